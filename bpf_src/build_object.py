@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Compiles the BPF object while setuptools builds the package (see pyproject.toml)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools.command.build_py import build_py
+from setuptools.errors import ExecError
+
+OLDEST_CLANG = 14
+NEWEST_CLANG = 30  # how far versioned names (clang-14, clang-15, …) are looked for
+
+SOURCES = Path(__file__).resolve().parent
+OBJECT = Path("pymemcgbpf", "_bpf", "memcg_stats.bpf.o")
+
+FLAGS = (
+    "-std=gnu11 -O2 -g -target bpfel -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter"
+).split()
+
+INSTALL = "(Debian and Ubuntu: apt-get install clang llvm libbpf-dev)"
+
+
+class BuildPy(build_py):  # type: ignore[misc,unused-ignore]  # setuptools may be untyped
+    """build_py, and the object beside the modules."""
+
+    def run(self) -> None:
+        super().run()
+        target = OBJECT if self.editable_mode else Path(self.build_lib, OBJECT)
+        compile_object(target)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        outputs: list[str] = super().get_outputs(include_bytecode)
+        return [*outputs, str(Path(self.build_lib, OBJECT))]
+
+    def get_source_files(self) -> list[str]:
+        # For the source distribution.
+        files: list[str] = super().get_source_files()
+        here = Path(os.path.relpath(SOURCES))
+        return files + sorted(str(here / path.name) for path in SOURCES.glob("*.[chp]*"))
+
+
+def compile_object(target: Path) -> None:
+    """Compiles bpf_src/memcg_stats.bpf.c and strips its DWARF (BTF stays)."""
+    clang = find_clang()
+    strip = find_strip(clang)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_suffix(".tmp")
+    source = SOURCES / "memcg_stats.bpf.c"
+    command = [clang, *FLAGS, *_include_flags(), "-c", str(source), "-o", str(scratch)]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            hint = ""
+            if "bpf/" in run.stderr or "asm/" in run.stderr:
+                hint = f"\nlibbpf's headers and the kernel's user headers are needed {INSTALL}"
+            raise ExecError(f"{' '.join(command)} failed:\n{run.stderr}{hint}")
+        subprocess.run([strip, "-g", str(scratch)], check=True)
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def find_clang() -> str:
+    """The clang to use: $CLANG, clang, or the newest clang-NN.
+
+    Raises:
+        ExecError: there is none that is new enough.
+    """
+    versioned = [f"clang-{number}" for number in range(NEWEST_CLANG, OLDEST_CLANG - 1, -1)]
+    chosen = os.environ.get("CLANG")
+    seen = []
+    for name in [chosen] if chosen else ["clang", *versioned]:
+        path = shutil.which(name)
+        if path is None:
+            continue
+        text = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
+        version = re.search(r"clang version (\d+)", text)
+        if version and int(version[1]) >= OLDEST_CLANG:
+            return path
+        seen.append(f"{path} is {text.splitlines()[0] if text else 'no clang'}")
+    raise ExecError(
+        f"clang {OLDEST_CLANG} or later is needed to build pymemcgbpf's BPF object {INSTALL}"
+        + (f"; {'; '.join(seen)}" if seen else "; none was found")
+    )
+
+
+def find_strip(clang: str) -> str:
+    """The llvm-strip that belongs to a clang.
+
+    Raises:
+        ExecError: it is not installed.
+    """
+    said = subprocess.run(
+        [clang, "--print-prog-name=llvm-strip"], capture_output=True, text=True
+    ).stdout.strip()
+    strip = shutil.which(said) or shutil.which("llvm-strip")
+    if strip is None:
+        raise ExecError(f"llvm-strip is needed beside {clang} {INSTALL}")
+    return strip
+
+
+def _include_flags() -> list[str]:
+    # <asm/types.h> lies in a folder that clang searches for the host's target only.
+    machine = os.uname().machine
+    folder = Path("/usr/include", f"{machine}-linux-gnu")
+    return [f"-I{folder}"] if folder.is_dir() else []
+
+
+if __name__ == "__main__":
+    compile_object(Path(sys.argv[1]) if len(sys.argv) > 1 else OBJECT)

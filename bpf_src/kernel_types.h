@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The few kernel types that the program looks into. libbpf finds each field's
+ * place in the running kernel (CO-RE), so only names and types matter here.
+ */
+#ifndef KERNEL_TYPES_H
+#define KERNEL_TYPES_H
+
+/* Only their kind counts: libbpf compares a kfunc's prototype with the kernel's. */
+enum node_stat_item { NODE_STAT_ITEM_ };
+enum memcg_stat_item { MEMCG_STAT_ITEM_ };
+enum vm_event_item { VM_EVENT_ITEM_ };
+
+/* User-space ABI: a fixed layout, so no relocations. */
+struct bpf_iter_meta;
+struct cgroup;
+
+struct bpf_iter__cgroup {
+	union {
+		struct bpf_iter_meta *meta;
+		__u64 : 64;
+	} __attribute__((aligned(8)));
+	union {
+		struct cgroup *cgroup;
+		__u64 : 64;
+	} __attribute__((aligned(8)));
+};
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct seq_file {
+	unsigned long count;
+};
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
+struct kernfs_node {
+	__u64 id;
+};
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	int level;
+	struct kernfs_node *kn;
+	struct cgroup_subsys_state *subsys[1];
+};
+
+struct page_counter {
+	struct {
+		__s64 counter;
+	} usage;	/* atomic_long_t */
+};
+
+struct memcg_vmstats;
+
+struct mem_cgroup {
+	struct cgroup_subsys_state css;
+	struct page_counter memory;
+	struct memcg_vmstats *vmstats;
+};
+
+#pragma clang attribute pop
+
+#endif

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * What crosses from the kernel to the reader: the stream's header, its rows and
+ * its trailer, and the table of terms that user space writes before load.
+ *
+ * Native byte order throughout. pymemcgbpf/_wire.py and pymemcgbpf/_program.py are
+ * the other side; tests/unit/test_wire.py holds the two against each other.
+ */
+#ifndef MEMCG_STATS_H
+#define MEMCG_STATS_H
+
+#define MEMCG_STATS_MAGIC	0x4753434d /* "MCSG" in memory on little endian */
+#define MEMCG_STATS_END_MAGIC	0x4553434d /* "MCSE" */
+#define MEMCG_STATS_VERSION	1
+
+#define MEMCG_STATS_MAX_ITEMS	256
+#define MEMCG_STATS_MAX_TERMS	384
+
+/* A value that this kernel does not keep. Never 0, which is a measurement. */
+#define MEMCG_STATS_ABSENT	(~0ULL)
+
+/*
+ * Once, before the first row. The items are the project's own stable numbers
+ * (pymemcgbpf/items.py), in the order of a row's values.
+ */
+struct memcg_stats_header {
+	__u32 magic;
+	__u16 version;
+	__u16 header_size;	/* bytes from the start to the first row */
+	__u32 row_size;		/* bytes of one row, its values included */
+	__u16 nr_items;
+	__u16 order;		/* BPF_CGROUP_ITER_* */
+	__u16 items[MEMCG_STATS_MAX_ITEMS];
+};
+
+#define MEMCG_STATS_ROW_ROOT	(1U << 0)	/* the root of its hierarchy */
+
+/* One cgroup. Followed by one __u64 per item. */
+struct memcg_stats_row {
+	__u64 cgroup_id;
+	__u64 parent_id;	/* 0 for the root */
+	__u32 level;		/* 0 for the root */
+	__u32 flags;		/* MEMCG_STATS_ROW_* */
+};
+
+/* Once, after the last row: a stream without it is cut short. */
+struct memcg_stats_trailer {
+	__u32 magic;
+	__u32 nr_rows;
+	__u64 end_ns;		/* CLOCK_MONOTONIC when the walk ended */
+};
+
+/* Where the numbers come from. */
+enum memcg_stats_backend {
+	MEMCG_STATS_BACKEND_KFUNC = 1,
+	MEMCG_STATS_BACKEND_RFC = 2,
+	MEMCG_STATS_BACKEND_CORE = 3,
+};
+
+/* How pending updates are brought up to the cgroup before it is read. */
+enum memcg_stats_flush {
+	MEMCG_STATS_FLUSH_NONE = 0,	/* not at all, or by user space */
+	MEMCG_STATS_FLUSH_KFUNC = 1,	/* bpf_mem_cgroup_flush_stats */
+	MEMCG_STATS_FLUSH_RFC = 2,	/* memcg_flush_stats */
+	MEMCG_STATS_FLUSH_RSTAT = 3,	/* cgroup_rstat_flush */
+};
+
+enum memcg_stats_kind {
+	MEMCG_STATS_KIND_NODE = 1,	/* enum node_stat_item */
+	MEMCG_STATS_KIND_MEMCG = 2,	/* enum memcg_stat_item */
+	MEMCG_STATS_KIND_EVENT = 3,	/* enum vm_event_item */
+	MEMCG_STATS_KIND_USAGE = 4,	/* the memory page counter */
+};
+
+/* One counter. An item is the sum of its terms; .last closes it. */
+struct memcg_stats_term {
+	__u16 kind;
+	__u16 last;
+	__u32 index;	/* kfunc, rfc: the enumerator; core: the __u64 in struct memcg_vmstats */
+	__u64 unit;	/* factor from the counter to memory.stat's unit */
+};
+
+#endif

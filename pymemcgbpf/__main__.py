@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""``python3 -m pymemcgbpf``: one cgroup's statistics on the command line."""
+
+import sys
+
+from ._cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

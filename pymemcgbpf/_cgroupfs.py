@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""A cgroup's directory: open it, check it, and say well what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple, Union
+
+from .errors import (
+    CgroupNotFoundError,
+    CgroupPermissionError,
+    CgroupRemovedError,
+    MemcgError,
+    MemoryControllerError,
+    NotACgroupError,
+    errno_text,
+)
+
+Path = Union[str, "os.PathLike[str]"]
+
+MEMORY_STAT = "memory.stat"
+
+
+class Cgroup(NamedTuple):
+    """An open cgroup directory with the memory controller enabled.
+
+    Attributes:
+        path: as the caller gave it.
+        fd: the directory, opened for reading; the holder closes it.
+        id: the kernel's 64-bit cgroup id, which is the directory's inode number.
+        version: 1 or 2, of the hierarchy.
+        is_root: the hierarchy's root, which has no usage counter of its own.
+    """
+
+    path: str
+    fd: int
+    id: int
+    version: int
+    is_root: bool
+
+    @property
+    def current_file(self) -> str:
+        """The file with the memory in use, in bytes."""
+        return "memory.current" if self.version == 2 else "memory.usage_in_bytes"
+
+    @property
+    def has_current(self) -> bool:
+        """Whether the kernel shows the page counter of memory in use: not for a root.
+
+        (v2 has no such file there; v1's root shows a sum of global statistics.)
+        """
+        return not self.is_root and _exists(self.fd, self.current_file)
+
+
+def open_cgroup(path: Path) -> Cgroup:
+    """Opens a cgroup's directory and checks that it has memory statistics.
+
+    Raises:
+        CgroupNotFoundError, NotACgroupError, CgroupPermissionError,
+        MemoryControllerError, CgroupRemovedError.
+    """
+    text = os.fsdecode(path)
+    try:
+        fd = os.open(text, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise _open_error(text, error) from error
+    try:
+        status = os.fstat(fd)
+        if not _exists(fd, "cgroup.procs"):
+            # The files of a removed cgroup go while its open directory stays.
+            if _is_cgroup_device(status) and not os.path.exists(text):
+                raise removed(text)
+            raise NotACgroupError(f"{text} is a directory, but not a cgroup's: no cgroup.procs")
+        version = 2 if _exists(fd, "cgroup.controllers") else 1
+        if not _exists(fd, MEMORY_STAT):
+            raise why_no_memory(text, version)
+        # Only a root lacks cgroup.type (v2); only a root has cgroup.sane_behavior (v1).
+        is_root = (
+            not _exists(fd, "cgroup.type") if version == 2 else _exists(fd, "cgroup.sane_behavior")
+        )
+        return Cgroup(text, fd, status.st_ino, version, is_root)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _exists(dir_fd: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=dir_fd)
+    except OSError:
+        return False
+    return True
+
+
+def _is_cgroup_device(status: os.stat_result) -> bool:
+    return os.major(status.st_dev) == 0  # no disk behind it
+
+
+def _open_error(path: str, error: Exception) -> MemcgError:
+    if isinstance(error, ValueError):  # a NUL in it
+        return CgroupNotFoundError(f"{path!r} cannot be a path: {error}")
+    assert isinstance(error, OSError)
+    facts = {"errno": error.errno, "call": "open"}
+    if isinstance(error, FileNotFoundError):
+        return CgroupNotFoundError(f"{path!r} does not exist: no such cgroup", **facts)
+    if isinstance(error, NotADirectoryError):
+        return NotACgroupError(f"{path!r} is a file: give the cgroup's directory", **facts)
+    if isinstance(error, PermissionError):
+        return CgroupPermissionError(f"{path!r} may not be read by this user", **facts)
+    return MemcgError(f"{path!r} cannot be opened: {errno_text(error.errno or 0)}", **facts)
+
+
+def removed(path: str) -> CgroupRemovedError:
+    """The error for a cgroup that is gone."""
+    return CgroupRemovedError(f"the cgroup {path} was removed")
+
+
+def why_unreadable(path: str, cgroup_id: int) -> MemcgError:
+    """Why a reader of this cgroup finds nothing any more."""
+    try:
+        now = os.stat(path).st_ino
+    except OSError:
+        return removed(path)
+    if now != cgroup_id:
+        return CgroupRemovedError(
+            f"the cgroup {path} was removed; another one has its path now: make a new reader"
+        )
+    if not os.path.exists(os.path.join(path, MEMORY_STAT)):
+        return why_no_memory(path, 2)
+    return removed(path)
+
+
+def why_no_memory(path: str, version: int) -> MemcgError:
+    """Why a cgroup has no memory.stat, and what to do about it."""
+    if not os.path.exists(os.path.join(path, "cgroup.procs")):
+        return removed(path)
+    if version == 1:
+        return MemoryControllerError(
+            f"{path} is in a cgroup v1 hierarchy without the memory controller: "
+            "use the memory hierarchy (most often /sys/fs/cgroup/memory)"
+        )
+    at = os.path.realpath(path)
+    if _read(os.path.join(at, "cgroup.type")) == "threaded":
+        return MemoryControllerError(
+            f"{path} is a threaded cgroup, which cannot have the memory controller: "
+            "read its domain, the nearest ancestor whose cgroup.type is not \"threaded\""
+        )
+    # The topmost ancestor that has the controller and does not hand it on.
+    while True:
+        parent = os.path.dirname(at)
+        controllers = _read(os.path.join(parent, "cgroup.controllers"))
+        if parent == at or controllers is None:
+            return MemoryControllerError(
+                f"{path} has no memory controller, and none of its ancestors does: it is on a "
+                "cgroup v1 hierarchy, switched off (cgroup_disable=memory), or not handed to "
+                "this container"
+            )
+        if "memory" in controllers.split():
+            file = os.path.join(parent, "cgroup.subtree_control")
+            return MemoryControllerError(
+                f"the memory controller is not enabled for {path}: "
+                f"write \"+memory\" to {file}"
+                + ("" if at == os.path.realpath(path) else ", then on down to it")
+            )
+        at = parent
+
+
+def hierarchy_root(path: str) -> str:
+    """The topmost visible ancestor of a cgroup that has memory statistics itself."""
+    at = os.path.realpath(path)
+    while True:
+        parent = os.path.dirname(at)
+        if parent == at or not os.path.exists(os.path.join(parent, MEMORY_STAT)):
+            return at
+        at = parent
+
+
+def _read(path: str) -> Union[str, None]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def own_cgroup() -> str:
+    """The directory of the calling process's own memory cgroup.
+
+    Raises:
+        CgroupNotFoundError: no mounted hierarchy shows it.
+    """
+    memberships = {}
+    for line in (_read("/proc/self/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            memberships[controller] = path
+    wanted = "memory" if "memory" in memberships else ""  # "" is the v2 hierarchy
+    if wanted not in memberships:
+        raise CgroupNotFoundError("this process is in no memory cgroup: /proc/self/cgroup")
+    path = memberships[wanted]
+    for line in (_read("/proc/self/mountinfo") or "").splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        if wanted and not (kind == "cgroup" and wanted in options.split(",")):
+            continue
+        if not wanted and kind != "cgroup2":
+            continue
+        root, mount = (_unescape(field) for field in before.split()[3:5])
+        relative = os.path.relpath(path, root)
+        if not relative.startswith(".."):
+            return os.path.normpath(os.path.join(mount, relative))
+    raise CgroupNotFoundError(
+        f"the cgroup of this process ({path}) is not under any mounted cgroup file system"
+    )
+
+
+def _unescape(field: str) -> str:
+    """mountinfo writes a space, among others, as a backslash and three octal digits."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

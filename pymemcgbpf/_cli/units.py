@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Numbers for people: bytes in binary units, counts in groups of three digits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..items import CATALOGUE
+
+
+class Shown(NamedTuple):
+    """A number and its unit, to be aligned apart."""
+
+    number: str
+    unit: str
+
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def human(name: str, value: int) -> Shown:
+    """An item's value for people; of an unknown item (a newer kernel's) as it is."""
+    item = CATALOGUE.get(name)
+    if item is None or item.unit != "bytes":
+        return Shown(f"{value:,}", "")
+    size = float(value)
+    for unit in _UNITS:
+        # What would be printed as 1024.0 belongs to the next unit.
+        if size < 1023.95 or unit == _UNITS[-1]:
+            break
+        size /= 1024
+    return Shown(f"{size:.1f}" if unit != "B" else f"{value}", unit)

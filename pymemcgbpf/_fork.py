@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Locks that a forked child can use.
+
+A lock that another thread held at the moment of fork() would stay held in the
+child for ever; so the child gets new ones.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from typing import Any
+
+_owners: weakref.WeakSet[Any] = weakref.WeakSet()
+_module_locks: list[tuple[str, str]] = []
+
+
+def renewed_lock(module: str, attribute: str) -> threading.Lock:
+    """A lock for a module's global *attribute*, replaced there in a forked child."""
+    _module_locks.append((module, attribute))
+    return threading.Lock()
+
+
+def renew_in_child(owner: Any) -> None:
+    """Replaces ``owner._lock`` in a forked child."""
+    _owners.add(owner)
+
+
+def _after_fork_in_child() -> None:
+    for module, attribute in _module_locks:
+        setattr(sys.modules[module], attribute, threading.Lock())
+    for owner in list(_owners):
+        owner._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

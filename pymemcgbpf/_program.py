@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The BPF object: constants set, loaded, attached. Who holds what, and what can fail."""
+
+from __future__ import annotations
+
+import errno
+import struct
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import _btf, _libbpf, _wire
+from .errors import (
+    BpfObjectError,
+    BpfPermissionError,
+    MemcgError,
+    VerifierError,
+    errno_text,
+)
+
+OBJECT_FILE = Path(__file__).parent / "_bpf" / "memcg_stats.bpf.o"
+
+WALK = "memcg_stats_walk"
+COPY_TABLES = "copy_index_tables"
+PROGRAMS = (WALK, COPY_TABLES)
+
+# enum bpf_cgroup_iter_order
+SELF, PRE, POST, UP, CHILDREN = 1, 2, 3, 4, 5
+
+# enum memcg_stats_backend, _flush, _kind of bpf_src/memcg_stats.h
+BACKENDS = {"kfunc": 1, "rfc": 2, "core": 3}
+FLUSH_NONE, FLUSH_KFUNC, FLUSH_RFC, FLUSH_RSTAT = 0, 1, 2, 3
+KINDS = {"node_stat_item": 1, "memcg_stat_item": 2, "vm_event_item": 3}
+KIND_USAGE = 4
+
+
+class Term(NamedTuple):
+    """One counter; an item is the sum of its terms."""
+
+    kind: int
+    last: bool
+    index: int
+    unit: int
+
+
+def u32(value: int) -> bytes:
+    """A constant of type __u32."""
+    return struct.pack("=I", value)
+
+
+def u64(value: int) -> bytes:
+    """A constant of type __u64."""
+    return struct.pack("=Q", value)
+
+
+def encode_terms(terms: Iterable[Term]) -> bytes:
+    """The constant ``terms[]``."""
+    return b"".join(_wire.TERM.pack(*term) for term in terms)
+
+
+class Program:
+    """One program of the object, loaded with its constants.
+
+    Closed when its last user lets go of it, or by :meth:`close`.
+
+    Raises:
+        BpfObjectError, BpfPermissionError, VerifierError, and what
+        :func:`_libbpf.load` raises.
+    """
+
+    def __init__(self, name: str, constants: dict[str, bytes]) -> None:
+        self._lib = _libbpf.load()
+        with _libbpf.messages() as log:
+            self._object = _open(self._lib, log)
+            self._finalizer = weakref.finalize(
+                self, self._lib.bpf_object__close, self._object
+            )
+            self._finalizer.atexit = False  # the kernel tidies up after a process
+            try:
+                self._program = self._prepare(name, constants)
+                self._lib.bpf_object__load(self._object)
+            except MemcgError as error:
+                self.close()
+                raise _load_error(error, "".join(log)) from error
+            except BaseException:
+                self.close()
+                raise
+
+    def _prepare(self, name: str, constants: dict[str, bytes]) -> Any:
+        lib = self._lib
+        for other in PROGRAMS:
+            program = lib.bpf_object__find_program_by_name(self._object, other.encode())
+            lib.bpf_program__set_autoload(program, other == name)
+            if other == name:
+                wanted = program
+        address, variables = self._data(".rodata")
+        for constant, data in constants.items():
+            offset, size = variables[constant]
+            if len(data) > size:
+                raise ValueError(f"{constant} holds {size} bytes, not {len(data)}")
+            _libbpf.poke(address + offset, data)
+        return wanted
+
+    def _data(self, section: str) -> tuple[int, dict[str, tuple[int, int]]]:
+        """Where a section's global variables are: its address, and name → (offset, size)."""
+        bpf_map = self._lib.bpf_object__find_map_by_name(self._object, section.encode())
+        address, _ = _libbpf.initial_value(self._lib, bpf_map)
+        types = _btf.Types(self._lib, self._lib.bpf_object__btf(self._object))
+        return address, types.variables(section)
+
+    def variable(self, name: str) -> bytes:
+        """A global variable's bytes, as the program left them."""
+        address, variables = self._data(".bss")
+        offset, size = variables[name]
+        return _libbpf.peek(address + offset, size)
+
+    def run(self) -> int:
+        """Runs a syscall program once; returns what it returned."""
+        return _libbpf.test_run(self._lib, self._lib.bpf_program__fd(self._program))
+
+    def attach(self, cgroup_fd: int, order: int) -> Link:
+        """A link to a cgroup iterator that starts at an open cgroup directory."""
+        with _libbpf.messages() as log:
+            try:
+                pointer = _libbpf.attach_iter(self._lib, self._program, cgroup_fd, order)
+            except MemcgError as error:
+                error.log = "".join(log)
+                raise
+        return Link(self, self._lib, pointer)
+
+    def close(self) -> None:
+        """Unloads the program; its links must be closed before. Twice is fine."""
+        self._finalizer()
+
+
+class Link:
+    """An iterator link. Keeps its program loaded, and its cgroup from being freed."""
+
+    def __init__(self, program: Program, lib: _libbpf.Libbpf, pointer: Any) -> None:
+        self._program = program
+        self._finalizer = weakref.finalize(self, lib.bpf_link__destroy, pointer)
+        self._finalizer.atexit = False
+        self.fd: int = lib.bpf_link__fd(pointer)
+
+    def close(self) -> None:
+        """Detaches. Twice is fine."""
+        self._finalizer()
+
+
+def _open(lib: _libbpf.Libbpf, log: list[str]) -> Any:
+    try:
+        data = OBJECT_FILE.read_bytes()
+    except OSError as error:
+        raise BpfObjectError(
+            f"the BPF object {OBJECT_FILE} cannot be read "
+            f"({errno_text(error.errno or 0)}): install pymemcgbpf again",
+            errno=error.errno,
+            call="open",
+        ) from error
+    try:
+        return lib.bpf_object__open_mem(data, len(data), None)
+    except MemcgError as error:
+        raise BpfObjectError(
+            f"the BPF object {OBJECT_FILE} is damaged ({error}): install pymemcgbpf again",
+            errno=error.errno,
+            call=error.call,
+            log="".join(log),
+        ) from error
+
+
+def _load_error(error: MemcgError, log: str) -> MemcgError:
+    facts = {"errno": error.errno, "call": error.call, "log": log}
+    if error.call != "bpf_object__load":
+        return BpfObjectError(
+            f"the BPF object {OBJECT_FILE} is not the one of this package ({error}): "
+            "install pymemcgbpf again",
+            **facts,
+        )
+    verdict = _verdict(log)
+    if error.errno == errno.EPERM or (error.errno == errno.EACCES and not verdict):
+        return BpfPermissionError(_permission_message(error.errno), **facts)
+    if error.errno == errno.ESRCH:  # libbpf's number for it; not "No such process"
+        return VerifierError("the BPF program calls a kernel function that is not there", **facts)
+    if error.errno == errno.ENOSYS:
+        return BpfObjectError("this kernel has no bpf() system call", **facts)
+    return VerifierError(
+        f"the kernel refused the BPF program ({errno_text(error.errno or 0)}): "
+        f"{verdict or 'it gave no reason'}",
+        **facts,
+    )
+
+
+def _verdict(log: str) -> str:
+    """The verifier's own sentence: its log's last line before the accounts."""
+    _, begin, rest = log.partition("BEGIN PROG LOAD LOG --")
+    if not begin:
+        return ""
+    said = rest.partition("-- END PROG LOAD LOG")[0].splitlines()
+    lines = [line.strip() for line in said if line.strip() and line.strip() != "libbpf:"]
+    while lines and lines[-1].startswith(("processed ", "libbpf:", "verification time ")):
+        lines.pop()
+    return lines[-1] if lines else ""
+
+
+_CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38}
+_CAP_SYS_ADMIN = 21
+
+
+def missing_capabilities() -> list[str]:
+    """Those needed to load the program that this process does not have in effect."""
+    with open("/proc/self/status", encoding="utf-8") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                effective = int(line.split()[1], 16)
+                break
+        else:
+            return []
+    if effective >> _CAP_SYS_ADMIN & 1:
+        return []
+    return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+
+
+def _permission_message(number: int) -> str:
+    missing = missing_capabilities()
+    if missing:
+        return (
+            f"this process may not load BPF programs: it lacks {' and '.join(missing)} "
+            "(run it as root, or grant them)"
+        )
+    return (
+        f"the kernel does not let this process use BPF ({errno_text(number)}) although its "
+        "capabilities suffice: look for seccomp (containers), kernel lockdown, a security "
+        "module or a user namespace"
+    )

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The stream of bpf_src/memcg_stats.h: bytes ↔ numbers, and nothing else."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .errors import StreamError
+
+MAGIC = 0x4753434D
+END_MAGIC = 0x4553434D
+VERSION = 1
+MAX_ITEMS = 256
+MAX_TERMS = 384
+
+ABSENT = (1 << 64) - 1
+"""The value of an item that the kernel does not keep."""
+
+ROW_ROOT = 1 << 0
+
+# struct memcg_stats_header without its items[]: magic, version, header_size, row_size,
+# nr_items, order
+HEADER = struct.Struct("=IHHIHH")
+# struct memcg_stats_row: cgroup_id, parent_id, level, flags
+ROW = struct.Struct("=QQII")
+# struct memcg_stats_trailer: magic, nr_rows, end_ns
+TRAILER = struct.Struct("=IIQ")
+# struct memcg_stats_term: kind, last, index, unit
+TERM = struct.Struct("=HHIQ")
+
+
+class Header(NamedTuple):
+    """What a stream begins with."""
+
+    size: int
+    row_size: int
+    order: int
+    items: tuple[int, ...]
+
+
+class Row(NamedTuple):
+    """One cgroup: who it is, and its values in the header's order."""
+
+    cgroup_id: int
+    parent_id: int
+    level: int
+    flags: int
+    values: tuple[int, ...]
+
+
+class Stream(NamedTuple):
+    """A whole stream, decoded."""
+
+    header: Header
+    rows: list[Row]
+    end_ns: int
+
+
+def header_size(items: int) -> int:
+    """Bytes from a stream's start to its first row, which is aligned to 8."""
+    return (HEADER.size + 2 * items + 7) & ~7
+
+
+def row_size(items: int) -> int:
+    """Bytes of one row."""
+    return ROW.size + 8 * items
+
+
+def encode_header(items: Sequence[int], order: int) -> bytes:
+    """The header for these item numbers."""
+    size = header_size(len(items))
+    head = HEADER.pack(MAGIC, VERSION, size, row_size(len(items)), len(items), order)
+    return (head + struct.pack(f"={len(items)}H", *items)).ljust(size, b"\0")
+
+
+def decode_header(data: bytes) -> Header:
+    """The header at the start of a stream.
+
+    Raises:
+        StreamError: it is none of ours, of another version, or contradicts itself.
+    """
+    if len(data) < HEADER.size:
+        raise StreamError(f"not a statistics stream: only {len(data)} bytes")
+    magic, version, size, row, items, order = HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise StreamError(f"not a statistics stream: it begins with {magic:#010x}")
+    if version != VERSION:
+        raise StreamError(
+            f"the stream is of version {version}; this pymemcgbpf reads version {VERSION}"
+        )
+    if size != header_size(items) or row != row_size(items) or len(data) < size:
+        raise StreamError(
+            f"damaged stream: {items} items, but a header of {size} and rows of {row} bytes"
+        )
+    return Header(size, row, order, struct.unpack_from(f"={items}H", data, HEADER.size))
+
+
+def decode(data: bytes) -> Stream:
+    """A whole stream.
+
+    Raises:
+        StreamError: it is none of ours, damaged, or ends before its trailer.
+    """
+    trailer = len(data) - TRAILER.size
+    magic, count, end_ns = TRAILER.unpack_from(data, trailer) if trailer >= 0 else (0, 0, 0)
+    if magic == END_MAGIC and trailer == 0 and count == 0:
+        return Stream(Header(0, 0, 0, ()), [], end_ns)  # no cgroup was left to write
+    header = decode_header(data)
+    whole, rest = divmod(max(trailer - header.size, 0), header.row_size)
+    if magic != END_MAGIC or rest or whole != count:
+        raise StreamError(
+            f"the stream of {len(data)} bytes is cut short or damaged: no trailer for its "
+            f"{(len(data) - header.size) // header.row_size} rows"
+        )
+    values = struct.Struct(f"={len(header.items)}Q")
+    rows = [
+        Row(*ROW.unpack_from(data, at), values.unpack_from(data, at + ROW.size))
+        for at in range(header.size, trailer, header.row_size)
+    ]
+    return Stream(header, rows, end_ns)

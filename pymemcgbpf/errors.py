@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""What can go wrong, as exceptions that a caller can act on.
+
+Every one is a :class:`MemcgError`, and so an :class:`OSError`: ``errno`` is the
+kernel's number where there is one (else ``None``), ``call`` the function that
+failed, ``log`` what libbpf and the verifier said.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Optional
+
+__all__ = [
+    "BackendUnavailableError",
+    "BpfObjectError",
+    "BpfPermissionError",
+    "BtfNotFoundError",
+    "CgroupNotFoundError",
+    "CgroupPermissionError",
+    "CgroupRemovedError",
+    "ClosedError",
+    "ItemUnavailableError",
+    "LibbpfNotFoundError",
+    "LibbpfTooOldError",
+    "MemcgError",
+    "MemoryControllerError",
+    "NotACgroupError",
+    "StreamError",
+    "UnknownItemError",
+    "VerifierError",
+]
+
+
+class MemcgError(OSError):
+    """Base of all errors of this package.
+
+    Attributes:
+        errno: the kernel's error number, or ``None``.
+        call: the function that failed ("bpf_object__load"), or ``""``.
+        log: libbpf's messages and the verifier's log, or ``""``.
+    """
+
+    def __init__(
+        self, message: str, *, errno: Optional[int] = None, call: str = "", log: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.errno = errno
+        self.call = call
+        self.log = log
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # OSError's own pickling would call __init__ with the wrong arguments.
+        return (_rebuild, (type(self), self.args, self.__dict__, self.errno))
+
+
+def _rebuild(
+    cls: type[MemcgError],
+    args: tuple[object, ...],
+    state: dict[str, object],
+    errno: Optional[int],
+) -> MemcgError:
+    error = cls.__new__(cls, *args)
+    OSError.__init__(error, *args)
+    error.__dict__.update(state)
+    error.errno = errno
+    return error
+
+
+def errno_text(errno: int) -> str:
+    """The system's words for an error number, with its number: "Operation not permitted (1)"."""
+    return f"{os.strerror(errno)} ({errno})"
+
+
+class CgroupNotFoundError(MemcgError, FileNotFoundError):
+    """The path does not exist."""
+
+
+class NotACgroupError(MemcgError, NotADirectoryError):
+    """The path is a file, or a directory that is not a cgroup's."""
+
+
+class CgroupPermissionError(MemcgError, PermissionError):
+    """The cgroup's directory or files may not be read by this user."""
+
+
+class MemoryControllerError(MemcgError):
+    """The cgroup exists, but the memory controller is not enabled for it."""
+
+
+class CgroupRemovedError(MemcgError):
+    """The cgroup was removed after its reader was made, or while it was being made."""
+
+
+class UnknownItemError(MemcgError, ValueError):
+    """Neither this package nor the running kernel knows an item of this name.
+
+    Attributes:
+        item: the name asked for.
+        suggestions: the names most like it, best first.
+    """
+
+    def __init__(self, message: str, *, item: str = "", suggestions: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.item = item
+        self.suggestions = tuple(suggestions)
+
+
+class ItemUnavailableError(MemcgError, LookupError):
+    """A known item that this kernel (or this cgroup, or the chosen backend) does not have.
+
+    Attributes:
+        items: the names that are not to be had.
+    """
+
+    def __init__(self, message: str, *, items: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.items = tuple(items)
+
+
+class BackendUnavailableError(MemcgError):
+    """The backend asked for cannot serve here; the base of the reasons why."""
+
+
+class LibbpfNotFoundError(BackendUnavailableError):
+    """libbpf.so.1 is not installed, or cannot be loaded."""
+
+
+class LibbpfTooOldError(BackendUnavailableError):
+    """The installed libbpf lacks a function that is needed."""
+
+
+class BtfNotFoundError(BackendUnavailableError):
+    """The kernel gives no type information (/sys/kernel/btf/vmlinux)."""
+
+
+class BpfPermissionError(BackendUnavailableError, PermissionError):
+    """The process may not load BPF programs."""
+
+
+class BpfObjectError(BackendUnavailableError):
+    """The package's BPF object is missing, damaged or not accepted by libbpf."""
+
+
+class VerifierError(BackendUnavailableError):
+    """The kernel's verifier refused the program; ``log`` has all it said."""
+
+
+class StreamError(MemcgError):
+    """The iterator's output is not what its header promises."""
+
+
+class ClosedError(MemcgError, ValueError):
+    """The reader was used after ``close()``."""
