@@ -19,14 +19,23 @@ NEWEST_CLANG = 30  # how far versioned names (clang-14, clang-15, …) are looke
 SOURCES = Path(__file__).resolve().parent
 OBJECT = Path("pymemcgbpf", "_bpf", "memcg_stats.bpf.o")
 
-FLAGS = (
-    "-std=gnu11 -O2 -g -target bpfel -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter"
-).split()
+FLAGS = [
+    "-std=gnu11",
+    "-O2",
+    "-g",
+    "-target",
+    "bpfel",
+    "-mcpu=v3",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unused-parameter",
+]
 
 INSTALL = "(Debian and Ubuntu: apt-get install clang llvm libbpf-dev)"
 
 
-class BuildPy(build_py):  # type: ignore[misc,unused-ignore]  # setuptools may be untyped
+class BuildPy(build_py):
     """build_py, and the object beside the modules."""
 
     def run(self) -> None:
@@ -40,7 +49,7 @@ class BuildPy(build_py):  # type: ignore[misc,unused-ignore]  # setuptools may b
 
     def get_source_files(self) -> list[str]:
         # For the source distribution.
-        files: list[str] = super().get_source_files()
+        files: list[str] = super().get_source_files()  # type: ignore[no-untyped-call]
         here = Path(os.path.relpath(SOURCES))
         return files + sorted(str(here / path.name) for path in SOURCES.glob("*.[chp]*"))
 

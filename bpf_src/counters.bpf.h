@@ -121,7 +121,7 @@ static __always_inline void fill_values(const struct counters *c, __u64 *values)
 		if (i >= nr_terms)
 			break;
 		kind = terms[i].kind;
-		index = terms[i].index;
+		index = terms[i].counter;
 		if (backend == MEMCG_STATS_BACKEND_KFUNC)
 			value = kfunc_value(c, kind, index);
 		else if (backend == MEMCG_STATS_BACKEND_RFC)

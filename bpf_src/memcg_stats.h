@@ -76,7 +76,7 @@ enum memcg_stats_kind {
 struct memcg_stats_term {
 	__u16 kind;
 	__u16 last;
-	__u32 index;	/* kfunc, rfc: the enumerator; core: the __u64 in struct memcg_vmstats */
+	__u32 counter;	/* kfunc, rfc: the enumerator; core: the __u64 in struct memcg_vmstats */
 	__u64 unit;	/* factor from the counter to memory.stat's unit */
 };
 

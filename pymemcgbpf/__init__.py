@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 """Memory-cgroup statistics as numbers, through a BPF cgroup iterator."""
 
+from ._version import VERSION
 from .errors import (
     BackendUnavailableError,
     BpfObjectError,
@@ -20,7 +21,6 @@ from .errors import (
     UnknownItemError,
     VerifierError,
 )
-from ._version import VERSION
 from .reader import StatsReader, clear_cache, read_stats
 
 __version__ = VERSION

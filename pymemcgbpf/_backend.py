@@ -50,9 +50,7 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(
-    cgroup: Cgroup, names: Optional[tuple[str, ...]], flush: bool, backend: str
-) -> Choice:
+def choose(cgroup: Cgroup, names: Optional[tuple[str, ...]], flush: bool, backend: str) -> Choice:
     """The best source that works here, or the one asked for.
 
     Raises:
@@ -64,11 +62,19 @@ def choose(
         known = ", ".join(repr(name) for name in (AUTO, *BEST_FIRST))
         raise ValueError(f"backend must be one of {known}, not {backend!r}")
     try:
-        printed = tuple(_memory_stat.keys(cgroup))
+        return _choose(cgroup, names, flush, backend)
     except OSError as error:
-        raise _file_error(cgroup, error) from error
+        clear = read_error(cgroup.path, cgroup.id, error)
+        if clear is error:
+            raise
+        raise clear from error
+
+
+def _choose(cgroup: Cgroup, names: Optional[tuple[str, ...]], flush: bool, backend: str) -> Choice:
+    printed = tuple(_memory_stat.keys(cgroup))
     _check_known(names, printed)
     refusals = []
+    source: Source
     for candidate in BEST_FIRST if backend == AUTO else (backend,):
         try:
             if candidate == "text":
@@ -96,10 +102,6 @@ def _check_known(names: Optional[tuple[str, ...]], printed: Sequence[str]) -> No
 def _unavailable(missing: Sequence[str], where: str) -> ItemUnavailableError:
     listed = ", ".join(map(repr, missing))
     return ItemUnavailableError(f"{where} does not have {listed}", items=missing)
-
-
-def _file_error(cgroup: Cgroup, error: OSError) -> MemcgError:
-    return read_error(cgroup.path, cgroup.id, error)
 
 
 def read_error(path: str, cgroup_id: int, error: OSError) -> MemcgError:
@@ -132,10 +134,7 @@ def _text_source(
         if missing:
             raise _unavailable(missing, _where(cgroup))
         offered = names
-    try:
-        return _memory_stat.TextSource(cgroup, offered), offered
-    except OSError as error:
-        raise _file_error(cgroup, error) from error
+    return _memory_stat.TextSource(cgroup, offered), offered
 
 
 def _where(cgroup: Cgroup) -> str:
@@ -258,9 +257,9 @@ class BpfSource:
         if flush and mode == _program.FLUSH_NONE:
             try:
                 self._flush_fd = _open_flushing_file(cgroup)
-            except OSError as error:
+            except BaseException:
                 self._link.close()
-                raise _file_error(cgroup, error) from error
+                raise
 
     def read(self) -> dict[str, int]:
         """Name → value, now."""
@@ -460,8 +459,6 @@ def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> _layout.Layout:
             for layout in _layout.rebuilt(types, shown)
             if _gives_memory_stat(layout, types, top, printed)
         ]
-    except OSError as error:
-        raise _file_error(top, error) from error
     finally:
         os.close(top.fd)
     if len(fitting) != 1:

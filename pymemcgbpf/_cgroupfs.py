@@ -68,13 +68,12 @@ def open_cgroup(path: Path) -> Cgroup:
     try:
         status = os.fstat(fd)
         if not _exists(fd, "cgroup.procs"):
-            # The files of a removed cgroup go while its open directory stays.
-            if _is_cgroup_device(status) and not os.path.exists(text):
+            if _is_going(text, status):
                 raise removed(text)
             raise NotACgroupError(f"{text} is a directory, but not a cgroup's: no cgroup.procs")
         version = 2 if _exists(fd, "cgroup.controllers") else 1
         if not _exists(fd, MEMORY_STAT):
-            raise why_no_memory(text, version)
+            raise removed(text) if _is_other(text, status.st_ino) else _why_no_memory(text)
         # Only a root lacks cgroup.type (v2); only a root has cgroup.sane_behavior (v1).
         is_root = (
             not _exists(fd, "cgroup.type") if version == 2 else _exists(fd, "cgroup.sane_behavior")
@@ -93,22 +92,42 @@ def _exists(dir_fd: int, name: str) -> bool:
     return True
 
 
-def _is_cgroup_device(status: os.stat_result) -> bool:
-    return os.major(status.st_dev) == 0  # no disk behind it
+def _is_other(path: str, inode: int) -> bool:
+    """Whether a path leads nowhere by now, or to another directory."""
+    try:
+        return os.stat(path).st_ino != inode
+    except OSError:
+        return True
+
+
+def _is_going(path: str, status: os.stat_result) -> bool:
+    """Whether an open directory is of a cgroup that has been, or is just being, removed.
+
+    Its files go first, its path last: then it is known by its parent.
+    """
+    if _is_other(path, status.st_ino):
+        return True
+    parent = os.path.join(os.path.realpath(path), os.pardir)
+    try:
+        procs = os.stat(os.path.join(parent, "cgroup.procs"))
+    except OSError:
+        return False
+    return procs.st_dev == status.st_dev
 
 
 def _open_error(path: str, error: Exception) -> MemcgError:
     if isinstance(error, ValueError):  # a NUL in it
         return CgroupNotFoundError(f"{path!r} cannot be a path: {error}")
     assert isinstance(error, OSError)
-    facts = {"errno": error.errno, "call": "open"}
+    kind: type[MemcgError] = MemcgError
+    message = f"{path!r} cannot be opened: {errno_text(error.errno or 0)}"
     if isinstance(error, FileNotFoundError):
-        return CgroupNotFoundError(f"{path!r} does not exist: no such cgroup", **facts)
-    if isinstance(error, NotADirectoryError):
-        return NotACgroupError(f"{path!r} is a file: give the cgroup's directory", **facts)
-    if isinstance(error, PermissionError):
-        return CgroupPermissionError(f"{path!r} may not be read by this user", **facts)
-    return MemcgError(f"{path!r} cannot be opened: {errno_text(error.errno or 0)}", **facts)
+        kind, message = CgroupNotFoundError, f"{path!r} does not exist: no such cgroup"
+    elif isinstance(error, NotADirectoryError):
+        kind, message = NotACgroupError, f"{path!r} is a file: give the cgroup's directory"
+    elif isinstance(error, PermissionError):
+        kind, message = CgroupPermissionError, f"{path!r} may not be read by this user"
+    return kind(message, errno=error.errno, call="open")
 
 
 def removed(path: str) -> CgroupRemovedError:
@@ -118,33 +137,36 @@ def removed(path: str) -> CgroupRemovedError:
 
 def why_unreadable(path: str, cgroup_id: int) -> MemcgError:
     """Why a reader of this cgroup finds nothing any more."""
-    try:
-        now = os.stat(path).st_ino
-    except OSError:
+    if not os.path.exists(path):
         return removed(path)
-    if now != cgroup_id:
+    if _is_other(path, cgroup_id):
         return CgroupRemovedError(
             f"the cgroup {path} was removed; another one has its path now: make a new reader"
         )
-    if not os.path.exists(os.path.join(path, MEMORY_STAT)):
-        return why_no_memory(path, 2)
-    return removed(path)
+    if os.path.exists(os.path.join(path, MEMORY_STAT)):
+        return removed(path)  # it is on its way out
+    return _why_no_memory(path)
 
 
-def why_no_memory(path: str, version: int) -> MemcgError:
+def _why_no_memory(path: str) -> MemcgError:
     """Why a cgroup has no memory.stat, and what to do about it."""
     if not os.path.exists(os.path.join(path, "cgroup.procs")):
         return removed(path)
-    if version == 1:
+    controllers = _read(os.path.join(path, "cgroup.controllers"))
+    if controllers is None:
+        if os.path.exists(os.path.join(path, os.pardir, MEMORY_STAT)):
+            return removed(path)  # v1: its parent has the controller, so it had it too
         return MemoryControllerError(
             f"{path} is in a cgroup v1 hierarchy without the memory controller: "
             "use the memory hierarchy (most often /sys/fs/cgroup/memory)"
         )
+    if "memory" in controllers.split():
+        return removed(path)  # it has the controller; only the files are gone
     at = os.path.realpath(path)
     if _read(os.path.join(at, "cgroup.type")) == "threaded":
         return MemoryControllerError(
             f"{path} is a threaded cgroup, which cannot have the memory controller: "
-            "read its domain, the nearest ancestor whose cgroup.type is not \"threaded\""
+            'read its domain, the nearest ancestor whose cgroup.type is not "threaded"'
         )
     # The topmost ancestor that has the controller and does not hand it on.
     while True:
@@ -160,7 +182,7 @@ def why_no_memory(path: str, version: int) -> MemcgError:
             file = os.path.join(parent, "cgroup.subtree_control")
             return MemoryControllerError(
                 f"the memory controller is not enabled for {path}: "
-                f"write \"+memory\" to {file}"
+                f'write "+memory" to {file}'
                 + ("" if at == os.path.realpath(path) else ", then on down to it")
             )
         at = parent

@@ -21,6 +21,7 @@ from .errors import LibbpfNotFoundError, LibbpfTooOldError, MemcgError
 SONAME = "libbpf.so.1"
 
 _log = logging.getLogger("pymemcgbpf.libbpf")
+_log.addHandler(logging.NullHandler())  # else Python prints warnings that nobody asked for
 
 
 # One opaque type per C type, so that a program passed for a link is an ArgumentError.
@@ -158,16 +159,12 @@ BINDINGS = (
     # mapping that the program itself uses
     Binding("bpf_map__initial_value", c_void_p, [_MAP, POINTER(c_size_t)], NULL, "0.8"),
     # int bpf_program__set_autoload(struct bpf_program *prog, bool autoload)
-    Binding(
-        "bpf_program__set_autoload", c_int, [_PROGRAM, ctypes.c_bool], NEGATIVE, "0.0.8"
-    ),
+    Binding("bpf_program__set_autoload", c_int, [_PROGRAM, ctypes.c_bool], NEGATIVE, "0.0.8"),
     # int bpf_program__fd(const struct bpf_program *prog)
     Binding("bpf_program__fd", c_int, [_PROGRAM], NEGATIVE, "0.0.1"),
     # struct bpf_link *bpf_program__attach_iter(const struct bpf_program *prog,
     #                                           const struct bpf_iter_attach_opts *opts)
-    Binding(
-        "bpf_program__attach_iter", _LINK, [_PROGRAM, POINTER(IterAttachOpts)], NULL, "0.0.9"
-    ),
+    Binding("bpf_program__attach_iter", _LINK, [_PROGRAM, POINTER(IterAttachOpts)], NULL, "0.0.9"),
     # int bpf_link__fd(const struct bpf_link *link)
     Binding("bpf_link__fd", c_int, [_LINK], NEGATIVE, "0.0.1"),
     # int bpf_link__destroy(struct bpf_link *link)

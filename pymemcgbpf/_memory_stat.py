@@ -112,5 +112,3 @@ class TextSource:
             setattr(self, name, -1)
             if fd >= 0:
                 os.close(fd)
-
-

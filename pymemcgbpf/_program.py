@@ -8,7 +8,7 @@ import struct
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from . import _btf, _libbpf, _wire
 from .errors import (
@@ -36,11 +36,11 @@ KIND_USAGE = 4
 
 
 class Term(NamedTuple):
-    """One counter; an item is the sum of its terms."""
+    """One counter; an item is the sum of its terms. As struct memcg_stats_term."""
 
     kind: int
     last: bool
-    index: int
+    counter: int
     unit: int
 
 
@@ -73,9 +73,7 @@ class Program:
         self._lib = _libbpf.load()
         with _libbpf.messages() as log:
             self._object = _open(self._lib, log)
-            self._finalizer = weakref.finalize(
-                self, self._lib.bpf_object__close, self._object
-            )
+            self._finalizer = weakref.finalize(self, self._lib.bpf_object__close, self._object)
             self._finalizer.atexit = False  # the kernel tidies up after a process
             try:
                 self._program = self._prepare(name, constants)
@@ -138,7 +136,7 @@ class Link:
     """An iterator link. Keeps its program loaded, and its cgroup from being freed."""
 
     def __init__(self, program: Program, lib: _libbpf.Libbpf, pointer: Any) -> None:
-        self._program = program
+        self._program: Optional[Program] = program
         self._finalizer = weakref.finalize(self, lib.bpf_link__destroy, pointer)
         self._finalizer.atexit = False
         self.fd: int = lib.bpf_link__fd(pointer)
@@ -146,6 +144,7 @@ class Link:
     def close(self) -> None:
         """Detaches. Twice is fine."""
         self._finalizer()
+        self._program = None
 
 
 def _open(lib: _libbpf.Libbpf, log: list[str]) -> Any:
@@ -170,25 +169,27 @@ def _open(lib: _libbpf.Libbpf, log: list[str]) -> Any:
 
 
 def _load_error(error: MemcgError, log: str) -> MemcgError:
-    facts = {"errno": error.errno, "call": error.call, "log": log}
-    if error.call != "bpf_object__load":
-        return BpfObjectError(
-            f"the BPF object {OBJECT_FILE} is not the one of this package ({error}): "
-            "install pymemcgbpf again",
-            **facts,
-        )
+    number = error.errno or 0
     verdict = _verdict(log)
-    if error.errno == errno.EPERM or (error.errno == errno.EACCES and not verdict):
-        return BpfPermissionError(_permission_message(error.errno), **facts)
-    if error.errno == errno.ESRCH:  # libbpf's number for it; not "No such process"
-        return VerifierError("the BPF program calls a kernel function that is not there", **facts)
-    if error.errno == errno.ENOSYS:
-        return BpfObjectError("this kernel has no bpf() system call", **facts)
-    return VerifierError(
-        f"the kernel refused the BPF program ({errno_text(error.errno or 0)}): "
-        f"{verdict or 'it gave no reason'}",
-        **facts,
-    )
+    kind: type[MemcgError] = VerifierError
+    if error.call != "bpf_object__load":
+        kind = BpfObjectError
+        message = (
+            f"the BPF object {OBJECT_FILE} is not the one of this package ({error}): "
+            "install pymemcgbpf again"
+        )
+    elif number == errno.EPERM or (number == errno.EACCES and not verdict):
+        kind, message = BpfPermissionError, _permission_message(number)
+    elif number == errno.ENOSYS:
+        kind, message = BpfObjectError, "this kernel has no bpf() system call"
+    elif number == errno.ESRCH:  # libbpf's number for it; not "No such process"
+        message = "the BPF program calls a kernel function that is not there"
+    else:
+        message = (
+            f"the kernel refused the BPF program ({errno_text(number)}): "
+            f"{verdict or 'it gave no reason'}"
+        )
+    return kind(message, errno=error.errno, call=error.call, log=log)
 
 
 def _verdict(log: str) -> str:

@@ -27,7 +27,7 @@ HEADER = struct.Struct("=IHHIHH")
 ROW = struct.Struct("=QQII")
 # struct memcg_stats_trailer: magic, nr_rows, end_ns
 TRAILER = struct.Struct("=IIQ")
-# struct memcg_stats_term: kind, last, index, unit
+# struct memcg_stats_term: kind, last, counter, unit
 TERM = struct.Struct("=HHIQ")
 
 
@@ -115,8 +115,9 @@ def decode(data: bytes) -> Stream:
             f"{(len(data) - header.size) // header.row_size} rows"
         )
     values = struct.Struct(f"={len(header.items)}Q")
-    rows = [
-        Row(*ROW.unpack_from(data, at), values.unpack_from(data, at + ROW.size))
-        for at in range(header.size, trailer, header.row_size)
-    ]
+    rows = []
+    for at in range(header.size, trailer, header.row_size):
+        cgroup_id, parent_id, level, flags = ROW.unpack_from(data, at)
+        row_values = values.unpack_from(data, at + ROW.size)
+        rows.append(Row(cgroup_id, parent_id, level, flags, row_values))
     return Stream(header, rows, end_ns)

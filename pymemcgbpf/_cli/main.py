@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Optional
+from typing import NoReturn, Optional
 
 from .. import _backend, _cgroupfs
 from .._version import VERSION
@@ -50,9 +50,17 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     return _OK
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A wrong option: one line, without the usage."""
+        print(f"{_PROGRAM}: {message} (see --help)", file=sys.stderr)
+        raise SystemExit(_USAGE)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python3 -m {_PROGRAM}",
+        usage="%(prog)s [options] [PATH] [ITEM …]",
         description="Print a cgroup's memory statistics, read as numbers through BPF.",
         epilog="A first word that is a path or no item's name is PATH. Exit status: 0; 1 where "
         "the cgroup could not be read; 2 for wrong usage or an item that is not to be had.",
@@ -60,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "words",
         nargs="*",
-        metavar="[PATH] [ITEM …]",
+        metavar="PATH, ITEM",
         help="a cgroup's directory (default: this process's own cgroup), and the items to "
         "print (default: all)",
     )

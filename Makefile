@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+#
+#   make demo    install what is missing, build, print this machine's statistics
+#   make test    install what is missing, run every check and test
+#   make bench   time it against the alternatives
+#
+# What `make test` runs, each alone: lint types unit live lab
+
+PYTHON ?= python3
+VENV := build/venv
+RUN := $(VENV)/bin/python
+# Tests run away from the source tree, so that they see the installed wheel only.
+AWAY := build/away
+PYTEST := cd $(AWAY) && ../../$(RUN) -m pytest -p no:cacheprovider
+
+BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 python3-venv
+TEST_PACKAGES := gcc libc6-dev shellcheck qemu-system-x86 cpio debian-archive-keyring
+TEST_TOOLS := ruff==0.17.* mypy==2.4.* types-setuptools vermin pytest==9.* hypothesis==6.*
+
+PACKAGE_FILES := $(shell find pymemcgbpf bpf_src -name '*.py' -o -name '*.[ch]' -o -name py.typed) \
+	setup.cfg pyproject.toml README.md LICENSE
+
+.PHONY: demo test lint types unit live lab bench wheel clean
+.DELETE_ON_ERROR:
+
+demo: build/installed
+	@echo
+	@cd / && "$(CURDIR)/$(RUN)" -m pymemcgbpf
+
+test: lint types unit live lab
+
+lint: build/tools
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/vermin -q --target=3.9- --no-tips --violations pymemcgbpf bpf_src
+	shellcheck .ci/run $$(find tests -name '*.sh')
+
+types: build/tools
+	$(VENV)/bin/mypy
+
+unit: $(AWAY)/ready
+	$(PYTEST) tests/unit tests/vm
+
+# Where BPF cannot be had (a container, say) the lab's guests still run these tests.
+live: $(AWAY)/ready
+	@if why=$$(cd / && "$(CURDIR)/$(RUN)" -m pymemcgbpf --backend core anon 2>&1 >/dev/null); then \
+		$(PYTEST) tests/kernel; \
+	else \
+		echo "live-kernel tests not run: $$why"; \
+	fi
+
+lab: $(AWAY)/ready
+	$(RUN) -m tests.vm --wheel dist/*.whl $(LAB)
+
+bench: $(AWAY)/ready
+	cd $(AWAY) && ../../$(RUN) -m tests.bench $(BENCH)
+
+wheel: build/tools
+	@$(MAKE) --no-print-directory build/installed
+
+# --- what the above need ------------------------------------------------------------
+
+# Installs the Debian packages that are missing.
+define install_packages
+	@missing=$$(for package in $(1); do \
+		dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; \
+	done); \
+	if [ -n "$$missing" ]; then \
+		echo "installing" $$missing; \
+		if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
+			echo "needed: $$missing; as root: apt-get install $$missing" >&2; exit 1; \
+		fi; \
+		apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
+	fi
+endef
+
+build/packages: Makefile
+	$(call install_packages,$(BUILD_PACKAGES))
+	@mkdir -p build && touch $@
+
+build/test-packages: build/packages
+	$(call install_packages,$(TEST_PACKAGES))
+	@touch $@
+
+$(VENV)/ready: build/packages
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+build/tools: $(VENV)/ready build/test-packages
+	$(RUN) -m pip install -q --disable-pip-version-check $(TEST_TOOLS)
+	@touch $@
+
+build/installed: $(VENV)/ready $(PACKAGE_FILES)
+	@rm -rf dist build/lib
+	$(RUN) -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
+	$(RUN) -m pip install -q --disable-pip-version-check --no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+$(AWAY)/ready: build/tools build/installed $(shell find tests -name '*.py' -o -name '*.sh' -o -name '*.[ch]')
+	@rm -rf $(AWAY) && mkdir -p $(AWAY)
+	@cp -r tests bpf_src pyproject.toml $(AWAY)
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Cgroups of our own with real memory in them, always removed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import mmap
+import os
+import signal
+import subprocess
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+from .surroundings import HIERARCHY, IN_LAB, VERSION
+
+MIB = 1 << 20
+ANON_BYTES = 8 * MIB
+FILE_BYTES = 3 * MIB
+SHMEM_BYTES = 2 * MIB
+
+_names = itertools.count()
+
+
+@contextlib.contextmanager
+def cgroup(parent: Path = HIERARCHY) -> Iterator[Path]:
+    """A new cgroup with the memory controller, removed with all below it."""
+    path = parent / f"pymemcgbpf-test-{os.getpid()}-{next(_names)}"
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a cgroup and its descendants; what was removed already is no matter."""
+    if not path.exists():
+        return
+    for child in [entry for entry in path.iterdir() if entry.is_dir()]:
+        remove(child)
+    for _ in range(500):
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:  # a process that was killed just now is still on its way out
+            time.sleep(0.01)
+        else:
+            return
+    raise AssertionError(f"{path} could not be removed")
+
+
+def enable_memory(path: Path) -> None:
+    """Lets the children of a cgroup have the memory controller."""
+    if VERSION == 2:
+        (path / "cgroup.subtree_control").write_text("+memory")
+
+
+class Worker:
+    """A forked process in a cgroup: runs *setup*, then *again* at each :meth:`step`.
+
+    Between steps it sleeps in a read(), so its cgroup is quiet.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        setup: Callable[[], object],
+        again: Callable[[], object] = lambda: None,
+    ) -> None:
+        to_child_read, self._to_child = os.pipe()
+        self._from_child, from_child_write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                os.close(self._to_child)
+                os.close(self._from_child)
+                self._run(path, setup, again, to_child_read, from_child_write)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        os.close(to_child_read)
+        os.close(from_child_write)
+        self._await()
+
+    @staticmethod
+    def _run(
+        path: Path,
+        setup: Callable[[], object],
+        again: Callable[[], object],
+        commands: int,
+        answers: int,
+    ) -> None:
+        (path / "cgroup.procs").write_text("0")
+        kept = [setup()]  # what it returns stays charged
+        os.write(answers, b".")
+        while os.read(commands, 1):
+            kept.append(again())
+            os.write(answers, b".")
+
+    def _await(self) -> None:
+        if os.read(self._from_child, 1) != b".":
+            raise AssertionError("the worker died; its traceback is above")
+
+    def step(self) -> None:
+        """Runs *again* once, and waits for its end."""
+        os.write(self._to_child, b"+")
+        self._await()
+
+    def close(self) -> None:
+        """Ends the process."""
+        for fd in (self._to_child, self._from_child):
+            os.close(fd)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def fault_in(size: int, *, shared: bool = False) -> mmap.mmap:
+    """Anonymous (or shared: shmem) memory, every page of it touched."""
+    flags = mmap.MAP_ANONYMOUS | (mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE)
+    memory = mmap.mmap(-1, size, flags=flags)
+    for offset in range(0, size, mmap.PAGESIZE):
+        memory[offset] = 1
+    return memory
+
+
+@contextlib.contextmanager
+def page_cache_directory() -> Iterator[Path]:
+    """A directory whose files are page cache. A guest has no disk, but ramfs."""
+    with tempfile.TemporaryDirectory() as name:
+        if not IN_LAB:
+            yield Path(name)
+            return
+        subprocess.run(["mount", "-t", "ramfs", "none", name], check=True)
+        try:
+            yield Path(name)
+        finally:
+            subprocess.run(["umount", name], check=True)
+
+
+def use_all_kinds(files: Path) -> object:
+    """Charges memory of each kind to the caller's cgroup; what is returned holds it."""
+    kept: list[object] = [fault_in(ANON_BYTES), fault_in(SHMEM_BYTES, shared=True)]
+    path = files / "data"
+    path.write_bytes(b"x" * FILE_BYTES)
+    opened = path.open("r+b")
+    mapped = mmap.mmap(opened.fileno(), FILE_BYTES)
+    for offset in range(0, FILE_BYTES, mmap.PAGESIZE):
+        mapped[offset]
+    kept += [opened, mapped]
+    # Slab: dentries and inodes of files, and pipes.
+    for number in range(500):
+        (files / f"slab-{number}").touch()
+    kept.append([os.pipe() for _ in range(100)])
+    return kept
+
+
+@contextlib.contextmanager
+def busy_cgroup(parent: Path = HIERARCHY) -> Iterator[tuple[Path, Worker]]:
+    """A cgroup with memory of every kind; each step of its worker faults 64 pages more."""
+    with (
+        page_cache_directory() as files,
+        cgroup(parent) as path,
+        Worker(path, lambda: use_all_kinds(files), lambda: fault_in(64 * mmap.PAGESIZE)) as worker,
+    ):
+        yield path, worker
+
+
+def memory_stat(path: Path) -> dict[str, int]:
+    """memory.stat, read by code that shares nothing with the package."""
+    found = {}
+    for line in (path / "memory.stat").read_text().splitlines():
+        key, value = line.split(" ")
+        found[key] = int(value)
+    return found
+
+
+def current(path: Path) -> int:
+    """The memory in use, from the cgroup's own file."""
+    name = "memory.current" if VERSION == 2 else "memory.usage_in_bytes"
+    return int((path / name).read_text())

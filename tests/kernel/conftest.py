@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Fixtures of the kernel tests."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pymemcgbpf
+
+from .cgroups import Worker, busy_cgroup, cgroup
+from .surroundings import BACKENDS, BPF_BACKENDS
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaked() -> Iterator[None]:
+    """Every test leaves as many open files as it found."""
+    pymemcgbpf.clear_cache()
+    before = open_files()
+    yield
+    pymemcgbpf.clear_cache()
+    gc.collect()  # a caught exception holds the frames that it passed
+    after = open_files()
+    assert after == before, f"left open: {sorted(set(after.items()) - set(before.items()))}"
+
+
+def open_files() -> dict[str, str]:
+    """Open file descriptors and what they are."""
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue  # the directory's own
+    return found
+
+
+@pytest.fixture
+def empty_cgroup() -> Iterator[Path]:
+    """A cgroup with no process in it."""
+    with cgroup() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def busy() -> Iterator[tuple[Path, Worker]]:
+    """A cgroup with memory of every kind, and the process that holds it."""
+    with busy_cgroup() as both:
+        yield both
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every backend that this kernel has."""
+    return str(request.param)
+
+
+@pytest.fixture(params=BPF_BACKENDS)
+def bpf_backend(request: pytest.FixtureRequest) -> str:
+    """Every BPF backend that this kernel has."""
+    return str(request.param)

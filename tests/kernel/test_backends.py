@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Which backend is chosen, and why no better one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pymemcgbpf import (
+    BackendUnavailableError,
+    ItemUnavailableError,
+    StatsReader,
+    VerifierError,
+    _btf,
+    _cgroupfs,
+    _kallsyms,
+    _layout,
+    _memory_stat,
+    _program,
+)
+from pymemcgbpf._backend import BEST_FIRST, _layout_from_tables, _load_walk
+
+from .surroundings import BEST_BACKEND, HIERARCHY, IN_LAB, VERSION
+
+
+def test_auto_chooses_the_expected_backend(empty_cgroup: Path) -> None:
+    with StatsReader(empty_cgroup) as reader:
+        assert reader.backend == BEST_BACKEND
+        better = BEST_FIRST[: BEST_FIRST.index(BEST_BACKEND)]
+        for name in better:
+            assert f"{name}: this kernel has no " in reader.why
+        assert bool(reader.why) == bool(better)
+
+
+@pytest.mark.parametrize("name", ["kfunc", "rfc"])
+def test_a_backend_that_is_not_here_raises_and_says_what_is_missing(
+    empty_cgroup: Path, name: str
+) -> None:
+    if name == BEST_BACKEND:
+        with StatsReader(empty_cgroup, backend=name) as reader:
+            assert reader.why == ""
+        return
+    with pytest.raises(BackendUnavailableError, match=r"this kernel has no \w+ \(") as caught:
+        StatsReader(empty_cgroup, backend=name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_verifier_refusal_keeps_the_log() -> None:
+    # No released kernel has the first patch's functions, so calling one is refused.
+    term = _program.Term(_program.KINDS["node_stat_item"], True, 0, 1)
+    with pytest.raises(VerifierError) as caught:
+        _load_walk("rfc", _program.FLUSH_NONE, {"anon": (term,)}, None)
+    assert caught.value.call == "bpf_object__load"
+    assert "memcg_stats_walk" in caught.value.log
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("the kernel refused the BPF program")
+
+
+def test_the_root_cgroup_has_no_memory_current() -> None:
+    with StatsReader(HIERARCHY) as reader:
+        assert reader.backend == BEST_BACKEND
+        assert "memory.current" not in reader.read()
+    with pytest.raises(ItemUnavailableError, match=r"root cgroup .* 'memory\.current'") as caught:
+        StatsReader(HIERARCHY, ["anon", "memory.current"], backend=BEST_BACKEND)
+    assert caught.value.items == ("memory.current",)
+
+
+def test_the_rebuilt_order_of_counters_is_the_kernels_own() -> None:
+    """Where the kernel shows its index tables, the order rebuilt without them agrees."""
+    types = _btf.kernel()
+    cgroup = _cgroupfs.open_cgroup(HIERARCHY)
+    try:
+        printed = tuple(_memory_stat.keys(cgroup)) if VERSION == 2 else ()
+    finally:
+        os.close(cgroup.fd)
+    layouts = _layout.rebuilt(types, printed)
+    assert 1 <= len(layouts) <= 8
+    tables = _layout_from_tables(types)
+    if tables is None:
+        assert not IN_LAB, "Debian's kernels show their tables"
+        assert _kallsyms.addresses("mem_cgroup_events_index") == (None,)
+        return
+    agreeing = [layout for layout in layouts if layout.slots == tables.slots]
+    assert len(agreeing) == 1, _differences(layouts, tables)
+    if VERSION == 2:
+        assert len(layouts) == 1
+
+
+def _differences(layouts: list[_layout.Layout], tables: _layout.Layout) -> str:
+    def order(layout: _layout.Layout) -> list[str]:
+        return sorted(layout.slots, key=layout.slots.__getitem__)
+
+    return f"the kernel's: {order(tables)}; rebuilt: {[order(layout) for layout in layouts]}"

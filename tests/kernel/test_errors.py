@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Bad input and bad surroundings on a real kernel: one typed exception, one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pymemcgbpf
+from pymemcgbpf import (
+    BpfObjectError,
+    CgroupNotFoundError,
+    ItemUnavailableError,
+    MemcgError,
+    MemoryControllerError,
+    NotACgroupError,
+    StatsReader,
+    UnknownItemError,
+    _program,
+)
+
+from .cgroups import cgroup, enable_memory
+from .surroundings import BEST_BACKEND, HIERARCHY, VERSION
+
+
+def one_sentence(error: MemcgError) -> str:
+    text = str(error)
+    assert text and "\n" not in text and "Traceback" not in text
+    return text
+
+
+def test_a_missing_path(backend: str) -> None:
+    with pytest.raises(CgroupNotFoundError, match="does not exist") as caught:
+        StatsReader(HIERARCHY / "no-such-cgroup", backend=backend)
+    one_sentence(caught.value)
+    assert isinstance(caught.value, FileNotFoundError)
+
+
+def test_a_file(backend: str) -> None:
+    with pytest.raises(NotACgroupError, match="is a file") as caught:
+        StatsReader(HIERARCHY / "memory.stat", backend=backend)
+    one_sentence(caught.value)
+
+
+def test_a_directory_that_is_no_cgroup(backend: str, tmp_path: Path) -> None:
+    with pytest.raises(NotACgroupError, match=re.escape("no cgroup.procs")):
+        StatsReader(tmp_path, backend=backend)
+
+
+def test_a_directory_made_up_like_a_cgroup(bpf_backend: str, tmp_path: Path) -> None:
+    for name in ("cgroup.procs", "memory.stat", "cgroup.controllers"):
+        (tmp_path / name).write_text("anon 1\n" if name == "memory.stat" else "")
+    with pytest.raises(MemcgError) as caught:
+        StatsReader(tmp_path, ["anon"], backend=bpf_backend)
+    one_sentence(caught.value)
+
+
+def test_a_cgroup_without_the_memory_controller(backend: str) -> None:
+    if VERSION == 1:
+        other = HIERARCHY.parent / "cpu"
+        with pytest.raises(MemoryControllerError, match="use the memory hierarchy"):
+            StatsReader(other, backend=backend)
+        return
+    with cgroup() as parent:
+        child = parent / "child"
+        child.mkdir()
+        with pytest.raises(MemoryControllerError) as caught:
+            StatsReader(child, backend=backend)
+        said = one_sentence(caught.value)
+        assert f'write "+memory" to {parent}/cgroup.subtree_control' in said
+        # What it says helps.
+        enable_memory(parent)
+        with StatsReader(child, ["anon"], backend=backend) as reader:
+            assert reader.read() == {"anon": 0}
+        # And the other way: the controller goes while the reader is open.
+        with StatsReader(child, ["anon"], backend=backend) as reader:
+            (parent / "cgroup.subtree_control").write_text("-memory")
+            with pytest.raises(MemoryControllerError, match="not enabled for"):
+                reader.read()
+        grandchild = child / "grandchild"
+        grandchild.mkdir()
+        with pytest.raises(MemoryControllerError, match="then on down to it"):
+            StatsReader(grandchild, backend=backend)
+
+
+def test_an_unknown_item_is_named_with_those_like_it(empty_cgroup: Path, backend: str) -> None:
+    with pytest.raises(UnknownItemError, match=r"'pgfualt'.*'pgfault'") as caught:
+        StatsReader(empty_cgroup, ["anon", "pgfualt"], backend=backend)
+    assert caught.value.item == "pgfualt"
+    assert "pgfault" in caught.value.suggestions
+    one_sentence(caught.value)
+
+
+def test_an_item_that_this_kernel_lacks_is_another_error(empty_cgroup: Path) -> None:
+    # Printed only where the hierarchy was mounted with memory_hugetlb_accounting.
+    with pytest.raises(ItemUnavailableError, match=r"does not have 'hugetlb'") as caught:
+        StatsReader(empty_cgroup, ["anon", "hugetlb"])
+    assert caught.value.items == ("hugetlb",)
+    assert not isinstance(caught.value, UnknownItemError)
+    one_sentence(caught.value)
+
+
+# --- surroundings, each made in a process (or a mount namespace) of its own ------------
+
+
+@contextlib.contextmanager
+def replaced(target: Path, replacement: Path) -> Iterator[None]:
+    """A file that the next process sees in the place of another."""
+    subprocess.run(["mount", "--bind", str(replacement), str(target)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(target)], check=True)
+
+
+PROBE = """
+import json, sys
+import pymemcgbpf
+path, backend, uid = sys.argv[1], sys.argv[2], int(sys.argv[3])
+if uid:
+    import os
+    os.setgroups([]); os.setgid(uid); os.setuid(uid)
+try:
+    with pymemcgbpf.StatsReader(path, ["anon", "file"], backend=backend) as reader:
+        found = {"values": reader.read(), "backend": reader.backend, "why": reader.why}
+except Exception as error:
+    found = {
+        "error": type(error).__name__,
+        "is_memcg_error": isinstance(error, pymemcgbpf.MemcgError),
+        "message": str(error),
+    }
+print(json.dumps(found))
+"""
+
+
+def probe(path: Path, backend: str = "auto", uid: int = 0) -> dict[str, object]:
+    """What a fresh process sees."""
+    run = subprocess.run(
+        [sys.executable, "-c", PROBE, str(path), backend, str(uid)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == "", "nothing is printed that nobody asked for"
+    found = json.loads(run.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def assert_falls_back(path: Path, error: str, says: str, uid: int = 0) -> None:
+    """The best backend raises *error*; "auto" reads text, and says why."""
+    refused = probe(path, BEST_BACKEND, uid)
+    assert refused.get("error") == error, refused
+    assert refused["is_memcg_error"] is True
+    assert re.search(says, str(refused["message"])), refused
+    served = probe(path, "auto", uid)
+    assert served.get("backend") == "text", served
+    assert served["values"] == {"anon": 0, "file": 0}
+    assert re.search(says, str(served["why"])), served
+
+
+NOBODY = 65534
+
+
+def test_without_capabilities(empty_cgroup: Path) -> None:
+    assert_falls_back(empty_cgroup, "BpfPermissionError", "CAP_BPF and CAP_PERFMON", NOBODY)
+
+
+def test_without_libbpf(empty_cgroup: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    with replaced(library_path("libbpf.so.1"), empty):
+        assert_falls_back(empty_cgroup, "LibbpfNotFoundError", "apt-get install libbpf1")
+
+
+def test_with_a_libbpf_that_lacks_a_function(empty_cgroup: Path) -> None:
+    # Another library in its place: it loads, and has none of the functions.
+    with replaced(library_path("libbpf.so.1"), library_path("libz.so.1")):
+        assert_falls_back(
+            empty_cgroup,
+            "LibbpfTooOldError",
+            r"libbpf\.so\.1 before 0\.6 has no libbpf_major_version \(libbpf 0\.6 and later\)",
+        )
+
+
+def library_path(name: str) -> Path:
+    """Where the dynamic linker finds a library."""
+    ctypes.CDLL(name)
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        stem = name.partition(".so")[0] + ".so"
+        found = {line.split()[-1] for line in maps if f"/{stem}" in line}
+    assert found, f"{name} is not mapped"
+    return Path(found.pop())
+
+
+def test_without_btf(empty_cgroup: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    with replaced(Path("/sys/kernel/btf/vmlinux"), empty):
+        assert_falls_back(empty_cgroup, "BtfNotFoundError", "CONFIG_DEBUG_INFO_BTF")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x7fELF" + bytes(60)])
+def test_with_a_damaged_object(empty_cgroup: Path, tmp_path: Path, content: bytes) -> None:
+    damaged = tmp_path / "damaged.o"
+    damaged.write_bytes(content)
+    with replaced(_program.OBJECT_FILE, damaged):
+        assert_falls_back(empty_cgroup, "BpfObjectError", "install pymemcgbpf again")
+
+
+def test_with_an_object_cut_short_anywhere(
+    empty_cgroup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _program.OBJECT_FILE.read_bytes()
+    cut = tmp_path / "cut.o"
+    monkeypatch.setattr(_program, "OBJECT_FILE", cut)
+    for eighth in range(8):
+        cut.write_bytes(whole[: len(whole) * eighth // 8])
+        pymemcgbpf.clear_cache()
+        with pytest.raises(BpfObjectError):
+            StatsReader(empty_cgroup, ["anon"], backend=BEST_BACKEND)
+
+
+def test_without_the_object(
+    empty_cgroup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_program, "OBJECT_FILE", tmp_path / "not-there.o")
+    with pytest.raises(BpfObjectError, match="cannot be read"):
+        StatsReader(empty_cgroup, ["anon"], backend=BEST_BACKEND)
+    with StatsReader(empty_cgroup, ["anon"]) as reader:
+        assert reader.backend == "text"
+        assert "cannot be read" in reader.why
+
+
+def test_no_file_descriptor_left(empty_cgroup: Path, backend: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    with StatsReader(empty_cgroup, ["anon"], backend=backend) as reader:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    taken.append(os.open("/dev/null", os.O_RDONLY))
+            # One more at a time: each step of opening fails in its turn.
+            outcomes: list[str] = []
+            while taken and outcomes[-1:] != ["opened"]:
+                try:
+                    StatsReader(empty_cgroup, ["anon"], backend=backend).close()
+                    outcomes.append("opened")
+                except MemcgError as error:
+                    outcomes.append(one_sentence(error))
+                    assert error.errno == errno.EMFILE or "Too many open files" in str(error)
+                os.close(taken.pop())
+            assert len(outcomes) > 1
+            assert outcomes[-1] == "opened"
+        finally:
+            for fd in taken:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert reader.read() == {"anon": 0}

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Links and files: what is held for how long, and what happens when a cgroup goes."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+import pymemcgbpf
+from pymemcgbpf import (
+    CgroupNotFoundError,
+    CgroupRemovedError,
+    ClosedError,
+    StatsReader,
+    read_stats,
+)
+
+from .cgroups import Worker, cgroup, enable_memory, fault_in, remove
+from .conftest import open_files
+
+ITEMS = ["anon", "pgfault"]
+
+
+def test_a_thousand_reads_leave_nothing_open(empty_cgroup: Path, backend: str) -> None:
+    with StatsReader(empty_cgroup, ITEMS, backend=backend) as reader:
+        before = open_files()
+        for _ in range(1000):
+            reader.read()
+        assert open_files() == before
+
+
+def test_readers_come_and_go_without_leaving_anything(empty_cgroup: Path, backend: str) -> None:
+    with StatsReader(empty_cgroup, ITEMS, backend=backend):
+        before = open_files()
+        for _ in range(100):
+            StatsReader(empty_cgroup, ITEMS, backend=backend).close()
+        assert open_files() == before
+
+
+def test_a_reader_that_nobody_closed_is_closed_when_it_is_forgotten(
+    empty_cgroup: Path, bpf_backend: str
+) -> None:
+    before = open_files()
+    reader = StatsReader(empty_cgroup, ITEMS, flush=False, backend=bpf_backend)
+    assert open_files() != before
+    del reader
+    pymemcgbpf.clear_cache()
+    gc.collect()
+    assert open_files() == before
+
+
+def test_many_cgroups_share_one_loaded_program(empty_cgroup: Path, bpf_backend: str) -> None:
+    def programs() -> int:
+        return sum("bpf-prog" in kind for kind in open_files().values())
+
+    with StatsReader(empty_cgroup, ITEMS, backend=bpf_backend), cgroup() as other:
+        before = programs()
+        with StatsReader(other, ITEMS, backend=bpf_backend):
+            assert programs() == before > 0
+
+
+def test_close_twice_and_use_after_close(empty_cgroup: Path, backend: str) -> None:
+    reader = StatsReader(empty_cgroup, ITEMS, backend=backend)
+    reader.close()
+    reader.close()
+    with pytest.raises(ClosedError, match="closed"):
+        reader.read()
+    assert reader.items == tuple(ITEMS)
+    assert reader.backend == backend
+
+
+def test_a_removed_cgroup_is_a_clear_error(backend: str) -> None:
+    with cgroup() as path:
+        reader = StatsReader(path, ITEMS, backend=backend)
+        reader.read()
+        remove(path)
+        for _ in range(3):
+            with pytest.raises(CgroupRemovedError, match="was removed"):
+                reader.read()
+        reader.close()
+
+
+def test_a_path_made_anew_is_another_cgroup(backend: str) -> None:
+    with cgroup() as path:
+        reader = StatsReader(path, ITEMS, backend=backend)
+        old = reader.cgroup_id
+        remove(path)
+        path.mkdir()
+        with pytest.raises(CgroupRemovedError, match="another one has its path now"):
+            reader.read()
+        reader.close()
+        with StatsReader(path, ITEMS, backend=backend) as new:
+            assert new.cgroup_id != old
+            assert new.read()["anon"] == 0
+
+
+def test_read_stats_follows_the_path() -> None:
+    with cgroup() as path:
+        with Worker(path, lambda: fault_in(1 << 20)):
+            assert read_stats(path, ["anon"])["anon"] >= 1 << 20
+        remove(path)
+        with pytest.raises(CgroupNotFoundError):
+            read_stats(path, ["anon"])
+        path.mkdir()
+        assert read_stats(path, ["anon"]) == {"anon": 0}
+        # Removed and made again between two calls.
+        remove(path)
+        path.mkdir()
+        assert read_stats(path, ["anon"]) == {"anon": 0}
+
+
+def test_read_stats_on_more_cgroups_than_it_keeps(empty_cgroup: Path) -> None:
+    def links() -> int:
+        return sum("bpf_link" in kind for kind in open_files().values())
+
+    before = links()
+    enable_memory(empty_cgroup)
+    children = [empty_cgroup / str(number) for number in range(40)]
+    for child in children:
+        child.mkdir()
+        assert read_stats(child, ITEMS, flush=False) == {"anon": 0, "pgfault": 0}
+    assert links() - before == 32
+    for child in children:
+        assert read_stats(child, ITEMS, flush=False)["anon"] == 0
+    pymemcgbpf.clear_cache()
+    assert links() == before
+
+
+def test_cgroups_that_come_and_go_while_readers_open(backend: str) -> None:
+    """mkdir and rmdir against opening and reading: the documented errors and no others."""
+    with cgroup() as parent:
+        enable_memory(parent)
+        path = parent / "child"
+        stop = threading.Event()
+
+        def storm() -> None:
+            while not stop.is_set():
+                path.mkdir()
+                time.sleep(0.0005)
+                remove(path)
+
+        thread = threading.Thread(target=storm)
+        thread.start()
+        outcomes: dict[str, int] = {}
+        try:
+            deadline = time.monotonic() + 60
+            while sum(outcomes.values()) < 300 and time.monotonic() < deadline:
+                outcome = "read"
+                try:
+                    with StatsReader(path, ITEMS, backend=backend) as reader:
+                        assert reader.backend == backend
+                        values = reader.read()
+                        assert list(values) == ITEMS
+                except (CgroupNotFoundError, CgroupRemovedError) as error:
+                    outcome = type(error).__name__
+                outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        finally:
+            stop.set()
+            thread.join()
+        assert sum(outcomes.values()) == 300, outcomes
+        assert set(outcomes) <= {"read", "CgroupNotFoundError", "CgroupRemovedError"}
+
+
+def in_threads(count: int, work: Callable[[], None]) -> None:
+    """Runs *work* in threads; raises what the first failing one raised."""
+    failures: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def test_threads_share_one_reader(empty_cgroup: Path, backend: str) -> None:
+    with (
+        Worker(empty_cgroup, lambda: fault_in(1 << 20)),
+        StatsReader(empty_cgroup, ["pgfault", "anon"], backend=backend) as reader,
+    ):
+        expected = reader.read()
+
+        def work() -> None:
+            for _ in range(300):
+                assert reader.read() == expected
+
+        in_threads(4, work)
+
+
+def test_threads_share_read_stats() -> None:
+    with cgroup() as one, cgroup() as two:
+
+        def work() -> None:
+            for _ in range(100):
+                for path in (one, two):
+                    assert read_stats(path, ITEMS) == {"anon": 0, "pgfault": 0}
+
+        in_threads(4, work)
+
+
+def test_close_while_other_threads_read(empty_cgroup: Path, backend: str) -> None:
+    for _ in range(5):
+        reader = StatsReader(empty_cgroup, ITEMS, backend=backend)
+        started = threading.Barrier(4)
+
+        def work(reader: StatsReader = reader, started: threading.Barrier = started) -> None:
+            started.wait()
+            with pytest.raises(ClosedError):
+                while True:
+                    assert reader.read() == {"anon": 0, "pgfault": 0}
+
+        def close(reader: StatsReader = reader, started: threading.Barrier = started) -> None:
+            started.wait()
+            time.sleep(0.01)
+            reader.close()
+
+        closer = threading.Thread(target=close)
+        closer.start()
+        in_threads(3, work)
+        closer.join()
+
+
+def test_other_threads_run_while_a_read_waits_in_the_kernel(bpf_backend: str) -> None:
+    """The GIL is free during a read: another thread's steps go on at their own pace."""
+    with cgroup() as path, StatsReader(path, ITEMS, backend=bpf_backend) as reader:
+        stop = threading.Event()
+
+        def read_on() -> None:
+            while not stop.is_set():
+                reader.read()
+
+        thread = threading.Thread(target=read_on)
+        thread.start()
+        try:
+            steps, deadline = 0, time.monotonic() + 0.5
+            while time.monotonic() < deadline:
+                steps += 1
+        finally:
+            stop.set()
+            thread.join()
+        # With the GIL held the interpreter would switch every 5 ms at most: 100 times.
+        assert steps > 1000
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Runs *work* in a forked child; returns its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_child_after_fork_reads_and_closes_its_own(empty_cgroup: Path, backend: str) -> None:
+    with StatsReader(empty_cgroup, ITEMS, backend=backend) as reader:
+        stop = threading.Event()
+
+        def read_on() -> None:
+            while not stop.is_set():
+                reader.read()
+
+        # Another thread is likely to hold the reader's lock at the moment of the fork.
+        thread = threading.Thread(target=read_on)
+        thread.start()
+
+        def child() -> None:
+            assert reader.read() == {"anon": 0, "pgfault": 0}
+            reader.close()
+            assert read_stats(empty_cgroup, ITEMS) == {"anon": 0, "pgfault": 0}
+
+        try:
+            for _ in range(10):
+                assert in_child(child) == 0
+        finally:
+            stop.set()
+            thread.join()
+        assert reader.read() == {"anon": 0, "pgfault": 0}

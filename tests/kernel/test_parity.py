@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Same numbers as memory.stat, on each backend, and how many were compared."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from pymemcgbpf import StatsReader, read_stats
+from pymemcgbpf.items import CATALOGUE
+
+from .cgroups import ANON_BYTES, FILE_BYTES, SHMEM_BYTES, Worker
+from .oracle import V1_KEYS, by_text
+from .surroundings import VERSION
+
+Busy = tuple[Path, Worker]
+
+# Moves by itself: the per-cpu stocks of charges are drained at any time.
+_SECONDS_TO_BE_QUIET = 30
+
+
+def expected_count(path: Path) -> int:
+    """How many items must be compared on this kernel."""
+    return len(by_text(path)) if VERSION == 2 else len(V1_KEYS) + 1
+
+
+def test_every_item_is_exact_once_quiet(busy: Busy, backend: str) -> None:
+    path, _ = busy
+    deadline = time.monotonic() + _SECONDS_TO_BE_QUIET
+    with StatsReader(path, backend=backend) as reader:
+        while True:
+            before, values, after = by_text(path), reader.read(), by_text(path)
+            compared = {name: (values.get(name), before[name]) for name in before}
+            wrong = {name: pair for name, pair in compared.items() if pair[0] != pair[1]}
+            if before == after and not wrong:
+                break
+            assert time.monotonic() < deadline, f"differ: {wrong}"
+            time.sleep(0.05)
+    assert len(compared) == expected_count(path)
+    assert len(compared) >= (18 if VERSION == 1 else 50)
+    assert values["anon"] >= ANON_BYTES
+    assert values["file"] >= FILE_BYTES + SHMEM_BYTES
+    assert values["shmem"] >= SHMEM_BYTES
+    assert values["file_mapped"] >= FILE_BYTES
+    assert values["pgfault"] >= ANON_BYTES // 4096
+    assert values["memory.current"] >= ANON_BYTES + FILE_BYTES
+    if "slab" in values:
+        assert values["slab"] == values["slab_reclaimable"] + values["slab_unreclaimable"] > 0
+
+
+def test_rising_counters_are_between_two_readings_of_the_file(busy: Busy, backend: str) -> None:
+    path, worker = busy
+    compared, rose = set(), set()
+    with StatsReader(path, backend=backend) as reader:
+        for _ in range(30):
+            before = by_text(path)
+            worker.step()
+            values = reader.read()
+            worker.step()
+            after = by_text(path)
+            for name, value in values.items():
+                if name in before and CATALOGUE[name].cumulative:
+                    assert before[name] <= value <= after[name], name
+                    compared.add(name)
+                    if after[name] > before[name]:
+                        rose.add(name)
+    assert compared == {name for name in by_text(path) if CATALOGUE[name].cumulative}
+    assert "pgfault" in rose
+
+
+def test_items_none_is_memory_stat_in_its_own_order(busy: Busy, backend: str) -> None:
+    path, _ = busy
+    values = read_with(path, backend)
+    if VERSION == 2:
+        assert list(values) == list(by_text(path))
+    else:
+        assert set(by_text(path)) <= set(values)
+
+
+def read_with(path: Path, backend: str) -> dict[str, int]:
+    with StatsReader(path, backend=backend) as reader:
+        assert reader.backend == backend
+        values = reader.read()
+        assert reader.items == tuple(values)
+        return values
+
+
+def test_asked_for_items_come_in_the_order_asked_for(busy: Busy, backend: str) -> None:
+    path, _ = busy
+    names = ["pgfault", "memory.current", "anon", "shmem"]
+    with StatsReader(path, names, backend=backend) as reader:
+        assert list(reader.read()) == names
+
+
+def test_every_single_item_alone_is_the_same_as_among_all(busy: Busy, bpf_backend: str) -> None:
+    path, _ = busy
+    quiet = [name for name in by_text(path) if name != "memory.current"]
+    with StatsReader(path, flush=False, backend=bpf_backend) as everything:
+        for name in quiet:
+            with StatsReader(path, [name], flush=False, backend=bpf_backend) as one:
+                for _ in range(20):
+                    before, alone, after = everything.read(), one.read(), everything.read()
+                    if before == after:
+                        break
+                low, high = sorted((before[name], after[name]))
+                assert list(alone) == [name]
+                assert low <= alone[name] <= high
+
+
+def test_read_stats_gives_what_a_reader_gives(busy: Busy) -> None:
+    path, _ = busy
+    names = ["anon", "shmem", "file_mapped"]
+    with StatsReader(path, names) as reader:
+        for _ in range(20):
+            before, values, after = reader.read(), read_stats(path, names), reader.read()
+            if before == after:
+                break
+        assert values == before
