@@ -73,7 +73,7 @@ def choose(cgroup: Cgroup, names: Optional[tuple[str, ...]], flush: bool, backen
 def _choose(cgroup: Cgroup, names: Optional[tuple[str, ...]], flush: bool, backend: str) -> Choice:
     printed = tuple(_memory_stat.keys(cgroup))
     _check_known(names, printed)
-    refusals = []
+    refusals: list[str] = []
     source: Source
     for candidate in BEST_FIRST if backend == AUTO else (backend,):
         try:
@@ -82,8 +82,15 @@ def _choose(cgroup: Cgroup, names: Optional[tuple[str, ...]], flush: bool, backe
             else:
                 source, offered = _bpf_source(cgroup, names, printed, flush, candidate)
         except (BackendUnavailableError, ItemUnavailableError) as error:
-            if backend != AUTO or candidate == "text":
+            if backend != AUTO:
                 raise
+            if isinstance(error, ItemUnavailableError) and candidate == "text":
+                if cgroup.version == 2:
+                    raise
+                # v1's text shows but some items; BPF would have shown the others.
+                raise ItemUnavailableError(
+                    "; ".join([str(error), *dict.fromkeys(refusals)]), items=error.items
+                ) from error
             refusals.append(f"{candidate}: {error}")
         else:
             return Choice(source, offered, candidate, "; ".join(dict.fromkeys(refusals)))
@@ -167,10 +174,16 @@ def _bpf_source(
         wanted = tuple(printed) if cgroup.version == 2 else tuple(CATALOGUE)
         if cgroup.version == 2:
             wanted += (CURRENT,)
+    if names is not None:
+        hidden = [name for name in names if not _is_shown(name, cgroup, printed)]
+        if hidden:
+            raise _unavailable(hidden, _where(cgroup))
     terms = {name: _terms(name, types, layout) for name in wanted}
     kept = [name for name in wanted if terms[name] and _is_shown(name, cgroup, printed)]
     if names is not None and len(kept) < len(names):
-        raise _unavailable([name for name in names if name not in kept], _where(cgroup))
+        raise _unavailable(
+            [name for name in names if name not in kept], f"the {backend} backend on this kernel"
+        )
     while True:
         source = BpfSource(cgroup, backend, {name: terms[name] for name in kept}, flush, layout)
         try:
@@ -253,18 +266,18 @@ class BpfSource:
             self._link = program.attach(cgroup.fd, _program.SELF)
         except MemcgError as error:
             raise _attach_error(cgroup, error) from error
-        self._flush_fd = -1
+        self._flushing = None
         if flush and mode == _program.FLUSH_NONE:
             try:
-                self._flush_fd = _open_flushing_file(cgroup)
+                self._flushing = _flushing_file(cgroup)
             except BaseException:
                 self._link.close()
                 raise
 
     def read(self) -> dict[str, int]:
         """Name → value, now."""
-        if self._flush_fd >= 0:
-            os.pread(self._flush_fd, 1, 0)
+        if self._flushing is not None:
+            os.pread(self._flushing.fd, 1, 0)
         iterator: int = self._create_iterator(self._link.fd)
         try:
             data = os.read(iterator, self._size)
@@ -292,9 +305,8 @@ class BpfSource:
     def close(self) -> None:
         """Detaches the link. Twice is fine."""
         self._link.close()
-        fd, self._flush_fd = self._flush_fd, -1
-        if fd >= 0:
-            os.close(fd)
+        if self._flushing is not None:
+            self._flushing.close()
 
 
 def _attach_error(cgroup: Cgroup, error: MemcgError) -> MemcgError:
@@ -329,10 +341,10 @@ _FLUSHING_FILES = {
 }
 
 
-def _open_flushing_file(cgroup: Cgroup) -> int:
+def _flushing_file(cgroup: Cgroup) -> _memory_stat.CgroupFile:
     for name in _FLUSHING_FILES[cgroup.version]:
         try:
-            return _memory_stat.open_file(cgroup, name)
+            return _memory_stat.CgroupFile(cgroup, name)
         except FileNotFoundError as error:
             missing = error
     raise missing
@@ -398,6 +410,7 @@ def _load_walk(
 
 _layout_lock = _fork.renewed_lock(__name__, "_layout_lock")
 _found_layout: Optional[_layout.Layout] = None
+_no_layout = ""  # why there is none; asking again would cost as much and not help
 
 
 def _kernel_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> _layout.Layout:
@@ -406,16 +419,24 @@ def _kernel_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> _layout.Layout:
     Raises:
         BackendUnavailableError: neither found nor rebuilt.
     """
-    global _found_layout
-    if _found_layout is None:
-        if not {"state", "events"} <= types.vmstats.keys():
-            raise BackendUnavailableError(
-                "this kernel's struct memcg_vmstats is not known to this package"
-            )
-        with _layout_lock:
-            if _found_layout is None:
+    global _found_layout, _no_layout
+    with _layout_lock:
+        if _found_layout is None and not _no_layout:
+            if {"state", "events"} <= types.vmstats.keys():
                 _found_layout = _layout_from_tables(types) or _rebuilt_layout(types, cgroup)
-    return _found_layout
+                _no_layout = "" if _found_layout else _NOT_TO_BE_FOUND
+            else:
+                _no_layout = "this kernel's struct memcg_vmstats is not known to this package"
+        if _found_layout is None:
+            raise BackendUnavailableError(_no_layout)
+        return _found_layout
+
+
+_NOT_TO_BE_FOUND = (
+    "where this kernel keeps its counters is not known: /proc/kallsyms does not show "
+    "mem_cgroup_events_index (no CONFIG_KALLSYMS_ALL, or kernel.kptr_restrict), and no order "
+    "rebuilt from BTF, or more than one, agrees with memory.stat"
+)
 
 
 def _layout_from_tables(types: _btf.KernelTypes) -> Optional[_layout.Layout]:
@@ -445,8 +466,8 @@ def _layout_from_tables(types: _btf.KernelTypes) -> Optional[_layout.Layout]:
     return None
 
 
-def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> _layout.Layout:
-    """The one rebuilt order whose numbers are memory.stat's own.
+def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_layout.Layout]:
+    """The one rebuilt order whose numbers are memory.stat's own, if there is just one.
 
     Checked on the topmost cgroup that is visible, where the fewest counters are 0.
     """
@@ -461,14 +482,7 @@ def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> _layout.Layout:
         ]
     finally:
         os.close(top.fd)
-    if len(fitting) != 1:
-        raise BackendUnavailableError(
-            "where this kernel keeps its counters is not known: /proc/kallsyms does not show "
-            "mem_cgroup_events_index (no CONFIG_KALLSYMS_ALL, or kernel.kptr_restrict), and "
-            + ("no" if not fitting else "more than one")
-            + " order rebuilt from BTF agrees with memory.stat"
-        )
-    return fitting[0]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 _ATTEMPTS = 20

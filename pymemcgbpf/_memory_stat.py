@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterable
 from typing import Optional
 
@@ -15,9 +16,17 @@ from .items import CATALOGUE, CURRENT
 _CHUNK = 16384
 
 
-def open_file(cgroup: Cgroup, name: str) -> int:
-    """A file of the cgroup, opened for reading."""
-    return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=cgroup.fd)
+class CgroupFile:
+    """A file of a cgroup, open for reading until it is closed or forgotten."""
+
+    def __init__(self, cgroup: Cgroup, name: str) -> None:
+        self.fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=cgroup.fd)
+        self._finalizer = weakref.finalize(self, os.close, self.fd)
+        self._finalizer.atexit = False  # the kernel tidies up after a process
+
+    def close(self) -> None:
+        """Twice is fine."""
+        self._finalizer()
 
 
 def read_whole(fd: int) -> bytes:
@@ -53,11 +62,11 @@ def keys(cgroup: Cgroup) -> dict[str, str]:
 
     On cgroup v1 the keys are others: the items that v1 shows too (as its total_*).
     """
-    fd = open_file(cgroup, MEMORY_STAT)
+    file = CgroupFile(cgroup, MEMORY_STAT)
     try:
-        printed = parse(read_whole(fd))
+        printed = parse(read_whole(file.fd))
     finally:
-        os.close(fd)
+        file.close()
     if cgroup.version == 2:
         return {key: key for key in printed}
     return {item.name: item.v1 for item in CATALOGUE.values() if item.v1 in printed and item.v1}
@@ -74,17 +83,9 @@ class TextSource:
         key_of = keys(cgroup)
         self._names = names
         self._stat_keys = [key_of[name] for name in names if name != CURRENT]
-        self._wants_current = CURRENT in names
-        self._stat_fd = -1
-        self._current_fd = -1
-        try:
-            if self._stat_keys:
-                self._stat_fd = open_file(cgroup, MEMORY_STAT)
-            if self._wants_current:
-                self._current_fd = open_file(cgroup, cgroup.current_file)
-        except BaseException:
-            self.close()
-            raise
+        self._current_at = names.index(CURRENT) if CURRENT in names else -1
+        self._stat = CgroupFile(cgroup, MEMORY_STAT) if self._stat_keys else None
+        self._current = CgroupFile(cgroup, cgroup.current_file) if CURRENT in names else None
         # The kernel's lines never change their order while it runs, so the values
         # can be picked by place; the keys are compared all the same.
         self._layout: Optional[list[str]] = None
@@ -93,22 +94,20 @@ class TextSource:
     def read(self) -> dict[str, int]:
         """Name → value, now."""
         values: list[int] = []
-        if self._stat_fd >= 0:
-            words = read_whole(self._stat_fd).decode("ascii", "replace").split()
+        if self._stat is not None:
+            words = read_whole(self._stat.fd).decode("ascii", "replace").split()
             printed = words[::2]
             if printed != self._layout:
                 parse(" ".join(words).encode())  # complains of what is no key and number
                 self._places = [2 * printed.index(key) + 1 for key in self._stat_keys]
                 self._layout = printed
             values = [int(words[place]) for place in self._places]
-        if self._wants_current:
-            values.insert(self._names.index(CURRENT), int(os.pread(self._current_fd, 32, 0)))
+        if self._current is not None:
+            values.insert(self._current_at, int(os.pread(self._current.fd, 32, 0)))
         return dict(zip(self._names, values))
 
     def close(self) -> None:
         """Closes the files. Twice is fine."""
-        for name in ("_stat_fd", "_current_fd"):
-            fd = getattr(self, name)
-            setattr(self, name, -1)
-            if fd >= 0:
-                os.close(fd)
+        for file in (self._stat, self._current):
+            if file is not None:
+                file.close()

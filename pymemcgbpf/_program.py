@@ -71,6 +71,8 @@ class Program:
 
     def __init__(self, name: str, constants: dict[str, bytes]) -> None:
         self._lib = _libbpf.load()
+        if missing_capabilities():  # spares the kernel, and us, all that follows
+            raise BpfPermissionError(_permission_message(errno.EPERM), errno=errno.EPERM)
         with _libbpf.messages() as log:
             self._object = _open(self._lib, log)
             self._finalizer = weakref.finalize(self, self._lib.bpf_object__close, self._object)

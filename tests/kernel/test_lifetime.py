@@ -44,10 +44,10 @@ def test_readers_come_and_go_without_leaving_anything(empty_cgroup: Path, backen
 
 
 def test_a_reader_that_nobody_closed_is_closed_when_it_is_forgotten(
-    empty_cgroup: Path, bpf_backend: str
+    empty_cgroup: Path, backend: str
 ) -> None:
     before = open_files()
-    reader = StatsReader(empty_cgroup, ITEMS, flush=False, backend=bpf_backend)
+    reader = StatsReader(empty_cgroup, [*ITEMS, "memory.current"], backend=backend)
     assert open_files() != before
     del reader
     pymemcgbpf.clear_cache()
