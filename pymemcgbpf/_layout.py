@@ -212,11 +212,11 @@ def rebuilt(types: KernelTypes, printed: Sequence[str]) -> list[Layout]:
     else:
         states = _orders(types, _STATE_ORDER, _STATE_DOUBTFUL, state_length)
     events = _orders(types, _EVENT_ORDER, _EVENT_DOUBTFUL, types.vmstats["events"].length)
-    shown = [key.upper() for key in printed]
+    shown = _events_in(types, printed)
     state_at, events_at = _starts(types)
     layouts = []
     for state, event in itertools.product(list(states), list(events)):
-        if shown and not _is_printed_order(event, shown):
+        if shown and [name for name in event if name not in _NEVER_PRINTED] != shown:
             continue
         slots = {name: state_at + at for at, name in enumerate(state)}
         slots.update((name, events_at + at) for at, name in enumerate(event))
@@ -240,12 +240,18 @@ def _orders(
             yield candidate
 
 
-def _is_printed_order(events: Sequence[str], shown: Sequence[str]) -> bool:
-    # One key is not its enumerator's name in small letters.
-    names = ["NUMA_PAGES_MIGRATED" if name == "NUMA_PAGE_MIGRATE" else name for name in events]
-    hidden = ("PGPGIN", "PGPGOUT")
-    expected = [name for name in names if name not in hidden]
-    return expected == [name for name in shown if name in set(expected)]
+_NEVER_PRINTED = ("PGPGIN", "PGPGOUT")  # on v2
+
+
+def _events_in(types: KernelTypes, printed: Sequence[str]) -> list[str]:
+    """The events among memory.stat's keys, in its order."""
+    events = []
+    for key in printed:
+        # One key is not its enumerator's name in small letters.
+        name = "NUMA_PAGE_MIGRATE" if key == "numa_pages_migrated" else key.upper()
+        if types.counters.get(name, ("", 0))[0] == _EVENT:
+            events.append(name)
+    return events
 
 
 _LIMITS = ("NR_VM_", "MEMCG_NR_")

@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from ctypes import POINTER, Structure, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from . import _fork
 from .errors import LibbpfNotFoundError, LibbpfTooOldError, MemcgError
@@ -155,8 +155,9 @@ BINDINGS = (
     Binding("bpf_object__find_program_by_name", _PROGRAM, [_OBJECT, c_char_p], NULL, "0.0.6"),
     # struct bpf_map *bpf_object__find_map_by_name(const struct bpf_object *obj, const char *name)
     Binding("bpf_object__find_map_by_name", _MAP, [_OBJECT, c_char_p], NULL, "0.0.1"),
-    # void *bpf_map__initial_value(const struct bpf_map *map, size_t *psize); after load the
-    # mapping that the program itself uses
+    # int bpf_map__fd(const struct bpf_map *map)
+    Binding("bpf_map__fd", c_int, [_MAP], NEGATIVE, "0.0.1"),
+    # void *bpf_map__initial_value(const struct bpf_map *map, size_t *psize)
     Binding("bpf_map__initial_value", c_void_p, [_MAP, POINTER(c_size_t)], NULL, "0.8"),
     # int bpf_program__set_autoload(struct bpf_program *prog, bool autoload)
     Binding("bpf_program__set_autoload", c_int, [_PROGRAM, ctypes.c_bool], NEGATIVE, "0.0.8"),
@@ -343,7 +344,7 @@ def messages() -> Iterator[list[str]]:
 
 
 def initial_value(lib: Libbpf, bpf_map: Any) -> tuple[int, int]:
-    """The address and size of a global-data map's contents."""
+    """The address and size of what a global-data map is filled with at load."""
     size = c_size_t()
     address: int = lib.bpf_map__initial_value(bpf_map, ctypes.byref(size))
     return address, size.value
@@ -369,7 +370,9 @@ def test_run(lib: Libbpf, program_fd: int) -> int:
     return int(options.retval)
 
 
-peek: Callable[[int, int], bytes] = ctypes.string_at  # (address, size) -> bytes
+def peek(address: int, size: int) -> bytes:
+    """The *size* bytes at *address*."""
+    return ctypes.string_at(address, size)
 
 
 def address_after(pointer: Any) -> int:

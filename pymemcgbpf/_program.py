@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import struct
 import weakref
 from collections.abc import Iterable
@@ -94,7 +95,7 @@ class Program:
             lib.bpf_program__set_autoload(program, other == name)
             if other == name:
                 wanted = program
-        address, variables = self._data(".rodata")
+        _, (address, _), variables = self._section(".rodata")
         for constant, data in constants.items():
             offset, size = variables[constant]
             if len(data) > size:
@@ -102,18 +103,21 @@ class Program:
             _libbpf.poke(address + offset, data)
         return wanted
 
-    def _data(self, section: str) -> tuple[int, dict[str, tuple[int, int]]]:
-        """Where a section's global variables are: its address, and name → (offset, size)."""
-        bpf_map = self._lib.bpf_object__find_map_by_name(self._object, section.encode())
-        address, _ = _libbpf.initial_value(self._lib, bpf_map)
+    def _section(self, name: str) -> tuple[Any, tuple[int, int], dict[str, tuple[int, int]]]:
+        """A section of global variables: its map, where libbpf has its initial value
+        (address, size), and variable's name → (offset, size)."""
+        bpf_map = self._lib.bpf_object__find_map_by_name(self._object, name.encode())
         types = _btf.Types(self._lib, self._lib.bpf_object__btf(self._object))
-        return address, types.variables(section)
+        return bpf_map, _libbpf.initial_value(self._lib, bpf_map), types.variables(name)
 
     def variable(self, name: str) -> bytes:
         """A global variable's bytes, as the program left them."""
-        address, variables = self._data(".bss")
+        bpf_map, address_and_size, variables = self._section(".bss")
         offset, size = variables[name]
-        return _libbpf.peek(address + offset, size)
+        # A mapping of our own: libbpf before 1.4 leaves its one as it was before load.
+        fd = self._lib.bpf_map__fd(bpf_map)
+        with mmap.mmap(fd, address_and_size[1], mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+            return memory[offset : offset + size]
 
     def run(self) -> int:
         """Runs a syscall program once; returns what it returned."""

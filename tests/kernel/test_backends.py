@@ -82,7 +82,11 @@ def test_the_rebuilt_order_of_counters_is_the_kernels_own() -> None:
         assert not IN_LAB, "Debian's kernels show their tables"
         assert _kallsyms.addresses("mem_cgroup_events_index") == (None,)
         return
-    agreeing = [layout for layout in layouts if layout.slots == tables.slots]
+    # Some enumerators are other names of the same counter (NR_LRU_BASE).
+    assert {slot for layout in layouts for slot in layout.slots.values()} == set(
+        tables.slots.values()
+    )
+    agreeing = [layout for layout in layouts if layout.slots.items() <= tables.slots.items()]
     assert len(agreeing) == 1, _differences(layouts, tables)
     if VERSION == 2:
         assert len(layouts) == 1
