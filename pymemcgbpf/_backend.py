@@ -259,13 +259,13 @@ class BpfSource:
         self._size = _wire.header_size(count) + _wire.row_size(count) + _wire.TRAILER.size
         self._values = struct.Struct(f"={count}Q").unpack_from
         self._values_at = _wire.header_size(count) + _wire.ROW.size
-        self._create_iterator = _libbpf.load().bpf_iter_create
         mode = _flush_mode(backend) if flush else _program.FLUSH_NONE
         program = _cached_program(backend, mode, terms, layout)
         try:
             self._link = program.attach(cgroup.fd, _program.SELF)
         except MemcgError as error:
             raise _attach_error(cgroup, error) from error
+        self._create, self._link_fd = _libbpf.iterator_creator(self._link.fd)
         self._flushing = None
         if flush and mode == _program.FLUSH_NONE:
             try:
@@ -278,7 +278,9 @@ class BpfSource:
         """Name → value, now."""
         if self._flushing is not None:
             os.pread(self._flushing.fd, 1, 0)
-        iterator: int = self._create_iterator(self._link.fd)
+        iterator = self._create(self._link_fd)
+        if iterator < 0:
+            raise _libbpf.failure(-iterator, "bpf_iter_create")
         try:
             data = os.read(iterator, self._size)
             # A whole stream is exactly this long; its trailer is the end of file.
@@ -304,6 +306,7 @@ class BpfSource:
 
     def close(self) -> None:
         """Detaches the link. Twice is fine."""
+        self._link_fd.value = -1  # the number may soon be another file's
         self._link.close()
         if self._flushing is not None:
             self._flushing.close()

@@ -10,7 +10,7 @@ CONFIG_KALLSYMS_ALL), the order is rebuilt from the order in the kernel's source
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
 from ._btf import KernelTypes
@@ -204,22 +204,19 @@ def rebuilt(types: KernelTypes, printed: Sequence[str]) -> list[Layout]:
         printed: memory.stat's keys, in its order, as far as they name items (v2). The
             kernel prints its events in the array's order, so v2 leaves little choice.
     """
-    state_length = types.vmstats["state"].length
     if state_is_direct(types):
-        direct = [(name, enum) for name, (enum, _) in types.counters.items() if enum != _EVENT]
-        direct.sort(key=lambda pair: types.counters[pair[0]][1])
-        states = iter([[name for name, _ in direct if not name.startswith(_LIMITS)]])
+        states = [{name: at for name, (enum, at) in types.counters.items() if enum != _EVENT}]
     else:
-        states = _orders(types, _STATE_ORDER, _STATE_DOUBTFUL, state_length)
+        states = _orders(types, _STATE_ORDER, _STATE_DOUBTFUL, types.vmstats["state"].length)
     events = _orders(types, _EVENT_ORDER, _EVENT_DOUBTFUL, types.vmstats["events"].length)
     shown = _events_in(types, printed)
     state_at, events_at = _starts(types)
     layouts = []
-    for state, event in itertools.product(list(states), list(events)):
+    for state, event in itertools.product(states, events):
         if shown and [name for name in event if name not in _NEVER_PRINTED] != shown:
             continue
-        slots = {name: state_at + at for at, name in enumerate(state)}
-        slots.update((name, events_at + at) for at, name in enumerate(event))
+        slots = {name: state_at + at for name, at in state.items()}
+        slots.update((name, events_at + at) for name, at in event.items())
         layouts.append(Layout(_without_limits(slots), _size(types), True))
     return layouts
 
@@ -229,15 +226,17 @@ def _orders(
     order: Sequence[tuple[str, str]],
     doubtful: Sequence[tuple[str, ...]],
     length: int,
-) -> Iterator[list[str]]:
-    """The choices of doubtful names that make up an array of *length*."""
+) -> list[dict[str, int]]:
+    """The choices of doubtful names that make up an array of *length*: name → place."""
+    fitting = []
     present = [name for name, enum in order if types.counters.get(name, ("", 0))[0] == enum]
     groups = [group for group in doubtful if set(group) & set(present)]
     for chosen in itertools.product((True, False), repeat=len(groups)):
         absent = {name for group, kept in zip(groups, chosen) if not kept for name in group}
         candidate = [name for name in present if name not in absent]
         if len(candidate) == length:
-            yield candidate
+            fitting.append({name: at for at, name in enumerate(candidate)})
+    return fitting
 
 
 _NEVER_PRINTED = ("PGPGIN", "PGPGOUT")  # on v2

@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from ctypes import POINTER, Structure, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from . import _fork
 from .errors import LibbpfNotFoundError, LibbpfTooOldError, MemcgError
@@ -222,17 +222,18 @@ def _bind(library: Any, binding: Binding, version: str) -> Any:
 
 def _check_negative(result: int, function: Any, arguments: tuple[Any, ...]) -> int:
     if result < 0:
-        raise _failure(-result, function.__name__)
+        raise failure(-result, function.__name__)
     return result
 
 
 def _check_null(result: Any, function: Any, arguments: tuple[Any, ...]) -> Any:
     if not result:
-        raise _failure(ctypes.get_errno(), function.__name__)
+        raise failure(ctypes.get_errno(), function.__name__)
     return result
 
 
-def _failure(errno: int, call: str) -> MemcgError:
+def failure(errno: int, call: str) -> MemcgError:
+    """The error of a call that returned -errno."""
     return MemcgError(f"{call}: {strerror(errno)}", errno=errno, call=call)
 
 
@@ -348,6 +349,24 @@ def initial_value(lib: Libbpf, bpf_map: Any) -> tuple[int, int]:
     size = c_size_t()
     address: int = lib.bpf_map__initial_value(bpf_map, ctypes.byref(size))
     return address, size.value
+
+
+_iterator_creator: Any = None
+
+
+def iterator_creator(link_fd: int) -> tuple[Callable[[c_int], int], c_int]:
+    """bpf_iter_create for the hot path, and its argument: returns a file descriptor or -errno.
+
+    A function object of its own: libbpf 1.x returns the errno, so there is no need to
+    swap errno around the call, nor for an errcheck. :func:`failure` makes the error.
+    """
+    global _iterator_creator
+    if _iterator_creator is None:
+        load()  # checks the symbol
+        function = ctypes.CDLL(SONAME)["bpf_iter_create"]
+        function.restype, function.argtypes = c_int, [c_int]
+        _iterator_creator = function
+    return _iterator_creator, c_int(link_fd)
 
 
 def attach_iter(lib: Libbpf, program: Any, cgroup_fd: int, order: int) -> Any:

@@ -163,9 +163,10 @@ def read_stats(
     Raises:
         What :class:`StatsReader` with ``backend="auto"`` raises.
     """
-    names = requested_names(items)
+    # As given where it can be a key; other iterables are made tuples first.
+    names = items if items is None or type(items) is tuple else requested_names(items)
     path = os.fsdecode(cgroup_path)
-    key = (path, names, bool(flush))
+    key = (path, names, flush)
     with _readers_lock:
         reader = _readers.get(key)
         if reader is not None:

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Who reads one cgroup: the package, and what people use instead.
+
+Each function makes the contestants of one column: for these items, or (None) for
+all. What they hold is let go of by the stack.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Callable, Optional
+
+import pymemcgbpf
+from pymemcgbpf import _backend, _libbpf, _program
+from tests.kernel.oracle import V1_KEYS
+from tests.kernel.surroundings import VERSION
+
+from .c_programs import CProgram
+from .errors import BenchError
+from .runner import Contestant, timed
+
+Items = Optional[tuple[str, ...]]
+
+C_ITERATOR = {False: "C: BPF iterator", True: "C: BPF iterator, flush"}
+READER = {False: "StatsReader, flush=False", True: "StatsReader, flush=True"}
+READ_STATS = "read_stats, flush=True"
+BARE = "ctypes: create + read + close, not decoded"
+
+_WHOLE = 16384  # bytes; no kernel's memory.stat has more
+
+
+def through_bpf(
+    column: str, items: Items, flush: bool, path: Path, program: Path, stack: ExitStack
+) -> Iterator[Contestant]:
+    """The package, and a C program that runs the very same BPF program."""
+    reader = stack.enter_context(pymemcgbpf.StatsReader(path, items, flush=flush))
+    source = _bpf_source(reader)
+    constants = program.parent / f"constants-{column}-{flush}"
+    constants.write_bytes(_constants(source))
+    c_program = stack.enter_context(
+        CProgram(program, _program.OBJECT_FILE, constants, path, *_flushing_file(source))
+    )
+
+    def contestant(
+        name: str, batch: Callable[[int], int], values: Optional[Callable[[], dict[str, int]]]
+    ) -> Contestant:
+        return Contestant(name, column, batch, values, C_ITERATOR[flush])
+
+    yield contestant(
+        C_ITERATOR[flush], c_program.batch, lambda: dict(zip(reader.items, c_program.values()))
+    )
+    if not flush:
+        yield contestant(BARE, timed(_bare(source)), None)
+    yield contestant(READER[flush], timed(reader.read), reader.read)
+    if flush:
+        stack.callback(pymemcgbpf.clear_cache)
+        text_path = str(path)
+
+        def read_stats() -> dict[str, int]:
+            return pymemcgbpf.read_stats(text_path, items)
+
+        yield contestant(READ_STATS, timed(read_stats), read_stats)
+
+
+def through_text(
+    column: str, items: Items, path: Path, program: Path, stack: ExitStack
+) -> Iterator[Contestant]:
+    """memory.stat. Reading it flushes; on cgroup v1 it has fewer items, and other keys."""
+    file = str(path / "memory.stat")
+    with open(file, encoding="ascii") as lines:
+        printed = [line.split()[0] for line in lines]
+    keys = [_key(name) for name in items] if items is not None else None
+    if not set(keys or ()) <= set(printed):
+        raise BenchError(f"{file} does not have all of {keys}")
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+
+    def contestant(
+        name: str, batch: Callable[[int], int], read: Optional[Callable[[], dict[str, int]]]
+    ) -> Contestant:
+        values = None if read is None else lambda: _by_name(read())
+        return Contestant(name, column, batch, values, C_ITERATOR[True])
+
+    def keep_open() -> dict[str, int]:
+        words = os.pread(fd, _WHOLE, 0).decode().split()
+        if keys is None:
+            return dict(zip(words[::2], map(int, words[1::2])))
+        values = dict(zip(words[::2], words[1::2]))
+        return {key: int(values[key]) for key in keys}
+
+    def open_anew() -> dict[str, int]:
+        values = {}
+        with open(file, encoding="ascii") as lines:
+            for line in lines:
+                key, value = line.split()
+                if keys is None or key in keys:
+                    values[key] = int(value)
+        return values
+
+    yield contestant("Python: memory.stat kept open", timed(keep_open), keep_open)
+    yield contestant("Python: memory.stat opened anew", timed(open_anew), open_anew)
+    raw = stack.enter_context(CProgram(program, file, "raw"))
+    yield contestant("C: memory.stat kept open, not decoded", raw.batch, None)
+    decoding = stack.enter_context(CProgram(program, file, "decode", *(keys or ())))
+    yield contestant(
+        "C: memory.stat kept open, strtoull",
+        decoding.batch,
+        lambda: dict(zip(keys or printed, decoding.values())),
+    )
+
+
+def _key(name: str) -> str:
+    """memory.stat's key of an item."""
+    return V1_KEYS[name] if VERSION == 1 else name
+
+
+def _by_name(values: dict[str, int]) -> dict[str, int]:
+    """What memory.stat says, by item's name."""
+    if VERSION == 2:
+        return values
+    return {name: values[key] for name, key in V1_KEYS.items() if key in values}
+
+
+# --- what the package does not tell ---------------------------------------------------
+
+
+def _bpf_source(reader: pymemcgbpf.StatsReader) -> _backend.BpfSource:
+    source = reader._source
+    if not isinstance(source, _backend.BpfSource):
+        raise BenchError(f"{reader.path} is not read through BPF here: {reader.why}")
+    return source
+
+
+def _constants(source: _backend.BpfSource) -> bytes:
+    """The constants of the reader's own program, as it runs with them."""
+    program = source._link._program
+    assert program is not None
+    bpf_map = _libbpf.load().bpf_object__find_map_by_name(program._object, b".rodata")
+    return _libbpf.peek(*_libbpf.initial_value(_libbpf.load(), bpf_map))
+
+
+def _flushing_file(source: _backend.BpfSource) -> Iterator[str]:
+    """The file that the source reads so as to flush, if it does."""
+    if source._flushing is not None:
+        yield os.readlink(f"/proc/self/fd/{source._flushing.fd}")
+
+
+def _bare(source: _backend.BpfSource) -> Callable[[], object]:
+    create, link, size = _libbpf.load().bpf_iter_create, source._link.fd, source._size
+
+    def read() -> None:
+        iterator = create(link)
+        os.read(iterator, size)
+        os.close(iterator)
+
+    return read
