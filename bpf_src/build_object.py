@@ -69,7 +69,9 @@ def compile_object(target: Path) -> None:
             if "bpf/" in run.stderr or "asm/" in run.stderr:
                 hint = f"\nlibbpf's headers and the kernel's user headers are needed {INSTALL}"
             raise ExecError(f"{' '.join(command)} failed:\n{run.stderr}{hint}")
-        subprocess.run([strip, "-g", str(scratch)], check=True)
+        run = subprocess.run([strip, "-g", str(scratch)], capture_output=True, text=True)
+        if run.returncode:
+            raise ExecError(f"{strip} failed:\n{run.stderr}")
         os.replace(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)

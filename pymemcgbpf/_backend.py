@@ -8,21 +8,26 @@ the text one in _memory_stat.py.
 from __future__ import annotations
 
 import errno
+import functools
 import mmap
 import os
 import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Optional, Union
+from typing import Callable, NamedTuple, Optional, TypeVar, Union
 
 from . import _btf, _cgroupfs, _fork, _kallsyms, _layout, _libbpf, _memory_stat, _program, _wire
 from ._cgroupfs import Cgroup
 from .errors import (
     BackendUnavailableError,
     BpfPermissionError,
+    CgroupNotFoundError,
     CgroupPermissionError,
+    CgroupRemovedError,
     ItemUnavailableError,
     MemcgError,
+    MemoryControllerError,
+    NotACgroupError,
     StreamError,
     UnknownItemError,
     errno_text,
@@ -61,40 +66,59 @@ def choose(cgroup: Cgroup, names: Optional[tuple[str, ...]], flush: bool, backen
     if backend != AUTO and backend not in BEST_FIRST:
         known = ", ".join(repr(name) for name in (AUTO, *BEST_FIRST))
         raise ValueError(f"backend must be one of {known}, not {backend!r}")
+    printed = _translated(cgroup, lambda: tuple(_memory_stat.keys(cgroup)))
+    _check_known(names, printed)
+    refusals: list[str] = []
+
+    def text() -> Choice:
+        source, offered = _text_source(cgroup, names, printed)
+        return Choice(source, offered, "text", "; ".join(dict.fromkeys(refusals)))
+
+    def bpf(name: str) -> Choice:
+        source, offered = _bpf_source(cgroup, names, printed, flush, name)
+        return Choice(source, offered, name, "; ".join(dict.fromkeys(refusals)))
+
+    if backend == AUTO:
+        for name in BEST_FIRST[:-1]:
+            try:
+                return _translated(cgroup, functools.partial(bpf, name))
+            except _NO_BACKEND_WOULD_HELP:
+                raise
+            except MemcgError as error:
+                refusals.append(f"{name}: {error}")
+    elif backend != "text":
+        return _translated(cgroup, functools.partial(bpf, backend))
     try:
-        return _choose(cgroup, names, flush, backend)
+        return _translated(cgroup, text)
+    except ItemUnavailableError as error:
+        if cgroup.version == 2 or not refusals:
+            raise
+        # v1's text shows but some items; BPF would have shown the others.
+        raise ItemUnavailableError(
+            "; ".join([str(error), *dict.fromkeys(refusals)]), items=error.items
+        ) from error
+
+
+_NO_BACKEND_WOULD_HELP = (
+    CgroupNotFoundError,
+    CgroupPermissionError,
+    CgroupRemovedError,
+    MemoryControllerError,
+    NotACgroupError,
+)
+
+_Made = TypeVar("_Made")
+
+
+def _translated(cgroup: Cgroup, make: Callable[[], _Made]) -> _Made:
+    """What *make* returns; its plain OSErrors as errors of ours."""
+    try:
+        return make()
     except OSError as error:
         clear = read_error(cgroup.path, cgroup.id, error)
         if clear is error:
             raise
         raise clear from error
-
-
-def _choose(cgroup: Cgroup, names: Optional[tuple[str, ...]], flush: bool, backend: str) -> Choice:
-    printed = tuple(_memory_stat.keys(cgroup))
-    _check_known(names, printed)
-    refusals: list[str] = []
-    source: Source
-    for candidate in BEST_FIRST if backend == AUTO else (backend,):
-        try:
-            if candidate == "text":
-                source, offered = _text_source(cgroup, names, printed)
-            else:
-                source, offered = _bpf_source(cgroup, names, printed, flush, candidate)
-        except (BackendUnavailableError, ItemUnavailableError) as error:
-            if backend != AUTO:
-                raise
-            if isinstance(error, ItemUnavailableError) and candidate == "text":
-                if cgroup.version == 2:
-                    raise
-                # v1's text shows but some items; BPF would have shown the others.
-                raise ItemUnavailableError(
-                    "; ".join([str(error), *dict.fromkeys(refusals)]), items=error.items
-                ) from error
-            refusals.append(f"{candidate}: {error}")
-        else:
-            return Choice(source, offered, candidate, "; ".join(dict.fromkeys(refusals)))
-    raise AssertionError("text neither served nor raised")
 
 
 def _check_known(names: Optional[tuple[str, ...]], printed: Sequence[str]) -> None:
@@ -239,6 +263,9 @@ def _unit(item: Item) -> int:
     return {PAGES: mmap.PAGESIZE, KIB: 1024}.get(item.scale, 1)
 
 
+_ONE_MORE = 8  # bytes asked for beyond what is expected, so that more is seen
+
+
 class BpfSource:
     """One cgroup, read through an iterator link that is made once.
 
@@ -282,8 +309,8 @@ class BpfSource:
         if iterator < 0:
             raise _libbpf.failure(-iterator, "bpf_iter_create")
         try:
-            data = os.read(iterator, self._size)
-            # A whole stream is exactly this long; its trailer is the end of file.
+            # A whole stream is exactly as long as expected; its trailer is the end of file.
+            data = os.read(iterator, self._size + _ONE_MORE)
             if len(data) != self._size:
                 data += self._rest(iterator)
         finally:
@@ -294,7 +321,7 @@ class BpfSource:
 
     def _rest(self, iterator: int) -> bytes:
         parts = []
-        while part := os.read(iterator, self._size):
+        while part := os.read(iterator, 1 << 16):
             parts.append(part)
         return b"".join(parts)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple, Union
+from typing import NamedTuple, Optional, Union
 
 from .errors import (
     CgroupNotFoundError,
@@ -198,9 +198,10 @@ def hierarchy_root(path: str) -> str:
         at = parent
 
 
-def _read(path: str) -> Union[str, None]:
+def _read(path: str) -> Optional[str]:
     try:
-        with open(path, encoding="utf-8") as file:
+        # Names may hold any bytes but a line feed.
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             return file.read().strip()
     except OSError:
         return None
@@ -213,28 +214,42 @@ def own_cgroup() -> str:
         CgroupNotFoundError: no mounted hierarchy shows it.
     """
     memberships = {}
-    for line in (_read("/proc/self/cgroup") or "").splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
+    for line in (_read("/proc/self/cgroup") or "").split("\n"):
+        _, _, rest = line.partition(":")
+        controllers, colon, path = rest.partition(":")
+        for controller in controllers.split(",") if colon else ():
             memberships[controller] = path
     wanted = "memory" if "memory" in memberships else ""  # "" is the v2 hierarchy
     if wanted not in memberships:
         raise CgroupNotFoundError("this process is in no memory cgroup: /proc/self/cgroup")
     path = memberships[wanted]
-    for line in (_read("/proc/self/mountinfo") or "").splitlines():
+    for line in (_read("/proc/self/mountinfo") or "").split("\n"):
         before, _, after = line.partition(" - ")
-        kind, _, options = after.split(" ", 2)
-        if wanted and not (kind == "cgroup" and wanted in options.split(",")):
+        kind, _, options = after.partition(" ")
+        if wanted and not (kind == "cgroup" and wanted in options.split(" ")[-1].split(",")):
             continue
         if not wanted and kind != "cgroup2":
             continue
-        root, mount = (_unescape(field) for field in before.split()[3:5])
-        relative = os.path.relpath(path, root)
-        if not relative.startswith(".."):
-            return os.path.normpath(os.path.join(mount, relative))
+        root, mount = (_unescape(field) for field in before.split(" ")[3:5])
+        below = _below(root, path)
+        if below is not None:
+            return os.path.normpath(os.path.join(mount, below))
     raise CgroupNotFoundError(
         f"the cgroup of this process ({path}) is not under any mounted cgroup file system"
     )
+
+
+def _below(root: str, path: str) -> Optional[str]:
+    """*path* relative to *root*; None where it is not below.
+
+    Seen from inside a cgroup namespace, what lies outside of it begins with "/..".
+    """
+    if any(f"{end}/".startswith("/../") for end in (root, path)):
+        return None
+    prefix = root.rstrip("/") + "/"
+    if not (path + "/").startswith(prefix):
+        return None
+    return path[len(prefix) :]
 
 
 def _unescape(field: str) -> str:

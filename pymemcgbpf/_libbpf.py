@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from ctypes import POINTER, Structure, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
@@ -349,6 +350,17 @@ def initial_value(lib: Libbpf, bpf_map: Any) -> tuple[int, int]:
     size = c_size_t()
     address: int = lib.bpf_map__initial_value(bpf_map, ctypes.byref(size))
     return address, size.value
+
+
+def _restore_print_in_child() -> None:
+    """A thread that was inside :func:`messages` at a fork is not in the child."""
+    global _print_users
+    if _print_users and _loaded is not None:
+        _loaded.libbpf_set_print(_print_before)
+    _print_users = 0
+
+
+os.register_at_fork(after_in_child=_restore_print_in_child)
 
 
 _iterator_creator: Any = None

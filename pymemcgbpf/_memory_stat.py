@@ -92,19 +92,26 @@ class TextSource:
         self._places: list[int] = []
 
     def read(self) -> dict[str, int]:
-        """Name → value, now."""
-        values: list[int] = []
-        if self._stat is not None:
-            words = read_whole(self._stat.fd).decode("ascii", "replace").split()
-            printed = words[::2]
-            if printed != self._layout:
-                parse(" ".join(words).encode())  # complains of what is no key and number
-                self._places = [2 * printed.index(key) + 1 for key in self._stat_keys]
-                self._layout = printed
-            values = [int(words[place]) for place in self._places]
-        if self._current is not None:
-            values.insert(self._current_at, int(os.pread(self._current.fd, 32, 0)))
+        """Name → value, now.
+
+        Raises:
+            StreamError: the files do not hold what they did.
+        """
+        try:
+            values = self._stat_values(self._stat.fd) if self._stat is not None else []
+            if self._current is not None:
+                values.insert(self._current_at, int(os.pread(self._current.fd, 32, 0)))
+        except (ValueError, IndexError) as error:
+            raise StreamError(f"{MEMORY_STAT} is not as expected: {error}") from error
         return dict(zip(self._names, values))
+
+    def _stat_values(self, fd: int) -> list[int]:
+        words = read_whole(fd).decode("ascii", "replace").split()
+        printed = words[::2]
+        if printed != self._layout:
+            self._places = [2 * printed.index(key) + 1 for key in self._stat_keys]
+            self._layout = printed
+        return [int(words[place]) for place in self._places]
 
     def close(self) -> None:
         """Closes the files. Twice is fine."""

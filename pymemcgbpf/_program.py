@@ -97,6 +97,8 @@ class Program:
                 wanted = program
         _, (address, _), variables = self._section(".rodata")
         for constant, data in constants.items():
+            if constant not in variables:
+                raise MemcgError(f"it has no {constant}")
             offset, size = variables[constant]
             if len(data) > size:
                 raise ValueError(f"{constant} holds {size} bytes, not {len(data)}")
@@ -216,13 +218,11 @@ _CAP_SYS_ADMIN = 21
 
 def missing_capabilities() -> list[str]:
     """Those needed to load the program that this process does not have in effect."""
-    with open("/proc/self/status", encoding="utf-8") as status:
-        for line in status:
-            if line.startswith("CapEff:"):
-                effective = int(line.split()[1], 16)
-                break
-        else:
-            return []
+    try:
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
+            effective = next(int(line.split()[1], 16) for line in status if line[:7] == "CapEff:")
+    except (OSError, StopIteration):
+        return []  # could not tell; the kernel will
     if effective >> _CAP_SYS_ADMIN & 1:
         return []
     return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]

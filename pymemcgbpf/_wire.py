@@ -108,11 +108,11 @@ def decode(data: bytes) -> Stream:
     if magic == END_MAGIC and trailer == 0 and count == 0:
         return Stream(Header(0, 0, 0, ()), [], end_ns)  # no cgroup was left to write
     header = decode_header(data)
-    whole, rest = divmod(max(trailer - header.size, 0), header.row_size)
-    if magic != END_MAGIC or rest or whole != count:
+    whole, rest = divmod(trailer - header.size, header.row_size)
+    if magic != END_MAGIC or trailer < header.size or rest or whole != count:
         raise StreamError(
-            f"the stream of {len(data)} bytes is cut short or damaged: no trailer for its "
-            f"{(len(data) - header.size) // header.row_size} rows"
+            f"the stream of {len(data)} bytes is cut short or damaged: no trailer for the "
+            f"{max(len(data) - header.size, 0) // header.row_size} rows it has"
         )
     values = struct.Struct(f"={len(header.items)}Q")
     rows = []

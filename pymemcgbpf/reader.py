@@ -172,12 +172,11 @@ def read_stats(
         if reader is not None:
             _readers.move_to_end(key)
     if reader is not None:
-        try:
-            # The path may lead to another cgroup by now.
-            if os.stat(path).st_ino == reader.cgroup_id:
+        if _leads_to(path, reader.cgroup_id):
+            try:
                 return reader.read()
-        except (FileNotFoundError, CgroupRemovedError, ClosedError):
-            pass  # removed, or put out of the cache by another thread: look anew
+            except (CgroupRemovedError, ClosedError):
+                pass  # ClosedError: put out of the cache by another thread
         _forget(key, reader)
     reader = StatsReader(path, names, flush=flush)
     try:
@@ -187,6 +186,13 @@ def read_stats(
         raise
     _keep(key, reader)
     return values
+
+
+def _leads_to(path: str, cgroup_id: int) -> bool:
+    try:
+        return os.stat(path).st_ino == cgroup_id
+    except OSError:
+        return False  # a new reader will say why
 
 
 def _forget(key: object, reader: StatsReader) -> None:

@@ -23,7 +23,7 @@ _OK, _FAILED, _USAGE = 0, 1, 2
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Runs the command; returns its exit status: 0, 1 (could not read) or 2 (usage)."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     path, items = _path_and_items(options.words)
     try:
         with StatsReader(
@@ -43,9 +43,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         print(text)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has gone (head); Python would complain at exit.
+    except OSError as error:
+        # What is buffered cannot be written either; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # whoever read our output has gone (head)
+            print(f"{_PROGRAM}: cannot write: {error.strerror}", file=sys.stderr)
         return _FAILED
     return _OK
 
@@ -60,7 +62,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"python3 -m {_PROGRAM}",
-        usage="%(prog)s [options] [PATH] [ITEM …]",
+        usage="%(prog)s [options] [PATH] [ITEM ...]",
         description="Print a cgroup's memory statistics, read as numbers through BPF.",
         epilog="A first word that is a path or no item's name is PATH. Exit status: 0; 1 where "
         "the cgroup could not be read; 2 for wrong usage or an item that is not to be had.",

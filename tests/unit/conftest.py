@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Fixtures of the unit tests, which need no root and no kernel feature."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable, Optional
+
+import pytest
+from hypothesis import settings
+from hypothesis.configuration import set_hypothesis_home_dir
+
+import pymemcgbpf
+from pymemcgbpf._cgroupfs import Cgroup, open_cgroup
+
+from .directories import make_v2
+
+# Nothing is written beside the tests, and no run is lucky.
+set_hypothesis_home_dir(Path(tempfile.gettempdir(), "hypothesis"))
+settings.register_profile("unit", database=None, derandomize=True, deadline=None)
+settings.load_profile("unit")
+
+RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def open_files() -> dict[str, str]:
+    """Open file descriptors and what they are."""
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue  # the directory's own
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaked() -> Iterator[None]:
+    """Every test leaves as many open files as it found."""
+    before = open_files()
+    yield
+    pymemcgbpf.clear_cache()
+    after = open_files()
+    if after != before:
+        gc.collect()  # a caught exception holds the frames that it passed
+        after = open_files()
+    assert after == before, f"left open: {sorted(set(after.items()) - set(before.items()))}"
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[Path], Cgroup]]:
+    """Opens cgroup directories, and closes them when the test is over."""
+    fds = []
+
+    def open_and_keep(path: Path) -> Cgroup:
+        cgroup = open_cgroup(path)
+        fds.append(cgroup.fd)
+        return cgroup
+
+    yield open_and_keep
+    for fd in fds:
+        os.close(fd)
+
+
+@pytest.fixture
+def v2(tmp_path: Path) -> Path:
+    """A fake cgroup v2 directory."""
+    return make_v2(tmp_path / "v2")
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> RunPython:
+    """Runs a fresh interpreter that finds the package under test."""
+
+    def run(
+        *arguments: str, stdin: Optional[str] = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        package = Path(pymemcgbpf.__file__).resolve().parent
+        return subprocess.run(
+            [sys.executable, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(package.parent), **environment},
+            timeout=60,
+        )
+
+    return run

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""A libbpf that does as the test says, at the seam of pymemcgbpf._libbpf.load()."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+import pytest
+
+from pymemcgbpf import MemcgError, _btf, _libbpf
+
+from .printing import say
+
+# The constants that _backend.py sets, and what the programs leave behind.
+RODATA = {
+    "backend": 4,
+    "flush": 4,
+    "memory_cgrp_id": 4,
+    "page_size": 4,
+    "vmstats_size": 4,
+    "nr_terms": 4,
+    "terms": 6144,
+    "header": 528,
+    "stats_index_address": 8,
+    "events_index_address": 8,
+    "stats_index_size": 4,
+    "events_index_size": 4,
+}
+BSS = {"stats_index": 1024, "events_index": 1024}
+
+
+class FakeLibbpf:
+    """Every function succeeds, but for those that the test lets fail.
+
+    Attributes:
+        fails: function's name → the errno that it fails with.
+        says: what libbpf prints before bpf_object__load or an attach returns.
+        calls: the functions called, in order.
+    """
+
+    def __init__(self, memory: IO[bytes]) -> None:
+        self.memory = memory  # what a map's descriptor leads to
+        self.fails: dict[str, int] = {}
+        self.says = ""
+        self.calls: list[str] = []
+        self.autoload: dict[str, bool] = {}
+        self.rodata = ctypes.create_string_buffer(sum(RODATA.values()))
+        self.bss = ctypes.create_string_buffer(sum(BSS.values()))
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith(("bpf_", "btf_", "libbpf_")):
+            raise AttributeError(name)
+        return functools.partial(self._call, name)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        self.calls.append(name)
+        if self.says and name in ("bpf_object__load", "bpf_program__attach_iter"):
+            say(0, self.says.encode())
+        if name in self.fails:
+            raise MemcgError(f"{name}: failed", errno=self.fails[name], call=name)
+        if name == "bpf_object__find_program_by_name":
+            return arguments[1].decode()
+        if name == "bpf_object__find_map_by_name":
+            return self.bss if arguments[1] == b".bss" else self.rodata
+        if name == "bpf_map__initial_value":
+            arguments[1]._obj.value = len(arguments[0])
+            return ctypes.addressof(arguments[0])
+        if name == "bpf_map__fd":
+            os.pwrite(self.memory.fileno(), arguments[0].raw, 0)
+            return self.memory.fileno()
+        if name == "bpf_program__set_autoload":
+            self.autoload[arguments[0]] = arguments[1]
+        return None if name == "libbpf_set_print" else 7
+
+    def constant(self, name: str) -> bytes:
+        """A constant's bytes, as they were set before load."""
+        offset, size = _places(RODATA)[name]
+        return self.rodata.raw[offset : offset + size]
+
+    def opened(self) -> int:
+        """Objects opened and not closed."""
+        opened = self.calls.count("bpf_object__open_mem") - ("bpf_object__open_mem" in self.fails)
+        return opened - self.calls.count("bpf_object__close")
+
+
+def _places(sizes: dict[str, int]) -> dict[str, tuple[int, int]]:
+    places, offset = {}, 0
+    for name, size in sizes.items():
+        places[name] = (offset, size)
+        offset += size
+    return places
+
+
+class _FakeTypes:
+    def __init__(self, lib: Any, btf: Any) -> None:
+        pass
+
+    def variables(self, section: str) -> dict[str, tuple[int, int]]:
+        return _places({".rodata": RODATA, ".bss": BSS}[section])
+
+
+@contextlib.contextmanager
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibbpf]:
+    """Puts a fake in the library's place."""
+    monkeypatch.setattr(_btf, "Types", _FakeTypes)
+    with tempfile.TemporaryFile() as memory:
+        lib = FakeLibbpf(memory)
+        monkeypatch.setattr(_libbpf, "load", lambda: lib)
+        yield lib

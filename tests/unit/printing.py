@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Prints as libbpf does, through its print function."""
+
+from __future__ import annotations
+
+import ctypes
+
+from pymemcgbpf import _libbpf
+
+# A va_list of no arguments; no architecture's is larger.
+_NO_ARGUMENTS = ctypes.create_string_buffer(64)
+
+
+def say(level: int, text: bytes) -> None:
+    """One message at libbpf's level 0 (warning), 1 (information) or 2 (debug)."""
+    address = ctypes.addressof(_NO_ARGUMENTS)
+    _libbpf._print_callback(level, text.replace(b"%", b"%%"), address)

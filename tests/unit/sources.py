@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Sources that a reader can be made on, instead of a kernel's."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from typing import Any, Optional
+
+from pymemcgbpf import CgroupPermissionError, CgroupRemovedError, MemcgError
+from pymemcgbpf._backend import Choice
+from pymemcgbpf._cgroupfs import Cgroup
+
+# What an error number of the cgroup's files means to a caller.
+READ_ERRORS: list[tuple[int, type[MemcgError]]] = [
+    (errno.ENODEV, CgroupRemovedError),
+    (errno.ENOENT, CgroupRemovedError),
+    (errno.EACCES, CgroupPermissionError),
+    (errno.EPERM, CgroupPermissionError),
+    (errno.EMFILE, MemcgError),
+    (errno.EIO, MemcgError),
+]
+
+
+class FakeSource:
+    """Counts what is done to it, and fails or waits as the test says."""
+
+    def __init__(self) -> None:
+        self.reads = self.closes = 0
+        self.at_once = self.most_at_once = 0
+        self.read_after_close = False
+        self.error: Optional[BaseException] = None
+        self.hold: Optional[threading.Event] = None
+        self.entered = threading.Event()
+
+    def read(self) -> dict[str, int]:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.read_after_close |= self.closes > 0
+        try:
+            self.reads += 1
+            self.entered.set()
+            if self.hold is not None:
+                self.hold.wait(30)
+            if self.error is not None:
+                raise self.error
+            return {"anon": 1}
+        finally:
+            self.at_once -= 1
+
+    def close(self) -> None:
+        self.closes += 1
+
+
+class Sources:
+    """Stands in for pymemcgbpf._backend.choose().
+
+    Attributes:
+        made: the sources, in order.
+        asked: path, names, flush and backend of each.
+        error: raised instead of making one.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[FakeSource] = []
+        self.asked: list[tuple[str, Optional[tuple[str, ...]], bool, str]] = []
+        self.error: Optional[BaseException] = None
+        self._lock = threading.Lock()
+
+    def choose(
+        self, cgroup: Cgroup, names: Optional[tuple[str, ...]], flush: bool, backend: str
+    ) -> Choice:
+        if self.error is not None:
+            raise self.error
+        source: Any = FakeSource()
+        with self._lock:
+            self.asked.append((cgroup.path, names, flush, backend))
+            self.made.append(source)
+        return Choice(source, names or ("anon",), "fake", "because")
+
+    def open(self) -> int:
+        """Sources made and not closed."""
+        return sum(1 for source in self.made if not source.closes)

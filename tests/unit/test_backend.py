@@ -1,0 +1,476 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The choice of where a reader's numbers come from."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+
+from pymemcgbpf import (
+    BackendUnavailableError,
+    BpfPermissionError,
+    BtfNotFoundError,
+    CgroupRemovedError,
+    ItemUnavailableError,
+    LibbpfNotFoundError,
+    LibbpfTooOldError,
+    MemcgError,
+    UnknownItemError,
+    VerifierError,
+    _backend,
+    _btf,
+    _cgroupfs,
+    _layout,
+    _memory_stat,
+    _wire,
+)
+from pymemcgbpf._backend import choose
+from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf.items import CATALOGUE, CURRENT
+
+from .directories import make_v1, make_v2
+from .kernels import LINUX_6_18, LINUX_7_3
+from .sources import READ_ERRORS
+
+Opened = Callable[[Path], Cgroup]
+BPF = ("kfunc", "rfc", "core")
+PROBED = frozenset({"bpf_get_mem_cgroup", "memcg_node_stat_fetch", "bpf_mem_cgroup_flush_stats"})
+
+
+class World:
+    """What the kernel has, and the BPF sources made on it."""
+
+    def __init__(self) -> None:
+        self.types = LINUX_6_18.types()._replace(functions=PROBED)
+        self.refuses: dict[str, Exception] = {}  # making the source
+        self.fails: dict[str, Exception] = {}  # its first read
+        self.absent: set[str] = set()
+        self.made: list[str] = []
+        self.open = 0
+        self.layout_error: Optional[Exception] = None
+
+    def btf(self) -> _btf.KernelTypes:
+        return self.types
+
+    def layout(self, types: _btf.KernelTypes, cgroup: Cgroup) -> _layout.Layout:
+        if self.layout_error is not None:
+            raise self.layout_error
+        return _layout.Layout(LINUX_6_18.slots(), 8 * 71, False)
+
+    def source(
+        self, cgroup: Cgroup, backend: str, terms: dict[str, Any], flush: bool, layout: Any
+    ) -> Any:
+        return Source(self, backend, terms)
+
+
+class Source:
+    def __init__(self, world: World, backend: str, terms: Iterable[str]) -> None:
+        self.world, self.backend, self.names = world, backend, tuple(terms)
+        world.made.append(backend)
+        if backend in world.refuses:
+            raise world.refuses[backend]
+        world.open += 1
+
+    def read(self) -> dict[str, int]:
+        if self.backend in self.world.fails:
+            raise self.world.fails[self.backend]
+        return {name: _wire.ABSENT if name in self.world.absent else 1 for name in self.names}
+
+    def close(self) -> None:
+        self.world.open -= 1
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World()
+    monkeypatch.setattr(_btf, "kernel", made.btf)
+    monkeypatch.setattr(_backend, "_kernel_layout", made.layout)
+    monkeypatch.setattr(_backend, "BpfSource", made.source)
+    return made
+
+
+def no_bpf(world: World, error: Exception) -> None:
+    world.refuses = dict.fromkeys(BPF, error)
+
+
+# --- bad values -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["", "bpf", "AUTO", "kfunc ", None, 0, True])
+def test_no_such_backend(backend: Any, world: World, v2: Path, opened: Opened) -> None:
+    with pytest.raises(ValueError, match="backend must be one of 'auto', 'kfunc'") as caught:
+        choose(opened(v2), None, True, backend)
+    assert repr(backend) in str(caught.value)
+    assert not isinstance(caught.value, MemcgError)
+    assert world.made == []
+
+
+@pytest.mark.parametrize("backend", ["auto", *BPF, "text"])
+def test_an_unknown_name_lists_the_close_ones(
+    backend: str, world: World, v2: Path, opened: Opened
+) -> None:
+    with pytest.raises(UnknownItemError, match="'pgfalt'; did you mean 'pgfault'") as caught:
+        choose(opened(v2), ("anon", "pgfalt"), True, backend)
+    assert caught.value.item == "pgfalt"
+    assert caught.value.suggestions[0] == "pgfault"
+    assert world.made == []
+
+
+def test_an_unknown_name_with_nothing_close(world: World, v2: Path, opened: Opened) -> None:
+    with pytest.raises(UnknownItemError) as caught:
+        choose(opened(v2), ("xyzzy",), True, "auto")
+    assert str(caught.value) == "no item is called 'xyzzy'"
+    assert caught.value.suggestions == ()
+
+
+@pytest.mark.parametrize("backend", ["auto", *BPF, "text"])
+def test_an_item_that_this_kernel_lacks_is_named(
+    backend: str, world: World, v2: Path, opened: Opened
+) -> None:
+    with pytest.raises(ItemUnavailableError, match="'zswap_incomp', 'hugetlb'") as caught:
+        choose(opened(v2), ("anon", "zswap_incomp", "hugetlb"), True, backend)
+    assert caught.value.items == ("zswap_incomp", "hugetlb")
+    assert world.open == 0
+
+
+@pytest.mark.parametrize("backend", BPF)
+def test_an_item_that_the_kernel_answers_absent_for(
+    backend: str, world: World, v2: Path, opened: Opened
+) -> None:
+    world.absent = {"file"}
+    with pytest.raises(ItemUnavailableError, match="'file'") as caught:
+        choose(opened(v2), ("anon", "file"), True, backend)
+    assert caught.value.items == ("file",)
+    assert world.open == 0
+
+
+def test_the_root_has_no_current(world: World, tmp_path: Path, opened: Opened) -> None:
+    cgroup = opened(make_v2(tmp_path / "root", kind=None))
+    for backend in ("auto", "core", "text"):
+        with pytest.raises(ItemUnavailableError, match="the root cgroup") as caught:
+            choose(cgroup, (CURRENT,), True, backend)
+        assert caught.value.items == (CURRENT,)
+
+
+# --- auto -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refused", range(4))
+def test_auto_takes_the_best_that_works(
+    refused: int, world: World, v2: Path, opened: Opened
+) -> None:
+    order = ("kfunc", "rfc", "core", "text")
+    world.refuses = {name: VerifierError(f"no {name} here") for name in order[:refused]}
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert choice.backend == order[refused]
+    assert choice.why == "; ".join(f"{name}: no {name} here" for name in order[:refused])
+    assert world.made == list(order[: refused + 1])[:3]
+    choice.source.close()
+    assert world.open == 0
+
+
+def test_auto_asks_btf_before_it_loads(world: World, v2: Path, opened: Opened) -> None:
+    world.types = LINUX_6_18.types()
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert (choice.backend, world.made) == ("core", ["core"])
+    assert "kfunc: this kernel has no bpf_get_mem_cgroup (Linux 7.0 and later)" in choice.why
+    assert "rfc: this kernel has no memcg_node_stat_fetch" in choice.why
+    choice.source.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LibbpfNotFoundError("no libbpf"),
+        LibbpfTooOldError("an old libbpf"),
+        BtfNotFoundError("no BTF"),
+    ],
+)
+def test_what_all_of_bpf_needs(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, v2: Path, opened: Opened
+) -> None:
+    def refuse() -> _btf.KernelTypes:
+        raise error
+
+    monkeypatch.setattr(_btf, "kernel", refuse)
+    choice = choose(opened(v2), None, True, "auto")
+    assert choice.backend == "text"
+    assert str(error) in choice.why
+    assert choice.source.read() == {"anon": 4096, "file": 8192, "pgfault": 3, CURRENT: 12288}
+    choice.source.close()
+    for backend in BPF:
+        with pytest.raises(type(error)):
+            choose(opened(v2), None, True, backend)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BpfPermissionError("no CAP_BPF", errno=errno.EPERM),
+        VerifierError("refused"),
+        BackendUnavailableError("no"),
+        # A kernel whose iterators know no cgroups, a full table of descriptors, and the like.
+        MemcgError("attach", errno=errno.EINVAL, call="bpf_program__attach_iter"),
+        MemcgError("attach", errno=errno.ENOMEM, call="bpf_program__attach_iter"),
+    ],
+)
+def test_auto_falls_back_where_bpf_refuses(
+    error: MemcgError, world: World, v2: Path, opened: Opened
+) -> None:
+    no_bpf(world, error)
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert choice.backend == "text" and str(error) in choice.why
+    choice.source.close()
+    for backend in BPF:
+        with pytest.raises(type(error)):
+            choose(opened(v2), ("anon",), True, backend)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOMEM])
+def test_auto_falls_back_where_the_first_read_fails(
+    number: int, world: World, v2: Path, opened: Opened
+) -> None:
+    world.fails = dict.fromkeys(BPF, MemcgError("x", errno=number, call="bpf_iter_create"))
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert choice.backend == "text" and choice.why
+    assert world.open == 0
+    choice.source.close()
+
+
+def test_auto_does_not_hide_that_the_cgroup_is_gone(world: World, v2: Path, opened: Opened) -> None:
+    no_bpf(world, CgroupRemovedError("gone"))
+    with pytest.raises(CgroupRemovedError):
+        choose(opened(v2), ("anon",), True, "auto")
+    assert world.made == ["kfunc"]
+
+
+def test_auto_goes_on_where_a_backend_lacks_an_item(world: World, v2: Path, opened: Opened) -> None:
+    world.absent = {"file"}
+    choice = choose(opened(v2), ("anon", "file"), True, "auto")
+    assert choice.backend == "text" and "'file'" in choice.why
+    assert world.open == 0
+    choice.source.close()
+
+
+@pytest.mark.parametrize("backend", ["auto", "core"])
+def test_no_layout(backend: str, world: World, v2: Path, opened: Opened) -> None:
+    world.types = LINUX_6_18.types()
+    world.layout_error = BackendUnavailableError("counters not found")
+    if backend == "core":
+        with pytest.raises(BackendUnavailableError, match="counters not found"):
+            choose(opened(v2), ("anon",), True, backend)
+    else:
+        choice = choose(opened(v2), ("anon",), True, backend)
+        assert choice.backend == "text" and "core: counters not found" in choice.why
+        choice.source.close()
+
+
+# --- explicit -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BPF)
+def test_an_explicit_backend_raises(backend: str, world: World, v2: Path, opened: Opened) -> None:
+    no_bpf(world, VerifierError("refused"))
+    with pytest.raises(VerifierError, match="refused"):
+        choose(opened(v2), ("anon",), True, backend)
+    assert world.made == [backend]
+
+
+@pytest.mark.parametrize("backend", [*BPF, "text"])
+def test_an_explicit_backend_needs_no_why(
+    backend: str, world: World, v2: Path, opened: Opened
+) -> None:
+    choice = choose(opened(v2), ("pgfault", "anon"), True, backend)
+    assert (choice.backend, choice.names, choice.why) == (backend, ("pgfault", "anon"), "")
+    choice.source.close()
+
+
+@pytest.mark.parametrize(("backend", "function"), [("kfunc", "bpf_get"), ("rfc", "memcg_node")])
+def test_an_explicit_backend_that_btf_denies(
+    backend: str, function: str, world: World, v2: Path, opened: Opened
+) -> None:
+    world.types = LINUX_6_18.types()
+    with pytest.raises(BackendUnavailableError, match=f"no {function}"):
+        choose(opened(v2), ("anon",), True, backend)
+    assert world.made == []
+
+
+@pytest.mark.parametrize("backend", BPF)
+def test_a_kernel_without_the_memory_controller(
+    backend: str, world: World, v2: Path, opened: Opened
+) -> None:
+    world.types = world.types._replace(memory_cgrp_id=None)
+    with pytest.raises(BackendUnavailableError, match="without the memory controller"):
+        choose(opened(v2), ("anon",), True, backend)
+
+
+def test_text_needs_nothing_of_bpf(
+    monkeypatch: pytest.MonkeyPatch, v2: Path, opened: Opened
+) -> None:
+    def never() -> Any:
+        raise AssertionError("the text backend asked for BTF")
+
+    monkeypatch.setattr(_btf, "kernel", never)
+    choice = choose(opened(v2), ("anon",), True, "text")
+    assert choice.source.read() == {"anon": 4096}
+    choice.source.close()
+
+
+# --- all items ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", [*BPF, "text"])
+def test_all_items_are_memory_stat_s_in_its_order_and_current(
+    backend: str, world: World, tmp_path: Path, opened: Opened
+) -> None:
+    printed = LINUX_6_18.printed.split()
+    stat = "".join(f"{name} 1\n" for name in printed)
+    choice = choose(opened(make_v2(tmp_path / "all", stat=stat)), None, True, backend)
+    assert choice.names == (*printed, CURRENT)
+    choice.source.close()
+
+
+@pytest.mark.parametrize("backend", BPF)
+def test_what_the_kernel_does_not_keep_is_left_out(
+    backend: str, world: World, v2: Path, opened: Opened
+) -> None:
+    world.absent = {"file", CURRENT}
+    choice = choose(opened(v2), None, True, backend)
+    assert choice.names == ("anon", "pgfault")
+    choice.source.close()
+    assert world.open == 0
+
+
+@pytest.mark.parametrize("backend", BPF)
+def test_v1_offers_all_that_is_kept_on_bpf(
+    backend: str, world: World, tmp_path: Path, opened: Opened
+) -> None:
+    choice = choose(opened(make_v1(tmp_path / "v1")), None, True, backend)
+    kept = set(LINUX_6_18.printed.split()) - {"hugetlb"}
+    assert set(choice.names) == kept | {CURRENT}
+    assert list(choice.names) == [name for name in CATALOGUE if name in choice.names]
+    choice.source.close()
+
+
+def test_v1_offers_its_own_lines_as_text(world: World, tmp_path: Path, opened: Opened) -> None:
+    choice = choose(opened(make_v1(tmp_path / "v1")), None, True, "text")
+    assert choice.source.read() == {"anon": 4096, "file": 8192, "pgfault": 3, CURRENT: 12288}
+    choice.source.close()
+
+
+def test_v1_says_why_bpf_could_not_give_what_its_text_lacks(
+    world: World, tmp_path: Path, opened: Opened
+) -> None:
+    no_bpf(world, BpfPermissionError("no CAP_BPF"))
+    with pytest.raises(ItemUnavailableError, match="no CAP_BPF") as caught:
+        choose(opened(make_v1(tmp_path / "v1")), ("slab",), True, "auto")
+    assert caught.value.items == ("slab",)
+
+
+# --- terms ----------------------------------------------------------------------------
+
+
+def test_terms_are_enumerators_for_kfuncs_and_places_for_core() -> None:
+    types, slots = LINUX_7_3.types(), LINUX_7_3.slots()
+    layout = _layout.Layout(slots, 0, False)
+    for name in LINUX_7_3.printed.split():
+        plain = _backend._terms(name, types, None)
+        placed = _backend._terms(name, types, layout)
+        parts = [part for parts in CATALOGUE[name].parts for part in parts if part in slots]
+        assert [term.counter for term in plain] == [types.counters[part][1] for part in parts]
+        assert [term.counter for term in placed] == [slots[part] for part in parts]
+        assert [term.last for term in plain] == [False] * (len(parts) - 1) + [True]
+        assert {term.unit for term in plain} == {1}, "the kfuncs apply the unit themselves"
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [("anon", mmap.PAGESIZE), ("kernel_stack", 1024), ("slab", 1), ("pgfault", 1)],
+)
+def test_core_applies_the_unit(name: str, unit: int) -> None:
+    layout = _layout.Layout(LINUX_6_18.slots(), 0, False)
+    terms = _backend._terms(name, LINUX_6_18.types(), layout)
+    assert {term.unit for term in terms} == {unit}
+
+
+def test_what_is_not_in_the_catalogue_has_no_terms() -> None:
+    assert _backend._terms("an_item_of_tomorrow", LINUX_7_3.types(), None) == ()
+
+
+# --- errors of reading ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "kind"), READ_ERRORS)
+def test_an_error_of_the_files_becomes_ours(
+    number: int,
+    kind: type[MemcgError],
+    v2: Path,
+    opened: Opened,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: Cgroup) -> Any:
+        raise OSError(number, "words")
+
+    monkeypatch.setattr(_memory_stat, "keys", refuse)
+    with pytest.raises(MemcgError) as caught:
+        choose(opened(v2), None, True, "text")
+    assert type(caught.value) is kind
+    assert str(v2) in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_an_error_of_ours_stays_itself() -> None:
+    error = CgroupRemovedError("gone")
+    assert _backend.read_error("/x", 1, error) is error
+
+
+def test_a_forbidden_iterator_is_a_permission_error() -> None:
+    error = MemcgError("no", errno=errno.EPERM, call="bpf_iter_create")
+    assert isinstance(_backend.read_error("/x", 1, error), BpfPermissionError)
+
+
+# --- where the counters lie -----------------------------------------------------------
+
+
+@pytest.fixture
+def unknown_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_backend, "_found_layout", None)
+    monkeypatch.setattr(_backend, "_no_layout", "")
+
+
+@pytest.mark.usefixtures("unknown_layout")
+def test_an_unknown_vmstats_is_said(v2: Path, opened: Opened) -> None:
+    types = LINUX_6_18.types()._replace(vmstats={})
+    for _ in range(2):
+        with pytest.raises(BackendUnavailableError, match="struct memcg_vmstats"):
+            _backend._kernel_layout(types, opened(v2))
+
+
+@pytest.mark.usefixtures("unknown_layout")
+@pytest.mark.parametrize("fitting", [0, 1, 2])
+def test_just_one_rebuilt_layout_must_fit(
+    fitting: int, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts = [_layout.Layout({"PGFAULT": at}, 8, True) for at in range(3)]
+    asked: list[int] = []
+
+    def fits(layout: _layout.Layout, *_: Any) -> bool:
+        asked.append(layout.slots["PGFAULT"])
+        return layout.slots["PGFAULT"] < fitting
+
+    monkeypatch.setattr(_backend, "_layout_from_tables", lambda types: None)
+    monkeypatch.setattr(_layout, "rebuilt", lambda types, printed: layouts)
+    monkeypatch.setattr(_backend, "_gives_memory_stat", fits)
+    monkeypatch.setattr(_cgroupfs, "hierarchy_root", str)
+    for _ in range(2):
+        if fitting == 1:
+            assert _backend._kernel_layout(LINUX_6_18.types(), opened(v2)) is layouts[0]
+        else:
+            with pytest.raises(BackendUnavailableError, match="CONFIG_KALLSYMS_ALL"):
+                _backend._kernel_layout(LINUX_6_18.types(), opened(v2))
+    assert asked == [0, 1, 2], "the answer is kept"

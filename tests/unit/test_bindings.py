@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The table of libbpf functions, and how a call fails."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from typing import Any, Optional
+
+import pytest
+
+from pymemcgbpf import LibbpfNotFoundError, LibbpfTooOldError, MemcgError, _libbpf
+
+from .c_values import c_layout
+
+LIBBPF_H, BTF_H = "<bpf/libbpf.h>", "<linux/btf.h>"
+FAILING = {row.name: row.fails for row in _libbpf.BINDINGS if row.fails != _libbpf.NEVER}
+
+
+class Function:
+    """A C function as ctypes would give it, with what it returns set by the test."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+        self.restype: Any = "not stated"
+        self.argtypes: Any = "not stated"
+        self.errcheck: Optional[Any] = None
+        self.result: Any = 1
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.errcheck(self.result, self, arguments) if self.errcheck else self.result
+
+
+class Library:
+    """A libbpf that lacks the functions named."""
+
+    def __init__(self, *lacks: str) -> None:
+        for row in _libbpf.BINDINGS:
+            if row.name not in lacks:
+                setattr(self, row.name, Function(row.name))
+
+
+def test_a_missing_symbol_names_itself_and_both_versions() -> None:
+    with pytest.raises(LibbpfTooOldError) as caught:
+        _libbpf.Libbpf(Library("bpf_map__initial_value"))
+    for part in ("bpf_map__initial_value", "1.1", "0.8", "libbpf.so.1"):
+        assert part in str(caught.value)
+    assert caught.value.call == "bpf_map__initial_value"
+
+
+@pytest.mark.parametrize("name", [row.name for row in _libbpf.BINDINGS])
+def test_every_symbol_is_looked_for(name: str) -> None:
+    with pytest.raises(LibbpfTooOldError, match=name):
+        _libbpf.Libbpf(Library(name))
+
+
+def test_a_library_without_version_functions_is_called_old() -> None:
+    with pytest.raises(LibbpfTooOldError, match=r"before 0\.6"):
+        _libbpf.Libbpf(Library("libbpf_major_version", "libbpf_minor_version"))
+
+
+def test_no_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_libbpf, "_loaded", None)
+    monkeypatch.setattr(_libbpf, "SONAME", "libbpf-of-nowhere.so.1")
+    with pytest.raises(LibbpfNotFoundError) as caught:
+        _libbpf.load()
+    assert "libbpf-of-nowhere.so.1" in str(caught.value)
+    assert "apt-get install libbpf1" in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert _libbpf._loaded is None, "a failure must not be kept"
+
+
+def test_a_failure_to_load_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_libbpf, "_loaded", None)
+    monkeypatch.setattr(_libbpf, "_open", lambda: Library("bpf_link__fd"))
+    with pytest.raises(LibbpfTooOldError):
+        _libbpf.load()
+    monkeypatch.setattr(_libbpf, "_open", Library)
+    assert _libbpf.load() is _libbpf.load()
+
+
+@pytest.mark.parametrize("row", _libbpf.BINDINGS, ids=lambda row: str(row.name))
+def test_every_row_is_stated(row: _libbpf.Binding) -> None:
+    assert isinstance(row.argtypes, list)
+    for stated in row.argtypes:
+        assert hasattr(stated, "from_param"), f"{stated!r} is no ctypes type"
+    assert row.restype is None or hasattr(row.restype, "from_param")
+    assert row.fails in (_libbpf.NEVER, _libbpf.NEGATIVE, _libbpf.NULL)
+    assert row.since.replace(".", "").isdigit()
+
+
+@pytest.mark.parametrize("row", _libbpf.BINDINGS, ids=lambda row: str(row.name))
+def test_a_row_reaches_its_function(row: _libbpf.Binding) -> None:
+    function = getattr(_libbpf.Libbpf(Library()), row.name)
+    assert vars(function).keys() == vars(Function("")).keys(), "a misspelt attribute"
+    assert function.restype is row.restype
+    assert function.argtypes == row.argtypes
+    assert (function.errcheck is None) == (row.fails == _libbpf.NEVER)
+
+
+@pytest.mark.parametrize("row", _libbpf.BINDINGS, ids=lambda row: str(row.name))
+def test_a_failure_can_be_told_from_the_return_type(row: _libbpf.Binding) -> None:
+    if row.fails == _libbpf.NEGATIVE:
+        assert row.restype is ctypes.c_int, "an unsigned number is never negative"
+    elif row.fails == _libbpf.NULL:
+        kinds = (ctypes.c_void_p, ctypes._Pointer)
+        assert issubclass(row.restype, kinds), "only a pointer can be NULL"
+    else:
+        assert not isinstance(row.restype, type(ctypes.POINTER(_libbpf.Btf)))
+
+
+def test_names_are_unique() -> None:
+    names = [row.name for row in _libbpf.BINDINGS]
+    assert len(names) == len(set(names)) > 20
+
+
+def test_what_the_table_lacks_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="bpf_object__open_file"):
+        _ = _libbpf.Libbpf(Library()).bpf_object__open_file
+
+
+@pytest.mark.parametrize("name", [name for name, how in FAILING.items() if how == "negative"])
+@pytest.mark.parametrize("number", [1, errno.EPERM, errno.EINVAL, 4003])
+def test_a_negative_result_raises(name: str, number: int) -> None:
+    library = Library()
+    getattr(library, name).result = -number
+    with pytest.raises(MemcgError) as caught:
+        getattr(_libbpf.Libbpf(library), name)()
+    assert (caught.value.errno, caught.value.call) == (number, name)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name, how in FAILING.items() if how == "negative"])
+@pytest.mark.parametrize("result", [0, 7])
+def test_another_result_is_passed_on(name: str, result: int) -> None:
+    library = Library()
+    getattr(library, name).result = result
+    assert getattr(_libbpf.Libbpf(library), name)() == result
+
+
+@pytest.mark.parametrize("name", [name for name, how in FAILING.items() if how == "null"])
+def test_null_raises_with_errno(name: str) -> None:
+    library = Library()
+    null = next(row.restype for row in _libbpf.BINDINGS if row.name == name)()
+    # ctypes hands a NULL void * over as None, and a NULL pointer as a false object.
+    getattr(library, name).result = None if isinstance(null, ctypes.c_void_p) else null
+    ctypes.set_errno(errno.ENOENT)
+    with pytest.raises(MemcgError) as caught:
+        getattr(_libbpf.Libbpf(library), name)()
+    assert (caught.value.errno, caught.value.call) == (errno.ENOENT, name)
+
+
+def test_libbpf_names_its_own_error_numbers() -> None:
+    lib = _libbpf.load()
+    with pytest.raises(MemcgError) as caught, _libbpf.messages():
+        lib.bpf_object__open_mem(b"garbage" * 100, 700, None)
+    assert caught.value.errno and caught.value.errno >= 4000
+    assert "libbpf" in str(caught.value).lower() or "format" in str(caught.value).lower()
+    assert str(caught.value.errno) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "call", ["bpf_link__fd", "bpf_link__destroy", "bpf_program__fd", "bpf_object__close"]
+)
+@pytest.mark.parametrize(
+    "kind", [_libbpf.BpfObject, _libbpf.BpfProgram, _libbpf.BpfMap, _libbpf.BpfLink, _libbpf.Btf]
+)
+def test_the_wrong_pointer_is_an_argument_error(call: str, kind: type[ctypes.Structure]) -> None:
+    right = {"bpf_object": _libbpf.BpfObject, "bpf_program": _libbpf.BpfProgram}.get(
+        call.partition("__")[0], _libbpf.BpfLink
+    )
+    if kind is right:
+        assert ctypes.POINTER(kind).from_param(ctypes.pointer(kind())) is not None
+        return
+    with pytest.raises(ctypes.ArgumentError):
+        getattr(_libbpf.load(), call)(ctypes.pointer(kind()))
+
+
+@pytest.mark.parametrize("fd", [0, -1])
+def test_fd_zero_is_never_handed_to_the_kernel(fd: int) -> None:
+    # The kernel takes it for "the whole hierarchy".
+    with pytest.raises(ValueError, match="above 0"):
+        _libbpf.attach_iter(_libbpf.Libbpf(Library()), None, fd, 1)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "header", "size"),
+    [
+        (_libbpf.IterAttachOpts, "struct bpf_iter_attach_opts", LIBBPF_H, 24),
+        (_libbpf.TestRunOpts, "struct bpf_test_run_opts", "<bpf/bpf.h>", None),
+        (_libbpf.BtfType, "struct btf_type", BTF_H, 12),
+    ],
+)
+def test_a_structure_is_that_of_the_header(
+    ours: type[ctypes.Structure], theirs: str, header: str, size: Optional[int]
+) -> None:
+    # btf_type's last field is a union there.
+    fields = {each[0]: each[0].partition("_or_")[0] for each in ours._fields_}
+    layout = c_layout([header], theirs, fields.values())
+    assert {name: getattr(ours, name).offset for name in fields} == {
+        name: layout[there] for name, there in fields.items()
+    }
+    assert ctypes.sizeof(ours) == layout[""]
+    assert size in (None, layout[""])
+
+
+def test_iter_attach_opts_lies_as_libbpf_1_0_has_it() -> None:
+    offsets = [getattr(_libbpf.IterAttachOpts, name).offset for name, _ in _fields()]
+    assert offsets == [0, 8, 16]
+
+
+def _fields() -> list[tuple[str, Any]]:
+    return [(each[0], each[1]) for each in _libbpf.IterAttachOpts._fields_]
+
+
+def test_iter_link_info_is_the_cgroup_form_of_the_union() -> None:
+    fields = ("order", "cgroup_fd", "cgroup_id")
+    layout = c_layout(
+        ["<linux/bpf.h>"], "union bpf_iter_link_info", [f"cgroup.{name}" for name in fields]
+    )
+    offsets = [getattr(_libbpf.IterLinkInfo, name).offset for name in fields]
+    assert offsets == [layout[f"cgroup.{name}"] for name in fields] == [0, 4, 8]
+    assert ctypes.sizeof(_libbpf.IterLinkInfo) == layout[""] == 16

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The build of the BPF object: which compiler, and what happens without one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from pathlib import Path
+from typing import Callable
+
+import pytest
+from setuptools.errors import ExecError
+
+from bpf_src import build_object
+from pymemcgbpf import _btf, _libbpf, _program, _wire
+
+Tool = Callable[..., Path]
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
+    """Puts a program that only prints on a PATH that holds nothing else."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("CLANG", raising=False)
+
+    def make(name: str, script: str) -> Path:
+        path = folder / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    return make
+
+
+def says(version: str) -> str:
+    return f'echo "{version}"' if version else "exit 1"
+
+
+@pytest.mark.usefixtures("tool")
+def test_no_clang_says_what_to_install() -> None:
+    with pytest.raises(ExecError) as caught:
+        build_object.find_clang()
+    for part in ("clang 14 or later", "apt-get install clang llvm libbpf-dev", "none was found"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "version",
+    ["Debian clang version 13.0.1-11+b2", "clang version 3.9.1", "gcc (Debian) 12.2.0", ""],
+)
+def test_a_clang_that_does_not_do_is_named(version: str, tool: Tool) -> None:
+    path = tool("clang", says(version))
+    with pytest.raises(ExecError) as caught:
+        build_object.find_clang()
+    assert str(path) in str(caught.value)
+    assert (version or "no clang") in str(caught.value)
+    assert "apt-get install clang" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "version", ["Debian clang version 14.0.6", "clang version 21.1.0 (git)", "x clang version 14."]
+)
+def test_a_clang_that_does(version: str, tool: Tool) -> None:
+    path = tool("clang", says(version))
+    assert build_object.find_clang() == str(path)
+
+
+def test_an_old_clang_beside_newer_ones(tool: Tool) -> None:
+    tool("clang", says("clang version 13.0.0"))
+    tool("clang-14", says("clang version 14.0.0"))
+    newest = tool("clang-19", says("clang version 19.1.0"))
+    assert build_object.find_clang() == str(newest)
+
+
+def test_clang_of_the_environment_is_honoured(
+    tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool("clang", says("clang version 19.0.0"))
+    mine = tool("my-clang", says("clang version 15.0.0"))
+    for value in ("my-clang", str(mine)):
+        monkeypatch.setenv("CLANG", value)
+        assert build_object.find_clang() == str(mine)
+
+
+@pytest.mark.parametrize("value", ["old-clang", "/nowhere/clang"])
+def test_a_chosen_clang_that_does_not_do_is_not_replaced(
+    value: str, tool: Tool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool("clang", says("clang version 19.0.0"))
+    tool("old-clang", says("clang version 13.0.0"))
+    monkeypatch.setenv("CLANG", value)
+    with pytest.raises(ExecError, match="clang 14 or later"):
+        build_object.find_clang()
+
+
+def test_an_empty_choice_is_none(tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tool("clang", says("clang version 19.0.0"))
+    monkeypatch.setenv("CLANG", "")
+    assert build_object.find_clang() == str(path)
+
+
+def test_no_strip_says_what_to_install(tool: Tool) -> None:
+    clang = tool("clang", says("llvm-strip"))
+    with pytest.raises(ExecError, match=r"llvm-strip is needed.*apt-get install clang llvm"):
+        build_object.find_strip(str(clang))
+
+
+FAILS = """case "$1" in
+--version) echo "clang version 14.0.0";;
+--print-prog-name=*) echo llvm-strip;;
+*) while [ $# -gt 1 ]; do [ "$1" = -o ] && echo half > "$2"; shift; done
+   echo "memcg_stats.bpf.c:7:1: error: {error}" >&2; exit 1;;
+esac"""
+COMPILES = FAILS.replace("exit 1", "exit 0")
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        ("use of undeclared identifier", False),
+        ("'bpf/bpf_helpers.h' file not found", True),
+        ("'asm/types.h' file not found", True),
+    ],
+)
+def test_a_compile_failure_shows_clang_s_text(
+    error: str, hint: bool, tool: Tool, tmp_path: Path
+) -> None:
+    tool("clang", FAILS.format(error=error))
+    tool("llvm-strip", "exit 0")
+    target = tmp_path / "out" / "x.bpf.o"
+    with pytest.raises(ExecError) as caught:
+        build_object.compile_object(target)
+    assert f"error: {error}" in str(caught.value)
+    assert ("headers" in str(caught.value)) is hint
+    assert list(target.parent.iterdir()) == [], "a half-written object"
+
+
+def test_a_failure_leaves_the_object_before(tool: Tool, tmp_path: Path) -> None:
+    tool("clang", FAILS.format(error="x"))
+    tool("llvm-strip", "exit 0")
+    target = tmp_path / "x.bpf.o"
+    target.write_bytes(b"before")
+    with pytest.raises(ExecError):
+        build_object.compile_object(target)
+    assert target.read_bytes() == b"before"
+    assert not target.with_suffix(".tmp").exists()
+
+
+def test_a_strip_failure_leaves_nothing(tool: Tool, tmp_path: Path) -> None:
+    tool("clang", COMPILES.format(error="none"))
+    tool("llvm-strip", 'echo "llvm-strip: cannot" >&2; exit 1')
+    target = tmp_path / "out" / "x.bpf.o"
+    with pytest.raises(ExecError, match="llvm-strip"):
+        build_object.compile_object(target)
+    assert list(target.parent.iterdir()) == []
+
+
+# --- the real one ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The object of this tree, compiled by the real clang."""
+    target = tmp_path_factory.mktemp("object") / "memcg_stats.bpf.o"
+    build_object.compile_object(target)
+    return target
+
+
+def test_the_object_is_small_and_alone(built: Path) -> None:
+    assert [path.name for path in built.parent.iterdir()] == [built.name]
+    assert 1024 < built.stat().st_size < 64 * 1024
+
+
+def test_the_object_is_stripped_and_names_no_folder_of_this_machine(built: Path) -> None:
+    data = built.read_bytes()
+    assert b".BTF" in data and b".debug_info" not in data
+
+
+def test_the_object_has_every_constant_that_the_package_sets(built: Path) -> None:
+    lib = _libbpf.load()
+    data = built.read_bytes()
+    opened = lib.bpf_object__open_mem(data, len(data), None)
+    try:
+        types = _btf.Types(lib, lib.bpf_object__btf(opened))
+        constants = {name: size for name, (_, size) in types.variables(".rodata").items()}
+        results = {name: size for name, (_, size) in types.variables(".bss").items()}
+        for name in _program.PROGRAMS:
+            assert lib.bpf_object__find_program_by_name(opened, name.encode())
+        rodata = lib.bpf_object__find_map_by_name(opened, b".rodata")
+        address, size = _libbpf.initial_value(lib, rodata)
+        assert address and size >= sum(constants.values())
+        assert _libbpf.peek(address, size).count(0) < size, "page_size has a default"
+    finally:
+        lib.bpf_object__close(opened)
+    words = ("backend", "flush", "memory_cgrp_id", "page_size", "vmstats_size", "nr_terms")
+    assert {name: constants.get(name) for name in words} == dict.fromkeys(words, 4)
+    assert constants["terms"] == _wire.TERM.size * _wire.MAX_TERMS
+    assert constants["header"] == _wire.HEADER.size + 2 * _wire.MAX_ITEMS
+    assert constants["stats_index_address"] == constants["events_index_address"] == 8
+    assert constants["stats_index_size"] == constants["events_index_size"] == 4
+    # Room for the widest table that is copied: an int for each vm event.
+    assert results["stats_index"] == results["events_index"] >= 4 * 160
+
+
+def test_the_object_is_for_this_byte_order(built: Path) -> None:
+    assert built.read_bytes()[5] == {"<": 1, ">": 2}["<" if _little() else ">"]
+
+
+def _little() -> bool:
+    return struct.pack("=H", 1) == b"\1\0" and ctypes.sizeof(ctypes.c_void_p) == 8
+
+
+def test_the_include_folder_is_this_machine_s() -> None:
+    for flag in build_object._include_flags():
+        assert os.path.isdir(flag[2:])

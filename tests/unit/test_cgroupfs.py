@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""A cgroup's directory: opened, checked, and what is wrong with it said well."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from pymemcgbpf import (
+    CgroupNotFoundError,
+    CgroupPermissionError,
+    CgroupRemovedError,
+    MemcgError,
+    MemoryControllerError,
+    NotACgroupError,
+    _cgroupfs,
+)
+from pymemcgbpf._cgroupfs import Cgroup, open_cgroup
+
+from .directories import make_v1, make_v2
+
+Opened = Callable[[Path], Cgroup]
+
+
+# --- open_cgroup: what is no cgroup ---------------------------------------------------
+
+
+def test_a_missing_path(tmp_path: Path) -> None:
+    with pytest.raises(CgroupNotFoundError, match="does not exist") as caught:
+        open_cgroup(tmp_path / "none")
+    assert "none" in str(caught.value)
+    assert caught.value.call == "open"
+    assert caught.value.errno == 2
+
+
+def test_the_empty_path() -> None:
+    with pytest.raises(CgroupNotFoundError, match="''"):
+        open_cgroup("")
+
+
+def test_a_file(v2: Path) -> None:
+    with pytest.raises(NotACgroupError, match=r"memory\.stat' is a file"):
+        open_cgroup(v2 / "memory.stat")
+
+
+def test_a_path_through_a_file(v2: Path) -> None:
+    with pytest.raises(NotACgroupError):
+        open_cgroup(v2 / "memory.stat" / "below")
+
+
+def test_an_ordinary_directory(tmp_path: Path) -> None:
+    with pytest.raises(NotACgroupError, match=r"not a cgroup's: no cgroup\.procs"):
+        open_cgroup(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["a\0b", b"a\0b", "\0", "\ud800"])
+def test_what_cannot_be_a_path(path: Any) -> None:
+    with pytest.raises(CgroupNotFoundError, match="cannot be a path"):
+        open_cgroup(path)
+
+
+@pytest.mark.parametrize("path", [None, 3, 1.5, ["x"]])
+def test_what_is_no_path_at_all(path: Any) -> None:
+    with pytest.raises(TypeError):
+        open_cgroup(path)
+
+
+@pytest.mark.parametrize("name", ["loop", "x" * 300])
+def test_other_failures_to_open_are_ours_too(name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(MemcgError, match="cannot be opened") as caught:
+        open_cgroup(tmp_path / name)
+    assert caught.value.errno
+
+
+def test_no_permission(v2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(CgroupPermissionError, match="may not be read") as caught:
+        open_cgroup(v2)
+    assert caught.value.errno == 13
+    assert isinstance(caught.value, PermissionError)
+
+
+def test_a_directory_that_went_away_while_it_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "going"
+    path.mkdir()
+    real = os.open
+
+    def open_and_remove(*arguments: Any, **options: Any) -> int:
+        fd = real(*arguments, **options)
+        path.rmdir()
+        return fd
+
+    monkeypatch.setattr(os, "open", open_and_remove)
+    with pytest.raises(CgroupRemovedError, match="was removed"):
+        open_cgroup(path)
+
+
+def test_files_that_went_before_their_directory(tmp_path: Path) -> None:
+    make_v2(tmp_path / "parent")
+    (tmp_path / "parent" / "going").mkdir()
+    with pytest.raises(CgroupRemovedError):
+        open_cgroup(tmp_path / "parent" / "going")
+
+
+# --- open_cgroup: what is one ---------------------------------------------------------
+
+
+def test_v2(v2: Path, opened: Opened) -> None:
+    cgroup = opened(v2)
+    assert cgroup.path == str(v2)
+    assert cgroup.id == v2.stat().st_ino == os.fstat(cgroup.fd).st_ino
+    assert (cgroup.version, cgroup.is_root, cgroup.has_current) == (2, False, True)
+    assert cgroup.current_file == "memory.current"
+
+
+def test_v1(tmp_path: Path, opened: Opened) -> None:
+    cgroup = opened(make_v1(tmp_path / "v1"))
+    assert (cgroup.version, cgroup.is_root, cgroup.has_current) == (1, False, True)
+    assert cgroup.current_file == "memory.usage_in_bytes"
+
+
+def test_roots_have_no_usage_of_their_own(tmp_path: Path, opened: Opened) -> None:
+    for path in (make_v1(tmp_path / "v1", root=True), make_v2(tmp_path / "v2", kind=None)):
+        cgroup = opened(path)
+        assert (cgroup.is_root, cgroup.has_current) == (True, False)
+
+
+def test_no_current_file_no_current(tmp_path: Path, opened: Opened) -> None:
+    assert not opened(make_v2(tmp_path / "v2", current=None)).has_current
+
+
+@pytest.mark.parametrize("form", [str, os.fsencode, Path])
+def test_a_path_in_any_form(form: Callable[[Path], Any], v2: Path) -> None:
+    cgroup = open_cgroup(form(v2))
+    os.close(cgroup.fd)
+    assert cgroup.path == str(v2)
+
+
+def test_a_path_that_is_not_utf_8(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/caf\xe9"
+    make_v2(Path(os.fsdecode(raw)))
+    cgroup = open_cgroup(raw)  # type: ignore[arg-type]
+    os.close(cgroup.fd)
+    assert os.fsencode(cgroup.path) == raw
+
+
+def test_a_symbolic_link(v2: Path, tmp_path: Path, opened: Opened) -> None:
+    (tmp_path / "link").symlink_to(v2)
+    cgroup = opened(tmp_path / "link")
+    assert cgroup.path == str(tmp_path / "link")
+    assert cgroup.id == v2.stat().st_ino
+
+
+def test_a_relative_path(v2: Path, monkeypatch: pytest.MonkeyPatch, opened: Opened) -> None:
+    monkeypatch.chdir(v2)
+    assert opened(Path(".")).id == v2.stat().st_ino
+
+
+# --- no memory controller -------------------------------------------------------------
+
+
+def bare(path: Path, controllers: str = "pids", kind: str = "domain") -> Path:
+    """A v2 cgroup without memory statistics."""
+    return make_v2(path, stat=None, current=None, controllers=controllers, kind=kind)
+
+
+def why(path: Path) -> str:
+    with pytest.raises(MemoryControllerError) as caught:
+        open_cgroup(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_parent_hands_no_memory_on(tmp_path: Path) -> None:
+    top = make_v2(tmp_path / "top")
+    said = why(bare(top / "a"))
+    assert f'write "+memory" to {top}/cgroup.subtree_control' in said
+    assert "then on down" not in said
+
+
+def test_the_grandparent_hands_no_memory_on(tmp_path: Path) -> None:
+    top = make_v2(tmp_path / "top")
+    said = why(bare(bare(top / "a") / "b"))
+    assert f'write "+memory" to {top}/cgroup.subtree_control, then on down to it' in said
+
+
+def test_the_file_to_write_to_is_found_through_a_symbolic_link(tmp_path: Path) -> None:
+    top = make_v2(tmp_path / "top")
+    (tmp_path / "link").symlink_to(bare(top / "a"))
+    said = why(tmp_path / "link")
+    assert f"{top}/cgroup.subtree_control" in said
+    assert "then on down" not in said
+
+
+def test_a_controller_whose_name_holds_memory_is_another(tmp_path: Path) -> None:
+    top = bare(tmp_path / "top", controllers="memory_x hugetlb")
+    assert "none of its ancestors" in why(bare(top / "a"))
+
+
+def test_a_threaded_cgroup(tmp_path: Path) -> None:
+    top = make_v2(tmp_path / "top")
+    said = why(bare(top / "a", kind="threaded"))
+    assert "threaded cgroup" in said and "nearest ancestor" in said
+
+
+def test_no_ancestor_has_memory(tmp_path: Path) -> None:
+    said = why(bare(bare(tmp_path / "top") / "a"))
+    assert "none of its ancestors" in said and "cgroup_disable=memory" in said
+
+
+def test_v1_of_another_controller(tmp_path: Path) -> None:
+    said = why(make_v1(tmp_path / "cpu", stat=None))
+    assert "cgroup v1 hierarchy without the memory controller" in said
+    assert "/sys/fs/cgroup/memory" in said
+
+
+@pytest.mark.parametrize("make", [make_v1, make_v2])
+def test_with_the_controller_but_without_the_file_it_is_going(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    top = make(tmp_path / "top")
+    with pytest.raises(CgroupRemovedError):
+        open_cgroup(make(top / "a", stat=None))
+
+
+# --- why_unreadable -------------------------------------------------------------------
+
+
+def test_a_path_that_is_gone(tmp_path: Path) -> None:
+    error = _cgroupfs.why_unreadable(str(tmp_path / "gone"), 7)
+    assert isinstance(error, CgroupRemovedError)
+    assert str(error) == f"the cgroup {tmp_path}/gone was removed"
+
+
+def test_a_path_that_is_another_s_now(v2: Path) -> None:
+    error = _cgroupfs.why_unreadable(str(v2), v2.stat().st_ino + 1)
+    assert isinstance(error, CgroupRemovedError)
+    assert "another one has its path now" in str(error)
+
+
+def test_the_same_directory_on_its_way_out(v2: Path) -> None:
+    error = _cgroupfs.why_unreadable(str(v2), v2.stat().st_ino)
+    assert isinstance(error, CgroupRemovedError)
+
+
+def test_the_controller_was_taken_away(tmp_path: Path) -> None:
+    top = make_v2(tmp_path / "top")
+    path = bare(top / "a")
+    error = _cgroupfs.why_unreadable(str(path), path.stat().st_ino)
+    assert isinstance(error, MemoryControllerError)
+
+
+# --- hierarchy_root -------------------------------------------------------------------
+
+
+def test_hierarchy_root_is_the_topmost_with_statistics(tmp_path: Path) -> None:
+    bare(tmp_path / "bare")
+    top = make_v2(tmp_path / "bare" / "top")
+    deep = make_v2(make_v2(top / "a") / "b")
+    (tmp_path / "link").symlink_to(deep)
+    for path in (top, deep, tmp_path / "link", deep / ".." / "b"):
+        assert _cgroupfs.hierarchy_root(str(path)) == str(top)
+
+
+def test_hierarchy_root_stops_at_a_gap(tmp_path: Path) -> None:
+    make_v2(tmp_path / "top")
+    path = make_v2(bare(tmp_path / "top" / "gap") / "below")
+    assert _cgroupfs.hierarchy_root(str(path)) == str(path)

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""python3 -m pymemcgbpf, on fake cgroup directories."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pymemcgbpf
+from pymemcgbpf import BpfPermissionError, CgroupNotFoundError, _backend, _cgroupfs
+from pymemcgbpf._cli.main import main
+from pymemcgbpf._memory_stat import TextSource
+
+from .conftest import RunPython
+from .directories import make_v2
+
+Captured = pytest.CaptureFixture[str]
+TEXT = ("--backend", "text")
+
+
+def failed(captured: Captured, status: int, *arguments: str) -> str:
+    """The one line that a failing command prints."""
+    try:
+        assert main(arguments) == status
+    except SystemExit as exit_:
+        assert exit_.code == status
+    out, err = captured.readouterr()
+    assert out == ""
+    assert err.startswith("pymemcgbpf: ") and err.count("\n") == 1 and err.endswith("\n")
+    return err
+
+
+# --- failures -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["none", "memory.stat", "."])
+def test_what_cannot_be_read_is_status_1(name: str, tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "memory.stat").write_text("")
+    assert name.strip(".") in failed(capsys, 1, *TEXT, str(tmp_path / name))
+
+
+def test_an_unknown_item_is_status_2(v2: Path, capsys: Captured) -> None:
+    said = failed(capsys, 2, *TEXT, str(v2), "anon", "pgfalt")
+    assert "'pgfalt'" in said and "'pgfault'" in said
+
+
+def test_an_item_that_is_not_to_be_had_is_status_2(v2: Path, capsys: Captured) -> None:
+    assert "'zswap'" in failed(capsys, 2, *TEXT, str(v2), "zswap")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--backend", "ebpf"), ("--backend",), ("--nonsense",), ("--json=1",), ("-x",)],
+)
+def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured) -> None:
+    assert "--help" in failed(capsys, 2, *arguments)
+
+
+def test_a_backend_that_is_not_to_be_had_is_status_1(
+    v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise BpfPermissionError("lacks\nCAP_BPF")
+
+    monkeypatch.setattr(_backend, "_bpf_source", refuse)
+    assert failed(capsys, 1, "--backend", "core", str(v2)) == "pymemcgbpf: lacks CAP_BPF\n"
+
+
+def test_no_own_cgroup_is_status_1(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> str:
+        raise CgroupNotFoundError("in no memory cgroup")
+
+    monkeypatch.setattr(_cgroupfs, "own_cgroup", refuse)
+    assert "in no memory cgroup" in failed(capsys, 1, *TEXT)
+
+
+# --- output ---------------------------------------------------------------------------
+
+
+def printed(captured: Captured, *arguments: str) -> str:
+    assert main([*TEXT, *arguments]) == 0
+    out, err = captured.readouterr()
+    assert err == ""
+    return out
+
+
+def test_the_table_is_aligned(tmp_path: Path, capsys: Captured) -> None:
+    path = make_v2(
+        tmp_path / "v2",
+        stat="anon 21860352\nfile 0\nkernel_stack 16384\npgfault 1234567\nnew 1000\n",
+        current="1073741824",
+    )
+    assert printed(capsys, str(path)) == (
+        "anon                 20.8 MiB\n"
+        "file                    0 B\n"
+        "kernel_stack         16.0 KiB\n"
+        "pgfault         1,234,567\n"
+        "new                 1,000\n"
+        "memory.current        1.0 GiB\n"
+    )
+
+
+def test_the_items_asked_for_in_their_order(v2: Path, capsys: Captured) -> None:
+    lines = printed(capsys, str(v2), "pgfault", "anon").splitlines()
+    assert [line.split()[0] for line in lines] == ["pgfault", "anon"]
+
+
+def test_json_is_exact(tmp_path: Path, capsys: Captured) -> None:
+    path = make_v2(tmp_path / "v2", stat=f"file {(1 << 64) - 1}\nanon 1023\n")
+    values = json.loads(printed(capsys, "--json", str(path)))
+    assert list(values.items()) == [
+        ("file", (1 << 64) - 1),
+        ("anon", 1023),
+        ("memory.current", 12288),
+    ]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_an_option_may_stand_anywhere(place: int, v2: Path, capsys: Captured) -> None:
+    words = [str(v2), "anon", "file"]
+    words.insert(place, "--json")
+    assert json.loads(printed(capsys, *words)) == {"anon": 4096, "file": 8192}
+
+
+def test_default_is_the_own_cgroup(
+    v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_cgroupfs, "own_cgroup", lambda: str(v2))
+    assert json.loads(printed(capsys, "--json"))["anon"] == 4096
+    assert json.loads(printed(capsys, "--json", "file", "anon")) == {"file": 8192, "anon": 4096}
+
+
+def test_a_directory_that_is_called_like_an_item(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_v2(tmp_path / "anon", stat="anon 7\n")
+    monkeypatch.chdir(tmp_path)
+    assert json.loads(printed(capsys, "--json", "anon", "anon")) == {"anon": 7}
+
+
+@pytest.mark.parametrize(("arguments", "flush"), [([], True), (["--no-flush"], False)])
+def test_no_flush(
+    arguments: list[str],
+    flush: bool,
+    v2: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def choose(cgroup: _cgroupfs.Cgroup, names: Any, flushing: bool, backend: str) -> Any:
+        asked.append((flushing, backend))
+        return _backend.Choice(TextSource(cgroup, ("anon",)), ("anon",), "kfunc", "")
+
+    monkeypatch.setattr(_backend, "choose", choose)
+    assert main([str(v2), *arguments]) == 0
+    assert asked == [(flush, "auto")]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("extra", [(), ("--json",)])
+def test_a_fall_back_to_text_says_why(
+    extra: tuple[str, ...], v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise BpfPermissionError("lacks CAP_BPF")
+
+    monkeypatch.setattr(_backend, "_bpf_source", refuse)
+    assert main([*extra, str(v2), "anon"]) == 0
+    out, err = capsys.readouterr()
+    assert "anon" in out
+    if extra:
+        assert json.loads(out) == {"anon": 4096} and err == ""
+    else:
+        assert "lacks CAP_BPF" in err and err.count("\n") == 1
+
+
+def test_version(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"pymemcgbpf {pymemcgbpf.__version__}\n"
+
+
+# --- as a command ---------------------------------------------------------------------
+
+
+def test_the_command(v2: Path, run_python: RunPython) -> None:
+    ran = run_python("-m", "pymemcgbpf", *TEXT, "--json", str(v2), "anon")
+    assert (ran.returncode, json.loads(ran.stdout), ran.stderr) == (0, {"anon": 4096}, "")
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(("/nowhere",), 1), (("--nonsense",), 2)])
+def test_the_command_s_status(
+    arguments: tuple[str, ...], status: int, run_python: RunPython
+) -> None:
+    ran = run_python("-m", "pymemcgbpf", *TEXT, *arguments)
+    assert (ran.returncode, ran.stdout) == (status, "")
+    assert ran.stderr.startswith("pymemcgbpf: ") and ran.stderr.count("\n") == 1
+
+
+def test_help_on_a_terminal_of_ascii_alone(run_python: RunPython) -> None:
+    ran = run_python("-m", "pymemcgbpf", "--help", PYTHONIOENCODING="ascii")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "PATH" in ran.stdout and "--no-flush" in ran.stdout
+
+
+def command(v2: Path, stdout: int) -> subprocess.CompletedProcess[str]:
+    package = Path(pymemcgbpf.__file__).resolve().parent
+    return subprocess.run(
+        [sys.executable, "-m", "pymemcgbpf", *TEXT, str(v2)],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(package.parent)},
+        timeout=60,
+    )
+
+
+def test_a_broken_pipe_is_quiet(v2: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ran = command(v2, writing)
+    finally:
+        os.close(writing)
+    assert (ran.returncode, ran.stderr) == (1, "")
+
+
+def test_a_full_disk_is_one_line(v2: Path) -> None:
+    with open("/dev/full", "w") as full:
+        ran = command(v2, full.fileno())
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("pymemcgbpf: ") and ran.stderr.count("\n") == 1

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""bpf_src/memcg_stats.h and the Python side say the same."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import pytest
+
+from pymemcgbpf import _program, _wire
+
+from .c_values import BPF_SRC, c_layout, c_values
+
+HEADER = '"memcg_stats.h"'
+
+CONSTANTS = {
+    "MEMCG_STATS_MAGIC": _wire.MAGIC,
+    "MEMCG_STATS_END_MAGIC": _wire.END_MAGIC,
+    "MEMCG_STATS_VERSION": _wire.VERSION,
+    "MEMCG_STATS_MAX_ITEMS": _wire.MAX_ITEMS,
+    "MEMCG_STATS_MAX_TERMS": _wire.MAX_TERMS,
+    "MEMCG_STATS_ABSENT": _wire.ABSENT,
+    "MEMCG_STATS_ROW_ROOT": _wire.ROW_ROOT,
+    "MEMCG_STATS_BACKEND_KFUNC": _program.BACKENDS["kfunc"],
+    "MEMCG_STATS_BACKEND_RFC": _program.BACKENDS["rfc"],
+    "MEMCG_STATS_BACKEND_CORE": _program.BACKENDS["core"],
+    "MEMCG_STATS_FLUSH_NONE": _program.FLUSH_NONE,
+    "MEMCG_STATS_FLUSH_KFUNC": _program.FLUSH_KFUNC,
+    "MEMCG_STATS_FLUSH_RFC": _program.FLUSH_RFC,
+    "MEMCG_STATS_FLUSH_RSTAT": _program.FLUSH_RSTAT,
+    "MEMCG_STATS_KIND_NODE": _program.KINDS["node_stat_item"],
+    "MEMCG_STATS_KIND_MEMCG": _program.KINDS["memcg_stat_item"],
+    "MEMCG_STATS_KIND_EVENT": _program.KINDS["vm_event_item"],
+    "MEMCG_STATS_KIND_USAGE": _program.KIND_USAGE,
+}
+
+ORDERS = {
+    "BPF_CGROUP_ITER_SELF_ONLY": _program.SELF,
+    "BPF_CGROUP_ITER_DESCENDANTS_PRE": _program.PRE,
+    "BPF_CGROUP_ITER_DESCENDANTS_POST": _program.POST,
+    "BPF_CGROUP_ITER_ANCESTORS_UP": _program.UP,
+}
+
+# Each structure: its packing here, and its fields in the packing's order.
+STRUCTS = {
+    "header": (
+        _wire.HEADER,
+        ("magic", "version", "header_size", "row_size", "nr_items", "order", "items"),
+    ),
+    "row": (_wire.ROW, ("cgroup_id", "parent_id", "level", "flags")),
+    "trailer": (_wire.TRAILER, ("magic", "nr_rows", "end_ns")),
+    "term": (_wire.TERM, ("kind", "last", "counter", "unit")),
+}
+
+
+def test_constants() -> None:
+    assert c_values([HEADER], CONSTANTS) == CONSTANTS
+
+
+def test_orders() -> None:
+    assert c_values(["<linux/bpf.h>"], ORDERS) == ORDERS
+
+
+def test_no_constant_of_the_header_is_left_out() -> None:
+    text = (BPF_SRC / "memcg_stats.h").read_text()
+    defined = set(re.findall(r"^(?:#define\s+|\t)(MEMCG_STATS_\w+)[ \t=]", text, re.MULTILINE))
+    assert defined == set(CONSTANTS)
+
+
+def test_no_structure_of_the_header_is_left_out() -> None:
+    text = (BPF_SRC / "memcg_stats.h").read_text()
+    assert set(re.findall(r"^struct memcg_stats_(\w+) \{", text, re.MULTILINE)) == set(STRUCTS)
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_structure(name: str) -> None:
+    packing, fields = STRUCTS[name]
+    layout = c_layout([HEADER], f"struct memcg_stats_{name}", fields)
+    size = layout[""] - (2 * _wire.MAX_ITEMS if name == "header" else 0)
+    assert packing.size == size
+    starts = [struct.calcsize(packing.format[: at + 1]) for at in range(len(packing.format))]
+    ours = dict(zip(fields, [*starts[:-1], packing.size]))
+    assert ours == {field: layout[field] for field in fields}
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_byte_order_is_the_machine_s_own_without_padding(name: str) -> None:
+    assert STRUCTS[name][0].format.startswith("=")
+
+
+def test_a_term_is_packed_as_the_program_reads_it() -> None:
+    term = _program.Term(kind=3, last=True, counter=0x01020304, unit=1 << 40)
+    assert _program.encode_terms([term, term]) == 2 * struct.pack(
+        "=HHIQ", 3, 1, 0x01020304, 1 << 40
+    )
+    assert _program.encode_terms([]) == b""

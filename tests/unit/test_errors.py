@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The exceptions: what they are, what they carry, and that they survive pickling."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+import pymemcgbpf
+from pymemcgbpf import errors
+from pymemcgbpf.errors import MemcgError
+
+EXPORTED = [
+    value
+    for name in pymemcgbpf.__all__
+    if isinstance(value := getattr(pymemcgbpf, name), type) and issubclass(value, Exception)
+]
+# What each carries beside errno, call and log.
+EXTRA: dict[type[MemcgError], dict[str, Any]] = {
+    errors.UnknownItemError: {"item": "anonn", "suggestions": ("anon", "file")},
+    errors.ItemUnavailableError: {"items": ("zswap", "hugetlb")},
+}
+
+
+def made(kind: type[MemcgError], **facts: Any) -> MemcgError:
+    """One of its kind, with everything that it can carry."""
+    error = kind("what went wrong", **EXTRA.get(kind, {}))
+    for name, value in facts.items():
+        setattr(error, name, value)
+    return error
+
+
+def test_all_errors_are_exported() -> None:
+    assert {kind.__name__ for kind in EXPORTED} == set(errors.__all__)
+    defined = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, Exception)
+    }
+    assert defined == set(errors.__all__)
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_each_can_be_caught_as_ours_and_as_an_os_error(kind: type[MemcgError]) -> None:
+    assert issubclass(kind, MemcgError) and issubclass(kind, OSError)
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (errors.CgroupNotFoundError, FileNotFoundError),
+        (errors.NotACgroupError, NotADirectoryError),
+        (errors.CgroupPermissionError, PermissionError),
+        (errors.BpfPermissionError, PermissionError),
+        (errors.UnknownItemError, ValueError),
+        (errors.ItemUnavailableError, LookupError),
+        (errors.ClosedError, ValueError),
+    ],
+)
+def test_some_are_builtin_ones_too(kind: type[MemcgError], builtin: type[Exception]) -> None:
+    with pytest.raises(builtin, match="words"):
+        raise kind("words")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        errors.LibbpfNotFoundError,
+        errors.LibbpfTooOldError,
+        errors.BtfNotFoundError,
+        errors.BpfPermissionError,
+        errors.BpfObjectError,
+        errors.VerifierError,
+    ],
+)
+def test_why_bpf_cannot_serve_has_one_base(kind: type[MemcgError]) -> None:
+    assert issubclass(kind, errors.BackendUnavailableError)
+
+
+@pytest.mark.parametrize("kind", [errors.CgroupRemovedError, errors.MemoryControllerError])
+def test_a_fault_of_the_cgroup_is_none_of_the_backend(kind: type[MemcgError]) -> None:
+    assert not issubclass(kind, errors.BackendUnavailableError)
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_defaults(kind: type[MemcgError]) -> None:
+    error = kind("what went wrong")
+    assert (error.errno, error.call, error.log) == (None, "", "")
+    assert str(error) == "what went wrong"
+    assert error.args == ("what went wrong",)
+
+
+@pytest.mark.parametrize("text", ["", "%s {} \\", "two\nlines", "\N{SNOWMAN}", "\udce9"])
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_the_text_is_the_message_alone(kind: type[MemcgError], text: str) -> None:
+    error = kind(text)
+    error.errno = 13
+    assert str(error) == text
+
+
+@pytest.mark.parametrize("number", [None, 1, 2, 13, 4003])
+def test_errno_does_not_change_the_class(number: Any) -> None:
+    # OSError(13, ...) would become PermissionError.
+    error = MemcgError("x", errno=number, call="bpf_object__load", log="a\nb\n")
+    assert type(error) is MemcgError
+    assert (error.errno, error.call, error.log) == (number, "bpf_object__load", "a\nb\n")
+
+
+@pytest.mark.parametrize("number", [1, 13, 4003])
+def test_errno_text_has_the_number(number: int) -> None:
+    assert errors.errno_text(number).endswith(f" ({number})")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_pickling_keeps_everything(kind: type[MemcgError], protocol: int) -> None:
+    error = made(kind, errno=13, call="bpf_object__load", log="line\nline\n")
+    back = pickle.loads(pickle.dumps(error, protocol))
+    assert type(back) is kind
+    assert (str(back), back.args) == (str(error), error.args)
+    assert (back.errno, back.call, back.log) == (13, "bpf_object__load", "line\nline\n")
+    for name, value in EXTRA.get(kind, {}).items():
+        assert getattr(back, name) == value
+    assert vars(back) == vars(error)
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_copies_keep_everything(kind: type[MemcgError]) -> None:
+    error = made(kind, errno=2, call="open")
+    for back in (copy.copy(error), copy.deepcopy(error)):
+        assert type(back) is kind
+        assert (str(back), back.errno, vars(back)) == (str(error), 2, vars(error))
+
+
+def test_sequences_become_tuples() -> None:
+    assert errors.ItemUnavailableError("x", items=["a", "b"]).items == ("a", "b")
+    assert errors.UnknownItemError("x", suggestions=["a"]).suggestions == ("a",)
+
+
+def test_they_can_be_chained() -> None:
+    with pytest.raises(MemcgError) as caught:
+        try:
+            raise FileNotFoundError(2, "No such file")
+        except OSError as error:
+            raise errors.CgroupNotFoundError("gone") from error
+    assert isinstance(caught.value.__cause__, FileNotFoundError)

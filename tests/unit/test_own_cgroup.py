@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The calling process's own cgroup, found in faked /proc files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Callable, Optional
+
+import pytest
+
+from pymemcgbpf import CgroupNotFoundError, _cgroupfs
+
+Proc = Callable[[str, str], None]
+
+SYSFS = "21 1 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw\n"
+ROOTFS = "1 0 254:0 / / rw,relatime - ext4 /dev/root rw\n"
+V2 = "30 21 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+V1_CPU = "31 21 0:27 / /sys/fs/cgroup/cpu rw shared:5 - cgroup cgroup rw,cpu,cpuacct\n"
+V1_MEMORY = "32 21 0:28 / /sys/fs/cgroup/memory rw shared:6 - cgroup cgroup rw,memory\n"
+V2_BESIDE = "33 21 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+
+
+def v2_mount(root: str, at: str) -> str:
+    return f"40 21 0:26 {root} {at} rw - cgroup2 cgroup2 rw\n"
+
+
+@pytest.fixture
+def proc(monkeypatch: pytest.MonkeyPatch) -> Proc:
+    """Sets what /proc/self/cgroup and mountinfo say."""
+
+    def say(cgroup: str, mountinfo: str) -> None:
+        files = {"/proc/self/cgroup": cgroup, "/proc/self/mountinfo": mountinfo}
+
+        def read(path: str) -> Optional[str]:
+            return files[path].strip()
+
+        monkeypatch.setattr(_cgroupfs, "_read", read)
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "mountinfo"),
+    [
+        pytest.param("", ROOTFS + V2, id="in no cgroup"),
+        pytest.param("3:cpu:/a\n1:name=systemd:/b\n", ROOTFS + V2 + V1_CPU, id="v1, no memory"),
+        pytest.param("0::/a\n", ROOTFS + SYSFS, id="v2 not mounted"),
+        pytest.param("4:memory:/a\n0::/b\n", ROOTFS + V2 + V1_CPU, id="v1 memory not mounted"),
+        pytest.param("0::/b\n", v2_mount("/a", "/sys/fs/cgroup"), id="outside the mount's root"),
+        pytest.param("0::/ab\n", v2_mount("/a", "/sys/fs/cgroup"), id="only its name begins so"),
+        pytest.param("0::/../a\n", ROOTFS + V2, id="outside the cgroup namespace"),
+        pytest.param("0::/\n", v2_mount("/..", "/sys/fs/cgroup"), id="a mount from outside"),
+        pytest.param("0::/a\n", "", id="no mounts"),
+    ],
+)
+def test_not_to_be_found(cgroup: str, mountinfo: str, proc: Proc) -> None:
+    proc(cgroup, mountinfo)
+    with pytest.raises(CgroupNotFoundError):
+        _cgroupfs.own_cgroup()
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "mountinfo", "found"),
+    [
+        pytest.param("0::/\n", V2, "/sys/fs/cgroup", id="v2 root"),
+        pytest.param(
+            "0::/user.slice/a:b\n", ROOTFS + SYSFS + V2, "/sys/fs/cgroup/user.slice/a:b", id="v2"
+        ),
+        pytest.param(
+            "5:memory:/m\n3:cpu,cpuacct:/c\n0::/u\n",
+            ROOTFS + V1_CPU + V2_BESIDE + V1_MEMORY,
+            "/sys/fs/cgroup/memory/m",
+            id="hybrid, memory on v1",
+        ),
+        pytest.param(
+            "3:cpu,cpuacct:/c\n1:name=systemd:/s\n0::/u\n",
+            ROOTFS + V1_CPU + V2_BESIDE,
+            "/sys/fs/cgroup/unified/u",
+            id="hybrid, memory on v2",
+        ),
+        pytest.param(
+            "5:cpu,memory:/x\n",
+            V1_CPU + "32 21 0:28 / /cg/both rw - cgroup cgroup rw,cpu,memory\n",
+            "/cg/both/x",
+            id="v1, two controllers on one",
+        ),
+        pytest.param(
+            "0::/docker/abc\n", v2_mount("/docker/abc", "/cg"), "/cg", id="bind mount of its own"
+        ),
+        pytest.param(
+            "0::/docker/abc/d\n", v2_mount("/docker", "/cg"), "/cg/abc/d", id="bind mount above"
+        ),
+        pytest.param(
+            "0::/a/b\n", v2_mount("/x", "/cg1") + v2_mount("/a", "/cg2"), "/cg2/b", id="of two"
+        ),
+        pytest.param("0::/a\n", v2_mount("/", r"/my\040cgroups"), "/my cgroups/a", id="a space"),
+        pytest.param("0::/a b/c\n", v2_mount(r"/a\040b", "/cg"), "/cg/c", id="a space in the root"),
+        pytest.param("0::/a\n", v2_mount("/", r"/t\011b\134s"), "/t\tb\\s/a", id="more escapes"),
+        pytest.param("0::/..a/b\n", V2, "/sys/fs/cgroup/..a/b", id="a name that begins with dots"),
+        pytest.param(
+            "0::/a\n",
+            "39 1 8:1 / /media/a\N{LINE SEPARATOR}b rw - ext4 /dev/x rw\n" + V2,
+            "/sys/fs/cgroup/a",
+            id="a mount whose name has a Unicode line end",
+        ),
+        pytest.param(
+            "0::/a\n",
+            "40 21 0:26 / /cg rw shared:1 master:2 propagate_from:3 - cgroup2 none rw\n",
+            "/cg/a",
+            id="several optional fields",
+        ),
+    ],
+)
+def test_found(cgroup: str, mountinfo: str, found: str, proc: Proc) -> None:
+    proc(cgroup, mountinfo)
+    assert _cgroupfs.own_cgroup() == found
+
+
+def test_a_file_of_proc_may_hold_any_bytes(tmp_path: Path) -> None:
+    # Some mount's name, in mountinfo, need not be UTF-8.
+    (tmp_path / "mountinfo").write_bytes(b"/media/caf\xe9 rw\n")
+    text = _cgroupfs._read(str(tmp_path / "mountinfo"))
+    assert text is not None
+    assert os.fsencode(text) == b"/media/caf\xe9 rw"
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert _cgroupfs._read(str(tmp_path / "none")) is None

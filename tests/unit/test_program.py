@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The BPF object: what can go wrong while it is opened, loaded and attached."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import gc
+import io
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+
+from pymemcgbpf import (
+    BpfObjectError,
+    BpfPermissionError,
+    MemcgError,
+    VerifierError,
+    _libbpf,
+    _program,
+)
+from pymemcgbpf._program import WALK, Program
+
+from .fake_libbpf import FakeLibbpf, installed
+
+Capable = Callable[[int], None]
+
+SENTENCE = "R1 type=scalar expected=ptr_, trusted_ptr_, rcu_ptr_"
+VERIFIER_LOG = f"""libbpf: prog 'memcg_stats_walk': BPF program load failed: Permission denied
+libbpf: prog 'memcg_stats_walk': -- BEGIN PROG LOAD LOG --
+0: R1=ctx(off=0,imm=0) R10=fp0
+; if (!cgrp) return 0;
+10: (85) call bpf_get_mem_cgroup#91
+{SENTENCE}
+processed 11 insns (limit 1000000) max_states_per_insn 0 total_states 1 peak_states 1 mark_read 1
+-- END PROG LOAD LOG --
+libbpf: prog 'memcg_stats_walk': failed to load: -13
+libbpf: failed to load object ''
+"""
+NO_LOG = "libbpf: prog 'memcg_stats_walk': BPF program load failed: Operation not permitted\n"
+EMPTY_LOG = (
+    "libbpf: prog 'x': -- BEGIN PROG LOAD LOG --\n"
+    "processed 0 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0\n"
+    "-- END PROG LOAD LOG --\n"
+)
+
+ALL = (1 << 41) - 1
+SYS_ADMIN, PERFMON, BPF = 1 << 21, 1 << 38, 1 << 39
+
+
+@pytest.fixture(autouse=True)
+def object_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "memcg_stats.bpf.o"
+    path.write_bytes(b"an object")
+    monkeypatch.setattr(_program, "OBJECT_FILE", path)
+    return path
+
+
+@pytest.fixture
+def lib(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibbpf]:
+    with installed(monkeypatch) as fake:
+        yield fake
+
+
+def fake_status(monkeypatch: pytest.MonkeyPatch, text: Optional[str]) -> None:
+    """What /proc/self/status says; None where /proc is not mounted."""
+
+    def fake_open(path: Any, *arguments: Any, **options: Any) -> Any:
+        if path != "/proc/self/status":
+            return builtins.open(path, *arguments, **options)
+        if text is None:
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return io.StringIO(text)
+
+    monkeypatch.setattr(_program, "open", fake_open, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def capable(monkeypatch: pytest.MonkeyPatch) -> Capable:
+    """Sets the capabilities in effect: at first all."""
+
+    def set_to(effective: int) -> None:
+        text = f"Name:\tx\nCapPrm:\t{0:016x}\nCapEff:\t{effective:016x}\nCapBnd:\t{ALL:016x}\n"
+        fake_status(monkeypatch, text)
+
+    set_to(ALL)
+    return set_to
+
+
+# --- opening --------------------------------------------------------------------------
+
+
+def test_a_missing_object_file(lib: FakeLibbpf, object_file: Path) -> None:
+    object_file.unlink()
+    with pytest.raises(BpfObjectError, match="cannot be read") as caught:
+        Program(WALK, {})
+    assert str(object_file) in str(caught.value)
+    assert "install pymemcgbpf again" in str(caught.value)
+    assert (caught.value.errno, caught.value.call) == (errno.ENOENT, "open")
+    assert "bpf_object__open_mem" not in lib.calls
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage" * 99, b"\x7fELF" + bytes(60)])
+def test_a_damaged_object_file(data: bytes, object_file: Path) -> None:
+    # The real libbpf: to open an object needs no privilege.
+    object_file.write_bytes(data)
+    with pytest.raises(BpfObjectError, match="is damaged") as caught:
+        Program(WALK, {})
+    assert caught.value.call == "bpf_object__open_mem"
+    assert caught.value.errno
+    assert isinstance(caught.value.__cause__, MemcgError)
+
+
+def test_libbpf_s_words_about_a_damaged_object_are_kept(object_file: Path) -> None:
+    object_file.write_bytes(b"garbage" * 99)
+    with pytest.raises(BpfObjectError) as caught:
+        Program(WALK, {})
+    assert "libbpf: " in caught.value.log
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "bpf_object__find_program_by_name",
+        "bpf_program__set_autoload",
+        "bpf_object__find_map_by_name",
+        "bpf_map__initial_value",
+        "bpf_object__btf",
+    ],
+)
+def test_another_package_s_object(function: str, lib: FakeLibbpf) -> None:
+    lib.fails[function] = errno.ENOENT
+    with pytest.raises(BpfObjectError, match="not the one of this package") as caught:
+        Program(WALK, {"flush": _program.u32(1)})
+    assert caught.value.call == function
+    assert lib.opened() == 0
+
+
+def test_an_object_without_one_of_our_constants(lib: FakeLibbpf) -> None:
+    with pytest.raises(BpfObjectError, match="not the one of this package"):
+        Program(WALK, {"a_constant_of_tomorrow": _program.u32(1)})
+    assert lib.opened() == 0
+
+
+def test_a_constant_that_does_not_fit(lib: FakeLibbpf) -> None:
+    with pytest.raises(ValueError, match="flush holds 4 bytes, not 8"):
+        Program(WALK, {"flush": _program.u64(1)})
+    assert lib.opened() == 0
+
+
+# --- loading --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "log", "kind", "said"),
+    [
+        pytest.param(errno.EPERM, "", BpfPermissionError, "seccomp", id="EPERM"),
+        pytest.param(errno.EPERM, NO_LOG, BpfPermissionError, "seccomp", id="EPERM, no log"),
+        pytest.param(errno.EACCES, "", BpfPermissionError, "lockdown", id="EACCES"),
+        pytest.param(errno.EACCES, EMPTY_LOG, BpfPermissionError, "lockdown", id="empty log"),
+        pytest.param(errno.EACCES, VERIFIER_LOG, VerifierError, SENTENCE, id="EACCES, verifier"),
+        pytest.param(errno.EINVAL, VERIFIER_LOG, VerifierError, SENTENCE, id="EINVAL, verifier"),
+        pytest.param(errno.EINVAL, "", VerifierError, "no reason", id="EINVAL"),
+        pytest.param(errno.E2BIG, VERIFIER_LOG, VerifierError, SENTENCE, id="E2BIG, verifier"),
+        pytest.param(errno.ESRCH, "", VerifierError, "kernel function", id="ESRCH"),
+        pytest.param(errno.ENOSYS, "", BpfObjectError, "no bpf", id="ENOSYS"),
+        pytest.param(errno.ENOMEM, "", VerifierError, "Cannot allocate", id="ENOMEM"),
+        pytest.param(4009, "", VerifierError, "4009", id="libbpf's own number"),
+    ],
+)
+def test_a_refusal_to_load(
+    number: int, log: str, kind: type[MemcgError], said: str, lib: FakeLibbpf
+) -> None:
+    lib.fails["bpf_object__load"] = number
+    lib.says = log
+    with pytest.raises(MemcgError) as caught:
+        Program(WALK, {})
+    error = caught.value
+    assert type(error) is kind
+    assert said in str(error)
+    assert "\n" not in str(error)
+    assert (error.errno, error.call, error.log) == (number, "bpf_object__load", log)
+    assert isinstance(error.__cause__, MemcgError)
+    assert lib.opened() == 0, "the object stays open"
+
+
+def test_no_such_process_is_not_said(lib: FakeLibbpf) -> None:
+    lib.fails["bpf_object__load"] = errno.ESRCH
+    with pytest.raises(VerifierError) as caught:
+        Program(WALK, {})
+    assert "process" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(
+    ("log", "sentence"),
+    [
+        ("", ""),
+        (NO_LOG, ""),
+        (EMPTY_LOG, ""),
+        (VERIFIER_LOG, SENTENCE),
+        (VERIFIER_LOG.partition("processed")[0], SENTENCE),
+        (VERIFIER_LOG.replace("processed", "verification time 9 usec\nprocessed"), SENTENCE),
+    ],
+    ids=["none", "no log", "accounts only", "whole", "cut short", "with times"],
+)
+def test_the_verifier_s_last_sentence(log: str, sentence: str) -> None:
+    assert _program._verdict(log) == sentence
+
+
+def test_the_object_is_closed_whatever_happens(
+    lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_libbpf, "poke", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Program(WALK, {"flush": _program.u32(1)})
+    assert lib.opened() == 0
+
+
+# --- capabilities ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("effective", "missing"),
+    [
+        (0, ["CAP_BPF", "CAP_PERFMON"]),
+        (BPF, ["CAP_PERFMON"]),
+        (PERFMON, ["CAP_BPF"]),
+        (BPF | PERFMON, []),
+        (SYS_ADMIN, []),
+        (ALL & ~SYS_ADMIN & ~BPF, ["CAP_BPF"]),
+        (ALL, []),
+    ],
+)
+def test_missing_capabilities(effective: int, missing: list[str], capable: Capable) -> None:
+    capable(effective)
+    assert _program.missing_capabilities() == missing
+
+
+@pytest.mark.parametrize("text", ["", "Name:\tx\nCapPrm:\t0\n", None])
+def test_capabilities_that_cannot_be_told_are_not_missing(
+    text: Optional[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_status(monkeypatch, text)
+    assert _program.missing_capabilities() == []
+
+
+def test_the_capability_that_is_missing_is_named(lib: FakeLibbpf, capable: Capable) -> None:
+    capable(PERFMON)
+    lib.fails["bpf_object__load"] = errno.EPERM
+    with pytest.raises(BpfPermissionError, match="CAP_BPF") as caught:
+        Program(WALK, {})
+    assert "CAP_PERFMON" not in str(caught.value)
+    assert caught.value.errno == errno.EPERM
+    assert lib.opened() == 0
+
+
+# --- loaded ---------------------------------------------------------------------------
+
+
+def test_constants_are_written_before_load(lib: FakeLibbpf) -> None:
+    program = Program(WALK, {"nr_terms": _program.u32(5), "events_index_size": _program.u32(9)})
+    assert lib.constant("nr_terms") == _program.u32(5)
+    assert lib.constant("events_index_size") == _program.u32(9)
+    assert lib.constant("backend") == bytes(4)
+    assert lib.calls.index("bpf_map__initial_value") < lib.calls.index("bpf_object__load")
+    program.close()
+
+
+@pytest.mark.parametrize("name", _program.PROGRAMS)
+def test_only_the_program_asked_for_is_loaded(name: str, lib: FakeLibbpf) -> None:
+    program = Program(name, {})
+    assert lib.autoload == {each: each == name for each in _program.PROGRAMS}
+    program.close()
+
+
+def test_close_twice(lib: FakeLibbpf) -> None:
+    program = Program(WALK, {})
+    assert lib.opened() == 1
+    program.close()
+    program.close()
+    assert lib.calls.count("bpf_object__close") == 1
+
+
+def test_a_forgotten_program_is_closed(lib: FakeLibbpf) -> None:
+    program = Program(WALK, {})
+    del program
+    gc.collect()
+    assert lib.calls.count("bpf_object__close") == 1
+
+
+def test_a_variable_is_what_the_program_left(lib: FakeLibbpf) -> None:
+    program = Program(WALK, {})
+    lib.bss[1024 + 3] = b"\x2a"
+    assert program.variable("events_index")[3] == 42
+    assert program.variable("stats_index") == bytes(1024)
+    program.close()
+
+
+def test_a_link_keeps_its_program(lib: FakeLibbpf) -> None:
+    program = Program(WALK, {})
+    seen = weakref.ref(program)
+    link = program.attach(9, _program.SELF)
+    del program
+    gc.collect()
+    assert seen() is not None and "bpf_object__close" not in lib.calls
+    link.close()
+    link.close()
+    gc.collect()
+    assert seen() is None
+    order = [call for call in lib.calls if call in ("bpf_link__destroy", "bpf_object__close")]
+    assert order == ["bpf_link__destroy", "bpf_object__close"]
+
+
+def test_a_forgotten_link_is_destroyed_before_its_object(lib: FakeLibbpf) -> None:
+    link = Program(WALK, {}).attach(9, _program.SELF)
+    assert link.fd == 7
+    del link
+    gc.collect()
+    assert lib.calls[-2:] == ["bpf_link__destroy", "bpf_object__close"]
+
+
+def test_a_refusal_to_attach_keeps_the_log(lib: FakeLibbpf) -> None:
+    lib.fails["bpf_program__attach_iter"] = errno.EINVAL
+    lib.says = "libbpf: prog 'memcg_stats_walk': failed to attach to iterator\n"
+    program = Program(WALK, {})
+    with pytest.raises(MemcgError) as caught:
+        program.attach(9, _program.SELF)
+    assert (caught.value.errno, caught.value.log) == (errno.EINVAL, lib.says)
+    program.close()
+
+
+def test_a_link_without_a_descriptor_is_destroyed(lib: FakeLibbpf) -> None:
+    lib.fails["bpf_link__fd"] = errno.EINVAL
+    program = Program(WALK, {})
+    with pytest.raises(MemcgError) as caught:
+        program.attach(9, _program.SELF)
+    assert caught.value.call == "bpf_link__fd"
+    del caught
+    gc.collect()
+    assert lib.calls.count("bpf_link__destroy") == 1
+    program.close()

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""read_stats() and the readers that it keeps."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pymemcgbpf import (
+    CgroupNotFoundError,
+    CgroupRemovedError,
+    MemcgError,
+    NotACgroupError,
+    _backend,
+    clear_cache,
+    read_stats,
+)
+
+from .directories import make_v2
+from .sources import Sources
+
+
+@pytest.fixture
+def sources(monkeypatch: pytest.MonkeyPatch) -> Sources:
+    clear_cache()
+    made = Sources()
+    monkeypatch.setattr(_backend, "choose", made.choose)
+    return made
+
+
+def replaced(path: Path) -> None:
+    """The cgroup is removed, and another made at its path."""
+    path.rename(path.with_name("old"))
+    make_v2(path)
+
+
+def test_a_second_call_uses_the_same_reader(v2: Path, sources: Sources) -> None:
+    for path in (v2, str(v2), os.fsencode(v2)):
+        assert read_stats(path, ["anon"]) == {"anon": 1}  # type: ignore[arg-type]
+    assert len(sources.made) == 1
+    assert sources.made[0].reads == 3
+
+
+def test_other_choices_are_other_readers(v2: Path, sources: Sources) -> None:
+    make_v2(v2.with_name("other"))
+    read_stats(v2, ["anon"])
+    read_stats(v2, ["anon"], flush=False)
+    read_stats(v2)
+    read_stats(v2, ["anon", "file"])
+    read_stats(v2, ["file", "anon"])
+    read_stats(v2.with_name("other"), ["anon"])
+    assert len(sources.made) == 6
+    assert sources.open() == 6
+
+
+@pytest.mark.parametrize("same", [["anon", "anon"], ("anon",), iter(["anon"])])
+def test_the_same_names_are_the_same_reader(same: Any, v2: Path, sources: Sources) -> None:
+    read_stats(v2, ["anon"])
+    read_stats(v2, same)
+    assert len(sources.made) == 1
+
+
+@pytest.mark.parametrize("items", ["anon", [], [1], [["anon"]]])
+def test_bad_items(items: Any, v2: Path, sources: Sources) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        read_stats(v2, items)
+    assert sources.made == []
+
+
+def test_the_oldest_reader_is_put_out(tmp_path: Path, sources: Sources) -> None:
+    paths = [make_v2(tmp_path / str(number)) for number in range(34)]
+    for path in paths[:32]:
+        read_stats(path)
+    assert sources.open() == 32
+    read_stats(paths[0])  # used again, so that the second is the oldest
+    assert len(sources.made) == 32
+    read_stats(paths[32])
+    assert [source.closes for source in sources.made] == [0, 1, *[0] * 31]
+    read_stats(paths[33])
+    assert [source.closes for source in sources.made[:4]] == [0, 1, 1, 0]
+    assert sources.open() == 32
+
+
+def test_a_path_made_anew_is_another_cgroup(v2: Path, sources: Sources) -> None:
+    read_stats(v2)
+    replaced(v2)
+    assert read_stats(v2) == {"anon": 1}
+    assert [source.reads for source in sources.made] == [1, 1]
+    assert [source.closes for source in sources.made] == [1, 0]
+
+
+def test_a_removed_path_is_forgotten(v2: Path, sources: Sources) -> None:
+    read_stats(v2)
+    v2.rename(v2.with_name("old"))
+    with pytest.raises(CgroupNotFoundError):
+        read_stats(v2)
+    assert sources.open() == 0
+
+
+def test_a_cgroup_removed_under_way_is_looked_up_anew(v2: Path, sources: Sources) -> None:
+    read_stats(v2)
+    sources.made[0].error = CgroupRemovedError("gone")
+    assert read_stats(v2) == {"anon": 1}
+    assert [source.closes for source in sources.made] == [1, 0]
+
+
+def test_a_path_through_what_is_a_file_now(tmp_path: Path, sources: Sources) -> None:
+    (tmp_path / "top").mkdir()
+    path = make_v2(tmp_path / "top" / "a")
+    read_stats(path)
+    (tmp_path / "top").rename(tmp_path / "old")
+    (tmp_path / "top").write_text("")
+    with pytest.raises(NotACgroupError):
+        read_stats(path)
+
+
+def test_a_path_that_may_not_be_looked_at_any_more(
+    v2: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_stats(v2)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(MemcgError):
+        read_stats(v2)
+
+
+def test_a_first_read_that_fails_is_not_kept(v2: Path, sources: Sources) -> None:
+    read_stats(v2)
+    clear_cache()
+    sources.error = MemcgError("no")
+    with pytest.raises(MemcgError):
+        read_stats(v2)
+    sources.error = None
+    assert read_stats(v2) == {"anon": 1}
+    assert sources.open() == 1
+
+
+def test_another_error_of_a_kept_reader_is_raised(v2: Path, sources: Sources) -> None:
+    read_stats(v2)
+    sources.made[0].error = MemcgError("no", errno=errno.EMFILE)
+    with pytest.raises(MemcgError, match="no"):
+        read_stats(v2)
+
+
+def test_clear_cache(v2: Path, sources: Sources) -> None:
+    read_stats(v2)
+    clear_cache()
+    clear_cache()
+    assert [source.closes for source in sources.made] == [1]
+    read_stats(v2)
+    assert len(sources.made) == 2
+
+
+def test_clear_cache_forgets_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_backend._programs, "key", None)
+    clear_cache()
+    assert not _backend._programs
+
+
+def test_a_reader_put_out_while_it_is_used(v2: Path, sources: Sources) -> None:
+    # Another thread clears the cache between the look-up and the read.
+    read_stats(v2)
+    sources.made[0].error = None
+    real = os.stat
+
+    def stat_and_clear(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if path == str(v2):
+            clear_cache()
+        return real(path, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "stat", stat_and_clear)
+        assert read_stats(v2) == {"anon": 1}
+    assert len(sources.made) == 2
+
+
+def test_many_threads(tmp_path: Path, sources: Sources) -> None:
+    paths = [make_v2(tmp_path / str(number)) for number in range(40)]
+    failures: list[BaseException] = []
+
+    def hammer(start: int) -> None:
+        try:
+            for step in range(200):
+                assert read_stats(paths[(start + step * 7) % len(paths)]) == {"anon": 1}
+                if step % 50 == start:
+                    clear_cache()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=hammer, args=(start,)) for start in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sources.open() <= 32
+    assert not any(source.read_after_close for source in sources.made)
+    clear_cache()
+    assert {source.closes for source in sources.made} == {1}

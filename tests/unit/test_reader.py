@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""StatsReader on a fake source."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from pymemcgbpf import (
+    CgroupNotFoundError,
+    CgroupRemovedError,
+    ClosedError,
+    MemcgError,
+    NotACgroupError,
+    StatsReader,
+    _backend,
+)
+
+from .conftest import open_files
+from .sources import READ_ERRORS, FakeSource, Sources
+
+
+@pytest.fixture
+def sources(monkeypatch: pytest.MonkeyPatch) -> Sources:
+    made = Sources()
+    monkeypatch.setattr(_backend, "choose", made.choose)
+    return made
+
+
+@pytest.mark.parametrize("items", ["anon", b"anon", [], [1]])
+def test_bad_items_are_seen_before_the_path(items: Any, sources: Sources) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        StatsReader("/nowhere", items)
+    assert not isinstance(caught.value, MemcgError)
+
+
+def test_a_bad_path_makes_no_source(tmp_path: Path, sources: Sources) -> None:
+    with pytest.raises(CgroupNotFoundError):
+        StatsReader(tmp_path / "none")
+    with pytest.raises(NotACgroupError):
+        StatsReader(tmp_path)
+    assert sources.made == []
+
+
+@pytest.mark.parametrize("error", [MemcgError("no"), ValueError("no"), KeyboardInterrupt()])
+def test_a_refusal_leaves_nothing_open(error: BaseException, v2: Path, sources: Sources) -> None:
+    sources.error = error
+    before = open_files()
+    with pytest.raises(type(error)):
+        StatsReader(v2)
+    assert open_files() == before
+
+
+def test_the_directory_is_not_kept_open(v2: Path, sources: Sources) -> None:
+    before = open_files()
+    reader = StatsReader(v2)
+    assert open_files() == before
+    reader.close()
+
+
+def test_what_it_was_made_with(v2: Path, sources: Sources) -> None:
+    with StatsReader(v2, ["file", "anon", "file"], flush=False, backend="core") as reader:
+        assert sources.asked == [(str(v2), ("file", "anon"), False, "core")]
+        assert (reader.items, reader.backend, reader.why) == (("file", "anon"), "fake", "because")
+        assert (reader.path, reader.cgroup_id) == (str(v2), v2.stat().st_ino)
+
+
+def test_defaults(v2: Path, sources: Sources) -> None:
+    with StatsReader(v2):
+        assert sources.asked == [(str(v2), None, True, "auto")]
+
+
+@pytest.mark.parametrize("name", ["items", "backend", "why", "path", "cgroup_id"])
+def test_attributes_are_read_only(name: str, v2: Path, sources: Sources) -> None:
+    with StatsReader(v2) as reader, pytest.raises(AttributeError):
+        setattr(reader, name, "x")
+
+
+def test_options_are_given_by_name(v2: Path, sources: Sources) -> None:
+    with pytest.raises(TypeError):
+        StatsReader(v2, ["anon"], False)  # type: ignore[call-arg,misc,unused-ignore]  # the code differs by mypy's version
+
+
+def test_use_after_close(v2: Path, sources: Sources) -> None:
+    reader = StatsReader(v2)
+    reader.close()
+    with pytest.raises(ClosedError, match="closed") as caught:
+        reader.read()
+    assert str(v2) in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+    assert sources.made[0].reads == 0
+
+
+def test_close_twice(v2: Path, sources: Sources) -> None:
+    reader = StatsReader(v2)
+    reader.close()
+    reader.close()
+    assert sources.made[0].closes == 1
+
+
+def test_with(v2: Path, sources: Sources) -> None:
+    with pytest.raises(ZeroDivisionError), StatsReader(v2) as reader:
+        assert reader.read() == {"anon": 1}
+        _ = 1 // 0
+    assert sources.made[0].closes == 1
+    with pytest.raises(ClosedError):
+        reader.read()
+
+
+def test_a_closed_reader_can_still_be_asked_what_it_was(v2: Path, sources: Sources) -> None:
+    reader = StatsReader(v2)
+    reader.close()
+    assert (reader.backend, reader.items) == ("fake", ("anon",))
+
+
+def test_repr(v2: Path, sources: Sources) -> None:
+    reader = StatsReader(v2)
+    assert repr(reader) == f"<StatsReader {str(v2)!r} fake, 1 items>"
+    reader.close()
+    assert repr(reader) == f"<StatsReader {str(v2)!r} closed, 1 items>"
+
+
+@pytest.mark.parametrize(("number", "kind"), READ_ERRORS)
+def test_errors_are_translated(
+    number: int, kind: type[MemcgError], v2: Path, sources: Sources
+) -> None:
+    with StatsReader(v2) as reader:
+        sources.made[0].error = OSError(number, "words")
+        with pytest.raises(MemcgError) as caught:
+            reader.read()
+        assert type(caught.value) is kind
+        assert str(v2) in str(caught.value)
+        assert caught.value.__cause__ is sources.made[0].error
+
+
+def test_an_error_of_ours_passes_as_it_is(v2: Path, sources: Sources) -> None:
+    with StatsReader(v2) as reader:
+        sources.made[0].error = error = CgroupRemovedError("gone")
+        with pytest.raises(CgroupRemovedError) as caught:
+            reader.read()
+        assert caught.value is error
+
+
+def test_a_failed_read_does_not_lock_the_reader(v2: Path, sources: Sources) -> None:
+    with StatsReader(v2) as reader:
+        sources.made[0].error = OSError(errno.EIO, "words")
+        with pytest.raises(MemcgError):
+            reader.read()
+        sources.made[0].error = None
+        assert reader.read() == {"anon": 1}
+
+
+# --- threads and fork -----------------------------------------------------------------
+
+
+def test_many_threads_read_one_reader(v2: Path, sources: Sources) -> None:
+    failures: list[BaseException] = []
+
+    def hammer(reader: StatsReader) -> None:
+        try:
+            for _ in range(300):
+                assert reader.read() == {"anon": 1}
+        except BaseException as error:
+            failures.append(error)
+
+    with StatsReader(v2) as reader:
+        threads = [threading.Thread(target=hammer, args=(reader,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert sources.made[0].reads == 2400
+    assert sources.made[0].most_at_once == 1, "a source is not made for two threads at once"
+
+
+def test_close_while_others_read(v2: Path, sources: Sources) -> None:
+    reader = StatsReader(v2)
+    outcomes: list[Optional[BaseException]] = []
+    started = threading.Barrier(5)
+
+    def hammer() -> None:
+        started.wait()
+        try:
+            while True:
+                reader.read()
+        except BaseException as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=hammer) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    reader.close()
+    for thread in threads:
+        thread.join(10)
+    assert [type(outcome) for outcome in outcomes] == [ClosedError] * 4
+    assert sources.made[0].closes == 1
+    assert not sources.made[0].read_after_close
+
+
+@pytest.fixture
+def slow_read(v2: Path, sources: Sources) -> Iterator[StatsReader]:
+    """A reader that another thread is reading from, its lock held, all the while."""
+    reader = StatsReader(v2)
+    source: FakeSource = sources.made[0]
+    source.hold = threading.Event()
+    thread = threading.Thread(target=reader.read)
+    thread.start()
+    assert source.entered.wait(10)
+    yield reader
+    source.hold.set()
+    thread.join(10)
+    reader.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_is_not_locked_out(slow_read: StatsReader, sources: Sources) -> None:
+    assert slow_read._lock.locked()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # a deadlock ends by this
+        status = 1
+        try:
+            sources.made[0].hold = None
+            if slow_read.read() == {"anon": 1}:
+                slow_read.close()
+                status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert slow_read._lock.locked(), "the parent's lock is untouched"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_finds_the_module_s_locks_open(v2: Path) -> None:
+    from pymemcgbpf import _btf, _libbpf, reader
+
+    locks = [
+        (_libbpf, "_lock"),
+        (_libbpf, "_print_lock"),
+        (_btf, "_lock"),
+        (_backend, "_programs_lock"),
+        (_backend, "_layout_lock"),
+        (reader, "_readers_lock"),
+    ]
+    held = [getattr(module, name) for module, name in locks]
+    for lock in held:
+        lock.acquire()
+    try:
+        child = os.fork()
+        if child == 0:
+            free = [getattr(module, name).acquire(timeout=1) for module, name in locks]
+            os._exit(0 if all(free) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert all(getattr(module, name) is lock for (module, name), lock in zip(locks, held))
+    finally:
+        for lock in held:
+            lock.release()

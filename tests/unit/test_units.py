@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Numbers for people."""
+
+from __future__ import annotations
+
+import pytest
+
+from pymemcgbpf._cli.units import human
+
+K, M, G, T, P, E = (1 << shift for shift in (10, 20, 30, 40, 50, 60))
+
+
+@pytest.mark.parametrize(
+    ("value", "number", "unit"),
+    [
+        (0, "0", "B"),
+        (1, "1", "B"),
+        (1023, "1023", "B"),
+        (1024, "1.0", "KiB"),
+        (1025, "1.0", "KiB"),
+        (1536, "1.5", "KiB"),
+        (M - 1, "1.0", "MiB"),
+        (1023 * K, "1023.0", "KiB"),
+        (1023 * K + 900, "1023.9", "KiB"),
+        (M, "1.0", "MiB"),
+        (G - 1, "1.0", "GiB"),
+        (G, "1.0", "GiB"),
+        (T - 1, "1.0", "TiB"),
+        (T, "1.0", "TiB"),
+        (P, "1.0", "PiB"),
+        (E - 1, "1.0", "EiB"),
+        (E, "1.0", "EiB"),
+        ((1 << 64) - 1, "16.0", "EiB"),
+    ],
+)
+def test_bytes(value: int, number: str, unit: str) -> None:
+    assert human("anon", value) == (number, unit)
+
+
+@pytest.mark.parametrize("size", [K, M, G, T, P])
+def test_no_number_is_printed_as_1024(size: int) -> None:
+    for value in range(1024 * size - size // 4, 1024 * size, max(size // 64, 1)):
+        assert not human("file", value).number.startswith("1024")
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567")],
+)
+@pytest.mark.parametrize("name", ["pgfault", "an_item_of_tomorrow"])
+def test_counts_and_unknown_items(name: str, value: int, number: str) -> None:
+    assert human(name, value) == (number, "")

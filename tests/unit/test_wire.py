@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Bytes fed to the decoder of the statistics stream."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pymemcgbpf import StreamError, _wire
+
+U16, U32, U64 = ((1 << bits) - 1 for bits in (16, 32, 64))
+ITEMS = (1, 55, 73)
+
+
+def encode_row(row: _wire.Row) -> bytes:
+    return _wire.ROW.pack(*row[:4]) + struct.pack(f"={len(row.values)}Q", *row.values)
+
+
+def encode_trailer(rows: int, end_ns: int = 77) -> bytes:
+    return _wire.TRAILER.pack(_wire.END_MAGIC, rows, end_ns)
+
+
+def encode(items: Sequence[int], rows: Sequence[_wire.Row], order: int = 1) -> bytes:
+    body = b"".join(map(encode_row, rows))
+    return _wire.encode_header(items, order) + body + encode_trailer(len(rows))
+
+
+def some_rows(count: int, items: int = len(ITEMS)) -> list[_wire.Row]:
+    return [_wire.Row(100 + at, 100, at, 0, tuple(range(at, at + items))) for at in range(count)]
+
+
+def patched(data: bytes, at: int, form: str, value: int) -> bytes:
+    changed = bytearray(data)
+    struct.pack_into(form, changed, at, value)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_cut_short_anywhere_is_an_error(count: int) -> None:
+    whole = encode(ITEMS, some_rows(count))
+    assert len(_wire.decode(whole).rows) == count
+    for length in range(len(whole)):
+        with pytest.raises(StreamError):
+            _wire.decode(whole[:length])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_bytes_too_many_are_an_error(count: int) -> None:
+    whole = encode(ITEMS, some_rows(count))
+    for length in range(1, 2 * _wire.row_size(len(ITEMS))):
+        with pytest.raises(StreamError):
+            _wire.decode(whole + bytes(length))
+
+
+def test_bytes_lost_in_the_middle_are_an_error() -> None:
+    whole = encode(ITEMS, some_rows(3))
+    for length in range(1, 2 * _wire.row_size(len(ITEMS)) + 1):
+        with pytest.raises(StreamError):
+            _wire.decode(whole[:40] + whole[40 + length :])
+
+
+@pytest.mark.parametrize("told", [0, 1, 3, 4, U32])
+def test_a_trailer_that_counts_otherwise_is_an_error(told: int) -> None:
+    data = _wire.encode_header(ITEMS, 1) + b"".join(map(encode_row, some_rows(2)))
+    with pytest.raises(StreamError):
+        _wire.decode(data + encode_trailer(told))
+
+
+def test_a_trailer_inside_the_header_is_none() -> None:
+    # The header's own items spell a trailer of zero rows.
+    items = (*struct.unpack("=2H", struct.pack("=I", _wire.END_MAGIC)), 0, 0, 9, 9, 9, 9)
+    header = _wire.encode_header(items, 1)
+    assert len(_wire.decode(header + encode_trailer(0)).rows) == 0
+    with pytest.raises(StreamError):
+        _wire.decode(header)
+
+
+@pytest.mark.parametrize(
+    ("at", "form", "value"),
+    [
+        pytest.param(0, "=I", 0x7F454C46, id="magic"),
+        pytest.param(0, ">I", _wire.MAGIC, id="other byte order"),
+        pytest.param(0, "=I", _wire.END_MAGIC, id="trailer's magic"),
+        pytest.param(4, "=H", 0, id="version 0"),
+        pytest.param(4, "=H", 2, id="version 2"),
+        pytest.param(6, "=H", 0, id="header size 0"),
+        pytest.param(6, "=H", 32, id="header size"),
+        pytest.param(8, "=I", 0, id="row size 0"),
+        pytest.param(8, "=I", 40, id="row size"),
+        pytest.param(8, "=I", U32, id="row size too large"),
+        pytest.param(12, "=H", 2, id="fewer items"),
+        pytest.param(12, "=H", U16, id="more items than bytes"),
+        pytest.param(-16, "=I", 0, id="trailer's magic lost"),
+        pytest.param(-16, "=I", _wire.MAGIC, id="header's magic in the trailer"),
+    ],
+)
+def test_a_damaged_field_is_an_error(at: int, form: str, value: int) -> None:
+    whole = encode(ITEMS, some_rows(1))
+    with pytest.raises(StreamError):
+        _wire.decode(patched(whole, at % len(whole), form, value))
+
+
+def test_the_version_is_named() -> None:
+    data = patched(encode(ITEMS, []), 4, "=H", 9)
+    with pytest.raises(StreamError, match=r"version 9.*version 1"):
+        _wire.decode(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"anon 4096\nfile 0\nslab 1\n", bytes(400)])
+def test_what_is_no_stream_says_so(data: bytes) -> None:
+    with pytest.raises(StreamError, match="not a statistics stream"):
+        _wire.decode(data)
+
+
+def test_a_walk_that_met_nobody_is_its_trailer() -> None:
+    stream = _wire.decode(encode_trailer(0, 123))
+    assert (stream.rows, stream.end_ns, stream.header.items) == ([], 123, ())
+
+
+def test_a_lone_trailer_that_counts_rows_is_an_error() -> None:
+    with pytest.raises(StreamError):
+        _wire.decode(encode_trailer(2))
+
+
+def test_a_header_and_no_row() -> None:
+    stream = _wire.decode(encode(ITEMS, [], order=4))
+    assert (stream.rows, stream.header.items, stream.header.order) == ([], ITEMS, 4)
+
+
+def test_every_field_comes_back() -> None:
+    row = _wire.Row(U64, U64 - 1, 7, _wire.ROW_ROOT, (0, _wire.ABSENT, 5))
+    stream = _wire.decode(encode(ITEMS, [row]))
+    assert stream.rows == [row]
+    assert stream.end_ns == 77
+    assert stream.header == _wire.Header(24, 48, 1, ITEMS)
+
+
+@given(
+    items=st.lists(st.integers(0, U16), max_size=20),
+    ids=st.lists(st.tuples(st.integers(0, U64), st.integers(0, U64)), max_size=5),
+    numbers=st.lists(st.integers(0, U64), min_size=20, max_size=20),
+    order=st.integers(0, 5),
+)
+def test_round_trip(
+    items: list[int], ids: list[tuple[int, int]], numbers: list[int], order: int
+) -> None:
+    values = tuple(numbers[: len(items)])
+    rows = [_wire.Row(own, parent, at, at, values) for at, (own, parent) in enumerate(ids)]
+    stream = _wire.decode(encode(items, rows, order))
+    assert stream.rows == rows
+    assert stream.header.items == tuple(items)
+    assert stream.header.order == order
+
+
+@given(st.binary(max_size=120))
+def test_noise_is_an_error_or_a_stream_and_nothing_else(data: bytes) -> None:
+    try:
+        stream = _wire.decode(data)
+    except StreamError:
+        return
+    assert data[-16:-12] == struct.pack("=I", _wire.END_MAGIC)
+    assert len(stream.rows) == struct.unpack_from("=I", data, len(data) - 12)[0]
+
+
+@pytest.mark.parametrize("items", [0, 1, 2, 3, 4, 5, 73, _wire.MAX_ITEMS])
+def test_rows_are_aligned(items: int) -> None:
+    assert _wire.header_size(items) % 8 == 0
+    assert _wire.header_size(items) - (_wire.HEADER.size + 2 * items) in range(8)
+    assert _wire.row_size(items) % 8 == 0
+    assert len(_wire.encode_header(range(items), 1)) == _wire.header_size(items)
