@@ -109,6 +109,27 @@ def test_a_failure_can_be_told_from_the_return_type(row: _libbpf.Binding) -> Non
         assert not isinstance(row.restype, type(ctypes.POINTER(_libbpf.Btf)))
 
 
+def _gil_flag() -> int:
+    """What marks the functions that are called with the GIL held."""
+    held: Any = ctypes.PyDLL(None)["Py_GetVersion"]
+    free: Any = ctypes.CDLL(None)["getpid"]
+    flag: int = held._flags_ & ~free._flags_
+    assert flag, "PyDLL's functions can be told from CDLL's"
+    return flag
+
+
+@pytest.mark.parametrize("row", _libbpf.BINDINGS, ids=lambda row: row.name)
+def test_the_gil_is_free_during_a_call(row: _libbpf.Binding) -> None:
+    assert not getattr(_libbpf.load(), row.name)._flags_ & _gil_flag()
+
+
+def test_the_gil_is_free_while_an_iterator_is_made() -> None:
+    create: Any
+    create, argument = _libbpf.iterator_creator(-1)
+    assert create(argument) == -errno.EBADF
+    assert not create._flags_ & _gil_flag()
+
+
 def test_names_are_unique() -> None:
     names = [row.name for row in _libbpf.BINDINGS]
     assert len(names) == len(set(names)) > 20
