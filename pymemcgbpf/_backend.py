@@ -12,8 +12,9 @@ import functools
 import mmap
 import os
 import struct
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Callable, NamedTuple, Optional, TypeVar, Union
 
 from . import _btf, _cgroupfs, _fork, _kallsyms, _layout, _libbpf, _memory_stat, _program, _wire
@@ -115,7 +116,7 @@ def _translated(cgroup: Cgroup, make: Callable[[], _Made]) -> _Made:
     try:
         return make()
     except OSError as error:
-        clear = read_error(cgroup.path, cgroup.id, error)
+        clear = read_error(cgroup.path, cgroup.identity, error)
         if clear is error:
             raise
         raise clear from error
@@ -135,7 +136,7 @@ def _unavailable(missing: Sequence[str], where: str) -> ItemUnavailableError:
     return ItemUnavailableError(f"{where} does not have {listed}", items=missing)
 
 
-def read_error(path: str, cgroup_id: int, error: OSError) -> MemcgError:
+def read_error(path: str, identity: _cgroupfs.Identity, error: OSError) -> MemcgError:
     """What a failure to open or read something of a cgroup's means."""
     if isinstance(error, MemcgError):
         if error.call == "bpf_iter_create" and error.errno == errno.EPERM:
@@ -146,7 +147,7 @@ def read_error(path: str, cgroup_id: int, error: OSError) -> MemcgError:
             )
         return error
     if error.errno in (errno.ENOENT, errno.ENODEV):
-        return _cgroupfs.why_unreadable(path, cgroup_id)
+        return _cgroupfs.why_unreadable(path, identity)
     message = f"{path} cannot be read: {errno_text(error.errno or 0)}"
     if error.errno in (errno.EACCES, errno.EPERM):
         return CgroupPermissionError(message, errno=error.errno, call="read")
@@ -229,7 +230,12 @@ def _is_shown(name: str, cgroup: Cgroup, printed: Sequence[str]) -> bool:
         return cgroup.has_current
     if cgroup.version == 2:
         return name in printed
-    return name != "hugetlb"  # accounted on v2 only, by a mount option
+    return name not in _NOT_ACCOUNTED_ON_V1
+
+
+# The kernel counts them per cgroup on v2 only (cgroup_subsys_on_dfl); hugetlb there by a
+# mount option.
+_NOT_ACCOUNTED_ON_V1 = ("hugetlb", "sock", "zswap", "zswapped", "zswap_incomp")
 
 
 def _terms(
@@ -281,7 +287,7 @@ class BpfSource:
         layout: Optional[_layout.Layout],
     ) -> None:
         self.names = tuple(terms)
-        self._path, self._id = cgroup.path, cgroup.id
+        self._path, self._identity = cgroup.path, cgroup.identity
         count = len(self.names)
         self._size = _wire.header_size(count) + _wire.row_size(count) + _wire.TRAILER.size
         self._values = struct.Struct(f"={count}Q").unpack_from
@@ -329,7 +335,7 @@ class BpfSource:
         rows = _wire.decode(data).rows
         if rows:
             return StreamError(f"{len(rows)} rows of {len(data)} bytes instead of one")
-        return _cgroupfs.why_unreadable(self._path, self._id)
+        return _cgroupfs.why_unreadable(self._path, self._identity)
 
     def close(self) -> None:
         """Detaches the link. Twice is fine."""
@@ -341,8 +347,8 @@ class BpfSource:
 
 def _attach_error(cgroup: Cgroup, error: MemcgError) -> MemcgError:
     if error.errno in (errno.ENOENT, errno.ENODEV, errno.EBADF):
-        return _cgroupfs.why_unreadable(cgroup.path, cgroup.id)
-    if error.errno == errno.EPERM:
+        return _cgroupfs.why_unreadable(cgroup.path, cgroup.identity)
+    if error.errno in (errno.EPERM, errno.EACCES):
         return BpfPermissionError(
             f"the kernel does not let this process attach a BPF iterator: {error}",
             errno=error.errno,
@@ -405,8 +411,11 @@ def _cached_program(
         return program
 
 
-def forget_programs() -> None:
-    """Lets go of the kept programs; each is unloaded when its last link is closed."""
+def forget() -> None:
+    """Lets go of the kept programs, each unloaded when its last link is closed; and of
+    the opinion that this kernel's counters cannot be found."""
+    global _ask_again_at
+    _ask_again_at = 0.0
     with _programs_lock:
         _programs.clear()
 
@@ -420,7 +429,7 @@ def _load_walk(
     flat = [term for item in terms.values() for term in item]
     if len(terms) > _wire.MAX_ITEMS or len(flat) > _wire.MAX_TERMS:
         raise BackendUnavailableError(f"{len(terms)} items are too many for the BPF program")
-    numbers = [CATALOGUE[name].number for name in terms]
+    numbers = [CATALOGUE[name].number if name in CATALOGUE else 0 for name in terms]
     return _program.Program(
         _program.WALK,
         {
@@ -440,7 +449,9 @@ def _load_walk(
 
 _layout_lock = _fork.renewed_lock(__name__, "_layout_lock")
 _found_layout: Optional[_layout.Layout] = None
-_no_layout = ""  # why there is none; asking again would cost as much and not help
+_no_layout = ""  # why there is none
+_ask_again_at = 0.0  # CLOCK_MONOTONIC; asking costs tens of milliseconds
+_SECONDS_BETWEEN = 60.0  # a check can fail because the numbers moved, or all were 0
 
 
 def _kernel_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> _layout.Layout:
@@ -449,16 +460,17 @@ def _kernel_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> _layout.Layout:
     Raises:
         BackendUnavailableError: neither found nor rebuilt.
     """
-    global _found_layout, _no_layout
+    global _found_layout, _no_layout, _ask_again_at
     with _layout_lock:
-        if _found_layout is None and not _no_layout:
+        if _found_layout is None and time.monotonic() >= _ask_again_at:
+            _ask_again_at = time.monotonic() + _SECONDS_BETWEEN
             if {"state", "events"} <= types.vmstats.keys():
                 _found_layout = _layout_from_tables(types) or _rebuilt_layout(types, cgroup)
                 _no_layout = "" if _found_layout else _NOT_TO_BE_FOUND
             else:
                 _no_layout = "this kernel's struct memcg_vmstats is not known to this package"
         if _found_layout is None:
-            raise BackendUnavailableError(_no_layout)
+            raise BackendUnavailableError(_no_layout or _NOT_TO_BE_FOUND)
         return _found_layout
 
 
@@ -503,12 +515,11 @@ def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_layout
     """
     top = _cgroupfs.open_cgroup(_cgroupfs.hierarchy_root(cgroup.path))
     try:
-        printed = tuple(_memory_stat.keys(top))
-        shown = printed if top.version == 2 else ()
+        shown = tuple(_memory_stat.keys(top)) if top.version == 2 else ()
         fitting = [
             layout
             for layout in _layout.rebuilt(types, shown)
-            if _gives_memory_stat(layout, types, top, printed)
+            if _gives_memory_stat(layout, types, top)
         ]
     finally:
         os.close(top.fd)
@@ -518,24 +529,40 @@ def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_layout
 _ATTEMPTS = 20
 
 
-def _gives_memory_stat(
-    layout: _layout.Layout, types: _btf.KernelTypes, cgroup: Cgroup, printed: Iterable[str]
-) -> bool:
-    terms = {name: _terms(name, types, layout) for name in printed}
-    terms = {name: parts for name, parts in terms.items() if parts}
-    text = _memory_stat.TextSource(cgroup, terms)
+def _gives_memory_stat(layout: _layout.Layout, types: _btf.KernelTypes, cgroup: Cgroup) -> bool:
+    terms = {key: _terms(name, types, layout) for name, key in _memory_stat.keys(cgroup).items()}
+    if cgroup.version == 1:
+        for key, enumerator in _V1_ALSO.items():
+            enum, _ = types.counters[enumerator]
+            slot = layout.slots.get(enumerator)
+            unit = mmap.PAGESIZE if enumerator == "MEMCG_SWAP" else 1
+            if slot is not None:
+                terms[key] = (_program.Term(_program.KINDS[enum], True, slot, unit),)
+    terms = {key: parts for key, parts in terms.items() if parts}
+    file = _memory_stat.CgroupFile(cgroup, _cgroupfs.MEMORY_STAT)
     try:
         bpf = BpfSource(cgroup, "core", terms, False, layout)
         try:
             for _ in range(_ATTEMPTS):  # the numbers move while they are compared
-                before, values, after = text.read(), bpf.read(), text.read()
+                before = _memory_stat.parse(_memory_stat.read_whole(file.fd))
+                values = bpf.read()
+                after = _memory_stat.parse(_memory_stat.read_whole(file.fd))
                 if all(
-                    min(before[name], after[name]) <= value <= max(before[name], after[name])
-                    for name, value in values.items()
+                    key not in after
+                    or min(before[key], after[key]) <= value <= max(before[key], after[key])
+                    for key, value in values.items()
                 ):
                     return True
         finally:
             bpf.close()
     finally:
-        text.close()
+        file.close()
     return False
+
+
+# Keys of v1's memory.stat that are no items but help to tell one order from another.
+_V1_ALSO = {
+    "total_pgpgin": "PGPGIN",
+    "total_pgpgout": "PGPGOUT",
+    "total_swap": "MEMCG_SWAP",
+}

@@ -70,17 +70,20 @@ def kernel() -> KernelTypes:
 
 def _read_kernel() -> KernelTypes:
     lib = _libbpf.load()
-    with _libbpf.messages() as log:
-        try:
-            btf = lib.btf__load_vmlinux_btf()
-        except MemcgError as error:
-            raise BtfNotFoundError(
-                f"this kernel offers no BTF type information ({VMLINUX}): "
-                "it needs CONFIG_DEBUG_INFO_BTF=y, and /sys mounted",
-                errno=error.errno,
-                call=error.call,
-                log="".join(log),
-            ) from error
+    return _libbpf.explained(lambda log: _read_vmlinux(lib, log))
+
+
+def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
+    try:
+        btf = lib.btf__load_vmlinux_btf()
+    except MemcgError as error:
+        raise BtfNotFoundError(
+            f"this kernel offers no BTF type information ({VMLINUX}): "
+            "it needs CONFIG_DEBUG_INFO_BTF=y, and /sys mounted",
+            errno=error.errno,
+            call=error.call,
+            log="".join(log),
+        ) from error
     try:
         types = Types(lib, btf)
         counters = {}

@@ -21,6 +21,8 @@ Path = Union[str, "os.PathLike[str]"]
 
 MEMORY_STAT = "memory.stat"
 
+Identity = tuple[int, int]
+
 
 class Cgroup(NamedTuple):
     """An open cgroup directory with the memory controller enabled.
@@ -28,16 +30,22 @@ class Cgroup(NamedTuple):
     Attributes:
         path: as the caller gave it.
         fd: the directory, opened for reading; the holder closes it.
-        id: the kernel's 64-bit cgroup id, which is the directory's inode number.
+        identity: the directory's device and inode number. The number alone may be
+            another cgroup's in another hierarchy.
         version: 1 or 2, of the hierarchy.
         is_root: the hierarchy's root, which has no usage counter of its own.
     """
 
     path: str
     fd: int
-    id: int
+    identity: Identity
     version: int
     is_root: bool
+
+    @property
+    def id(self) -> int:
+        """The kernel's 64-bit cgroup id, which is the directory's inode number."""
+        return self.identity[1]
 
     @property
     def current_file(self) -> str:
@@ -67,18 +75,19 @@ def open_cgroup(path: Path) -> Cgroup:
         raise _open_error(text, error) from error
     try:
         status = os.fstat(fd)
+        opened = (status.st_dev, status.st_ino)
         if not _exists(fd, "cgroup.procs"):
-            if _is_going(text, status):
+            if _is_going(text, opened):
                 raise removed(text)
             raise NotACgroupError(f"{text} is a directory, but not a cgroup's: no cgroup.procs")
         version = 2 if _exists(fd, "cgroup.controllers") else 1
         if not _exists(fd, MEMORY_STAT):
-            raise removed(text) if _is_other(text, status.st_ino) else _why_no_memory(text)
+            raise removed(text) if identity(text) != opened else _why_no_memory(text)
         # Only a root lacks cgroup.type (v2); only a root has cgroup.sane_behavior (v1).
         is_root = (
             not _exists(fd, "cgroup.type") if version == 2 else _exists(fd, "cgroup.sane_behavior")
         )
-        return Cgroup(text, fd, status.st_ino, version, is_root)
+        return Cgroup(text, fd, opened, version, is_root)
     except BaseException:
         os.close(fd)
         raise
@@ -92,27 +101,24 @@ def _exists(dir_fd: int, name: str) -> bool:
     return True
 
 
-def _is_other(path: str, inode: int) -> bool:
-    """Whether a path leads nowhere by now, or to another directory."""
+def identity(path: str) -> Optional[Identity]:
+    """The device and inode number that a path leads to now; None where it leads nowhere."""
     try:
-        return os.stat(path).st_ino != inode
-    except OSError:
-        return True
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
-def _is_going(path: str, status: os.stat_result) -> bool:
+def _is_going(path: str, opened: Identity) -> bool:
     """Whether an open directory is of a cgroup that has been, or is just being, removed.
 
     Its files go first, its path last: then it is known by its parent.
     """
-    if _is_other(path, status.st_ino):
+    if identity(path) != opened:
         return True
-    parent = os.path.join(os.path.realpath(path), os.pardir)
-    try:
-        procs = os.stat(os.path.join(parent, "cgroup.procs"))
-    except OSError:
-        return False
-    return procs.st_dev == status.st_dev
+    above = identity(os.path.join(os.path.realpath(path), os.pardir, "cgroup.procs"))
+    return above is not None and above[0] == opened[0]
 
 
 def _open_error(path: str, error: Exception) -> MemcgError:
@@ -135,11 +141,15 @@ def removed(path: str) -> CgroupRemovedError:
     return CgroupRemovedError(f"the cgroup {path} was removed")
 
 
-def why_unreadable(path: str, cgroup_id: int) -> MemcgError:
+def why_unreadable(path: str, opened: Identity) -> MemcgError:
     """Why a reader of this cgroup finds nothing any more."""
-    if not os.path.exists(path):
+    try:
+        os.stat(path)
+    except PermissionError as error:
+        return _open_error(path, error)
+    except OSError:
         return removed(path)
-    if _is_other(path, cgroup_id):
+    if identity(path) != opened:
         return CgroupRemovedError(
             f"the cgroup {path} was removed; another one has its path now: make a new reader"
         )

@@ -2,7 +2,8 @@
 """Locks that a forked child can use.
 
 A lock that another thread held at the moment of fork() would stay held in the
-child for ever; so the child gets new ones.
+child for ever; so the child gets new ones. All are re-entrant: a signal handler
+may read while the code that it interrupted does.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ _owners: weakref.WeakSet[Any] = weakref.WeakSet()
 _module_locks: list[tuple[str, str]] = []
 
 
-def renewed_lock(module: str, attribute: str) -> threading.Lock:
+def renewed_lock(module: str, attribute: str) -> threading.RLock:
     """A lock for a module's global *attribute*, replaced there in a forked child."""
     _module_locks.append((module, attribute))
-    return threading.Lock()
+    return threading.RLock()
 
 
 def renew_in_child(owner: Any) -> None:
@@ -30,9 +31,9 @@ def renew_in_child(owner: Any) -> None:
 
 def _after_fork_in_child() -> None:
     for module, attribute in _module_locks:
-        setattr(sys.modules[module], attribute, threading.Lock())
+        setattr(sys.modules[module], attribute, threading.RLock())
     for owner in list(_owners):
-        owner._lock = threading.Lock()
+        owner._lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import threading
 from collections.abc import Iterator
 from ctypes import POINTER, Structure, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from . import _fork
 from .errors import LibbpfNotFoundError, LibbpfTooOldError, MemcgError
@@ -277,11 +278,32 @@ def strerror(errno: int) -> str:
     return f"{buffer.value.decode(errors='replace')} ({errno})"
 
 
+_Result = TypeVar("_Result")
+
+
+def explained(work: Callable[[list[str]], _Result]) -> _Result:
+    """Runs *work* with libbpf silent; if that fails, once more for what libbpf has to say.
+
+    *work* is given the list of messages, empty until the second run. That way the many
+    calls that succeed run no Python inside of libbpf.
+    """
+    if not _log.isEnabledFor(logging.DEBUG):
+        try:
+            with _printing(False):
+                return work([])
+        except MemcgError:
+            pass
+    with messages() as lines:
+        return work(lines)
+
+
 class _Messages(threading.local):
     """What libbpf printed in this thread since the innermost :func:`messages` began."""
 
     def __init__(self) -> None:
         self.lines: Optional[list[str]] = None
+        # What a signal handler raised while libbpf called us: C cannot pass it on.
+        self.raised: Optional[BaseException] = None
 
 
 _messages = _Messages()
@@ -290,59 +312,91 @@ _LEVELS = {0: logging.WARNING, 1: logging.INFO, _DEBUG: logging.DEBUG}
 _LONGEST_MESSAGE = 17 << 20  # libbpf's own buffer for the verifier's log is at most 16 MiB
 
 
+class _LibC(NamedTuple):
+    malloc: Any
+    free: Any
+    vsnprintf: Any
+
+
+@functools.cache
+def _libc() -> _LibC:
+    library = ctypes.CDLL(None)
+    functions = _LibC(library.malloc, library.free, library.vsnprintf)
+    functions.malloc.restype, functions.malloc.argtypes = c_void_p, [c_size_t]
+    functions.free.restype, functions.free.argtypes = None, [c_void_p]
+    functions.vsnprintf.restype = c_int
+    functions.vsnprintf.argtypes = [c_void_p, c_size_t, c_char_p, c_void_p]
+    return functions
+
+
 def _format(text: bytes, arguments: int) -> str:
-    libc = ctypes.CDLL(None)
-    libc.vsnprintf.restype = c_int
-    libc.vsnprintf.argtypes = [c_char_p, c_size_t, c_char_p, c_void_p]
-    # The verifier's log comes as one argument, and a va_list serves only once: so
-    # the first buffer must do. Pages are touched only as far as text is written.
-    buffer = ctypes.create_string_buffer(1)
-    ctypes.resize(buffer, _LONGEST_MESSAGE)
-    pointer = ctypes.cast(buffer, c_char_p)
-    libc.vsnprintf(pointer, _LONGEST_MESSAGE, text, arguments)
-    return ctypes.string_at(pointer).decode(errors="replace")
+    # The verifier's log comes as one argument, and a va_list serves only once: so the
+    # first buffer must do. malloc's pages are touched only as far as text is written.
+    buffer = _libc().malloc(_LONGEST_MESSAGE)
+    if not buffer:
+        return text.decode(errors="replace")
+    try:
+        _libc().vsnprintf(buffer, _LONGEST_MESSAGE, text, arguments)
+        return ctypes.string_at(buffer).decode(errors="replace")
+    finally:
+        _libc().free(buffer)
 
 
 def _on_print(level: int, text: bytes, arguments: int) -> int:
-    if level >= _DEBUG and not _log.isEnabledFor(logging.DEBUG):
-        return 0  # hundreds of lines a load, which nobody wants
-    # An exception cannot pass through C; ctypes would print it to stderr.
-    with contextlib.suppress(Exception):
-        line = _format(text, arguments)
-        if _messages.lines is not None:
+    try:
+        if _messages.lines is None:  # another user of libbpf in this process
+            return PrintFn(_print_before)(level, text, arguments) if _print_before else 0
+        if level < _DEBUG or _log.isEnabledFor(logging.DEBUG):
+            line = _format(text, arguments)
             _messages.lines.append(line)
-        _log.log(_LEVELS.get(level, logging.DEBUG), "%s", line.rstrip("\n"))
+            _log.log(_LEVELS.get(level, logging.DEBUG), "%s", line.rstrip("\n"))
+    except Exception:
+        _log.debug("a message of libbpf's was lost", exc_info=True)
+    except BaseException as error:
+        _messages.raised = error
     return 0
 
 
 _print_callback = PrintFn(_on_print)  # kept alive for as long as libbpf may call it
+_OUR_PRINT = ctypes.cast(_print_callback, c_void_p).value
 _print_lock = _fork.renewed_lock(__name__, "_print_lock")
-_print_users = 0
+_print_users: list[bool] = []  # for each, whether it wants the messages
 _print_before: Optional[int] = None
 
 
 @contextlib.contextmanager
-def messages() -> Iterator[list[str]]:
-    """Collects what libbpf prints in this thread, and sends it to ``logging`` too.
-
-    libbpf's print function is the whole process's: it is set only while somebody
-    is inside, and then the one before is put back.
-    """
-    global _print_users, _print_before
+def _printing(wanted: bool) -> Iterator[None]:
+    """libbpf's print function is the whole process's: it is ours (or none) only while
+    somebody is inside, and then the one before is put back."""
+    global _print_before
     lib = load()
     with _print_lock:
-        if _print_users == 0:
-            _print_before = lib.libbpf_set_print(ctypes.cast(_print_callback, c_void_p))
-        _print_users += 1
+        _print_users.append(wanted)
+        before = lib.libbpf_set_print(_OUR_PRINT if any(_print_users) else None)
+        if len(_print_users) == 1 and before != _OUR_PRINT:
+            _print_before = before
+    try:
+        yield
+    finally:
+        with _print_lock:
+            if wanted in _print_users:  # a fork may have emptied it
+                _print_users.remove(wanted)
+            ours = _OUR_PRINT if any(_print_users) else None
+            lib.libbpf_set_print(ours if _print_users else _print_before)
+
+
+@contextlib.contextmanager
+def messages() -> Iterator[list[str]]:
+    """Collects what libbpf prints in this thread, and sends it to ``logging`` too."""
     outer, _messages.lines = _messages.lines, []
     try:
-        yield _messages.lines
+        with _printing(True):
+            yield _messages.lines
     finally:
         _messages.lines = outer
-        with _print_lock:
-            _print_users -= 1
-            if _print_users == 0:
-                lib.libbpf_set_print(_print_before)
+        raised, _messages.raised = _messages.raised, None
+        if raised is not None:
+            raise raised
 
 
 def initial_value(lib: Libbpf, bpf_map: Any) -> tuple[int, int]:
@@ -353,11 +407,10 @@ def initial_value(lib: Libbpf, bpf_map: Any) -> tuple[int, int]:
 
 
 def _restore_print_in_child() -> None:
-    """A thread that was inside :func:`messages` at a fork is not in the child."""
-    global _print_users
+    """A thread that was inside :func:`_printing` at a fork is not in the child."""
     if _print_users and _loaded is not None:
         _loaded.libbpf_set_print(_print_before)
-    _print_users = 0
+    _print_users.clear()
 
 
 os.register_at_fork(after_in_child=_restore_print_in_child)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Optional
 
 from ._cgroupfs import MEMORY_STAT, Cgroup
-from .errors import StreamError
+from .errors import ItemUnavailableError, StreamError
 from .items import CATALOGUE, CURRENT
 
 # More than any kernel prints (below 4 KiB up to 7.3); read on if it is not enough.
@@ -82,12 +82,15 @@ class TextSource:
         names = tuple(names)
         key_of = keys(cgroup)
         self._names = names
+        lost = [name for name in names if name != CURRENT and name not in key_of]
+        if lost:  # a remount can take hugetlb away
+            raise ItemUnavailableError(f"memory.stat no longer has {', '.join(lost)}", items=lost)
         self._stat_keys = [key_of[name] for name in names if name != CURRENT]
         self._current_at = names.index(CURRENT) if CURRENT in names else -1
         self._stat = CgroupFile(cgroup, MEMORY_STAT) if self._stat_keys else None
         self._current = CgroupFile(cgroup, cgroup.current_file) if CURRENT in names else None
-        # The kernel's lines never change their order while it runs, so the values
-        # can be picked by place; the keys are compared all the same.
+        # The lines change only when cgroup2 is mounted anew, so the values are picked by
+        # place, and the keys compared.
         self._layout: Optional[list[str]] = None
         self._places: list[int] = []
 

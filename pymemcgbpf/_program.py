@@ -74,19 +74,24 @@ class Program:
         self._lib = _libbpf.load()
         if missing_capabilities():  # spares the kernel, and us, all that follows
             raise BpfPermissionError(_permission_message(errno.EPERM), errno=errno.EPERM)
-        with _libbpf.messages() as log:
-            self._object = _open(self._lib, log)
-            self._finalizer = weakref.finalize(self, self._lib.bpf_object__close, self._object)
-            self._finalizer.atexit = False  # the kernel tidies up after a process
-            try:
-                self._program = self._prepare(name, constants)
-                self._lib.bpf_object__load(self._object)
-            except MemcgError as error:
-                self.close()
-                raise _load_error(error, "".join(log)) from error
-            except BaseException:
-                self.close()
-                raise
+        self._object: Any = None
+        self._program: Any = None
+        self._finalizer: Any = None
+        _libbpf.explained(lambda log: self._load(name, constants, log))
+
+    def _load(self, name: str, constants: dict[str, bytes], log: list[str]) -> None:
+        self._object = _open(self._lib, log)
+        self._finalizer = weakref.finalize(self, self._lib.bpf_object__close, self._object)
+        self._finalizer.atexit = False  # the kernel tidies up after a process
+        try:
+            self._program = self._prepare(name, constants)
+            self._lib.bpf_object__load(self._object)
+        except MemcgError as error:
+            self.close()
+            raise _load_error(error, "".join(log)) from error
+        except BaseException:
+            self.close()
+            raise
 
     def _prepare(self, name: str, constants: dict[str, bytes]) -> Any:
         lib = self._lib
@@ -101,7 +106,7 @@ class Program:
                 raise MemcgError(f"it has no {constant}")
             offset, size = variables[constant]
             if len(data) > size:
-                raise ValueError(f"{constant} holds {size} bytes, not {len(data)}")
+                raise MemcgError(f"its {constant} holds {size} bytes, not {len(data)}")
             _libbpf.poke(address + offset, data)
         return wanted
 
@@ -127,17 +132,21 @@ class Program:
 
     def attach(self, cgroup_fd: int, order: int) -> Link:
         """A link to a cgroup iterator that starts at an open cgroup directory."""
-        with _libbpf.messages() as log:
+
+        def attach(log: list[str]) -> Link:
             try:
                 pointer = _libbpf.attach_iter(self._lib, self._program, cgroup_fd, order)
             except MemcgError as error:
                 error.log = "".join(log)
                 raise
-        return Link(self, self._lib, pointer)
+            return Link(self, self._lib, pointer)
+
+        return _libbpf.explained(attach)
 
     def close(self) -> None:
         """Unloads the program; its links must be closed before. Twice is fine."""
-        self._finalizer()
+        if self._finalizer is not None:
+            self._finalizer()
 
 
 class Link:
@@ -186,6 +195,8 @@ def _load_error(error: MemcgError, log: str) -> MemcgError:
             f"the BPF object {OBJECT_FILE} is not the one of this package ({error}): "
             "install pymemcgbpf again"
         )
+    elif _CANNOT_LIST_BTF in log:
+        kind, message = BpfPermissionError, _NEEDS_SYS_ADMIN
     elif number == errno.EPERM or (number == errno.EACCES and not verdict):
         kind, message = BpfPermissionError, _permission_message(number)
     elif number == errno.ENOSYS:
@@ -198,6 +209,15 @@ def _load_error(error: MemcgError, log: str) -> MemcgError:
             f"{verdict or 'it gave no reason'}"
         )
     return kind(message, errno=error.errno, call=error.call, log=log)
+
+
+# An older libbpf looks for a kernel function that is not there in the modules' BTF too,
+# and takes it for a failure when it may not.
+_CANNOT_LIST_BTF = "failed to iterate BTF objects"
+_NEEDS_SYS_ADMIN = (
+    "this process may not load BPF programs with this libbpf: it lacks CAP_SYS_ADMIN, which "
+    "libbpf before 1.5 needs beside CAP_BPF and CAP_PERFMON (run it as root, or grant it)"
+)
 
 
 def _verdict(log: str) -> str:

@@ -62,10 +62,10 @@ class StatsReader:
         finally:
             os.close(cgroup.fd)
         self._path = cgroup.path
-        self._cgroup_id = cgroup.id
+        self._cgroup_id, self._identity = cgroup.id, cgroup.identity
         self._names, self._backend, self._why = choice.names, choice.backend, choice.why
         self._source: Optional[_backend.Source] = choice.source
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may read, too
         _fork.renew_in_child(self)
 
     @property
@@ -77,6 +77,10 @@ class StatsReader:
     def cgroup_id(self) -> int:
         """The kernel's 64-bit id of the cgroup: its directory's inode number."""
         return self._cgroup_id
+
+    def _is_at(self, path: str) -> bool:
+        """Whether a path leads to this very cgroup."""
+        return _cgroupfs.identity(path) == self._identity
 
     @property
     def items(self) -> tuple[str, ...]:
@@ -107,7 +111,7 @@ class StatsReader:
             try:
                 return source.read()
             except OSError as error:
-                clear = _backend.read_error(self._path, self._cgroup_id, error)
+                clear = _backend.read_error(self._path, self._identity, error)
                 if clear is error:
                     raise
                 raise clear from error
@@ -172,7 +176,7 @@ def read_stats(
         if reader is not None:
             _readers.move_to_end(key)
     if reader is not None:
-        if _leads_to(path, reader.cgroup_id):
+        if reader._is_at(path):
             try:
                 return reader.read()
             except (CgroupRemovedError, ClosedError):
@@ -186,13 +190,6 @@ def read_stats(
         raise
     _keep(key, reader)
     return values
-
-
-def _leads_to(path: str, cgroup_id: int) -> bool:
-    try:
-        return os.stat(path).st_ino == cgroup_id
-    except OSError:
-        return False  # a new reader will say why
 
 
 def _forget(key: object, reader: StatsReader) -> None:
@@ -219,4 +216,4 @@ def clear_cache() -> None:
         _readers.clear()
     for reader in readers:
         reader.close()
-    _backend.forget_programs()
+    _backend.forget()

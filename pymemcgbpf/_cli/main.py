@@ -40,6 +40,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return _complain(error, _USAGE)
     except MemcgError as error:
         return _complain(error, _FAILED)
+    if sys.stdout is None:
+        print(f"{_PROGRAM}: cannot write: standard output is closed", file=sys.stderr)
+        return _FAILED
     try:
         print(text)
         sys.stdout.flush()

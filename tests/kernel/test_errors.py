@@ -28,6 +28,7 @@ from pymemcgbpf import (
     NotACgroupError,
     StatsReader,
     UnknownItemError,
+    _libbpf,
     _program,
 )
 
@@ -131,7 +132,13 @@ def replaced(target: Path, replacement: Path) -> Iterator[None]:
 PROBE = """
 import json, sys
 import pymemcgbpf
-path, backend, uid = sys.argv[1], sys.argv[2], int(sys.argv[3])
+path, backend, uid, capabilities = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+if capabilities >= 0:
+    import ctypes, struct
+    low, high = capabilities & 0xFFFFFFFF, capabilities >> 32
+    header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    data = struct.pack("=6I", low, low, 0, high, high, 0)
+    assert ctypes.CDLL(None).capset(header, data) == 0
 if uid:
     import os
     os.setgroups([]); os.setgid(uid); os.setuid(uid)
@@ -148,10 +155,12 @@ print(json.dumps(found))
 """
 
 
-def probe(path: Path, backend: str = "auto", uid: int = 0) -> dict[str, object]:
+def probe(
+    path: Path, backend: str = "auto", uid: int = 0, capabilities: int = -1
+) -> dict[str, object]:
     """What a fresh process sees."""
     run = subprocess.run(
-        [sys.executable, "-c", PROBE, str(path), backend, str(uid)],
+        [sys.executable, "-c", PROBE, str(path), backend, str(uid), str(capabilities)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -180,6 +189,19 @@ NOBODY = 65534
 
 def test_without_capabilities(empty_cgroup: Path) -> None:
     assert_falls_back(empty_cgroup, "BpfPermissionError", "CAP_BPF and CAP_PERFMON", NOBODY)
+
+
+def test_with_just_the_two_capabilities(empty_cgroup: Path) -> None:
+    """CAP_BPF and CAP_PERFMON suffice; an older libbpf wants CAP_SYS_ADMIN, and we say so."""
+    found = probe(empty_cgroup, BEST_BACKEND, capabilities=1 << 39 | 1 << 38)
+    if "error" in found:
+        assert found["error"] == "BpfPermissionError", found
+        assert "lacks CAP_SYS_ADMIN, which libbpf before" in str(found["message"])
+        assert tuple(map(int, _libbpf.load().version.split("."))) < (1, 5)
+    else:
+        assert found["values"] == {"anon": 0, "file": 0}
+    served = probe(empty_cgroup, "auto", capabilities=1 << 39 | 1 << 38)
+    assert served["values"] == {"anon": 0, "file": 0}
 
 
 def test_without_libbpf(empty_cgroup: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -17,12 +18,14 @@ from pymemcgbpf import (
     CgroupNotFoundError,
     CgroupRemovedError,
     ClosedError,
+    NotACgroupError,
     StatsReader,
     read_stats,
 )
 
 from .cgroups import Worker, cgroup, enable_memory, fault_in, remove
 from .conftest import open_files
+from .surroundings import HIERARCHY
 
 ITEMS = ["anon", "pgfault"]
 
@@ -113,6 +116,17 @@ def test_read_stats_follows_the_path() -> None:
         remove(path)
         path.mkdir()
         assert read_stats(path, ["anon"]) == {"anon": 0}
+
+
+def test_an_inode_number_that_another_file_system_has_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert os.stat("/sys").st_ino == os.stat(HIERARCHY).st_ino
+    monkeypatch.chdir(HIERARCHY)
+    assert read_stats(".", ["anon"])["anon"] > 0
+    monkeypatch.chdir("/sys")
+    with pytest.raises(NotACgroupError):
+        read_stats(".", ["anon"])
 
 
 def test_read_stats_on_more_cgroups_than_it_keeps(empty_cgroup: Path) -> None:
@@ -232,6 +246,53 @@ def test_close_while_other_threads_read(empty_cgroup: Path, backend: str) -> Non
         closer.start()
         in_threads(3, work)
         closer.join()
+
+
+def test_a_signal_handler_may_read_too(empty_cgroup: Path, backend: str) -> None:
+    expected = {"anon": 0, "pgfault": 0}
+    inside: list[dict[str, int]] = []
+    with StatsReader(empty_cgroup, ITEMS, backend=backend) as reader:
+        before = signal.signal(signal.SIGALRM, lambda *_: inside.append(reader.read()))
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        try:
+            deadline = time.monotonic() + 20
+            while len(inside) < 100 and time.monotonic() < deadline:
+                assert reader.read() == expected
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    assert len(inside) >= 100
+    assert all(values == expected for values in inside)
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises, as KeyboardInterrupt is."""
+
+
+def test_an_interrupt_during_a_load_is_not_lost(
+    empty_cgroup: Path, bpf_backend: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    StatsReader(empty_cgroup, ITEMS, backend=bpf_backend).close()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = 0
+    try:
+        for step in range(60):
+            pymemcgbpf.clear_cache()
+            # Set off somewhere during the load, or a little after.
+            signal.setitimer(signal.ITIMER_REAL, 0.0005 * (1 + step % 30))
+            try:
+                with StatsReader(empty_cgroup, ITEMS, backend=bpf_backend):
+                    time.sleep(10)
+            except Interrupted:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted == 60
+    assert capfd.readouterr().err == ""
 
 
 def in_child(work: Callable[[], None]) -> int:

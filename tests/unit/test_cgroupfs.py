@@ -236,26 +236,31 @@ def test_with_the_controller_but_without_the_file_it_is_going(
 
 
 def test_a_path_that_is_gone(tmp_path: Path) -> None:
-    error = _cgroupfs.why_unreadable(str(tmp_path / "gone"), 7)
+    error = _cgroupfs.why_unreadable(str(tmp_path / "gone"), (7, 7))
     assert isinstance(error, CgroupRemovedError)
     assert str(error) == f"the cgroup {tmp_path}/gone was removed"
 
 
 def test_a_path_that_is_another_s_now(v2: Path) -> None:
-    error = _cgroupfs.why_unreadable(str(v2), v2.stat().st_ino + 1)
+    error = _cgroupfs.why_unreadable(str(v2), (v2.stat().st_dev, v2.stat().st_ino + 1))
     assert isinstance(error, CgroupRemovedError)
     assert "another one has its path now" in str(error)
 
 
+def test_the_same_number_on_another_device_is_another_s(v2: Path) -> None:
+    error = _cgroupfs.why_unreadable(str(v2), (v2.stat().st_dev + 1, v2.stat().st_ino))
+    assert "another one has its path now" in str(error)
+
+
 def test_the_same_directory_on_its_way_out(v2: Path) -> None:
-    error = _cgroupfs.why_unreadable(str(v2), v2.stat().st_ino)
+    error = _cgroupfs.why_unreadable(str(v2), (v2.stat().st_dev, v2.stat().st_ino))
     assert isinstance(error, CgroupRemovedError)
 
 
 def test_the_controller_was_taken_away(tmp_path: Path) -> None:
     top = make_v2(tmp_path / "top")
     path = bare(top / "a")
-    error = _cgroupfs.why_unreadable(str(path), path.stat().st_ino)
+    error = _cgroupfs.why_unreadable(str(path), (path.stat().st_dev, path.stat().st_ino))
     assert isinstance(error, MemoryControllerError)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
+from typing import Optional
 
 import pytest
 
@@ -87,10 +88,10 @@ def test_a_failing_log_handler_does_no_harm(caplog: pytest.LogCaptureFixture) ->
     assert lines == ["words\n"]
 
 
-def current_function() -> int:
+def current_function() -> Optional[int]:
     """The print function that libbpf has now."""
     lib = _libbpf.load()
-    now: int = lib.libbpf_set_print(None)
+    now: Optional[int] = lib.libbpf_set_print(None)
     lib.libbpf_set_print(now)
     return now
 
@@ -143,3 +144,54 @@ def test_a_thread_hears_only_itself() -> None:
         thread.join()
         say(0, b"mine\n")
     assert (mine, theirs) == (["mine\n"], ["theirs\n"])
+
+
+def test_a_signal_handlers_exception_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C cannot pass it on, and ctypes would only print it."""
+
+    def interrupted(text: bytes, arguments: int) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_libbpf, "_format", interrupted)
+    with pytest.raises(KeyboardInterrupt), _libbpf.messages():
+        say(0, b"libbpf: a warning")
+    with _libbpf.messages():
+        pass  # raised once only
+
+
+def test_what_succeeds_runs_without_messages_and_what_fails_runs_again_for_them() -> None:
+    runs: list[Optional[int]] = []
+
+    def work(lines: list[str]) -> int:
+        runs.append(current_function())
+        say(0, b"libbpf: about to fail")
+        if len(runs) < 2:
+            raise MemcgError("no")
+        return len(lines)
+
+    before = current_function()
+    assert _libbpf.explained(work) == 1
+    assert runs == [None, ours()]
+    assert current_function() == before
+
+
+def test_another_user_s_message_goes_to_its_own_function() -> None:
+    heard: list[bytes] = []
+
+    def listen(level: int, text: bytes, arguments: int) -> int:
+        heard.append(text)
+        return 0
+
+    theirs = _libbpf.PrintFn(listen)
+    lib = _libbpf.load()
+    before = lib.libbpf_set_print(ctypes.cast(theirs, ctypes.c_void_p))
+    try:
+        with _libbpf.messages() as mine:
+            other = threading.Thread(target=lambda: say(0, b"libbpf: for somebody else"))
+            other.start()
+            other.join()
+    finally:
+        put_back = lib.libbpf_set_print(before)
+    assert put_back == ctypes.cast(theirs, ctypes.c_void_p).value
+    assert heard == [b"libbpf: for somebody else"]
+    assert mine == []

@@ -223,7 +223,7 @@ def slow_read(v2: Path, sources: Sources) -> Iterator[StatsReader]:
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_is_not_locked_out(slow_read: StatsReader, sources: Sources) -> None:
-    assert slow_read._lock.locked()
+    assert not slow_read._lock.acquire(blocking=False), "the other thread holds it"
     child = os.fork()
     if child == 0:
         signal.alarm(10)  # a deadlock ends by this
@@ -236,7 +236,7 @@ def test_a_forked_child_is_not_locked_out(slow_read: StatsReader, sources: Sourc
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert slow_read._lock.locked(), "the parent's lock is untouched"
+    assert not slow_read._lock.acquire(blocking=False), "the parent's lock is untouched"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
