@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""apt with a state of its own: the machine's own is neither read nor touched.
+
+Everything comes through apt, so everything is verified by Debian's own signatures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .cache import in_cache, publish, scratch
+from .errors import LabError, need_tool
+from .kernels import Package, image_pattern
+from .spec import KERNEL_SUITES, USERLANDS
+
+LISTS_STAY_FRESH = 12 * 3600.0
+
+# What a guest needs of Debian; pytest comes from PyPI, the project from its wheel.
+WANTED = ("python3", "libbpf1", "busybox-static")
+
+_CONFIGURATION = """\
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+Dir::State "{state}";
+Dir::State::Lists "{state}/lists";
+Dir::State::status "{state}/status";
+Dir::Cache "{state}/cache";
+Dir::Cache::archives "archives";
+#clear APT::Architectures;
+APT::Architecture "{architecture}";
+Acquire::Languages "none";
+Acquire::Retries "2";
+// A list that could not be fetched is an error, not a warning beside the old one.
+APT::Update::Error-Mode "any";
+// The user's cache is not for _apt to write to.
+APT::Sandbox::User "root";
+// The machine's own hooks are about the machine's own packages.
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg::Pre-Invoke;
+#clear DPkg::Post-Invoke;
+"""
+
+
+class Apt:
+    """Debian's archive for one architecture, seen by an apt of the lab's own."""
+
+    def __init__(self, cache: Path, architecture: str, archive: str, keyring: Path) -> None:
+        need_tool("apt-get", "apt")
+        self._cache = cache
+        self._debs = cache / "debs"
+        suites = dict.fromkeys((*KERNEL_SUITES, *USERLANDS))
+        options = f"[arch={architecture} signed-by={keyring}]"
+        lines = {suite: f"deb {options} {archive} {suite} main\n" for suite in suites}
+        everything = "".join(lines.values())
+        # Lists of another mirror or another choice of suites are other lists.
+        key = hashlib.sha256(everything.encode()).hexdigest()[:12]
+        self._state = cache / "apt" / key
+        self._stamp = self._state / "updated"
+        self._architecture = architecture
+        for folder in ("lists/partial", "cache/archives/partial"):
+            (self._state / folder).mkdir(parents=True, exist_ok=True)
+        # Nothing is installed there: the closure of a package is all of it.
+        (self._state / "status").write_text("")
+        (self._state / "apt.conf").write_text(
+            _CONFIGURATION.format(state=self._state, architecture=architecture)
+        )
+        for name, text in {**lines, "all": everything}.items():
+            (self._state / f"{name}.list").write_text(text)
+
+    @property
+    def updated(self) -> float:
+        """Return when the lists were fetched, 0 for never."""
+        return self._stamp.stat().st_mtime if self._stamp.exists() else 0.0
+
+    @property
+    def lists_may_be_old(self) -> bool:
+        """Tell whether fetching the lists again could change anything."""
+        return time.time() - self.updated > 300
+
+    def update(self, *, force: bool) -> str:
+        """Fetch the lists unless they are fresh; return a warning where old ones must do."""
+        age = time.time() - self.updated
+        if not force and 0 <= age < LISTS_STAY_FRESH:
+            return ""
+        try:
+            self._run("all", "apt-get", "-q", "update")
+        except LabError as error:
+            if not self.updated:
+                raise
+            return f"going on with package lists of {age / 3600:.0f} hours ago: {error}"
+        self._stamp.touch()
+        return ""
+
+    def kernel_packages(self) -> list[Package]:
+        """Return every package that may hold a cloud kernel."""
+        names = self._run("all", "apt-cache", "pkgnames", "linux-").split()
+        pattern = image_pattern(self._architecture)
+        return self._newest([name for name in names if pattern.fullmatch(name)])
+
+    def _newest(self, names: Sequence[str]) -> list[Package]:
+        if not names:
+            return []
+        text = self._run("all", "apt-cache", "show", "--no-all-versions", *names)
+        packages = []
+        for stanza in text.split("\n\n"):
+            fields = dict(re.findall(r"^(Package|Version|Architecture): (\S+)", stanza, re.M))
+            if fields:
+                packages.append(
+                    Package(fields["Package"], fields["Version"], fields["Architecture"])
+                )
+        return packages
+
+    def closure(self, suite: str) -> list[Package]:
+        """Return the packages of a suite that WANTED needs, as apt resolves them."""
+        text = self._run(
+            suite, "apt-get", "--simulate", "--no-install-recommends", "install", *WANTED
+        )
+        # Inst libbpf1 (1:1.5.0-3 Debian:13.6/stable [amd64])
+        found = re.findall(r"^Inst (\S+) .*?\((\S+) .*\[(\S+)\]\)", text, re.M)
+        packages = sorted((Package(*fields) for fields in found), key=lambda one: one.name)
+        missing = set(WANTED).difference(package.name for package in packages)
+        if missing:
+            raise LabError(f"apt found no {', '.join(sorted(missing))} in {suite}")
+        return packages
+
+    def download(self, packages: Iterable[Package], suite: str = "all") -> list[Path]:
+        """Return the packages' archives, fetching what the cache lacks."""
+        packages = list(packages)
+        lacking = [one for one in packages if not in_cache(self._debs / one.filename)]
+        if lacking:
+            wanted = [f"{one.name}={one.version}" for one in lacking]
+            with scratch(self._cache) as folder:
+                self._run(suite, "apt-get", "-q", "download", *wanted, folder=folder)
+                for one in lacking:
+                    publish(folder / one.filename, self._debs / one.filename)
+        return [self._debs / one.filename for one in packages]
+
+    def _run(self, sources: str, tool: str, *arguments: str, folder: Path | None = None) -> str:
+        command = [
+            *(tool, "-c", str(self._state / "apt.conf")),
+            *("-o", f"Dir::Etc::sourcelist={self._state}/{sources}.list"),
+            # One set of lists, but what apt makes of them depends on the sources it reads.
+            *("-o", f"Dir::Cache::pkgcache={sources}.pkgcache.bin"),
+            *("-o", f"Dir::Cache::srcpkgcache={sources}.srcpkgcache.bin"),
+            *arguments,
+        ]
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode:
+            lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            errors = [line for line in lines if line.startswith("E:")] or lines[-3:]
+            raise LabError(f"{tool} {arguments[-1]} failed: {' '.join(errors)}")
+        return done.stdout

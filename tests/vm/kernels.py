@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Which of apt's packages is the newest kernel of a series."""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .errors import LabError
+from .spec import NEWEST
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package at one version."""
+
+    name: str
+    version: str
+    architecture: str
+
+    @property
+    def filename(self) -> str:
+        """Return the name of its archive, as apt writes it."""
+        version = self.version.replace(":", "%3a")
+        return f"{self.name}_{version}_{self.architecture}.deb"
+
+
+def image_pattern(architecture: str) -> re.Pattern[str]:
+    """Match the packages that may hold a cloud kernel; -unsigned and -dbg ones do not match."""
+    return re.compile(
+        r"linux-(?P<kind>image|binary)-(?P<release>(?P<series>\d+\.\d+)\.[^-]+(?:-\d+)?)"
+        rf"-cloud-{re.escape(architecture)}"
+    )
+
+
+def compare_versions(left: str, right: str) -> int:
+    """Compare as dpkg does: negative, 0 or positive."""
+    if left == right:
+        return 0
+    lower = subprocess.run(["dpkg", "--compare-versions", left, "lt", right], check=False)
+    return -1 if lower.returncode == 0 else 1
+
+
+def newest_of_each_series(packages: Iterable[Package], architecture: str) -> dict[str, Package]:
+    """Choose each series' newest point release; series in ascending order."""
+    pattern = image_pattern(architecture)
+    kernels: dict[str, dict[str, dict[str, Package]]] = {}
+    for package in packages:
+        match = pattern.fullmatch(package.name)
+        if match:
+            releases = kernels.setdefault(match["series"], {})
+            releases.setdefault(match["release"], {})[match["kind"]] = package
+    chosen = {}
+    by_version = functools.cmp_to_key(compare_versions)
+    for series in sorted(kernels, key=_series_order):
+        # Where there is a linux-binary, the linux-image of the same release is an empty shell.
+        holders = [kinds.get("binary") or kinds["image"] for kinds in kernels[series].values()]
+        chosen[series] = max(holders, key=lambda package: by_version(package.version))
+    return chosen
+
+
+def _series_order(series: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in series.split("."))
+
+
+def find_series(wanted: str, available: dict[str, Package]) -> str:
+    """Return the name of a series that apt has; "newest" becomes the highest one's."""
+    if wanted == NEWEST and available:
+        return max(available, key=_series_order)
+    if wanted not in available:
+        have = ", ".join(available) or "none"
+        raise LabError(f"apt has no cloud kernel of series {wanted} (it has {have})")
+    return wanted

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""From "6.12@trixie" to a result: prepare what a guest needs, boot it, judge it.
+
+lab = Lab(wheel=Path("dist/pymemcgbpf-1.0-py3-none-any.whl"))
+[newest] = lab.prepare(["newest"])
+result = lab.boot(newest, Script(Path("tests/bench/guest.py"), icount=True))
+print(result.output)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Union
+
+from . import guest, kernels, userland
+from .cache import default_cache, in_cache, locked, prune, publish, scratch
+from .debian import Apt
+from .errors import LabError
+from .kernels import Package
+from .records import Expected, GuestResult, judge
+from .sources import find_archive, find_keyring
+from .spec import Spec, parse_spec, this_machine
+from .userland import Userland
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+_INSIDE = ("__init__.py", "guest_job.py", "guest_plugin.py", "guest_record.py")
+# The guest ends its own job this long before the host loses patience, to tell why.
+_LAST_WORDS = 30
+
+
+@dataclass(frozen=True)
+class Tests:
+    """A folder or file of pytest tests to run in a guest."""
+
+    __test__ = False  # the name is not meant for pytest
+
+    path: Path = REPOSITORY / "tests" / "kernel"
+    select: str = ""  # pytest's -k
+    icount: bool = False
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script, or a folder with a __main__.py, to run with the guest's Python."""
+
+    path: Path
+    arguments: tuple[str, ...] = ()
+    icount: bool = False
+
+
+Job = Union[Tests, Script]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A guest that is ready to boot: everything is in the cache."""
+
+    spec: Spec
+    package: Package
+    kernel: Path
+    userland: Userland
+
+
+@dataclass
+class Lab:
+    """Guests that share a wheel, extra files and limits."""
+
+    wheel: Path | None
+    timeout: float = 600.0
+    extra: Sequence[Path] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    results: Path = REPOSITORY / "build" / "lab"
+    cache: Path = field(default_factory=default_cache)
+    memory: str = "2G"
+    refresh: bool = False
+    warnings: list[str] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def available(self) -> dict[str, Package]:
+        """Return the newest cloud kernel package of every series that apt has."""
+        with locked(self.cache):
+            return self._available(self._apt())
+
+    def prepare(self, specs: Sequence[str]) -> list[Prepared]:
+        """Bring kernels and userlands into the cache; specs that come to the same become one."""
+        wanted = [parse_spec(text) for text in specs]
+        with locked(self.cache):
+            prune(self.cache)
+            apt = self._apt()
+            try:
+                return self._prepare(apt, wanted)
+            except LabError:
+                # Point releases come and go: fresh lists can already be wrong.
+                if not apt.lists_may_be_old or apt.update(force=True):
+                    raise
+                return self._prepare(apt, wanted)
+
+    def _prepare(self, apt: Apt, wanted: Sequence[Spec]) -> list[Prepared]:
+        available = self._available(apt)
+        ready: dict[Spec, Prepared] = {}
+        for one in wanted:
+            spec = Spec(kernels.find_series(one.series, available), one.userland)
+            if spec not in ready:
+                package = available[spec.series]
+                kernel = self._kernel(apt, package)
+                closure = apt.closure(spec.userland)
+                packed = userland.prepare(apt, self.cache, spec.userland, closure)
+                ready[spec] = Prepared(spec, package, kernel, packed)
+        return list(ready.values())
+
+    def _apt(self) -> Apt:
+        apt = Apt(self.cache, this_machine().debian, find_archive(), find_keyring())
+        warning = apt.update(force=self.refresh)
+        self.refresh = False
+        if warning:
+            self.warnings.append(warning)
+        return apt
+
+    def _available(self, apt: Apt) -> dict[str, Package]:
+        return kernels.newest_of_each_series(apt.kernel_packages(), this_machine().debian)
+
+    def _kernel(self, apt: Apt, package: Package) -> Path:
+        place = self.cache / "kernels" / package.filename.replace(".deb", ".vmlinuz")
+        if not in_cache(place):
+            (deb,) = apt.download([package])
+            with scratch(self.cache) as folder:
+                image = ["--wildcards", "--no-anchored", "vmlinuz*"]
+                userland.extract(deb, folder, image)
+                found = [path for path in sorted(folder.rglob("vmlinuz*")) if path.is_file()]
+                if not found:
+                    raise LabError(f"{package.filename} holds no vmlinuz")
+                publish(found[0], place)
+            deb.unlink()  # modules and all: ten times the kernel's size
+        return place
+
+    def boot(self, prepared: Prepared, job: Job) -> GuestResult:
+        """Boot a guest, run the job in it, and return what became of it."""
+        with tempfile.TemporaryDirectory(prefix="pymemcgbpf-lab-") as name:
+            folder = Path(name)
+            initramfs = self._initramfs(prepared, job, folder)
+            guest.make_disk(folder)
+            hardware = guest.Hardware(
+                memory=self.memory, icount=job.icount, cpus=1 if job.icount else 2
+            )
+            command = guest.qemu_command(
+                this_machine(), hardware, prepared.kernel, initramfs, folder
+            )
+            transcript = guest.run(command, folder, self.timeout, self.stop)
+            self._keep(folder, prepared.spec)
+        script = job.path.name if isinstance(job, Script) else ""
+        expected = Expected(
+            label=str(prepared.spec),
+            kind="script" if script else "pytest",
+            script=script,
+            series=prepared.spec.series,
+            python=prepared.userland.python,
+            libbpf=prepared.userland.libbpf,
+        )
+        result = judge(expected, transcript.results, transcript.console, transcript.ending)
+        result.seconds = transcript.seconds
+        (self.results / f"{prepared.spec}.dmesg").write_text("\n".join(result.dmesg) + "\n")
+        return result
+
+    def _keep(self, folder: Path, spec: Spec) -> None:
+        self.results.mkdir(parents=True, exist_ok=True)
+        for port in ("console", "results"):
+            if (folder / port).exists():
+                shutil.copyfile(folder / port, self.results / f"{spec}.{port}")
+
+    def _initramfs(self, prepared: Prepared, job: Job, folder: Path) -> Path:
+        root = folder / "overlay"
+        here = Path(__file__).parent
+        inside = root / "opt" / "lab" / "lab_guest"
+        inside.mkdir(parents=True)
+        (root / "lab").mkdir()
+        for name in _INSIDE:
+            shutil.copy(here / name, inside / name)
+        shutil.copy(here / "init.sh", root / "init")
+        (root / "init").chmod(0o755)
+
+        if self.wheel is not None:
+            if not self.wheel.is_file():
+                raise LabError(f"no wheel: {self.wheel}")
+            site = root / prepared.userland.site
+            python = prepared.userland.python
+            userland.pip_install(site, python, [str(self.wheel)], "--no-deps", "--no-index")
+        for path in self.extra:
+            _copy(path, root / "extra" / path.resolve().name)
+        arguments = _tests_inside(job, root) if isinstance(job, Tests) else _script(job, root)
+        kind = "pytest" if isinstance(job, Tests) else "script"
+        description = json.dumps({"kind": kind, "arguments": arguments})
+        (inside / "job.json").write_text(description, encoding="utf-8")
+        (inside.parent / "environment").write_text(self._environment(prepared), encoding="utf-8")
+
+        userland.pack(root, folder / "overlay.cpio")
+        whole = folder / "initramfs.cpio"
+        userland.concatenate([*prepared.userland.archives, folder / "overlay.cpio"], whole)
+        return whole
+
+    def _environment(self, prepared: Prepared) -> str:
+        spec = prepared.spec
+        variables = {
+            "PYMEMCGBPF_LAB": "1",
+            "PYMEMCGBPF_LAB_KERNEL": spec.series,
+            "PYMEMCGBPF_LAB_EXPECT_BACKEND": spec.expected_backend,
+            "PYMEMCGBPF_LAB_PYTHON": prepared.userland.python,
+            "PYMEMCGBPF_LAB_LIBBPF": prepared.userland.libbpf,
+            "PYMEMCGBPF_LAB_FILES": "/mnt/disk",
+            "LAB_RESULTS": f"/dev/{this_machine().results}",
+            "LAB_SECONDS": str(max(10, int(self.timeout) - _LAST_WORDS)),
+            **self.environment,
+        }
+        return "".join(f"export {name}={shlex.quote(text)}\n" for name, text in variables.items())
+
+
+def as_data(results: GuestResult) -> dict[str, object]:
+    """Return a result as plain data, for JSON."""
+    return dataclasses.asdict(results)
+
+
+def _tests_inside(job: Tests, root: Path) -> list[str]:
+    """Put the tests, and no other part of the repository, into the guest; return pytest's words."""
+    path = job.path.resolve()
+    if not path.exists():
+        raise LabError(f"no tests: {job.path}")
+    inside_repository = REPOSITORY in path.parents
+    top = REPOSITORY if inside_repository else path.parent
+    name = path.relative_to(top) if inside_repository else Path("tests") / path.name
+    folder, place = (path, name) if path.is_dir() else (path.parent, name.parent)
+    lab = root / "lab"
+    _copy(folder, lab / place)
+    # What the tests import from above them: conftest.py, __init__.py, shared helpers.
+    for parent in place.parents if inside_repository else ():
+        if parent != Path():
+            for module in sorted((top / parent).glob("*.py")):
+                _copy(module, lab / parent / module.name)
+    settings = lab / "pytest.ini"
+    if inside_repository and (top / "pyproject.toml").is_file():
+        settings = lab / "pyproject.toml"  # its markers and filters hold here too
+        _copy(top / "pyproject.toml", settings)
+    else:
+        settings.write_text("[pytest]\n")
+    return [
+        *("-c", f"/lab/{settings.name}", "--rootdir=/lab", "-p", "no:cacheprovider"),
+        *("--color=no", "-q", "--tb=short", "--continue-on-collection-errors"),
+        *(("-k", job.select) if job.select else ()),
+        str(name),
+    ]
+
+
+def _script(job: Script, root: Path) -> list[str]:
+    path = job.path.resolve()
+    _copy(path, root / "lab" / path.name)
+    return [path.name, *job.arguments]
+
+
+def _copy(source: Path, place: Path) -> None:
+    if not source.exists():
+        raise LabError(f"no such file or folder: {source}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+        shutil.copytree(source, place, ignore=ignore, dirs_exist_ok=True)
+    else:
+        shutil.copy(source, place)

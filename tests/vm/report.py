@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The lab's results for people: a table, every failure by name, and a last line with the count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .records import ERROR, FAILED, SKIPPED, GuestResult
+
+_HEADER = ("guest", "kernel", "userland", "passed", "failed", "skipped", "time")
+
+
+def progress(guest: GuestResult) -> str:
+    """Return one line for a guest that has ended."""
+    state = "ok" if guest.ok else f"FAILED ({len(guest.failures)})"
+    return f"{guest.label}: {guest.kernel}: {guest.passed} passed, {state}, {guest.seconds:.0f} s"
+
+
+def table(guests: Sequence[GuestResult]) -> str:
+    """Return all guests as aligned columns."""
+    rows = [_HEADER]
+    for guest in guests:
+        rows.append(
+            (
+                guest.label,
+                guest.kernel,
+                f"Python {guest.python}, libbpf {guest.libbpf}",
+                str(guest.passed),
+                str(guest.count(FAILED, ERROR) + len(guest.troubles)),
+                str(guest.count(SKIPPED)),
+                f"{guest.seconds:.0f} s",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < 3 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def failures(guests: Sequence[GuestResult]) -> str:
+    """Return every failure's full name and text."""
+    blocks = []
+    for guest in guests:
+        for failure in guest.failures:
+            text = failure.text.rstrip() or "no reason given"
+            indented = "\n".join(f"    {line}" for line in text.splitlines())
+            blocks.append(f"{failure.outcome.upper()} {guest.label} {failure.name}\n{indented}\n")
+    return "\n".join(blocks)
+
+
+def last_line(guests: Sequence[GuestResult]) -> str:
+    """Return the count of (guest, test) pairs."""
+    passed = sum(guest.passed for guest in guests)
+    failed = sum(len(guest.failures) for guest in guests)
+    return f"{passed} passed, {failed} failed"
+
+
+def all_passed(guests: Sequence[GuestResult], asked: int) -> bool:
+    """Tell whether every guest that was asked for is there, tested something and passed."""
+    return len(guests) == asked > 0 and all(guest.ok for guest in guests)

@@ -1,0 +1,572 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The lab's own tests: what decides that a guest passed must be able to fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from . import cache, guest, kernels, lab, records, report, sources, spec, userland
+from .errors import LabError, need_tool
+from .kernels import Package
+from .records import Ending, Expected, GuestResult, TestResult
+
+EXPECTED = Expected("6.12@trixie", "pytest", series="6.12", python="3.13", libbpf="1.5")
+CLEAN = Ending(0)
+QUIET = "#[    0.0] Linux version 6.12\n"
+
+
+def who(kernel: str = "6.12.9+deb13", python: str = "3.13.5", libbpf: str = "1.5") -> str:
+    return line("guest", kernel=kernel, python=python, libbpf=libbpf, filesystems=["ext4"])
+
+
+def line(record: str, **fields: object) -> str:
+    return json.dumps({"record": record, **fields}) + "\n"
+
+
+def result(test: str, outcome: str = "passed", text: str = "") -> str:
+    start = line("start", test=test)
+    return start + line("result", test=test, outcome=outcome, seconds=0.5, text=text)
+
+
+def judged(
+    *parts: str, console: str = "", ending: Ending = CLEAN, expected: Expected = EXPECTED
+) -> GuestResult:
+    return records.judge(expected, "".join(parts), console, ending)
+
+
+def failed_names(guest_result: GuestResult) -> list[str]:
+    return [failure.name for failure in guest_result.failures]
+
+
+COLLECTED = line("collected", tests=["a", "b"])
+END = "\n" + QUIET + line("end", status=0)
+
+
+class TestVerdict:
+    def test_all_passed(self) -> None:
+        got = judged(who(), COLLECTED, result("a"), result("b"), END)
+        assert got.ok
+        assert (got.passed, got.failures) == (2, [])
+        assert (got.kernel, got.python, got.libbpf) == ("6.12.9+deb13", "3.13.5", "1.5")
+        assert got.tests[0].seconds == 0.5
+
+    def test_carriage_returns_do_not_matter(self) -> None:
+        text = (who() + COLLECTED + result("a") + result("b") + END).replace("\n", "\r\n")
+        assert judged(text).ok
+
+    @pytest.mark.parametrize("outcome", ["failed", "error", "skipped", "anything else"])
+    def test_everything_but_a_pass_fails(self, outcome: str) -> None:
+        status = line("end", status=0 if outcome == "skipped" else 1)
+        got = judged(who(), COLLECTED, result("a"), result("b", outcome, "why"), QUIET, status)
+        assert not got.ok
+        assert failed_names(got) == ["b"]
+        assert got.failures[0].text == "why"
+        assert got.passed == 1
+
+    def test_module_that_skips_itself(self) -> None:
+        skip = line("uncollected", test="m.py", outcome="skipped", text="no reason")
+        got = judged(who(), skip, COLLECTED, result("a"), result("b"), END)
+        assert not got.ok
+        assert got.count("skipped") == 1
+
+    def test_module_that_cannot_be_imported(self) -> None:
+        broken = line("uncollected", test="m.py", outcome="failed", text="ImportError")
+        end = line("end", status=1)
+        got = judged(who(), broken, COLLECTED, result("a"), result("b"), QUIET, end)
+        assert failed_names(got) == ["m.py"]
+
+    def test_nothing_collected(self) -> None:
+        got = judged(who(), line("collected", tests=[]), QUIET, line("end", status=5))
+        assert not got.ok
+        assert "(guest: collection)" in failed_names(got)
+
+    def test_collection_never_happened(self) -> None:
+        got = judged(who(), QUIET, line("end", status=4), console="usage: pytest")
+        assert not got.ok
+        assert "usage: pytest" in report.failures([got])
+
+    def test_nothing_at_all(self) -> None:
+        assert not judged("").ok
+
+    def test_result_missing(self) -> None:
+        got = judged(who(), COLLECTED, result("a"), END)
+        assert not got.ok
+        assert failed_names(got) == ["b", "(guest: results)"]
+        assert "never ran" in got.failures[0].text
+
+    def test_result_twice(self) -> None:
+        assert not judged(who(), COLLECTED, result("a"), result("a"), result("b"), END).ok
+
+    def test_result_of_something_not_collected(self) -> None:
+        got = judged(who(), line("collected", tests=["a"]), result("b"), END)
+        assert not got.ok
+
+    @pytest.mark.parametrize("status", [1, 2, 3, 4, 5, 134, 139])
+    def test_pytest_status_must_agree(self, status: int) -> None:
+        end = line("end", status=status)
+        assert not judged(who(), COLLECTED, result("a"), result("b"), QUIET, end).ok
+
+    def test_status_0_beside_a_failure(self) -> None:
+        got = judged(who(), COLLECTED, result("a"), result("b", "failed"), END)
+        assert "(guest: pytest)" in failed_names(got)
+
+    def test_lost_after_every_test_passed(self) -> None:
+        got = judged(who(), COLLECTED, result("a"), result("b"), console="the last words")
+        assert not got.ok
+        assert failed_names(got) == ["(guest)"]
+        assert "lost" in got.failures[0].text
+        assert "the last words" in got.failures[0].text
+
+    def test_lost_while_a_test_ran(self) -> None:
+        got = judged(who(), COLLECTED, result("a"), line("start", test="b"))
+        assert "was running" in got.failures[0].text
+        assert got.passed == 1
+
+    def test_hung(self) -> None:
+        got = judged(
+            who(), COLLECTED, result("a"), line("start", test="b"), ending=Ending(-9, 60.0)
+        )
+        assert not got.ok
+        assert "hung: killed after 60 s" in got.failures[-1].text
+
+    def test_hung_after_its_closing_record(self) -> None:
+        got = judged(who(), COLLECTED, result("a"), result("b"), END, ending=Ending(-9, 60.0))
+        assert not got.ok
+
+    def test_qemu_failed_after_the_closing_record(self) -> None:
+        got = judged(who(), COLLECTED, result("a"), result("b"), END, ending=Ending(1))
+        assert not got.ok
+
+    def test_qemu_did_not_start(self) -> None:
+        got = judged("", ending=Ending(1, stderr="no such device"))
+        assert "no such device" in got.failures[-1].text
+
+    def test_cut_off_record(self) -> None:
+        got = judged(who(), COLLECTED, result("a"), '{"record": "resu\n', result("b"), END)
+        assert failed_names(got) == ["(guest: results)"]
+
+    @pytest.mark.parametrize(
+        "other", [who(kernel="6.1.1"), who(python="3.11.2"), who(libbpf="1.50"), who(libbpf="none")]
+    )
+    def test_not_the_guest_asked_for(self, other: str) -> None:
+        got = judged(other, COLLECTED, result("a"), result("b"), END)
+        assert failed_names(got) == ["(guest: versions)"]
+
+
+class TestKernelLog:
+    @pytest.mark.parametrize(
+        "trouble",
+        [
+            "[    1.0] WARNING: CPU: 0 PID: 1 at kernel/bpf/core.c:1 foo+0x1/0x2",
+            "[    1.0] ------------[ cut here ]------------",
+            "[    1.0] BUG: kernel NULL pointer dereference, address: 0000000000000008",
+            "[    1.0] kernel BUG at mm/slub.c:1!",
+            "[    1.0] Oops: 0000 [#1] PREEMPT SMP",
+            "[    1.0] BUG: KASAN: use-after-free in foo",
+            "[    1.0] refcount_t: underflow; use-after-free.",
+            "[    1.0] UBSAN: array-index-out-of-bounds in mm/x.c:1:1",
+            "[    1.0] WARNING: possible circular locking dependency detected",
+            "[    1.0] WARNING: suspicious RCU usage",
+            "[    1.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!",
+            "[    1.0] rcu: INFO: rcu_preempt self-detected stall on CPU",
+            "[    1.0] INFO: task python3:1 blocked for more than 120 seconds.",
+            "[    1.0] list_add corruption. prev->next should be next",
+            "[    1.0] Kernel panic - not syncing: Attempted to kill init!",
+            "[    1.0] Out of memory: Killed process 1 (python3)",
+        ],
+    )
+    def test_trouble_fails_a_guest_whose_tests_passed(self, trouble: str) -> None:
+        dmesg = f"#{trouble}\n#[    1.1] next\n"
+        end = line("end", status=0)
+        got = judged(who(), COLLECTED, result("a"), result("b"), dmesg, end)
+        assert failed_names(got) == ["(guest: kernel log)"]
+        assert trouble in got.failures[0].text
+
+    @pytest.mark.parametrize(
+        "fine",
+        [
+            "[    1.0] Memory cgroup out of memory: Killed process 9 (python3)",
+            "[    1.0] python3 invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0",
+            "[    1.0] Call Trace:",
+            "[    1.0] warning: `python3' uses something old",
+            "[    1.0] x86/fpu: Supporting XSAVE feature 0x001: 'x87 floating point registers'",
+            "[    1.0] debugfs: BUGGY driver ignored",
+        ],
+    )
+    def test_what_is_no_trouble(self, fine: str) -> None:
+        assert records.kernel_trouble([fine]) == ""
+
+    def test_console_of_a_lost_guest(self) -> None:
+        got = judged(who(), COLLECTED, console="x\n[ 1.0] Kernel panic - not syncing: y\n")
+        assert "(guest: kernel log)" in failed_names(got)
+
+
+class TestScript:
+    EXPECTED = Expected("7.3@trixie", "script", script="bench.py", series="7.3")
+
+    def run(self, *parts: str) -> GuestResult:
+        return judged(who("7.3.4"), *parts, expected=self.EXPECTED)
+
+    def test_output_comes_back(self) -> None:
+        output = line("output", text="one\n") + line("output", text="two\n")
+        got = self.run(output, END)
+        assert got.ok
+        assert got.output == "one\ntwo\n"
+
+    @pytest.mark.parametrize("status", [1, 139])
+    def test_exit_status(self, status: int) -> None:
+        assert not self.run(QUIET, line("end", status=status)).ok
+
+    def test_lost(self) -> None:
+        assert not self.run(line("output", text="one\n")).ok
+
+
+class TestReport:
+    GOOD = GuestResult("6.1@bookworm", tests=[TestResult("a", "passed")])
+    BAD = GuestResult(
+        "6.12@trixie",
+        tests=[TestResult("tests/x.py::b", "failed", text="assert 0"), TestResult("c", "skipped")],
+        troubles=[TestResult("(guest)", "failed", text="lost")],
+    )
+    EMPTY = GuestResult("7.0@trixie")
+
+    def test_every_failure_by_name(self) -> None:
+        text = report.failures([self.GOOD, self.BAD])
+        assert "FAILED 6.12@trixie tests/x.py::b\n    assert 0" in text
+        assert "SKIPPED 6.12@trixie c" in text
+        assert "6.1@bookworm" not in text
+
+    def test_last_line(self) -> None:
+        assert report.last_line([self.GOOD, self.BAD]) == "1 passed, 3 failed"
+
+    def test_exit_status(self) -> None:
+        assert report.all_passed([self.GOOD], 1)
+        assert not report.all_passed([self.GOOD, self.BAD], 2)
+        assert not report.all_passed([self.GOOD, self.EMPTY], 2)
+        assert not report.all_passed([self.GOOD], 2)
+        assert not report.all_passed([], 0)
+
+    def test_table(self) -> None:
+        rows = report.table([self.GOOD, self.BAD]).splitlines()
+        assert len(rows) == 4
+        assert rows[3].split()[-5:-2] == ["0", "2", "1"]
+
+
+class TestWatching:
+    """Python plays QEMU: what counts is how it ends."""
+
+    def run(self, tmp_path: Path, code: str, timeout: float = 30) -> guest.Transcript:
+        return guest.run([sys.executable, "-c", code], tmp_path, timeout, threading.Event())
+
+    def test_ports_are_read(self, tmp_path: Path) -> None:
+        code = f"open({str(tmp_path / 'results')!r}, 'wb').write(b'\\xff!')"
+        got = self.run(tmp_path, code)
+        assert (got.results, got.console) == ("\ufffd!", "")
+        assert got.ending == Ending(0, None, "")
+
+    def test_lost(self, tmp_path: Path) -> None:
+        got = self.run(tmp_path, "import sys; sys.exit('no such device')")
+        assert got.ending == Ending(1, None, "no such device\n")
+
+    def test_hung(self, tmp_path: Path) -> None:
+        got = self.run(tmp_path, "import time; time.sleep(600)", timeout=0.3)
+        assert got.ending.status == -9
+        assert got.ending.hung_after is not None
+
+    def test_stopped(self, tmp_path: Path) -> None:
+        stop = threading.Event()
+        stop.set()
+        sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+        assert guest.run(sleep, tmp_path, 600, stop).ending.status == -9
+
+    def test_one_cpu_where_instructions_are_counted(self, tmp_path: Path) -> None:
+        machine = spec.Machine("amd64", sys.executable, "none", (), "ttyS")
+        hardware = guest.Hardware(cpus=2, icount=True)
+        command = guest.qemu_command(machine, hardware, Path("k"), Path("i"), tmp_path)
+        assert command[command.index("-smp") + 1] == "1"
+        assert command[command.index("-icount") + 1] == "shift=0,sleep=off"
+
+
+DEB822 = """\
+# a comment
+Types: deb deb-src
+URIs: http://mirror.invalid/debian
+Suites: trixie trixie-updates
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: http://mirror.invalid/debian-security
+Suites: trixie-security
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+"""
+THIRD_PARTY = """\
+Types: deb
+URIs: http://vendor.invalid/stable/debian
+Suites: trixie
+Components: main
+Signed-By: /usr/share/keyrings/vendor.gpg
+"""
+UBUNTU = """\
+Types: deb
+URIs: http://mirror.invalid/ubuntu
+Suites: noble noble-updates
+Components: main universe
+Signed-By: /usr/share/keyrings/ubuntu-archive-keyring.gpg
+"""
+
+
+class TestSources:
+    def machine(self, tmp_path: Path, **files: str) -> Path:
+        (tmp_path / "sources.list.d").mkdir()
+        for name, text in files.items():
+            path = tmp_path / "sources.list"
+            if name != "main":
+                path = tmp_path / "sources.list.d" / name.replace("_", ".")
+            path.write_text(text)
+        return tmp_path
+
+    def test_deb822(self, tmp_path: Path) -> None:
+        machine = self.machine(tmp_path, a_sources=THIRD_PARTY, debian_sources=DEB822)
+        assert sources.find_archive({}, machine) == "http://mirror.invalid/debian"
+
+    def test_one_line(self, tmp_path: Path) -> None:
+        text = (
+            "#deb http://commented.invalid/debian trixie main\n"
+            "deb-src http://source.invalid/debian trixie main\n"
+            "deb http://security.invalid/debian-security bookworm-security main\n"
+            "deb [arch=amd64 signed-by=/k/vendor.gpg] http://vendor.invalid/debian bookworm main\n"
+            "deb [ arch=amd64 ] https://mirror.invalid/debian/ bookworm main contrib # ours\n"
+        )
+        machine = self.machine(tmp_path, main=text)
+        assert sources.find_archive({}, machine) == "https://mirror.invalid/debian/"
+
+    def test_updates_tell_the_archive_from_an_unsigned_vendor(self, tmp_path: Path) -> None:
+        text = (
+            "deb http://vendor.invalid/debian bookworm main\n"
+            "deb http://mirror.invalid/debian bookworm main\n"
+            "deb http://mirror.invalid/debian bookworm-updates main\n"
+        )
+        machine = self.machine(tmp_path, main=text)
+        assert sources.find_archive({}, machine) == "http://mirror.invalid/debian"
+
+    def test_disabled(self, tmp_path: Path) -> None:
+        machine = self.machine(tmp_path, a_sources="Enabled: no\n" + DEB822.split("\n", 1)[1])
+        with pytest.raises(LabError):
+            sources.find_archive({}, machine)
+
+    def test_inline_key(self) -> None:
+        text = THIRD_PARTY.replace("/usr/share/keyrings/vendor.gpg", "\n -----BEGIN\n .\n x")
+        (source,) = sources.parse_deb822(text)
+        assert source.signed_by.startswith("\n-----BEGIN")
+
+    @pytest.mark.parametrize("files", [{}, {"a_sources": UBUNTU}, {"a_sources": THIRD_PARTY}])
+    def test_no_debian_archive(self, tmp_path: Path, files: dict[str, str]) -> None:
+        machine = self.machine(tmp_path, **files)
+        with pytest.raises(LabError, match=sources.MIRROR_VARIABLE):
+            sources.find_archive({}, machine)
+
+    def test_the_environment_is_first(self, tmp_path: Path) -> None:
+        machine = self.machine(tmp_path, a_sources=DEB822)
+        chosen = {sources.MIRROR_VARIABLE: "http://chosen.invalid/debian"}
+        assert sources.find_archive(chosen, machine) == "http://chosen.invalid/debian"
+
+    @pytest.mark.parametrize("bad", ["http://a b", "[trusted=yes] http://a", 'http://a"'])
+    def test_an_address_cannot_smuggle_options(self, tmp_path: Path, bad: str) -> None:
+        with pytest.raises(LabError):
+            sources.find_archive({sources.MIRROR_VARIABLE: bad}, tmp_path)
+
+
+def package(name: str, version: str) -> Package:
+    return Package(name, version, "amd64")
+
+
+class TestKernels:
+    def test_newest_of_each_series(self) -> None:
+        got = kernels.newest_of_each_series(
+            [
+                package("linux-image-6.12.94+deb13-cloud-amd64", "6.12.94-1"),
+                package("linux-image-6.12.107+deb13-cloud-amd64", "6.12.107-1"),
+                package("linux-image-6.12.107+deb13-cloud-amd64-unsigned", "6.12.107-1"),
+                package("linux-image-6.12.200+deb13-cloud-amd64-dbg", "6.12.200-1"),
+                package("linux-image-6.12.300+deb13-cloud-arm64", "6.12.300-1"),
+                package("linux-image-6.12.300+deb13-amd64", "6.12.300-1"),
+                package("linux-image-6.1.0-9-cloud-amd64", "6.1.27-1"),
+                package("linux-image-6.1.0-50-cloud-amd64", "6.1.176-1"),
+                package("linux-image-7.0.4+deb13-cloud-amd64", "7.0.4-1~bpo13+1"),
+                package("linux-binary-7.0.4+deb13-cloud-amd64", "7.0.4-1~bpo13+1"),
+                package("linux-binary-unsigned-7.0.9+deb13-cloud-amd64", "7.0.9-1"),
+            ],
+            "amd64",
+        )
+        assert {series: one.name for series, one in got.items()} == {
+            "6.1": "linux-image-6.1.0-50-cloud-amd64",
+            "6.12": "linux-image-6.12.107+deb13-cloud-amd64",
+            "7.0": "linux-binary-7.0.4+deb13-cloud-amd64",
+        }
+        assert list(got) == ["6.1", "6.12", "7.0"]
+
+    @pytest.mark.parametrize(
+        ("lower", "higher"),
+        [("6.12.94-1", "6.12.107-1"), ("7.0.4-1~bpo13+1", "7.0.4-1"), ("9", "1:1")],
+    )
+    def test_order(self, lower: str, higher: str) -> None:
+        assert kernels.compare_versions(lower, higher) < 0
+        assert kernels.compare_versions(higher, lower) > 0
+        assert kernels.compare_versions(lower, lower) == 0
+
+    def test_find_series(self) -> None:
+        available = {series: package(series, "1") for series in ("6.9", "6.12", "7.10", "7.9")}
+        assert kernels.find_series("6.12", available) == "6.12"
+        assert kernels.find_series("newest", available) == "7.10"
+        with pytest.raises(LabError, match=r"6\.5.*6\.9"):
+            kernels.find_series("6.5", available)
+        with pytest.raises(LabError):
+            kernels.find_series("newest", {})
+
+
+class TestSpec:
+    def test_parse(self) -> None:
+        assert spec.parse_spec("6.12@bookworm") == spec.Spec("6.12", "bookworm")
+        assert spec.parse_spec("6.18") == spec.Spec("6.18", "bookworm")  # as in the matrix
+        assert str(spec.parse_spec("6.19")) == "6.19@trixie"
+        for text in spec.DEFAULT_MATRIX:
+            spec.parse_spec(text)
+
+    @pytest.mark.parametrize("text", ["", "6", "6.12.1", "a.whl", "6.12@", "6.12@sarge", "@trixie"])
+    def test_refused(self, text: str) -> None:
+        with pytest.raises(LabError):
+            spec.parse_spec(text)
+
+    def test_backend(self) -> None:
+        backends = {text: spec.parse_spec(text).expected_backend for text in ("6.19", "7.0")}
+        assert backends == {"6.19": "core", "7.0": "kfunc"}
+
+
+class TestPieces:
+    def test_short_version(self) -> None:
+        packages = [package("libbpf1", "1:1.1.2-0+deb12u1"), package("python3", "3.13.5-1")]
+        assert userland.short_version(packages, "libbpf1") == "1.1"
+        assert userland.short_version(packages, "python3") == "3.13"
+
+    def test_missing_tool(self) -> None:
+        with pytest.raises(LabError, match=r"no-such-tool.*install.*some-package"):
+            need_tool("no-such-tool", "some-package")
+
+    def test_archives_start_at_multiples_of_four(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_bytes(b"12345")
+        (tmp_path / "b").write_bytes(b"6789")
+        userland.concatenate([tmp_path / "a", tmp_path / "b"], tmp_path / "whole")
+        assert (tmp_path / "whole").read_bytes() == b"12345\0\0\0" + b"6789"
+
+    def test_unfinished_work_is_never_in_its_place(self, tmp_path: Path) -> None:
+        with pytest.raises(RuntimeError), cache.scratch(tmp_path) as folder:
+            (folder / "half").write_text("half")
+            raise RuntimeError
+        assert list((tmp_path / "unfinished").iterdir()) == []
+
+    def test_published_files_are_new_ones(self, tmp_path: Path) -> None:
+        made = tmp_path / "made"
+        made.write_text("whole")
+        os.utime(made, (0, 0))  # as tar leaves it
+        place = tmp_path / "kernels" / "one"
+        cache.publish(made, place)
+        cache.prune(tmp_path)
+        assert cache.in_cache(place)
+        os.utime(place, (0, 0))
+        cache.prune(tmp_path)
+        assert not cache.in_cache(place)
+
+    def test_the_lock_excludes(self, tmp_path: Path) -> None:
+        code = "import fcntl, sys\nfcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+        with cache.locked(tmp_path):
+            assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def test_tests_alone_go_into_the_guest(self, tmp_path: Path) -> None:
+        folder = tmp_path / "kernel"
+        (folder / "__pycache__").mkdir(parents=True)
+        (folder / "test_x.py").write_text("")
+        words = lab._tests_inside(lab.Tests(folder, select="a and b"), tmp_path / "root")
+        assert words[-1] == "tests/kernel"
+        assert words[words.index("-k") + 1] == "a and b"
+        inside = sorted(path.name for path in (tmp_path / "root").rglob("*") if path.is_file())
+        assert inside == ["pytest.ini", "test_x.py"]
+
+    def test_no_tests(self, tmp_path: Path) -> None:
+        with pytest.raises(LabError):
+            lab._tests_inside(lab.Tests(tmp_path / "none"), tmp_path / "root")
+
+
+class TestPlugin:
+    """The plugin in a real pytest run, with a file for a serial port."""
+
+    TESTS = """
+import pytest
+
+def test_pass(): pass
+def test_fail():
+    print("captured")
+    assert 0
+def test_skip(): pytest.skip("no reason")
+@pytest.mark.xfail(strict=False)
+def test_xfail(): assert 0
+@pytest.mark.xfail(strict=False)
+def test_xpass(): pass
+@pytest.fixture
+def broken():
+    yield
+    raise RuntimeError
+def test_teardown(broken): pass
+"""
+
+    def test_outcomes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "test_it.py").write_text(self.TESTS)
+        (tmp_path / "test_module.py").write_text(
+            "import pytest\npytest.skip('whole', allow_module_level=True)\n"
+        )
+        (tmp_path / "test_broken.py").write_text("import no_such_module\n")
+        port = tmp_path / "port"
+        port.touch()
+        package_name = __package__ or ""
+        code = (
+            "import importlib, sys, pytest;"
+            f"plugin = importlib.import_module('{package_name}.guest_plugin');"
+            "sys.exit(pytest.main(sys.argv[1:], plugins=[plugin.Recorder()]))"
+        )
+        top = Path(__file__).resolve().parents[len(package_name.split("."))]
+        monkeypatch.setenv("LAB_RESULTS", str(port))
+        monkeypatch.setenv("PYTHONPATH", str(top))
+        options = ["-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *options, "--rootdir", str(tmp_path), str(tmp_path)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1, done.stdout + done.stderr
+        got = judged(who(), port.read_text(), QUIET, line("end", status=1))
+        assert {one.name.split("::")[-1]: one.outcome for one in got.tests} == {
+            "test_broken.py": "error",
+            "test_module.py": "skipped",
+            "test_pass": "passed",
+            "test_fail": "failed",
+            "test_skip": "skipped",
+            "test_xfail": "skipped",
+            "test_xpass": "skipped",
+            "test_teardown": "error",
+        }
+        assert got.troubles == []
+        texts = {one.name.split("::")[-1]: one.text for one in got.tests}
+        assert "captured" in texts["test_fail"]
+        assert "no reason" in texts["test_skip"]

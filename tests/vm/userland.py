@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The guest's file system: a big cached archive per Debian release, and small ones on top.
+
+The kernel takes an initramfs made of several cpio archives, one after the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cache import in_cache, publish, scratch
+from .debian import Apt
+from .errors import LabError, need_tool
+from .kernels import Package
+
+# In apt's closure because Debian's maintainer scripts want them; in a guest none ever runs.
+_LEFT_OUT = frozenset(
+    (
+        *("debconf", "dpkg", "media-types", "netbase", "openssl-provider-legacy", "perl-base"),
+        *("readline-common", "tar", "tzdata"),
+    )
+)
+# Paths inside the packages that no test reads; every MB of an initramfs is guest memory.
+_TRIMMED = (
+    *("./usr/share/doc/*", "./usr/share/man/*", "./usr/share/locale/*", "./usr/share/info/*"),
+    *("./usr/share/lintian/*", "./usr/share/bug/*", "./usr/share/terminfo/*", "./lib/terminfo/*"),
+    *("./usr/lib/*/gconv/*", "./usr/lib/locale/*", "./usr/lib/valgrind/*", "./usr/share/i18n/*"),
+    *("*/idlelib/*", "*/lib2to3/tests/*", "*/ensurepip/*", "*/pydoc_data/*", "*/turtle*"),
+)
+_PYTEST = "pytest>=8"
+_SITE = "usr/local/lib/python{python}/dist-packages"
+
+
+@dataclass(frozen=True)
+class Userland:
+    """A packed Debian userland and the versions that a guest must see in it."""
+
+    release: str
+    archives: tuple[Path, ...]
+    python: str
+    libbpf: str
+
+    @property
+    def site(self) -> str:
+        """Return where Python packages are installed in the guest, as a relative path."""
+        return _SITE.format(python=self.python)
+
+
+def short_version(packages: Sequence[Package], name: str) -> str:
+    """Return a package's upstream major.minor: 1:1.5.0-3 is 1.5."""
+    version = next(package.version for package in packages if package.name == name)
+    return ".".join(version.rpartition(":")[2].split("-")[0].split(".")[:2])
+
+
+def prepare(apt: Apt, cache: Path, release: str, closure: Sequence[Package]) -> Userland:
+    """Return a userland, made now or out of the cache."""
+    kept = [package for package in closure if package.name not in _LEFT_OUT]
+    python, libbpf = short_version(closure, "python3"), short_version(closure, "libbpf1")
+    # The recipe is part of the key: this file says what is kept of the packages.
+    recipe = hashlib.sha256(Path(__file__).read_bytes())
+    recipe.update("\n".join(package.filename for package in kept).encode())
+    key = f"{release}-{recipe.hexdigest()[:12]}"
+    base, tests = (cache / "userlands" / f"{key}-{part}.cpio" for part in ("base", "pytest"))
+    # One without the other is of no use: pytest's bytecode is made with the base's Python.
+    if not (in_cache(base) and in_cache(tests)):
+        debs = apt.download(kept, release)
+        with scratch(cache) as folder:
+            root, extra = folder / "root", folder / "pytest"
+            _extract(debs, root)
+            pip_install(extra / _SITE.format(python=python), python, [_PYTEST])
+            _compile(root, python, [root / f"usr/lib/python{python}", extra])
+            pack(root, folder / "base.cpio")
+            pack(extra, folder / "pytest.cpio")
+            publish(folder / "base.cpio", base)
+            publish(folder / "pytest.cpio", tests)
+    return Userland(release, (base, tests), python, libbpf)
+
+
+def _extract(debs: Sequence[Path], root: Path) -> None:
+    need_tool("dpkg-deb", "dpkg")
+    need_tool("tar", "tar")
+    for name in ("bin", "lib", "lib64", "sbin"):
+        (root / "usr" / name).mkdir(parents=True)
+        # Packages of bookworm still hold files under /bin and /lib.
+        (root / name).symlink_to(f"usr/{name}")
+    for deb in debs:
+        extract(deb, root, [f"--exclude={pattern}" for pattern in _TRIMMED])
+
+
+def extract(deb: Path, root: Path, tar_options: Sequence[str]) -> None:
+    """Unpack a package, or the part of it that tar's options choose."""
+    command = ["tar", "-x", "--keep-directory-symlink", "--no-same-owner", "-C", str(root)]
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as unpack:
+        done = subprocess.run(
+            [*command, *tar_options], stdin=unpack.stdout, stderr=subprocess.PIPE, check=False
+        )
+    if done.returncode or unpack.returncode:
+        reason = done.stderr.decode(errors="replace").strip()
+        raise LabError(f"cannot unpack {deb.name}: {reason or 'dpkg-deb failed'}")
+
+
+def pip_install(site: Path, python: str, requirements: Sequence[str], *more: str) -> None:
+    """Install for the guest's Python into a folder, with the host's pip."""
+    command = [
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+        *("--no-compile", "--target", str(site)),
+        *("--python-version", python, "--implementation", "py", "--only-binary=:all:"),
+        *(*more, "--", *requirements),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "No module named pip" in done.stderr:
+        raise LabError(f"the lab needs pip for {sys.executable}: install the package python3-pip")
+    if done.returncode:
+        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise LabError(f"pip install {' '.join(requirements)} failed: {' '.join(reason)}")
+
+
+def _compile(root: Path, python: str, folders: Sequence[Path]) -> None:
+    """Compile Python sources now, with the guest's Python: under TCG it would cost seconds."""
+    # Not lib64's, which can be an absolute link, to the host's own.
+    loaders = sorted((root / "usr/lib").glob("*-linux-gnu*/ld-linux*"))
+    libraries = ":".join(str(path) for path in sorted((root / "usr/lib").glob("*-linux-gnu*")))
+    for folder in folders:
+        command = [
+            *(str(loaders[0]), "--library-path", libraries),
+            *(str(root / f"usr/bin/python{python}"), "-I", "-m", "compileall", "-q"),
+            # Archives may lose modification times; the sources do not change in a guest.
+            *("--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/"),
+            str(folder),
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={"LC_ALL": "C.UTF-8"}
+        )
+        if done.returncode:
+            reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+            raise LabError(f"cannot compile the guest's Python sources: {' '.join(reason)}")
+
+
+def pack(root: Path, archive: Path) -> None:
+    """Write a folder as an uncompressed cpio archive in which everything is root's."""
+    cpio = need_tool("cpio", "cpio")
+    names = sorted(str(path.relative_to(root)) for path in _walk(root))
+    with archive.open("wb") as output:
+        done = subprocess.run(
+            [cpio, "--quiet", "--null", "-o", "-H", "newc", "-R", "+0:+0", "--reproducible"],
+            cwd=root,
+            input="\0".join(names).encode() + b"\0",
+            stdout=output,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    if done.returncode:
+        raise LabError(f"cpio failed: {done.stderr.decode(errors='replace').strip()}")
+
+
+def _walk(root: Path) -> list[Path]:
+    found = []
+    for folder, folders, files in os.walk(root):
+        found += [Path(folder, name) for name in (*folders, *files)]
+    return found
+
+
+def concatenate(archives: Sequence[Path], whole: Path) -> None:
+    """Write several archives one after the other."""
+    with whole.open("wb") as output:
+        for archive in archives:
+            with archive.open("rb") as part:
+                shutil.copyfileobj(part, output, 1 << 20)
+            # The kernel expects each archive to start at a multiple of four.
+            output.write(b"\0" * (-output.tell() % 4))
