@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 import pymemcgbpf
-from pymemcgbpf import _backend, _libbpf, _program
+from pymemcgbpf import _bpf_source, _libbpf, _program
 from tests.kernel.oracle import V1_KEYS
 from tests.kernel.surroundings import VERSION
 
@@ -37,7 +37,7 @@ def through_bpf(
 ) -> Iterator[Contestant]:
     """The package, and a C program that runs the very same BPF program."""
     reader = stack.enter_context(pymemcgbpf.StatsReader(path, items, flush=flush))
-    source = _bpf_source(reader)
+    source = _source_of(reader)
     constants = program.parent / f"constants-{column}-{flush}"
     constants.write_bytes(_constants(source))
     c_program = stack.enter_context(
@@ -127,14 +127,14 @@ def _by_name(values: dict[str, int]) -> dict[str, int]:
 # --- what the package does not tell ---------------------------------------------------
 
 
-def _bpf_source(reader: pymemcgbpf.StatsReader) -> _backend.BpfSource:
+def _source_of(reader: pymemcgbpf.StatsReader) -> _bpf_source.BpfSource:
     source = reader._source
-    if not isinstance(source, _backend.BpfSource):
+    if not isinstance(source, _bpf_source.BpfSource):
         raise BenchError(f"{reader.path} is not read through BPF here: {reader.why}")
     return source
 
 
-def _constants(source: _backend.BpfSource) -> bytes:
+def _constants(source: _bpf_source.BpfSource) -> bytes:
     """The constants of the reader's own program, as it runs with them."""
     program = source._link._program
     assert program is not None
@@ -142,13 +142,13 @@ def _constants(source: _backend.BpfSource) -> bytes:
     return _libbpf.peek(*_libbpf.initial_value(_libbpf.load(), bpf_map))
 
 
-def _flushing_file(source: _backend.BpfSource) -> Iterator[str]:
+def _flushing_file(source: _bpf_source.BpfSource) -> Iterator[str]:
     """The file that the source reads so as to flush, if it does."""
     if source._flushing is not None:
         yield os.readlink(f"/proc/self/fd/{source._flushing.fd}")
 
 
-def _bare(source: _backend.BpfSource) -> Callable[[], object]:
+def _bare(source: _bpf_source.BpfSource) -> Callable[[], object]:
     create, link, size = _libbpf.load().bpf_iter_create, source._link.fd, source._size
 
     def read() -> None:

@@ -20,7 +20,9 @@ from pymemcgbpf import (
     _memory_stat,
     _program,
 )
-from pymemcgbpf._backend import BEST_FIRST, _layout_from_tables, _load_walk
+from pymemcgbpf._backend import BEST_FIRST
+from pymemcgbpf._bpf_source import load_walk
+from pymemcgbpf._kernel_layout import from_kernel_tables
 
 from .surroundings import BEST_BACKEND, HIERARCHY, IN_LAB, VERSION
 
@@ -51,7 +53,7 @@ def test_a_verifier_refusal_keeps_the_log() -> None:
     # No released kernel has the first patch's functions, so calling one is refused.
     term = _program.Term(_program.KINDS["node_stat_item"], True, 0, 1)
     with pytest.raises(VerifierError) as caught:
-        _load_walk("rfc", _program.FLUSH_NONE, {"anon": (term,)}, None)
+        load_walk("rfc", _program.FLUSH_NONE, {"anon": (term,)}, None)
     assert caught.value.call == "bpf_object__load"
     assert "memcg_stats_walk" in caught.value.log
     assert "\n" not in str(caught.value)
@@ -77,7 +79,7 @@ def test_the_rebuilt_order_of_counters_is_the_kernels_own() -> None:
         os.close(cgroup.fd)
     layouts = _layout.rebuilt(types, printed)
     assert 1 <= len(layouts) <= 8
-    tables = _layout_from_tables(types)
+    tables = from_kernel_tables(types)
     if tables is None:
         assert not IN_LAB, "Debian's kernels show their tables"
         assert _kallsyms.addresses("mem_cgroup_events_index") == (None,)

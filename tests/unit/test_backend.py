@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 from collections.abc import Iterable
@@ -23,8 +24,10 @@ from pymemcgbpf import (
     UnknownItemError,
     VerifierError,
     _backend,
+    _bpf_source,
     _btf,
     _cgroupfs,
+    _kernel_layout,
     _layout,
     _memory_stat,
     _wire,
@@ -89,7 +92,7 @@ class Source:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
     monkeypatch.setattr(_btf, "kernel", made.btf)
-    monkeypatch.setattr(_backend, "_kernel_layout", made.layout)
+    monkeypatch.setattr(_kernel_layout, "find", made.layout)
     monkeypatch.setattr(_backend, "BpfSource", made.source)
     return made
 
@@ -380,8 +383,8 @@ def test_terms_are_enumerators_for_kfuncs_and_places_for_core() -> None:
     types, slots = LINUX_7_3.types(), LINUX_7_3.slots()
     layout = _layout.Layout(slots, 0, False)
     for name in LINUX_7_3.printed.split():
-        plain = _backend._terms(name, types, None)
-        placed = _backend._terms(name, types, layout)
+        plain = _bpf_source.terms_of(name, types, None)
+        placed = _bpf_source.terms_of(name, types, layout)
         parts = [part for parts in CATALOGUE[name].parts for part in parts if part in slots]
         assert [term.counter for term in plain] == [types.counters[part][1] for part in parts]
         assert [term.counter for term in placed] == [slots[part] for part in parts]
@@ -395,12 +398,12 @@ def test_terms_are_enumerators_for_kfuncs_and_places_for_core() -> None:
 )
 def test_core_applies_the_unit(name: str, unit: int) -> None:
     layout = _layout.Layout(LINUX_6_18.slots(), 0, False)
-    terms = _backend._terms(name, LINUX_6_18.types(), layout)
+    terms = _bpf_source.terms_of(name, LINUX_6_18.types(), layout)
     assert {term.unit for term in terms} == {unit}
 
 
 def test_what_is_not_in_the_catalogue_has_no_terms() -> None:
-    assert _backend._terms("an_item_of_tomorrow", LINUX_7_3.types(), None) == ()
+    assert _bpf_source.terms_of("an_item_of_tomorrow", LINUX_7_3.types(), None) == ()
 
 
 # --- errors of reading ----------------------------------------------------------------
@@ -440,8 +443,9 @@ def test_a_forbidden_iterator_is_a_permission_error() -> None:
 
 @pytest.fixture
 def unknown_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_backend, "_found_layout", None)
-    monkeypatch.setattr(_backend, "_no_layout", "")
+    monkeypatch.setattr(_kernel_layout, "_found", None)
+    monkeypatch.setattr(_kernel_layout, "_why_not", "")
+    monkeypatch.setattr(_kernel_layout, "_ask_again_at", 0.0)
 
 
 @pytest.mark.usefixtures("unknown_layout")
@@ -449,7 +453,7 @@ def test_an_unknown_vmstats_is_said(v2: Path, opened: Opened) -> None:
     types = LINUX_6_18.types()._replace(vmstats={})
     for _ in range(2):
         with pytest.raises(BackendUnavailableError, match="struct memcg_vmstats"):
-            _backend._kernel_layout(types, opened(v2))
+            _kernel_layout.find(types, opened(v2))
 
 
 @pytest.mark.usefixtures("unknown_layout")
@@ -464,14 +468,31 @@ def test_just_one_rebuilt_layout_must_fit(
         asked.append(layout.slots["PGFAULT"])
         return layout.slots["PGFAULT"] < fitting
 
-    monkeypatch.setattr(_backend, "_layout_from_tables", lambda types: None)
+    monkeypatch.setattr(_kernel_layout, "from_kernel_tables", lambda types: None)
     monkeypatch.setattr(_layout, "rebuilt", lambda types, printed: layouts)
-    monkeypatch.setattr(_backend, "_gives_memory_stat", fits)
+    monkeypatch.setattr(_kernel_layout, "_gives_memory_stat", fits)
     monkeypatch.setattr(_cgroupfs, "hierarchy_root", str)
     for _ in range(2):
         if fitting == 1:
-            assert _backend._kernel_layout(LINUX_6_18.types(), opened(v2)) is layouts[0]
+            assert _kernel_layout.find(LINUX_6_18.types(), opened(v2)) is layouts[0]
         else:
             with pytest.raises(BackendUnavailableError, match="CONFIG_KALLSYMS_ALL"):
-                _backend._kernel_layout(LINUX_6_18.types(), opened(v2))
+                _kernel_layout.find(LINUX_6_18.types(), opened(v2))
     assert asked == [0, 1, 2], "the answer is kept"
+    _backend.forget()
+    with contextlib.suppress(BackendUnavailableError):
+        _kernel_layout.find(LINUX_6_18.types(), opened(v2))
+    assert len(asked) == (3 if fitting == 1 else 6), "a no is asked again"
+
+
+@pytest.mark.usefixtures("unknown_layout")
+def test_a_failure_to_look_is_not_taken_for_a_no(
+    v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise BpfPermissionError("no CAP_BPF")
+
+    monkeypatch.setattr(_kernel_layout, "from_kernel_tables", refuse)
+    for _ in range(2):
+        with pytest.raises(BpfPermissionError):
+            _kernel_layout.find(LINUX_6_18.types(), opened(v2))

@@ -18,7 +18,7 @@ from pymemcgbpf import (
     CgroupRemovedError,
     MemcgError,
     StreamError,
-    _backend,
+    _bpf_source,
     _btf,
     _libbpf,
     _program,
@@ -96,13 +96,13 @@ class Kernel:
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     fake = Kernel(tmp_path)
     monkeypatch.setattr(_libbpf, "iterator_creator", fake.creator)
-    monkeypatch.setattr(_backend, "_cached_program", lambda *_: fake)
+    monkeypatch.setattr(_bpf_source, "_cached_program", lambda *_: fake)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
     return fake
 
 
-def source_of(cgroup: Cgroup, flush: bool = False) -> _backend.BpfSource:
-    return _backend.BpfSource(cgroup, "core", TERMS, flush, None)
+def source_of(cgroup: Cgroup, flush: bool = False) -> _bpf_source.BpfSource:
+    return _bpf_source.BpfSource(cgroup, "core", TERMS, flush, None)
 
 
 def test_a_whole_stream(kernel: Kernel, v2: Path, opened: Opened) -> None:
@@ -196,7 +196,7 @@ def test_a_closed_source_does_not_use_the_descriptor_s_number(
     assert caught.value.errno == errno.EBADF
 
 
-def flushing_files(cgroup: Cgroup) -> tuple[_backend.BpfSource, set[str]]:
+def flushing_files(cgroup: Cgroup) -> tuple[_bpf_source.BpfSource, set[str]]:
     before = set(open_files().values())
     source = source_of(cgroup, flush=True)
     return source, {os.path.basename(each) for each in set(open_files().values()) - before}
@@ -255,4 +255,4 @@ def test_flush_mode(
 ) -> None:
     types = LINUX_6_18.types()._replace(functions=frozenset(functions))
     monkeypatch.setattr(_btf, "kernel", lambda: types)
-    assert _backend._flush_mode(backend) == mode
+    assert _bpf_source._flush_mode(backend) == mode

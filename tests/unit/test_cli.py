@@ -68,7 +68,7 @@ def test_a_backend_that_is_not_to_be_had_is_status_1(
     def refuse(*_: Any) -> Any:
         raise BpfPermissionError("lacks\nCAP_BPF")
 
-    monkeypatch.setattr(_backend, "_bpf_source", refuse)
+    monkeypatch.setattr(_backend, "_through_bpf", refuse)
     assert failed(capsys, 1, "--backend", "core", str(v2)) == "pymemcgbpf: lacks CAP_BPF\n"
 
 
@@ -171,7 +171,7 @@ def test_a_fall_back_to_text_says_why(
     def refuse(*_: Any) -> Any:
         raise BpfPermissionError("lacks CAP_BPF")
 
-    monkeypatch.setattr(_backend, "_bpf_source", refuse)
+    monkeypatch.setattr(_backend, "_through_bpf", refuse)
     assert main([*extra, str(v2), "anon"]) == 0
     out, err = capsys.readouterr()
     assert "anon" in out

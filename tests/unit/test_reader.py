@@ -21,6 +21,8 @@ from pymemcgbpf import (
     NotACgroupError,
     StatsReader,
     _backend,
+    _bpf_source,
+    _kernel_layout,
 )
 
 from .conftest import open_files
@@ -247,8 +249,8 @@ def test_a_forked_child_finds_the_module_s_locks_open(v2: Path) -> None:
         (_libbpf, "_lock"),
         (_libbpf, "_print_lock"),
         (_btf, "_lock"),
-        (_backend, "_programs_lock"),
-        (_backend, "_layout_lock"),
+        (_bpf_source, "_programs_lock"),
+        (_kernel_layout, "_lock"),
         (reader, "_readers_lock"),
     ]
     held = [getattr(module, name) for module, name in locks]
