@@ -24,7 +24,7 @@ class StatsReader:
 
         >>> with StatsReader("/sys/fs/cgroup/system.slice", ["anon", "pgfault"]) as reader:
         ...     reader.read()
-        {'anon': 21860352, 'pgfault': 10220}
+        {'anon': 17727488, 'pgfault': 1613}
 
     May be used from several threads, and in a child after fork(). While it is open
     it keeps a removed cgroup's memory from being freed by the kernel: close it.
@@ -151,7 +151,7 @@ def read_stats(
     """One cgroup's memory statistics, now::
 
         >>> read_stats("/sys/fs/cgroup/system.slice", ["anon", "file", "pgfault"])
-        {'anon': 21860352, 'file': 614400, 'pgfault': 10220}
+        {'anon': 17727488, 'file': 708608, 'pgfault': 1613}
 
     The readers of the last 32 cgroups and choices of items are kept, so that a second
     call costs little more than :meth:`StatsReader.read`; :func:`clear_cache` empties them.
