@@ -16,8 +16,12 @@ from .spec import Machine
 
 _TICK = 0.1
 _DISK_SIZE = 256 << 20  # sparse
-# Guests share few cores, where a virtual CPU can wait long for its turn: that is no stall.
-_PATIENCE = "rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 workqueue.watchdog_thresh=120"
+# Guests share few cores, where a virtual CPU can wait long for its turn: that is no stall, and no
+# broken timer either.
+_PATIENCE = (
+    "rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 workqueue.watchdog_thresh=120"
+    " no_timer_check"
+)
 
 
 @dataclass(frozen=True)

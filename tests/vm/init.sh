@@ -27,12 +27,12 @@ mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
 # tmpfs is counted as shmem. Files of these two are page cache; only the disk's get dirty and are
 # written back. Where the kernel finds no disk the mount fails, and so does the guest.
 mount -t ramfs ramfs /mnt/ramfs
-tenths=50
+tenths=300
 while [ ! -b /dev/nvme0n1 ] && [ $tenths -gt 0 ]; do
     sleep 0.1
     tenths=$((tenths - 1))
 done
-mount -t ext4 /dev/nvme0n1 /mnt/disk || exit 1
+mount -t ext4 /dev/nvme0n1 /mnt/disk || { echo 'lab: no disk'; exit 1; }
 
 read -r controllers </sys/fs/cgroup/cgroup.controllers
 for controller in $controllers; do

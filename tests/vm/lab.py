@@ -33,6 +33,7 @@ from .userland import Userland
 REPOSITORY = Path(__file__).resolve().parents[2]
 _INSIDE = ("__init__.py", "guest_job.py", "guest_plugin.py", "guest_record.py")
 # The guest ends its own job this long before the host loses patience, to tell why.
+_MORE_BOOTS = 2
 _LAST_WORDS = 30
 
 
@@ -154,6 +155,15 @@ class Lab:
                 this_machine(), hardware, prepared.kernel, initramfs, folder
             )
             transcript = guest.run(command, folder, self.timeout, self.stop)
+            # A guest that never got as far as the job says nothing of what is tested; under
+            # emulation on a busy host a boot can fail. One that is lost later is not forgiven.
+            for _ in range(_MORE_BOOTS):
+                if '"record": "guest"' in transcript.results or self.stop.is_set():
+                    break
+                end = transcript.console.strip().splitlines()[-1:]
+                print(f"{prepared.spec}: did not boot ({''.join(end)}), once more", flush=True)
+                self._keep(folder, prepared.spec)
+                transcript = guest.run(command, folder, self.timeout, self.stop)
             self._keep(folder, prepared.spec)
         script = job.path.name if isinstance(job, Script) else ""
         expected = Expected(
