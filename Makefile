@@ -14,7 +14,7 @@ AWAY := build/away
 PYTEST := cd $(AWAY) && ../../$(RUN) -m pytest -p no:cacheprovider
 
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 python3-venv
-TEST_PACKAGES := gcc libc6-dev shellcheck qemu-system-x86 cpio debian-archive-keyring
+TEST_PACKAGES := gcc libc6-dev shellcheck qemu-system-x86 cpio e2fsprogs debian-archive-keyring
 TEST_TOOLS := ruff==0.17.* mypy==2.4.* types-setuptools 'setuptools>=77' vermin pytest==9.* hypothesis==6.*
 
 PACKAGE_FILES := $(shell find pymemcgbpf bpf_src -name '*.py' -o -name '*.[ch]' -o -name py.typed) \
