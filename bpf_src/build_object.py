@@ -89,6 +89,8 @@ def find_clang() -> str:
     for name in [chosen] if chosen else ["clang", *versioned]:
         path = shutil.which(name)
         if path is None:
+            if chosen:
+                seen.append(f"$CLANG is {chosen}, which is not there")
             continue
         text = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
         version = re.search(r"clang version (\d+)", text)

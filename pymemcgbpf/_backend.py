@@ -63,15 +63,15 @@ def choose(cgroup: Cgroup, names: Optional[tuple[str, ...]], flush: bool, backen
         raise ValueError(f"backend must be one of {known}, not {backend!r}")
     printed = _translated(cgroup, lambda: tuple(_memory_stat.keys(cgroup)))
     _check_known(names, printed)
-    refusals: list[str] = []
+    refusals: list[tuple[str, MemcgError]] = []
 
     def text() -> Choice:
         source, offered = _through_text(cgroup, names, printed)
-        return Choice(source, offered, "text", "; ".join(dict.fromkeys(refusals)))
+        return Choice(source, offered, "text", _why(refusals))
 
     def bpf(name: str) -> Choice:
         source, offered = _through_bpf(cgroup, names, printed, flush, name)
-        return Choice(source, offered, name, "; ".join(dict.fromkeys(refusals)))
+        return Choice(source, offered, name, _why(refusals))
 
     if backend == AUTO:
         for name in BEST_FIRST[:-1]:
@@ -80,18 +80,25 @@ def choose(cgroup: Cgroup, names: Optional[tuple[str, ...]], flush: bool, backen
             except _NO_BACKEND_WOULD_HELP:
                 raise
             except MemcgError as error:
-                refusals.append(f"{name}: {error}")
+                refusals.append((name, error))
     elif backend != "text":
         return _translated(cgroup, functools.partial(bpf, backend))
     try:
         return _translated(cgroup, text)
     except ItemUnavailableError as error:
-        if cgroup.version == 2 or not refusals:
-            raise
         # v1's text shows but some items; BPF would have shown the others.
-        raise ItemUnavailableError(
-            "; ".join([str(error), *dict.fromkeys(refusals)]), items=error.items
-        ) from error
+        could = [pair for pair in refusals if not isinstance(pair[1], ItemUnavailableError)]
+        if cgroup.version == 2 or not could or len(could) < len(refusals):
+            raise
+        raise ItemUnavailableError(f"{error}; {_why(could)}", items=error.items) from error
+
+
+def _why(refusals: list[tuple[str, MemcgError]]) -> str:
+    """Which backends refused, and why: once for all that say the same."""
+    names: dict[str, list[str]] = {}
+    for name, error in refusals:
+        names.setdefault(str(error), []).append(name)
+    return "; ".join(f"{', '.join(same)}: {why}" for why, same in names.items())
 
 
 _NO_BACKEND_WOULD_HELP = (
@@ -109,6 +116,10 @@ def _translated(cgroup: Cgroup, make: Callable[[], _Made]) -> _Made:
     """What *make* returns; its plain OSErrors as errors of ours."""
     try:
         return make()
+    except ItemUnavailableError as error:
+        if cgroup.has_lost_files:
+            raise _cgroupfs.why_unreadable(cgroup.path, cgroup.identity) from error
+        raise
     except OSError as error:
         clear = read_error(cgroup.path, cgroup.identity, error)
         if clear is error:

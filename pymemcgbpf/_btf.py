@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Optional
 
 from . import _fork, _libbpf
-from .errors import BtfNotFoundError, MemcgError
+from .errors import SHORTAGES, BtfNotFoundError, MemcgError
 
 VMLINUX = "/sys/kernel/btf/vmlinux"
 
@@ -77,6 +77,8 @@ def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
     try:
         btf = lib.btf__load_vmlinux_btf()
     except MemcgError as error:
+        if error.errno in SHORTAGES:
+            raise
         raise BtfNotFoundError(
             f"this kernel offers no BTF type information ({VMLINUX}): "
             "it needs CONFIG_DEBUG_INFO_BTF=y, and /sys mounted",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from typing import NamedTuple, Optional, Union
@@ -17,7 +18,7 @@ from .errors import (
     errno_text,
 )
 
-Path = Union[str, "os.PathLike[str]"]
+Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
 MEMORY_STAT = "memory.stat"
 
@@ -60,6 +61,11 @@ class Cgroup(NamedTuple):
         """
         return not self.is_root and _exists(self.fd, self.current_file)
 
+    @property
+    def has_lost_files(self) -> bool:
+        """Whether it is being removed, or its memory controller disabled."""
+        return not _exists(self.fd, MEMORY_STAT) or not (self.is_root or self.has_current)
+
 
 def open_cgroup(path: Path) -> Cgroup:
     """Opens a cgroup's directory and checks that it has memory statistics.
@@ -70,7 +76,7 @@ def open_cgroup(path: Path) -> Cgroup:
     """
     text = os.fsdecode(path)
     try:
-        fd = os.open(text, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = _above_standard(os.open(text, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except (OSError, ValueError) as error:
         raise _open_error(text, error) from error
     try:
@@ -91,6 +97,17 @@ def open_cgroup(path: Path) -> Cgroup:
     except BaseException:
         os.close(fd)
         raise
+
+
+def _above_standard(fd: int) -> int:
+    """The same file at a number above 2: where stdin is closed, open() gives 0, which
+    the kernel's cgroup iterator takes for "no file"."""
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
 
 
 def _exists(dir_fd: int, name: str) -> bool:

@@ -289,7 +289,7 @@ def explained(work: Callable[[list[str]], _Result]) -> _Result:
     """
     if not _log.isEnabledFor(logging.DEBUG):
         try:
-            with _printing(False):
+            with _silence():
                 return work([])
         except MemcgError:
             pass
@@ -302,6 +302,7 @@ class _Messages(threading.local):
 
     def __init__(self) -> None:
         self.lines: Optional[list[str]] = None
+        self.silent = False
         # What a signal handler raised while libbpf called us: C cannot pass it on.
         self.raised: Optional[BaseException] = None
 
@@ -344,7 +345,10 @@ def _format(text: bytes, arguments: int) -> str:
 
 def _on_print(level: int, text: bytes, arguments: int) -> int:
     try:
-        if _messages.lines is None:  # another user of libbpf in this process
+        if _messages.lines is None:
+            if _messages.silent:
+                return 0
+            # Another user of libbpf in this process.
             return PrintFn(_print_before)(level, text, arguments) if _print_before else 0
         if level < _DEBUG or _log.isEnabledFor(logging.DEBUG):
             line = _format(text, arguments)
@@ -383,6 +387,16 @@ def _printing(wanted: bool) -> Iterator[None]:
                 _print_users.remove(wanted)
             ours = _OUR_PRINT if any(_print_users) else None
             lib.libbpf_set_print(ours if _print_users else _print_before)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    outer, _messages.silent = _messages.silent, True
+    try:
+        with _printing(False):
+            yield
+    finally:
+        _messages.silent = outer
 
 
 @contextlib.contextmanager

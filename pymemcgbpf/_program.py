@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import os
 import struct
 import weakref
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple, Optional
 
 from . import _btf, _libbpf, _wire
 from .errors import (
+    SHORTAGES,
     BpfObjectError,
     BpfPermissionError,
     MemcgError,
@@ -74,6 +76,7 @@ class Program:
         self._lib = _libbpf.load()
         if missing_capabilities():  # spares the kernel, and us, all that follows
             raise BpfPermissionError(_permission_message(errno.EPERM), errno=errno.EPERM)
+        _check_spare_descriptors()
         self._object: Any = None
         self._program: Any = None
         self._finalizer: Any = None
@@ -164,13 +167,46 @@ class Link:
         self._program = None
 
 
+_DESCRIPTORS = 12  # what a load takes, with some to spare
+
+
+def _check_spare_descriptors() -> None:
+    """libbpf probes the kernel's features once per process: a probe that fails for want of
+    file descriptors would count as a "no" for ever."""
+    taken: list[int] = []
+    try:
+        for _ in range(_DESCRIPTORS):
+            taken.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise MemcgError(
+                f"a BPF program cannot be loaded: {errno_text(error.errno)}; it takes "
+                f"{_DESCRIPTORS} file descriptors for a moment (ulimit -n)",
+                errno=error.errno,
+                call="open",
+            ) from error
+    finally:
+        for fd in taken:
+            os.close(fd)
+
+
 def _open(lib: _libbpf.Libbpf, log: list[str]) -> Any:
     try:
         data = OBJECT_FILE.read_bytes()
     except OSError as error:
+        if error.errno in SHORTAGES:
+            raise MemcgError(
+                f"{OBJECT_FILE}: {errno_text(error.errno)}", errno=error.errno, call="open"
+            ) from error
+        what_to_do = "install pymemcgbpf again"
+        if (OBJECT_FILE.parents[2] / "setup.cfg").exists():
+            what_to_do = (
+                "this is the source tree, which holds none until it is built: use an installed "
+                "pymemcgbpf from another directory, or pip install -e here"
+            )
         raise BpfObjectError(
             f"the BPF object {OBJECT_FILE} cannot be read "
-            f"({errno_text(error.errno or 0)}): install pymemcgbpf again",
+            f"({errno_text(error.errno or 0)}): {what_to_do}",
             errno=error.errno,
             call="open",
         ) from error
@@ -189,7 +225,9 @@ def _load_error(error: MemcgError, log: str) -> MemcgError:
     number = error.errno or 0
     verdict = _verdict(log)
     kind: type[MemcgError] = VerifierError
-    if error.call != "bpf_object__load":
+    if number in SHORTAGES:
+        kind, message = MemcgError, f"the BPF program cannot be loaded: {errno_text(number)}"
+    elif error.call != "bpf_object__load":
         kind = BpfObjectError
         message = (
             f"the BPF object {OBJECT_FILE} is not the one of this package ({error}): "

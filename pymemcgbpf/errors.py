@@ -8,6 +8,7 @@ failed, ``log`` what libbpf and the verifier said.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from typing import Optional
@@ -72,9 +73,13 @@ def _rebuild(
     return error
 
 
-def errno_text(errno: int) -> str:
+def errno_text(number: int) -> str:
     """The system's words for an error number, with its number: "Operation not permitted (1)"."""
-    return f"{os.strerror(errno)} ({errno})"
+    return f"{os.strerror(number)} ({number})"
+
+
+# What a process can run out of for a while; says nothing of what the kernel can do.
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class CgroupNotFoundError(MemcgError, FileNotFoundError):

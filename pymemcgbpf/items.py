@@ -170,10 +170,11 @@ def requested_names(items: Optional[Iterable[str]]) -> Optional[tuple[str, ...]]
         return None
     if isinstance(items, (str, bytes)):
         raise TypeError(f"items must be a list of names, not the single {items!r}")
-    names = tuple(dict.fromkeys(items))
+    names = tuple(items)
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"items must be names (str), not {name!r}")
+    names = tuple(dict.fromkeys(names))
     if not names:
         raise ValueError("items is empty: name at least one item, or pass None for all")
     return names

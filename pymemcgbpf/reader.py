@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Optional
+from typing import NoReturn, Optional
 
 from . import _backend, _cgroupfs, _fork
 from .errors import CgroupRemovedError, ClosedError
@@ -58,7 +58,7 @@ class StatsReader:
         names = requested_names(items)
         cgroup = _cgroupfs.open_cgroup(cgroup_path)
         try:
-            choice = _backend.choose(cgroup, names, flush, backend)
+            choice = _backend.choose(cgroup, names, bool(flush), backend)
         finally:
             os.close(cgroup.fd)
         self._path = cgroup.path
@@ -134,6 +134,9 @@ class StatsReader:
     ) -> None:
         self.close()
 
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a StatsReader cannot be copied or pickled: make another")
+
     def __repr__(self) -> str:
         state = self._backend if self._source is not None else "closed"
         return f"<StatsReader {self._path!r} {state}, {len(self._names)} items>"
@@ -170,7 +173,7 @@ def read_stats(
     # As given where it can be a key; other iterables are made tuples first.
     names = items if items is None or type(items) is tuple else requested_names(items)
     path = os.fsdecode(cgroup_path)
-    key = (path, names, flush)
+    key = (path, names, bool(flush))
     with _readers_lock:
         reader = _readers.get(key)
         if reader is not None:

@@ -128,6 +128,19 @@ class Worker:
         self.close()
 
 
+def in_child(work: Callable[[], None]) -> int:
+    """Runs *work* in a forked child; returns its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def fault_in(size: int, *, shared: bool = False) -> mmap.mmap:
     """Anonymous (or shared: shmem) memory, every page of it touched."""
     flags = mmap.MAP_ANONYMOUS | (mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE)

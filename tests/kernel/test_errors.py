@@ -32,7 +32,7 @@ from pymemcgbpf import (
     _program,
 )
 
-from .cgroups import cgroup, enable_memory
+from .cgroups import cgroup, enable_memory, in_child
 from .surroundings import BEST_BACKEND, HIERARCHY, VERSION
 
 
@@ -296,3 +296,35 @@ def test_no_file_descriptor_left(empty_cgroup: Path, backend: str) -> None:
                 os.close(fd)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert reader.read() == {"anon": 0}
+
+
+def test_with_the_standard_files_closed(empty_cgroup: Path, backend: str) -> None:
+    """open() then gives 0, which the kernel's iterator takes for no file at all."""
+
+    def work() -> None:
+        for fd in (0, 1, 2):
+            os.close(fd)
+        with StatsReader(empty_cgroup, ["anon"], backend=backend) as reader:
+            assert reader.read() == {"anon": 0}
+
+    assert in_child(work) == 0
+
+
+def test_a_shortage_of_files_at_first_is_no_verdict_for_ever(empty_cgroup: Path) -> None:
+    """libbpf keeps what it once found out of the kernel, were it only for want of files."""
+    script = f"""
+import os, resource, pymemcgbpf
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+for limit in range(5, 24):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        pymemcgbpf.StatsReader({str(empty_cgroup)!r}, ["anon"]).close()
+    except pymemcgbpf.MemcgError as error:
+        assert "oo many open files" in str(error), error
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+pymemcgbpf.clear_cache()
+with pymemcgbpf.StatsReader({str(empty_cgroup)!r}, ["anon"]) as reader:
+    print(reader.backend)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == (f"{BEST_BACKEND}\n", "")

@@ -23,7 +23,7 @@ from pymemcgbpf import (
     read_stats,
 )
 
-from .cgroups import Worker, cgroup, enable_memory, fault_in, remove
+from .cgroups import Worker, cgroup, enable_memory, fault_in, in_child, remove
 from .conftest import open_files
 from .surroundings import HIERARCHY
 
@@ -270,19 +270,6 @@ def test_a_signal_handler_may_read_too(empty_cgroup: Path, backend: str) -> None
 
 class Interrupted(BaseException):
     """What a signal handler raises, as KeyboardInterrupt is."""
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Runs *work* in a forked child; returns its exit status."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_an_interrupt_during_a_load_is_not_lost(

@@ -496,3 +496,10 @@ def test_a_failure_to_look_is_not_taken_for_a_no(
     for _ in range(2):
         with pytest.raises(BpfPermissionError):
             _kernel_layout.find(LINUX_6_18.types(), opened(v2))
+
+
+def test_one_reason_for_all_is_said_once(world: World, v2: Path, opened: Opened) -> None:
+    no_bpf(world, BpfPermissionError("no CAP_BPF"))
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert choice.why == "kfunc, rfc, core: no CAP_BPF"
+    choice.source.close()

@@ -148,7 +148,7 @@ def test_a_path_in_any_form(form: Callable[[Path], Any], v2: Path) -> None:
 def test_a_path_that_is_not_utf_8(tmp_path: Path) -> None:
     raw = os.fsencode(tmp_path) + b"/caf\xe9"
     make_v2(Path(os.fsdecode(raw)))
-    cgroup = open_cgroup(raw)  # type: ignore[arg-type]
+    cgroup = open_cgroup(raw)
     os.close(cgroup.fd)
     assert os.fsencode(cgroup.path) == raw
 

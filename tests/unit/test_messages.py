@@ -195,3 +195,25 @@ def test_another_user_s_message_goes_to_its_own_function() -> None:
     assert put_back == ctypes.cast(theirs, ctypes.c_void_p).value
     assert heard == [b"libbpf: for somebody else"]
     assert mine == []
+
+
+def test_a_silent_thread_stays_silent_while_another_listens() -> None:
+    heard: list[bytes] = []
+
+    def listen(level: int, text: bytes, arguments: int) -> int:
+        heard.append(text)
+        return 0
+
+    theirs = _libbpf.PrintFn(listen)
+    lib = _libbpf.load()
+    before = lib.libbpf_set_print(ctypes.cast(theirs, ctypes.c_void_p))
+    try:
+        with _libbpf.messages():
+            other = threading.Thread(
+                target=lambda: _libbpf.explained(lambda _: say(0, b"libbpf: in silence"))
+            )
+            other.start()
+            other.join()
+    finally:
+        lib.libbpf_set_print(before)
+    assert heard == []

@@ -167,7 +167,8 @@ def test_a_constant_that_does_not_fit(lib: FakeLibbpf) -> None:
         pytest.param(errno.E2BIG, VERIFIER_LOG, VerifierError, SENTENCE, id="E2BIG, verifier"),
         pytest.param(errno.ESRCH, "", VerifierError, "kernel function", id="ESRCH"),
         pytest.param(errno.ENOSYS, "", BpfObjectError, "no bpf", id="ENOSYS"),
-        pytest.param(errno.ENOMEM, "", VerifierError, "Cannot allocate", id="ENOMEM"),
+        pytest.param(errno.ENOMEM, "", MemcgError, "Cannot allocate", id="ENOMEM"),
+        pytest.param(errno.EMFILE, "", MemcgError, "Too many open files", id="EMFILE"),
         pytest.param(4009, "", VerifierError, "4009", id="libbpf's own number"),
     ],
 )

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -266,3 +268,10 @@ def test_a_forked_child_finds_the_module_s_locks_open(v2: Path) -> None:
     finally:
         for lock in held:
             lock.release()
+
+
+def test_a_reader_cannot_be_copied_or_pickled(v2: Path, sources: Sources) -> None:
+    with StatsReader(v2) as reader:
+        for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="make another"):
+                attempt(reader)
