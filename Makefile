@@ -50,8 +50,7 @@ lab: $(AWAY)/ready
 bench: $(AWAY)/ready
 	cd $(AWAY) && ../../$(RUN) -m tests.bench $(BENCH)
 
-wheel: build/tools
-	@$(MAKE) --no-print-directory build/installed
+wheel: build/installed
 
 # --- what the above need ------------------------------------------------------------
 

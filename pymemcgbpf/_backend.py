@@ -86,11 +86,11 @@ def choose(cgroup: Cgroup, names: Optional[tuple[str, ...]], flush: bool, backen
     try:
         return _translated(cgroup, text)
     except ItemUnavailableError as error:
-        # v1's text shows but some items; BPF would have shown the others.
-        could = [pair for pair in refusals if not isinstance(pair[1], ItemUnavailableError)]
-        if cgroup.version == 2 or not could or len(could) < len(refusals):
+        # v1's text shows but some items; BPF, if it could be had, might show the others.
+        nowhere = any(isinstance(refusal, ItemUnavailableError) for _, refusal in refusals)
+        if cgroup.version == 2 or not refusals or nowhere:
             raise
-        raise ItemUnavailableError(f"{error}; {_why(could)}", items=error.items) from error
+        raise ItemUnavailableError(f"{error}; {_why(refusals)}", items=error.items) from error
 
 
 def _why(refusals: list[tuple[str, MemcgError]]) -> str:
@@ -201,11 +201,9 @@ def _through_bpf(
     wanted = names
     if wanted is None:
         # v1's memory.stat does not show v2's lines, so there all that is kept is offered.
-        wanted = tuple(printed) if cgroup.version == 2 else tuple(CATALOGUE)
-        if cgroup.version == 2:
-            wanted += (CURRENT,)
-    if names is not None:
-        hidden = [name for name in names if not _is_shown(name, cgroup, printed)]
+        wanted = (*printed, CURRENT) if cgroup.version == 2 else tuple(CATALOGUE)
+    else:
+        hidden = [name for name in wanted if not _is_shown(name, cgroup, printed)]
         if hidden:
             raise _unavailable(hidden, _where(cgroup))
     terms = {name: terms_of(name, types, layout) for name in wanted}

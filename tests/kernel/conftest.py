@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 import pymemcgbpf
 
+from ..open_files import open_files
 from .cgroups import Worker, busy_cgroup, cgroup
 from .surroundings import BACKENDS, BPF_BACKENDS
 
@@ -26,17 +26,6 @@ def _nothing_leaked() -> Iterator[None]:
     gc.collect()  # a caught exception holds the frames that it passed
     after = open_files()
     assert after == before, f"left open: {sorted(set(after.items()) - set(before.items()))}"
-
-
-def open_files() -> dict[str, str]:
-    """Open file descriptors and what they are."""
-    found = {}
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
-        except FileNotFoundError:
-            continue  # the directory's own
-    return found
 
 
 @pytest.fixture

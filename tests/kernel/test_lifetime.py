@@ -23,8 +23,8 @@ from pymemcgbpf import (
     read_stats,
 )
 
+from ..open_files import open_files
 from .cgroups import Worker, cgroup, enable_memory, fault_in, in_child, remove
-from .conftest import open_files
 from .surroundings import HIERARCHY
 
 ITEMS = ["anon", "pgfault"]

@@ -19,6 +19,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 import pymemcgbpf
 from pymemcgbpf._cgroupfs import Cgroup, open_cgroup
 
+from ..open_files import open_files
 from .directories import make_v2
 
 # Nothing is written beside the tests, and no run is lucky.
@@ -27,17 +28,6 @@ settings.register_profile("unit", database=None, derandomize=True, deadline=None
 settings.load_profile("unit")
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def open_files() -> dict[str, str]:
-    """Open file descriptors and what they are."""
-    found = {}
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
-        except FileNotFoundError:
-            continue  # the directory's own
-    return found
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from pymemcgbpf import (
 )
 from pymemcgbpf._cgroupfs import Cgroup
 
-from .conftest import open_files
+from ..open_files import open_files
 from .directories import make_v1, make_v2
 from .kernels import LINUX_6_18
 

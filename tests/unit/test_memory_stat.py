@@ -17,7 +17,7 @@ from pymemcgbpf._cgroupfs import Cgroup
 from pymemcgbpf._memory_stat import TextSource, parse
 from pymemcgbpf.items import CATALOGUE, CURRENT
 
-from .conftest import open_files
+from ..open_files import open_files
 from .directories import make_v1, make_v2
 
 Opened = Callable[[Path], Cgroup]

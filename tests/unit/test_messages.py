@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import threading
-from typing import Optional
+from collections.abc import Iterator
+from typing import Callable, Optional
 
 import pytest
 
@@ -175,7 +177,9 @@ def test_what_succeeds_runs_without_messages_and_what_fails_runs_again_for_them(
     assert current_function() == before
 
 
-def test_another_user_s_message_goes_to_its_own_function() -> None:
+@contextlib.contextmanager
+def another_user() -> Iterator[list[bytes]]:
+    """Another user of libbpf in this process has set its print function; what it hears."""
     heard: list[bytes] = []
 
     def listen(level: int, text: bytes, arguments: int) -> int:
@@ -186,34 +190,26 @@ def test_another_user_s_message_goes_to_its_own_function() -> None:
     lib = _libbpf.load()
     before = lib.libbpf_set_print(ctypes.cast(theirs, ctypes.c_void_p))
     try:
-        with _libbpf.messages() as mine:
-            other = threading.Thread(target=lambda: say(0, b"libbpf: for somebody else"))
-            other.start()
-            other.join()
+        yield heard
     finally:
         put_back = lib.libbpf_set_print(before)
     assert put_back == ctypes.cast(theirs, ctypes.c_void_p).value
+
+
+def in_another_thread(work: Callable[[], object]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def test_another_user_s_message_goes_to_its_own_function() -> None:
+    with another_user() as heard, _libbpf.messages() as mine:
+        in_another_thread(lambda: say(0, b"libbpf: for somebody else"))
     assert heard == [b"libbpf: for somebody else"]
     assert mine == []
 
 
 def test_a_silent_thread_stays_silent_while_another_listens() -> None:
-    heard: list[bytes] = []
-
-    def listen(level: int, text: bytes, arguments: int) -> int:
-        heard.append(text)
-        return 0
-
-    theirs = _libbpf.PrintFn(listen)
-    lib = _libbpf.load()
-    before = lib.libbpf_set_print(ctypes.cast(theirs, ctypes.c_void_p))
-    try:
-        with _libbpf.messages():
-            other = threading.Thread(
-                target=lambda: _libbpf.explained(lambda _: say(0, b"libbpf: in silence"))
-            )
-            other.start()
-            other.join()
-    finally:
-        lib.libbpf_set_print(before)
+    with another_user() as heard, _libbpf.messages():
+        in_another_thread(lambda: _libbpf.explained(lambda _: say(0, b"libbpf: in silence")))
     assert heard == []

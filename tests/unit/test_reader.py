@@ -27,7 +27,7 @@ from pymemcgbpf import (
     _kernel_layout,
 )
 
-from .conftest import open_files
+from ..open_files import open_files
 from .sources import READ_ERRORS, FakeSource, Sources
 
 
