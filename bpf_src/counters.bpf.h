@@ -41,6 +41,7 @@ struct counters {
 	struct cgroup *cgrp;
 	struct mem_cgroup *memcg;	/* kfunc: a reference; else only for probe reads */
 	__u64 *vmstats;			/* core: room for VMSTATS_MAX counters */
+	bool is_root;			/* of its hierarchy */
 };
 
 /* NULL where the memory controller is not enabled. Good for reads, not for kfuncs. */
@@ -109,8 +110,8 @@ static __always_inline __u64 core_value(const struct counters *c, __u32 kind, __
 	return value;
 }
 
-/* Sums the terms into one value per item. */
-static __always_inline void fill_values(const struct counters *c, __u64 *values)
+/* Sums the terms into one value per item: nr_items of them, which values[] must have room for. */
+static __always_inline void fill_values(const struct counters *c, __u64 *values, __u32 nr_items)
 {
 	__u64 sum = 0, value;
 	__u32 i, item = 0;
@@ -122,7 +123,9 @@ static __always_inline void fill_values(const struct counters *c, __u64 *values)
 			break;
 		kind = terms[i].kind;
 		index = terms[i].counter;
-		if (backend == MEMCG_STATS_BACKEND_KFUNC)
+		if (kind == MEMCG_STATS_KIND_USAGE && c->is_root)
+			value = MEMCG_STATS_ABSENT; /* the kernel shows none */
+		else if (backend == MEMCG_STATS_BACKEND_KFUNC)
 			value = kfunc_value(c, kind, index);
 		else if (backend == MEMCG_STATS_BACKEND_RFC)
 			value = rfc_value(c, kind, index);
@@ -135,7 +138,7 @@ static __always_inline void fill_values(const struct counters *c, __u64 *values)
 			sum += value * terms[i].unit;
 
 		if (terms[i].last) {
-			if (item >= MEMCG_STATS_MAX_ITEMS)
+			if (item >= nr_items || item >= MEMCG_STATS_MAX_ITEMS)
 				break;
 			values[item++] = sum;
 			sum = 0;
@@ -160,24 +163,34 @@ static __always_inline void flush_subtree(struct cgroup *cgrp)
 }
 
 /*
- * Fills values[] for one cgroup. False where it has no memory controller, or
- * its counters could not be read.
+ * Fills values[] for one cgroup, whose own css (or any other of its csses) is given. False where
+ * it has no memory.stat, or its counters could not be read.
  */
-static __always_inline bool read_counters(struct cgroup *cgrp, __u64 *vmstats, __u64 *values)
+static __always_inline bool read_counters(struct cgroup *cgrp, struct cgroup_subsys_state *css,
+					  __u64 *vmstats, __u64 *values, __u32 nr_items)
 {
-	struct counters c = { .cgrp = cgrp, .vmstats = vmstats };
+	struct counters c = { .cgrp = cgrp, .vmstats = vmstats, .is_root = cgrp->level == 0 };
+	__u32 css_flags = 0;
 
 	if (backend == MEMCG_STATS_BACKEND_KFUNC) {
-		c.memcg = bpf_get_mem_cgroup(&cgrp->self);
+		bool visible;
+
+		c.memcg = bpf_get_mem_cgroup(css);
 		if (!c.memcg)
 			return false;
-		fill_values(&c, values);
+		visible = c.memcg->css.flags & CSS_VISIBLE;
+		if (visible)
+			fill_values(&c, values, nr_items);
 		bpf_put_mem_cgroup(c.memcg);
-		return true;
+		return visible;
 	}
 
 	c.memcg = memcg_of(cgrp);
 	if (!c.memcg)
+		return false;
+	/* Not where the controller serves another one only, is on its way out, or not there yet. */
+	if (bpf_probe_read_kernel(&css_flags, sizeof(css_flags), &c.memcg->css.flags) ||
+	    !(css_flags & CSS_VISIBLE))
 		return false;
 	if (backend == MEMCG_STATS_BACKEND_CORE && vmstats_size) {
 		struct memcg_vmstats *from = NULL;
@@ -188,7 +201,7 @@ static __always_inline bool read_counters(struct cgroup *cgrp, __u64 *vmstats, _
 		    bpf_probe_read_kernel(vmstats, vmstats_size, from))
 			return false;
 	}
-	fill_values(&c, values);
+	fill_values(&c, values, nr_items);
 	return true;
 }
 

@@ -26,6 +26,17 @@ struct bpf_iter__cgroup {
 	} __attribute__((aligned(8)));
 };
 
+/* Opaque, on the program's stack; the kernel's has the same name and size. */
+struct bpf_iter_css {
+	__u64 __opaque[3];
+} __attribute__((aligned(8)));
+
+/*
+ * In cgroup_subsys_state.flags: the controller's files are there. include/linux/cgroup-defs.h
+ * has it in an enum without a name, so CO-RE cannot look it up; it is the same from 4.4 to 7.3.
+ */
+#define CSS_VISIBLE (1U << 3)
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct seq_file {
@@ -42,6 +53,7 @@ struct kernfs_node {
 
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
+	unsigned int flags;
 	struct cgroup_subsys_state *parent;
 };
 

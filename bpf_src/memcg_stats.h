@@ -50,6 +50,24 @@ struct memcg_stats_trailer {
 	__u64 end_ns;		/* CLOCK_MONOTONIC when the walk ended */
 };
 
+/*
+ * What a syscall program is called with, and what it answers. For one cgroup its row
+ * follows, in the same buffer; the rows of a tree are in the map.
+ */
+struct memcg_stats_call {
+	__u64 cgroup_id;	/* in: the walk's root */
+	__u32 status;		/* out: enum memcg_stats_status */
+	__u32 nr_rows;		/* out: found, whether or not they fitted into the map */
+};
+
+enum memcg_stats_status {
+	MEMCG_STATS_NOT_RUN = 0,
+	MEMCG_STATS_DONE = 1,
+	MEMCG_STATS_GONE = 2,	/* no cgroup of the v2 hierarchy has this id */
+	MEMCG_STATS_BUSY = 3,	/* too many calls at once: call again */
+	MEMCG_STATS_BAD_ORDER = 4,	/* this kernel does not walk in it */
+};
+
 /* Where the numbers come from. */
 enum memcg_stats_backend {
 	MEMCG_STATS_BACKEND_KFUNC = 1,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 """Memory-cgroup statistics as numbers, through a BPF cgroup iterator."""
 
+from ._cached_readers import clear_cache, read_stats
 from ._version import VERSION
 from .errors import (
     BackendUnavailableError,
@@ -18,14 +19,17 @@ from .errors import (
     MemoryControllerError,
     NotACgroupError,
     StreamError,
+    TreeTooLargeError,
     UnknownItemError,
     VerifierError,
 )
-from .reader import StatsReader, clear_cache, read_stats
+from .reader import StatsReader, TreeReader
+from .snapshot import ABSENT, Row, Snapshot
 
 __version__ = VERSION
 
 __all__ = [
+    "ABSENT",
     "BackendUnavailableError",
     "BpfObjectError",
     "BpfPermissionError",
@@ -40,8 +44,12 @@ __all__ = [
     "MemcgError",
     "MemoryControllerError",
     "NotACgroupError",
+    "Row",
+    "Snapshot",
     "StatsReader",
     "StreamError",
+    "TreeReader",
+    "TreeTooLargeError",
     "UnknownItemError",
     "VerifierError",
     "__version__",

@@ -22,6 +22,8 @@ _PROBED_FUNCTIONS = (
     "bpf_mem_cgroup_flush_stats",
     "memcg_node_stat_fetch",
     "cgroup_rstat_flush",
+    "bpf_cgroup_from_id",
+    "bpf_iter_css_new",
 )
 
 
@@ -41,12 +43,14 @@ class KernelTypes(NamedTuple):
         memory_cgrp_id: the memory controller's number, or None.
         vmstats: the array members of struct memcg_vmstats by name.
         functions: those of the probed functions that the kernel has.
+        iterator_orders: what a cgroup iterator can walk in, enum bpf_cgroup_iter_order.
     """
 
     counters: dict[str, tuple[str, int]]
     memory_cgrp_id: Optional[int]
     vmstats: dict[str, ArrayMember]
     functions: frozenset[str]
+    iterator_orders: frozenset[int]
 
 
 _lock = _fork.renewed_lock(__name__, "_lock")
@@ -97,6 +101,7 @@ def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
             types.enumerators("cgroup_subsys_id").get("memory_cgrp_id"),
             types.array_members("memcg_vmstats"),
             frozenset(name for name in _PROBED_FUNCTIONS if types.has_function(name)),
+            frozenset(types.enumerators("bpf_cgroup_iter_order").values()),
         )
     finally:
         lib.btf__free(btf)

@@ -48,6 +48,27 @@ class Cgroup(NamedTuple):
         """The kernel's 64-bit cgroup id, which is the directory's inode number."""
         return self.identity[1]
 
+    def has_file(self, name: str) -> bool:
+        """Whether the kernel shows this file there."""
+        return _exists(self.fd, name)
+
+    @property
+    def descendants(self) -> Optional[int]:
+        """About how many cgroups are below it; None where the kernel does not say."""
+        if self.version == 2:
+            words = (_read_at(self.fd, "cgroup.stat") or "").split()
+            counts = dict(zip(words[::2], words[1::2]))
+            return int(counts["nr_descendants"]) if "nr_descendants" in counts else None
+        for line in (_read("/proc/cgroups") or "").split("\n"):  # of the whole hierarchy
+            if line.startswith("memory\t"):
+                return int(line.split("\t")[2])
+        return None
+
+    @property
+    def children(self) -> int:
+        """About how many cgroups are right below it."""
+        return max(os.fstat(self.fd).st_nlink - 2, 0)
+
     @property
     def current_file(self) -> str:
         """The file with the memory in use, in bytes."""
@@ -76,7 +97,7 @@ def open_cgroup(path: Path) -> Cgroup:
     """
     text = os.fsdecode(path)
     try:
-        fd = _above_standard(os.open(text, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        fd = above_standard(os.open(text, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except (OSError, ValueError) as error:
         raise _open_error(text, error) from error
     try:
@@ -99,7 +120,7 @@ def open_cgroup(path: Path) -> Cgroup:
         raise
 
 
-def _above_standard(fd: int) -> int:
+def above_standard(fd: int) -> int:
     """The same file at a number above 2: where stdin is closed, open() gives 0, which
     the kernel's cgroup iterator takes for "no file"."""
     if fd > 2:
@@ -230,6 +251,17 @@ def _read(path: str) -> Optional[str]:
         # Names may hold any bytes but a line feed.
         with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             return file.read().strip()
+    except OSError:
+        return None
+
+
+def _read_at(dir_fd: int, name: str) -> Optional[str]:
+    def opener(path: str, flags: int) -> int:
+        return os.open(path, flags, dir_fd=dir_fd)
+
+    try:
+        with open(name, encoding="ascii", opener=opener) as file:
+            return file.read()
     except OSError:
         return None
 

@@ -9,8 +9,9 @@ import time
 from typing import Optional
 
 from . import _btf, _cgroupfs, _fork, _kallsyms, _layout, _memory_stat, _program
-from ._bpf_source import BpfSource, terms_of
 from ._cgroupfs import Cgroup
+from ._recipe import Recipe, terms_of
+from ._stat_sources import StreamSource
 from .errors import BackendUnavailableError
 
 _lock = _fork.renewed_lock(__name__, "_lock")
@@ -109,7 +110,7 @@ def _gives_memory_stat(layout: _layout.Layout, types: _btf.KernelTypes, cgroup: 
     terms = {key: parts for key, parts in terms.items() if parts}
     file = _memory_stat.CgroupFile(cgroup, _cgroupfs.MEMORY_STAT)
     try:
-        bpf = BpfSource(cgroup, "core", terms, False, layout)
+        bpf = StreamSource(cgroup, Recipe("core", terms, layout), False)
         try:
             for _ in range(_ATTEMPTS):  # the numbers move while they are compared
                 before = _memory_stat.parse(_memory_stat.read_whole(file.fd))

@@ -161,6 +161,12 @@ BINDINGS = (
     Binding("bpf_map__fd", c_int, [_MAP], NEGATIVE, "0.0.1"),
     # void *bpf_map__initial_value(const struct bpf_map *map, size_t *psize)
     Binding("bpf_map__initial_value", c_void_p, [_MAP, POINTER(c_size_t)], NULL, "0.8"),
+    # int bpf_map__set_autocreate(struct bpf_map *map, bool autocreate)
+    Binding("bpf_map__set_autocreate", c_int, [_MAP, ctypes.c_bool], NEGATIVE, "0.8"),
+    # int bpf_map__set_value_size(struct bpf_map *map, __u32 size)
+    Binding("bpf_map__set_value_size", c_int, [_MAP, c_uint32], NEGATIVE, "0.2"),
+    # int bpf_map__set_max_entries(struct bpf_map *map, __u32 max_entries)
+    Binding("bpf_map__set_max_entries", c_int, [_MAP, c_uint32], NEGATIVE, "0.2"),
     # int bpf_program__set_autoload(struct bpf_program *prog, bool autoload)
     Binding("bpf_program__set_autoload", c_int, [_PROGRAM, ctypes.c_bool], NEGATIVE, "0.0.8"),
     # int bpf_program__fd(const struct bpf_program *prog)
@@ -430,22 +436,35 @@ def _restore_print_in_child() -> None:
 os.register_at_fork(after_in_child=_restore_print_in_child)
 
 
-_iterator_creator: Any = None
-
-
-def iterator_creator(link_fd: int) -> tuple[Callable[[c_int], int], c_int]:
-    """bpf_iter_create for the hot path, and its argument: returns a file descriptor or -errno.
+@functools.cache
+def _bare(name: str) -> Any:
+    """A function of the table for the hot path: returns -errno, raises nothing.
 
     A function object of its own: libbpf 1.x returns the errno, so there is no need to
     swap errno around the call, nor for an errcheck. :func:`failure` makes the error.
     """
-    global _iterator_creator
-    if _iterator_creator is None:
-        load()  # checks the symbol
-        function = ctypes.CDLL(SONAME)["bpf_iter_create"]
-        function.restype, function.argtypes = c_int, [c_int]
-        _iterator_creator = function
-    return _iterator_creator, c_int(link_fd)
+    load()  # checks the symbols
+    binding = next(binding for binding in BINDINGS if binding.name == name)
+    function = ctypes.CDLL(SONAME)[name]
+    function.restype, function.argtypes = binding.restype, binding.argtypes
+    return function
+
+
+def iterator_creator(link_fd: int) -> tuple[Callable[[c_int], int], c_int]:
+    """bpf_iter_create, see :func:`_bare`, and its argument: returns a file descriptor."""
+    return _bare("bpf_iter_create"), c_int(link_fd)
+
+
+def runner(program_fd: int, context: bytearray) -> Callable[[], int]:
+    """Runs a syscall program, which reads and writes *context*; returns 0 or -errno."""
+    memory = (ctypes.c_char * len(context)).from_buffer(context)
+    options = TestRunOpts(
+        sz=ctypes.sizeof(TestRunOpts), ctx_in=ctypes.addressof(memory), ctx_size_in=len(context)
+    )
+    options.memory = memory  # as long as it lives, the bytearray stays where it is
+    return functools.partial(
+        _bare("bpf_prog_test_run_opts"), c_int(program_fd), ctypes.pointer(options)
+    )
 
 
 def attach_iter(lib: Libbpf, program: Any, cgroup_fd: int, order: int) -> Any:

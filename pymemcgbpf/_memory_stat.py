@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Optional
 
-from ._cgroupfs import MEMORY_STAT, Cgroup
+from ._cgroupfs import MEMORY_STAT, Cgroup, above_standard
 from .errors import ItemUnavailableError, StreamError
 from .items import CATALOGUE, CURRENT
 
@@ -20,7 +20,7 @@ class CgroupFile:
     """A file of a cgroup, open for reading until it is closed or forgotten."""
 
     def __init__(self, cgroup: Cgroup, name: str) -> None:
-        self.fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=cgroup.fd)
+        self.fd = above_standard(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=cgroup.fd))
         self._finalizer = weakref.finalize(self, os.close, self.fd)
         self._finalizer.atexit = False  # the kernel tidies up after a process
 
@@ -107,6 +107,10 @@ class TextSource:
         except (ValueError, IndexError) as error:
             raise StreamError(f"{MEMORY_STAT} is not as expected: {error}") from error
         return dict(zip(self._names, values))
+
+    def absent(self) -> set[str]:
+        """None: what memory.stat shows is kept."""
+        return set()
 
     def _stat_values(self, fd: int) -> list[int]:
         words = read_whole(fd).decode("ascii", "replace").split()

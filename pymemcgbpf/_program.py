@@ -24,12 +24,24 @@ from .errors import (
 
 OBJECT_FILE = Path(__file__).parent / "_bpf" / "memcg_stats.bpf.o"
 
-WALK = "memcg_stats_walk"
+# The programs of the object, and its maps: which program uses which.
+STREAM = "memcg_stats_stream"
+SHARE = "memcg_stats_share"
+RUN_ONE = "memcg_stats_run_one"
+RUN_TREE = "memcg_stats_run_tree"
 COPY_TABLES = "copy_index_tables"
-PROGRAMS = (WALK, COPY_TABLES)
+ROWS, SCRATCHES = "rows", "scratches"
+PROGRAMS: dict[str, tuple[str, ...]] = {
+    STREAM: (),
+    SHARE: (ROWS,),
+    RUN_ONE: (SCRATCHES,),
+    RUN_TREE: (ROWS, SCRATCHES),
+    COPY_TABLES: (),
+}
 
 # enum bpf_cgroup_iter_order
 SELF, PRE, POST, UP, CHILDREN = 1, 2, 3, 4, 5
+ORDERS = {"self": SELF, "pre": PRE, "post": POST, "up": UP, "children": CHILDREN}
 
 # enum memcg_stats_backend, _flush, _kind of bpf_src/memcg_stats.h
 BACKENDS = {"kfunc": 1, "rfc": 2, "core": 3}
@@ -62,8 +74,15 @@ def encode_terms(terms: Iterable[Term]) -> bytes:
     return b"".join(_wire.TERM.pack(*term) for term in terms)
 
 
+class MapSize(NamedTuple):
+    """How large a map is made."""
+
+    value_size: int
+    entries: int
+
+
 class Program:
-    """One program of the object, loaded with its constants.
+    """One program of the object, loaded with its constants, and its maps with their sizes.
 
     Closed when its last user lets go of it, or by :meth:`close`.
 
@@ -72,7 +91,9 @@ class Program:
         :func:`_libbpf.load` raises.
     """
 
-    def __init__(self, name: str, constants: dict[str, bytes]) -> None:
+    def __init__(
+        self, name: str, constants: dict[str, bytes], rows: Optional[MapSize] = None
+    ) -> None:
         self._lib = _libbpf.load()
         if missing_capabilities():  # spares the kernel, and us, all that follows
             raise BpfPermissionError(_permission_message(errno.EPERM), errno=errno.EPERM)
@@ -80,14 +101,17 @@ class Program:
         self._object: Any = None
         self._program: Any = None
         self._finalizer: Any = None
-        _libbpf.explained(lambda log: self._load(name, constants, log))
+        _libbpf.explained(lambda log: self._load(name, constants, rows, log))
 
-    def _load(self, name: str, constants: dict[str, bytes], log: list[str]) -> None:
+    def _load(
+        self, name: str, constants: dict[str, bytes], rows: Optional[MapSize], log: list[str]
+    ) -> None:
         self._object = _open(self._lib, log)
         self._finalizer = weakref.finalize(self, self._lib.bpf_object__close, self._object)
         self._finalizer.atexit = False  # the kernel tidies up after a process
         try:
             self._program = self._prepare(name, constants)
+            self._prepare_maps(name, rows)
             self._lib.bpf_object__load(self._object)
         except MemcgError as error:
             self.close()
@@ -113,6 +137,15 @@ class Program:
             _libbpf.poke(address + offset, data)
         return wanted
 
+    def _prepare_maps(self, program: str, rows: Optional[MapSize]) -> None:
+        lib = self._lib
+        for name in (ROWS, SCRATCHES):
+            bpf_map = lib.bpf_object__find_map_by_name(self._object, name.encode())
+            lib.bpf_map__set_autocreate(bpf_map, name in PROGRAMS[program])
+            if name == ROWS and rows is not None:
+                lib.bpf_map__set_value_size(bpf_map, rows.value_size)
+                lib.bpf_map__set_max_entries(bpf_map, rows.entries)
+
     def _section(self, name: str) -> tuple[Any, tuple[int, int], dict[str, tuple[int, int]]]:
         """A section of global variables: its map, where libbpf has its initial value
         (address, size), and variable's name → (offset, size)."""
@@ -129,9 +162,21 @@ class Program:
         with mmap.mmap(fd, address_and_size[1], mmap.MAP_SHARED, mmap.PROT_READ) as memory:
             return memory[offset : offset + size]
 
+    def map_rows(self, rows: MapSize) -> mmap.mmap:
+        """The map of rows, to be read."""
+        bpf_map = self._lib.bpf_object__find_map_by_name(self._object, ROWS.encode())
+        fd = self._lib.bpf_map__fd(bpf_map)
+        size = rows.value_size * rows.entries
+        return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+
     def run(self) -> int:
         """Runs a syscall program once; returns what it returned."""
-        return _libbpf.test_run(self._lib, self._lib.bpf_program__fd(self._program))
+        return _libbpf.test_run(self._lib, self.fd)
+
+    @property
+    def fd(self) -> int:
+        """The program's file descriptor, which is the object's."""
+        return int(self._lib.bpf_program__fd(self._program))
 
     def attach(self, cgroup_fd: int, order: int) -> Link:
         """A link to a cgroup iterator that starts at an open cgroup directory."""

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The stream of bpf_src/memcg_stats.h: bytes ↔ numbers, and nothing else."""
+"""The layouts of bpf_src/memcg_stats.h: bytes ↔ numbers, and nothing else."""
 
 from __future__ import annotations
 
+import mmap
 import struct
+import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 from .errors import StreamError
 
@@ -30,6 +32,16 @@ TRAILER = struct.Struct("=IIQ")
 # struct memcg_stats_term: kind, last, counter, unit
 TERM = struct.Struct("=HHIQ")
 
+# struct memcg_stats_call: cgroup_id, status, nr_rows
+CALL = struct.Struct("=QII")
+# enum memcg_stats_status
+NOT_RUN, DONE, GONE, BUSY, BAD_ORDER = 0, 1, 2, 3, 4
+
+
+def level(word: int) -> int:
+    """The level in the word of a row that holds level and flags."""
+    return word & 0xFFFFFFFF if sys.byteorder == "little" else word >> 32
+
 
 class Header(NamedTuple):
     """What a stream begins with."""
@@ -48,6 +60,13 @@ class Row(NamedTuple):
     level: int
     flags: int
     values: tuple[int, ...]
+
+
+class Trailer(NamedTuple):
+    """What a stream ends with: how many rows there were, and when."""
+
+    nr_rows: int
+    end_ns: int
 
 
 class Stream(NamedTuple):
@@ -97,6 +116,26 @@ def decode_header(data: bytes) -> Header:
     return Header(size, row, order, struct.unpack_from(f"={items}H", data, HEADER.size))
 
 
+def decode_row(data: Union[bytes, mmap.mmap], at: int, items: int) -> Row:
+    """The row at an offset, with the first so many of its values."""
+    cgroup_id, parent_id, level, flags = ROW.unpack_from(data, at)
+    values = struct.unpack_from(f"={items}Q", data, at + ROW.size)
+    return Row(cgroup_id, parent_id, level, flags, values)
+
+
+def decode_trailer(data: bytes) -> Trailer:
+    """The trailer at the end of a stream whose rows are elsewhere.
+
+    Raises:
+        StreamError: there is none.
+    """
+    at = len(data) - TRAILER.size
+    magic, count, end_ns = TRAILER.unpack_from(data, at) if at >= 0 else (0, 0, 0)
+    if magic != END_MAGIC:
+        raise StreamError(f"the stream of {len(data)} bytes has no trailer")
+    return Trailer(count, end_ns)
+
+
 def decode(data: bytes) -> Stream:
     """A whole stream.
 
@@ -114,10 +153,8 @@ def decode(data: bytes) -> Stream:
             f"the stream of {len(data)} bytes is cut short or damaged: no trailer for the "
             f"{max(len(data) - header.size, 0) // header.row_size} rows it has"
         )
-    values = struct.Struct(f"={len(header.items)}Q")
-    rows = []
-    for at in range(header.size, trailer, header.row_size):
-        cgroup_id, parent_id, level, flags = ROW.unpack_from(data, at)
-        row_values = values.unpack_from(data, at + ROW.size)
-        rows.append(Row(cgroup_id, parent_id, level, flags, row_values))
+    rows = [
+        decode_row(data, at, len(header.items))
+        for at in range(header.size, trailer, header.row_size)
+    ]
     return Stream(header, rows, end_ns)

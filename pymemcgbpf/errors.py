@@ -29,6 +29,7 @@ __all__ = [
     "MemoryControllerError",
     "NotACgroupError",
     "StreamError",
+    "TreeTooLargeError",
     "UnknownItemError",
     "VerifierError",
 ]
@@ -160,5 +161,19 @@ class StreamError(MemcgError):
     """The iterator's output is not what its header promises."""
 
 
+class TreeTooLargeError(MemcgError):
+    """There are more cgroups than the ``max_rows`` that a TreeReader was given.
+
+    Attributes:
+        rows: how many there were.
+        max_rows: the most that there may be.
+    """
+
+    def __init__(self, message: str, *, rows: int = 0, max_rows: int = 0) -> None:
+        super().__init__(message)
+        self.rows = rows
+        self.max_rows = max_rows
+
+
 class ClosedError(MemcgError, ValueError):
-    """The reader was used after ``close()``."""
+    """The reader was used after ``close()``, or a snapshot's view after it was overwritten."""

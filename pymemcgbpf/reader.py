@@ -1,70 +1,48 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Readers of one cgroup's statistics."""
+"""Readers: of one cgroup, and of a tree of them."""
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
-from collections import OrderedDict
+import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import NoReturn, Optional
+from typing import Any, Generic, NoReturn, Optional, SupportsIndex, TypeVar
 
-from . import _backend, _cgroupfs, _fork
-from .errors import CgroupRemovedError, ClosedError
+from . import _backend, _cgroupfs, _fork, _paths, _program, _wire
+from ._stat_sources import OneCgroup, StatSource
+from ._tree_sources import Tree, TreeSource
+from .errors import ClosedError, MemcgError
 from .items import requested_names
+from .snapshot import Snapshot
 
-__all__ = ["StatsReader", "clear_cache", "read_stats"]
+__all__ = ["StatsReader", "TreeReader"]
+
+_Self = TypeVar("_Self", bound="_Reader[Any]")
+_Source = TypeVar("_Source", bound=_backend.Source)
 
 
-class StatsReader:
-    """Reads one cgroup's memory statistics again and again, cheaply.
-
-    One iterator link is made here, and reused by every :meth:`read`::
-
-        >>> with StatsReader("/sys/fs/cgroup/system.slice", ["anon", "pgfault"]) as reader:
-        ...     reader.read()
-        {'anon': 17727488, 'pgfault': 1613}
-
-    May be used from several threads, and in a child after fork(). While it is open
-    it keeps a removed cgroup's memory from being freed by the kernel: close it.
-
-    Args:
-        cgroup_path: the cgroup's directory.
-        items: names of items, in the order wanted; None for all that this kernel has,
-            in memory.stat's order, "memory.current" last.
-        flush: True for values as fresh as those of memory.stat read at that moment;
-            False for values up to about 2 s old, without the cost of the flush.
-        backend: "kfunc", "rfc", "core", "text", or "auto" for the first of them that
-            works here.
-
-    Raises:
-        CgroupNotFoundError, NotACgroupError, CgroupPermissionError,
-        MemoryControllerError, CgroupRemovedError: of the path.
-        UnknownItemError, ItemUnavailableError: of the items.
-        BackendUnavailableError: the backend asked for cannot serve here (a subclass
-            says why: LibbpfNotFoundError, BtfNotFoundError, BpfPermissionError …);
-            never with "auto", which falls back to text.
-    """
+class _Reader(Generic[_Source]):
+    """A cgroup, a source, and a lock around it: what both readers are made of."""
 
     def __init__(
         self,
         cgroup_path: _cgroupfs.Path,
-        items: Optional[Iterable[str]] = None,
-        *,
-        flush: bool = True,
-        backend: str = _backend.AUTO,
+        request: _backend.Request,
+        maker: _backend.Maker[_Source],
     ) -> None:
-        names = requested_names(items)
         cgroup = _cgroupfs.open_cgroup(cgroup_path)
         try:
-            choice = _backend.choose(cgroup, names, bool(flush), backend)
+            choice = _backend.choose(cgroup, request, maker)
         finally:
             os.close(cgroup.fd)
         self._path = cgroup.path
         self._cgroup_id, self._identity = cgroup.id, cgroup.identity
         self._names, self._backend, self._why = choice.names, choice.backend, choice.why
-        self._source: Optional[_backend.Source] = choice.source
+        self._transport = choice.transport
+        self._source: Optional[_Source] = choice.source
         self._lock = threading.RLock()  # a signal handler may read, too
         _fork.renew_in_child(self)
 
@@ -84,7 +62,7 @@ class StatsReader:
 
     @property
     def items(self) -> tuple[str, ...]:
-        """The names that :meth:`read` returns, in its order."""
+        """The names of the items read, in their order."""
         return self._names
 
     @property
@@ -93,37 +71,30 @@ class StatsReader:
         return self._backend
 
     @property
+    def transport(self) -> str:
+        """How the numbers travel: "run", "stream", "shared" or "text"."""
+        return self._transport
+
+    @property
     def why(self) -> str:
-        """Why no better backend serves here; "" where none is better or it was chosen."""
+        """Why no better backend or transport serves here; "" where none is better."""
         return self._why
 
-    def read(self) -> dict[str, int]:
-        """The values now: item's name → value in memory.stat's unit (bytes, or a count).
-
-        Raises:
-            CgroupRemovedError: the cgroup was removed since.
-            ClosedError: the reader is closed.
-        """
-        with self._lock:
-            source = self._source
-            if source is None:
-                raise ClosedError(f"this reader of {self._path} is closed")
-            try:
-                return source.read()
-            except OSError as error:
-                clear = _backend.read_error(self._path, self._identity, error)
-                if clear is error:
-                    raise
-                raise clear from error
-
     def close(self) -> None:
-        """Lets go of the link and all files. Twice is fine."""
+        """Lets go of the BPF program and all files. Twice is fine."""
         with self._lock:
             source, self._source = self._source, None
             if source is not None:
                 source.close()
 
-    def __enter__(self) -> StatsReader:
+    def _closed(self) -> ClosedError:
+        return ClosedError(f"this reader of {self._path} is closed")
+
+    def _explained(self, error: OSError) -> OSError:
+        """What a failed read means to the caller."""
+        return _backend.read_error(self._path, self._identity, error)
+
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(
@@ -135,88 +106,188 @@ class StatsReader:
         self.close()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a StatsReader cannot be copied or pickled: make another")
+        raise TypeError(f"a {type(self).__name__} cannot be copied or pickled: make another")
 
     def __repr__(self) -> str:
-        state = self._backend if self._source is not None else "closed"
-        return f"<StatsReader {self._path!r} {state}, {len(self._names)} items>"
+        state = "closed"
+        if self._source is not None:
+            state = self._backend
+            if self._transport != self._backend:
+                state += f"/{self._transport}"
+        return f"<{type(self).__name__} {self._path!r} {state}, {len(self._names)} items>"
 
 
-# The last readers of read_stats(). Each holds one link, and with it its cgroup.
-_CACHED_READERS = 32
-_readers: OrderedDict[object, StatsReader] = OrderedDict()
-_readers_lock = _fork.renewed_lock(__name__, "_readers_lock")
+class StatsReader(_Reader[StatSource]):
+    """Reads one cgroup's memory statistics again and again, cheaply.
 
+    What it needs is made here once, and reused by every :meth:`read`::
 
-def read_stats(
-    cgroup_path: _cgroupfs.Path, items: Optional[Iterable[str]] = None, *, flush: bool = True
-) -> dict[str, int]:
-    """One cgroup's memory statistics, now::
+        >>> with StatsReader("/sys/fs/cgroup/system.slice", ["anon", "pgfault"]) as reader:
+        ...     reader.read()
+        {'anon': 17727488, 'pgfault': 1613}
 
-        >>> read_stats("/sys/fs/cgroup/system.slice", ["anon", "file", "pgfault"])
-        {'anon': 17727488, 'file': 708608, 'pgfault': 1613}
-
-    The readers of the last 32 cgroups and choices of items are kept, so that a second
-    call costs little more than :meth:`StatsReader.read`; :func:`clear_cache` empties them.
+    May be used from several threads, and in a child after fork(). With the transport
+    "stream" an open reader keeps a removed cgroup's memory from being freed by the
+    kernel: close it.
 
     Args:
         cgroup_path: the cgroup's directory.
-        items: names of items, in the order wanted; None for all that this kernel has.
-        flush: True for values as fresh as those of memory.stat read at that moment.
-
-    Returns:
-        Item's name → value in memory.stat's unit (bytes, or a count).
+        items: names of items, in the order wanted; None for all that this kernel has,
+            in memory.stat's order, "memory.current" last.
+        flush: True for values as fresh as those of memory.stat read at that moment;
+            False for values up to about 2 s old, without the cost of the flush.
+        backend: "kfunc", "rfc", "core", "text", or "auto" for the first of them that
+            works here.
+        transport: "run" (one system call; cgroup v2, Linux 6.12 on), "stream" (an
+            iterator's output), or "auto" for the first of them that works here.
 
     Raises:
-        What :class:`StatsReader` with ``backend="auto"`` raises.
+        CgroupNotFoundError, NotACgroupError, CgroupPermissionError,
+        MemoryControllerError, CgroupRemovedError: of the path.
+        UnknownItemError, ItemUnavailableError: of the items.
+        BackendUnavailableError: the backend or transport asked for cannot serve here (a
+            subclass says why: LibbpfNotFoundError, BtfNotFoundError, BpfPermissionError …);
+            never with "auto", which falls back to text.
     """
-    # As given where it can be a key; other iterables are made tuples first.
-    names = items if items is None or type(items) is tuple else requested_names(items)
-    path = os.fsdecode(cgroup_path)
-    key = (path, names, bool(flush))
-    with _readers_lock:
-        reader = _readers.get(key)
-        if reader is not None:
-            _readers.move_to_end(key)
-    if reader is not None:
-        if reader._is_at(path):
+
+    def __init__(
+        self,
+        cgroup_path: _cgroupfs.Path,
+        items: Optional[Iterable[str]] = None,
+        *,
+        flush: bool = True,
+        backend: str = _backend.AUTO,
+        transport: str = _backend.AUTO,
+    ) -> None:
+        request = _backend.Request(requested_names(items), bool(flush), backend, transport)
+        super().__init__(cgroup_path, request, OneCgroup())
+
+    def read(self) -> dict[str, int]:
+        """The values now: item's name → value in memory.stat's unit (bytes, or a count).
+
+        Raises:
+            CgroupRemovedError: the cgroup was removed since.
+            ClosedError: the reader is closed.
+        """
+        with self._lock:
+            source = self._source
+            if source is None:
+                raise self._closed()
             try:
-                return reader.read()
-            except (CgroupRemovedError, ClosedError):
-                pass  # ClosedError: put out of the cache by another thread
-        _forget(key, reader)
-    reader = StatsReader(path, names, flush=flush)
-    try:
-        values = reader.read()
-    except BaseException:
-        reader.close()
-        raise
-    _keep(key, reader)
-    return values
+                return source.read()
+            except OSError as error:
+                clear = self._explained(error)
+                if clear is error:
+                    raise
+                raise clear from error
 
 
-def _forget(key: object, reader: StatsReader) -> None:
-    with _readers_lock:
-        if _readers.get(key) is reader:
-            del _readers[key]
-    reader.close()
+class TreeReader(_Reader[TreeSource]):
+    """Reads the memory statistics of a whole tree of cgroups in one walk::
 
+        >>> with TreeReader("/sys/fs/cgroup", ["anon", "pgscan"]) as tree:
+        ...     snapshot = tree.read()
+        >>> for cgroup in snapshot:
+        ...     print(cgroup.path, cgroup["anon"])
 
-def _keep(key: object, reader: StatsReader) -> None:
-    with _readers_lock:
-        put_out = [_readers.pop(key)] if key in _readers else []
-        _readers[key] = reader
-        while len(_readers) > _CACHED_READERS:
-            put_out.append(_readers.popitem(last=False)[1])
-    for old in put_out:
-        old.close()
+    Cgroups without the memory controller (those that have no memory.stat) have no row.
+    Making a reader walks once. It holds no reference to any cgroup but, with the transport
+    "shared", to the walk's root. May be used from several threads; a child after fork()
+    loads a program of its own when it first reads.
 
+    Args:
+        cgroup_path: the directory of the walk's root.
+        items, flush, backend: as of :class:`StatsReader`. The flush is one for the whole
+            walk, at its root. ("memory.current" is missing in the row of a hierarchy's root.)
+        order: "pre" (parents before their children, siblings oldest first), "post"
+            (parents after their children), "up" (the root and its ancestors), "children"
+            (those right below, without the root) or "self".
+        transport: "run" (one system call that fills a map; cgroup v2, Linux 6.12 on),
+            "shared" (an iterator fills the map, the kernel's cgroup_mutex held meanwhile),
+            or "auto" for the first of them that works here.
+        max_rows: the most cgroups that a walk may find; None for no limit.
 
-def clear_cache() -> None:
-    """Closes what :func:`read_stats` keeps, and unloads the BPF programs nobody uses."""
-    with _readers_lock:
-        readers = list(_readers.values())
-        _readers.clear()
-    for reader in readers:
-        reader.close()
-    _backend.forget()
+    Raises:
+        What :class:`StatsReader` raises; TreeTooLargeError.
+    """
+
+    def __init__(
+        self,
+        cgroup_path: _cgroupfs.Path,
+        items: Optional[Iterable[str]] = None,
+        *,
+        order: str = "pre",
+        flush: bool = True,
+        backend: str = _backend.AUTO,
+        transport: str = _backend.AUTO,
+        max_rows: Optional[SupportsIndex] = None,
+    ) -> None:
+        if order not in _program.ORDERS:
+            known = ", ".join(map(repr, _program.ORDERS))
+            raise ValueError(f"order must be one of {known}, not {order!r}")
+        cap = None if max_rows is None else operator.index(max_rows)
+        if cap is not None and cap < 1:
+            raise ValueError(f"max_rows must be at least 1, not {cap}")
+        request = _backend.Request(requested_names(items), bool(flush), backend, transport)
+        self._order = order
+        self._view: Optional[Snapshot] = None
+        self._reading = False
+        super().__init__(cgroup_path, request, Tree(order, cap))
+        self._row_size = _wire.row_size(len(self._names))
+        self._paths = _paths.Paths(self._path, self._identity)
+
+    @property
+    def order(self) -> str:
+        """The order of the rows."""
+        return self._order
+
+    def read(self, *, copy: bool = True) -> Snapshot:
+        """Walks the tree, and returns the rows.
+
+        Args:
+            copy: True for a snapshot of its own memory, which never changes (it costs a
+                memcpy of the rows). False for a view of the memory that the kernel wrote
+                into: it is good until the next read() of this reader, after which its rows
+                raise ClosedError; columns that were taken from it show the new walk's
+                numbers, or nothing that makes sense.
+
+        Raises:
+            CgroupRemovedError: the walk's root was removed.
+            TreeTooLargeError: there are more cgroups than *max_rows*.
+            ClosedError: the reader is closed.
+        """
+        with self._lock:
+            source = self._source
+            if source is None:
+                raise self._closed()
+            if self._reading:
+                raise MemcgError(
+                    f"this reader of {self._path} is reading already: a signal handler that "
+                    "interrupts a read needs a TreeReader of its own"
+                )
+            self._reading = True
+            try:
+                return self._read(source, copy)
+            finally:
+                self._reading = False
+
+    def _read(self, source: TreeSource, copy: bool) -> Snapshot:
+        view, self._view = self._view, None
+        if view is not None:
+            view._expire()
+        began = time.monotonic_ns()
+        try:
+            memory, number = source.walk()
+        except OSError as error:
+            clear = self._explained(error)
+            if clear is error:
+                raise
+            raise clear from error
+        ended = time.monotonic_ns()
+        rows = memoryview(memory)[: number * self._row_size]
+        if copy:
+            rows = memoryview(bytes(rows))
+        snapshot = Snapshot(rows, self._names, self._order, began, ended, self._paths)
+        if not copy:
+            self._view = snapshot
+        return snapshot

@@ -13,7 +13,8 @@ import pymemcgbpf
 
 from ..open_files import open_files
 from .cgroups import Worker, busy_cgroup, cgroup
-from .surroundings import BACKENDS, BPF_BACKENDS
+from .surroundings import BACKENDS, STAT_TRANSPORTS
+from .ways import STAT_BPF_WAYS, TEXT, TREE_BPF_WAYS, Way
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,40 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=BPF_BACKENDS)
-def bpf_backend(request: pytest.FixtureRequest) -> str:
-    """Every BPF backend that this kernel has."""
-    return str(request.param)
+def _named(ways: list[Way]) -> list[object]:
+    return [pytest.param(way, id="text" if way == TEXT else "-".join(way)) for way in ways]
+
+
+@pytest.fixture(params=_named([*STAT_BPF_WAYS, TEXT]))
+def way(request: pytest.FixtureRequest) -> Way:
+    """Every way to read one cgroup that this kernel has."""
+    made: Way = request.param
+    return made
+
+
+@pytest.fixture(params=_named(STAT_BPF_WAYS))
+def bpf_way(request: pytest.FixtureRequest) -> Way:
+    """Every way through BPF to read one cgroup that this kernel has."""
+    made: Way = request.param
+    return made
+
+
+@pytest.fixture(params=_named(STAT_BPF_WAYS[:: len(STAT_TRANSPORTS)]))
+def bpf_backend_way(request: pytest.FixtureRequest) -> Way:
+    """Every BPF backend that this kernel has, each with its best transport."""
+    made: Way = request.param
+    return made
+
+
+@pytest.fixture(params=_named([*TREE_BPF_WAYS, TEXT]))
+def tree_way(request: pytest.FixtureRequest) -> Way:
+    """Every way to read a tree that this kernel has."""
+    made: Way = request.param
+    return made
+
+
+@pytest.fixture(params=_named(TREE_BPF_WAYS))
+def tree_bpf_way(request: pytest.FixtureRequest) -> Way:
+    """Every way through BPF to read a tree that this kernel has."""
+    made: Way = request.param
+    return made

@@ -23,12 +23,19 @@ HIERARCHY = memory_hierarchy()
 VERSION = 2 if (HIERARCHY / "cgroup.controllers").exists() else 1
 
 
-def has_kfuncs() -> bool:
-    """Whether the kernel's symbols (not our own BTF reader) have the memcg kfuncs."""
-    with open("/proc/kallsyms", encoding="ascii", errors="replace") as symbols:
-        return any(line.split()[2] == "bpf_mem_cgroup_page_state" for line in symbols)
+def symbols(*names: str) -> set[str]:
+    """Those of the names that the kernel's symbols (not our own BTF reader) have."""
+    with open("/proc/kallsyms", encoding="ascii", errors="replace") as lines:
+        return set(names) & {line.split()[2] for line in lines}
 
 
-BEST_BACKEND = EXPECTED_BACKEND or ("kfunc" if has_kfuncs() else "core")
+_SYMBOLS = symbols("bpf_mem_cgroup_page_state", "bpf_cgroup_from_id", "bpf_iter_css_new")
+
+BEST_BACKEND = EXPECTED_BACKEND or ("kfunc" if "bpf_mem_cgroup_page_state" in _SYMBOLS else "core")
 BPF_BACKENDS = ["kfunc", "core"] if BEST_BACKEND == "kfunc" else ["core"]
 BACKENDS = [*BPF_BACKENDS, "text"]
+
+# A program that is run finds a cgroup by its id, which takes these two and cgroup v2.
+CAN_RUN = VERSION == 2 and {"bpf_cgroup_from_id", "bpf_iter_css_new"} <= _SYMBOLS
+STAT_TRANSPORTS = ["run", "stream"] if CAN_RUN else ["stream"]
+TREE_TRANSPORTS = ["run", "shared"] if CAN_RUN else ["shared"]

@@ -21,19 +21,21 @@ from pymemcgbpf import (
     _program,
 )
 from pymemcgbpf._backend import BEST_FIRST
-from pymemcgbpf._bpf_source import load_walk
 from pymemcgbpf._kernel_layout import from_kernel_tables
+from pymemcgbpf._recipe import Recipe
 
-from .surroundings import BEST_BACKEND, HIERARCHY, IN_LAB, VERSION
+from .surroundings import BEST_BACKEND, CAN_RUN, HIERARCHY, IN_LAB, VERSION
 
 
 def test_auto_chooses_the_expected_backend(empty_cgroup: Path) -> None:
-    with StatsReader(empty_cgroup) as reader:
+    with StatsReader(empty_cgroup, flush=False) as reader:
         assert reader.backend == BEST_BACKEND
         better = BEST_FIRST[: BEST_FIRST.index(BEST_BACKEND)]
         for name in better:
             assert f"{name}: this kernel has no " in reader.why
-        assert bool(reader.why) == bool(better)
+        assert reader.transport == ("run" if CAN_RUN else "stream")
+        assert ("run: " in reader.why) == (not CAN_RUN)
+        assert bool(reader.why) == bool(better or not CAN_RUN)
 
 
 @pytest.mark.parametrize("name", ["kfunc", "rfc"])
@@ -42,7 +44,7 @@ def test_a_backend_that_is_not_here_raises_and_says_what_is_missing(
 ) -> None:
     if name == BEST_BACKEND:
         with StatsReader(empty_cgroup, backend=name) as reader:
-            assert reader.why == ""
+            assert (reader.backend, reader.why) == (name, "")
         return
     with pytest.raises(BackendUnavailableError, match=r"this kernel has no \w+ \(") as caught:
         StatsReader(empty_cgroup, backend=name)
@@ -53,9 +55,10 @@ def test_a_verifier_refusal_keeps_the_log() -> None:
     # No released kernel has the first patch's functions, so calling one is refused.
     term = _program.Term(_program.KINDS["node_stat_item"], True, 0, 1)
     with pytest.raises(VerifierError) as caught:
-        load_walk("rfc", _program.FLUSH_NONE, {"anon": (term,)}, None)
+        recipe = Recipe("rfc", {"anon": (term,)}, None)
+        _program.Program(_program.STREAM, recipe.constants(_program.FLUSH_NONE))
     assert caught.value.call == "bpf_object__load"
-    assert "memcg_stats_walk" in caught.value.log
+    assert "memcg_stats_stream" in caught.value.log
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("the kernel refused the BPF program")
 

@@ -34,6 +34,7 @@ from pymemcgbpf import (
 
 from .cgroups import cgroup, enable_memory, in_child
 from .surroundings import BEST_BACKEND, HIERARCHY, VERSION
+from .ways import Way
 
 
 def one_sentence(error: MemcgError) -> str:
@@ -60,33 +61,33 @@ def test_a_directory_that_is_no_cgroup(backend: str, tmp_path: Path) -> None:
         StatsReader(tmp_path, backend=backend)
 
 
-def test_a_directory_made_up_like_a_cgroup(bpf_backend: str, tmp_path: Path) -> None:
+def test_a_directory_made_up_like_a_cgroup(bpf_way: Way, tmp_path: Path) -> None:
     for name in ("cgroup.procs", "memory.stat", "cgroup.controllers"):
         (tmp_path / name).write_text("anon 1\n" if name == "memory.stat" else "")
     with pytest.raises(MemcgError) as caught:
-        StatsReader(tmp_path, ["anon"], backend=bpf_backend)
+        bpf_way.stats(tmp_path, ["anon"])
     one_sentence(caught.value)
 
 
-def test_a_cgroup_without_the_memory_controller(backend: str) -> None:
+def test_a_cgroup_without_the_memory_controller(way: Way) -> None:
     if VERSION == 1:
         other = HIERARCHY.parent / "cpu"
         with pytest.raises(MemoryControllerError, match="use the memory hierarchy"):
-            StatsReader(other, backend=backend)
+            way.stats(other)
         return
     with cgroup() as parent:
         child = parent / "child"
         child.mkdir()
         with pytest.raises(MemoryControllerError) as caught:
-            StatsReader(child, backend=backend)
+            way.stats(child)
         said = one_sentence(caught.value)
         assert f'write "+memory" to {parent}/cgroup.subtree_control' in said
         # What it says helps.
         enable_memory(parent)
-        with StatsReader(child, ["anon"], backend=backend) as reader:
+        with way.stats(child, ["anon"]) as reader:
             assert reader.read() == {"anon": 0}
         # And the other way: the controller goes while the reader is open.
-        with StatsReader(child, ["anon"], backend=backend) as reader:
+        with way.stats(child, ["anon"]) as reader:
             (parent / "cgroup.subtree_control").write_text("-memory")
             # The kernel lets go of the controller a moment later.
             deadline = time.monotonic() + 20
@@ -96,7 +97,7 @@ def test_a_cgroup_without_the_memory_controller(backend: str) -> None:
         grandchild = child / "grandchild"
         grandchild.mkdir()
         with pytest.raises(MemoryControllerError, match="then on down to it"):
-            StatsReader(grandchild, backend=backend)
+            way.stats(grandchild)
 
 
 def test_an_unknown_item_is_named_with_those_like_it(empty_cgroup: Path, backend: str) -> None:
@@ -270,10 +271,10 @@ def test_without_the_object(
         assert "cannot be read" in reader.why
 
 
-def test_no_file_descriptor_left(empty_cgroup: Path, backend: str) -> None:
+def test_no_file_descriptor_left(empty_cgroup: Path, way: Way) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
-    with StatsReader(empty_cgroup, ["anon"], backend=backend) as reader:
+    with way.stats(empty_cgroup, ["anon"]) as reader:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
         try:
             with pytest.raises(OSError, match="Too many open files"):
@@ -283,7 +284,7 @@ def test_no_file_descriptor_left(empty_cgroup: Path, backend: str) -> None:
             outcomes: list[str] = []
             while taken and outcomes[-1:] != ["opened"]:
                 try:
-                    StatsReader(empty_cgroup, ["anon"], backend=backend).close()
+                    way.stats(empty_cgroup, ["anon"]).close()
                     outcomes.append("opened")
                 except MemcgError as error:
                     outcomes.append(one_sentence(error))
@@ -298,13 +299,13 @@ def test_no_file_descriptor_left(empty_cgroup: Path, backend: str) -> None:
         assert reader.read() == {"anon": 0}
 
 
-def test_with_the_standard_files_closed(empty_cgroup: Path, backend: str) -> None:
+def test_with_the_standard_files_closed(empty_cgroup: Path, way: Way) -> None:
     """open() then gives 0, which the kernel's iterator takes for no file at all."""
 
     def work() -> None:
         for fd in (0, 1, 2):
             os.close(fd)
-        with StatsReader(empty_cgroup, ["anon"], backend=backend) as reader:
+        with way.stats(empty_cgroup, ["anon"]) as reader:
             assert reader.read() == {"anon": 0}
 
     assert in_child(work) == 0

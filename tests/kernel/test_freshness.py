@@ -7,20 +7,21 @@ import mmap
 import time
 from pathlib import Path
 
-from pymemcgbpf import StatsReader, read_stats
+from pymemcgbpf import read_stats
 
 from .cgroups import MIB, Worker, cgroup, enable_memory, fault_in, memory_stat
 from .surroundings import VERSION
+from .ways import Way
 
 CHARGE = 16 * MIB  # far above the threshold under which the kernel puts a flush off
 ANON = "anon" if VERSION == 2 else "total_rss"
 SECONDS_TO_LAG = 3
 
 
-def test_new_pages_of_a_child_are_there_at_once(empty_cgroup: Path, backend: str) -> None:
+def test_new_pages_of_a_child_are_there_at_once(empty_cgroup: Path, way: Way) -> None:
     enable_memory(empty_cgroup)
     with (
-        StatsReader(empty_cgroup, ["anon"], backend=backend) as reader,
+        way.stats(empty_cgroup, ["anon"]) as reader,
         cgroup(empty_cgroup) as child,
         Worker(child, lambda: None, lambda: fault_in(CHARGE)) as worker,
     ):
@@ -42,9 +43,9 @@ def test_read_stats_flushes_unless_told_not_to(empty_cgroup: Path) -> None:
         assert read_stats(empty_cgroup, ["anon"])["anon"] >= CHARGE * 0.9
 
 
-def test_without_flush_the_value_is_right_soon(empty_cgroup: Path, bpf_backend: str) -> None:
+def test_without_flush_the_value_is_right_soon(empty_cgroup: Path, bpf_way: Way) -> None:
     with (
-        StatsReader(empty_cgroup, ["anon"], flush=False, backend=bpf_backend) as reader,
+        bpf_way.stats(empty_cgroup, ["anon"], flush=False) as reader,
         Worker(empty_cgroup, lambda: None, lambda: fault_in(CHARGE)) as worker,
     ):
         worker.step()

@@ -25,32 +25,33 @@ from pymemcgbpf import (
 
 from ..open_files import open_files
 from .cgroups import Worker, cgroup, enable_memory, fault_in, in_child, remove
-from .surroundings import HIERARCHY
+from .surroundings import BEST_BACKEND, CAN_RUN, HIERARCHY
+from .ways import Way
 
 ITEMS = ["anon", "pgfault"]
 
 
-def test_a_thousand_reads_leave_nothing_open(empty_cgroup: Path, backend: str) -> None:
-    with StatsReader(empty_cgroup, ITEMS, backend=backend) as reader:
+def test_a_thousand_reads_leave_nothing_open(empty_cgroup: Path, way: Way) -> None:
+    with way.stats(empty_cgroup, ITEMS) as reader:
         before = open_files()
         for _ in range(1000):
             reader.read()
         assert open_files() == before
 
 
-def test_readers_come_and_go_without_leaving_anything(empty_cgroup: Path, backend: str) -> None:
-    with StatsReader(empty_cgroup, ITEMS, backend=backend):
+def test_readers_come_and_go_without_leaving_anything(empty_cgroup: Path, way: Way) -> None:
+    with way.stats(empty_cgroup, ITEMS):
         before = open_files()
         for _ in range(100):
-            StatsReader(empty_cgroup, ITEMS, backend=backend).close()
+            way.stats(empty_cgroup, ITEMS).close()
         assert open_files() == before
 
 
 def test_a_reader_that_nobody_closed_is_closed_when_it_is_forgotten(
-    empty_cgroup: Path, backend: str
+    empty_cgroup: Path, way: Way
 ) -> None:
     before = open_files()
-    reader = StatsReader(empty_cgroup, [*ITEMS, "memory.current"], backend=backend)
+    reader = way.stats(empty_cgroup, [*ITEMS, "memory.current"])
     assert open_files() != before
     del reader
     pymemcgbpf.clear_cache()
@@ -58,29 +59,32 @@ def test_a_reader_that_nobody_closed_is_closed_when_it_is_forgotten(
     assert open_files() == before
 
 
-def test_many_cgroups_share_one_loaded_program(empty_cgroup: Path, bpf_backend: str) -> None:
+def test_many_cgroups_share_one_loaded_program(empty_cgroup: Path, bpf_way: Way) -> None:
     def programs() -> int:
         return sum("bpf-prog" in kind for kind in open_files().values())
 
-    with StatsReader(empty_cgroup, ITEMS, backend=bpf_backend), cgroup() as other:
+    with (
+        bpf_way.stats(empty_cgroup, ITEMS),
+        cgroup() as other,
+    ):
         before = programs()
-        with StatsReader(other, ITEMS, backend=bpf_backend):
+        with bpf_way.stats(other, ITEMS):
             assert programs() == before > 0
 
 
-def test_close_twice_and_use_after_close(empty_cgroup: Path, backend: str) -> None:
-    reader = StatsReader(empty_cgroup, ITEMS, backend=backend)
+def test_close_twice_and_use_after_close(empty_cgroup: Path, way: Way) -> None:
+    reader = way.stats(empty_cgroup, ITEMS)
     reader.close()
     reader.close()
     with pytest.raises(ClosedError, match="closed"):
         reader.read()
     assert reader.items == tuple(ITEMS)
-    assert reader.backend == backend
+    assert reader.backend == way.backend
 
 
-def test_a_removed_cgroup_is_a_clear_error(backend: str) -> None:
+def test_a_removed_cgroup_is_a_clear_error(way: Way) -> None:
     with cgroup() as path:
-        reader = StatsReader(path, ITEMS, backend=backend)
+        reader = way.stats(path, ITEMS)
         reader.read()
         remove(path)
         for _ in range(3):
@@ -89,16 +93,16 @@ def test_a_removed_cgroup_is_a_clear_error(backend: str) -> None:
         reader.close()
 
 
-def test_a_path_made_anew_is_another_cgroup(backend: str) -> None:
+def test_a_path_made_anew_is_another_cgroup(way: Way) -> None:
     with cgroup() as path:
-        reader = StatsReader(path, ITEMS, backend=backend)
+        reader = way.stats(path, ITEMS)
         old = reader.cgroup_id
         remove(path)
         path.mkdir()
         with pytest.raises(CgroupRemovedError, match="another one has its path now"):
             reader.read()
         reader.close()
-        with StatsReader(path, ITEMS, backend=backend) as new:
+        with way.stats(path, ITEMS) as new:
             assert new.cgroup_id != old
             assert new.read()["anon"] == 0
 
@@ -139,14 +143,14 @@ def test_read_stats_on_more_cgroups_than_it_keeps(empty_cgroup: Path) -> None:
     for child in children:
         child.mkdir()
         assert read_stats(child, ITEMS, flush=False) == {"anon": 0, "pgfault": 0}
-    assert links() - before == 32
+    assert links() - before == (0 if CAN_RUN else 32), "a program that is run has no link"
     for child in children:
         assert read_stats(child, ITEMS, flush=False)["anon"] == 0
     pymemcgbpf.clear_cache()
     assert links() == before
 
 
-def test_cgroups_that_come_and_go_while_readers_open(backend: str) -> None:
+def test_cgroups_that_come_and_go_while_readers_open(way: Way) -> None:
     """mkdir and rmdir against opening and reading: the documented errors and no others."""
     with cgroup() as parent:
         enable_memory(parent)
@@ -167,8 +171,8 @@ def test_cgroups_that_come_and_go_while_readers_open(backend: str) -> None:
             while sum(outcomes.values()) < 300 and time.monotonic() < deadline:
                 outcome = "read"
                 try:
-                    with StatsReader(path, ITEMS, backend=backend) as reader:
-                        assert reader.backend == backend
+                    with way.stats(path, ITEMS) as reader:
+                        assert reader.backend == way.backend
                         values = reader.read()
                         assert list(values) == ITEMS
                 except (CgroupNotFoundError, CgroupRemovedError) as error:
@@ -200,11 +204,11 @@ def in_threads(count: int, work: Callable[[], None]) -> None:
         raise failures[0]
 
 
-def test_threads_share_one_reader(empty_cgroup: Path, backend: str) -> None:
+def test_threads_share_one_reader(empty_cgroup: Path, way: Way) -> None:
     # Not anon: khugepaged makes it grow behind our back.
     with (
         Worker(empty_cgroup, lambda: fault_in(1 << 20, shared=True)),
-        StatsReader(empty_cgroup, ["pgfault", "shmem"], backend=backend) as reader,
+        way.stats(empty_cgroup, ["pgfault", "shmem"]) as reader,
     ):
         expected = reader.read()
 
@@ -226,9 +230,9 @@ def test_threads_share_read_stats() -> None:
         in_threads(4, work)
 
 
-def test_close_while_other_threads_read(empty_cgroup: Path, backend: str) -> None:
+def test_close_while_other_threads_read(empty_cgroup: Path, way: Way) -> None:
     for _ in range(5):
-        reader = StatsReader(empty_cgroup, ITEMS, backend=backend)
+        reader = way.stats(empty_cgroup, ITEMS)
         started = threading.Barrier(4)
 
         def work(reader: StatsReader = reader, started: threading.Barrier = started) -> None:
@@ -248,10 +252,10 @@ def test_close_while_other_threads_read(empty_cgroup: Path, backend: str) -> Non
         closer.join()
 
 
-def test_a_signal_handler_may_read_too(empty_cgroup: Path, backend: str) -> None:
+def test_a_signal_handler_may_read_too(empty_cgroup: Path, way: Way) -> None:
     expected = {"anon": 0, "pgfault": 0}
     inside: list[dict[str, int]] = []
-    with StatsReader(empty_cgroup, ITEMS, backend=backend) as reader:
+    with way.stats(empty_cgroup, ITEMS) as reader:
         before = signal.signal(signal.SIGALRM, lambda *_: inside.append(reader.read()))
         try:
             deadline = time.monotonic() + 30
@@ -273,7 +277,7 @@ class Interrupted(BaseException):
 
 
 def test_an_interrupt_during_a_load_is_not_lost(
-    empty_cgroup: Path, bpf_backend: str, capfd: pytest.CaptureFixture[str]
+    empty_cgroup: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(*_: object) -> None:
         raise Interrupted
@@ -286,24 +290,24 @@ def test_an_interrupt_during_a_load_is_not_lost(
             try:
                 # Set off somewhere during the load, or a little after.
                 signal.setitimer(signal.ITIMER_REAL, lasts * (1 + step) / 40)
-                with StatsReader(empty_cgroup, ITEMS, backend=bpf_backend):
+                with StatsReader(empty_cgroup, ITEMS, backend=BEST_BACKEND):
                     time.sleep(60)
             except Interrupted:
                 interrupted += 1
         assert interrupted == 60
 
-    StatsReader(empty_cgroup, ITEMS, backend=bpf_backend).close()
+    StatsReader(empty_cgroup, ITEMS, backend=BEST_BACKEND).close()
     pymemcgbpf.clear_cache()
     begun = time.monotonic()
-    StatsReader(empty_cgroup, ITEMS, backend=bpf_backend).close()
+    StatsReader(empty_cgroup, ITEMS, backend=BEST_BACKEND).close()
     lasts = time.monotonic() - begun
     # In a child: an exception between any two steps of Python may leave a file open.
     assert in_child(work) == 0
     assert capfd.readouterr().err == ""
 
 
-def test_a_child_after_fork_reads_and_closes_its_own(empty_cgroup: Path, backend: str) -> None:
-    with StatsReader(empty_cgroup, ITEMS, backend=backend) as reader:
+def test_a_child_after_fork_reads_and_closes_its_own(empty_cgroup: Path, way: Way) -> None:
+    with way.stats(empty_cgroup, ITEMS) as reader:
         stop = threading.Event()
 
         def read_on() -> None:

@@ -12,6 +12,7 @@ from pymemcgbpf.items import CATALOGUE
 from .cgroups import ANON_BYTES, FILE_BYTES, SHMEM_BYTES, Worker
 from .oracle import V1_KEYS, by_text
 from .surroundings import VERSION
+from .ways import Way
 
 Busy = tuple[Path, Worker]
 
@@ -24,10 +25,10 @@ def expected_count(path: Path) -> int:
     return len(by_text(path)) if VERSION == 2 else len(V1_KEYS) + 1
 
 
-def test_every_item_is_exact_once_quiet(busy: Busy, backend: str) -> None:
+def test_every_item_is_exact_once_quiet(busy: Busy, way: Way) -> None:
     path, _ = busy
     deadline = time.monotonic() + _SECONDS_TO_BE_QUIET
-    with StatsReader(path, backend=backend) as reader:
+    with way.stats(path) as reader:
         while True:
             before, values, after = by_text(path), reader.read(), by_text(path)
             compared = {name: (values.get(name), before[name]) for name in before}
@@ -48,10 +49,10 @@ def test_every_item_is_exact_once_quiet(busy: Busy, backend: str) -> None:
         assert values["slab"] == values["slab_reclaimable"] + values["slab_unreclaimable"] > 0
 
 
-def test_rising_counters_are_between_two_readings_of_the_file(busy: Busy, backend: str) -> None:
+def test_rising_counters_are_between_two_readings_of_the_file(busy: Busy, way: Way) -> None:
     path, worker = busy
     compared, rose = set(), set()
-    with StatsReader(path, backend=backend) as reader:
+    with way.stats(path) as reader:
         for _ in range(30):
             before = by_text(path)
             worker.step()
@@ -68,36 +69,36 @@ def test_rising_counters_are_between_two_readings_of_the_file(busy: Busy, backen
     assert "pgfault" in rose
 
 
-def test_items_none_is_memory_stat_in_its_own_order(busy: Busy, backend: str) -> None:
+def test_items_none_is_memory_stat_in_its_own_order(busy: Busy, way: Way) -> None:
     path, _ = busy
-    values = read_with(path, backend)
+    values = read_with(path, way)
     if VERSION == 2:
         assert list(values) == list(by_text(path))
     else:
         assert set(by_text(path)) <= set(values)
 
 
-def read_with(path: Path, backend: str) -> dict[str, int]:
-    with StatsReader(path, backend=backend) as reader:
-        assert reader.backend == backend
+def read_with(path: Path, way: Way) -> dict[str, int]:
+    with way.stats(path) as reader:
+        assert reader.backend == way.backend
         values = reader.read()
         assert reader.items == tuple(values)
         return values
 
 
-def test_asked_for_items_come_in_the_order_asked_for(busy: Busy, backend: str) -> None:
+def test_asked_for_items_come_in_the_order_asked_for(busy: Busy, way: Way) -> None:
     path, _ = busy
     names = ["pgfault", "memory.current", "anon", "shmem"]
-    with StatsReader(path, names, backend=backend) as reader:
+    with way.stats(path, names) as reader:
         assert list(reader.read()) == names
 
 
-def test_every_single_item_alone_is_the_same_as_among_all(busy: Busy, bpf_backend: str) -> None:
+def test_every_single_item_alone_is_the_same_as_among_all(busy: Busy, bpf_backend_way: Way) -> None:
     path, _ = busy
     quiet = [name for name in by_text(path) if name != "memory.current"]
-    with StatsReader(path, flush=False, backend=bpf_backend) as everything:
+    with bpf_backend_way.stats(path, flush=False) as everything:
         for name in quiet:
-            with StatsReader(path, [name], flush=False, backend=bpf_backend) as one:
+            with bpf_backend_way.stats(path, [name], flush=False) as one:
                 for _ in range(20):
                     before, alone, after = everything.read(), one.read(), everything.read()
                     if before == after:

@@ -27,6 +27,7 @@ RODATA = {
     "nr_terms": 4,
     "terms": 6144,
     "header": 528,
+    "children_of": 8,
     "stats_index_address": 8,
     "events_index_address": 8,
     "stats_index_size": 4,
@@ -50,6 +51,8 @@ class FakeLibbpf:
         self.says = ""
         self.calls: list[str] = []
         self.autoload: dict[str, bool] = {}
+        self.autocreate: dict[str, bool] = {}
+        self.sizes: dict[str, int] = {}  # "rows value_size" and the like
         self.rodata = ctypes.create_string_buffer(sum(RODATA.values()))
         self.bss = ctypes.create_string_buffer(sum(BSS.values()))
 
@@ -67,15 +70,22 @@ class FakeLibbpf:
         if name == "bpf_object__find_program_by_name":
             return arguments[1].decode()
         if name == "bpf_object__find_map_by_name":
-            return self.bss if arguments[1] == b".bss" else self.rodata
+            sections = {b".bss": self.bss, b".rodata": self.rodata}
+            return sections.get(arguments[1], arguments[1].decode())
         if name == "bpf_map__initial_value":
             arguments[1]._obj.value = len(arguments[0])
             return ctypes.addressof(arguments[0])
+        if name == "bpf_map__fd" and isinstance(arguments[0], str):
+            return self.memory.fileno()
         if name == "bpf_map__fd":
             os.pwrite(self.memory.fileno(), arguments[0].raw, 0)
             return self.memory.fileno()
         if name == "bpf_program__set_autoload":
             self.autoload[arguments[0]] = arguments[1]
+        if name == "bpf_map__set_autocreate":
+            self.autocreate[arguments[0]] = arguments[1]
+        if name in ("bpf_map__set_value_size", "bpf_map__set_max_entries"):
+            self.sizes[f"{arguments[0]} {name[len('bpf_map__set_') :]}"] = arguments[1]
         return None if name == "libbpf_set_print" else 7
 
     def constant(self, name: str) -> bytes:

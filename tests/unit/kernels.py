@@ -56,6 +56,7 @@ class Kernel(NamedTuple):
                 "state_pending": ArrayMember(8 * (state + events), state),
             },
             frozenset(),
+            frozenset(range(5)),
         )
 
     def slots(self) -> dict[str, int]:

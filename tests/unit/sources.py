@@ -8,7 +8,7 @@ import threading
 from typing import Any, Optional
 
 from pymemcgbpf import CgroupPermissionError, CgroupRemovedError, MemcgError
-from pymemcgbpf._backend import Choice
+from pymemcgbpf._backend import Choice, Request
 from pymemcgbpf._cgroupfs import Cgroup
 
 # What an error number of the cgroup's files means to a caller.
@@ -67,16 +67,14 @@ class Sources:
         self.error: Optional[BaseException] = None
         self._lock = threading.Lock()
 
-    def choose(
-        self, cgroup: Cgroup, names: Optional[tuple[str, ...]], flush: bool, backend: str
-    ) -> Choice:
+    def choose(self, cgroup: Cgroup, request: Request, maker: Any) -> Choice[Any]:
         if self.error is not None:
             raise self.error
         source: Any = FakeSource()
         with self._lock:
-            self.asked.append((cgroup.path, names, flush, backend))
+            self.asked.append((cgroup.path, request.names, request.flush, request.backend))
             self.made.append(source)
-        return Choice(source, names or ("anon",), "fake", "because")
+        return Choice(source, request.names or ("anon",), "fake", "thin air", "because")
 
     def open(self) -> int:
         """Sources made and not closed."""

@@ -24,16 +24,16 @@ from pymemcgbpf import (
     UnknownItemError,
     VerifierError,
     _backend,
-    _bpf_source,
     _btf,
     _cgroupfs,
     _kernel_layout,
     _layout,
     _memory_stat,
-    _wire,
 )
-from pymemcgbpf._backend import choose
+from pymemcgbpf._backend import Choice, Request
 from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._recipe import Recipe, terms_of
+from pymemcgbpf._stat_sources import OneCgroup
 from pymemcgbpf.items import CATALOGUE, CURRENT
 
 from .directories import make_v1, make_v2
@@ -42,7 +42,25 @@ from .sources import READ_ERRORS
 
 Opened = Callable[[Path], Cgroup]
 BPF = ("kfunc", "rfc", "core")
-PROBED = frozenset({"bpf_get_mem_cgroup", "memcg_node_stat_fetch", "bpf_mem_cgroup_flush_stats"})
+PROBED = frozenset(
+    {
+        "bpf_get_mem_cgroup",
+        "memcg_node_stat_fetch",
+        "bpf_mem_cgroup_flush_stats",
+        "bpf_cgroup_from_id",
+        "bpf_iter_css_new",
+    }
+)
+
+
+def choose(
+    cgroup: Cgroup,
+    names: Optional[tuple[str, ...]],
+    flush: bool,
+    backend: str,
+    transport: str = "auto",
+) -> Choice[Any]:
+    return _backend.choose(cgroup, Request(names, flush, backend, transport), OneCgroup())
 
 
 class World:
@@ -55,6 +73,7 @@ class World:
         self.absent: set[str] = set()
         self.made: list[str] = []
         self.open = 0
+        self.declined = ""  # why run is not the best
         self.layout_error: Optional[Exception] = None
 
     def btf(self) -> _btf.KernelTypes:
@@ -65,24 +84,28 @@ class World:
             raise self.layout_error
         return _layout.Layout(LINUX_6_18.slots(), 8 * 71, False)
 
-    def source(
-        self, cgroup: Cgroup, backend: str, terms: dict[str, Any], flush: bool, layout: Any
-    ) -> Any:
-        return Source(self, backend, terms)
+    def source(self, cgroup: Cgroup, recipe: Recipe, flush: bool, transport: str) -> Any:
+        return Source(self, recipe.backend, transport, recipe.terms)
+
+    def declines(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
+        return self.declined if transport == "run" else ""
 
 
 class Source:
-    def __init__(self, world: World, backend: str, terms: Iterable[str]) -> None:
+    def __init__(self, world: World, backend: str, transport: str, terms: Iterable[str]) -> None:
         self.world, self.backend, self.names = world, backend, tuple(terms)
-        world.made.append(backend)
-        if backend in world.refuses:
-            raise world.refuses[backend]
+        self.transport = transport
+        world.made.append(backend if transport == "stream" else f"{backend}/{transport}")
+        for who in (backend, transport):
+            if who in world.refuses:
+                raise world.refuses[who]
         world.open += 1
 
-    def read(self) -> dict[str, int]:
-        if self.backend in self.world.fails:
-            raise self.world.fails[self.backend]
-        return {name: _wire.ABSENT if name in self.world.absent else 1 for name in self.names}
+    def absent(self) -> set[str]:
+        for who in (self.backend, self.transport):
+            if who in self.world.fails:
+                raise self.world.fails[who]
+        return {name for name in self.names if name in self.world.absent}
 
     def close(self) -> None:
         self.world.open -= 1
@@ -93,8 +116,17 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
     monkeypatch.setattr(_btf, "kernel", made.btf)
     monkeypatch.setattr(_kernel_layout, "find", made.layout)
-    monkeypatch.setattr(_backend, "BpfSource", made.source)
+    monkeypatch.setattr(OneCgroup, "bpf", lambda _, *arguments: made.source(*arguments))
+    monkeypatch.setattr(OneCgroup, "declines", lambda _, *arguments: made.declines(*arguments))
+    monkeypatch.setattr(OneCgroup, "transports", ("stream",))
     return made
+
+
+@pytest.fixture
+def two_ways(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The world with run as well."""
+    monkeypatch.setattr(OneCgroup, "transports", ("run", "stream"))
+    return world
 
 
 def no_bpf(world: World, error: Exception) -> None:
@@ -324,6 +356,125 @@ def test_text_needs_nothing_of_bpf(
     choice.source.close()
 
 
+# --- transports -----------------------------------------------------------------------
+
+
+def test_the_best_transport_is_taken(two_ways: World, v2: Path, opened: Opened) -> None:
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert (choice.backend, choice.transport, choice.why) == ("kfunc", "run", "")
+    assert two_ways.made == ["kfunc/run"]
+    choice.source.close()
+
+
+@pytest.mark.parametrize("transport", ["run", "stream"])
+@pytest.mark.parametrize("backend", ["auto", "kfunc", "core"])
+def test_a_transport_can_be_forced(
+    backend: str, transport: str, two_ways: World, v2: Path, opened: Opened
+) -> None:
+    two_ways.declined = "not the best"
+    choice = choose(opened(v2), ("anon",), True, backend, transport)
+    assert (choice.transport, choice.why) == (transport, "")
+    choice.source.close()
+
+
+@pytest.mark.parametrize("transport", ["", "shared", "RUN", None, 1])
+def test_no_such_transport(transport: Any, two_ways: World, v2: Path, opened: Opened) -> None:
+    with pytest.raises(ValueError, match="transport must be one of 'auto', 'run', 'stream'"):
+        choose(opened(v2), None, True, "auto", transport)
+    assert two_ways.made == []
+
+
+def test_text_has_no_transport(two_ways: World, v2: Path, opened: Opened) -> None:
+    with pytest.raises(ValueError, match="text backend has no transport 'run'"):
+        choose(opened(v2), None, True, "text", "run")
+    choice = choose(opened(v2), None, True, "text")
+    assert choice.transport == "text"
+    choice.source.close()
+
+
+def cannot_run(case: str, world: World, tmp_path: Path) -> Path:
+    if case == "old":
+        world.types = world.types._replace(functions=PROBED - {"bpf_cgroup_from_id"})
+    elif case == "declined":
+        world.declined = "not the best"
+    elif case == "refused":
+        world.refuses = {"run": VerifierError("refused")}
+    elif case == "fails":
+        world.fails = {"run": MemcgError("failed", errno=errno.EPERM, call="test_run")}
+    make = make_v1 if case == "v1" else make_v2
+    return make(tmp_path / "cgroup")
+
+
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        ("old", "no bpf_cgroup_from_id (Linux 6.7 and later)"),
+        ("v1", "on cgroup v2 only"),
+        ("declined", "not the best"),
+        ("refused", "refused"),
+        ("fails", "failed"),
+    ],
+)
+def test_where_a_program_cannot_be_run_the_stream_is_read(
+    case: str, why: str, two_ways: World, tmp_path: Path, opened: Opened
+) -> None:
+    cgroup = opened(cannot_run(case, two_ways, tmp_path))
+    choice = choose(cgroup, ("anon",), True, "auto")
+    assert (choice.backend, choice.transport) == ("kfunc", "stream")
+    assert choice.why.startswith("run: ") and choice.why.endswith(why)
+    choice.source.close()
+    assert two_ways.open == 0
+
+
+@pytest.mark.parametrize("case", ["old", "v1", "refused", "fails"])
+@pytest.mark.parametrize("backend", ["auto", "core"])
+def test_a_forced_transport_never_becomes_text(
+    backend: str, case: str, two_ways: World, tmp_path: Path, opened: Opened
+) -> None:
+    cgroup = opened(cannot_run(case, two_ways, tmp_path))
+    with pytest.raises(MemcgError) as caught:
+        choose(cgroup, ("anon",), True, backend, "run")
+    if backend == "auto":
+        assert type(caught.value) is BackendUnavailableError
+    assert two_ways.open == 0
+
+
+def test_rfc_functions_serve_iterators_only(two_ways: World, v2: Path, opened: Opened) -> None:
+    with pytest.raises(BackendUnavailableError, match="to iterators only"):
+        choose(opened(v2), ("anon",), True, "rfc", "run")
+    choice = choose(opened(v2), ("anon",), True, "rfc")
+    assert (choice.transport, two_ways.made) == ("stream", ["rfc"])
+    choice.source.close()
+
+
+def test_backends_come_before_transports_in_why(two_ways: World, v2: Path, opened: Opened) -> None:
+    two_ways.refuses = {
+        "kfunc": VerifierError("no kfunc"),
+        "rfc": VerifierError("no rfc"),
+        "run": VerifierError("no run"),
+    }
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert choice.why == "kfunc: no kfunc; rfc: no rfc; run: no run"
+    choice.source.close()
+
+
+def test_a_program_that_does_not_find_the_cgroup_is_no_removal(
+    two_ways: World, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_backend, "_SECONDS_BETWEEN", 0)
+    two_ways.fails = {"run": CgroupRemovedError("gone")}
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert (choice.transport, two_ways.open) == ("stream", 1)
+    assert "does not find this cgroup" in choice.why
+    choice.source.close()
+    (v2 / "memory.stat").rename(v2 / "memory.stat.before")
+    cgroup = opened(make_v2(v2.parent / "other"))
+    (v2.parent / "other" / "memory.current").unlink()
+    with pytest.raises(CgroupRemovedError):
+        choose(cgroup, ("anon",), True, "auto")
+    assert two_ways.open == 0
+
+
 # --- all items ------------------------------------------------------------------------
 
 
@@ -383,8 +534,8 @@ def test_terms_are_enumerators_for_kfuncs_and_places_for_core() -> None:
     types, slots = LINUX_7_3.types(), LINUX_7_3.slots()
     layout = _layout.Layout(slots, 0, False)
     for name in LINUX_7_3.printed.split():
-        plain = _bpf_source.terms_of(name, types, None)
-        placed = _bpf_source.terms_of(name, types, layout)
+        plain = terms_of(name, types, None)
+        placed = terms_of(name, types, layout)
         parts = [part for parts in CATALOGUE[name].parts for part in parts if part in slots]
         assert [term.counter for term in plain] == [types.counters[part][1] for part in parts]
         assert [term.counter for term in placed] == [slots[part] for part in parts]
@@ -398,12 +549,12 @@ def test_terms_are_enumerators_for_kfuncs_and_places_for_core() -> None:
 )
 def test_core_applies_the_unit(name: str, unit: int) -> None:
     layout = _layout.Layout(LINUX_6_18.slots(), 0, False)
-    terms = _bpf_source.terms_of(name, LINUX_6_18.types(), layout)
+    terms = terms_of(name, LINUX_6_18.types(), layout)
     assert {term.unit for term in terms} == {unit}
 
 
 def test_what_is_not_in_the_catalogue_has_no_terms() -> None:
-    assert _bpf_source.terms_of("an_item_of_tomorrow", LINUX_7_3.types(), None) == ()
+    assert terms_of("an_item_of_tomorrow", LINUX_7_3.types(), None) == ()
 
 
 # --- errors of reading ----------------------------------------------------------------

@@ -22,6 +22,11 @@ CONSTANTS = {
     "MEMCG_STATS_MAX_TERMS": _wire.MAX_TERMS,
     "MEMCG_STATS_ABSENT": _wire.ABSENT,
     "MEMCG_STATS_ROW_ROOT": _wire.ROW_ROOT,
+    "MEMCG_STATS_NOT_RUN": _wire.NOT_RUN,
+    "MEMCG_STATS_DONE": _wire.DONE,
+    "MEMCG_STATS_GONE": _wire.GONE,
+    "MEMCG_STATS_BUSY": _wire.BUSY,
+    "MEMCG_STATS_BAD_ORDER": _wire.BAD_ORDER,
     "MEMCG_STATS_BACKEND_KFUNC": _program.BACKENDS["kfunc"],
     "MEMCG_STATS_BACKEND_RFC": _program.BACKENDS["rfc"],
     "MEMCG_STATS_BACKEND_CORE": _program.BACKENDS["core"],
@@ -50,6 +55,7 @@ STRUCTS = {
     ),
     "row": (_wire.ROW, ("cgroup_id", "parent_id", "level", "flags")),
     "trailer": (_wire.TRAILER, ("magic", "nr_rows", "end_ns")),
+    "call": (_wire.CALL, ("cgroup_id", "status", "nr_rows")),
     "term": (_wire.TERM, ("kind", "last", "counter", "unit")),
 }
 

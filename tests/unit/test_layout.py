@@ -146,7 +146,7 @@ def test_state_is_direct(kernel: Kernel, direct: bool) -> None:
 
 
 def test_a_kernel_without_state_is_not_direct() -> None:
-    assert not _layout.state_is_direct(KernelTypes({}, None, {}, frozenset()))
+    assert not _layout.state_is_direct(KernelTypes({}, None, {}, frozenset(), frozenset()))
 
 
 # --- rebuilt --------------------------------------------------------------------------

@@ -22,25 +22,25 @@ from pymemcgbpf import (
     _libbpf,
     _program,
 )
-from pymemcgbpf._program import WALK, Program
+from pymemcgbpf._program import STREAM, Program
 
 from .fake_libbpf import FakeLibbpf, installed
 
 Capable = Callable[[int], None]
 
 SENTENCE = "R1 type=scalar expected=ptr_, trusted_ptr_, rcu_ptr_"
-VERIFIER_LOG = f"""libbpf: prog 'memcg_stats_walk': BPF program load failed: Permission denied
-libbpf: prog 'memcg_stats_walk': -- BEGIN PROG LOAD LOG --
+VERIFIER_LOG = f"""libbpf: prog 'memcg_stats_stream': BPF program load failed: Permission denied
+libbpf: prog 'memcg_stats_stream': -- BEGIN PROG LOAD LOG --
 0: R1=ctx(off=0,imm=0) R10=fp0
 ; if (!cgrp) return 0;
 10: (85) call bpf_get_mem_cgroup#91
 {SENTENCE}
 processed 11 insns (limit 1000000) max_states_per_insn 0 total_states 1 peak_states 1 mark_read 1
 -- END PROG LOAD LOG --
-libbpf: prog 'memcg_stats_walk': failed to load: -13
+libbpf: prog 'memcg_stats_stream': failed to load: -13
 libbpf: failed to load object ''
 """
-NO_LOG = "libbpf: prog 'memcg_stats_walk': BPF program load failed: Operation not permitted\n"
+NO_LOG = "libbpf: prog 'memcg_stats_stream': BPF program load failed: Operation not permitted\n"
 EMPTY_LOG = (
     "libbpf: prog 'x': -- BEGIN PROG LOAD LOG --\n"
     "processed 0 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0\n"
@@ -96,7 +96,7 @@ def capable(monkeypatch: pytest.MonkeyPatch) -> Capable:
 def test_a_missing_object_file(lib: FakeLibbpf, object_file: Path) -> None:
     object_file.unlink()
     with pytest.raises(BpfObjectError, match="cannot be read") as caught:
-        Program(WALK, {})
+        Program(STREAM, {})
     assert str(object_file) in str(caught.value)
     assert "install pymemcgbpf again" in str(caught.value)
     assert (caught.value.errno, caught.value.call) == (errno.ENOENT, "open")
@@ -108,7 +108,7 @@ def test_a_damaged_object_file(data: bytes, object_file: Path) -> None:
     # The real libbpf: to open an object needs no privilege.
     object_file.write_bytes(data)
     with pytest.raises(BpfObjectError, match="is damaged") as caught:
-        Program(WALK, {})
+        Program(STREAM, {})
     assert caught.value.call == "bpf_object__open_mem"
     assert caught.value.errno
     assert isinstance(caught.value.__cause__, MemcgError)
@@ -117,7 +117,7 @@ def test_a_damaged_object_file(data: bytes, object_file: Path) -> None:
 def test_libbpf_s_words_about_a_damaged_object_are_kept(object_file: Path) -> None:
     object_file.write_bytes(b"garbage" * 99)
     with pytest.raises(BpfObjectError) as caught:
-        Program(WALK, {})
+        Program(STREAM, {})
     assert "libbpf: " in caught.value.log
 
 
@@ -134,20 +134,20 @@ def test_libbpf_s_words_about_a_damaged_object_are_kept(object_file: Path) -> No
 def test_another_package_s_object(function: str, lib: FakeLibbpf) -> None:
     lib.fails[function] = errno.ENOENT
     with pytest.raises(BpfObjectError, match="not the one of this package") as caught:
-        Program(WALK, {"flush": _program.u32(1)})
+        Program(STREAM, {"flush": _program.u32(1)})
     assert caught.value.call == function
     assert lib.opened() == 0
 
 
 def test_an_object_without_one_of_our_constants(lib: FakeLibbpf) -> None:
     with pytest.raises(BpfObjectError, match="not the one of this package"):
-        Program(WALK, {"a_constant_of_tomorrow": _program.u32(1)})
+        Program(STREAM, {"a_constant_of_tomorrow": _program.u32(1)})
     assert lib.opened() == 0
 
 
 def test_a_constant_that_does_not_fit(lib: FakeLibbpf) -> None:
     with pytest.raises(BpfObjectError, match="flush holds 4 bytes, not 8"):
-        Program(WALK, {"flush": _program.u64(1)})
+        Program(STREAM, {"flush": _program.u64(1)})
     assert lib.opened() == 0
 
 
@@ -178,7 +178,7 @@ def test_a_refusal_to_load(
     lib.fails["bpf_object__load"] = number
     lib.says = log
     with pytest.raises(MemcgError) as caught:
-        Program(WALK, {})
+        Program(STREAM, {})
     error = caught.value
     assert type(error) is kind
     assert said in str(error)
@@ -191,7 +191,7 @@ def test_a_refusal_to_load(
 def test_no_such_process_is_not_said(lib: FakeLibbpf) -> None:
     lib.fails["bpf_object__load"] = errno.ESRCH
     with pytest.raises(VerifierError) as caught:
-        Program(WALK, {})
+        Program(STREAM, {})
     assert "process" not in str(caught.value).lower()
 
 
@@ -219,7 +219,7 @@ def test_the_object_is_closed_whatever_happens(
 
     monkeypatch.setattr(_libbpf, "poke", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        Program(WALK, {"flush": _program.u32(1)})
+        Program(STREAM, {"flush": _program.u32(1)})
     assert lib.opened() == 0
 
 
@@ -255,7 +255,7 @@ def test_the_capability_that_is_missing_is_named(lib: FakeLibbpf, capable: Capab
     capable(PERFMON)
     lib.fails["bpf_object__load"] = errno.EPERM
     with pytest.raises(BpfPermissionError, match="CAP_BPF") as caught:
-        Program(WALK, {})
+        Program(STREAM, {})
     assert "CAP_PERFMON" not in str(caught.value)
     assert caught.value.errno == errno.EPERM
     assert lib.opened() == 0
@@ -265,7 +265,7 @@ def test_the_capability_that_is_missing_is_named(lib: FakeLibbpf, capable: Capab
 
 
 def test_constants_are_written_before_load(lib: FakeLibbpf) -> None:
-    program = Program(WALK, {"nr_terms": _program.u32(5), "events_index_size": _program.u32(9)})
+    program = Program(STREAM, {"nr_terms": _program.u32(5), "events_index_size": _program.u32(9)})
     assert lib.constant("nr_terms") == _program.u32(5)
     assert lib.constant("events_index_size") == _program.u32(9)
     assert lib.constant("backend") == bytes(4)
@@ -281,7 +281,7 @@ def test_only_the_program_asked_for_is_loaded(name: str, lib: FakeLibbpf) -> Non
 
 
 def test_close_twice(lib: FakeLibbpf) -> None:
-    program = Program(WALK, {})
+    program = Program(STREAM, {})
     assert lib.opened() == 1
     program.close()
     program.close()
@@ -289,14 +289,14 @@ def test_close_twice(lib: FakeLibbpf) -> None:
 
 
 def test_a_forgotten_program_is_closed(lib: FakeLibbpf) -> None:
-    program = Program(WALK, {})
+    program = Program(STREAM, {})
     del program
     gc.collect()
     assert lib.calls.count("bpf_object__close") == 1
 
 
 def test_a_variable_is_what_the_program_left(lib: FakeLibbpf) -> None:
-    program = Program(WALK, {})
+    program = Program(STREAM, {})
     lib.bss[1024 + 3] = b"\x2a"
     assert program.variable("events_index")[3] == 42
     assert program.variable("stats_index") == bytes(1024)
@@ -304,7 +304,7 @@ def test_a_variable_is_what_the_program_left(lib: FakeLibbpf) -> None:
 
 
 def test_a_link_keeps_its_program(lib: FakeLibbpf) -> None:
-    program = Program(WALK, {})
+    program = Program(STREAM, {})
     seen = weakref.ref(program)
     link = program.attach(9, _program.SELF)
     del program
@@ -319,7 +319,7 @@ def test_a_link_keeps_its_program(lib: FakeLibbpf) -> None:
 
 
 def test_a_forgotten_link_is_destroyed_before_its_object(lib: FakeLibbpf) -> None:
-    link = Program(WALK, {}).attach(9, _program.SELF)
+    link = Program(STREAM, {}).attach(9, _program.SELF)
     assert link.fd == 7
     del link
     gc.collect()
@@ -328,8 +328,8 @@ def test_a_forgotten_link_is_destroyed_before_its_object(lib: FakeLibbpf) -> Non
 
 def test_a_refusal_to_attach_keeps_the_log(lib: FakeLibbpf) -> None:
     lib.fails["bpf_program__attach_iter"] = errno.EINVAL
-    lib.says = "libbpf: prog 'memcg_stats_walk': failed to attach to iterator\n"
-    program = Program(WALK, {})
+    lib.says = "libbpf: prog 'memcg_stats_stream': failed to attach to iterator\n"
+    program = Program(STREAM, {})
     with pytest.raises(MemcgError) as caught:
         program.attach(9, _program.SELF)
     assert (caught.value.errno, caught.value.log) == (errno.EINVAL, lib.says)
@@ -338,7 +338,7 @@ def test_a_refusal_to_attach_keeps_the_log(lib: FakeLibbpf) -> None:
 
 def test_a_link_without_a_descriptor_is_destroyed(lib: FakeLibbpf) -> None:
     lib.fails["bpf_link__fd"] = errno.EINVAL
-    program = Program(WALK, {})
+    program = Program(STREAM, {})
     with pytest.raises(MemcgError) as caught:
         program.attach(9, _program.SELF)
     assert caught.value.call == "bpf_link__fd"

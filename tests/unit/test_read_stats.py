@@ -17,7 +17,7 @@ from pymemcgbpf import (
     MemcgError,
     NotACgroupError,
     _backend,
-    _bpf_source,
+    _stat_sources,
     clear_cache,
     read_stats,
 )
@@ -162,9 +162,9 @@ def test_clear_cache(v2: Path, sources: Sources) -> None:
 
 
 def test_clear_cache_forgets_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_bpf_source._programs, "key", None)
+    monkeypatch.setitem(_stat_sources._programs, "key", None)
     clear_cache()
-    assert not _bpf_source._programs
+    assert not _stat_sources._programs
 
 
 def test_a_reader_put_out_while_it_is_used(v2: Path, sources: Sources) -> None:

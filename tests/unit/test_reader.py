@@ -23,8 +23,8 @@ from pymemcgbpf import (
     NotACgroupError,
     StatsReader,
     _backend,
-    _bpf_source,
     _kernel_layout,
+    _stat_sources,
 )
 
 from ..open_files import open_files
@@ -126,7 +126,7 @@ def test_a_closed_reader_can_still_be_asked_what_it_was(v2: Path, sources: Sourc
 
 def test_repr(v2: Path, sources: Sources) -> None:
     reader = StatsReader(v2)
-    assert repr(reader) == f"<StatsReader {str(v2)!r} fake, 1 items>"
+    assert repr(reader) == f"<StatsReader {str(v2)!r} fake/thin air, 1 items>"
     reader.close()
     assert repr(reader) == f"<StatsReader {str(v2)!r} closed, 1 items>"
 
@@ -245,15 +245,15 @@ def test_a_forked_child_is_not_locked_out(slow_read: StatsReader, sources: Sourc
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_finds_the_module_s_locks_open(v2: Path) -> None:
-    from pymemcgbpf import _btf, _libbpf, reader
+    from pymemcgbpf import _btf, _cached_readers, _libbpf
 
     locks = [
         (_libbpf, "_lock"),
         (_libbpf, "_print_lock"),
         (_btf, "_lock"),
-        (_bpf_source, "_programs_lock"),
+        (_stat_sources, "_programs_lock"),
         (_kernel_layout, "_lock"),
-        (reader, "_readers_lock"),
+        (_cached_readers, "_readers_lock"),
     ]
     held = [getattr(module, name) for module, name in locks]
     for lock in held:

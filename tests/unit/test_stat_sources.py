@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""One cgroup read through a link: what the iterator gives, and what can go wrong."""
+"""One cgroup read through a link or by a program that is run, and what can go wrong."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
@@ -18,13 +19,16 @@ from pymemcgbpf import (
     CgroupRemovedError,
     MemcgError,
     StreamError,
-    _bpf_source,
     _btf,
     _libbpf,
     _program,
+    _stat_sources,
     _wire,
 )
 from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._layout import Layout
+from pymemcgbpf._recipe import Recipe
+from pymemcgbpf._stat_sources import OneCgroup, RunSource, StreamSource
 
 from ..open_files import open_files
 from .directories import make_v1, make_v2
@@ -96,13 +100,16 @@ class Kernel:
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     fake = Kernel(tmp_path)
     monkeypatch.setattr(_libbpf, "iterator_creator", fake.creator)
-    monkeypatch.setattr(_bpf_source, "_cached_program", lambda *_: fake)
+    monkeypatch.setattr(_stat_sources, "_cached_program", lambda *_: fake)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
     return fake
 
 
-def source_of(cgroup: Cgroup, flush: bool = False) -> _bpf_source.BpfSource:
-    return _bpf_source.BpfSource(cgroup, "core", TERMS, flush, None)
+RECIPE = Recipe("core", TERMS, None)
+
+
+def source_of(cgroup: Cgroup, flush: bool = False) -> StreamSource:
+    return StreamSource(cgroup, RECIPE, flush)
 
 
 def test_a_whole_stream(kernel: Kernel, v2: Path, opened: Opened) -> None:
@@ -196,7 +203,7 @@ def test_a_closed_source_does_not_use_the_descriptor_s_number(
     assert caught.value.errno == errno.EBADF
 
 
-def flushing_files(cgroup: Cgroup) -> tuple[_bpf_source.BpfSource, set[str]]:
+def flushing_files(cgroup: Cgroup) -> tuple[StreamSource, set[str]]:
     before = set(open_files().values())
     source = source_of(cgroup, flush=True)
     return source, {os.path.basename(each) for each in set(open_files().values()) - before}
@@ -240,19 +247,191 @@ def test_where_no_file_can_be_opened_the_link_goes(
     assert kernel.links == 0
 
 
+# --- run ------------------------------------------------------------------------------
+
+
+class Runs:
+    """A program that is run: what it answers, one call after the other."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, int, tuple[int, ...]]] = []  # status, rows, values
+        self.error = 0
+        self.asked: list[int] = []  # the ids
+        self.fd = 6
+
+    def runner(self, program_fd: int, context: bytearray) -> Callable[[], int]:
+        assert program_fd == self.fd
+
+        def run() -> int:
+            cgroup_id, _, _ = _wire.CALL.unpack_from(context)
+            self.asked.append(cgroup_id)
+            if self.error:
+                return -self.error
+            status, rows, values = self.answers.pop(0)
+            _wire.CALL.pack_into(context, 0, cgroup_id, status, rows)
+            if rows:
+                _wire.ROW.pack_into(context, _wire.CALL.size, cgroup_id, 1, 2, 0)
+                struct.pack_into(
+                    f"={len(values)}Q", context, len(context) - 8 * len(values), *values
+                )
+            return 0
+
+        return run
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    fake = Runs()
+    monkeypatch.setattr(_libbpf, "runner", fake.runner)
+    monkeypatch.setattr(_stat_sources, "_cached_program", lambda *_: fake)
+    monkeypatch.setattr(_stat_sources, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
+    return fake
+
+
+def test_one_call_gives_one_row(runs: Runs, v2: Path, opened: Opened) -> None:
+    source = RunSource(opened(v2), RECIPE, False)
+    runs.answers = [(_wire.DONE, 1, (4096, 3)), (_wire.DONE, 1, (0, (1 << 64) - 2))]
+    assert list(source.read().items()) == [("anon", 4096), ("pgfault", 3)]
+    assert source.read() == {"anon": 0, "pgfault": (1 << 64) - 2}
+    assert runs.asked == [v2.stat().st_ino] * 2
+    source.close()
+    source.close()
+
+
+def test_what_a_run_finds_absent(runs: Runs, v2: Path, opened: Opened) -> None:
+    runs.answers = [(_wire.DONE, 1, (4096, _wire.ABSENT))]
+    assert RunSource(opened(v2), RECIPE, False).absent() == {"pgfault"}
+
+
+def test_a_busy_program_is_run_again(runs: Runs, v2: Path, opened: Opened) -> None:
+    runs.answers = [(_wire.BUSY, 0, ())] * 3 + [(_wire.DONE, 1, (1, 2))]
+    assert RunSource(opened(v2), RECIPE, False).read() == {"anon": 1, "pgfault": 2}
+    assert len(runs.asked) == 4
+
+
+@pytest.mark.parametrize("answer", [(_wire.GONE, 0), (_wire.DONE, 0)])
+def test_a_run_without_a_row_means_removed(
+    answer: tuple[int, int], runs: Runs, v2: Path, opened: Opened
+) -> None:
+    source = RunSource(opened(v2), RECIPE, False)
+    # A row of before is still in the buffer.
+    runs.answers = [(_wire.DONE, 1, (1, 2)), (*answer, ())]
+    source.read()
+    with pytest.raises(CgroupRemovedError):
+        source.read()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOMEM, errno.EFAULT])
+def test_a_refusal_to_run(number: int, runs: Runs, v2: Path, opened: Opened) -> None:
+    source = RunSource(opened(v2), RECIPE, False)
+    runs.error = number
+    with pytest.raises(MemcgError) as caught:
+        source.read()
+    assert (caught.value.errno, caught.value.call) == (number, "bpf_prog_test_run_opts")
+
+
+def test_a_run_flushes_by_file_where_the_program_cannot(
+    runs: Runs, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = open_files()
+    source = RunSource(opened(v2), RECIPE, True)
+    read: list[str] = []
+    pread = os.pread
+
+    def watched(fd: int, size: int, at: int) -> bytes:
+        assert len(runs.asked) == len(read), "flushed before the run"
+        read.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+        return pread(fd, size, at)
+
+    monkeypatch.setattr(os, "pread", watched)
+    runs.answers = [(_wire.DONE, 1, (1, 2))] * 2
+    source.read()
+    source.read()
+    assert read == ["memory.stat"] * 2
+    source.close()
+    monkeypatch.undo()
+    assert len(open_files()) == len(before) + 1, "but for the directory of this test"
+
+
+# --- which transport ------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("backend", "functions", "mode"),
+    ("transport", "flush", "functions", "zswap", "declined"),
     [
-        ("kfunc", {"bpf_mem_cgroup_flush_stats"}, _program.FLUSH_KFUNC),
-        ("core", {"bpf_mem_cgroup_flush_stats", "cgroup_rstat_flush"}, _program.FLUSH_KFUNC),
-        ("core", {"cgroup_rstat_flush"}, _program.FLUSH_RSTAT),
-        ("core", set(), _program.FLUSH_NONE),
-        ("rfc", {"cgroup_rstat_flush"}, _program.FLUSH_RFC),
+        ("run", True, {"cgroup_rstat_flush"}, False, True),
+        ("run", True, {"cgroup_rstat_flush"}, True, False),
+        ("run", False, {"cgroup_rstat_flush"}, False, False),
+        ("run", True, {"bpf_mem_cgroup_flush_stats"}, False, False),
+        ("run", True, set(), False, False),
+        ("stream", True, {"cgroup_rstat_flush"}, False, False),
     ],
 )
-def test_flush_mode(
-    backend: str, functions: set[str], mode: int, monkeypatch: pytest.MonkeyPatch
+def test_run_is_declined_where_its_flush_costs_more(
+    transport: str,
+    flush: bool,
+    functions: set[str],
+    zswap: bool,
+    declined: bool,
+    v2: Path,
+    opened: Opened,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     types = LINUX_6_18.types()._replace(functions=frozenset(functions))
     monkeypatch.setattr(_btf, "kernel", lambda: types)
-    assert _bpf_source._flush_mode(backend) == mode
+    if zswap:
+        (v2 / "memory.zswap.current").write_text("0\n")
+    assert bool(OneCgroup().declines(opened(v2), "core", flush, transport)) is declined
+
+
+# --- the programs that are kept -------------------------------------------------------
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The names of the programs loaded."""
+    loaded: list[str] = []
+
+    def load(name: str, constants: dict[str, bytes]) -> object:
+        loaded.append(name)
+        return object()
+
+    monkeypatch.setattr(_program, "Program", load)
+    monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
+    _stat_sources.forget_programs()
+    yield loaded
+    _stat_sources.forget_programs()
+
+
+def test_a_program_is_loaded_once(loads: list[str]) -> None:
+    first = _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
+    assert (
+        _stat_sources._cached_program(_program.STREAM, Recipe("core", {**TERMS}, None), 0) is first
+    )
+    assert loads == [_program.STREAM]
+
+
+def test_programs_that_differ_are_told_apart(loads: list[str]) -> None:
+    other_counter = {**TERMS, "anon": (_program.Term(1, True, 9, 1),)}
+    slots = Layout({"NR_FILE_PAGES": 1}, 8, True)
+    different = [
+        (_program.STREAM, RECIPE, 0),
+        (_program.RUN_ONE, RECIPE, 0),
+        (_program.STREAM, RECIPE, 1),
+        (_program.STREAM, Recipe("kfunc", TERMS, None), 0),
+        (_program.STREAM, Recipe("core", other_counter, None), 0),
+        (_program.STREAM, Recipe("core", dict(reversed(TERMS.items())), None), 0),
+        (_program.STREAM, Recipe("core", TERMS, slots), 0),
+    ]
+    programs = [_stat_sources._cached_program(*each) for each in different]
+    assert len(set(map(id, programs))) == len(different)
+
+
+def test_only_the_last_programs_are_kept(loads: list[str]) -> None:
+    for mode in range(_stat_sources._KEPT_PROGRAMS + 1):
+        _stat_sources._cached_program(_program.STREAM, RECIPE, mode)
+    _stat_sources._cached_program(_program.STREAM, RECIPE, 1)
+    assert len(loads) == _stat_sources._KEPT_PROGRAMS + 1
+    _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
+    assert len(loads) == _stat_sources._KEPT_PROGRAMS + 2

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * One cgroup's row, and where rows are put.
+ */
+#ifndef ROWS_BPF_H
+#define ROWS_BPF_H
+
+const volatile struct memcg_stats_header header = {};
+const volatile __u64 children_of = 0;	/* a cgroup's id: rows of its children only */
+
+/* What a walk writes into: in the map a row has header.row_size bytes, here it has the most. */
+struct scratch {
+	__u64 vmstats[VMSTATS_MAX];
+	__u64 nr_rows;
+	struct {
+		struct memcg_stats_row head;
+		__u64 values[MEMCG_STATS_MAX_ITEMS];
+	} row;
+};
+
+/*
+ * A tree's rows, one an entry, and so next to each other. User space maps them; before load it
+ * sets the size of a row and how many there may be.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct memcg_stats_row) + sizeof(__u64));
+} rows SEC(".maps");
+
+/*
+ * False where the cgroup has no memory.stat, or is not asked for. Once in the object, for all
+ * its callers.
+ */
+static __noinline bool fill_row(struct cgroup *cgrp, struct cgroup_subsys_state *css,
+				     __u64 *vmstats, struct memcg_stats_row *row)
+{
+	__u64 parent_id = 0;
+
+	if (cgrp->level > 0)
+		parent_id = cgrp->self.parent->cgroup->kn->id;
+	if (children_of && parent_id != children_of)
+		return false;
+	if (!read_counters(cgrp, css, vmstats, (__u64 *)(row + 1), header.nr_items))
+		return false;
+	row->cgroup_id = cgrp->kn->id;
+	row->parent_id = parent_id;
+	row->level = cgrp->level;
+	row->flags = parent_id ? 0 : MEMCG_STATS_ROW_ROOT;
+	return true;
+}
+
+/* The count is not in a register: the verifier would follow each of its values. */
+static __always_inline void add_row(struct cgroup *cgrp, struct cgroup_subsys_state *css,
+				    struct scratch *scratch)
+{
+	__u32 index = scratch->nr_rows;
+	struct memcg_stats_row *row = bpf_map_lookup_elem(&rows, &index);
+
+	/* Without room for it, it is filled in all the same: only then is it known to be one. */
+	if (fill_row(cgrp, css, scratch->vmstats, row ?: &scratch->row.head))
+		scratch->nr_rows++;
+}
+
+/*
+ * Syscall programs run side by side, and sleep: each call takes a scratch for itself.
+ * One per CPU is not enough, as a call can be preempted.
+ */
+#define NR_SCRATCH 32
+#define SCRATCH_TRIES 16
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NR_SCRATCH);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
+
+static __u32 scratch_taken[NR_SCRATCH];
+
+static __always_inline struct scratch *take_scratch(__u32 *slot)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	__u32 i, index;
+
+	for (i = 0; i < SCRATCH_TRIES; i++) {
+		index = (cpu + i) % NR_SCRATCH;
+		if (!__sync_val_compare_and_swap(&scratch_taken[index], 0, 1)) {
+			*slot = index;
+			return bpf_map_lookup_elem(&scratches, &index);
+		}
+	}
+	return NULL;
+}
+
+static __always_inline void give_scratch(__u32 slot)
+{
+	__sync_lock_test_and_set(&scratch_taken[slot % NR_SCRATCH], 0);
+}
+
+#endif

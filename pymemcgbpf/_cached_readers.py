@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""One call, one cgroup: read_stats(), and the readers that it keeps."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Optional
+
+from . import _backend, _cgroupfs, _fork
+from .errors import CgroupRemovedError, ClosedError
+from .items import requested_names
+from .reader import StatsReader
+
+# The last readers of read_stats(). Each holds one link, and with it its cgroup.
+_CACHED_READERS = 32
+_readers: OrderedDict[object, StatsReader] = OrderedDict()
+_readers_lock = _fork.renewed_lock(__name__, "_readers_lock")
+
+
+def read_stats(
+    cgroup_path: _cgroupfs.Path, items: Optional[Iterable[str]] = None, *, flush: bool = True
+) -> dict[str, int]:
+    """One cgroup's memory statistics, now::
+
+        >>> read_stats("/sys/fs/cgroup/system.slice", ["anon", "file", "pgfault"])
+        {'anon': 17727488, 'file': 708608, 'pgfault': 1613}
+
+    The readers of the last 32 cgroups and choices of items are kept, so that a second
+    call costs little more than :meth:`StatsReader.read`; :func:`clear_cache` empties them.
+
+    Args:
+        cgroup_path: the cgroup's directory.
+        items: names of items, in the order wanted; None for all that this kernel has.
+        flush: True for values as fresh as those of memory.stat read at that moment.
+
+    Returns:
+        Item's name → value in memory.stat's unit (bytes, or a count).
+
+    Raises:
+        What :class:`StatsReader` with ``backend="auto"`` raises.
+    """
+    # As given where it can be a key; other iterables are made tuples first.
+    names = items if items is None or type(items) is tuple else requested_names(items)
+    path = os.fsdecode(cgroup_path)
+    key = (path, names, bool(flush))
+    with _readers_lock:
+        reader = _readers.get(key)
+        if reader is not None:
+            _readers.move_to_end(key)
+    if reader is not None:
+        if reader._is_at(path):
+            try:
+                return reader.read()
+            except (CgroupRemovedError, ClosedError):
+                pass  # ClosedError: put out of the cache by another thread
+        _forget(key, reader)
+    reader = StatsReader(path, names, flush=flush)
+    try:
+        values = reader.read()
+    except BaseException:
+        reader.close()
+        raise
+    _keep(key, reader)
+    return values
+
+
+def _forget(key: object, reader: StatsReader) -> None:
+    with _readers_lock:
+        if _readers.get(key) is reader:
+            del _readers[key]
+    reader.close()
+
+
+def _keep(key: object, reader: StatsReader) -> None:
+    with _readers_lock:
+        put_out = [_readers.pop(key)] if key in _readers else []
+        _readers[key] = reader
+        while len(_readers) > _CACHED_READERS:
+            put_out.append(_readers.popitem(last=False)[1])
+    for old in put_out:
+        old.close()
+
+
+def clear_cache() -> None:
+    """Closes what :func:`read_stats` keeps, and unloads the BPF programs nobody uses."""
+    with _readers_lock:
+        readers = list(_readers.values())
+        _readers.clear()
+    for reader in readers:
+        reader.close()
+    _backend.forget()

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""How pending updates are brought in before a read: by the BPF program, or by a file."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple, Optional
+
+from . import _btf, _cgroupfs, _memory_stat, _program
+from ._cgroupfs import Cgroup
+
+# Files whose reading flushes first, and that are cheaper than memory.stat (mm/memcontrol.c:
+# the show functions that call mem_cgroup_flush_stats). Not every kernel has them.
+_FIRST = {1: "memory.numa_stat", 2: "memory.zswap.current"}
+
+
+class Flush(NamedTuple):
+    """A way to flush.
+
+    Attributes:
+        mode: what the program does, a ``FLUSH_*`` of _program.py.
+        file: what user space reads before, if anything.
+    """
+
+    mode: int
+    file: Optional[_memory_stat.CgroupFile]
+
+    def by_file(self) -> None:
+        """Does user space's part. Releases the GIL."""
+        if self.file is not None:
+            os.pread(self.file.fd, 1, 0)
+
+    def close(self) -> None:
+        """Closes the file. Twice is fine."""
+        if self.file is not None:
+            self.file.close()
+
+
+NO_FLUSH = Flush(_program.FLUSH_NONE, None)
+
+
+def mode_of(backend: str, *, by_iterator: bool) -> int:
+    """How a BPF program can flush here: an iterator, or else a syscall program."""
+    functions = _btf.kernel().functions
+    if backend == "rfc" and by_iterator:
+        return _program.FLUSH_RFC
+    if "bpf_mem_cgroup_flush_stats" in functions:
+        return _program.FLUSH_KFUNC
+    if "cgroup_rstat_flush" in functions and by_iterator:
+        return _program.FLUSH_RSTAT
+    return _program.FLUSH_NONE  # Linux 6.16 to 6.19
+
+
+def within(mode: int, cgroup: Cgroup) -> Flush:
+    """Flushes a cgroup, with what is below it: by the program if it can, else by a file."""
+    return Flush(mode, None) if mode != _program.FLUSH_NONE else by_file(cgroup)
+
+
+def by_file(cgroup: Cgroup) -> Flush:
+    """Flushes a cgroup, with what is below it, by a file of its own."""
+    return Flush(_program.FLUSH_NONE, _memory_stat.CgroupFile(cgroup, cheapest_file(cgroup)))
+
+
+def cheapest_file(cgroup: Cgroup) -> str:
+    """The file whose reading flushes and shows least."""
+    first = _FIRST[cgroup.version]
+    return first if cgroup.has_file(first) else _cgroupfs.MEMORY_STAT
+
+
+def ancestors(cgroup: Cgroup) -> Flush:
+    """Flushes all that are above a cgroup, and itself."""
+    top = _cgroupfs.open_cgroup(_cgroupfs.hierarchy_root(cgroup.path))
+    try:
+        return by_file(top)
+    finally:
+        os.close(top.fd)

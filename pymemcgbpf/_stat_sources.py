@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""One cgroup through BPF: by a program that is run, or by an iterator's stream."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import time
+from collections import OrderedDict
+from typing import Optional, Union
+
+from . import _cgroupfs, _flush, _fork, _libbpf, _memory_stat, _program, _wire
+from ._cgroupfs import MEMORY_STAT, Cgroup
+from ._recipe import Recipe
+from .errors import BpfPermissionError, MemcgError, StreamError
+
+_ONE_MORE = 8  # bytes asked for beyond what is expected, so that more is seen
+
+
+class StreamSource:
+    """One cgroup, read through an iterator link that is made once.
+
+    Each read is a new iterator: they cannot be rewound.
+    """
+
+    def __init__(self, cgroup: Cgroup, recipe: Recipe, flush: bool) -> None:
+        self.names = tuple(recipe.terms)
+        self._path, self._identity = cgroup.path, cgroup.identity
+        count = len(self.names)
+        self._size = _wire.header_size(count) + recipe.row_size + _wire.TRAILER.size
+        self._values = struct.Struct(f"={count}Q").unpack_from
+        self._values_at = _wire.header_size(count) + _wire.ROW.size
+        mode = _flush.mode_of(recipe.backend, by_iterator=True) if flush else _program.FLUSH_NONE
+        program = _cached_program(_program.STREAM, recipe, mode)
+        self._link = attach(program, cgroup, _program.SELF)
+        self._create, self._link_fd = _libbpf.iterator_creator(self._link.fd)
+        try:
+            self._flush = _flush.within(mode, cgroup) if flush else _flush.NO_FLUSH
+        except BaseException:
+            self._link.close()
+            raise
+
+    def read(self) -> dict[str, int]:
+        """Name → value, now."""
+        if self._flush.file is not None:
+            self._flush.by_file()
+        iterator = self._create(self._link_fd)
+        if iterator < 0:
+            raise _libbpf.failure(-iterator, "bpf_iter_create")
+        try:
+            # A whole stream is exactly as long as expected; its trailer is the end of file.
+            data = os.read(iterator, self._size + _ONE_MORE)
+            if len(data) != self._size:
+                data += read_rest(iterator)
+        finally:
+            os.close(iterator)
+        if len(data) != self._size:
+            raise self._explain(data)
+        return dict(zip(self.names, self._values(data, self._values_at)))
+
+    def absent(self) -> set[str]:
+        """The items that this kernel does not keep."""
+        return _absent(self.read())
+
+    def _explain(self, data: bytes) -> MemcgError:
+        rows = _wire.decode(data).rows
+        if rows:
+            return StreamError(f"{len(rows)} rows of {len(data)} bytes instead of one")
+        return _cgroupfs.why_unreadable(self._path, self._identity)
+
+    def close(self) -> None:
+        """Detaches the link. Twice is fine."""
+        self._link_fd.value = -1  # the number may soon be another file's
+        self._link.close()
+        self._flush.close()
+
+
+class RunSource:
+    """One cgroup, found by its id and read in one call. Holds no reference to it.
+
+    The values come back in a buffer of this source's own, so that a forked child, and
+    other sources with the same program, are not in its way.
+    """
+
+    def __init__(self, cgroup: Cgroup, recipe: Recipe, flush: bool) -> None:
+        self.names = tuple(recipe.terms)
+        self._path, self._identity = cgroup.path, cgroup.identity
+        mode = _flush.mode_of(recipe.backend, by_iterator=False) if flush else _program.FLUSH_NONE
+        self._program: Optional[_program.Program] = _cached_program(_program.RUN_ONE, recipe, mode)
+        self._buffer = bytearray(_wire.CALL.size + recipe.row_size)
+        _wire.CALL.pack_into(self._buffer, 0, cgroup.id, _wire.NOT_RUN, 0)
+        self._run = _libbpf.runner(self._program.fd, self._buffer)
+        self._values = struct.Struct(f"={len(self.names)}Q").unpack_from
+        self._flush = _flush.within(mode, cgroup) if flush else _flush.NO_FLUSH
+
+    def read(self) -> dict[str, int]:
+        """Name → value, now."""
+        if self._flush.file is not None:
+            self._flush.by_file()
+        error = self._run()
+        if error:
+            raise _libbpf.failure(-error, "bpf_prog_test_run_opts")
+        if self._buffer[_ANSWER] != _ONE_ROW:
+            return self._no_row()
+        return dict(zip(self.names, self._values(self._buffer, _VALUES_AT)))
+
+    def absent(self) -> set[str]:
+        """The items that this kernel does not keep."""
+        return _absent(self.read())
+
+    def _no_row(self) -> dict[str, int]:
+        _, status, _ = _wire.CALL.unpack_from(self._buffer)
+        if status == _wire.BUSY:
+            time.sleep(BUSY_SECONDS)
+            return self.read()
+        raise _cgroupfs.why_unreadable(self._path, self._identity)
+
+    def close(self) -> None:
+        """Lets go of the program. Twice is fine."""
+        self._program = None
+        self._flush.close()
+
+
+# Of a struct memcg_stats_call and what follows: the answer, the row, its values.
+_ANSWER = slice(_wire.CALL.size - 8, _wire.CALL.size)
+_ONE_ROW = struct.pack("=II", _wire.DONE, 1)
+_VALUES_AT = _wire.CALL.size + _wire.ROW.size
+
+# When there are more calls at once than the program has scratches for: each takes microseconds.
+BUSY_SECONDS = 0.0001
+
+
+def _absent(values: dict[str, int]) -> set[str]:
+    return {name for name, value in values.items() if value == _wire.ABSENT}
+
+
+def read_rest(iterator: int) -> bytes:
+    """All that an iterator still has to say."""
+    parts = []
+    while part := os.read(iterator, 1 << 16):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def attach(program: _program.Program, cgroup: Cgroup, order: int) -> _program.Link:
+    """A link that walks from a cgroup; what fails is said in this package's errors."""
+    try:
+        return program.attach(cgroup.fd, order)
+    except MemcgError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EBADF):
+            raise _cgroupfs.why_unreadable(cgroup.path, cgroup.identity) from error
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise BpfPermissionError(
+                f"the kernel does not let this process attach a BPF iterator: {error}",
+                errno=error.errno,
+                call=error.call,
+                log=error.log,
+            ) from error
+        raise
+
+
+StatSource = Union[RunSource, StreamSource, _memory_stat.TextSource]
+
+
+class OneCgroup:
+    """What a StatsReader reads from."""
+
+    transports: tuple[str, ...] = ("run", "stream")
+
+    def shows_current(self, cgroup: Cgroup) -> bool:
+        """Whether the number of memory in use is to be had."""
+        return cgroup.has_current
+
+    def declines(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
+        """A text flush costs more than a run saves, where the iterator can flush itself."""
+        if (
+            transport == "run"
+            and flush
+            and _flush.mode_of(backend, by_iterator=False) == _program.FLUSH_NONE
+            and _flush.mode_of(backend, by_iterator=True) != _program.FLUSH_NONE
+            and _flush.cheapest_file(cgroup) == MEMORY_STAT
+        ):
+            return "the flush would take the text of memory.stat"
+        return ""
+
+    def bpf(
+        self, cgroup: Cgroup, recipe: Recipe, flush: bool, transport: str
+    ) -> Union[RunSource, StreamSource]:
+        """A source through BPF."""
+        return (RunSource if transport == "run" else StreamSource)(cgroup, recipe, flush)
+
+    def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> _memory_stat.TextSource:
+        """A source through the cgroup's files."""
+        return _memory_stat.TextSource(cgroup, names)
+
+
+# Loading takes tens of milliseconds and one program serves any number of cgroups, so
+# the last few are kept beyond their last reader.
+_KEPT_PROGRAMS = 8
+_programs: OrderedDict[object, _program.Program] = OrderedDict()
+_programs_lock = _fork.renewed_lock(__name__, "_programs_lock")
+
+
+def _cached_program(name: str, recipe: Recipe, flush_mode: int) -> _program.Program:
+    key = (name, flush_mode, recipe.key)
+    with _programs_lock:
+        program = _programs.get(key)
+        if program is None:
+            program = _program.Program(name, recipe.constants(flush_mode))
+            _programs[key] = program
+            while len(_programs) > _KEPT_PROGRAMS:
+                _programs.popitem(last=False)
+        _programs.move_to_end(key)
+        return program
+
+
+def forget_programs() -> None:
+    """Lets go of the kept programs; each is unloaded when its last user is closed."""
+    with _programs_lock:
+        _programs.clear()

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Whole trees through BPF: one walk fills a map of rows, which is mapped here."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import time
+from typing import NamedTuple, Optional, Union
+
+from . import (
+    _btf,
+    _cgroupfs,
+    _flush,
+    _libbpf,
+    _memory_stat,
+    _program,
+    _stat_sources,
+    _text_tree,
+    _wire,
+)
+from ._cgroupfs import Cgroup
+from ._recipe import Recipe
+from .errors import MemcgError, TreeTooLargeError
+from .items import CURRENT
+
+
+class IteratorWalker:
+    """Walks by an iterator link. The kernel holds cgroup_mutex meanwhile."""
+
+    def __init__(
+        self, constants: dict[str, bytes], rows: _program.MapSize, cgroup: Cgroup, order: int
+    ) -> None:
+        program = _program.Program(_program.SHARE, constants, rows)
+        self.memory = program.map_rows(rows)
+        self._link = _stat_sources.attach(program, cgroup, order)
+        self._create, self._link_fd = _libbpf.iterator_creator(self._link.fd)
+
+    @staticmethod
+    def flush(cgroup: Cgroup, backend: str, order: str) -> _flush.Flush:
+        """The program can flush the first cgroup that it meets, if that is the walk's root."""
+        if order in ("self", "pre"):
+            return _flush.within(_flush.mode_of(backend, by_iterator=True), cgroup)
+        return _flush.ancestors(cgroup) if order == "up" else _flush.by_file(cgroup)
+
+    def walk(self) -> int:
+        """Fills the map; returns how many rows there were, whether or not they fitted."""
+        iterator = self._create(self._link_fd)
+        if iterator < 0:
+            raise _libbpf.failure(-iterator, "bpf_iter_create")
+        try:
+            data = os.read(iterator, _HEADER_AND_TRAILER)
+        finally:
+            os.close(iterator)
+        return _wire.decode_trailer(data).nr_rows
+
+    def close(self) -> None:
+        """Detaches the link. Twice is fine."""
+        self._link_fd.value = -1  # the number may soon be another file's
+        self._link.close()
+
+
+_HEADER_AND_TRAILER = _wire.header_size(_wire.MAX_ITEMS) + _wire.TRAILER.size
+
+
+class RunWalker:
+    """Walks by running a program, under RCU. Holds no reference to any cgroup."""
+
+    def __init__(
+        self, constants: dict[str, bytes], rows: _program.MapSize, cgroup: Cgroup, order: int
+    ) -> None:
+        program = _program.Program(_program.RUN_TREE, constants, rows)
+        self.memory = program.map_rows(rows)
+        self._program: Optional[_program.Program] = program
+        self._path, self._identity = cgroup.path, cgroup.identity
+        self._call = bytearray(_wire.CALL.size)
+        _wire.CALL.pack_into(self._call, 0, cgroup.id, _wire.NOT_RUN, 0)
+        self._run = _libbpf.runner(program.fd, self._call)
+
+    @staticmethod
+    def flush(cgroup: Cgroup, backend: str, order: str) -> _flush.Flush:
+        """The program can flush the walk's root."""
+        if order == "up":
+            return _flush.ancestors(cgroup)
+        return _flush.within(_flush.mode_of(backend, by_iterator=False), cgroup)
+
+    def walk(self) -> int:
+        """Fills the map; returns how many rows there were, whether or not they fitted."""
+        while True:
+            error = self._run()
+            if error:
+                raise _libbpf.failure(-error, "bpf_prog_test_run_opts")
+            _, status, count = _wire.CALL.unpack_from(self._call)
+            if status == _wire.DONE:
+                return int(count)
+            if status == _wire.GONE:
+                raise _cgroupfs.why_unreadable(self._path, self._identity)
+            if status != _wire.BUSY:
+                raise MemcgError(f"the kernel's cgroup walk failed (status {status})")
+            time.sleep(_stat_sources.BUSY_SECONDS)
+
+    def close(self) -> None:
+        """Lets go of the program. Twice is fine."""
+        self._program = None
+
+
+Walker = Union[IteratorWalker, RunWalker]
+
+
+class MapSource:
+    """A tree read into a map, which grows when the rows did not fit."""
+
+    def __init__(
+        self, cgroup: Cgroup, recipe: Recipe, flush: bool, walker: type[Walker], tree: Tree
+    ) -> None:
+        self.names = tuple(recipe.terms)
+        self._recipe, self._make_walker, self._tree = recipe, walker, tree
+        self._walker: Optional[Walker] = None
+        self._directory = _memory_stat.CgroupFile(cgroup, ".")  # for a link to be made anew
+        self._root = cgroup._replace(fd=self._directory.fd)
+        self._flush = _flush.NO_FLUSH
+        try:
+            if flush:
+                self._flush = walker.flush(cgroup, recipe.backend, tree.order)
+            self._load(tree.room_for(_likely_rows(cgroup, tree.order)))
+        except BaseException:
+            self.close()
+            raise
+
+    def walk(self) -> _text_tree.Rows:
+        """All rows, now. The next walk overwrites them.
+
+        Raises:
+            TreeTooLargeError: there are more than the caller's cap.
+            CgroupRemovedError: the walk's root was removed.
+        """
+        walker = self._walker
+        if walker is None or self._owner != os.getpid():
+            # A forked child has the same map: both processes would write into it.
+            walker = self._load(self._room)
+        while True:
+            self._flush.by_file()
+            count = walker.walk()
+            self._tree.check_cap(count, self._root.path)
+            if count <= self._room:
+                self._check_root(walker.memory, count)
+                return _text_tree.Rows(walker.memory, count)
+            walker = self._load(self._tree.room_for(count))
+
+    def absent(self) -> set[str]:
+        """The items that this kernel does not keep, by the walk's first row."""
+        memory, count = self.walk()
+        if not count:
+            return set()
+        row = _wire.decode_row(memory, 0, len(self.names))
+        absent = {name for name, value in zip(self.names, row.values) if value == _wire.ABSENT}
+        return absent - {CURRENT} if row.flags & _wire.ROW_ROOT else absent
+
+    def _load(self, room: int) -> Walker:
+        """A program with room for so many rows, in place of the one before."""
+        order = _program.ORDERS[self._tree.order]
+        constants = self._recipe.constants(self._flush.mode, order)
+        if order not in _btf.kernel().iterator_orders:  # children, before Linux 7.0
+            order = _program.PRE
+            constants = self._recipe.constants(self._flush.mode, order)
+            constants["children_of"] = _program.u64(self._root.id)
+        rows = _program.MapSize(self._recipe.row_size, room)
+        walker = self._make_walker(constants, rows, self._root, order)
+        self._unload()
+        self._walker, self._room, self._owner = walker, room, os.getpid()
+        return walker
+
+    def _unload(self) -> None:
+        walker, self._walker = self._walker, None
+        if walker is not None:
+            walker.close()
+            with contextlib.suppress(BufferError):  # somebody has a view: it goes with the last
+                walker.memory.close()
+
+    def _check_root(self, memory: mmap.mmap, count: int) -> None:
+        """Raises if the walk did not meet its root."""
+        if self._tree.order == "children":
+            if count or _cgroupfs.identity(self._root.path) == self._root.identity:
+                return
+        elif count:
+            at = count - 1 if self._tree.order == "post" else 0
+            row = _wire.decode_row(memory, at * self._recipe.row_size, 0)
+            if row.cgroup_id == self._root.id:
+                return
+        raise _cgroupfs.why_unreadable(self._root.path, self._root.identity)
+
+    def close(self) -> None:
+        """Lets go of the program, its map and all files. Twice is fine."""
+        self._unload()
+        self._flush.close()
+        self._directory.close()
+
+
+def _likely_rows(cgroup: Cgroup, order: str) -> int:
+    if order in ("self", "up"):
+        return 1
+    below = cgroup.children if order == "children" else cgroup.descendants
+    return 1 + (_UNKNOWN if below is None else below)
+
+
+_UNKNOWN = 1000
+
+TreeSource = Union[MapSource, _text_tree.TextTreeSource]
+
+
+class Tree(NamedTuple):
+    """What a TreeReader reads from.
+
+    Attributes:
+        order: the walk's order.
+        max_rows: the caller's cap on cgroups, or None.
+        transports: how the rows can travel, the best first.
+    """
+
+    order: str
+    max_rows: Optional[int]
+    transports: tuple[str, ...] = ("run", "shared")
+
+    def declines(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
+        """Nothing: a flush is small beside a walk."""
+        return ""
+
+    def shows_current(self, cgroup: Cgroup) -> bool:
+        """Whether the number of memory in use is to be had: only a root does without."""
+        return self.order != "self" or cgroup.has_current
+
+    def room_for(self, rows: int) -> int:
+        """So many rows and some more, but not beyond the cap."""
+        room = rows + rows // 4 + 16
+        return room if self.max_rows is None else min(room, self.max_rows)
+
+    def check_cap(self, rows: int, path: str) -> None:
+        """Raises TreeTooLargeError."""
+        if self.max_rows is not None and rows > self.max_rows:
+            raise TreeTooLargeError(
+                f"the walk from {path} found {rows} cgroups, more than max_rows={self.max_rows}",
+                rows=rows,
+                max_rows=self.max_rows,
+            )
+
+    def bpf(self, cgroup: Cgroup, recipe: Recipe, flush: bool, transport: str) -> MapSource:
+        """A source through BPF."""
+        walker = RunWalker if transport == "run" else IteratorWalker
+        return MapSource(cgroup, recipe, flush, walker, self)
+
+    def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> _text_tree.TextTreeSource:
+        """A source through the cgroups' files."""
+        return _text_tree.TextTreeSource(cgroup, names, self.order, self.check_cap)

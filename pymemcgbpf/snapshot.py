@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""One walk's rows, as the kernel wrote them; converted only where they are looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Optional, Union, overload
+
+from . import _wire
+from .errors import ClosedError
+
+if TYPE_CHECKING:
+    from ._cgroupfs import Path
+    from ._paths import Paths
+
+__all__ = ["ABSENT", "Row", "Snapshot"]
+
+ABSENT = _wire.ABSENT
+"""In a column: this cgroup does not have the item (a hierarchy's root, memory.current)."""
+
+# Of a row, in words of 8 bytes: cgroup_id, parent_id, level and flags, values.
+_ID, _PARENT_ID, _LEVEL_WORD, _VALUES = 0, 1, 2, 3
+
+
+class Snapshot(Sequence["Row"]):
+    """The cgroups of one walk: a sequence of :class:`Row`, in the walk's order::
+
+        >>> snapshot = tree.read()
+        >>> len(snapshot), snapshot[1].path, snapshot[1]["anon"]
+        (38, '/sys/fs/cgroup/init.scope', 7376896)
+        >>> sum(snapshot.column("pgscan"))
+        0
+
+    Made by :meth:`TreeReader.read`. It never changes (but see there for ``copy=False``),
+    and outlives its reader.
+    """
+
+    def __init__(
+        self,
+        rows: memoryview,
+        names: tuple[str, ...],
+        order: str,
+        began_ns: int,
+        ended_ns: int,
+        paths: Paths,
+    ) -> None:
+        self._bytes = rows
+        self._words = rows.cast("Q")
+        self._width = _wire.row_size(len(names)) // 8
+        self._count = len(self._words) // self._width
+        self._names = names
+        self._places = {name: _VALUES + at for at, name in enumerate(names)}
+        self._order = order
+        self._taken_ns, self._duration_ns = began_ns, ended_ns - began_ns
+        self._paths = paths
+        self._starts: Optional[dict[int, int]] = None  # id → its row's first word
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """The names of the items, in the order of a row."""
+        return self._names
+
+    @property
+    def order(self) -> str:
+        """The order of the rows, as :class:`TreeReader` has it."""
+        return self._order
+
+    @property
+    def path(self) -> str:
+        """The absolute path of the walk's root."""
+        return self._paths.root
+
+    @property
+    def taken_ns(self) -> int:
+        """When the flush and the walk began, in ns of CLOCK_MONOTONIC (time.monotonic_ns())."""
+        return self._taken_ns
+
+    @property
+    def duration_ns(self) -> int:
+        """How long the flush and the walk took, in ns. All numbers are from that time."""
+        return self._duration_ns
+
+    # --- columns
+
+    def column(self, item: str) -> memoryview:
+        """One item of all rows, as a memoryview of unsigned 64-bit integers::
+
+            >>> numpy.asarray(snapshot.column("anon")).sum()
+            1289998336
+
+        Nothing is copied: it is strided. Where a cgroup does not have the item, its value
+        is :data:`ABSENT`.
+
+        Raises:
+            KeyError: the snapshot does not have this item.
+        """
+        return self._column(self._places[item])
+
+    @property
+    def ids(self) -> memoryview:
+        """The cgroups' ids, as :meth:`column`."""
+        return self._column(_ID)
+
+    @property
+    def parent_ids(self) -> memoryview:
+        """The parents' ids, as :meth:`column`; 0 for a hierarchy's root."""
+        return self._column(_PARENT_ID)
+
+    def _column(self, place: int) -> memoryview:
+        try:
+            return self._words[place :: self._width]
+        except ValueError:
+            raise _expired() from None
+
+    # --- rows
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+
+    def __getitem__(self, index: Union[int, slice]) -> Union[Row, list[Row]]:
+        starts = range(0, self._count * self._width, self._width)[index]
+        if isinstance(starts, range):
+            return [Row(self, start) for start in starts]
+        return Row(self, starts)
+
+    def __iter__(self) -> Iterator[Row]:
+        for start in range(0, self._count * self._width, self._width):
+            yield Row(self, start)
+
+    def by_id(self) -> dict[int, Row]:
+        """Cgroup's id → its row, in the walk's order."""
+        return {cgroup_id: Row(self, start) for cgroup_id, start in self._index().items()}
+
+    def by_path(self) -> dict[str, Row]:
+        """Absolute path → its row, in the walk's order, without cgroups that are gone."""
+        found = {}
+        for row in self:
+            path = row.path
+            if path is not None:
+                found[path] = row
+        return found
+
+    def find(self, path: Path) -> Optional[Row]:
+        """The row of the cgroup that a path leads to now; None where there is none.
+
+        Args:
+            path: absolute, or relative to the walk's root.
+        """
+        cgroup_id = self._paths.id_at(os.fsdecode(path))
+        start = None if cgroup_id is None else self._index().get(cgroup_id)
+        return None if start is None else Row(self, start)
+
+    def __repr__(self) -> str:
+        return f"<Snapshot of {self.path!r}: {self._count} cgroups, {len(self._names)} items>"
+
+    # --- for rows
+
+    def _index(self) -> dict[int, int]:
+        starts = self._starts
+        if starts is None:
+            ends = self._count * self._width
+            starts = dict(zip(self.ids, range(0, ends, self._width)))
+            self._starts = starts
+        return starts
+
+    def _word(self, at: int) -> int:
+        try:
+            return self._words[at]
+        except ValueError:
+            raise _expired() from None
+
+    def _relative_path(self, cgroup_id: int) -> Optional[str]:
+        index = self._index()
+        return self._paths.relative(cgroup_id, self._parent_of, self._taken_ns, index.keys())
+
+    def _parent_of(self, cgroup_id: int) -> Optional[int]:
+        start = self._index().get(cgroup_id)
+        return None if start is None else self._word(start + _PARENT_ID)
+
+    def _expire(self) -> None:
+        """The rows are about to be overwritten."""
+        self._words.release()
+        self._bytes.release()
+
+
+def _expired() -> ClosedError:
+    return ClosedError("this snapshot was a view (copy=False), and its reader has read again since")
+
+
+class Row(Mapping[str, int]):
+    """One cgroup of a snapshot: a mapping from item's name to value, with who it is.
+
+    >>> row["anon"], row.level, row.relative_path
+    (7376896, 1, 'init.scope')
+    >>> dict(row)
+    {'anon': 7376896, 'pgscan': 0}
+    """
+
+    __slots__ = ("_snapshot", "_start")
+
+    def __init__(self, snapshot: Snapshot, start: int) -> None:
+        self._snapshot = snapshot
+        self._start = start
+
+    @property
+    def id(self) -> int:
+        """The kernel's 64-bit id of the cgroup. Never another's, even after its removal."""
+        return self._snapshot._word(self._start + _ID)
+
+    @property
+    def parent_id(self) -> int:
+        """The id of the cgroup above; 0 for a hierarchy's root."""
+        return self._snapshot._word(self._start + _PARENT_ID)
+
+    @property
+    def level(self) -> int:
+        """How many cgroups are above it in the hierarchy: 0 for the hierarchy's root."""
+        return _wire.level(self._snapshot._word(self._start + _LEVEL_WORD))
+
+    @property
+    def relative_path(self) -> Optional[str]:
+        """The path from the walk's root ("." for the root itself); None where it is gone."""
+        return self._snapshot._relative_path(self.id)
+
+    @property
+    def path(self) -> Optional[str]:
+        """The absolute path; None where the cgroup is :attr:`gone`.
+
+        Looked up when asked for: a path that is given led to this very cgroup just then.
+        """
+        relative = self.relative_path
+        return None if relative is None else self._snapshot._paths.absolute(relative)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the cgroup was removed since."""
+        return self.relative_path is None
+
+    def __getitem__(self, item: str) -> int:
+        snapshot = self._snapshot
+        try:
+            value = snapshot._words[self._start + snapshot._places[item]]
+        except ValueError:
+            raise _expired() from None
+        if value == ABSENT:
+            raise KeyError(item)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        snapshot = self._snapshot
+        for at, name in enumerate(snapshot._names, self._start + _VALUES):
+            if snapshot._word(at) != ABSENT:
+                yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Row):
+            return self.id == other.id and dict(self) == dict(other)
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<Row of cgroup {self.id}, level {self.level}: {dict(self)}>"

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Every way that a kernel offers to read the same numbers: a backend and a transport."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+from pymemcgbpf import StatsReader, TreeReader
+
+from .surroundings import BPF_BACKENDS, STAT_TRANSPORTS, TREE_TRANSPORTS
+
+Items = Optional[Iterable[str]]
+
+
+class Way(NamedTuple):
+    """A backend and a transport, by their names."""
+
+    backend: str
+    transport: str
+
+    def stats(self, path: Path, items: Items = None, *, flush: bool = True) -> StatsReader:
+        """A reader of one cgroup that goes this way."""
+        backend, transport = self
+        return StatsReader(path, items, flush=flush, backend=backend, transport=transport)
+
+    def tree(
+        self,
+        path: Path,
+        items: Items = None,
+        *,
+        order: str = "pre",
+        flush: bool = True,
+        max_rows: Optional[int] = None,
+    ) -> TreeReader:
+        """A reader of a tree that goes this way."""
+        backend, transport = self
+        return TreeReader(
+            path,
+            items,
+            order=order,
+            flush=flush,
+            backend=backend,
+            transport=transport,
+            max_rows=max_rows,
+        )
+
+
+TEXT = Way("text", "auto")
+STAT_BPF_WAYS = [Way(backend, each) for backend in BPF_BACKENDS for each in STAT_TRANSPORTS]
+TREE_BPF_WAYS = [Way(backend, each) for backend in BPF_BACKENDS for each in TREE_TRANSPORTS]
