@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""``python3 -m pymemcgbpf``: one cgroup's statistics on the command line."""
+"""``python3 -m pymemcgbpf``: the command line."""
 
 import sys
 

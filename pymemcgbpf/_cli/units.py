@@ -30,3 +30,11 @@ def human(name: str, value: int) -> Shown:
             break
         size /= 1024
     return Shown(f"{size:.1f}" if unit != "B" else f"{value}", unit)
+
+
+def printable(name: str) -> str:
+    """A cgroup's name, which may hold any bytes, as a terminal can show it."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in name
+    )

@@ -68,7 +68,7 @@ def test_a_backend_that_is_not_to_be_had_is_status_1(
     def refuse(*_: Any) -> Any:
         raise BpfPermissionError("lacks\nCAP_BPF")
 
-    monkeypatch.setattr(_backend, "_through_bpf", refuse)
+    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse)
     assert failed(capsys, 1, "--backend", "core", str(v2)) == "pymemcgbpf: lacks CAP_BPF\n"
 
 
@@ -154,9 +154,9 @@ def test_no_flush(
 ) -> None:
     asked = []
 
-    def choose(cgroup: _cgroupfs.Cgroup, names: Any, flushing: bool, backend: str) -> Any:
-        asked.append((flushing, backend))
-        return _backend.Choice(TextSource(cgroup, ("anon",)), ("anon",), "kfunc", "")
+    def choose(cgroup: _cgroupfs.Cgroup, request: _backend.Request, maker: Any) -> Any:
+        asked.append((request.flush, request.backend))
+        return _backend.Choice(TextSource(cgroup, ("anon",)), ("anon",), "kfunc", "run", "")
 
     monkeypatch.setattr(_backend, "choose", choose)
     assert main([str(v2), *arguments]) == 0
@@ -171,7 +171,7 @@ def test_a_fall_back_to_text_says_why(
     def refuse(*_: Any) -> Any:
         raise BpfPermissionError("lacks CAP_BPF")
 
-    monkeypatch.setattr(_backend, "_through_bpf", refuse)
+    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse)
     assert main([*extra, str(v2), "anon"]) == 0
     out, err = capsys.readouterr()
     assert "anon" in out

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Prints one cgroup's statistics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Optional
+
+from .. import _cgroupfs
+from ..reader import StatsReader
+from . import command
+from .units import human
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = command.parser(
+        "",
+        "Print a cgroup's memory statistics, read as numbers through BPF.",
+        "Another command: tree (see tree --help). ",
+        "a cgroup's directory (default: this process's own cgroup), and the items to print "
+        "(default: all)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_intermixed_args(arguments)
+
+    def text() -> str:
+        path, items = command.path_and_items(options.words)
+        with StatsReader(
+            path if path is not None else _cgroupfs.own_cgroup(),
+            items,
+            flush=not options.no_flush,
+            backend=options.backend,
+        ) as reader:
+            values = reader.read()
+            if options.json:
+                return json.dumps(values, indent=2)
+            command.say_if_text(reader.backend, reader.why)
+            return _as_table(values)
+
+    return command.run(text)
+
+
+def _as_table(values: dict[str, int]) -> str:
+    shown = [(name, human(name, value)) for name, value in values.items()]
+    name_width = max((len(name) for name, _ in shown), default=0)
+    value_width = max((len(value.number) for _, value in shown), default=0)
+    return "\n".join(
+        f"{name:<{name_width}}  {value.number:>{value_width}} {value.unit}".rstrip()
+        for name, value in shown
+    )
