@@ -17,7 +17,8 @@ from pymemcgbpf import MemcgError, _btf, _libbpf
 
 from .printing import say
 
-# The constants that _backend.py sets, and what the programs leave behind.
+# The global variables of the object, which test_build_object.py holds against it: the constants
+# that are set before load, and what the programs leave behind.
 RODATA = {
     "backend": 4,
     "flush": 4,
@@ -33,7 +34,7 @@ RODATA = {
     "stats_index_size": 4,
     "events_index_size": 4,
 }
-BSS = {"stats_index": 1024, "events_index": 1024}
+BSS = {"stats_index": 1024, "events_index": 1024, "walking": BSS_WALKING, "scratch_taken": 128}
 
 
 class FakeLibbpf:
@@ -43,16 +44,21 @@ class FakeLibbpf:
         fails: function's name → the errno that it fails with.
         says: what libbpf prints before bpf_object__load or an attach returns.
         calls: the functions called, in order.
+        rows: what the map of rows holds, as large as it was made.
+        autoload, autocreate: program's or map's name → whether it is wanted.
+        sizes: map's name → what was set of it.
+        returns: what a program that is run returns.
     """
 
-    def __init__(self, memory: IO[bytes]) -> None:
-        self.memory = memory  # what a map's descriptor leads to
+    def __init__(self, bss_file: IO[bytes], rows: IO[bytes]) -> None:
+        self.bss_file, self.rows = bss_file, rows  # what the maps' descriptors lead to
         self.fails: dict[str, int] = {}
         self.says = ""
         self.calls: list[str] = []
         self.autoload: dict[str, bool] = {}
         self.autocreate: dict[str, bool] = {}
-        self.sizes: dict[str, int] = {}  # "rows value_size" and the like
+        self.sizes: dict[str, dict[str, int]] = {}
+        self.returns = 0
         self.rodata = ctypes.create_string_buffer(sum(RODATA.values()))
         self.bss = ctypes.create_string_buffer(sum(BSS.values()))
 
@@ -75,18 +81,28 @@ class FakeLibbpf:
         if name == "bpf_map__initial_value":
             arguments[1]._obj.value = len(arguments[0])
             return ctypes.addressof(arguments[0])
-        if name == "bpf_map__fd" and isinstance(arguments[0], str):
-            return self.memory.fileno()
         if name == "bpf_map__fd":
-            os.pwrite(self.memory.fileno(), arguments[0].raw, 0)
-            return self.memory.fileno()
+            return self._map_fd(arguments[0])
+        if name == "bpf_prog_test_run_opts":
+            arguments[1]._obj.retval = self.returns
+            return 0
         if name == "bpf_program__set_autoload":
             self.autoload[arguments[0]] = arguments[1]
         if name == "bpf_map__set_autocreate":
             self.autocreate[arguments[0]] = arguments[1]
         if name in ("bpf_map__set_value_size", "bpf_map__set_max_entries"):
-            self.sizes[f"{arguments[0]} {name[len('bpf_map__set_') :]}"] = arguments[1]
+            what = name[len("bpf_map__set_") :]
+            self.sizes.setdefault(arguments[0], {})[what] = arguments[1]
         return None if name == "libbpf_set_print" else 7
+
+    def _map_fd(self, bpf_map: Any) -> int:
+        if bpf_map is self.bss:
+            os.pwrite(self.bss_file.fileno(), self.bss.raw, 0)
+            return self.bss_file.fileno()
+        assert bpf_map == "rows", f"nobody needs the descriptor of {bpf_map!r}"
+        made = {"value_size": 32, "max_entries": 1, **self.sizes.get("rows", {})}
+        os.ftruncate(self.rows.fileno(), made["value_size"] * made["max_entries"])
+        return self.rows.fileno()
 
     def constant(self, name: str) -> bytes:
         """A constant's bytes, as they were set before load."""
@@ -119,7 +135,7 @@ class _FakeTypes:
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibbpf]:
     """Puts a fake in the library's place."""
     monkeypatch.setattr(_btf, "Types", _FakeTypes)
-    with tempfile.TemporaryFile() as memory:
-        lib = FakeLibbpf(memory)
+    with tempfile.TemporaryFile() as bss_file, tempfile.TemporaryFile() as rows:
+        lib = FakeLibbpf(bss_file, rows)
         monkeypatch.setattr(_libbpf, "load", lambda: lib)
         yield lib

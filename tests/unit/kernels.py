@@ -22,6 +22,8 @@ class Kernel(NamedTuple):
         state: what state[] holds, in its order; "" where it is the enums' own.
         events: what events[] holds, in its order.
         printed: memory.stat's keys on cgroup v2, in their order.
+        functions: which of the probed functions there are.
+        orders: how many orders a cgroup iterator knows, "unspecified" among them.
     """
 
     node: str
@@ -30,6 +32,8 @@ class Kernel(NamedTuple):
     state: str
     events: str
     printed: str
+    functions: str
+    orders: int = 5
 
     def counters(self) -> dict[str, tuple[str, int]]:
         """Enumerator's name → (its enum, its value), as BTF gives it."""
@@ -55,8 +59,8 @@ class Kernel(NamedTuple):
                 "events": ArrayMember(8 * state, events),
                 "state_pending": ArrayMember(8 * (state + events), state),
             },
-            frozenset(),
-            frozenset(range(5)),
+            frozenset(self.functions.split()),
+            frozenset(range(self.orders)),
         )
 
     def slots(self) -> dict[str, int]:
@@ -139,6 +143,7 @@ LINUX_6_1 = Kernel(
         pgmajfault pgrefill pgactivate pgdeactivate pglazyfree pglazyfreed zswpin
         zswpout thp_fault_alloc thp_collapse_alloc
     """,
+    functions="cgroup_rstat_flush",
 )
 
 LINUX_6_12 = Kernel(
@@ -224,6 +229,7 @@ LINUX_6_12 = Kernel(
         thp_fault_alloc thp_collapse_alloc thp_swpout thp_swpout_fallback
         numa_pages_migrated numa_pte_updates numa_hint_faults
     """,
+    functions="cgroup_rstat_flush bpf_cgroup_from_id bpf_iter_css_new",
 )
 
 LINUX_6_18 = Kernel(
@@ -313,6 +319,7 @@ LINUX_6_18 = Kernel(
         thp_fault_alloc thp_collapse_alloc thp_swpout thp_swpout_fallback
         numa_pages_migrated numa_pte_updates numa_hint_faults
     """,
+    functions="bpf_cgroup_from_id bpf_iter_css_new",
 )
 
 LINUX_7_3 = Kernel(
@@ -405,6 +412,10 @@ LINUX_7_3 = Kernel(
         zswpout zswpwb thp_fault_alloc thp_collapse_alloc thp_swpout thp_swpout_fallback
         numa_pages_migrated numa_pte_updates numa_hint_faults
     """,
+    functions="""
+        bpf_get_mem_cgroup bpf_mem_cgroup_flush_stats bpf_cgroup_from_id bpf_iter_css_new
+    """,
+    orders=6,
 )
 
 KERNELS = {"6.1": LINUX_6_1, "6.12": LINUX_6_12, "6.18": LINUX_6_18, "7.3": LINUX_7_3}

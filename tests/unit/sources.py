@@ -57,13 +57,15 @@ class Sources:
 
     Attributes:
         made: the sources, in order.
-        asked: path, names, flush and backend of each.
+        asked: the path and the request of each.
+        makers: what each was to be made by.
         error: raised instead of making one.
     """
 
     def __init__(self) -> None:
         self.made: list[FakeSource] = []
-        self.asked: list[tuple[str, Optional[tuple[str, ...]], bool, str]] = []
+        self.asked: list[tuple[str, Request]] = []
+        self.makers: list[Any] = []
         self.error: Optional[BaseException] = None
         self._lock = threading.Lock()
 
@@ -72,7 +74,8 @@ class Sources:
             raise self.error
         source: Any = FakeSource()
         with self._lock:
-            self.asked.append((cgroup.path, request.names, request.flush, request.backend))
+            self.asked.append((cgroup.path, request))
+            self.makers.append(maker)
             self.made.append(source)
         return Choice(source, request.names or ("anon",), "fake", "thin air", "because")
 
