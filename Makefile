@@ -2,7 +2,7 @@
 #
 #   make demo    install what is missing, build, print this machine's statistics
 #   make test    install what is missing, run every check and test
-#   make bench   time it against the alternatives
+#   make bench   time it against the alternatives (make bench-lab: in a guest, in instructions)
 #
 # What `make test` runs, each alone: lint types unit live lab
 
@@ -20,7 +20,7 @@ TEST_TOOLS := ruff==0.17.* mypy==2.4.* types-setuptools 'setuptools>=77' vermin 
 PACKAGE_FILES := $(shell find pymemcgbpf bpf_src -name '*.py' -o -name '*.[ch]' -o -name py.typed) \
 	setup.cfg pyproject.toml README.md LICENSE
 
-.PHONY: demo test lint types unit live lab bench wheel clean
+.PHONY: demo test lint types unit live lab bench bench-lab wheel clean
 .DELETE_ON_ERROR:
 
 demo: build/installed
@@ -49,6 +49,9 @@ lab: $(AWAY)/ready
 
 bench: $(AWAY)/ready
 	cd $(AWAY) && ../../$(RUN) -m tests.bench $(BENCH)
+
+bench-lab: $(AWAY)/ready
+	$(RUN) -m tests.bench --lab 7.3@trixie --wheel dist/*.whl $(BENCH)
 
 wheel: build/installed
 

@@ -61,7 +61,7 @@ def compile_object(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_suffix(".tmp")
     source = SOURCES / "memcg_stats.bpf.c"
-    command = [clang, *FLAGS, *_include_flags(), "-c", str(source), "-o", str(scratch)]
+    command = [clang, *FLAGS, *include_flags(), "-c", str(source), "-o", str(scratch)]
     try:
         run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode:
@@ -118,7 +118,8 @@ def find_strip(clang: str) -> str:
     return strip
 
 
-def _include_flags() -> list[str]:
+def include_flags() -> list[str]:
+    """Where the kernel's user headers are."""
     # <asm/types.h> lies in a folder that clang searches for the host's target only.
     machine = os.uname().machine
     folder = Path("/usr/include", f"{machine}-linux-gnu")

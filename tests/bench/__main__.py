@@ -1,40 +1,35 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Times the package against its alternatives, and prints a table. No time is asserted."""
+"""Times the package against its alternatives, and prints tables. No time is asserted."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import platform
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
-import pymemcgbpf
-from pymemcgbpf import _cgroupfs, _libbpf
-from tests.kernel.cgroups import busy_cgroup
-from tests.kernel.surroundings import VERSION
-
-from . import c_programs, check, contestants, runner, table
+from . import one_cgroup, runner, tree
+from .c_programs import Programs
 from .errors import BenchError
-
-# Those that cgroup v1's memory.stat has as well.
-SIX = ("anon", "file", "shmem", "file_mapped", "pgfault", "pgmajfault")
-COLUMNS: dict[str, contestants.Items] = {"six": SIX, "all": None}
 
 
 def main() -> int:
     arguments = _arguments()
     pid = os.getpid()
-    # The cgroup is removed all the same; the process in it just ends.
+    # The cgroups are removed all the same; a process in them just ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1) if os.getpid() == pid else os._exit(1))
     try:
-        report = one_cgroup(arguments.iterations, arguments.rounds)
+        if arguments.lab:
+            from . import lab  # which no guest needs
+
+            return lab.run(arguments.lab, arguments.wheel, _for_guest(arguments))
+        report = _run(arguments)
         if arguments.json:
             Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n")
     except (BenchError, OSError) as error:
@@ -43,11 +38,51 @@ def main() -> int:
     return 0
 
 
+def _for_guest(arguments: argparse.Namespace) -> list[str]:
+    """One round tells as much as many, where the clock counts instructions."""
+    only = ["--only", arguments.only] if arguments.only else []
+    return [*only, "--iterations", "60", "--rounds", "4", "--sizes", *map(str, arguments.sizes)]
+
+
+def _run(arguments: argparse.Namespace) -> dict[str, object]:
+    report: dict[str, object] = {}
+    runner.pin()
+    with _directory(arguments.built) as directory:
+        programs = Programs(directory)
+        if arguments.only != "tree":
+            report["one_cgroup"] = one_cgroup.one_cgroup(
+                programs, arguments.iterations, arguments.rounds
+            )
+        if arguments.only is None:
+            print()
+        if arguments.only != "one":
+            walks = max(arguments.iterations // 30, 1)
+            report["tree"] = tree.trees(programs, arguments.sizes, walks, arguments.rounds // 2)
+    return report
+
+
+@contextlib.contextmanager
+def _directory(built: Optional[Path]) -> Iterator[Path]:
+    """Where the C programs are, or a new one that is removed."""
+    if built is not None:
+        yield built
+        return
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--json", metavar="FILE", help="write the times of every round there")
     parser.add_argument("--iterations", type=_positive, default=300, help="reads per round")
     parser.add_argument("--rounds", type=_positive, default=60)
+    parser.add_argument("--only", choices=("one", "tree"), help="one cgroup, or trees")
+    parser.add_argument(
+        "--sizes", type=_positive, nargs="+", default=[1000, 10000], help="cgroups in a tree"
+    )
+    parser.add_argument("--built", type=Path, help="a folder with the C programs (in a guest)")
+    parser.add_argument("--lab", metavar="GUEST", help="run in a guest, counting instructions")
+    parser.add_argument("--wheel", type=Path, help="with --lab: the package")
     return parser.parse_args()
 
 
@@ -56,97 +91,6 @@ def _positive(text: str) -> int:
     if number < 1:
         raise ValueError
     return number
-
-
-def one_cgroup(reads: int, rounds: int) -> dict[str, object]:
-    """Times all that read one cgroup; prints the table, returns the same for JSON."""
-    top = _cgroupfs.hierarchy_root(_cgroupfs.own_cgroup())
-    with ExitStack() as stack:
-        path, _ = stack.enter_context(busy_cgroup(Path(top)))
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        cpu = runner.pin()
-        entrants = _entrants(path, directory, stack)
-        compared = check.same_numbers(entrants, path)
-        machine = _machine(path, cpu)
-        runner.run(entrants, reads, rounds)
-        with pymemcgbpf.StatsReader(path) as reader:
-            count = len(reader.items)
-    print(table.table(entrants, {"six": "µs, 6 items", "all": f"µs, all {count}"}))
-    print()
-    print("ratio: to the C program's BPF iterator with the same flush; reading memory.stat flushes")
-    if VERSION == 1:
-        print("memory.stat of cgroup v1 has fewer items, so its column of all holds less")
-    for column in COLUMNS:
-        print(_split(entrants, column))
-    print(f"{compared} values compared; best of {rounds} rounds of {reads} reads")
-    print(", ".join(f"{what} {value}" for what, value in machine.items()))
-    return {
-        "machine": machine,
-        "iterations": reads,
-        "rounds": rounds,
-        "results": _results(entrants),
-    }
-
-
-def _entrants(path: Path, directory: Path, stack: ExitStack) -> list[runner.Contestant]:
-    iterator = c_programs.build("iterator", directory)
-    memory_stat = c_programs.build("memory_stat", directory)
-    found: list[runner.Contestant] = []
-    for column, items in COLUMNS.items():
-        for flush in (False, True):
-            found += contestants.through_bpf(column, items, flush, path, iterator, stack)
-        found += contestants.through_text(column, items, path, memory_stat, stack)
-    return found
-
-
-def _split(entrants: Sequence[runner.Contestant], column: str) -> str:
-    """What of a StatsReader's time is the kernel's, and what Python's."""
-    best = {one.name: one.best for one in entrants if one.column == column}
-    kernel = best[contestants.C_ITERATOR[False]]
-    bare = best[contestants.BARE]
-    reader = best[contestants.READER[False]]
-    return (
-        f"{contestants.READER[False]}, {column}: {reader:.2f} µs = {kernel:.2f} kernel (C) "
-        f"+ {bare - kernel:.2f} calls from Python + {reader - bare:.2f} dict, lock, decoding "
-        f"(dict / kernel {(reader - bare) / kernel:.2f})"
-    )
-
-
-def _machine(path: Path, cpu: int) -> dict[str, str]:
-    with pymemcgbpf.StatsReader(path) as reader:
-        backend = reader.backend
-    return {
-        "Linux": platform.release(),
-        "on": f"{_cpu_model() or platform.machine()} (CPU {cpu} of {os.cpu_count()})",
-        "Python": platform.python_version(),
-        "libbpf": _libbpf.load().version,
-        "cgroup": f"v{VERSION} {path}",
-        "backend": backend,
-    }
-
-
-def _cpu_model() -> Optional[str]:
-    with open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return None
-
-
-def _results(entrants: Sequence[runner.Contestant]) -> list[dict[str, object]]:
-    ratios = table.ratios(entrants)
-    return [
-        {
-            "name": one.name,
-            "column": one.column,
-            "best_us": one.best,
-            "median_us": one.median,
-            "ratio": ratios[one.name, one.column],
-            "against": one.against,
-            "rounds_ns": one.rounds,
-        }
-        for one in entrants
-    ]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,22 @@ _HERE = Path(__file__).parent
 _BPF_SRC = _HERE.parents[1] / "bpf_src"  # memcg_stats.h
 
 
+def build_object(name: str, directory: Path) -> Path:
+    """Compiles a BPF program beside this file, as the package's own; returns the object."""
+    from bpf_src import build_object as package_build  # needs setuptools, which no guest has
+
+    target = directory / f"{name}.bpf.o"
+    command = [
+        *(package_build.find_clang(), *package_build.FLAGS),
+        *(f"-I{_BPF_SRC}", *package_build.include_flags()),
+        *("-c", str(_HERE / f"{name}.bpf.c"), "-o", str(target)),
+    ]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise BenchError(f"{name}.bpf.c was not compiled:\n{done.stderr}")
+    return target
+
+
 def build(name: str, directory: Path) -> Path:
     """Compiles one of the programs beside this file; returns the executable."""
     program = directory / name
@@ -33,10 +49,34 @@ def build(name: str, directory: Path) -> Path:
     return program
 
 
+Argument = Union[str, Path]
+
+
+class Programs:
+    """A folder of executables and BPF objects; what is not there is built when asked for."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def executable(self, name: str) -> Path:
+        """The C program of this name."""
+        path = self.directory / name
+        return path if path.exists() else build(name, self.directory)
+
+    def bpf_object(self, name: str) -> Path:
+        """The BPF object of this name."""
+        path = self.directory / f"{name}.bpf.o"
+        return path if path.exists() else build_object(name, self.directory)
+
+
+EXECUTABLES = ("iterator", "run_one", "memory_stat", "tree_map", "tree_text", "hash_drain")
+OBJECTS = ("hash_drain",)
+
+
 class CProgram:
     """A running program, to be closed; it waits when it is not asked."""
 
-    def __init__(self, program: Path, *arguments: Union[str, Path]) -> None:
+    def __init__(self, program: Path, *arguments: Argument) -> None:
         self._name = program.name
         self._process = subprocess.Popen(
             [program, *arguments],

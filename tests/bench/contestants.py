@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Callable, Optional
 
 import pymemcgbpf
-from pymemcgbpf import _bpf_source, _libbpf, _program
+from pymemcgbpf import _flush, _libbpf, _program, _stat_sources
 from tests.kernel.oracle import V1_KEYS
-from tests.kernel.surroundings import VERSION
+from tests.kernel.surroundings import CAN_RUN, VERSION
 
-from .c_programs import CProgram
+from .c_programs import CProgram, Programs
 from .errors import BenchError
 from .runner import Contestant, timed
 
 Items = Optional[tuple[str, ...]]
 
 C_ITERATOR = {False: "C: BPF iterator", True: "C: BPF iterator, flush"}
+C_RUN = {False: "C: BPF program run", True: "C: BPF program run, flush"}
 READER = {False: "StatsReader, flush=False", True: "StatsReader, flush=True"}
+RUN_READER = {False: "StatsReader by run, flush=False", True: "StatsReader by run, flush=True"}
 READ_STATS = "read_stats, flush=True"
 BARE = "ctypes: create + read + close, not decoded"
 
@@ -33,19 +35,27 @@ _WHOLE = 16384  # bytes; no kernel's memory.stat has more
 
 
 def through_bpf(
-    column: str, items: Items, flush: bool, path: Path, program: Path, stack: ExitStack
+    column: str, items: Items, flush: bool, path: Path, programs: Programs, stack: ExitStack
 ) -> Iterator[Contestant]:
     """The package, and a C program that runs the very same BPF program."""
-    reader = stack.enter_context(pymemcgbpf.StatsReader(path, items, flush=flush))
-    source = _source_of(reader)
-    constants = program.parent / f"constants-{column}-{flush}"
-    constants.write_bytes(_constants(source))
+    reader = stack.enter_context(
+        pymemcgbpf.StatsReader(path, items, flush=flush, transport="stream")
+    )
+    source = source_of(reader)
+    constants = programs.directory / f"constants-{column}-{flush}"
+    constants.write_bytes(constants_of(source._link._program))
     c_program = stack.enter_context(
-        CProgram(program, _program.OBJECT_FILE, constants, path, *_flushing_file(source))
+        CProgram(
+            programs.executable("iterator"),
+            _program.OBJECT_FILE,
+            constants,
+            path,
+            *flushing_file(source._flush),
+        )
     )
 
     def contestant(
-        name: str, batch: Callable[[int], int], values: Optional[Callable[[], dict[str, int]]]
+        name: str, batch: Callable[[int], float], values: Optional[Callable[[], dict[str, int]]]
     ) -> Contestant:
         return Contestant(name, column, batch, values, C_ITERATOR[flush])
 
@@ -55,6 +65,24 @@ def through_bpf(
     if not flush:
         yield contestant(BARE, timed(_bare(source)), None)
     yield contestant(READER[flush], timed(reader.read), reader.read)
+    if CAN_RUN:
+        running = stack.enter_context(
+            pymemcgbpf.StatsReader(path, items, flush=flush, transport="run")
+        )
+        runs = source_of_run(running)
+        constants = programs.directory / f"constants-{column}-{flush}-run"
+        constants.write_bytes(constants_of(runs._program))
+        c_run = stack.enter_context(
+            CProgram(
+                programs.executable("run_one"),
+                *(_program.OBJECT_FILE, constants, path, str(len(running.items))),
+                *flushing_file(runs._flush),
+            )
+        )
+        yield contestant(
+            C_RUN[flush], c_run.batch, lambda: dict(zip(running.items, c_run.values()))
+        )
+        yield contestant(RUN_READER[flush], timed(running.read), running.read)
     if flush:
         stack.callback(pymemcgbpf.clear_cache)
         text_path = str(path)
@@ -66,7 +94,7 @@ def through_bpf(
 
 
 def through_text(
-    column: str, items: Items, path: Path, program: Path, stack: ExitStack
+    column: str, items: Items, path: Path, programs: Programs, stack: ExitStack
 ) -> Iterator[Contestant]:
     """memory.stat. Reading it flushes; on cgroup v1 it has fewer items, and other keys."""
     file = str(path / "memory.stat")
@@ -79,7 +107,7 @@ def through_text(
     stack.callback(os.close, fd)
 
     def contestant(
-        name: str, batch: Callable[[int], int], read: Optional[Callable[[], dict[str, int]]]
+        name: str, batch: Callable[[int], float], read: Optional[Callable[[], dict[str, int]]]
     ) -> Contestant:
         values = None if read is None else lambda: _by_name(read())
         return Contestant(name, column, batch, values, C_ITERATOR[True])
@@ -102,6 +130,7 @@ def through_text(
 
     yield contestant("Python: memory.stat kept open", timed(keep_open), keep_open)
     yield contestant("Python: memory.stat opened anew", timed(open_anew), open_anew)
+    program = programs.executable("memory_stat")
     raw = stack.enter_context(CProgram(program, file, "raw"))
     yield contestant("C: memory.stat kept open, not decoded", raw.batch, None)
     decoding = stack.enter_context(CProgram(program, file, "decode", *(keys or ())))
@@ -127,28 +156,36 @@ def _by_name(values: dict[str, int]) -> dict[str, int]:
 # --- what the package does not tell ---------------------------------------------------
 
 
-def _source_of(reader: pymemcgbpf.StatsReader) -> _bpf_source.BpfSource:
+def source_of(reader: pymemcgbpf.StatsReader) -> _stat_sources.StreamSource:
+    """A reader's stream."""
     source = reader._source
-    if not isinstance(source, _bpf_source.BpfSource):
-        raise BenchError(f"{reader.path} is not read through BPF here: {reader.why}")
+    if not isinstance(source, _stat_sources.StreamSource):
+        raise BenchError(f"{reader.path} is not read through a stream here: {reader.why}")
     return source
 
 
-def _constants(source: _bpf_source.BpfSource) -> bytes:
-    """The constants of the reader's own program, as it runs with them."""
-    program = source._link._program
+def source_of_run(reader: pymemcgbpf.StatsReader) -> _stat_sources.RunSource:
+    """A reader's program."""
+    source = reader._source
+    if not isinstance(source, _stat_sources.RunSource):
+        raise BenchError(f"{reader.path} is not read by a run here: {reader.why}")
+    return source
+
+
+def constants_of(program: Optional[_program.Program]) -> bytes:
+    """The constants of a reader's own program, as it runs with them."""
     assert program is not None
     bpf_map = _libbpf.load().bpf_object__find_map_by_name(program._object, b".rodata")
     return _libbpf.peek(*_libbpf.initial_value(_libbpf.load(), bpf_map))
 
 
-def _flushing_file(source: _bpf_source.BpfSource) -> Iterator[str]:
-    """The file that the source reads so as to flush, if it does."""
-    if source._flushing is not None:
-        yield os.readlink(f"/proc/self/fd/{source._flushing.fd}")
+def flushing_file(flush: _flush.Flush) -> Iterator[str]:
+    """The file that a source reads so as to flush, if it does."""
+    if flush.file is not None:
+        yield os.readlink(f"/proc/self/fd/{flush.file.fd}")
 
 
-def _bare(source: _bpf_source.BpfSource) -> Callable[[], object]:
+def _bare(source: _stat_sources.StreamSource) -> Callable[[], object]:
     create, link, size = _libbpf.load().bpf_iter_create, source._link.fd, source._size
 
     def read() -> None:

@@ -28,7 +28,7 @@ class Contestant:
 
     name: str
     column: str
-    batch: Callable[[int], int]
+    batch: Callable[[int], float]
     values: Optional[Callable[[], dict[str, int]]] = None
     against: str = ""
     rounds: list[float] = field(default_factory=list)

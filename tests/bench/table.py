@@ -37,3 +37,20 @@ def table(contestants: Sequence[Contestant], titles: dict[str, str]) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def results(contestants: Sequence[Contestant]) -> list[dict[str, object]]:
+    """The same for JSON, every round included."""
+    ratio = ratios(contestants)
+    return [
+        {
+            "name": one.name,
+            "column": one.column,
+            "best_us": one.best,
+            "median_us": one.median,
+            "ratio": ratio[one.name, one.column],
+            "against": one.against,
+            "rounds_ns": one.rounds,
+        }
+        for one in contestants
+    ]

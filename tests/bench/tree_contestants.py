@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Who reads a whole tree: the package, and what people use instead.
+
+Each function makes the contestants of one column: for these items, or (None) for all.
+Values are for the check: how many cgroups, and the sum of each item over them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Callable, Optional
+
+import pymemcgbpf
+from pymemcgbpf import TreeReader, _libbpf, _program, _tree_sources
+from pymemcgbpf._btf import Types
+from tests.kernel.oracle import V1_KEYS
+from tests.kernel.surroundings import BPF_BACKENDS, TREE_TRANSPORTS, VERSION
+
+from .c_programs import Argument, CProgram, Programs
+from .contestants import Items, constants_of, flushing_file
+from .errors import BenchError
+from .runner import Contestant, timed
+
+Values = dict[str, int]
+CGROUPS = "cgroups"
+
+_SPARE_ROWS = 1000
+
+
+def c_map(way: str) -> str:
+    """The row of the C program that fills the very same map."""
+    return f"C: the same mapped array{way}"
+
+
+def through_bpf(
+    column: str, items: Items, root: Path, cgroups: int, programs: Programs, stack: ExitStack
+) -> Iterator[Contestant]:
+    """The package by each way that is here, and C programs by the same."""
+    for backend in BPF_BACKENDS:
+        for transport in TREE_TRANSPORTS:
+            # One way needs no name.
+            several = len(BPF_BACKENDS) * len(TREE_TRANSPORTS) > 1
+            way = f", {backend} {transport}" if several else ""
+            tree = stack.enter_context(
+                TreeReader(root, items, backend=backend, transport=transport)
+            )
+            yield from _one_way(column, way, tree, cgroups, programs, stack)
+
+
+def _one_way(
+    column: str,
+    way: str,
+    tree: TreeReader,
+    cgroups: int,
+    programs: Programs,
+    stack: ExitStack,
+) -> Iterator[Contestant]:
+    source = tree._source
+    if not isinstance(source, _tree_sources.MapSource):
+        raise BenchError(f"{tree.path} is not read through BPF here: {tree.why}")
+    label = f"{column}{way}".replace(", ", "-").replace(" ", "-").replace("/", "-")
+    constants = programs.directory / f"constants-{label}"
+    constants.write_bytes(constants_of(_program_of(source)))
+    size = (str(len(tree.items)), str(cgroups + _SPARE_ROWS))
+    after: list[Argument] = [tree.path, *size, *flushing_file(source._flush)]
+
+    def contestant(
+        name: str, batch: Callable[[int], float], values: Callable[[], Values]
+    ) -> Contestant:
+        return Contestant(name, column, _per(batch, cgroups), values, c_map(way))
+
+    mapped = stack.enter_context(
+        CProgram(
+            programs.executable("tree_map"),
+            "run" if tree.transport == "run" else "share",
+            _program.OBJECT_FILE,
+            constants,
+            *after,
+        )
+    )
+    yield contestant(c_map(way), mapped.batch, lambda: _named(tree.items, mapped.values()))
+
+    def view() -> object:
+        return tree.read(copy=False)
+
+    def dicts() -> object:
+        return [dict(row) for row in tree.read(copy=False)]
+
+    def values() -> Values:
+        return _sums(tree.read())
+
+    yield contestant(f"TreeReader.read(copy=False){way}", timed(view), values)
+    yield contestant(f"TreeReader.read(){way}", timed(tree.read), values)
+    yield contestant(f"TreeReader.read(), a dict of each row{way}", timed(dicts), values)
+    if tree.transport == "run":
+        return
+    constants = programs.directory / f"constants-{label}-hash"
+    hash_object = programs.bpf_object("hash_drain")
+    constants.write_bytes(_hash_constants(hash_object, source))
+    hashed = stack.enter_context(
+        CProgram(
+            programs.executable("hash_drain"),
+            hash_object,
+            constants,
+            *after,
+        )
+    )
+    yield contestant(
+        f"C: hash map, drained key by key{way}",
+        hashed.batch,
+        lambda: _named(tree.items, hashed.values()),
+    )
+
+
+def through_text(
+    column: str,
+    items: Items,
+    root: Path,
+    paths: Sequence[Path],
+    way: str,
+    programs: Programs,
+    stack: ExitStack,
+) -> Iterator[Contestant]:
+    """memory.stat of every cgroup. On cgroup v1 it has fewer items, and other keys."""
+    names = list(items) if items is not None else _all_names(root)
+    keys = [V1_KEYS[name] if VERSION == 1 else name for name in names]
+    wanted = dict(zip(keys, names))
+
+    def contestant(
+        name: str, batch: Callable[[int], float], values: Callable[[], Values]
+    ) -> Contestant:
+        return Contestant(name, column, _per(batch, len(paths)), values, c_map(way))
+
+    tree = stack.enter_context(TreeReader(root, names, backend="text"))
+    yield contestant("TreeReader, backend text", timed(tree.read), lambda: _sums(tree.read()))
+
+    listed = programs.directory / f"paths-{column}".replace("/", "-")
+    listed.write_text("".join(f"{path}\n" for path in paths))
+    kept = stack.enter_context(CProgram(programs.executable("tree_text"), listed, *keys))
+    yield contestant(
+        "C: memory.stat kept open, parsed", kept.batch, lambda: _named(names, kept.values())
+    )
+
+    def walk() -> list[dict[str, int]]:
+        found = []
+        for directory, _, files in os.walk(root):
+            if "memory.stat" in files:
+                values = {}
+                with open(os.path.join(directory, "memory.stat")) as lines:
+                    for line in lines:
+                        key, value = line.split()
+                        if key in wanted:
+                            values[key] = int(value)
+                found.append(values)
+        return found
+
+    def values() -> Values:
+        found = walk()
+        sums = {name: sum(each[key] for each in found) for key, name in wanted.items()}
+        return {CGROUPS: len(found), **sums}
+
+    yield contestant("Python: os.walk, open, parse", timed(walk), values)
+
+
+def _per(batch: Callable[[int], float], cgroups: int) -> Callable[[int], float]:
+    """A batch whose nanoseconds are those of one cgroup."""
+    return lambda walks: batch(walks) / cgroups
+
+
+def _named(names: Sequence[str], values: Sequence[int]) -> Values:
+    return dict(zip((CGROUPS, *names), values))
+
+
+def _sums(snapshot: pymemcgbpf.Snapshot) -> Values:
+    return {
+        CGROUPS: len(snapshot),
+        **{
+            name: sum(value for value in snapshot.column(name) if value != pymemcgbpf.ABSENT)
+            for name in snapshot.items
+        },
+    }
+
+
+def _all_names(root: Path) -> list[str]:
+    with TreeReader(root, backend="text") as tree:
+        return [name for name in tree.items if name != "memory.current"]
+
+
+def _program_of(source: _tree_sources.MapSource) -> Optional[_program.Program]:
+    walker = source._walker
+    if isinstance(walker, _tree_sources.IteratorWalker):
+        return walker._link._program
+    return walker._program if walker else None
+
+
+def _hash_constants(path: Path, source: _tree_sources.MapSource) -> bytes:
+    """The constants of hash_drain.bpf.c for the items of a reader."""
+    lib = _libbpf.load()
+    data = path.read_bytes()
+    opened = lib.bpf_object__open_mem(data, len(data), None)
+    try:
+        bpf_map = lib.bpf_object__find_map_by_name(opened, b".rodata")
+        address, size = _libbpf.initial_value(lib, bpf_map)
+        places = Types(lib, lib.bpf_object__btf(opened)).variables(".rodata")
+        constants = source._recipe.constants(source._flush.mode, _program.PRE)
+        for name, value in constants.items():
+            _libbpf.poke(address + places[name][0], value)
+        return _libbpf.peek(address, size)
+    finally:
+        lib.bpf_object__close(opened)

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+/*
+ * tree_map share|run OBJECT RODATA CGROUP NR_ITEMS ENTRIES [FLUSH_FILE]
+ *
+ * What TreeReader.read(copy=False) does, without Python: one walk into a mapped array. What
+ * is in there is not looked at.
+ */
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "package_object.h"
+#include "rows.h"
+
+static struct memcg_stats_call call;
+static int program_fd, link_fd, nr_items;
+static bool by_run;
+static int flush_fd = -1;
+static const char *rows;
+static unsigned long nr_rows, room;
+static size_t row_size;
+
+static void walk_by_iterator(void)
+{
+	char stream[1024] __attribute__((aligned(8)));
+	ssize_t size = read_iterator(link_fd, stream, sizeof(stream));
+	struct memcg_stats_trailer trailer;
+
+	if (size < (ssize_t)sizeof(trailer))
+		die("walk");
+	memcpy(&trailer, stream + size - sizeof(trailer), sizeof(trailer));
+	nr_rows = trailer.nr_rows;
+}
+
+static void walk_by_run(void)
+{
+	LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = &call, .ctx_size_in = sizeof(call));
+
+	if (bpf_prog_test_run_opts(program_fd, &options) || call.status != MEMCG_STATS_DONE)
+		die("walk");
+	nr_rows = call.nr_rows;
+}
+
+static void read_once(void)
+{
+	flush_by(flush_fd);
+	if (by_run)
+		walk_by_run();
+	else
+		walk_by_iterator();
+	if (!nr_rows || nr_rows > room)
+		die("rows");
+}
+
+static void print_values(void)
+{
+	unsigned long long sums[MEMCG_STATS_MAX_ITEMS] = {};
+	unsigned long i;
+
+	for (i = 0; i < nr_rows; i++)
+		add_values(sums, (const void *)(rows + i * row_size +
+						sizeof(struct memcg_stats_row)), nr_items);
+	print_sums(nr_rows, sums, nr_items);
+}
+
+int main(int argc, char **argv)
+{
+	struct loaded loaded;
+	struct stat status;
+
+	if (argc < 7)
+		return 2;
+	by_run = !strcmp(argv[1], "run");
+	nr_items = atoi(argv[5]);
+	room = atol(argv[6]);
+	row_size = sizeof(struct memcg_stats_row) + nr_items * sizeof(__u64);
+	loaded = load(argv[2], by_run ? "memcg_stats_run_tree" : "memcg_stats_share", argv[3], "rows",
+		      row_size, room);
+	rows = mmap(NULL, row_size * room, PROT_READ, MAP_SHARED, bpf_map__fd(loaded.map), 0);
+	if (rows == MAP_FAILED || stat(argv[4], &status))
+		die("map");
+	call.cgroup_id = status.st_ino;
+	program_fd = bpf_program__fd(loaded.program);
+	if (!by_run)
+		link_fd = attach(loaded.program, argv[4], BPF_CGROUP_ITER_DESCENDANTS_PRE);
+	if (argc > 7)
+		flush_fd = open_or_die(argv[7]);
+	return serve(read_once, print_values);
+}
