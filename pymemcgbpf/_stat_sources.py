@@ -98,28 +98,31 @@ class RunSource:
         """Name → value, now."""
         if self._flush.file is not None:
             self._flush.by_file()
-        error = self._run()
-        if error:
-            raise _libbpf.failure(-error, "bpf_prog_test_run_opts")
-        if self._buffer[_ANSWER] != _ONE_ROW:
-            return self._no_row()
-        return dict(zip(self.names, self._values(self._buffer, _VALUES_AT)))
+        while True:
+            error = self._run()
+            if error:
+                raise _libbpf.failure(-error, "bpf_prog_test_run_opts")
+            if self._buffer[_ANSWER] == _ONE_ROW:
+                return dict(zip(self.names, self._values(self._buffer, _VALUES_AT)))
+            _, status, _ = _wire.CALL.unpack_from(self._buffer)
+            if status != _wire.BUSY:
+                raise _cgroupfs.why_unreadable(self._path, self._identity)
+            time.sleep(BUSY_SECONDS)
 
     def absent(self) -> set[str]:
         """The items that this kernel does not keep."""
         return _absent(self.read())
 
-    def _no_row(self) -> dict[str, int]:
-        _, status, _ = _wire.CALL.unpack_from(self._buffer)
-        if status == _wire.BUSY:
-            time.sleep(BUSY_SECONDS)
-            return self.read()
-        raise _cgroupfs.why_unreadable(self._path, self._identity)
-
     def close(self) -> None:
         """Lets go of the program. Twice is fine."""
+        self._run = closed_run  # the program's number may soon be another file's
         self._program = None
         self._flush.close()
+
+
+def closed_run() -> int:
+    """In place of a program that is no more."""
+    return -errno.EBADF
 
 
 # Of a struct memcg_stats_call and what follows: the answer, the row, its values.

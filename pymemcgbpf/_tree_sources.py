@@ -102,6 +102,7 @@ class RunWalker:
 
     def close(self) -> None:
         """Lets go of the program. Twice is fine."""
+        self._run = _stat_sources.closed_run
         self._program = None
 
 
