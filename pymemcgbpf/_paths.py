@@ -32,8 +32,10 @@ class Paths:
 
     def __init__(self, path: str, identity: tuple[int, int]) -> None:
         self.root = os.path.abspath(path)
-        self._prefix = os.path.join(self.root, "")
         self._device, self._root_id = identity
+        if self._id_of(self.root) != self._root_id:  # ".." behind a symbolic link
+            self.root = os.path.realpath(path)
+        self._prefix = os.path.join(self.root, "")
         self._known = {self._root_id: ROOT}
         self._listed: dict[int, int] = {}  # directory's id → CLOCK_MONOTONIC, in ns
         self._lock = threading.RLock()
@@ -77,7 +79,8 @@ class Paths:
                     if not self._is_known(child):
                         return None
             relative = self._known[cgroup_id]
-            if len(self._known) > 2 * len(ids) + _SPARE:
+            most = 2 * len(ids) + _SPARE
+            if len(self._known) > most or len(self._listed) > most:
                 self._forget_all_but(ids)
             return relative
 
@@ -98,53 +101,65 @@ class Paths:
             return False
         if self._id_of(self.absolute(relative)) == cgroup_id:
             return True
-        if cgroup_id != self._root_id:
+        if cgroup_id == self._root_id:
+            self._listed.clear()  # it may come back, with all below
+        else:
             del self._known[cgroup_id]
         return False
 
     def _is_due(self, what: int, seen_ns: int) -> bool:
         """Whether to list something (again) for what was there at a certain time."""
-        now = time.monotonic_ns()
         listed = self._listed.get(what)
-        if listed is not None and listed > seen_ns and now - listed < _AGAIN_AFTER_NS:
-            return False
-        self._listed[what] = now
-        return True
+        if listed is None or listed <= seen_ns:
+            return True
+        return time.monotonic_ns() - listed >= _AGAIN_AFTER_NS
 
     def _learn_children(self, parent: int, seen_ns: int) -> None:
-        if parent in self._known and self._is_due(parent, seen_ns):
-            self._known.update(self._list(parent, self._known[parent]))
+        """Lists a directory, if it is due."""
+        relative = self._known.get(parent)
+        if relative is not None and self._is_due(parent, seen_ns):
+            now = time.monotonic_ns()
+            found = self._list(parent, relative)
+            if found is not None:
+                self._known.update(found)
+                self._listed[parent] = now
 
     def _learn_below(self, seen_ns: int) -> None:
-        """Every cgroup below the root: only for one whose parent has no row."""
+        """Lists all that is below the root: only for one whose parent has no row."""
         if not self._is_due(_EVERYTHING, seen_ns):
             return
-        waiting = [(self._root_id, ROOT)]
+        now = time.monotonic_ns()
+        found = self._list(self._root_id, ROOT)
+        if found is None:
+            return
+        self._listed[_EVERYTHING] = now
+        waiting = [found]
         while waiting:
-            found = self._list(*waiting.pop())
+            found = waiting.pop()
             self._known.update(found)
-            waiting += found.items()
+            waiting += (self._list(*each) or {} for each in found.items())
 
     def _learn_above(self) -> None:
-        relative = ".."
-        while True:
-            cgroup_id = self._id_of(self.absolute(relative))
+        relative, path = "..", self.root
+        while path != "/":
+            path = self.absolute(relative)
+            cgroup_id = self._id_of(path)
             if cgroup_id is None:
                 return
             self._known[cgroup_id] = relative
             relative += "/.."
 
-    def _list(self, parent: int, relative: str) -> dict[int, str]:
-        """Id → path of the directories in one that must be this very cgroup's."""
+    def _list(self, parent: int, relative: str) -> Optional[dict[int, str]]:
+        """Id → path of the directories in one; None unless that is this very cgroup's."""
         prefix = "" if relative == ROOT else f"{relative}/"
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         try:
             fd = os.open(self.absolute(relative), flags)
         except OSError:
-            return {}  # removed, or not to be looked into
+            return None  # removed, or not to be looked into
         try:
             if os.fstat(fd).st_ino != parent:
-                return {}
+                return None
             with os.scandir(fd) as entries:
                 return {
                     entry.inode(): prefix + entry.name
@@ -152,11 +167,11 @@ class Paths:
                     if entry.is_dir(follow_symlinks=False)
                 }
         except OSError:
-            return {}
+            return None
         finally:
             os.close(fd)
 
     def _forget_all_but(self, ids: Collection[int]) -> None:
         kept = {*ids, self._root_id}
         self._known = {key: path for key, path in self._known.items() if key in kept}
-        self._listed = {key: at for key, at in self._listed.items() if key in kept}
+        self._listed.clear()  # for what is forgotten they are to be listed again

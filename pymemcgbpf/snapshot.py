@@ -178,7 +178,8 @@ class Snapshot(Sequence["Row"]):
 
     def _relative_path(self, cgroup_id: int) -> Optional[str]:
         index = self._index()
-        return self._paths.relative(cgroup_id, self._parent_of, self._taken_ns, index.keys())
+        ended_ns = self._taken_ns + self._duration_ns
+        return self._paths.relative(cgroup_id, self._parent_of, ended_ns, index.keys())
 
     def _parent_of(self, cgroup_id: int) -> Optional[int]:
         start = self._index().get(cgroup_id)
