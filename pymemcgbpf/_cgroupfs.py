@@ -110,14 +110,20 @@ def open_cgroup(path: Path) -> Cgroup:
         version = 2 if _exists(fd, "cgroup.controllers") else 1
         if not _exists(fd, MEMORY_STAT):
             raise removed(text) if identity(text) != opened else _why_no_memory(text)
-        # Only a root lacks cgroup.type (v2); only a root has cgroup.sane_behavior (v1).
-        is_root = (
-            not _exists(fd, "cgroup.type") if version == 2 else _exists(fd, "cgroup.sane_behavior")
-        )
-        return Cgroup(text, fd, opened, version, is_root)
+        return Cgroup(text, fd, opened, version, is_hierarchy_root(fd, version))
     except BaseException:
         os.close(fd)
         raise
+
+
+def is_hierarchy_root(fd: int, version: int, path: str = ".") -> bool:
+    """Whether an open cgroup directory, or one below or above it, is its hierarchy's root.
+
+    Only a root lacks cgroup.type (v2); only a root has cgroup.sane_behavior (v1).
+    """
+    if version == 2:
+        return not _exists(fd, f"{path}/cgroup.type")
+    return _exists(fd, f"{path}/cgroup.sane_behavior")
 
 
 def above_standard(fd: int) -> int:

@@ -69,6 +69,10 @@ class TextTreeSource:
         self._above = tuple(self._ancestors())
         parent_id = self._above[0].id if self._above else 0
         self._start = _Place(".", cgroup.id, parent_id, len(self._above))
+        # In a cgroup namespace the topmost that is visible is no root.
+        topmost = (self._start, *self._above)[-1]
+        is_root = _cgroupfs.is_hierarchy_root(cgroup.fd, cgroup.version, topmost.path)
+        self._root_id = topmost.id if is_root else 0
 
     def walk(self) -> Rows:
         """All rows, now.
@@ -84,7 +88,7 @@ class TextTreeSource:
                 rows.append(row)
             elif place is self._start:
                 raise _cgroupfs.why_unreadable(self._root.path, self._root.identity)
-        if not rows and _cgroupfs.identity(self._root.path) != self._root.identity:
+        if not rows and self._root.has_lost_files:
             raise _cgroupfs.why_unreadable(self._root.path, self._root.identity)
         self._check_cap(len(rows), self._root.path)
         return Rows(b"".join(rows), len(rows))
@@ -160,9 +164,8 @@ class TextTreeSource:
     @contextlib.contextmanager
     def _opened(self, place: _Place) -> Iterator[int]:
         """The directory, if the cgroup is still there; else -1."""
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         try:
-            fd = os.open(place.path, flags, dir_fd=self._directory.fd)
+            fd = _open_directory(place.path, self._directory.fd)
         except FileNotFoundError:
             yield -1
             return
@@ -175,7 +178,7 @@ class TextTreeSource:
 
     def _row(self, place: _Place) -> Optional[bytes]:
         """The row of a cgroup; None where it is gone or has no memory.stat."""
-        is_root = place.level == 0
+        is_root = place.id == self._root_id
         with self._opened(place) as fd:
             if fd < 0:
                 return None
@@ -191,6 +194,23 @@ class TextTreeSource:
         flags = _wire.ROW_ROOT if is_root else 0
         head = _wire.ROW.pack(place.id, place.parent_id, place.level, flags)
         return head + self._pack_values(*values)
+
+
+# Characters that the kernel takes at once in any case: PATH_MAX is 4096 bytes.
+_LONGEST = 1000
+
+
+def _open_directory(path: str, dir_fd: int) -> int:
+    """Opens a directory, however long the way to it is."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    if len(path) <= _LONGEST:
+        return os.open(path, flags, dir_fd=dir_fd)
+    cut = path.rindex("/", 0, _LONGEST)
+    above = os.open(path[:cut], flags, dir_fd=dir_fd)
+    try:
+        return _open_directory(path[cut + 1 :], above)
+    finally:
+        os.close(above)
 
 
 def _read(name: str, dir_fd: int) -> bytes:

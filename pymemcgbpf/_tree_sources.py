@@ -182,7 +182,7 @@ class MapSource:
     def _check_root(self, memory: mmap.mmap, count: int) -> None:
         """Raises if the walk did not meet its root."""
         if self._tree.order == "children":
-            if count or _cgroupfs.identity(self._root.path) == self._root.identity:
+            if count or not self._root.has_lost_files:
                 return
         elif count:
             at = count - 1 if self._tree.order == "post" else 0

@@ -231,7 +231,7 @@ class TreeReader(_Reader[TreeSource]):
         request = _backend.Request(requested_names(items), bool(flush), backend, transport)
         self._order = order
         self._view: Optional[Snapshot] = None
-        self._reading = False
+        self._reading = 0  # the process that is in read()
         super().__init__(cgroup_path, request, Tree(order, cap))
         self._row_size = _wire.row_size(len(self._names))
         self._paths = _paths.Paths(self._path, self._identity)
@@ -260,16 +260,16 @@ class TreeReader(_Reader[TreeSource]):
             source = self._source
             if source is None:
                 raise self._closed()
-            if self._reading:
+            if self._reading == os.getpid():
                 raise MemcgError(
                     f"this reader of {self._path} is reading already: a signal handler that "
                     "interrupts a read needs a TreeReader of its own"
                 )
-            self._reading = True
+            self._reading = os.getpid()
             try:
                 return self._read(source, copy)
             finally:
-                self._reading = False
+                self._reading = 0
 
     def _read(self, source: TreeSource, copy: bool) -> Snapshot:
         view, self._view = self._view, None
