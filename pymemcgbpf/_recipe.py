@@ -85,8 +85,20 @@ class Recipe(NamedTuple):
             "flush": _program.u32(flush_mode),
             "memory_cgrp_id": _program.u32(_btf.kernel().memory_cgrp_id or 0),
             "page_size": _program.u32(mmap.PAGESIZE),
-            "vmstats_size": _program.u32(self.layout.size if self.layout else 0),
+            "vmstats_size": _program.u32(self._vmstats_size()),
             "nr_terms": _program.u32(len(flat)),
             "terms": _program.encode_terms(flat),
             "header": _wire.encode_header(numbers, order),
         }
+
+    def _vmstats_size(self) -> int:
+        """How much of the kernel's counters is copied for these items: up to the last one."""
+        if self.layout is None:
+            return 0
+        counters = [
+            term.counter
+            for item in self.terms.values()
+            for term in item
+            if term.kind != _program.KIND_USAGE
+        ]
+        return 8 * (max(counters) + 1) if counters else 0

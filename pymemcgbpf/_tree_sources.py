@@ -186,8 +186,7 @@ class MapSource:
                 return
         elif count:
             at = count - 1 if self._tree.order == "post" else 0
-            row = _wire.decode_row(memory, at * self._recipe.row_size, 0)
-            if row.cgroup_id == self._root.id:
+            if _wire.cgroup_id(memory, at * self._recipe.row_size) == self._root.id:
                 return
         raise _cgroupfs.why_unreadable(self._root.path, self._root.identity)
 

@@ -27,6 +27,7 @@ ROW_ROOT = 1 << 0
 HEADER = struct.Struct("=IHHIHH")
 # struct memcg_stats_row: cgroup_id, parent_id, level, flags
 ROW = struct.Struct("=QQII")
+_ID = struct.Struct("=Q")
 # struct memcg_stats_trailer: magic, nr_rows, end_ns
 TRAILER = struct.Struct("=IIQ")
 # struct memcg_stats_term: kind, last, counter, unit
@@ -121,6 +122,12 @@ def decode_row(data: Union[bytes, mmap.mmap], at: int, items: int) -> Row:
     cgroup_id, parent_id, level, flags = ROW.unpack_from(data, at)
     values = struct.unpack_from(f"={items}Q", data, at + ROW.size)
     return Row(cgroup_id, parent_id, level, flags, values)
+
+
+def cgroup_id(data: Union[bytes, mmap.mmap], at: int) -> int:
+    """Whose row is at an offset."""
+    found: int = _ID.unpack_from(data, at)[0]
+    return found
 
 
 def decode_trailer(data: bytes) -> Trailer:

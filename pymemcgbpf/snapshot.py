@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Optional, Union, overload
@@ -50,7 +51,7 @@ class Snapshot(Sequence["Row"]):
         self._width = _wire.row_size(len(names)) // 8
         self._count = len(self._words) // self._width
         self._names = names
-        self._places = {name: _VALUES + at for at, name in enumerate(names)}
+        self._places = _places_of(names)
         self._order = order
         self._taken_ns, self._duration_ns = began_ns, ended_ns - began_ns
         self._paths = paths
@@ -176,6 +177,12 @@ class Snapshot(Sequence["Row"]):
         except ValueError:
             raise _expired() from None
 
+    def _values(self, start: int) -> list[int]:
+        try:
+            return self._words[start + _VALUES : start + self._width].tolist()
+        except ValueError:
+            raise _expired() from None
+
     def _relative_path(self, cgroup_id: int) -> Optional[str]:
         index = self._index()
         ended_ns = self._taken_ns + self._duration_ns
@@ -189,6 +196,11 @@ class Snapshot(Sequence["Row"]):
         """The rows are about to be overwritten."""
         self._words.release()
         self._bytes.release()
+
+
+@functools.lru_cache(maxsize=32)  # a reader's snapshots all have the same
+def _places_of(names: tuple[str, ...]) -> dict[str, int]:
+    return {name: _VALUES + at for at, name in enumerate(names)}
 
 
 def _expired() -> ClosedError:
@@ -256,9 +268,10 @@ class Row(Mapping[str, int]):
 
     def __iter__(self) -> Iterator[str]:
         snapshot = self._snapshot
-        for at, name in enumerate(snapshot._names, self._start + _VALUES):
-            if snapshot._word(at) != ABSENT:
-                yield name
+        values = snapshot._values(self._start)
+        if ABSENT not in values:
+            return iter(snapshot._names)
+        return (name for name, value in zip(snapshot._names, values) if value != ABSENT)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /*
- * hash_drain OBJECT RODATA CGROUP NR_ITEMS ENTRIES [FLUSH_FILE]
+ * hash_drain OBJECT RODATA CGROUP NR_ITEMS [FLUSH_FILE]
  *
- * One walk into a hash map (hash_drain.bpf.c), which is then drained key by key.
+ * One walk into a hash map (hash_drain.bpf.c), which is then drained key by key, as the nearest
+ * relative of this package does it (Meta's below, cgroupfs): a map of 65,536 entries, not
+ * allocated beforehand; first all keys, then the value of each.
  */
 #include "package_object.h"
 #include "rows.h"
 
 static int link_fd, map_fd, nr_items;
 static int flush_fd = -1;
+#define ROOM 65536
+
 static unsigned long nr_rows;
+static __u64 keys[ROOM];
 static unsigned long long sums[MEMCG_STATS_MAX_ITEMS];
 
 static void read_once(void)
@@ -19,22 +24,22 @@ static void read_once(void)
 		__u64 values[MEMCG_STATS_MAX_ITEMS];
 	} row;
 	char stream[8];
-	__u64 key, next;
-	int end;
+	unsigned long i;
+	__u64 *last;
 
 	flush_by(flush_fd);
 	read_iterator(link_fd, stream, sizeof(stream));
-	nr_rows = 0;
 	memset(sums, 0, nr_items * sizeof(sums[0]));
-	for (end = bpf_map_get_next_key(map_fd, NULL, &key); !end; key = next) {
-		if (bpf_map_lookup_elem(map_fd, &key, &row))
-			die("lookup");
+	/* As below does: all keys first, then each one's row. */
+	for (nr_rows = 0, last = NULL; !bpf_map_get_next_key(map_fd, last, &keys[nr_rows]);
+	     last = &keys[nr_rows++])
+		if (nr_rows + 1 == ROOM)
+			die("rows");
+	for (i = 0; i < nr_rows; i++) {
+		if (bpf_map_lookup_elem(map_fd, &keys[i], &row) ||
+		    bpf_map_delete_elem(map_fd, &keys[i]))
+			die("drain");
 		add_values(sums, row.values, nr_items);
-		nr_rows++;
-		/* Before its key goes: without it the kernel would begin anew. */
-		end = bpf_map_get_next_key(map_fd, &key, &next);
-		if (bpf_map_delete_elem(map_fd, &key))
-			die("delete");
 	}
 }
 
@@ -47,14 +52,14 @@ int main(int argc, char **argv)
 {
 	struct loaded loaded;
 
-	if (argc < 6)
+	if (argc < 5)
 		return 2;
 	nr_items = atoi(argv[4]);
 	loaded = load(argv[1], "fill_hash", argv[2], "hash",
-		      sizeof(struct memcg_stats_row) + nr_items * sizeof(__u64), atol(argv[5]));
+		      sizeof(struct memcg_stats_row) + nr_items * sizeof(__u64), ROOM);
 	map_fd = bpf_map__fd(loaded.map);
 	link_fd = attach(loaded.program, argv[3], BPF_CGROUP_ITER_DESCENDANTS_PRE);
-	if (argc > 6)
-		flush_fd = open_or_die(argv[6]);
+	if (argc > 5)
+		flush_fd = open_or_die(argv[5]);
 	return serve(read_once, print_values);
 }

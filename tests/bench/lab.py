@@ -35,9 +35,7 @@ def run(guest: str, wheel: Optional[Path], arguments: Sequence[str]) -> int:
             programs.executable(each)
         for each in OBJECTS:
             programs.bpf_object(each)
-        lab = Lab(
-            wheel=wheel, extra=[tests, built], timeout=_SECONDS, results=Path(name, "results")
-        )
+        lab = Lab(wheel=wheel, extra=[tests, built], timeout=_SECONDS, results=Path("build", "lab"))
         (prepared,) = lab.prepare([guest])
         job = Script(
             _TESTS / "bench" / "in_guest.py", ("--built", "/extra/built", *arguments), icount=True

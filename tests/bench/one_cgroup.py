@@ -41,6 +41,7 @@ def one_cgroup(programs: Programs, reads: int, rounds: int) -> dict[str, object]
     print(f"{compared} values compared; best of {rounds} rounds of {reads} reads")
     print(machine(Path(top)))
     return {
+        "machine": machine(Path(top)),
         "iterations": reads,
         "rounds": rounds,
         "results": table.results(entrants),

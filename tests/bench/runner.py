@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import random
 import statistics
 import time
 from collections.abc import Sequence
@@ -73,8 +74,10 @@ def pin() -> int:
 
 def run(contestants: Sequence[Contestant], reads: int, rounds: int) -> None:
     """Lets all read in turns, so that what disturbs the machine disturbs all alike."""
-    for number in range(rounds):
-        # Each round begins with another, so that nobody always follows the same one.
-        first = number % len(contestants)
-        for contestant in (*contestants[first:], *contestants[:first]):
+    order = list(contestants)
+    shuffled = random.Random(1)
+    for _ in range(rounds):
+        # Nobody always follows the same one, which may leave caches cold.
+        shuffled.shuffle(order)
+        for contestant in order:
             contestant.rounds.append(contestant.batch(reads) / reads)

@@ -59,7 +59,12 @@ def trees(programs: Programs, sizes: Sequence[int], walks: int, rounds: int) -> 
         f"{compared} sums compared; best of {rounds} rounds of {walks} walks (fewer for the slow)"
     )
     print(machine(top))
-    return {"walks": walks, "rounds": rounds, "results": table.results(entrants)}
+    return {
+        "machine": machine(top),
+        "walks": walks,
+        "rounds": rounds,
+        "results": table.results(entrants),
+    }
 
 
 def _run(entrants: Sequence[runner.Contestant], walks: int, rounds: int) -> None:

@@ -19,7 +19,7 @@ from pymemcgbpf._btf import Types
 from tests.kernel.oracle import V1_KEYS
 from tests.kernel.surroundings import BPF_BACKENDS, TREE_TRANSPORTS, VERSION
 
-from .c_programs import Argument, CProgram, Programs
+from .c_programs import CProgram, Programs
 from .contestants import Items, constants_of, flushing_file
 from .errors import BenchError
 from .runner import Contestant, timed
@@ -64,8 +64,8 @@ def _one_way(
     label = f"{column}{way}".replace(", ", "-").replace(" ", "-").replace("/", "-")
     constants = programs.directory / f"constants-{label}"
     constants.write_bytes(constants_of(_program_of(source)))
-    size = (str(len(tree.items)), str(cgroups + _SPARE_ROWS))
-    after: list[Argument] = [tree.path, *size, *flushing_file(source._flush)]
+    count, room = str(len(tree.items)), str(cgroups + _SPARE_ROWS)
+    flush = list(flushing_file(source._flush))
 
     def contestant(
         name: str, batch: Callable[[int], float], values: Callable[[], Values]
@@ -78,7 +78,7 @@ def _one_way(
             "run" if tree.transport == "run" else "share",
             _program.OBJECT_FILE,
             constants,
-            *after,
+            *(tree.path, count, room, *flush),
         )
     )
     yield contestant(c_map(way), mapped.batch, lambda: _named(tree.items, mapped.values()))
@@ -105,7 +105,7 @@ def _one_way(
             programs.executable("hash_drain"),
             hash_object,
             constants,
-            *after,
+            *(tree.path, count, *flush),
         )
     )
     yield contestant(
