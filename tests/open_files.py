@@ -15,3 +15,9 @@ def open_files() -> dict[str, str]:
         except FileNotFoundError:
             continue  # the directory's own
     return found
+
+
+def mapped_maps() -> list[str]:
+    """The BPF maps that this process has mapped: each one's range of addresses."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as lines:
+        return [line.split()[0] for line in lines if "bpf-map" in line or "bpf_map" in line]

@@ -9,6 +9,7 @@ import mmap
 import os
 import signal
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -139,6 +140,41 @@ def in_child(work: Callable[[], None]) -> int:
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def in_threads(count: int, work: Callable[[], None]) -> None:
+    """Runs *work* in threads; raises what the first failing one raised."""
+    failures: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def dying(path: Path) -> int:
+    """How many removed cgroups below one the kernel still keeps (v1 does not tell)."""
+    words = (path / "cgroup.stat").read_text().split()
+    return int(words[words.index("nr_dying_descendants") + 1])
+
+
+def is_dying(path: Path, expected: int) -> bool:
+    """Whether so many are kept, soon."""
+    deadline = time.monotonic() + 20
+    while dying(path) != expected:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def fault_in(size: int, *, shared: bool = False) -> mmap.mmap:

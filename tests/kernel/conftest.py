@@ -13,7 +13,7 @@ import pymemcgbpf
 
 from ..open_files import open_files
 from .cgroups import Worker, busy_cgroup, cgroup
-from .surroundings import BACKENDS, STAT_TRANSPORTS
+from .surroundings import BACKENDS, STAT_TRANSPORTS, TREE_TRANSPORTS
 from .ways import STAT_BPF_WAYS, TEXT, TREE_BPF_WAYS, Way
 
 
@@ -84,5 +84,19 @@ def tree_way(request: pytest.FixtureRequest) -> Way:
 @pytest.fixture(params=_named(TREE_BPF_WAYS))
 def tree_bpf_way(request: pytest.FixtureRequest) -> Way:
     """Every way through BPF to read a tree that this kernel has."""
+    made: Way = request.param
+    return made
+
+
+@pytest.fixture(params=_named([*TREE_BPF_WAYS[: len(TREE_TRANSPORTS)], TEXT]))
+def tree_transport_way(request: pytest.FixtureRequest) -> Way:
+    """Every transport of trees, with the best backend, and text: where numbers do not matter."""
+    made: Way = request.param
+    return made
+
+
+@pytest.fixture(params=_named(TREE_BPF_WAYS[: len(TREE_TRANSPORTS)]))
+def tree_bpf_transport_way(request: pytest.FixtureRequest) -> Way:
+    """Every transport of trees through BPF, with the best backend."""
     made: Way = request.param
     return made

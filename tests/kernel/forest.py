@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .cgroups import Worker, cgroup, enable_memory, fault_in
+from .cgroups import Worker, cgroup, enable_memory, fault_in, memory_stat
+from .surroundings import VERSION
 
 
 class Forest(NamedTuple):
@@ -54,6 +55,7 @@ def forest(groups: int, leaves: int, charged: int = 20) -> Iterator[Forest]:
                 if leaf < charged:
                     tenants[path] = (1 + (group + leaf) % 7) * mmap.PAGESIZE
         with Worker(next(iter(tenants)), lambda: _charge(tenants)):
+            _settle(tenants)
             ids = {path: path.stat().st_ino for path in paths}
             yield Forest(
                 root,
@@ -68,6 +70,16 @@ def _charge(tenants: dict[Path, int]) -> object:
         (path / "cgroup.procs").write_text("0")
         kept.append(fault_in(size, shared=True))
     return kept
+
+
+def _settle(tenants: dict[Path, int]) -> None:
+    """Waits until the kernel has counted it all: a few pages it may put off for 2 s."""
+    key = "shmem" if VERSION == 2 else "total_shmem"
+    deadline = time.monotonic() + 30
+    for path, size in tenants.items():
+        while memory_stat(path)[key] != size:
+            assert time.monotonic() < deadline, f"{path} has no {size} bytes"
+            time.sleep(0.05)
 
 
 def storm(parents: Sequence[Path], deadline: float) -> None:

@@ -299,6 +299,34 @@ def test_no_file_descriptor_left(empty_cgroup: Path, way: Way) -> None:
         assert reader.read() == {"anon": 0}
 
 
+def test_a_tree_that_cannot_grow_for_want_of_files_grows_later(
+    empty_cgroup: Path, tree_bpf_transport_way: Way
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    enable_memory(empty_cgroup)
+    with tree_bpf_transport_way.tree(empty_cgroup, ["anon"]) as tree:
+        for number in range(60):
+            (empty_cgroup / str(number)).mkdir()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    taken.append(os.open("/dev/null", os.O_RDONLY))
+            # One for the iterator, not enough for another program.
+            os.close(taken.pop())
+            for _ in range(3):
+                with pytest.raises(MemcgError, match="Too many open files") as caught:
+                    tree.read()
+                assert caught.value.errno == errno.EMFILE
+                one_sentence(caught.value)
+        finally:
+            for fd in taken:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(tree.read()) == 61
+
+
 def test_with_the_standard_files_closed(empty_cgroup: Path, way: Way) -> None:
     """open() then gives 0, which the kernel's iterator takes for no file at all."""
 

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Callable
 
 import pytest
 
@@ -24,7 +23,7 @@ from pymemcgbpf import (
 )
 
 from ..open_files import open_files
-from .cgroups import Worker, cgroup, enable_memory, fault_in, in_child, remove
+from .cgroups import Worker, cgroup, enable_memory, fault_in, in_child, in_threads, remove
 from .surroundings import BEST_BACKEND, CAN_RUN, HIERARCHY
 from .ways import Way
 
@@ -183,25 +182,6 @@ def test_cgroups_that_come_and_go_while_readers_open(way: Way) -> None:
             thread.join()
         assert sum(outcomes.values()) == 300, outcomes
         assert set(outcomes) <= {"read", "CgroupNotFoundError", "CgroupRemovedError"}
-
-
-def in_threads(count: int, work: Callable[[], None]) -> None:
-    """Runs *work* in threads; raises what the first failing one raised."""
-    failures: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=guarded) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def test_threads_share_one_reader(empty_cgroup: Path, way: Way) -> None:

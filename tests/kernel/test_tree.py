@@ -21,7 +21,16 @@ from pymemcgbpf import (
     TreeTooLargeError,
 )
 
-from .cgroups import Worker, cgroup, enable_memory, fault_in, in_child, memory_stat, remove
+from .cgroups import (
+    Worker,
+    cgroup,
+    enable_memory,
+    fault_in,
+    in_child,
+    is_dying,
+    memory_stat,
+    remove,
+)
 from .forest import Forest, forest
 from .oracle import V1_KEYS, by_text
 from .surroundings import BEST_BACKEND, CAN_RUN, HIERARCHY, VERSION
@@ -290,20 +299,6 @@ def test_a_removed_root_is_a_clear_error(tree_way: Way) -> None:
 
 
 if VERSION == 2:  # v1 does not tell
-
-    def dying(path: Path) -> int:
-        """How many removed cgroups below one the kernel still keeps."""
-        words = (path / "cgroup.stat").read_text().split()
-        return int(words[words.index("nr_dying_descendants") + 1])
-
-    def is_dying(path: Path, expected: int) -> bool:
-        """Whether so many are kept, soon."""
-        deadline = time.monotonic() + 20
-        while dying(path) != expected:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        return True
 
     def test_no_removed_cgroup_is_kept_but_the_root(tree_bpf_way: Way) -> None:
         with cgroup() as top:

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
-from pymemcgbpf import Snapshot
+from pymemcgbpf import CgroupNotFoundError, CgroupRemovedError, Snapshot, TreeTooLargeError
 
-from ..open_files import open_files
-from .cgroups import in_child
+from ..open_files import mapped_maps, open_files
+from .cgroups import cgroup, enable_memory, fault_in, in_child, in_threads
 from .forest import Forest, forest, storm
 from .surroundings import IN_LAB
 from .ways import TEXT, Way
@@ -22,6 +24,8 @@ from .ways import TEXT, Way
 SECONDS = 8.0
 # In that time; a guest is some fifty times slower.
 LEAST_WALKS = 1000 if IN_LAB else 10000
+# One suffices, unless the machine is busy with other things.
+MOST_STORMS = 5
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +36,15 @@ def quiet() -> Iterator[Forest]:
 
 
 @contextlib.contextmanager
-def storms(parents: list[Path], seconds: float) -> Iterator[None]:
-    """Two processes that make and remove cgroups below these, for so long."""
-    deadline = time.monotonic() + seconds
+def processes(*works: Callable[[], None]) -> Iterator[None]:
+    """A process for each of these; they must end by themselves, and well."""
     pids = []
-    for half in (parents[::2], parents[1::2]):
+    for work in works:
         pid = os.fork()
         if pid == 0:
             status = 1
             try:
-                storm(half, deadline)
+                work()
                 status = 0
             finally:
                 os._exit(status)
@@ -50,7 +53,15 @@ def storms(parents: list[Path], seconds: float) -> Iterator[None]:
         yield
     finally:
         ended = [os.waitpid(pid, 0)[1] for pid in pids]
-        assert ended == [0, 0], "a storm failed"
+        assert ended == [0] * len(works), "a storm failed"
+
+
+@contextlib.contextmanager
+def storms(parents: list[Path], seconds: float) -> Iterator[None]:
+    """Two processes that make and remove cgroups below these, for so long."""
+    deadline = time.monotonic() + seconds
+    with processes(lambda: storm(parents[::2], deadline), lambda: storm(parents[1::2], deadline)):
+        yield
 
 
 def check(snapshot: Snapshot, quiet: Forest, *, mutex_held: bool) -> None:
@@ -84,17 +95,20 @@ def test_walks_in_a_storm(order: str, quiet: Forest, tree_bpf_way: Way) -> None:
     walks = came_and_went = 0
     with tree_bpf_way.tree(quiet.root, ["pgfault", "shmem"], order=order) as tree:
         before = open_files()
-        with storms([quiet.root, *groups], SECONDS / 2):
-            end = time.monotonic() + SECONDS / 2
-            while time.monotonic() < end:
-                snapshot = tree.read(copy=walks % 2 == 0)
-                ids = set(snapshot.ids)
-                assert len(ids) == len(snapshot), "a cgroup twice"
-                assert quiet.paths.keys() <= ids, "a cgroup that stays is missing"
-                came_and_went += len(ids) > len(quiet.paths)
-                if walks % 10 == 0:
-                    check(snapshot, quiet, mutex_held=tree_bpf_way.transport == "shared")
-                walks += 1
+        for _ in range(MOST_STORMS):
+            with storms([quiet.root, *groups], SECONDS / 2):
+                end = time.monotonic() + SECONDS / 2
+                while time.monotonic() < end:
+                    snapshot = tree.read(copy=walks % 2 == 0)
+                    ids = set(snapshot.ids)
+                    assert len(ids) == len(snapshot), "a cgroup twice"
+                    assert quiet.paths.keys() <= ids, "a cgroup that stays is missing"
+                    came_and_went += len(ids) > len(quiet.paths)
+                    if walks % 10 == 0:
+                        check(snapshot, quiet, mutex_held=tree_bpf_way.transport == "shared")
+                    walks += 1
+            if walks >= LEAST_WALKS / 2:
+                break
         assert open_files() == before
     assert walks >= LEAST_WALKS / 2
     assert came_and_went >= walks / 50, "no storm was seen"
@@ -140,3 +154,142 @@ def test_readers_made_in_a_storm(quiet: Forest, tree_way: Way) -> None:
                     check(tree.read(), quiet, mutex_held=False)
 
     assert in_child(work) == 0
+
+
+# --- storms of other kinds ------------------------------------------------------------
+
+
+def swell(parent: Path, most: int, deadline: float) -> None:
+    """Makes cgroups below one until there are so many, removes them all, and so on."""
+    while time.monotonic() < deadline:
+        made = []
+        for number in range(most):
+            path = parent / f"swell-{number}"
+            path.mkdir()
+            made.append(path)
+            if time.monotonic() > deadline:
+                break
+        for path in made:
+            path.rmdir()
+
+
+def test_threads_share_a_reader_of_a_tree_that_swells(
+    quiet: Forest, tree_bpf_transport_way: Way
+) -> None:
+    """Far beyond the memory that the reader began with, and back."""
+    most = 300
+    seconds = SECONDS / 4
+    sizes: list[int] = []
+    unmapped = len(mapped_maps())
+    with tree_bpf_transport_way.tree(quiet.root, ["pgfault", "shmem"]) as tree:
+        tree.read()
+        before, mapped = open_files(), len(mapped_maps())
+        assert mapped > unmapped
+        deadline = time.monotonic() + seconds
+
+        def read_on() -> None:
+            while time.monotonic() < deadline:
+                snapshot = tree.read()
+                check(snapshot, quiet, mutex_held=tree_bpf_transport_way.transport == "shared")
+                sizes.append(len(snapshot))
+
+        with processes(lambda: swell(quiet.root, most, deadline)):
+            in_threads(3, read_on)
+        # Programs and maps come in the place of others, not beside them.
+        assert sorted(open_files().values()) == sorted(before.values())
+        assert len(mapped_maps()) == mapped
+        assert len(tree.read()) == len(quiet.paths)
+    assert len(mapped_maps()) == unmapped
+    assert len(sizes) >= LEAST_WALKS / 100
+    assert max(sizes) > 2 * len(quiet.paths), "it did not swell"
+
+
+def test_a_cap_in_a_storm(quiet: Forest, tree_bpf_transport_way: Way) -> None:
+    cap = len(quiet.paths)
+    fitted = refused = 0
+    with tree_bpf_transport_way.tree(quiet.root, ["shmem"], max_rows=cap) as tree:
+        with storms([quiet.root], SECONDS / 8):
+            end = time.monotonic() + SECONDS / 8
+            while time.monotonic() < end:
+                try:
+                    snapshot = tree.read()
+                except TreeTooLargeError as error:
+                    assert error.rows is not None and error.rows > cap
+                    refused += 1
+                else:
+                    assert set(snapshot.ids) == quiet.paths.keys()
+                    fitted += 1
+        assert len(tree.read()) == cap
+    assert fitted > 0 and refused > 0
+
+
+def test_roots_that_come_and_go(tree_transport_way: Way) -> None:
+    """A walk from a cgroup that is made and removed: its rows, or the documented errors."""
+    outcomes: dict[str, int] = {}
+    with cgroup() as parent:
+        enable_memory(parent)
+        path = parent / "root"
+
+        def come_and_go() -> None:
+            while time.monotonic() < deadline:
+                path.mkdir()
+                time.sleep(0.0005)
+                path.rmdir()
+
+        deadline = time.monotonic() + SECONDS / 4
+        with processes(come_and_go):
+            while time.monotonic() < deadline:
+                for order in ("self", "pre", "post", "up", "children"):
+                    outcome = "read"
+                    try:
+                        with tree_transport_way.tree(path, ["anon"], order=order) as tree:
+                            for _ in range(3):
+                                snapshot = tree.read()
+                                own = [row for row in snapshot if row.id == tree.cgroup_id]
+                                assert len(own) == (order != "children")
+                                assert all(row["anon"] == 0 for row in own)
+                    except (CgroupNotFoundError, CgroupRemovedError) as error:
+                        outcome = type(error).__name__
+                    outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    assert set(outcomes) <= {"read", "CgroupNotFoundError", "CgroupRemovedError"}
+    assert sum(outcomes.values()) >= 10 and len(outcomes) >= 2, outcomes
+
+
+def test_cgroups_that_die_with_memory_have_a_whole_row_or_none(
+    quiet: Forest, tree_bpf_transport_way: Way
+) -> None:
+    """A row shows no more than was ever there, under the name of the cgroup it was in."""
+    size = 16 * mmap.PAGESIZE
+    home = next(iter(quiet.shmem))
+    seconds = SECONDS / 8
+    deadline = time.monotonic() + seconds
+
+    def live_and_die() -> None:
+        while time.monotonic() < deadline:
+            path = quiet.root / f"mortal-{os.getpid()}"
+            path.mkdir()
+            (path / "cgroup.procs").write_text("0")
+            memory = fault_in(size, shared=True)
+            (quiet.paths[home] / "cgroup.procs").write_text("0")
+            memory.close()
+            path.rmdir()
+
+    mortals: set[int] = set()
+    walks = 0
+    root = quiet.root.stat().st_ino
+    names = ["shmem", "memory.current", "file_mapped"]
+    with tree_bpf_transport_way.tree(quiet.root, names) as tree, processes(live_and_die):
+        while time.monotonic() < deadline:
+            snapshot = tree.read()
+            ids = list(snapshot.ids)
+            assert len(set(ids)) == len(ids) and quiet.paths.keys() <= set(ids)
+            for row in snapshot:
+                if row.id not in quiet.paths:
+                    mortals.add(row.id)
+                    assert (row.parent_id, row.level) == (root, snapshot[0].level + 1)
+                    assert list(row) == names
+                    assert 0 <= row["shmem"] <= size and 0 <= row["file_mapped"] <= size
+                    assert 0 <= row["memory.current"] <= 16 << 20
+            walks += 1
+    assert walks >= LEAST_WALKS / 50
+    assert len(mortals) >= 3, "none was seen"

@@ -34,7 +34,7 @@ RODATA = {
     "stats_index_size": 4,
     "events_index_size": 4,
 }
-BSS = {"stats_index": 1024, "events_index": 1024, "walking": BSS_WALKING, "scratch_taken": 128}
+BSS = {"stats_index": 1024, "events_index": 1024, "walking": 4128, "scratch_taken": 128}
 
 
 class FakeLibbpf:
@@ -48,6 +48,7 @@ class FakeLibbpf:
         autoload, autocreate: program's or map's name → whether it is wanted.
         sizes: map's name → what was set of it.
         returns: what a program that is run returns.
+        used: the programs that were attached, or asked for their descriptor.
     """
 
     def __init__(self, bss_file: IO[bytes], rows: IO[bytes]) -> None:
@@ -59,6 +60,7 @@ class FakeLibbpf:
         self.autocreate: dict[str, bool] = {}
         self.sizes: dict[str, dict[str, int]] = {}
         self.returns = 0
+        self.used: list[str] = []
         self.rodata = ctypes.create_string_buffer(sum(RODATA.values()))
         self.bss = ctypes.create_string_buffer(sum(BSS.values()))
 
@@ -86,6 +88,8 @@ class FakeLibbpf:
         if name == "bpf_prog_test_run_opts":
             arguments[1]._obj.retval = self.returns
             return 0
+        if name in ("bpf_program__attach_iter", "bpf_program__fd"):
+            self.used.append(arguments[0])
         if name == "bpf_program__set_autoload":
             self.autoload[arguments[0]] = arguments[1]
         if name == "bpf_map__set_autocreate":

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Optional
 
 import pytest
@@ -21,6 +21,7 @@ from pymemcgbpf import (
     LibbpfNotFoundError,
     LibbpfTooOldError,
     MemcgError,
+    TreeTooLargeError,
     UnknownItemError,
     VerifierError,
     _backend,
@@ -32,12 +33,12 @@ from pymemcgbpf import (
 )
 from pymemcgbpf._backend import Choice, Request
 from pymemcgbpf._cgroupfs import Cgroup
-from pymemcgbpf._recipe import Recipe, terms_of
+from pymemcgbpf._recipe import Recipe
 from pymemcgbpf._stat_sources import OneCgroup
 from pymemcgbpf.items import CATALOGUE, CURRENT
 
 from .directories import make_v1, make_v2
-from .kernels import LINUX_6_18, LINUX_7_3
+from .kernels import KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel
 from .sources import READ_ERRORS
 
 Opened = Callable[[Path], Cgroup]
@@ -182,6 +183,49 @@ def test_an_item_that_the_kernel_answers_absent_for(
         choose(opened(v2), ("anon", "file"), True, backend)
     assert caught.value.items == ("file",)
     assert world.open == 0
+
+
+@pytest.mark.parametrize("backend", BPF)
+def test_an_item_of_tomorrow_is_text_s_alone(
+    backend: str, world: World, tmp_path: Path, opened: Opened
+) -> None:
+    cgroup = opened(make_v2(tmp_path / "new", stat="anon 4096\nof_tomorrow 5\n"))
+    with pytest.raises(
+        ItemUnavailableError, match=f"the {backend} backend.*'of_tomorrow'"
+    ) as caught:
+        choose(cgroup, ("anon", "of_tomorrow"), True, backend)
+    assert caught.value.items == ("of_tomorrow",)
+    assert world.made == []
+    choice = choose(cgroup, ("of_tomorrow", "anon"), True, "auto")
+    assert (choice.backend, choice.source.read()) == ("text", {"of_tomorrow": 5, "anon": 4096})
+    choice.source.close()
+    choice = choose(cgroup, None, True, backend)
+    assert choice.names == ("anon", CURRENT)
+    choice.source.close()
+
+
+@pytest.mark.parametrize("backend", ["auto", "core", "text"])
+def test_an_item_whose_file_went_with_its_cgroup(
+    backend: str, world: World, v2: Path, opened: Opened
+) -> None:
+    cgroup = opened(v2)
+    (v2 / "memory.current").unlink()
+    with pytest.raises(CgroupRemovedError) as caught:
+        choose(cgroup, (CURRENT,), True, backend)
+    assert isinstance(caught.value.__cause__, ItemUnavailableError)
+
+
+@pytest.mark.parametrize(
+    ("make", "where"),
+    [(make_v2, "this kernel's memory.stat does"), (make_v1, "this kernel's cgroup v1 memory.stat")],
+)
+def test_whose_lack_it_is(
+    make: Callable[..., Path], where: str, world: World, tmp_path: Path, opened: Opened
+) -> None:
+    cgroup = opened(make(tmp_path / "cgroup"))
+    for backend in ("core", "text"):
+        with pytest.raises(ItemUnavailableError, match=f"^{where}.*'zswap'"):
+            choose(cgroup, ("zswap",), True, backend)
 
 
 def test_the_root_has_no_current(world: World, tmp_path: Path, opened: Opened) -> None:
@@ -366,6 +410,25 @@ def test_the_best_transport_is_taken(two_ways: World, v2: Path, opened: Opened) 
     choice.source.close()
 
 
+@pytest.mark.parametrize(
+    ("kernel", "backend", "transport"),
+    [
+        (LINUX_6_1, "core", "stream"),
+        (LINUX_6_12, "core", "run"),
+        (LINUX_6_18, "core", "run"),
+        (LINUX_7_3, "kfunc", "run"),
+    ],
+    ids=KERNELS,
+)
+def test_the_best_on_each_kernel(
+    kernel: Kernel, backend: str, transport: str, two_ways: World, v2: Path, opened: Opened
+) -> None:
+    two_ways.types = kernel.types()
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert (choice.backend, choice.transport) == (backend, transport)
+    choice.source.close()
+
+
 @pytest.mark.parametrize("transport", ["run", "stream"])
 @pytest.mark.parametrize("backend", ["auto", "kfunc", "core"])
 def test_a_transport_can_be_forced(
@@ -426,17 +489,143 @@ def test_where_a_program_cannot_be_run_the_stream_is_read(
     assert two_ways.open == 0
 
 
-@pytest.mark.parametrize("case", ["old", "v1", "refused", "fails"])
-@pytest.mark.parametrize("backend", ["auto", "core"])
-def test_a_forced_transport_never_becomes_text(
-    backend: str, case: str, two_ways: World, tmp_path: Path, opened: Opened
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        ("old", "no bpf_cgroup_from_id"),
+        ("v1", "on cgroup v2 only"),
+        ("refused", "refused"),
+        ("fails", "failed"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["auto", "kfunc", "core"])
+def test_a_forced_transport_never_becomes_another(
+    backend: str, case: str, why: str, two_ways: World, tmp_path: Path, opened: Opened
 ) -> None:
     cgroup = opened(cannot_run(case, two_ways, tmp_path))
-    with pytest.raises(MemcgError) as caught:
+    with pytest.raises(MemcgError, match=why) as caught:
         choose(cgroup, ("anon",), True, backend, "run")
     if backend == "auto":
         assert type(caught.value) is BackendUnavailableError
+        for each in ("kfunc", "rfc", "core"):
+            assert each in str(caught.value)
+    assert {name.partition("/")[2] for name in two_ways.made} <= {"run"}
     assert two_ways.open == 0
+
+
+@pytest.mark.parametrize("transport", ["run", "stream"])
+def test_a_forced_transport_without_bpf_says_why(
+    transport: str, two_ways: World, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> _btf.KernelTypes:
+        raise LibbpfNotFoundError("no libbpf")
+
+    monkeypatch.setattr(_btf, "kernel", refuse)
+    with pytest.raises(BackendUnavailableError, match="kfunc, rfc, core: no libbpf"):
+        choose(opened(v2), ("anon",), True, "auto", transport)
+
+
+def test_a_forced_transport_goes_with_the_best_backend_that_has_it(
+    two_ways: World, v2: Path, opened: Opened
+) -> None:
+    two_ways.refuses = {"kfunc": VerifierError("no kfunc")}
+    choice = choose(opened(v2), ("anon",), True, "auto", "run")
+    assert (choice.backend, choice.transport) == ("core", "run")
+    assert choice.why == (
+        "kfunc: no kfunc; rfc: the kernel offers the rfc functions to iterators only"
+    )
+    choice.source.close()
+
+
+@pytest.mark.parametrize("lacking", ["bpf_cgroup_from_id", "bpf_iter_css_new"])
+def test_the_functions_that_a_run_needs_are_named(
+    lacking: str, two_ways: World, v2: Path, opened: Opened
+) -> None:
+    two_ways.types = two_ways.types._replace(functions=PROBED - {lacking})
+    with pytest.raises(BackendUnavailableError, match=f"this kernel has no {lacking} "):
+        choose(opened(v2), ("anon",), True, "core", "run")
+    neither = PROBED - {"bpf_cgroup_from_id", "bpf_iter_css_new"}
+    two_ways.types = two_ways.types._replace(functions=neither)
+    both = "no bpf_cgroup_from_id and no bpf_iter_css_new "
+    with pytest.raises(BackendUnavailableError, match=both):
+        choose(opened(v2), ("anon",), True, "core", "run")
+    assert two_ways.made == []
+
+
+def test_where_both_transports_fail_the_next_backend_is_tried(
+    two_ways: World, v2: Path, opened: Opened
+) -> None:
+    two_ways.refuses = {"run": VerifierError("no run"), "stream": VerifierError("no stream")}
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert two_ways.made == ["kfunc/run", "kfunc", "rfc", "core/run", "core"]
+    assert (choice.backend, choice.transport) == ("text", "text")
+    assert "kfunc, rfc, core: " in choice.why and "no stream" in choice.why
+    choice.source.close()
+
+
+@pytest.mark.parametrize("transport", ["auto", "run", "stream"])
+def test_an_item_that_no_transport_brings_is_named(
+    transport: str, two_ways: World, v2: Path, opened: Opened
+) -> None:
+    two_ways.absent = {"file"}
+    with pytest.raises(ItemUnavailableError, match="'file'") as caught:
+        choose(opened(v2), ("anon", "file"), True, "core", transport)
+    assert caught.value.items == ("file",)
+    choice = choose(opened(v2), None, True, "core", transport)
+    assert choice.names == ("anon", "pgfault", CURRENT)
+    choice.source.close()
+    assert two_ways.open == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [CgroupRemovedError("gone"), TreeTooLargeError("12 cgroups", rows=12, max_rows=10)],
+)
+@pytest.mark.parametrize("when", ["refuses", "fails"])
+@pytest.mark.parametrize("backend", ["auto", "core"])
+def test_a_fault_of_the_cgroup_is_not_met_with_another_transport(
+    backend: str,
+    when: str,
+    error: MemcgError,
+    two_ways: World,
+    v2: Path,
+    opened: Opened,
+) -> None:
+    cgroup = opened(v2)
+    (v2 / "memory.current").unlink()  # it is being removed
+    setattr(two_ways, when, {"run": error})
+    with pytest.raises(type(error)) as caught:
+        choose(cgroup, ("anon",), True, backend)
+    assert caught.value is error and error.__cause__ is None
+    assert len(two_ways.made) == 1
+    assert two_ways.open == 0
+
+
+@pytest.mark.parametrize("when", ["refuses", "fails"])
+def test_an_interrupt_leaves_no_source(
+    when: str, two_ways: World, v2: Path, opened: Opened
+) -> None:
+    setattr(two_ways, when, {"run": KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        choose(opened(v2), ("anon",), True, "auto")
+    assert (two_ways.made, two_ways.open) == (["kfunc/run"], 0)
+
+
+def test_what_the_maker_is_asked_for(
+    two_ways: World, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool, str]] = []
+
+    def declines(_: OneCgroup, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
+        asked.append((backend, flush, transport))
+        return "no"
+
+    monkeypatch.setattr(OneCgroup, "declines", declines)
+    with pytest.raises(BackendUnavailableError, match="no"):
+        choose(opened(v2), ("anon",), False, "core")
+    assert asked == [("core", False, "run"), ("core", False, "stream")]
+    choose(opened(v2), ("anon",), False, "core", "run").source.close()
+    assert len(asked) == 2, "not where it is forced"
 
 
 def test_rfc_functions_serve_iterators_only(two_ways: World, v2: Path, opened: Opened) -> None:
@@ -465,14 +654,46 @@ def test_a_program_that_does_not_find_the_cgroup_is_no_removal(
     two_ways.fails = {"run": CgroupRemovedError("gone")}
     choice = choose(opened(v2), ("anon",), True, "auto")
     assert (choice.transport, two_ways.open) == ("stream", 1)
-    assert "does not find this cgroup" in choice.why
+    assert "run: it does not find this cgroup (gone)" in choice.why
     choice.source.close()
-    (v2 / "memory.stat").rename(v2 / "memory.stat.before")
-    cgroup = opened(make_v2(v2.parent / "other"))
-    (v2.parent / "other" / "memory.current").unlink()
-    with pytest.raises(CgroupRemovedError):
-        choose(cgroup, ("anon",), True, "auto")
+    for backend in ("auto", "core"):
+        with pytest.raises(BackendUnavailableError, match="does not find this cgroup"):
+            choose(opened(v2), ("anon",), True, backend, "run")
     assert two_ways.open == 0
+
+
+@pytest.mark.parametrize("looks", [0, 1, 20])
+@pytest.mark.parametrize("file", ["memory.stat", "memory.current"])
+def test_a_cgroup_whose_files_go_a_moment_later_is_removed(
+    file: str,
+    looks: int,
+    two_ways: World,
+    v2: Path,
+    opened: Opened,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == looks:
+            (v2 / file).unlink()
+
+    monkeypatch.setattr(_backend, "time", SimpleNamespace(sleep=wait))
+    two_ways.fails = {"run": CgroupRemovedError("gone")}
+    cgroup = opened(v2)
+
+    def absent(_: Source) -> set[str]:
+        if not looks:
+            (v2 / file).unlink()
+        raise CgroupRemovedError("gone")
+
+    monkeypatch.setattr(Source, "absent", absent)
+    with pytest.raises(CgroupRemovedError, match="gone"):
+        choose(cgroup, ("anon",), True, "auto")
+    assert len(waited) == looks
+    assert all(0 < seconds <= 0.05 for seconds in waited)
+    assert (two_ways.made, two_ways.open) == (["kfunc/run"], 0)
 
 
 # --- all items ------------------------------------------------------------------------
@@ -527,34 +748,28 @@ def test_v1_says_why_bpf_could_not_give_what_its_text_lacks(
     assert caught.value.items == ("slab",)
 
 
-# --- terms ----------------------------------------------------------------------------
-
-
-def test_terms_are_enumerators_for_kfuncs_and_places_for_core() -> None:
-    types, slots = LINUX_7_3.types(), LINUX_7_3.slots()
-    layout = _layout.Layout(slots, 0, False)
-    for name in LINUX_7_3.printed.split():
-        plain = terms_of(name, types, None)
-        placed = terms_of(name, types, layout)
-        parts = [part for parts in CATALOGUE[name].parts for part in parts if part in slots]
-        assert [term.counter for term in plain] == [types.counters[part][1] for part in parts]
-        assert [term.counter for term in placed] == [slots[part] for part in parts]
-        assert [term.last for term in plain] == [False] * (len(parts) - 1) + [True]
-        assert {term.unit for term in plain} == {1}, "the kfuncs apply the unit themselves"
-
-
 @pytest.mark.parametrize(
-    ("name", "unit"),
-    [("anon", mmap.PAGESIZE), ("kernel_stack", 1024), ("slab", 1), ("pgfault", 1)],
+    ("make", "name", "backend"),
+    [
+        (make_v2, "zswap", "auto"),  # v2's text shows all that there is
+        (make_v1, "sock", "auto"),  # nor would BPF have it
+        (make_v1, "slab", "text"),  # nobody was asked
+    ],
 )
-def test_core_applies_the_unit(name: str, unit: int) -> None:
-    layout = _layout.Layout(LINUX_6_18.slots(), 0, False)
-    terms = terms_of(name, LINUX_6_18.types(), layout)
-    assert {term.unit for term in terms} == {unit}
-
-
-def test_what_is_not_in_the_catalogue_has_no_terms() -> None:
-    assert terms_of("an_item_of_tomorrow", LINUX_7_3.types(), None) == ()
+def test_why_bpf_could_not_is_not_said_where_it_would_not_help(
+    make: Callable[..., Path],
+    name: str,
+    backend: str,
+    world: World,
+    tmp_path: Path,
+    opened: Opened,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if make is make_v2:
+        world.types = world.types._replace(memory_cgrp_id=None)
+    with pytest.raises(ItemUnavailableError) as caught:
+        choose(opened(make(tmp_path / "cgroup")), (name,), True, backend)
+    assert str(caught.value).endswith(f"memory.stat does not have {name!r}")
 
 
 # --- errors of reading ----------------------------------------------------------------
@@ -587,6 +802,14 @@ def test_an_error_of_ours_stays_itself() -> None:
 def test_a_forbidden_iterator_is_a_permission_error() -> None:
     error = MemcgError("no", errno=errno.EPERM, call="bpf_iter_create")
     assert isinstance(_backend.read_error("/x", (1, 1), error), BpfPermissionError)
+
+
+@pytest.mark.parametrize(
+    ("number", "call"), [(errno.EMFILE, "bpf_iter_create"), (errno.EPERM, "something_else")]
+)
+def test_another_failure_is_none(number: int, call: str) -> None:
+    error = MemcgError("no", errno=number, call=call)
+    assert _backend.read_error("/x", (1, 1), error) is error
 
 
 # --- where the counters lie -----------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 from typing import Any, Optional
 
 import pytest
@@ -128,6 +129,107 @@ def test_the_gil_is_free_while_an_iterator_is_made() -> None:
     create, argument = _libbpf.iterator_creator(-1)
     assert create(argument) == -errno.EBADF
     assert not create._flags_ & _gil_flag()
+
+
+def test_the_gil_is_free_while_a_program_is_run() -> None:
+    assert not _libbpf._bare("bpf_prog_test_run_opts")._flags_ & _gil_flag()
+
+
+# --- the hot path ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bpf_iter_create", "bpf_prog_test_run_opts"])
+def test_a_bare_function_is_the_table_s_without_its_check(name: str) -> None:
+    row = next(row for row in _libbpf.BINDINGS if row.name == name)
+    bare = _libbpf._bare(name)
+    assert (bare.restype, list(bare.argtypes)) == (row.restype, row.argtypes)
+    assert bare.errcheck is None
+    # What is set of one function object is not set of the other.
+    assert getattr(_libbpf.load(), name).errcheck is _libbpf._check_negative
+    assert _libbpf._bare(name) is bare
+
+
+def test_a_bare_function_needs_a_library_that_is_new_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_libbpf, "_loaded", None)
+    monkeypatch.setattr(_libbpf, "_open", lambda: Library("bpf_link__fd"))
+    _libbpf._bare.cache_clear()
+    with pytest.raises(LibbpfTooOldError, match="bpf_link__fd"):
+        _libbpf.runner(5, bytearray(16))
+
+
+def test_a_run_returns_its_error_number() -> None:
+    run = _libbpf.runner(-1, bytearray(16))
+    assert (run(), run()) == (-errno.EBADF, -errno.EBADF)
+
+
+class Runs:
+    """bpf_prog_test_run_opts of a kernel that writes into the context."""
+
+    def __init__(self) -> None:
+        self.addresses: list[int] = []
+        self.seen: list[bytes] = []
+        self.answer = b""
+
+    def bare(self, name: str) -> Any:
+        assert name == "bpf_prog_test_run_opts"
+        return self.run
+
+    def run(self, program_fd: ctypes.c_int, pointer: Any) -> int:
+        options = pointer.contents
+        given = {field[0]: getattr(options, field[0]) for field in options._fields_}
+        assert program_fd.value == 5
+        size, address = given.pop("ctx_size_in"), given.pop("ctx_in")
+        assert given.pop("sz") == ctypes.sizeof(_libbpf.TestRunOpts)
+        assert not any(given.values()), "what the kernel refuses of a syscall program"
+        self.addresses.append(address)
+        self.seen.append(ctypes.string_at(address, size))
+        ctypes.memmove(address, self.answer, len(self.answer))
+        return 0
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    fake = Runs()
+    monkeypatch.setattr(_libbpf, "_bare", fake.bare)
+    return fake
+
+
+def test_a_run_reads_and_writes_its_context(runs: Runs) -> None:
+    context = bytearray(b"question" + bytes(8))
+    run = _libbpf.runner(5, context)
+    runs.answer = b"an answer, whole"
+    assert run() == 0
+    assert context == b"an answer, whole"
+    context[:8] = b"other q."
+    run()
+    assert runs.seen == [b"question" + bytes(8), b"other q.r, whole"]
+
+
+def test_a_context_stays_where_it_is(runs: Runs) -> None:
+    context = bytearray(64)
+    run = _libbpf.runner(5, context)
+    run()
+    with pytest.raises(BufferError):  # else it would be moved under the kernel's hand
+        context.extend(bytes(1 << 16))
+    del context
+    gc.collect()
+    others = [bytearray(64) for _ in range(100)]
+    runs.answer = b"\xff" * 64
+    run()
+    assert runs.addresses[0] == runs.addresses[1]
+    assert not any(map(any, others)), "its memory was given to another"
+
+
+def test_contexts_are_told_apart(runs: Runs) -> None:
+    contexts = [bytearray(8), bytearray(8)]
+    first, second = (_libbpf.runner(5, context) for context in contexts)
+    runs.answer = b"to first"
+    first()
+    runs.answer = b"tosecond"
+    second()
+    assert contexts == [b"to first", b"tosecond"]
 
 
 def test_names_are_unique() -> None:

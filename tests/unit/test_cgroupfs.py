@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Callable
+from types import SimpleNamespace
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -280,3 +281,65 @@ def test_hierarchy_root_stops_at_a_gap(tmp_path: Path) -> None:
     make_v2(tmp_path / "top")
     path = make_v2(bare(tmp_path / "top" / "gap") / "below")
     assert _cgroupfs.hierarchy_root(str(path)) == str(path)
+
+
+# --- how many, and which files --------------------------------------------------------
+
+
+def test_descendants_are_cgroup_stat_s_on_v2(v2: Path, opened: Opened) -> None:
+    cgroup = opened(v2)
+    assert cgroup.descendants is None, "no cgroup.stat"
+    (v2 / "cgroup.stat").write_text("nr_descendants 12\nnr_dying_descendants 3\n")
+    assert cgroup.descendants == 12
+    (v2 / "cgroup.stat").write_text("nr_dying_descendants 3\nnr_descendants 0\n")
+    assert cgroup.descendants == 0
+    (v2 / "cgroup.stat").write_text("nr_dying_descendants 3\n")
+    assert cgroup.descendants is None
+
+
+PROC_CGROUPS = (
+    "#subsys_name\thierarchy\tnum_cgroups\tenabled\n"
+    "memory_x\t3\t7\t1\nmemory\t5\t93\t1\npids\t6\t42\t1\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "count"),
+    [(PROC_CGROUPS, 93), (PROC_CGROUPS.replace("\nmemory\t", "\nno\t"), None), ("", None)],
+    ids=["listed", "not listed", "no table"],
+)
+def test_descendants_are_the_whole_hierarchy_s_on_v1(
+    table: str,
+    count: Optional[int],
+    tmp_path: Path,
+    opened: Opened,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cgroup = opened(make_v1(tmp_path / "v1"))
+    (tmp_path / "v1" / "cgroup.stat").write_text("nr_descendants 12\n")
+    asked: list[str] = []
+
+    def read(path: str) -> Optional[str]:
+        asked.append(path)
+        return table or None
+
+    monkeypatch.setattr(_cgroupfs, "_read", read)
+    assert cgroup.descendants == count
+    assert asked == ["/proc/cgroups"]
+
+
+@pytest.mark.parametrize(("links", "children"), [(1, 0), (2, 0), (3, 1), (70_000, 69_998)])
+def test_children_are_the_links_beyond_its_own_two(
+    links: int, children: int, v2: Path, opened: Opened
+) -> None:
+    cgroup = opened(v2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fstat", lambda fd: SimpleNamespace(st_nlink={cgroup.fd: links}[fd]))
+        assert cgroup.children == children
+
+
+def test_has_file_is_of_the_open_directory(v2: Path, opened: Opened) -> None:
+    cgroup = opened(v2)
+    v2.rename(v2.with_name("elsewhere"))
+    assert cgroup.has_file("memory.stat")
+    assert not cgroup.has_file("memory.zswap.current")

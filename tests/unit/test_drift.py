@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from pymemcgbpf import _program, _wire
+from pymemcgbpf import _program, _stat_sources, _tree_sources, _wire
 
 from .c_values import BPF_SRC, c_layout, c_values
 
@@ -66,6 +66,8 @@ def test_constants() -> None:
 
 def test_orders() -> None:
     assert c_values(["<linux/bpf.h>"], ORDERS) == ORDERS
+    # Linux 7.0's header has it too; the enum's next, wherever it is.
+    assert {*_program.ORDERS.values()} - {*ORDERS.values()} == {_program.CHILDREN} == {5}
 
 
 def test_no_constant_of_the_header_is_left_out() -> None:
@@ -93,6 +95,25 @@ def test_structure(name: str) -> None:
 @pytest.mark.parametrize("name", STRUCTS)
 def test_byte_order_is_the_machine_s_own_without_padding(name: str) -> None:
     assert STRUCTS[name][0].format.startswith("=")
+
+
+def test_an_answer_is_taken_apart_where_it_lies() -> None:
+    # What follows a struct memcg_stats_call is the row of a struct one.
+    assert _wire.CALL.size % 8 == _wire.ROW.size % 8 == 0
+    call = _wire.CALL.pack(1 << 40, _wire.BUSY, 1)
+    layout = c_layout([HEADER], "struct memcg_stats_call", ("status", "nr_rows"))
+    assert struct.unpack_from("=I", call, layout["status"]) == (_wire.BUSY,)
+    assert call[_stat_sources._ANSWER] == call[layout["status"] :]
+    done = _wire.CALL.pack(1 << 40, _wire.DONE, 1)
+    assert done[_stat_sources._ANSWER] == _stat_sources._ONE_ROW
+    row = c_values([HEADER], ["sizeof(struct memcg_stats_call) + sizeof(struct memcg_stats_row)"])
+    assert [*row.values()] == [_stat_sources._VALUES_AT]
+
+
+def test_the_shared_walk_s_stream_is_read_whole() -> None:
+    # The largest header, and the trailer.
+    whole = "sizeof(struct memcg_stats_header) + sizeof(struct memcg_stats_trailer)"
+    assert c_values([HEADER], [whole])[whole] <= _tree_sources._HEADER_AND_TRAILER
 
 
 def test_a_term_is_packed_as_the_program_reads_it() -> None:

@@ -22,6 +22,7 @@ EXPORTED = [
 EXTRA: dict[type[MemcgError], dict[str, Any]] = {
     errors.UnknownItemError: {"item": "anonn", "suggestions": ("anon", "file")},
     errors.ItemUnavailableError: {"items": ("zswap", "hugetlb")},
+    errors.TreeTooLargeError: {"rows": 12, "max_rows": 10},
 }
 
 
@@ -41,6 +42,10 @@ def test_all_errors_are_exported() -> None:
         if isinstance(value, type) and issubclass(value, Exception)
     }
     assert defined == set(errors.__all__)
+
+
+def test_no_extra_of_an_error_is_left_out() -> None:
+    assert {kind for kind in EXPORTED if "__init__" in vars(kind)} == {MemcgError, *EXTRA}
 
 
 @pytest.mark.parametrize("kind", EXPORTED)
@@ -80,7 +85,10 @@ def test_why_bpf_cannot_serve_has_one_base(kind: type[MemcgError]) -> None:
     assert issubclass(kind, errors.BackendUnavailableError)
 
 
-@pytest.mark.parametrize("kind", [errors.CgroupRemovedError, errors.MemoryControllerError])
+@pytest.mark.parametrize(
+    "kind",
+    [errors.CgroupRemovedError, errors.MemoryControllerError, errors.TreeTooLargeError],
+)
 def test_a_fault_of_the_cgroup_is_none_of_the_backend(kind: type[MemcgError]) -> None:
     assert not issubclass(kind, errors.BackendUnavailableError)
 
@@ -133,6 +141,12 @@ def test_copies_keep_everything(kind: type[MemcgError]) -> None:
     for back in (copy.copy(error), copy.deepcopy(error)):
         assert type(back) is kind
         assert (str(back), back.errno, vars(back)) == (str(error), 2, vars(error))
+
+
+def test_how_large_a_tree_is_is_said() -> None:
+    error = errors.TreeTooLargeError("x", rows=12, max_rows=10)
+    assert (error.rows, error.max_rows) == (12, 10)
+    assert (errors.TreeTooLargeError("x").rows, errors.TreeTooLargeError("x").max_rows) == (0, 0)
 
 
 def test_sequences_become_tuples() -> None:

@@ -77,7 +77,8 @@ def test_the_public_names() -> None:
     assert len(set(pymemcgbpf.__all__)) == len(pymemcgbpf.__all__)
     for name in pymemcgbpf.__all__:
         assert getattr(pymemcgbpf, name) is not None
-    assert {"StatsReader", "read_stats", "clear_cache"} <= set(pymemcgbpf.__all__)
+    readers = {"StatsReader", "TreeReader", "read_stats", "clear_cache"}
+    assert readers | {"Snapshot", "Row", "ABSENT"} <= set(pymemcgbpf.__all__)
 
 
 def test_the_package_says_that_it_is_typed() -> None:
@@ -114,8 +115,17 @@ def test_only_the_standard_library(path: Path) -> None:
         ("items", {"errors"}),
         ("_wire", {"errors"}),
         ("_cgroupfs", {"errors"}),
+        ("_fork", set()),
         ("_libbpf", {"_fork", "errors"}),
+        ("_btf", {"_fork", "_libbpf", "errors"}),
+        ("_layout", {"_btf"}),
         ("_memory_stat", {"_cgroupfs", "errors", "items"}),
+        ("_text_tree", {"_cgroupfs", "_memory_stat", "_wire", "items"}),
+        ("_program", {"_btf", "_libbpf", "_wire", "errors"}),
+        ("_recipe", {"_btf", "_layout", "_program", "_wire", "errors", "items"}),
+        ("_flush", {"_btf", "_cgroupfs", "_memory_stat", "_program"}),
+        ("_paths", {"_fork"}),
+        ("snapshot", {"_cgroupfs", "_paths", "_wire", "errors"}),
     ],
 )
 def test_the_lower_rooms_know_nobody_above(name: str, allowed: set[str]) -> None:
@@ -126,6 +136,12 @@ def test_nobody_imports_the_command_line() -> None:
     for path in SOURCES:
         if name_of(path) != "__main__" and "_cli" not in path.parts:
             assert not any(name.startswith("_cli") for name in of_package(path)), path.name
+
+
+def test_only_the_sources_and_the_choice_know_the_programs() -> None:
+    users = {name_of(path) for path in SOURCES if "_program" in of_package(path)}
+    sources = {"_flush", "_kernel_layout", "_recipe", "_stat_sources", "_tree_sources"}
+    assert users - {"reader"} == sources, "reader.py knows the orders' names only"
 
 
 def test_imports_have_no_circle() -> None:

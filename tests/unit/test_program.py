@@ -7,6 +7,7 @@ import builtins
 import errno
 import gc
 import io
+import os
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +23,9 @@ from pymemcgbpf import (
     _libbpf,
     _program,
 )
-from pymemcgbpf._program import STREAM, Program
+from pymemcgbpf._program import SHARE, STREAM, MapSize, Program
 
+from ..open_files import open_files
 from .fake_libbpf import FakeLibbpf, installed
 
 Capable = Callable[[int], None]
@@ -128,13 +130,16 @@ def test_libbpf_s_words_about_a_damaged_object_are_kept(object_file: Path) -> No
         "bpf_program__set_autoload",
         "bpf_object__find_map_by_name",
         "bpf_map__initial_value",
+        "bpf_map__set_autocreate",
+        "bpf_map__set_value_size",
+        "bpf_map__set_max_entries",
         "bpf_object__btf",
     ],
 )
 def test_another_package_s_object(function: str, lib: FakeLibbpf) -> None:
     lib.fails[function] = errno.ENOENT
     with pytest.raises(BpfObjectError, match="not the one of this package") as caught:
-        Program(STREAM, {"flush": _program.u32(1)})
+        Program(SHARE, {"flush": _program.u32(1)}, MapSize(48, 100))
     assert caught.value.call == function
     assert lib.opened() == 0
 
@@ -218,9 +223,10 @@ def test_the_object_is_closed_whatever_happens(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(_libbpf, "poke", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         Program(STREAM, {"flush": _program.u32(1)})
     assert lib.opened() == 0
+    del caught  # its frames hold the program
 
 
 # --- capabilities ---------------------------------------------------------------------
@@ -258,7 +264,50 @@ def test_the_capability_that_is_missing_is_named(lib: FakeLibbpf, capable: Capab
         Program(STREAM, {})
     assert "CAP_PERFMON" not in str(caught.value)
     assert caught.value.errno == errno.EPERM
-    assert lib.opened() == 0
+    assert lib.calls == [], "the kernel need not be asked"
+
+
+# --- file descriptors -----------------------------------------------------------------
+
+
+def few_descriptors(monkeypatch: pytest.MonkeyPatch, number: int, spare: int) -> None:
+    """Opening fails with an errno after so many times."""
+    real = os.open
+    left = [spare]
+
+    def open_one(path: Any, *arguments: Any, **options: Any) -> int:
+        if path == os.devnull:
+            if not left[0]:
+                raise OSError(number, os.strerror(number), path)
+            left[0] -= 1
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", open_one)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+@pytest.mark.parametrize("spare", [0, 11])
+def test_too_few_descriptors_are_seen_before_libbpf_probes(
+    spare: int, number: int, lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_descriptors(monkeypatch, number, spare)
+    before = open_files()
+    with pytest.raises(MemcgError, match="12 file descriptors") as caught:
+        Program(STREAM, {})
+    assert (type(caught.value), caught.value.errno) == (MemcgError, number)
+    assert open_files() == before
+    assert lib.calls == []
+
+
+@pytest.mark.parametrize(("number", "spare"), [(errno.EMFILE, 12), (errno.ENOENT, 0)])
+def test_enough_descriptors_or_nobody_knows(
+    number: int, spare: int, lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_descriptors(monkeypatch, number, spare)
+    before = open_files()
+    program = Program(STREAM, {})
+    assert open_files() == before
+    program.close()
 
 
 # --- loaded ---------------------------------------------------------------------------
@@ -277,6 +326,65 @@ def test_constants_are_written_before_load(lib: FakeLibbpf) -> None:
 def test_only_the_program_asked_for_is_loaded(name: str, lib: FakeLibbpf) -> None:
     program = Program(name, {})
     assert lib.autoload == {each: each == name for each in _program.PROGRAMS}
+    program.close()
+
+
+@pytest.mark.parametrize(("name", "maps"), _program.PROGRAMS.items())
+def test_only_the_maps_of_that_program_are_made(
+    name: str, maps: tuple[str, ...], lib: FakeLibbpf
+) -> None:
+    program = Program(name, {})
+    assert lib.autocreate == {"rows": "rows" in maps, "scratches": "scratches" in maps}
+    assert lib.sizes == {}, "as they are in the object"
+    assert lib.calls.index("bpf_map__set_autocreate") < lib.calls.index("bpf_object__load")
+    program.close()
+
+
+def test_the_map_of_rows_is_made_as_large_as_asked_for(lib: FakeLibbpf) -> None:
+    program = Program(SHARE, {}, MapSize(value_size=48, entries=1000))
+    assert lib.sizes == {"rows": {"value_size": 48, "max_entries": 1000}}
+    assert lib.calls.index("bpf_map__set_max_entries") < lib.calls.index("bpf_object__load")
+    program.close()
+
+
+def test_rows_are_mapped_whole_to_be_read(lib: FakeLibbpf) -> None:
+    size = MapSize(value_size=48, entries=1000)
+    program = Program(SHARE, {}, size)
+    with program.map_rows(size) as memory:
+        assert len(memory) == 48_000
+        for at in (0, 47_999):  # what the kernel writes now is seen
+            os.pwrite(lib.rows.fileno(), b"\x2a", at)
+            assert memory[at] == 42
+        with pytest.raises(TypeError):
+            memory[0] = 1
+    program.close()
+
+
+def test_rows_outlive_their_program(lib: FakeLibbpf) -> None:
+    size = MapSize(value_size=32, entries=1)
+    program = Program(SHARE, {}, size)
+    memory = program.map_rows(size)
+    program.close()
+    os.pwrite(lib.rows.fileno(), b"\x2a", 31)
+    assert memory[31] == 42
+    memory.close()
+
+
+@pytest.mark.parametrize("returned", [0, 1])
+def test_what_a_program_returned(returned: int, lib: FakeLibbpf) -> None:
+    lib.returns = returned
+    program = Program(_program.COPY_TABLES, {})
+    assert program.run() == returned
+    program.close()
+
+
+@pytest.mark.parametrize("name", _program.PROGRAMS)
+def test_that_program_is_the_one_that_is_used(name: str, lib: FakeLibbpf) -> None:
+    program = Program(name, {})
+    link = program.attach(9, _program.SELF)
+    assert program.fd == 7
+    assert lib.used == [name, name]
+    link.close()
     program.close()
 
 

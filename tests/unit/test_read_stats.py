@@ -47,6 +47,11 @@ def test_a_second_call_uses_the_same_reader(v2: Path, sources: Sources) -> None:
     assert sources.made[0].reads == 3
 
 
+def test_the_best_backend_and_transport_are_asked_for(v2: Path, sources: Sources) -> None:
+    read_stats(v2, ["anon"], flush=False)
+    assert sources.asked == [(str(v2), (("anon",), False, "auto", "auto"))]
+
+
 def test_other_choices_are_other_readers(v2: Path, sources: Sources) -> None:
     make_v2(v2.with_name("other"))
     read_stats(v2, ["anon"])

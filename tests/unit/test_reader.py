@@ -70,18 +70,21 @@ def test_the_directory_is_not_kept_open(v2: Path, sources: Sources) -> None:
 
 
 def test_what_it_was_made_with(v2: Path, sources: Sources) -> None:
-    with StatsReader(v2, ["file", "anon", "file"], flush=False, backend="core") as reader:
-        assert sources.asked == [(str(v2), ("file", "anon"), False, "core")]
+    options: dict[str, Any] = {"flush": False, "backend": "core", "transport": "run"}
+    with StatsReader(v2, ["file", "anon", "file"], **options) as reader:
+        assert sources.asked == [(str(v2), (("file", "anon"), False, "core", "run"))]
+        assert isinstance(sources.makers[0], _stat_sources.OneCgroup)
         assert (reader.items, reader.backend, reader.why) == (("file", "anon"), "fake", "because")
+        assert reader.transport == "thin air"
         assert (reader.path, reader.cgroup_id) == (str(v2), v2.stat().st_ino)
 
 
 def test_defaults(v2: Path, sources: Sources) -> None:
     with StatsReader(v2):
-        assert sources.asked == [(str(v2), None, True, "auto")]
+        assert sources.asked == [(str(v2), (None, True, "auto", "auto"))]
 
 
-@pytest.mark.parametrize("name", ["items", "backend", "why", "path", "cgroup_id"])
+@pytest.mark.parametrize("name", ["items", "backend", "transport", "why", "path", "cgroup_id"])
 def test_attributes_are_read_only(name: str, v2: Path, sources: Sources) -> None:
     with StatsReader(v2) as reader, pytest.raises(AttributeError):
         setattr(reader, name, "x")
@@ -121,7 +124,12 @@ def test_with(v2: Path, sources: Sources) -> None:
 def test_a_closed_reader_can_still_be_asked_what_it_was(v2: Path, sources: Sources) -> None:
     reader = StatsReader(v2)
     reader.close()
-    assert (reader.backend, reader.items) == ("fake", ("anon",))
+    assert (reader.backend, reader.transport, reader.items) == ("fake", "thin air", ("anon",))
+
+
+def test_repr_of_a_text_reader_says_text_once(v2: Path) -> None:
+    with StatsReader(v2, ["anon"], backend="text") as reader:
+        assert repr(reader) == f"<StatsReader {str(v2)!r} text, 1 items>"
 
 
 def test_repr(v2: Path, sources: Sources) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import os
 import socket
 import struct
+import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable
 
 import pytest
@@ -48,6 +52,12 @@ def whole_stream(*values: int, rows: int = 1) -> bytes:
     return _wire.encode_header((1, 55), 1) + rows * row + trailer
 
 
+class Loaded:
+    """A program, as far as is looked at it."""
+
+    fd = 6
+
+
 class Kernel:
     """A program that attaches, and an iterator that gives what the test says."""
 
@@ -57,7 +67,7 @@ class Kernel:
         self.attach_error: Any = None
         self.create_error = 0
         self.links = 0
-        self.flushes = 0
+        self.iterators = 0
         self.folder = folder
         self.fd = 5
 
@@ -79,6 +89,7 @@ class Kernel:
             return -errno.EBADF
         if self.create_error:
             return -self.create_error
+        self.iterators += 1
         if self.piecewise:
             return self._pipe()
         (self.folder / "stream").write_bytes(self.output)
@@ -176,9 +187,22 @@ def test_a_refusal_to_attach(
     kernel.attach_error = MemcgError("x", errno=number, call="bpf_program__attach_iter", log="y")
     with pytest.raises(MemcgError) as caught:
         source_of(opened(v2))
-    assert isinstance(caught.value, kind)
+    assert type(caught.value) is kind
     if kind is BpfPermissionError:
         assert (caught.value.errno, caught.value.log) == (number, "y")
+
+
+def test_an_iterator_may_have_the_descriptor_0(
+    kernel: Kernel, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where standard input is closed.
+    source = source_of(opened(v2))
+    files = SimpleNamespace(read=lambda fd, size: {0: kernel.output}[fd], close={0: None}.get)
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "_create", lambda link_fd: 0)
+        patch.setattr(_stat_sources, "os", files)
+        assert source.read() == {"anon": 4096, "pgfault": 3}
+    source.close()
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOMEM, errno.EMFILE])
@@ -300,14 +324,53 @@ def test_one_call_gives_one_row(runs: Runs, v2: Path, opened: Opened) -> None:
 
 
 def test_what_a_run_finds_absent(runs: Runs, v2: Path, opened: Opened) -> None:
-    runs.answers = [(_wire.DONE, 1, (4096, _wire.ABSENT))]
-    assert RunSource(opened(v2), RECIPE, False).absent() == {"pgfault"}
+    runs.answers = [(_wire.DONE, 1, (4096, _wire.ABSENT)), (_wire.DONE, 1, (0, _wire.ABSENT - 1))]
+    source = RunSource(opened(v2), RECIPE, False)
+    assert source.absent() == {"pgfault"}
+    assert source.absent() == set()
+
+
+def test_what_a_stream_finds_absent(kernel: Kernel, v2: Path, opened: Opened) -> None:
+    source = source_of(opened(v2))
+    kernel.output = whole_stream(_wire.ABSENT, _wire.ABSENT - 1)
+    assert source.absent() == {"anon"}
+    kernel.output = whole_stream(0, 0)
+    assert source.absent() == set(), "0 is a measurement"
+    source.close()
 
 
 def test_a_busy_program_is_run_again(runs: Runs, v2: Path, opened: Opened) -> None:
     runs.answers = [(_wire.BUSY, 0, ())] * 3 + [(_wire.DONE, 1, (1, 2))]
     assert RunSource(opened(v2), RECIPE, False).read() == {"anon": 1, "pgfault": 2}
     assert len(runs.asked) == 4
+
+
+def test_a_program_that_is_busy_for_long_is_waited_for(
+    runs: Runs, v2: Path, opened: Opened
+) -> None:
+    # More calls than scratches, on CPUs that have other work: no recursion bounds that.
+    busy = 5 * sys.getrecursionlimit()
+    runs.answers = [(_wire.BUSY, 0, ())] * busy + [(_wire.DONE, 1, (1, 2))]
+    assert RunSource(opened(v2), RECIPE, False).read() == {"anon": 1, "pgfault": 2}
+    assert len(runs.asked) == busy + 1
+
+
+def test_a_busy_program_is_given_time(
+    runs: Runs, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(_stat_sources, "time", SimpleNamespace(sleep=waited.append))
+    monkeypatch.setattr(_stat_sources, "BUSY_SECONDS", 0.5)
+    runs.answers = [(_wire.BUSY, 0, ())] * 2 + [(_wire.DONE, 1, (1, 2))]
+    RunSource(opened(v2), RECIPE, False).read()
+    assert waited == [0.5, 0.5]
+
+
+def test_an_error_after_a_busy_answer_is_raised(runs: Runs, v2: Path, opened: Opened) -> None:
+    source = RunSource(opened(v2), RECIPE, False)
+    runs.answers = [(_wire.BUSY, 0, ()), (_wire.GONE, 0, ())]
+    with pytest.raises(CgroupRemovedError):
+        source.read()
 
 
 @pytest.mark.parametrize("answer", [(_wire.GONE, 0), (_wire.DONE, 0)])
@@ -329,29 +392,104 @@ def test_a_refusal_to_run(number: int, runs: Runs, v2: Path, opened: Opened) -> 
     with pytest.raises(MemcgError) as caught:
         source.read()
     assert (caught.value.errno, caught.value.call) == (number, "bpf_prog_test_run_opts")
+    runs.error, runs.answers = 0, [(_wire.DONE, 1, (1, 2))]
+    assert source.read() == {"anon": 1, "pgfault": 2}, "the next one is another"
 
 
-def test_a_run_flushes_by_file_where_the_program_cannot(
-    runs: Runs, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+def test_a_closed_run_source_does_not_use_the_descriptor_s_number(
+    runs: Runs, v2: Path, opened: Opened
 ) -> None:
-    before = open_files()
-    source = RunSource(opened(v2), RECIPE, True)
-    read: list[str] = []
+    # A signal handler can close it in the midst of a read.
+    source = RunSource(opened(v2), RECIPE, False)
+    source.close()
+    runs.answers = [(_wire.DONE, 1, (1, 2))]
+    with pytest.raises(MemcgError) as caught:
+        source.read()
+    assert (caught.value.errno, runs.asked) == (errno.EBADF, [])
+
+
+def test_a_closed_run_source_lets_go_of_its_program(
+    v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch, runs: Runs
+) -> None:
+    program = Loaded()
+    seen = weakref.ref(program)
+    programs = [program]
+    monkeypatch.setattr(_stat_sources, "_cached_program", lambda *_: programs.pop())
+    del program
+    source = RunSource(opened(v2), RECIPE, False)
+    gc.collect()
+    assert seen() is not None
+    source.close()
+    gc.collect()
+    assert seen() is None
+
+
+def test_a_source_of_any_cgroup_the_root_too(runs: Runs, tmp_path: Path, opened: Opened) -> None:
+    # A root's row has no parent; who it is, is not asked of it.
+    source = RunSource(opened(make_v2(tmp_path / "root", kind=None)), RECIPE, False)
+    runs.answers = [(_wire.DONE, 1, (5, 6))]
+    assert source.read() == {"anon": 5, "pgfault": 6}
+
+
+def test_sources_of_one_program_have_buffers_of_their_own(
+    runs: Runs, tmp_path: Path, opened: Opened
+) -> None:
+    paths = [make_v2(tmp_path / name) for name in ("a", "b")]
+    first, second = (RunSource(opened(path), RECIPE, False) for path in paths)
+    runs.answers = [(_wire.DONE, 1, (1, 2)), (_wire.DONE, 1, (3, 4))]
+    assert (first.read(), second.read()) == ({"anon": 1, "pgfault": 2}, {"anon": 3, "pgfault": 4})
+    assert runs.asked == [path.stat().st_ino for path in paths]
+
+
+# --- both -----------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[StreamSource, RunSource], ids=["stream", "run"])
+def kind(
+    request: pytest.FixtureRequest, kernel: Kernel, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """A kind of source, and what it reads from in the program's place."""
+    fake = kernel if request.param is StreamSource else runs
+    monkeypatch.setattr(_stat_sources, "_cached_program", lambda *_: fake)
+    runs.answers = [(_wire.DONE, 1, (4096, 3))] * 2
+    found: Callable[..., Any] = request.param
+    return found
+
+
+def test_what_the_program_cannot_flush_is_flushed_by_file_before_each_read(
+    kind: Callable[..., Any],
+    kernel: Kernel,
+    runs: Runs,
+    v2: Path,
+    opened: Opened,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = kind(opened(v2), RECIPE, True)
+    flushed: list[str] = []
     pread = os.pread
 
     def watched(fd: int, size: int, at: int) -> bytes:
-        assert len(runs.asked) == len(read), "flushed before the run"
-        read.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+        assert len(runs.asked) + kernel.iterators == len(flushed), "before the read"
+        flushed.append(os.readlink(f"/proc/self/fd/{fd}"))
         return pread(fd, size, at)
 
     monkeypatch.setattr(os, "pread", watched)
-    runs.answers = [(_wire.DONE, 1, (1, 2))] * 2
-    source.read()
-    source.read()
-    assert read == ["memory.stat"] * 2
+    for times in (1, 2):
+        assert source.read() == {"anon": 4096, "pgfault": 3}
+        assert flushed == [str(v2 / "memory.stat")] * times
     source.close()
-    monkeypatch.undo()
-    assert len(open_files()) == len(before) + 1, "but for the directory of this test"
+
+
+def test_close_lets_go_of_the_flushing_file(
+    kind: Callable[..., Any], v2: Path, opened: Opened
+) -> None:
+    cgroup = opened(v2)
+    before = open_files()
+    source = kind(cgroup, RECIPE, True)
+    assert open_files() != before
+    source.close()
+    assert open_files() == before
+    source.close()
 
 
 # --- which transport ------------------------------------------------------------------
@@ -385,6 +523,58 @@ def test_run_is_declined_where_its_flush_costs_more(
     assert bool(OneCgroup().declines(opened(v2), "core", flush, transport)) is declined
 
 
+@pytest.mark.parametrize(("transport", "kind"), [("run", RunSource), ("stream", StreamSource)])
+def test_a_transport_is_a_kind_of_source(
+    transport: str, kind: type, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(kind, "__init__", lambda _, *arguments: asked.append(arguments))
+    cgroup = opened(v2)
+    assert type(OneCgroup().bpf(cgroup, RECIPE, True, transport)) is kind
+    assert asked == [(cgroup, RECIPE, True)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "program", "functions", "mode"),
+    [
+        (StreamSource, _program.STREAM, {"cgroup_rstat_flush"}, _program.FLUSH_RSTAT),
+        (RunSource, _program.RUN_ONE, {"cgroup_rstat_flush"}, _program.FLUSH_NONE),
+        (StreamSource, _program.STREAM, {"bpf_mem_cgroup_flush_stats"}, _program.FLUSH_KFUNC),
+        (RunSource, _program.RUN_ONE, {"bpf_mem_cgroup_flush_stats"}, _program.FLUSH_KFUNC),
+    ],
+)
+@pytest.mark.parametrize("flush", [True, False])
+def test_which_program_is_used(
+    flush: bool,
+    kind: Callable[..., Any],
+    program: str,
+    functions: set[str],
+    mode: int,
+    kernel: Kernel,
+    runs: Runs,
+    v2: Path,
+    opened: Opened,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[object, ...]] = []
+    fake = kernel if kind is StreamSource else runs
+
+    def cached(*arguments: object) -> object:
+        asked.append(arguments)
+        return fake
+
+    types = LINUX_6_18.types()._replace(functions=frozenset(functions))
+    monkeypatch.setattr(_btf, "kernel", lambda: types)
+    monkeypatch.setattr(_stat_sources, "_cached_program", cached)
+    before = open_files()
+    source = kind(opened(v2), RECIPE, flush)
+    assert asked == [(program, RECIPE, mode if flush else _program.FLUSH_NONE)]
+    files = [name for fd, name in open_files().items() if before.get(fd) != name]
+    reads_a_file = flush and mode == _program.FLUSH_NONE
+    assert files.count(str(v2 / "memory.stat")) == reads_a_file
+    source.close()
+
+
 # --- the programs that are kept -------------------------------------------------------
 
 
@@ -395,7 +585,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     def load(name: str, constants: dict[str, bytes]) -> object:
         loaded.append(name)
-        return object()
+        return Loaded()
 
     monkeypatch.setattr(_program, "Program", load)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
@@ -435,3 +625,50 @@ def test_only_the_last_programs_are_kept(loads: list[str]) -> None:
     assert len(loads) == _stat_sources._KEPT_PROGRAMS + 1
     _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
     assert len(loads) == _stat_sources._KEPT_PROGRAMS + 2
+    assert len(_stat_sources._programs) == _stat_sources._KEPT_PROGRAMS == 8
+
+
+def test_the_program_that_was_used_last_is_kept_longest(loads: list[str]) -> None:
+    for mode in range(_stat_sources._KEPT_PROGRAMS):
+        _stat_sources._cached_program(_program.STREAM, RECIPE, mode)
+    for mode in (0, 99, 0):  # the second put 1 out
+        _stat_sources._cached_program(_program.STREAM, RECIPE, mode)
+    assert len(loads) == _stat_sources._KEPT_PROGRAMS + 1
+    _stat_sources._cached_program(_program.STREAM, RECIPE, 1)
+    assert len(loads) == _stat_sources._KEPT_PROGRAMS + 2
+
+
+def test_a_program_that_fails_to_load_is_not_kept(
+    loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> object:
+        raise MemcgError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_program, "Program", refuse)
+        with pytest.raises(MemcgError):
+            _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
+    _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
+    assert loads == [_program.STREAM]
+
+
+def test_forgotten_programs_are_loaded_anew_and_stay_with_their_users(loads: list[str]) -> None:
+    first = _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
+    seen = weakref.ref(first)
+    _stat_sources.forget_programs()
+    _stat_sources.forget_programs()
+    gc.collect()
+    assert seen() is not None, "it has a user"
+    assert _stat_sources._cached_program(_program.STREAM, RECIPE, 0) is not first
+    del first
+    gc.collect()
+    assert seen() is None
+
+
+def test_a_program_is_loaded_with_its_recipe_s_constants(
+    loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(_program, "Program", lambda *arguments: given.extend(arguments))
+    _stat_sources._cached_program(_program.RUN_ONE, RECIPE, _program.FLUSH_KFUNC)
+    assert given == [_program.RUN_ONE, RECIPE.constants(_program.FLUSH_KFUNC)]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -172,3 +173,63 @@ def test_rows_are_aligned(items: int) -> None:
     assert _wire.header_size(items) - (_wire.HEADER.size + 2 * items) in range(8)
     assert _wire.row_size(items) % 8 == 0
     assert len(_wire.encode_header(range(items), 1)) == _wire.header_size(items)
+
+
+# --- rows that are elsewhere ----------------------------------------------------------
+
+
+@given(
+    ids=st.lists(st.integers(0, U64), min_size=1, max_size=4),
+    values=st.lists(st.integers(0, U64), max_size=6),
+    read=st.integers(0, 6),
+)
+def test_a_row_is_decoded_where_it_lies(ids: list[int], values: list[int], read: int) -> None:
+    rows = [_wire.Row(own, own ^ U64, at, at, tuple(values)) for at, own in enumerate(ids)]
+    memory = b"".join(map(encode_row, rows))
+    count = min(read, len(values))
+    for at, row in enumerate(rows):
+        found = _wire.decode_row(memory, at * _wire.row_size(len(values)), count)
+        assert found == row._replace(values=row.values[:count])
+
+
+def test_a_row_beyond_the_memory_is_not_made_up() -> None:
+    memory = b"".join(map(encode_row, some_rows(2)))
+    for at, items in ((2 * 48, 0), (48, 4), (48 + 1, 3), (80, 0)):
+        with pytest.raises(struct.error):
+            _wire.decode_row(memory, at, items)
+
+
+@pytest.mark.parametrize("before", [b"", bytes(24), _wire.encode_header(ITEMS, 2)])
+def test_a_trailer_alone(before: bytes) -> None:
+    assert _wire.decode_trailer(before + encode_trailer(70_000, 9)) == (70_000, 9)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        encode_trailer(1)[:-1],
+        encode_trailer(1)[1:],
+        encode_trailer(1) + b"\0",
+        _wire.encode_header(ITEMS, 2),
+        bytes(64),
+    ],
+)
+def test_no_trailer(data: bytes) -> None:
+    with pytest.raises(StreamError, match=f"stream of {len(data)} bytes has no trailer"):
+        _wire.decode_trailer(data)
+
+
+@pytest.mark.parametrize(("order", "form"), [("little", "<"), ("big", ">")])
+def test_the_level_is_the_first_half_of_its_word(
+    order: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "byteorder", order)
+    for level, flags in ((0, 0), (7, 0), (0, U32), (U32, 1), (0x01020304, 0x05060708)):
+        (word,) = struct.unpack(f"{form}Q", struct.pack(f"{form}II", level, flags))
+        assert _wire.level(word) == level
+
+
+def test_a_row_s_third_word_has_its_level() -> None:
+    words = memoryview(encode_row(_wire.Row(5, 4, 3, _wire.ROW_ROOT, (9,)))).cast("Q")
+    assert (words[0], words[1], _wire.level(words[2]), words[3]) == (5, 4, 3, 9)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""From rows to paths: odd names, odd places, names that move; never another cgroup's path."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pymemcgbpf import CgroupRemovedError
+
+from .cgroups import cgroup, enable_memory, remove
+from .surroundings import HIERARCHY, VERSION
+from .ways import Way
+
+ODD_NAMES = (
+    "with a blank",
+    "-dash",
+    "...",
+    "\\x20",
+    "ünïcode",
+    os.fsdecode(b"\xff\xfe"),
+    "n" * 255,
+)
+
+
+def test_odd_names(empty_cgroup: Path, tree_transport_way: Way) -> None:
+    enable_memory(empty_cgroup)
+    made = [empty_cgroup / name for name in ODD_NAMES]
+    for path in made:
+        path.mkdir()
+    with tree_transport_way.tree(empty_cgroup, ["anon"]) as tree:
+        snapshot = tree.read()
+        assert [row.path for row in snapshot] == [str(path) for path in (empty_cgroup, *made)]
+        assert [row.relative_path for row in snapshot] == [".", *ODD_NAMES]
+        for path in made:
+            for given in (path, str(path), os.fsencode(path), path.name):
+                found = snapshot.find(given)
+                assert found is not None and found.id == path.stat().st_ino
+
+
+def test_find_knows_what_is_not_of_the_tree(empty_cgroup: Path, tree_transport_way: Way) -> None:
+    with cgroup() as other, tree_transport_way.tree(empty_cgroup, ["anon"]) as tree:
+        snapshot = tree.read()
+        for path in (other, HIERARCHY, "/", "/proc", "no-such", "..", "nul\0", b"\xff"):
+            assert snapshot.find(path) is None
+        for path in (".", "", empty_cgroup, f"../{empty_cgroup.name}"):
+            found = snapshot.find(path)
+            assert found is not None and found.id == empty_cgroup.stat().st_ino
+
+
+@pytest.mark.parametrize("order", ["self", "pre", "post", "up", "children"])
+def test_a_relative_path_means_where_the_reader_was_made(
+    tree_transport_way: Way, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with cgroup() as path:
+        monkeypatch.chdir(path.parent)
+        with tree_transport_way.tree(Path(path.name), ["anon"], order=order) as tree:
+            before = [row.path for row in tree.read()]
+            assert before[:1] == ([] if order == "children" else [str(path)])
+            monkeypatch.chdir("/")
+            # A cgroup without children is no removed one, wherever the process is now.
+            assert [row.path for row in tree.read()] == before
+            remove(path)
+            with pytest.raises(CgroupRemovedError, match="was removed"):
+                tree.read()
+
+
+def test_a_link_to_a_cgroup(empty_cgroup: Path, tree_transport_way: Way, tmp_path: Path) -> None:
+    enable_memory(empty_cgroup)
+    (empty_cgroup / "child").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(empty_cgroup)
+    with cgroup() as other, tree_transport_way.tree(link, ["anon"]) as tree:
+        enable_memory(other)
+        (other / "child").mkdir()
+        snapshot = tree.read()
+        assert [row.path for row in snapshot] == [str(link), str(link / "child")]
+        # It leads to another cgroup with a child of the same name.
+        link.unlink()
+        link.symlink_to(other)
+        # The child is nowhere below it; the first one is where it was, by its real path.
+        for row in (*snapshot, *tree.read()):
+            assert row.path is None or os.stat(row.path).st_ino == row.id
+        assert snapshot.find("child") is None
+        assert snapshot[1].path != str(link / "child")
+
+
+def test_a_path_above_the_walk_s_root_goes_by_the_real_place(
+    empty_cgroup: Path, tree_transport_way: Way, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(empty_cgroup)
+    with tree_transport_way.tree(link, ["anon"], order="up") as tree:
+        assert [row.path for row in tree.read()] == [str(link), str(HIERARCHY)]
+
+
+def test_a_path_made_again_and_again_is_never_taken_for_the_first(
+    empty_cgroup: Path, tree_transport_way: Way
+) -> None:
+    enable_memory(empty_cgroup)
+    path = empty_cgroup / "again"
+    snapshots = []
+    with tree_transport_way.tree(empty_cgroup, ["anon"]) as tree:
+        for _ in range(10):
+            path.mkdir()
+            (path / "below").mkdir()
+            snapshots.append(tree.read())
+            assert [row.relative_path for row in snapshots[-1]][:2] == [".", "again"]
+            for old in snapshots[:-1]:
+                assert [row.gone for row in old][:2] == [False, True]
+                assert old.find("again") is None
+            remove(path)
+    ids = [snapshot[1].id for snapshot in snapshots]
+    assert sorted(set(ids)) == ids and len(ids) == 10
+    assert all(row.gone for snapshot in snapshots for row in snapshot[1:])
+
+
+if VERSION == 1:  # v2 has no rename
+
+    def test_a_renamed_cgroup_has_its_new_path(empty_cgroup: Path, tree_transport_way: Way) -> None:
+        (empty_cgroup / "old").mkdir()
+        (empty_cgroup / "old" / "below").mkdir()
+        with tree_transport_way.tree(empty_cgroup, ["anon"]) as tree:
+            first = tree.read()
+            assert [row.relative_path for row in first] == [".", "old", "old/below"]
+            (empty_cgroup / "old").rename(empty_cgroup / "new")
+            (empty_cgroup / "old").mkdir()
+            (empty_cgroup / "old" / "below").mkdir()
+            expected = [".", "new", "new/below"]
+            assert [row.relative_path for row in tree.read()][:3] == expected
+            # Directories are listed again for an older snapshot a second later.
+            deadline = time.monotonic() + 5
+            while (found := [row.relative_path for row in first]) != expected:
+                assert found[0] == "." and set(found[1:]) <= {None, *expected}
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def too_deep(root: Path) -> Iterator[int]:
+    """Cgroups below each other until the path is longer than any that open() takes."""
+    fds = [os.open(root, os.O_RDONLY | os.O_DIRECTORY)]
+    name = "d" * 240
+    try:
+        for _ in range(os.pathconf("/", "PC_PATH_MAX") // len(name) + 2):
+            os.mkdir(name, dir_fd=fds[-1])
+            fds.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fds[-1]))
+            _enable_memory_at(fds[-1])
+        yield len(fds)
+    finally:
+        while len(fds) > 1:
+            os.close(fds.pop())
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(name, dir_fd=fds[-1])
+        os.close(fds.pop())
+
+
+def _enable_memory_at(dir_fd: int) -> None:
+    if VERSION == 2:
+        fd = os.open("cgroup.subtree_control", os.O_WRONLY, dir_fd=dir_fd)
+        try:
+            os.write(fd, b"+memory")
+        finally:
+            os.close(fd)
+
+
+def test_a_path_longer_than_the_kernel_takes_spoils_no_walk(
+    empty_cgroup: Path, tree_transport_way: Way
+) -> None:
+    """Whoever may make cgroups can make one: an agent's walk must survive it."""
+    enable_memory(empty_cgroup)
+    with too_deep(empty_cgroup) as count, tree_transport_way.tree(empty_cgroup, ["anon"]) as tree:
+        for order_of_reads in range(2):
+            snapshot = tree.read()
+            levels = [row.level - snapshot[0].level for row in snapshot]
+            assert levels == list(range(len(levels))), order_of_reads
+            paths = [row.relative_path for row in snapshot]
+            given = [path for path in paths if path is not None]
+            assert given == paths[: len(given)] and len(given) >= 10
+            if tree_transport_way.backend != "text":
+                assert len(levels) == count

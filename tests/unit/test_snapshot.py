@@ -1,0 +1,488 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Snapshots and their rows, over rows packed by hand."""
+
+from __future__ import annotations
+
+import array
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pymemcgbpf as memcg
+from pymemcgbpf import ClosedError, Row, Snapshot, _wire
+
+from .tree_rows import NAMES, pack, paths_of, snapshot_of
+
+ROWS: tuple[_wire.Row, ...] = (
+    _wire.Row(7, 1, 3, 0, (4096, 10)),
+    _wire.Row(8, 7, 4, 0, (8192, 11)),
+    _wire.Row(9, 8, 5, 0, ((1 << 64) - 2, 12)),
+    _wire.Row(11, 7, 4, 0, (0, 13)),
+)
+NOWHERE = paths_of(Path("/"))  # for snapshots that nobody asks for a path
+
+
+@pytest.fixture
+def snapshot() -> Snapshot:
+    return snapshot_of(ROWS, NOWHERE)
+
+
+# --- a sequence -----------------------------------------------------------------------
+
+
+def test_it_is_a_sequence_of_rows(snapshot: Snapshot) -> None:
+    assert isinstance(snapshot, Sequence)
+    assert len(snapshot) == 4
+    assert [row.id for row in snapshot] == [7, 8, 9, 11]
+    assert [row.id for row in reversed(snapshot)] == [11, 9, 8, 7]
+    assert all(isinstance(row, Row) for row in snapshot)
+
+
+@pytest.mark.parametrize("index", range(-4, 4))
+def test_an_index_counts_from_either_end(index: int, snapshot: Snapshot) -> None:
+    expected = ROWS[index]
+    row = snapshot[index]
+    assert (row.id, row.parent_id, row.level) == expected[:3]
+    assert tuple(row.values()) == expected.values
+
+
+@pytest.mark.parametrize("index", [4, 5, -5, 1 << 70, -(1 << 70)])
+def test_an_index_beyond_either_end_is_an_index_error(index: int, snapshot: Snapshot) -> None:
+    with pytest.raises(IndexError):
+        snapshot[index]
+
+
+@pytest.mark.parametrize("index", [1.0, "anon", None])
+def test_an_index_is_an_integer(index: Any, snapshot: Snapshot) -> None:
+    with pytest.raises(TypeError):
+        snapshot[index]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        slice(None),
+        slice(1, 3),
+        slice(-2, None),
+        slice(None, None, -1),
+        slice(0, 4, 3),
+        slice(2, 99),
+        slice(3, 1),
+    ],
+)
+def test_a_slice_is_a_list_of_rows(part: slice, snapshot: Snapshot) -> None:
+    rows = snapshot[part]
+    assert isinstance(rows, list)
+    assert [(row.id, row["pgscan"]) for row in rows] == [
+        (row.cgroup_id, row.values[1]) for row in ROWS[part]
+    ]
+
+
+def test_it_can_be_iterated_again_and_in_between(snapshot: Snapshot) -> None:
+    first, second = iter(snapshot), iter(snapshot)
+    assert [next(first).id, next(first).id, next(second).id] == [7, 8, 7]
+    assert len(list(snapshot)) == len(list(snapshot)) == 4
+
+
+def test_a_row_of_it_is_in_it(snapshot: Snapshot) -> None:
+    same, other = snapshot_of(ROWS[:2], NOWHERE), snapshot_of(ROWS[2:], NOWHERE)
+    assert same[1] in snapshot and snapshot.index(same[1]) == 1
+    assert same[1] not in other
+
+
+def test_what_it_says_of_itself() -> None:
+    snapshot = snapshot_of(ROWS, paths_of(Path("/proc")), order="up", began_ns=5, ended_ns=12)
+    assert (snapshot.items, snapshot.order, snapshot.path) == (NAMES, "up", "/proc")
+    assert (snapshot.taken_ns, snapshot.duration_ns) == (5, 7)
+    assert repr(snapshot) == "<Snapshot of '/proc': 4 cgroups, 2 items>"
+
+
+@pytest.mark.parametrize("name", ["items", "order", "path", "taken_ns", "duration_ns", "ids"])
+def test_what_it_says_of_itself_is_read_only(name: str, snapshot: Snapshot) -> None:
+    with pytest.raises(AttributeError):
+        setattr(snapshot, name, 1)
+
+
+def test_flags_are_not_the_level() -> None:
+    rows = [_wire.Row(7, 0, 0, _wire.ROW_ROOT, (1, 1)), _wire.Row(8, 7, 6, 0xFFFFFFFF, (1, 1))]
+    assert [row.level for row in snapshot_of(rows, NOWHERE)] == [0, 6]
+
+
+# --- columns --------------------------------------------------------------------------
+
+
+def test_a_column_is_a_memoryview_of_64_bit_numbers(snapshot: Snapshot) -> None:
+    for column, expected in (
+        (snapshot.column("anon"), [4096, 8192, (1 << 64) - 2, 0]),
+        (snapshot.column("pgscan"), [10, 11, 12, 13]),
+        (snapshot.ids, [7, 8, 9, 11]),
+        (snapshot.parent_ids, [1, 7, 8, 7]),
+    ):
+        assert isinstance(column, memoryview)
+        assert (column.format, column.itemsize, column.ndim, column.shape) == ("Q", 8, 1, (4,))
+        assert column.strides == (_wire.row_size(2),)
+        assert column.tolist() == list(column) == expected
+        assert array.array("Q", column).tolist() == expected
+        assert array.array("Q", column.tobytes()).tolist() == expected
+        assert column[-1] == expected[-1]
+        assert column[::2].tolist() == expected[::2]
+        assert column[::-1].tolist() == expected[::-1]
+        assert column == array.array("Q", expected)
+
+
+def test_a_column_is_the_very_memory_of_the_rows() -> None:
+    data = bytearray(pack(*ROWS))
+    snapshot = snapshot_of(data, NOWHERE)
+    column, ids = snapshot.column("pgscan"), snapshot.ids
+    assert column.obj is ids.obj is data
+    data[:] = pack(*(row._replace(cgroup_id=99, values=(1, 2)) for row in ROWS))
+    assert (column.tolist(), ids.tolist()) == ([2] * 4, [99] * 4)
+
+
+def test_a_column_of_a_copy_cannot_be_written_to(snapshot: Snapshot) -> None:
+    with pytest.raises(TypeError):
+        snapshot.column("anon")[0] = 1
+
+
+def test_no_column_is_called_so(snapshot: Snapshot) -> None:
+    for name in ("nope", "", "ids", "cgroup_id"):
+        with pytest.raises(KeyError) as caught:
+            snapshot.column(name)
+        assert caught.value.args == (name,)
+
+
+# --- no rows --------------------------------------------------------------------------
+
+
+def test_an_empty_snapshot(tmp_path: Path) -> None:
+    snapshot = snapshot_of(b"", paths_of(tmp_path))
+    assert len(snapshot) == 0 and not snapshot
+    assert (list(snapshot), snapshot[:], snapshot[::-1]) == ([], [], [])
+    assert (snapshot.by_id(), snapshot.by_path(), snapshot.find(".")) == ({}, {}, None)
+    for column in (snapshot.column("anon"), snapshot.ids, snapshot.parent_ids):
+        assert (column.format, column.tolist()) == ("Q", [])
+    for index in (0, -1):
+        with pytest.raises(IndexError):
+            snapshot[index]
+    with pytest.raises(KeyError):
+        snapshot.column("nope")
+
+
+# --- rows -----------------------------------------------------------------------------
+
+
+def test_a_row_is_a_mapping(snapshot: Snapshot) -> None:
+    row = snapshot[1]
+    assert isinstance(row, Mapping)
+    assert dict(row) == {"anon": 8192, "pgscan": 11}
+    assert list(row) == list(row.keys()) == ["anon", "pgscan"]
+    assert list(row.items()) == [("anon", 8192), ("pgscan", 11)]
+    assert (len(row), "anon" in row, row.get("pgscan")) == (2, True, 11)
+
+
+@pytest.mark.parametrize("name", ["nope", "", "id", "memory.current"])
+def test_a_row_has_no_other_items(name: str, snapshot: Snapshot) -> None:
+    row = snapshot[1]
+    assert name not in row and row.get(name, 5) == 5
+    with pytest.raises(KeyError) as caught:
+        row[name]
+    assert caught.value.args == (name,)
+
+
+def test_an_item_that_a_cgroup_does_not_have_is_missing_in_its_row() -> None:
+    assert memcg.ABSENT == (1 << 64) - 1
+    names = ("anon", "memory.current", "file")
+    rows = [_wire.Row(1, 0, 0, 1, (1, memcg.ABSENT, 2)), _wire.Row(2, 1, 1, 0, (3, 4, 5))]
+    snapshot = snapshot_of(rows, NOWHERE, names)
+    root, other = snapshot
+    assert dict(root) == {"anon": 1, "file": 2}
+    assert list(root) == ["anon", "file"] and list(root.values()) == [1, 2]
+    assert (len(root), "memory.current" in root, root.get("memory.current")) == (2, False, None)
+    with pytest.raises(KeyError) as caught:
+        root["memory.current"]
+    assert caught.value.args == ("memory.current",)
+    assert (len(other), other["memory.current"]) == (3, 4)
+    assert snapshot.column("memory.current").tolist() == [memcg.ABSENT, 4]
+    assert snapshot.items == names
+
+
+def test_a_row_of_nothing_is_empty() -> None:
+    (row,) = snapshot_of([_wire.Row(1, 0, 0, 1, (memcg.ABSENT, memcg.ABSENT))], NOWHERE)
+    assert (dict(row), len(row), list(row)) == ({}, 0, [])
+
+
+def test_the_largest_value_is_one_below_absent(snapshot: Snapshot) -> None:
+    assert snapshot[2]["anon"] == memcg.ABSENT - 1
+
+
+def test_rows_are_equal_when_cgroup_and_values_are(snapshot: Snapshot) -> None:
+    base = ROWS[0]
+    (same,) = snapshot_of([base._replace(level=9)], NOWHERE)
+    (other_id,) = snapshot_of([base._replace(cgroup_id=8)], NOWHERE)
+    (other_value,) = snapshot_of([base._replace(values=(4096, 11))], NOWHERE)
+    (other_names,) = snapshot_of([base], NOWHERE, ("anon", "pgsteal"))
+    row = snapshot[0]
+    assert row == same and same == row and (row != same) is False
+    for other in (other_id, other_value, other_names):
+        assert row != other and other != row
+
+
+def test_a_row_is_equal_to_the_mapping_of_its_values(snapshot: Snapshot) -> None:
+    row = snapshot[0]
+    same: object = {"pgscan": 10, "anon": 4096}
+    assert row == same and same == row
+    assert row != {"anon": 4096} and row != {"anon": 4096, "pgscan": 11}
+    for other in (7, "anon", None, [("anon", 4096), ("pgscan", 10)]):
+        assert row != other
+
+
+def test_a_row_cannot_be_hashed(snapshot: Snapshot) -> None:
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(snapshot[0])
+
+
+def test_a_row_cannot_be_changed(snapshot: Snapshot) -> None:
+    row: Any = snapshot[0]
+    for name in ("id", "parent_id", "level", "path", "gone", "anything"):
+        with pytest.raises(AttributeError):
+            setattr(row, name, 1)
+    with pytest.raises(TypeError):
+        row["anon"] = 1
+
+
+def test_repr_of_a_row(snapshot: Snapshot) -> None:
+    assert repr(snapshot[0]) == "<Row of cgroup 7, level 3: {'anon': 4096, 'pgscan': 10}>"
+
+
+def test_a_row_keeps_its_snapshot() -> None:
+    row = snapshot_of(ROWS, NOWHERE)[3]
+    assert (row.id, row["pgscan"]) == (11, 13)
+
+
+# --- which row ------------------------------------------------------------------------
+
+
+def test_by_id(snapshot: Snapshot) -> None:
+    found = snapshot.by_id()
+    assert list(found) == [7, 8, 9, 11]
+    assert all(row.id == cgroup_id for cgroup_id, row in found.items())
+    assert found[9] == snapshot[2]
+    found.clear()
+    assert list(snapshot.by_id()) == [7, 8, 9, 11], "each is the caller's own"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> dict[str, Path]:
+    """Directories by their path relative to the first."""
+    root = tmp_path / "root"
+    found = {".": root, "a": root / "a", "a/b": root / "a" / "b", "c d": root / "c d"}
+    for path in found.values():
+        path.mkdir()
+    return found
+
+
+def of_tree(tree: dict[str, Path], began_ns: int = 0, ended_ns: int = 0) -> Snapshot:
+    """A snapshot of directories as if they were cgroups."""
+    ids = {path: path.stat().st_ino for path in tree.values()}
+    rows = [
+        _wire.Row(cgroup_id, ids.get(path.parent, 0), 0, 0, (cgroup_id, 1))
+        for path, cgroup_id in ids.items()
+    ]
+    return snapshot_of(rows, paths_of(tree["."]), began_ns=began_ns, ended_ns=ended_ns)
+
+
+def test_paths_of_rows(tree: dict[str, Path]) -> None:
+    snapshot = of_tree(tree)
+    assert [row.relative_path for row in snapshot] == list(tree)
+    assert [row.path for row in snapshot] == [str(path) for path in tree.values()]
+    assert [row.gone for row in snapshot] == [False] * 4
+    tree["a/b"].rmdir()
+    assert [row.relative_path for row in snapshot] == [".", "a", None, "c d"]
+    assert (snapshot[2].path, snapshot[2].gone) == (None, True)
+
+
+def test_by_path_leaves_out_who_is_gone(tree: dict[str, Path]) -> None:
+    snapshot = of_tree(tree)
+    assert {path: row.id for path, row in snapshot.by_path().items()} == {
+        str(path): path.stat().st_ino for path in tree.values()
+    }
+    assert list(snapshot.by_path()) == [str(path) for path in tree.values()]
+    tree["c d"].rmdir()
+    assert list(snapshot.by_path()) == [str(tree[name]) for name in (".", "a", "a/b")]
+
+
+def test_find(tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = of_tree(tree)
+    monkeypatch.chdir("/")  # "relative" is to the walk's root
+    for name, path in tree.items():
+        for spelled in (name, str(path), path, os.fsencode(name), f"{name}/", f"{name}/."):
+            row = snapshot.find(spelled)
+            assert row is not None and row.id == path.stat().st_ino, spelled
+    for nowhere in ("b", "a/b/c", "..", "/", str(tree["."].parent), "a\0", "/proc"):
+        assert snapshot.find(nowhere) is None, nowhere
+
+
+def test_find_follows_the_path_not_the_memory(tree: dict[str, Path]) -> None:
+    snapshot = of_tree(tree)
+    old = snapshot.find("c d")
+    assert old is not None
+    tree["c d"].rename(tree["."] / "moved")
+    tree["c d"].mkdir()
+    assert snapshot.find("c d") is None, "another one, that was not there at the walk"
+    assert snapshot.find("moved") == old
+
+
+def test_one_made_while_the_walk_went_on_is_not_gone(tree: dict[str, Path]) -> None:
+    """Somebody lists the directory (through an older snapshot) after the walk began; then
+    a cgroup is made, which the walk still meets."""
+    older = of_tree(tree, time.monotonic_ns(), time.monotonic_ns())
+    began = time.monotonic_ns()
+    assert older[1].relative_path == "a"
+    tree["new"] = tree["."] / "new"
+    tree["new"].mkdir()
+    newer = of_tree(tree, began, time.monotonic_ns())
+    newer._paths = older._paths  # one reader's
+    assert newer[4].relative_path == "new"
+
+
+# --- copy=False -----------------------------------------------------------------------
+
+USES: dict[str, Callable[[Snapshot], object]] = {
+    "id": lambda snapshot: snapshot[0].id,
+    "parent_id": lambda snapshot: snapshot[0].parent_id,
+    "level": lambda snapshot: snapshot[0].level,
+    "path": lambda snapshot: snapshot[0].path,
+    "relative_path": lambda snapshot: snapshot[0].relative_path,
+    "gone": lambda snapshot: snapshot[0].gone,
+    "value": lambda snapshot: snapshot[-1]["anon"],
+    "get": lambda snapshot: snapshot[0].get("anon"),
+    "in": lambda snapshot: "anon" in snapshot[0],
+    "dict": lambda snapshot: dict(snapshot[0]),
+    "len": lambda snapshot: len(snapshot[0]),
+    "names": lambda snapshot: list(snapshot[0]),
+    "==": lambda snapshot: snapshot[0] == snapshot[1],
+    "repr": lambda snapshot: repr(snapshot[0]),
+    "slice": lambda snapshot: snapshot[1:][0].id,
+    "iteration": lambda snapshot: [row.id for row in snapshot],
+    "column": lambda snapshot: snapshot.column("pgscan"),
+    "ids": lambda snapshot: snapshot.ids,
+    "parent_ids": lambda snapshot: snapshot.parent_ids,
+    "by_id": lambda snapshot: snapshot.by_id()[7].id,
+    "by_path": lambda snapshot: snapshot.by_path(),
+}
+
+
+@pytest.mark.parametrize("indexed", [False, True], ids=["fresh", "indexed"])
+@pytest.mark.parametrize("use", USES)
+def test_an_expired_view_is_a_clear_error(use: str, indexed: bool) -> None:
+    snapshot = snapshot_of(bytearray(pack(*ROWS)), NOWHERE)
+    if indexed:
+        snapshot.by_id()
+    snapshot._expire()
+    for _ in range(2):
+        with pytest.raises(ClosedError) as caught:
+            USES[use](snapshot)
+        assert str(caught.value) == (
+            "this snapshot was a view (copy=False), and its reader has read again since"
+        )
+        assert caught.value.errno is None
+
+
+def test_find_in_an_expired_view(tree: dict[str, Path]) -> None:
+    snapshot = of_tree(tree)
+    snapshot._expire()
+    with pytest.raises(ClosedError):
+        snapshot.find("a")
+
+
+def test_an_expired_view_still_says_what_it_was() -> None:
+    snapshot = snapshot_of(pack(*ROWS), paths_of(Path("/proc")), began_ns=1, ended_ns=3)
+    snapshot._expire()
+    snapshot._expire()
+    assert (len(snapshot), snapshot.items, snapshot.order, snapshot.path) == (
+        4,
+        NAMES,
+        "pre",
+        "/proc",
+    )
+    assert (snapshot.taken_ns, snapshot.duration_ns) == (1, 2)
+    assert repr(snapshot) == "<Snapshot of '/proc': 4 cgroups, 2 items>"
+    with pytest.raises(KeyError):
+        snapshot.column("nope")
+
+
+def test_a_column_taken_before_is_memory_still() -> None:
+    data = bytearray(pack(*ROWS))
+    snapshot = snapshot_of(data, NOWHERE)
+    column, ids = snapshot.column("pgscan"), snapshot.ids
+    snapshot._expire()
+    del snapshot
+    assert (column.tolist(), ids.tolist()) == ([10, 11, 12, 13], [7, 8, 9, 11])
+    data[-8:] = (77).to_bytes(8, "little" if _wire.level(1) == 1 else "big")
+    assert column[3] == 77, "it is the reader's memory, whatever is there"
+    with pytest.raises(BufferError):
+        data.clear()  # so a map stays mapped as long as a column of it lives
+    column.release()
+    ids.release()
+    data.clear()
+
+
+def test_an_expired_view_holds_no_memory() -> None:
+    data = bytearray(pack(*ROWS))
+    snapshot = snapshot_of(data, NOWHERE)
+    rows = list(snapshot)
+    snapshot._expire()
+    data.clear()  # a BufferError if anything still looked into it
+    with pytest.raises(ClosedError):
+        rows[0]["anon"]
+
+
+# --- any rows -------------------------------------------------------------------------
+
+words = st.integers(0, (1 << 64) - 1) | st.just(memcg.ABSENT)
+halves = st.integers(0, (1 << 32) - 1)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[tuple[str, ...], list[_wire.Row]]:
+    """Names, and rows with unique ids."""
+    names = tuple(f"item-{at}" for at in range(draw(st.integers(1, 6))))
+    values = st.tuples(*[words] * len(names))
+    row = st.builds(_wire.Row, words, words, halves, halves, values)
+    return names, draw(st.lists(row, max_size=8, unique_by=lambda row: row.cgroup_id))
+
+
+@given(tables())
+def test_any_rows_come_back_as_they_were_packed(
+    table: tuple[tuple[str, ...], list[_wire.Row]],
+) -> None:
+    names, rows = table
+    snapshot = snapshot_of(rows, NOWHERE, names)
+    assert len(snapshot) == len(rows)
+    assert [(row.id, row.parent_id, row.level) for row in snapshot] == [row[:3] for row in rows]
+    expected = [
+        {name: value for name, value in zip(names, row.values) if value != memcg.ABSENT}
+        for row in rows
+    ]
+    assert [dict(row) for row in snapshot] == expected
+    assert [len(row) for row in snapshot] == [len(each) for each in expected]
+    assert snapshot.ids.tolist() == [row.cgroup_id for row in rows]
+    assert snapshot.parent_ids.tolist() == [row.parent_id for row in rows]
+    for at, name in enumerate(names):
+        assert snapshot.column(name).tolist() == [row.values[at] for row in rows]
+    assert snapshot.by_id() == {row.cgroup_id: snapshot[at] for at, row in enumerate(rows)}
+
+
+@given(tables(), st.slices(8))
+def test_any_slice_is_the_list_s(
+    table: tuple[tuple[str, ...], list[_wire.Row]], part: slice
+) -> None:
+    names, rows = table
+    found = snapshot_of(rows, NOWHERE, names)[part]
+    assert [row.id for row in found] == [row.cgroup_id for row in rows[part]]
