@@ -65,24 +65,30 @@ class Paths:
             ids: those worth remembering when there are too many.
         """
         with self._lock:
-            chain = [cgroup_id]
-            while not self._is_known(chain[-1]):
-                parent = parent_of(chain[-1])
-                if parent is None:  # it is above the walk's root, or its parent has no row
-                    self._learn_above()
-                    self._learn_below(seen_ns)
-                    return self._known[cgroup_id] if self._is_known(cgroup_id) else None
-                chain.append(parent)
-            for parent, child in zip(chain[:0:-1], chain[-2::-1]):
+            try:
+                return self._found(cgroup_id, parent_of, seen_ns)
+            finally:
+                most = 2 * len(ids) + _SPARE
+                if len(self._known) > most or len(self._listed) > most:
+                    self._forget_all_but(ids)
+
+    def _found(
+        self, cgroup_id: int, parent_of: Callable[[int], Optional[int]], seen_ns: int
+    ) -> Optional[str]:
+        chain = [cgroup_id]
+        while not self._is_known(chain[-1]):
+            parent = parent_of(chain[-1])
+            if parent is None:  # it is above the walk's root, or its parent has no row
+                self._learn_above()
+                self._learn_below(seen_ns)
+                return self._known[cgroup_id] if self._is_known(cgroup_id) else None
+            chain.append(parent)
+        for parent, child in zip(chain[:0:-1], chain[-2::-1]):
+            if not self._is_known(child):
+                self._learn_children(parent, seen_ns)
                 if not self._is_known(child):
-                    self._learn_children(parent, seen_ns)
-                    if not self._is_known(child):
-                        return None
-            relative = self._known[cgroup_id]
-            most = 2 * len(ids) + _SPARE
-            if len(self._known) > most or len(self._listed) > most:
-                self._forget_all_but(ids)
-            return relative
+                    return None
+        return self._known[cgroup_id]
 
     def id_at(self, path: str) -> Optional[int]:
         """The id of the cgroup of this hierarchy that a path leads to, from the root."""
@@ -174,4 +180,5 @@ class Paths:
     def _forget_all_but(self, ids: Collection[int]) -> None:
         kept = {*ids, self._root_id}
         self._known = {key: path for key, path in self._known.items() if key in kept}
-        self._listed.clear()  # for what is forgotten they are to be listed again
+        # What is forgotten is to be listed again.
+        self._listed = {key: at for key, at in self._listed.items() if key == _EVERYTHING}

@@ -278,13 +278,17 @@ class TreeReader(_Reader[TreeSource]):
         began = time.monotonic_ns()
         try:
             memory, number = source.walk()
-        except OSError as error:
+            ended = time.monotonic_ns()
+            rows = memoryview(memory)[: number * self._row_size]
+        except (OSError, ValueError) as error:
+            if self._source is None:  # a signal handler has closed it
+                raise self._closed() from error
+            if not isinstance(error, OSError):
+                raise
             clear = self._explained(error)
             if clear is error:
                 raise
             raise clear from error
-        ended = time.monotonic_ns()
-        rows = memoryview(memory)[: number * self._row_size]
         if copy:
             rows = memoryview(bytes(rows))
         snapshot = Snapshot(rows, self._names, self._order, began, ended, self._paths)
