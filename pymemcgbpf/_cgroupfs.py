@@ -208,8 +208,9 @@ def _why_no_memory(path: str) -> MemcgError:
         return removed(path)
     controllers = _read(os.path.join(path, "cgroup.controllers"))
     if controllers is None:
-        if os.path.exists(os.path.join(path, os.pardir, MEMORY_STAT)):
-            return removed(path)  # v1: its parent has the controller, so it had it too
+        above = os.path.dirname(os.path.realpath(path))  # ".." would be gone with the path
+        if os.path.exists(os.path.join(above, MEMORY_STAT)):
+            return removed(path)  # its parent has the controller, so it had a file there
         return MemoryControllerError(
             f"{path} is in a cgroup v1 hierarchy without the memory controller: "
             "use the memory hierarchy (most often /sys/fs/cgroup/memory)"

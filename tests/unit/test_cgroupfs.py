@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Optional
@@ -263,6 +264,19 @@ def test_the_controller_was_taken_away(tmp_path: Path) -> None:
     path = bare(top / "a")
     error = _cgroupfs.why_unreadable(str(path), (path.stat().st_dev, path.stat().st_ino))
     assert isinstance(error, MemoryControllerError)
+
+
+def test_a_directory_that_goes_while_it_is_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bare(make_v2(tmp_path / "top") / "a")
+
+    def remove(_: str) -> None:
+        shutil.rmtree(path)
+
+    monkeypatch.setattr(_cgroupfs, "_read", remove)
+    error = _cgroupfs.why_unreadable(str(path), (path.stat().st_dev, path.stat().st_ino))
+    assert isinstance(error, CgroupRemovedError)
 
 
 # --- hierarchy_root -------------------------------------------------------------------
