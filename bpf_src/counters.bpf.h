@@ -12,7 +12,8 @@ const volatile __u32 backend = 0;	/* enum memcg_stats_backend */
 const volatile __u32 flush = 0;		/* enum memcg_stats_flush */
 const volatile __u32 memory_cgrp_id = 0;	/* enum cgroup_subsys_id, from BTF */
 const volatile __u32 page_size = 4096;
-const volatile __u32 vmstats_size = 0;	/* bytes of state[] and events[] together, core only */
+const volatile __u32 nr_blocks = 0;
+const volatile struct memcg_stats_block blocks[MEMCG_STATS_MAX_BLOCKS] = {};
 const volatile __u32 nr_terms = 0;
 const volatile struct memcg_stats_term terms[MEMCG_STATS_MAX_TERMS] = {};
 
@@ -22,6 +23,8 @@ extern void bpf_put_mem_cgroup(struct mem_cgroup *memcg) __ksym __weak;
 extern unsigned long bpf_mem_cgroup_page_state(struct mem_cgroup *memcg, int idx) __ksym __weak;
 extern unsigned long bpf_mem_cgroup_vm_events(struct mem_cgroup *memcg,
 					      enum vm_event_item event) __ksym __weak;
+extern unsigned long bpf_mem_cgroup_memory_events(struct mem_cgroup *memcg,
+						  enum memcg_memory_event event) __ksym __weak;
 extern unsigned long bpf_mem_cgroup_usage(struct mem_cgroup *memcg) __ksym __weak;
 extern void bpf_mem_cgroup_flush_stats(struct mem_cgroup *memcg) __ksym __weak;
 
@@ -34,13 +37,14 @@ extern void memcg_flush_stats(struct cgroup *cgrp) __ksym __weak;
 /* Linux 6.1 to 6.15: kernel/cgroup/rstat.c */
 extern void cgroup_rstat_flush(struct cgroup *cgrp) __ksym __weak;
 
-/* state[] and events[], copied in one go. 2 KiB hold twice what any kernel has. */
-#define VMSTATS_MAX 256
+/* The blocks' words: those of a machine with 8 nodes, all items, on any kernel. */
+#define MAX_WORDS 1024
 
 struct counters {
 	struct cgroup *cgrp;
 	struct mem_cgroup *memcg;	/* kfunc: a reference; else only for probe reads */
-	__u64 *vmstats;			/* core: room for VMSTATS_MAX counters */
+	__u64 *words;			/* room for MAX_WORDS */
+	__u32 missing;			/* a bit for each block that is not there */
 	bool is_root;			/* of its hierarchy */
 };
 
@@ -56,12 +60,77 @@ static __always_inline struct mem_cgroup *memcg_of(struct cgroup *cgrp)
 	return (void *)css - bpf_core_field_offset(struct mem_cgroup, css);
 }
 
-static __always_inline __u64 usage_bytes(struct mem_cgroup *memcg)
+static __always_inline bool copy_block(const volatile struct memcg_stats_block *block,
+				       const struct counters *c)
 {
-	__s64 pages = 0;
+	__u32 step, size = block->size, word = block->word, guard = block->guard;
+	void *from = c->memcg;
+	__u8 there = 0;
 
-	bpf_probe_read_kernel(&pages, sizeof(pages), &memcg->memory.usage);
-	return (__u64)pages * page_size;
+	if (block->start == MEMCG_STATS_START_CGROUP)
+		from = c->cgrp;
+	for (step = 0; step < MEMCG_STATS_MAX_STEPS; step++) {
+		void *next = NULL;
+
+		if (step >= block->nr_steps)
+			break;
+		bpf_probe_read_kernel(&next, sizeof(next), from + block->steps[step]);
+		if (!next)
+			return false;
+		from = next;
+	}
+	if (guard) {
+		bpf_probe_read_kernel(&there, sizeof(there), from + (guard - 1));
+		if (!there)
+			return false;
+	}
+	if (word >= MAX_WORDS || size > (MAX_WORDS - word) * sizeof(__u64))
+		return false;
+	return !bpf_probe_read_kernel(c->words + word, size, from + block->offset);
+}
+
+static __always_inline void copy_blocks(struct counters *c)
+{
+	__u32 i;
+
+	for (i = 0; i < MEMCG_STATS_MAX_BLOCKS; i++) {
+		if (i >= nr_blocks)
+			break;
+		if (!copy_block(&blocks[i], c))
+			c->missing |= 1U << i;
+	}
+}
+
+static __always_inline __u64 word_value(const struct counters *c, __u32 kind, __u32 index,
+					__u32 block)
+{
+	__u64 value;
+
+	if (index >= MAX_WORDS || (c->missing >> (block & 31) & 1))
+		return MEMCG_STATS_ABSENT;
+	value = c->words[index];
+	switch (kind) {
+	case MEMCG_STATS_KIND_WORD:
+		return value;
+	case MEMCG_STATS_KIND_SIGNED:
+		/* Per-cpu deltas may not have met yet; memory.stat shows 0 as well. */
+		return (__s64)value < 0 ? 0 : value;
+	case MEMCG_STATS_KIND_NANOSECONDS:
+		return value / 1000;
+	default:
+		return MEMCG_STATS_ABSENT;
+	}
+}
+
+/* Not by the unit: it would be no marker any more. */
+static __always_inline __u64 limit_value(const struct counters *c, __u32 index, __u64 unit)
+{
+	__u64 pages;
+
+	if (index >= MAX_WORDS)
+		return MEMCG_STATS_ABSENT;
+	pages = c->words[index];
+	return pages >= MEMCG_STATS_UNLIMITED / unit ? MEMCG_STATS_UNLIMITED : pages * unit;
 }
 
 static __always_inline __u64 kfunc_value(const struct counters *c, __u32 kind, __u32 index)
@@ -72,6 +141,8 @@ static __always_inline __u64 kfunc_value(const struct counters *c, __u32 kind, _
 		return bpf_mem_cgroup_page_state(c->memcg, index);
 	case MEMCG_STATS_KIND_EVENT:
 		return bpf_mem_cgroup_vm_events(c->memcg, index);
+	case MEMCG_STATS_KIND_MEMORY_EVENT:
+		return bpf_mem_cgroup_memory_events(c->memcg, index);
 	case MEMCG_STATS_KIND_USAGE:
 		return bpf_mem_cgroup_usage(c->memcg);
 	default:
@@ -88,26 +159,25 @@ static __always_inline __u64 rfc_value(const struct counters *c, __u32 kind, __u
 		return memcg_stat_fetch(c->cgrp, index);
 	case MEMCG_STATS_KIND_EVENT:
 		return memcg_vm_event_fetch(c->cgrp, index);
-	case MEMCG_STATS_KIND_USAGE:
-		return usage_bytes(c->memcg);
 	default:
 		return MEMCG_STATS_ABSENT;
 	}
 }
 
-static __always_inline __u64 core_value(const struct counters *c, __u32 kind, __u32 index)
+static __always_inline __u64 term_value(const struct counters *c, __u32 i)
 {
-	__s64 value;
+	__u32 kind = terms[i].kind, index = terms[i].counter;
 
-	if (kind == MEMCG_STATS_KIND_USAGE)
-		return usage_bytes(c->memcg);
-	if (index >= VMSTATS_MAX)
+	if ((terms[i].flags & MEMCG_STATS_TERM_NOT_ON_ROOT) && c->is_root)
 		return MEMCG_STATS_ABSENT;
-	value = c->vmstats[index];
-	/* Per-cpu deltas may not have met yet; memory.stat shows 0 as well. */
-	if (kind != MEMCG_STATS_KIND_EVENT && value < 0)
-		value = 0;
-	return value;
+	if (kind >= MEMCG_STATS_KIND_WORD)
+		return kind == MEMCG_STATS_KIND_LIMIT ? limit_value(c, index, page_size) :
+							word_value(c, kind, index, terms[i].block);
+	if (backend == MEMCG_STATS_BACKEND_KFUNC)
+		return kfunc_value(c, kind, index);
+	if (backend == MEMCG_STATS_BACKEND_RFC)
+		return rfc_value(c, kind, index);
+	return MEMCG_STATS_ABSENT;
 }
 
 /* Sums the terms into one value per item: nr_items of them, which values[] must have room for. */
@@ -117,27 +187,15 @@ static __always_inline void fill_values(const struct counters *c, __u64 *values,
 	__u32 i, item = 0;
 
 	for (i = 0; i < MEMCG_STATS_MAX_TERMS; i++) {
-		__u32 kind, index;
-
 		if (i >= nr_terms)
 			break;
-		kind = terms[i].kind;
-		index = terms[i].counter;
-		if (kind == MEMCG_STATS_KIND_USAGE && c->is_root)
-			value = MEMCG_STATS_ABSENT; /* the kernel shows none */
-		else if (backend == MEMCG_STATS_BACKEND_KFUNC)
-			value = kfunc_value(c, kind, index);
-		else if (backend == MEMCG_STATS_BACKEND_RFC)
-			value = rfc_value(c, kind, index);
-		else
-			value = core_value(c, kind, index);
-
+		value = term_value(c, i);
 		if (value == MEMCG_STATS_ABSENT || sum == MEMCG_STATS_ABSENT)
 			sum = MEMCG_STATS_ABSENT;
 		else
 			sum += value * terms[i].unit;
 
-		if (terms[i].last) {
+		if (terms[i].flags & MEMCG_STATS_TERM_LAST) {
 			if (item >= nr_items || item >= MEMCG_STATS_MAX_ITEMS)
 				break;
 			values[item++] = sum;
@@ -167,9 +225,9 @@ static __always_inline void flush_subtree(struct cgroup *cgrp)
  * it has no memory.stat, or its counters could not be read.
  */
 static __always_inline bool read_counters(struct cgroup *cgrp, struct cgroup_subsys_state *css,
-					  __u64 *vmstats, __u64 *values, __u32 nr_items)
+					  __u64 *words, __u64 *values, __u32 nr_items)
 {
-	struct counters c = { .cgrp = cgrp, .vmstats = vmstats, .is_root = cgrp->level == 0 };
+	struct counters c = { .cgrp = cgrp, .words = words, .is_root = cgrp->level == 0 };
 	__u32 css_flags = 0;
 
 	if (backend == MEMCG_STATS_BACKEND_KFUNC) {
@@ -179,8 +237,10 @@ static __always_inline bool read_counters(struct cgroup *cgrp, struct cgroup_sub
 		if (!c.memcg)
 			return false;
 		visible = c.memcg->css.flags & CSS_VISIBLE;
-		if (visible)
+		if (visible) {
+			copy_blocks(&c);
 			fill_values(&c, values, nr_items);
+		}
 		bpf_put_mem_cgroup(c.memcg);
 		return visible;
 	}
@@ -192,15 +252,7 @@ static __always_inline bool read_counters(struct cgroup *cgrp, struct cgroup_sub
 	if (bpf_probe_read_kernel(&css_flags, sizeof(css_flags), &c.memcg->css.flags) ||
 	    !(css_flags & CSS_VISIBLE))
 		return false;
-	if (backend == MEMCG_STATS_BACKEND_CORE && vmstats_size) {
-		struct memcg_vmstats *from = NULL;
-
-		if (vmstats_size > VMSTATS_MAX * sizeof(__u64))
-			return false;
-		if (bpf_probe_read_kernel(&from, sizeof(from), &c.memcg->vmstats) ||
-		    bpf_probe_read_kernel(vmstats, vmstats_size, from))
-			return false;
-	}
+	copy_blocks(&c);
 	fill_values(&c, values, nr_items);
 	return true;
 }

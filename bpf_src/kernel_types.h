@@ -10,6 +10,7 @@
 enum node_stat_item { NODE_STAT_ITEM_ };
 enum memcg_stat_item { MEMCG_STAT_ITEM_ };
 enum vm_event_item { VM_EVENT_ITEM_ };
+enum memcg_memory_event { MEMCG_MEMORY_EVENT_ };
 
 /* User-space ABI: a fixed layout, so no relocations. */
 struct bpf_iter_meta;
@@ -64,18 +65,8 @@ struct cgroup {
 	struct cgroup_subsys_state *subsys[1];
 };
 
-struct page_counter {
-	struct {
-		__s64 counter;
-	} usage;	/* atomic_long_t */
-};
-
-struct memcg_vmstats;
-
 struct mem_cgroup {
 	struct cgroup_subsys_state css;
-	struct page_counter memory;
-	struct memcg_vmstats *vmstats;
 };
 
 #pragma clang attribute pop

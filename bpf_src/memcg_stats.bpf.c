@@ -75,7 +75,7 @@ int memcg_stats_stream(struct bpf_iter__cgroup *ctx)
 		flush_subtree(cgrp);
 		bpf_seq_write(seq, (void *)&header, header_size);
 	}
-	if (fill_row(cgrp, &cgrp->self, walking.vmstats, &walking.row.head))
+	if (fill_row(cgrp, &cgrp->self, walking.words, &walking.row.head))
 		bpf_seq_write(seq, &walking.row, row_size);
 	return 0;
 }
@@ -132,7 +132,7 @@ int memcg_stats_run_one(struct one *one)
 		goto release;
 	}
 	bpf_rcu_read_lock();
-	found = fill_row(cgrp, &cgrp->self, scratch->vmstats, &scratch->row.head);
+	found = fill_row(cgrp, &cgrp->self, scratch->words, &scratch->row.head);
 	bpf_rcu_read_unlock();
 	one->row = scratch->row.head;
 	/*

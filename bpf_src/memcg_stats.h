@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * What crosses from the kernel to the reader: the stream's header, its rows and
- * its trailer, and the table of terms that user space writes before load.
+ * its trailer, and the tables of terms and blocks that user space writes before load.
  *
  * Native byte order throughout. pymemcgbpf/_wire.py and pymemcgbpf/_program.py are
  * the other side; tests/unit/test_wire.py holds the two against each other.
@@ -13,11 +13,15 @@
 #define MEMCG_STATS_END_MAGIC	0x4553434d /* "MCSE" */
 #define MEMCG_STATS_VERSION	1
 
-#define MEMCG_STATS_MAX_ITEMS	256
-#define MEMCG_STATS_MAX_TERMS	384
+#define MEMCG_STATS_MAX_ITEMS	512
+#define MEMCG_STATS_MAX_TERMS	576
+#define MEMCG_STATS_MAX_BLOCKS	24
 
 /* A value that this kernel does not keep. Never 0, which is a measurement. */
 #define MEMCG_STATS_ABSENT	(~0ULL)
+
+/* A limit that is not set: what a file shows as "max". */
+#define MEMCG_STATS_UNLIMITED	(~0ULL >> 1)
 
 /*
  * Once, before the first row. The items are the project's own stable numbers
@@ -83,19 +87,52 @@ enum memcg_stats_flush {
 	MEMCG_STATS_FLUSH_RSTAT = 3,	/* cgroup_rstat_flush */
 };
 
+/* What a term is, and so how its value comes about. */
 enum memcg_stats_kind {
+	/* The kernel's own functions are asked; .counter is the enumerator. */
 	MEMCG_STATS_KIND_NODE = 1,	/* enum node_stat_item */
 	MEMCG_STATS_KIND_MEMCG = 2,	/* enum memcg_stat_item */
 	MEMCG_STATS_KIND_EVENT = 3,	/* enum vm_event_item */
-	MEMCG_STATS_KIND_USAGE = 4,	/* the memory page counter */
+	MEMCG_STATS_KIND_MEMORY_EVENT = 4,	/* enum memcg_memory_event */
+	MEMCG_STATS_KIND_USAGE = 5,	/* the memory page counter */
+	/* A word that was copied from the kernel's memory; .counter is which. */
+	MEMCG_STATS_KIND_WORD = 6,
+	MEMCG_STATS_KIND_SIGNED = 7,	/* shown as 0 while it is negative */
+	MEMCG_STATS_KIND_LIMIT = 8,	/* PAGE_COUNTER_MAX becomes MEMCG_STATS_UNLIMITED */
+	MEMCG_STATS_KIND_NANOSECONDS = 9,	/* shown as microseconds */
 };
 
-/* One counter. An item is the sum of its terms; .last closes it. */
+#define MEMCG_STATS_TERM_LAST		(1U << 0)	/* it closes its item */
+#define MEMCG_STATS_TERM_NOT_ON_ROOT	(1U << 1)	/* the kernel shows none there */
+
+/* One counter. An item is the sum of its terms. */
 struct memcg_stats_term {
-	__u16 kind;
-	__u16 last;
-	__u32 counter;	/* kfunc, rfc: the enumerator; core: the __u64 in struct memcg_vmstats */
-	__u64 unit;	/* factor from the counter to memory.stat's unit */
+	__u8 kind;	/* enum memcg_stats_kind */
+	__u8 flags;	/* MEMCG_STATS_TERM_* */
+	__u16 block;	/* where a word is from */
+	__u32 counter;
+	__u64 unit;	/* factor from the counter to the item's unit */
+};
+
+enum memcg_stats_start {
+	MEMCG_STATS_START_MEMCG = 0,	/* struct mem_cgroup */
+	MEMCG_STATS_START_CGROUP = 1,	/* struct cgroup */
+};
+
+#define MEMCG_STATS_MAX_STEPS 2
+
+/*
+ * Bytes of a kernel structure that are copied in one go, found from struct mem_cgroup or
+ * struct cgroup by following pointers. User space has the offsets from the kernel's BTF.
+ */
+struct memcg_stats_block {
+	__u16 start;		/* enum memcg_stats_start */
+	__u16 nr_steps;		/* how many pointers are followed */
+	__u32 steps[MEMCG_STATS_MAX_STEPS];	/* where they are, each in its structure */
+	__u32 offset;		/* of the first byte, in the last structure */
+	__u32 size;		/* in bytes, a multiple of 8 */
+	__u32 word;		/* where it goes among the words */
+	__u32 guard;		/* 1 + the offset of a byte without which there is no such block */
 };
 
 #endif

@@ -10,7 +10,7 @@ const volatile __u64 children_of = 0;	/* a cgroup's id: rows of its children onl
 
 /* What a walk writes into: in the map a row has header.row_size bytes, here it has the most. */
 struct scratch {
-	__u64 vmstats[VMSTATS_MAX];
+	__u64 words[MAX_WORDS];
 	__u64 nr_rows;
 	struct {
 		struct memcg_stats_row head;
@@ -35,7 +35,7 @@ struct {
  * its callers.
  */
 static __noinline bool fill_row(struct cgroup *cgrp, struct cgroup_subsys_state *css,
-				     __u64 *vmstats, struct memcg_stats_row *row)
+				     __u64 *words, struct memcg_stats_row *row)
 {
 	__u64 parent_id = 0;
 
@@ -43,7 +43,7 @@ static __noinline bool fill_row(struct cgroup *cgrp, struct cgroup_subsys_state 
 		parent_id = cgrp->self.parent->cgroup->kn->id;
 	if (children_of && parent_id != children_of)
 		return false;
-	if (!read_counters(cgrp, css, vmstats, (__u64 *)(row + 1), header.nr_items))
+	if (!read_counters(cgrp, css, words, (__u64 *)(row + 1), header.nr_items))
 		return false;
 	row->cgroup_id = cgrp->kn->id;
 	row->parent_id = parent_id;
@@ -60,7 +60,7 @@ static __always_inline void add_row(struct cgroup *cgrp, struct cgroup_subsys_st
 	struct memcg_stats_row *row = bpf_map_lookup_elem(&rows, &index);
 
 	/* Without room for it, it is filled in all the same: only then is it known to be one. */
-	if (fill_row(cgrp, css, scratch->vmstats, row ?: &scratch->row.head))
+	if (fill_row(cgrp, css, scratch->words, row ?: &scratch->row.head))
 		scratch->nr_rows++;
 }
 

@@ -2,6 +2,8 @@
 """Memory-cgroup statistics as numbers, through a BPF cgroup iterator."""
 
 from ._cached_readers import clear_cache, read_stats
+from ._catalogue import UNLIMITED, Item
+from ._offer import items, unknown_keys
 from ._version import VERSION
 from .errors import (
     BackendUnavailableError,
@@ -38,6 +40,7 @@ __all__ = [
     "CgroupPermissionError",
     "CgroupRemovedError",
     "ClosedError",
+    "Item",
     "ItemUnavailableError",
     "LibbpfNotFoundError",
     "LibbpfTooOldError",
@@ -50,9 +53,12 @@ __all__ = [
     "StreamError",
     "TreeReader",
     "TreeTooLargeError",
+    "UNLIMITED",
     "UnknownItemError",
     "VerifierError",
     "__version__",
     "clear_cache",
+    "items",
     "read_stats",
+    "unknown_keys",
 ]

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import time
 from collections.abc import Sequence
 from typing import Callable, Generic, NamedTuple, Optional, Protocol, TypeVar
 
-from . import _btf, _cgroupfs, _kernel_layout, _memory_stat, _stat_sources
+from . import _btf, _catalogue, _cgroupfs, _kernel_layout, _layout, _recipe, _stat_sources
+from ._catalogue import CATALOGUE, CURRENT, MEMORY_STAT, NodeCounter, close_names
 from ._cgroupfs import Cgroup
-from ._recipe import Recipe, terms_of
+from ._recipe import Recipe, Terms
+from ._shown import Shown
 from .errors import (
     BackendUnavailableError,
     BpfPermissionError,
@@ -26,7 +29,6 @@ from .errors import (
     UnknownItemError,
     errno_text,
 )
-from .items import CATALOGUE, CURRENT, close_names
 
 BEST_FIRST = ("kfunc", "rfc", "core", "text")
 AUTO = "auto"
@@ -38,7 +40,14 @@ _PROBE = {
 
 
 class Request(NamedTuple):
-    """What a caller asked for."""
+    """What a caller asked for.
+
+    Attributes:
+        names: of items and of groups of them; None for all of memory.stat and memory.current.
+        flush: whether pending updates are to be brought in.
+        backend: one of BEST_FIRST, or AUTO.
+        transport: one of the maker's, or AUTO.
+    """
 
     names: Optional[tuple[str, ...]]
     flush: bool
@@ -67,8 +76,9 @@ class Maker(Protocol[_Made]):
     def transports(self) -> tuple[str, ...]:
         """How the numbers can travel through BPF, the best first."""
 
-    def shows_current(self, cgroup: Cgroup) -> bool:
-        """Whether the number of memory in use is to be had."""
+    @property
+    def walks(self) -> bool:
+        """Whether other cgroups' numbers are read, too."""
 
     def declines(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
         """Why a transport that would work is not the best here; "" if it is."""
@@ -100,9 +110,9 @@ def choose(cgroup: Cgroup, request: Request, maker: Maker[_Source]) -> Choice[_S
         UnknownItemError, ItemUnavailableError, and what _cgroupfs raises.
     """
     _check_request(request, maker.transports)
-    printed = _translated(cgroup, lambda: tuple(_memory_stat.keys(cgroup)))
-    _check_known(request.names, printed)
-    return _Choosing(cgroup, request, maker, printed).best()
+    shown = Shown(cgroup, maker.walks)
+    translated(cgroup, lambda: _check_known(request.names, shown))
+    return _Choosing(cgroup, request, maker, shown).best()
 
 
 def _check_request(request: Request, transports: Sequence[str]) -> None:
@@ -137,7 +147,7 @@ _NO_BACKEND_WOULD_HELP = (
 _Result = TypeVar("_Result")
 
 
-def _translated(cgroup: Cgroup, make: Callable[[], _Result]) -> _Result:
+def translated(cgroup: Cgroup, make: Callable[[], _Result]) -> _Result:
     """What *make* returns; its plain OSErrors as errors of ours."""
     try:
         return make()
@@ -152,10 +162,18 @@ def _translated(cgroup: Cgroup, make: Callable[[], _Result]) -> _Result:
         raise clear from error
 
 
-def _check_known(names: Optional[tuple[str, ...]], printed: Sequence[str]) -> None:
-    known = dict.fromkeys((*printed, *CATALOGUE))
+def _check_known(names: Optional[tuple[str, ...]], shown: Shown) -> None:
+    """Raises where nobody knows a name: neither the catalogue, nor the kernel's files."""
+    known = dict.fromkeys((*shown.names(MEMORY_STAT), *CATALOGUE))
     for name in names or ():
-        if name not in known:
+        if _catalogue.is_group(name):
+            files = _catalogue.files_of_group(name)
+            if len(files) == 1 or any(_catalogue.in_group(name, one) for one in known):
+                continue
+            printed = (one for file in files for one in shown.names(file))
+            if not any(_catalogue.in_group(name, one) for one in printed):
+                raise UnknownItemError(f"no item is called like {name!r}", item=name)
+        elif name not in known and not _catalogue.item_named(name) and not shown.has(name):
             like = close_names(name, known)
             hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ""
             raise UnknownItemError(f"no item is called {name!r}{hint}", item=name, suggestions=like)
@@ -188,20 +206,22 @@ class _Choosing(Generic[_Source]):
     """One choice: what was asked for, what is there, and what was refused so far."""
 
     def __init__(
-        self, cgroup: Cgroup, request: Request, maker: Maker[_Source], printed: Sequence[str]
+        self, cgroup: Cgroup, request: Request, maker: Maker[_Source], shown: Shown
     ) -> None:
         self._cgroup, self._request, self._maker = cgroup, request, maker
-        self._printed = printed
+        self._shown = shown
+        # The items that must be there; of groups, those that are to be had.
+        self._required = [name for name in request.names or () if not _catalogue.is_group(name)]
         self._refusals: list[tuple[str, MemcgError]] = []
 
     def best(self) -> Choice[_Source]:
         request = self._request
         if request.backend not in (AUTO, "text"):
-            return _translated(self._cgroup, lambda: self._through_bpf(request.backend))
+            return translated(self._cgroup, lambda: self._through_bpf(request.backend))
         if request.backend == AUTO:
             for backend in BEST_FIRST[:-1]:
                 try:
-                    return _translated(self._cgroup, lambda: self._through_bpf(backend))  # noqa: B023
+                    return translated(self._cgroup, lambda: self._through_bpf(backend))  # noqa: B023
                 except _NO_BACKEND_WOULD_HELP:
                     raise
                 except MemcgError as error:
@@ -209,7 +229,7 @@ class _Choosing(Generic[_Source]):
             if request.transport != AUTO:
                 raise BackendUnavailableError(_why(self._refusals))
         try:
-            return _translated(self._cgroup, self._through_text)
+            return translated(self._cgroup, self._through_text)
         except ItemUnavailableError as error:
             # v1's text shows but some items; BPF, if it could be had, might show the others.
             nowhere = any(isinstance(other, ItemUnavailableError) for _, other in self._refusals)
@@ -221,20 +241,42 @@ class _Choosing(Generic[_Source]):
     # --- text
 
     def _through_text(self) -> Choice[_Source]:
-        names = tuple(self._printed)
-        if self._maker.shows_current(self._cgroup):
-            names += (CURRENT,)
-        if self._request.names is not None:
-            missing = [name for name in self._request.names if name not in names]
-            if missing:
-                raise _unavailable(missing, self._where())
-            names = self._request.names
+        names = self._wanted(self._shown.names)
+        self._check_there([name for name in self._required if not self._shown.has(name)])
         source = self._maker.text(self._cgroup, names)
         return Choice(source, names, "text", "text", _why(self._refusals))
 
-    def _where(self) -> str:
+    # --- which items
+
+    def _wanted(self, offered: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
+        """The names asked for, with groups taken apart.
+
+        Args:
+            offered: a file's items.
+        """
+        if self._request.names is None:
+            return (*offered(MEMORY_STAT), *offered(CURRENT))
+        found: dict[str, None] = {}
+        for name in self._request.names:
+            members = [name]
+            if _catalogue.is_group(name):
+                files = _catalogue.files_of_group(name)
+                among = [item for file in files for item in offered(file)]
+                members = [item for item in among if _catalogue.in_group(name, item)]
+            found.update(dict.fromkeys(members))
+        if not found:
+            raise _unavailable(self._request.names, self._cgroup.path)
+        return tuple(found)
+
+    def _check_there(self, missing: Sequence[str]) -> None:
+        if missing:
+            raise _unavailable(missing, self._where(missing))
+
+    def _where(self, missing: Sequence[str]) -> str:
         if self._cgroup.is_root:
             return f"the root cgroup {self._cgroup.path} of this kernel"
+        if any(_catalogue.file_of(name) != MEMORY_STAT for name in missing):
+            return f"the cgroup {self._cgroup.path}"
         version = "" if self._cgroup.version == 2 else "cgroup v1 "
         return f"this kernel's {version}memory.stat"
 
@@ -247,7 +289,7 @@ class _Choosing(Generic[_Source]):
         refused: list[tuple[str, MemcgError]] = []
         for transport in transports:
             try:
-                self._check_transport(backend, transport)
+                self._check_transport(recipe, transport)
                 source, names = self._kept(recipe, transport)
             except _NO_BACKEND_WOULD_HELP:
                 raise
@@ -269,33 +311,46 @@ class _Choosing(Generic[_Source]):
                 raise BackendUnavailableError(f"this kernel has no {function} ({where})")
         if types.memory_cgrp_id is None:
             raise BackendUnavailableError("this kernel is built without the memory controller")
-        layout = _kernel_layout.find(types, self._cgroup) if backend == "core" else None
-        names = self._request.names
-        if names is None:
-            # v1's memory.stat does not show v2's lines, so there all that is kept is offered.
-            wanted = (*self._printed, CURRENT) if self._cgroup.version == 2 else tuple(CATALOGUE)
-        else:
-            wanted = names
-            hidden = [name for name in wanted if not self._is_shown(name)]
-            if hidden:
-                raise _unavailable(hidden, self._where())
-        terms = {name: terms_of(name, types, layout) for name in wanted}
-        kept = {name: terms[name] for name in wanted if terms[name] and self._is_shown(name)}
-        if names is not None and len(kept) < len(names):
-            missing = [name for name in names if name not in kept]
+        wanted = self._wanted(self._shown.counted)
+        self._check_there([name for name in self._required if not self._shown.counts(name)])
+        source = _recipe.Source(backend, types, self._layout(backend, types, wanted))
+        terms = {name: source.terms_of(name) for name in wanted}
+        self._check_guesses(backend, terms)
+        missing = [name for name in self._required if not terms[name]]
+        if missing:
             raise _unavailable(missing, f"the {backend} backend on this kernel")
-        return Recipe(backend, kept, layout)
+        return Recipe(backend, {name: parts for name, parts in terms.items() if parts})
 
-    def _is_shown(self, name: str) -> bool:
-        """Whether memory.stat, or the item's own file, has it: then it means the same."""
-        if name == CURRENT:
-            return self._maker.shows_current(self._cgroup)
-        if self._cgroup.version == 2:
-            return name in self._printed
-        return name not in _NOT_ACCOUNTED_ON_V1
+    def _layout(
+        self, backend: str, types: _btf.KernelTypes, names: Sequence[str]
+    ) -> Optional[_layout.Layout]:
+        """Where the counters lie, if these items take it from there."""
+        if backend == "core" and any(map(_recipe.is_flushed, names)):
+            return _kernel_layout.find(types, self._cgroup)
+        items = map(_catalogue.item_named, names)
+        if any(item is not None and isinstance(item.source, NodeCounter) for item in items):
+            with contextlib.suppress(BackendUnavailableError):
+                return _kernel_layout.find(types, self._cgroup)
+        return None
 
-    def _check_transport(self, backend: str, transport: str) -> None:
-        why = ""
+    def _check_guesses(self, backend: str, terms: Terms) -> None:
+        """Drops items of a newer kernel that are not the counters they are called like."""
+        guesses = {
+            name: parts
+            for name, parts in terms.items()
+            if parts and _catalogue.item_named(name) is None
+        }
+        if not guesses:
+            return
+        right: set[str] = set()
+        for agreeing in _kernel_layout.comparisons(self._cgroup, Recipe(backend, guesses)):
+            right |= agreeing
+            if right >= guesses.keys():
+                return
+        terms.update((name, ()) for name in guesses.keys() - right)
+
+    def _check_transport(self, recipe: Recipe, transport: str) -> None:
+        backend, why = recipe.backend, ""
         if transport == "run":
             types = _btf.kernel()
             lacking = sorted({"bpf_cgroup_from_id", "bpf_iter_css_new"} - types.functions)
@@ -306,7 +361,8 @@ class _Choosing(Generic[_Source]):
             elif backend == "rfc":
                 why = "the kernel offers the rfc functions to iterators only"
         if not why and self._request.transport == AUTO:
-            why = self._maker.declines(self._cgroup, backend, self._request.flush, transport)
+            flush = self._request.flush and recipe.needs_flush
+            why = self._maker.declines(self._cgroup, backend, flush, transport)
         if why:
             raise BackendUnavailableError(why)
 
@@ -327,8 +383,8 @@ class _Choosing(Generic[_Source]):
             if not absent:
                 return source, tuple(recipe.terms)
             source.close()
-            if self._request.names is not None:
-                missing = [name for name in recipe.terms if name in absent]
+            missing = [name for name in self._required if name in absent]
+            if missing:
                 raise _unavailable(missing, "this kernel")
             kept = {name: terms for name, terms in recipe.terms.items() if name not in absent}
             recipe = recipe._replace(terms=kept)
@@ -343,10 +399,6 @@ class _Choosing(Generic[_Source]):
 
 
 _LOOKS, _SECONDS_BETWEEN = 25, 0.01
-
-# The kernel counts them per cgroup on v2 only (cgroup_subsys_on_dfl); hugetlb there by a
-# mount option.
-_NOT_ACCOUNTED_ON_V1 = ("hugetlb", "sock", "zswap", "zswapped", "zswap_incomp")
 
 
 def forget() -> None:

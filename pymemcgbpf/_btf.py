@@ -6,6 +6,7 @@ Read once per process; the type information itself (megabytes) is let go at once
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
 from . import _fork, _libbpf
@@ -14,12 +15,13 @@ from .errors import SHORTAGES, BtfNotFoundError, MemcgError
 VMLINUX = "/sys/kernel/btf/vmlinux"
 
 # enum btf_kind
-_ARRAY, _STRUCT, _ENUM, _FUNC, _DATASEC, _ENUM64 = 3, 4, 6, 12, 15, 19
+_POINTER, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC, _DATASEC, _ENUM64 = 2, 3, 4, 5, 6, 12, 15, 19
 
 _COUNTER_ENUMS = ("node_stat_item", "memcg_stat_item", "vm_event_item")
 _PROBED_FUNCTIONS = (
     "bpf_get_mem_cgroup",
     "bpf_mem_cgroup_flush_stats",
+    "bpf_mem_cgroup_memory_events",
     "memcg_node_stat_fetch",
     "cgroup_rstat_flush",
     "bpf_cgroup_from_id",
@@ -27,11 +29,25 @@ _PROBED_FUNCTIONS = (
 )
 
 
-class ArrayMember(NamedTuple):
-    """An array in a structure: its offset in bytes and its length in elements."""
+# Other enumerators that places depend on, and structures in which there are numbers.
+_ENUMS = ("memcg_memory_event", "psi_states")
+_STRUCTS = (
+    "cgroup",
+    "lruvec_stats",
+    "mem_cgroup",
+    "mem_cgroup_per_node",
+    "memcg_vmstats",
+    "page_counter",
+    "psi_group",
+)
+
+
+class Member(NamedTuple):
+    """A structure's member: its offset in bytes; how many elements it has, if it is an array."""
 
     offset: int
-    length: int
+    length: int = 0
+    is_pointer: bool = False
 
 
 class KernelTypes(NamedTuple):
@@ -41,16 +57,24 @@ class KernelTypes(NamedTuple):
         counters: enumerator's name → (its enum's name, value), of the enums that
             hold memory counters.
         memory_cgrp_id: the memory controller's number, or None.
-        vmstats: the array members of struct memcg_vmstats by name.
         functions: those of the probed functions that the kernel has.
         iterator_orders: what a cgroup iterator can walk in, enum bpf_cgroup_iter_order.
+        enumerators: name → value, of the other enums that are needed.
+        structs: structure's name → member's name → member. None is there that the kernel
+            does not have.
     """
 
     counters: dict[str, tuple[str, int]]
     memory_cgrp_id: Optional[int]
-    vmstats: dict[str, ArrayMember]
     functions: frozenset[str]
     iterator_orders: frozenset[int]
+    enumerators: dict[str, int]
+    structs: dict[str, dict[str, Member]]
+
+    @property
+    def vmstats(self) -> dict[str, Member]:
+        """struct memcg_vmstats."""
+        return self.structs.get("memcg_vmstats", {})
 
 
 _lock = _fork.renewed_lock(__name__, "_lock")
@@ -99,9 +123,10 @@ def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
         return KernelTypes(
             counters,
             types.enumerators("cgroup_subsys_id").get("memory_cgrp_id"),
-            types.array_members("memcg_vmstats"),
             frozenset(name for name in _PROBED_FUNCTIONS if types.has_function(name)),
             frozenset(types.enumerators("bpf_cgroup_iter_order").values()),
+            {name: at for enum in _ENUMS for name, at in types.enumerators(enum).items()},
+            {struct: members for struct in _STRUCTS if (members := types.members(struct))},
         )
     finally:
         lib.btf__free(btf)
@@ -150,22 +175,26 @@ class Types:
         words = self._words(members, stride * count)
         return {self._name(words[at]): words[at + 1] for at in range(0, stride * count, stride)}
 
-    def array_members(self, struct: str) -> dict[str, ArrayMember]:
-        """The members of a structure that are arrays; empty where there is no such one."""
+    def members(self, struct: str) -> dict[str, Member]:
+        """A structure's members by name, and those of its unnamed ones; empty where there is
+        no such structure."""
         type_id = self._find(struct, _STRUCT)
-        if not type_id:
-            return {}
+        return dict(self._members(type_id, 0)) if type_id else {}
+
+    def _members(self, type_id: int, start: int) -> Iterator[tuple[str, Member]]:
         _, count, _, _, members = self._type(type_id)
         words = self._words(members, 3 * count)  # name, type, offset in bits
-        arrays = {}
         for at in range(0, 3 * count, 3):
+            name = self._name(words[at])
+            # The upper byte is a bit field's size where the structure has any.
+            offset = start + (words[at + 2] & 0xFFFFFF) // 8
             kind, _, _, _, after = self._type(words[at + 1])
-            if kind == _ARRAY:
-                length = self._words(after, 3)[2]  # element type, index type, length
-                # The upper byte is a bit field's size where the structure has any.
-                offset = (words[at + 2] & 0xFFFFFF) // 8
-                arrays[self._name(words[at])] = ArrayMember(offset, length)
-        return arrays
+            if not name and kind in (_STRUCT, _UNION):
+                yield from self._members(words[at + 1], offset)
+            elif kind == _ARRAY:
+                yield name, Member(offset, self._words(after, 3)[2])  # element, index, length
+            else:
+                yield name, Member(offset, 0, kind == _POINTER)
 
     def variables(self, section: str) -> dict[str, tuple[int, int]]:
         """Name → (offset, size) of the global variables in one of an object's sections."""

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Optional
 
 from . import _backend, _cgroupfs, _fork
+from ._catalogue import requested_names
 from .errors import CgroupRemovedError, ClosedError
-from .items import requested_names
 from .reader import StatsReader
 
 # The last readers of read_stats(). Each holds one link, and with it its cgroup.
@@ -32,11 +32,11 @@ def read_stats(
 
     Args:
         cgroup_path: the cgroup's directory.
-        items: names of items, in the order wanted; None for all that this kernel has.
+        items: names of items and groups, as :class:`StatsReader` takes them.
         flush: True for values as fresh as those of memory.stat read at that moment.
 
     Returns:
-        Item's name → value in memory.stat's unit (bytes, or a count).
+        Item's name → value in its file's unit (bytes, a count, or µs).
 
     Raises:
         What :class:`StatsReader` with ``backend="auto"`` raises.

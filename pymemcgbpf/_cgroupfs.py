@@ -8,6 +8,7 @@ import os
 import re
 from typing import NamedTuple, Optional, Union
 
+from ._catalogue import MEMORY_STAT
 from .errors import (
     CgroupNotFoundError,
     CgroupPermissionError,
@@ -19,8 +20,6 @@ from .errors import (
 )
 
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
-
-MEMORY_STAT = "memory.stat"
 
 Identity = tuple[int, int]
 

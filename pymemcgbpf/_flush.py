@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import NamedTuple, Optional
 
-from . import _btf, _cgroupfs, _memory_stat, _program
+from . import _btf, _cgroup_files, _cgroupfs, _program
+from ._catalogue import MEMORY_STAT
 from ._cgroupfs import Cgroup
 
 # Files whose reading flushes first, and that are cheaper than memory.stat (mm/memcontrol.c:
@@ -19,24 +21,45 @@ class Flush(NamedTuple):
 
     Attributes:
         mode: what the program does, a ``FLUSH_*`` of _program.py.
-        file: what user space reads before, if anything.
+        files: what user space reads before, if anything.
+        pressure: what it reads for totals of stalled time, if they are wanted.
     """
 
     mode: int
-    file: Optional[_memory_stat.CgroupFile]
+    files: tuple[_cgroup_files.CgroupFile, ...]
+    pressure: Optional[_cgroup_files.PressureFile] = None
 
     def by_file(self) -> None:
         """Does user space's part. Releases the GIL."""
-        if self.file is not None:
-            os.pread(self.file.fd, 1, 0)
+        for file in self.files:
+            os.pread(file.fd, 1, 0)
+        if self.pressure is not None:
+            with contextlib.suppress(OSError):  # the cgroup is gone: who reads it will say so
+                self.pressure.read()
+
+    @property
+    def reads(self) -> bool:
+        """Whether user space has a part."""
+        return bool(self.files) or self.pressure is not None
 
     def close(self) -> None:
-        """Closes the file. Twice is fine."""
-        if self.file is not None:
-            self.file.close()
+        """Closes the files. Twice is fine."""
+        for file in self.files:
+            file.close()
+        if self.pressure is not None:
+            self.pressure.close()
+
+    def with_pressure(self, cgroup: Cgroup) -> Flush:
+        """This, and the kernel's totals of stalled time brought up to date."""
+        try:
+            file = _cgroup_files.PressureFile(cgroup)
+        except BaseException:
+            self.close()
+            raise
+        return self._replace(pressure=file)
 
 
-NO_FLUSH = Flush(_program.FLUSH_NONE, None)
+NO_FLUSH = Flush(_program.FLUSH_NONE, ())
 
 
 def mode_of(backend: str, *, by_iterator: bool) -> int:
@@ -53,18 +76,18 @@ def mode_of(backend: str, *, by_iterator: bool) -> int:
 
 def within(mode: int, cgroup: Cgroup) -> Flush:
     """Flushes a cgroup, with what is below it: by the program if it can, else by a file."""
-    return Flush(mode, None) if mode != _program.FLUSH_NONE else by_file(cgroup)
+    return Flush(mode, ()) if mode != _program.FLUSH_NONE else by_file(cgroup)
 
 
 def by_file(cgroup: Cgroup) -> Flush:
     """Flushes a cgroup, with what is below it, by a file of its own."""
-    return Flush(_program.FLUSH_NONE, _memory_stat.CgroupFile(cgroup, cheapest_file(cgroup)))
+    return Flush(_program.FLUSH_NONE, (_cgroup_files.CgroupFile(cgroup, cheapest_file(cgroup)),))
 
 
 def cheapest_file(cgroup: Cgroup) -> str:
     """The file whose reading flushes and shows least."""
     first = _FIRST[cgroup.version]
-    return first if cgroup.has_file(first) else _cgroupfs.MEMORY_STAT
+    return first if cgroup.has_file(first) else MEMORY_STAT
 
 
 def ancestors(cgroup: Cgroup) -> Flush:

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import time
+from collections.abc import Iterator
 from typing import Optional
 
-from . import _btf, _cgroupfs, _fork, _kallsyms, _layout, _memory_stat, _program
+from . import _btf, _cgroup_files, _cgroupfs, _fork, _kallsyms, _layout, _program, _shown
+from ._catalogue import MEMORY_STAT, Counters
 from ._cgroupfs import Cgroup
-from ._recipe import Recipe, terms_of
+from ._recipe import Recipe, Source
 from ._stat_sources import StreamSource
 from .errors import BackendUnavailableError
 
@@ -84,7 +85,7 @@ def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_layout
     """
     top = _cgroupfs.open_cgroup(_cgroupfs.hierarchy_root(cgroup.path))
     try:
-        shown = tuple(_memory_stat.keys(top)) if top.version == 2 else ()
+        shown = _shown.Shown(top, False).names(MEMORY_STAT) if top.version == 2 else ()
         fitting = [
             layout
             for layout in _layout.rebuilt(types, shown)
@@ -99,41 +100,44 @@ _ATTEMPTS = 20
 
 
 def _gives_memory_stat(layout: _layout.Layout, types: _btf.KernelTypes, cgroup: Cgroup) -> bool:
-    terms = {key: terms_of(name, types, layout) for name, key in _memory_stat.keys(cgroup).items()}
+    source = Source("core", types, layout)
+    names = _shown.Shown(cgroup, False).names(MEMORY_STAT)
+    terms = {_cgroup_files.stat_key(name, cgroup.version): source.terms_of(name) for name in names}
     if cgroup.version == 1:
-        for key, enumerator in _V1_ALSO.items():
-            enum, _ = types.counters[enumerator]
-            slot = layout.slots.get(enumerator)
-            unit = mmap.PAGESIZE if enumerator == "MEMCG_SWAP" else 1
-            if slot is not None:
-                terms[key] = (_program.Term(_program.KINDS[enum], True, slot, unit),)
+        terms.update((key, source.terms(counter)) for key, counter in _V1_ALSO.items())
     terms = {key: parts for key, parts in terms.items() if parts}
-    file = _memory_stat.CgroupFile(cgroup, _cgroupfs.MEMORY_STAT)
+    compared = comparisons(cgroup, Recipe("core", terms))
+    return any(agreeing == terms.keys() for agreeing in compared)
+
+
+def comparisons(cgroup: Cgroup, recipe: Recipe) -> Iterator[set[str]]:
+    """Which keys of memory.stat have the value there that a recipe gives them, again and
+    again: the numbers move while they are compared."""
+    file = _cgroup_files.CgroupFile(cgroup, MEMORY_STAT)
     try:
-        bpf = StreamSource(cgroup, Recipe("core", terms, layout), False)
+        bpf = StreamSource(cgroup, recipe, False)
         try:
-            for _ in range(_ATTEMPTS):  # the numbers move while they are compared
-                before = _memory_stat.parse(_memory_stat.read_whole(file.fd))
+            for _ in range(_ATTEMPTS):
+                before = _cgroup_files.parse(_cgroup_files.read_whole(file.fd))
                 values = bpf.read()
-                after = _memory_stat.parse(_memory_stat.read_whole(file.fd))
-                if all(
-                    key not in after
-                    or min(before[key], after[key]) <= value <= max(before[key], after[key])
+                after = _cgroup_files.parse(_cgroup_files.read_whole(file.fd))
+                yield {
+                    key
                     for key, value in values.items()
-                ):
-                    return True
+                    if key not in after
+                    or min(before[key], after[key]) <= value <= max(before[key], after[key])
+                }
         finally:
             bpf.close()
     finally:
         file.close()
-    return False
 
 
 # Keys of v1's memory.stat that are no items but help to tell one order from another.
 _V1_ALSO = {
-    "total_pgpgin": "PGPGIN",
-    "total_pgpgout": "PGPGOUT",
-    "total_swap": "MEMCG_SWAP",
+    "total_pgpgin": Counters((("PGPGIN",),), "one"),
+    "total_pgpgout": Counters((("PGPGOUT",),), "one"),
+    "total_swap": Counters((("MEMCG_SWAP",),), "pages"),
 }
 
 

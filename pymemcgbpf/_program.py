@@ -43,20 +43,37 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 SELF, PRE, POST, UP, CHILDREN = 1, 2, 3, 4, 5
 ORDERS = {"self": SELF, "pre": PRE, "post": POST, "up": UP, "children": CHILDREN}
 
-# enum memcg_stats_backend, _flush, _kind of bpf_src/memcg_stats.h
+# enum memcg_stats_backend, _flush, _kind, _start and the flags of bpf_src/memcg_stats.h
 BACKENDS = {"kfunc": 1, "rfc": 2, "core": 3}
 FLUSH_NONE, FLUSH_KFUNC, FLUSH_RFC, FLUSH_RSTAT = 0, 1, 2, 3
 KINDS = {"node_stat_item": 1, "memcg_stat_item": 2, "vm_event_item": 3}
-KIND_USAGE = 4
+KIND_MEMORY_EVENT, KIND_USAGE = 4, 5
+KIND_WORD, KIND_SIGNED, KIND_LIMIT, KIND_NANOSECONDS = 6, 7, 8, 9
+TERM_LAST, TERM_NOT_ON_ROOT = 1, 2
+START_MEMCG, START_CGROUP = 0, 1
 
 
 class Term(NamedTuple):
-    """One counter; an item is the sum of its terms. As struct memcg_stats_term."""
+    """One number; an item is the sum of its terms. As struct memcg_stats_term."""
 
     kind: int
-    last: bool
+    flags: int
+    block: int
     counter: int
     unit: int
+
+
+class Block(NamedTuple):
+    """What is copied from a structure of the kernel's. As struct memcg_stats_block."""
+
+    start: int
+    nr_steps: int
+    first_step: int
+    second_step: int
+    offset: int
+    size: int
+    word: int
+    guard: int
 
 
 def u32(value: int) -> bytes:
@@ -72,6 +89,11 @@ def u64(value: int) -> bytes:
 def encode_terms(terms: Iterable[Term]) -> bytes:
     """The constant ``terms[]``."""
     return b"".join(_wire.TERM.pack(*term) for term in terms)
+
+
+def encode_blocks(blocks: Iterable[Block]) -> bytes:
+    """The constant ``blocks[]``."""
+    return b"".join(_wire.BLOCK.pack(*block) for block in blocks)
 
 
 class MapSize(NamedTuple):

@@ -1,47 +1,173 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What a BPF program is to compute: which counters make up which item."""
+"""What a BPF program is to compute: which of the kernel's numbers make up which item."""
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
-from . import _btf, _layout, _program, _wire
+from . import _btf, _catalogue, _layout, _program, _wire
+from ._catalogue import Counters, Field, Item, NodeCounter, Pressure
 from .errors import BackendUnavailableError
-from .items import CATALOGUE, CURRENT, KIB, PAGES, Item
-
-Terms = dict[str, tuple[_program.Term, ...]]
 
 
-def terms_of(
-    name: str, types: _btf.KernelTypes, layout: Optional[_layout.Layout]
-) -> tuple[_program.Term, ...]:
-    """The counters that an item is the sum of; none where this kernel has none."""
-    item = CATALOGUE.get(name)
-    if item is None:
+class Base(NamedTuple):
+    """A structure in the kernel's memory, by the way to it.
+
+    Attributes:
+        start: struct mem_cgroup or struct cgroup, a ``START_*`` of _program.py.
+        steps: the offsets of the pointers to follow.
+        guard: the offset of a byte in it that is 0 where it is not in use, if there is one.
+    """
+
+    start: int
+    steps: tuple[int, ...]
+    guard: Optional[int] = None
+
+
+class Term(NamedTuple):
+    """One of the kernel's numbers; an item is the sum of its terms.
+
+    Attributes:
+        kind: a ``KIND_*`` of _program.py.
+        at: what a kfunc is asked for; else the offset of a word, in *base*.
+        unit: the factor from it to the item's unit.
+        base: where the word is.
+    """
+
+    kind: int
+    at: int
+    unit: int = 1
+    base: Optional[Base] = None
+
+
+Terms = dict[str, tuple[Term, ...]]
+
+
+class Source(NamedTuple):
+    """Where the kernel's numbers come from.
+
+    Attributes:
+        backend: "kfunc", "rfc" or "core".
+        types: what BTF says.
+        layout: where the counters lie, if that is known.
+    """
+
+    backend: str
+    types: _btf.KernelTypes
+    layout: Optional[_layout.Layout]
+
+    def terms_of(self, name: str) -> tuple[Term, ...]:
+        """The numbers that an item is the sum of; none where this kernel has none."""
+        item = _catalogue.item_named(name) or guessed(name, self.types.counters)
+        return () if item is None else self.terms(item.source)
+
+    def terms(self, source: _catalogue.Source) -> tuple[Term, ...]:
+        """The numbers that make up what the catalogue names."""
+        try:
+            if isinstance(source, Counters):
+                return tuple(self._counters(source))
+            if isinstance(source, NodeCounter):
+                return self._on_node(source)
+            return (self._field(source) if isinstance(source, Field) else self._pressure(source),)
+        except KeyError:  # this kernel has no such structure, member or enumerator
+            return ()
+
+    def _counters(self, source: Counters) -> Iterable[Term]:
+        for alternatives in source.parts:
+            for enumerator in alternatives:
+                if enumerator not in self.types.counters:
+                    continue
+                enum, value = self.types.counters[enumerator]
+                if self.backend != "core":
+                    yield Term(_program.KINDS[enum], value)  # the kernel applies the unit
+                elif self.layout is not None and enumerator in self.layout.slots:
+                    base = Base(_program.START_MEMCG, (self._member("mem_cgroup", "vmstats"),))
+                    at = 8 * self.layout.slots[enumerator]
+                    yield Term(_word_kind(enum), at, _unit(source.scale), base)
+                break
+
+    def _on_node(self, source: NodeCounter) -> tuple[Term, ...]:
+        """A node's counters lie in the order of struct memcg_vmstats' state[]."""
+        if self.layout is None:
+            return ()
+        per_node, stats = "mem_cgroup_per_node", self.types.structs["mem_cgroup_per_node"]
+        state = self.types.structs["lruvec_stats"]["state"]
+        first = self.types.structs["memcg_vmstats"]["state"].offset // 8
+        steps: tuple[int, ...] = (self._member("mem_cgroup", "nodeinfo") + 8 * source.node,)
+        start = state.offset
+        if stats["lruvec_stats"].is_pointer:
+            steps += (self._member(per_node, "lruvec_stats"),)
+        else:
+            start += self._member(per_node, "lruvec_stats")
+        for enumerator in source.of.parts[0]:
+            enum, _ = self.types.counters.get(enumerator, ("", 0))
+            slot = self.layout.slots.get(enumerator, first - 1) - first
+            if enum == "node_stat_item" and 0 <= slot < state.length:
+                base = Base(_program.START_MEMCG, steps)
+                unit = _unit(source.of.scale)
+                return (Term(_program.KIND_SIGNED, start + 8 * slot, unit, base),)
         return ()
-    if name == CURRENT:
-        return (_program.Term(_program.KIND_USAGE, True, 0, 1),)
-    found = []
-    for alternatives in item.parts:
-        for enumerator in alternatives:
-            if enumerator not in types.counters:
-                continue
-            enum, value = types.counters[enumerator]
-            if layout is None:
-                found.append((_program.KINDS[enum], value))
-            elif enumerator in layout.slots:
-                found.append((_program.KINDS[enum], layout.slots[enumerator]))
-            break
-    unit = _unit(item) if layout is not None else 1  # the kfuncs apply it themselves
-    return tuple(
-        _program.Term(kind, at == len(found) - 1, index, unit)
-        for at, (kind, index) in enumerate(found)
-    )
+
+    def _field(self, source: Field) -> Term:
+        functions = self.types.functions
+        if self.backend == "kfunc":
+            if source.path == ("memory", "usage"):
+                return Term(_program.KIND_USAGE, 0)
+            if source.path == ("memory_events",) and _MEMORY_EVENTS in functions:
+                return Term(_program.KIND_MEMORY_EVENT, self.types.enumerators[source.enumerator])
+        at = self._member("mem_cgroup", source.path[0])
+        if len(source.path) > 1:
+            at += self._member("page_counter", source.path[1])
+        base = Base(_program.START_MEMCG, ())
+        if source.enumerator:
+            at += 8 * self.types.enumerators[source.enumerator]
+            return Term(_program.KIND_WORD, at, 1, base)
+        if source.limit:
+            return Term(_program.KIND_LIMIT, at, 1, base)  # the program applies the unit
+        return Term(_program.KIND_WORD, at, mmap.PAGESIZE, base)
+
+    def _pressure(self, source: Pressure) -> Term:
+        group = self.types.structs["psi_group"]
+        steps = (self._member("cgroup", "psi"),)
+        base = Base(_program.START_CGROUP, steps, group["enabled"].offset)
+        at = group["total"].offset + 8 * self.types.enumerators[source.enumerator]
+        return Term(_program.KIND_NANOSECONDS, at, 1, base)
+
+    def _member(self, struct: str, member: str) -> int:
+        return self.types.structs[struct][member].offset
 
 
-def _unit(item: Item) -> int:
-    return {PAGES: mmap.PAGESIZE, KIB: 1024}.get(item.scale, 1)
+_MEMORY_EVENTS = "bpf_mem_cgroup_memory_events"
+
+
+def _word_kind(enum: str) -> int:
+    return _program.KIND_WORD if enum == "vm_event_item" else _program.KIND_SIGNED
+
+
+def _unit(scale: str) -> int:
+    return {_catalogue.PAGES: mmap.PAGESIZE, _catalogue.KIB: 1024}.get(scale, 1)
+
+
+def guessed(name: str, enumerators: Iterable[str]) -> Optional[Item]:
+    """An item of a newer kernel, by the enumerator that is called like it.
+
+    How the kernel names them: NR_ANON_MAPPED and MEMCG_SOCK are pages, …_B are bytes,
+    …_KB are KiB; all else are counts.
+    """
+    upper = name.upper()
+    for enumerator, scale in (
+        (upper, _catalogue.ONE),
+        (f"NR_{upper}", _catalogue.PAGES),
+        (f"MEMCG_{upper}", _catalogue.PAGES),
+        (f"NR_{upper}_B", _catalogue.ONE),
+        (f"MEMCG_{upper}_B", _catalogue.ONE),
+        (f"NR_{upper}_KB", _catalogue.KIB),
+    ):
+        if enumerator in enumerators:
+            return _catalogue.guess(name, enumerator, scale)
+    return None
 
 
 class Recipe(NamedTuple):
@@ -49,24 +175,31 @@ class Recipe(NamedTuple):
 
     Attributes:
         backend: "kfunc", "rfc" or "core".
-        terms: item's name → its counters, in the order of a row's values.
-        layout: where the counters lie, for core only.
+        terms: item's name → its terms, in the order of a row's values.
     """
 
     backend: str
     terms: Terms
-    layout: Optional[_layout.Layout]
 
     @property
     def key(self) -> object:
         """What two recipes for the same program have in common."""
-        slots = self.layout and tuple(self.layout.slots.items())
-        return self.backend, tuple(self.terms.items()), slots
+        return self.backend, tuple(self.terms.items())
 
     @property
     def row_size(self) -> int:
         """Bytes of one row."""
         return _wire.row_size(len(self.terms))
+
+    @property
+    def needs_flush(self) -> bool:
+        """Whether it has items that pending updates are missing from."""
+        return any(map(is_flushed, self.terms))
+
+    @property
+    def has_pressure(self) -> bool:
+        """Whether it has totals that the kernel brings up to date when their file is read."""
+        return any(name.startswith(_catalogue.PRESSURE) for name in self.terms)
 
     def constants(self, flush_mode: int, order: int = _program.SELF) -> dict[str, bytes]:
         """The constants of any program of the object that reads rows.
@@ -74,31 +207,78 @@ class Recipe(NamedTuple):
         Raises:
             BackendUnavailableError: there are more items than the program has room for.
         """
-        flat = [term for item in self.terms.values() for term in item]
-        if len(self.terms) > _wire.MAX_ITEMS or len(flat) > _wire.MAX_TERMS:
+        blocks = _blocks([term for item in self.terms.values() for term in item])
+        terms = [
+            _wire_term(term, blocks, _flags(name, at == len(item) - 1))
+            for name, item in self.terms.items()
+            for at, term in enumerate(item)
+        ]
+        room = _wire.MAX_ITEMS, _wire.MAX_TERMS, _wire.MAX_BLOCKS, _wire.MAX_WORDS
+        words = sum(block.size for block in blocks.values()) // 8
+        if any(a > b for a, b in zip((len(self.terms), len(terms), len(blocks), words), room)):
             raise BackendUnavailableError(
                 f"{len(self.terms)} items are too many for the BPF program"
             )
-        numbers = [CATALOGUE[name].number if name in CATALOGUE else 0 for name in self.terms]
+        numbers = [_number(name) for name in self.terms]
         return {
             "backend": _program.u32(_program.BACKENDS[self.backend]),
             "flush": _program.u32(flush_mode),
             "memory_cgrp_id": _program.u32(_btf.kernel().memory_cgrp_id or 0),
             "page_size": _program.u32(mmap.PAGESIZE),
-            "vmstats_size": _program.u32(self._vmstats_size()),
-            "nr_terms": _program.u32(len(flat)),
-            "terms": _program.encode_terms(flat),
+            "nr_blocks": _program.u32(len(blocks)),
+            "blocks": _program.encode_blocks(blocks.values()),
+            "nr_terms": _program.u32(len(terms)),
+            "terms": _program.encode_terms(terms),
             "header": _wire.encode_header(numbers, order),
         }
 
-    def _vmstats_size(self) -> int:
-        """How much of the kernel's counters is copied for these items: up to the last one."""
-        if self.layout is None:
-            return 0
-        counters = [
-            term.counter
-            for item in self.terms.values()
-            for term in item
-            if term.kind != _program.KIND_USAGE
-        ]
-        return 8 * (max(counters) + 1) if counters else 0
+
+def is_flushed(name: str) -> bool:
+    """Whether an item is one of the counters that are flushed."""
+    item = _catalogue.item_named(name)
+    return item is None or isinstance(item.source, (Counters, NodeCounter))
+
+
+def _number(name: str) -> int:
+    item = _catalogue.item_named(name)
+    return 0 if item is None else item.number
+
+
+def _flags(name: str, last: bool) -> int:
+    flags = _program.TERM_LAST if last else 0
+    on_root = _catalogue.file_of(name) in _catalogue.ON_ROOT
+    return flags if on_root else flags | _program.TERM_NOT_ON_ROOT
+
+
+def _blocks(terms: Iterable[Term]) -> dict[Base, _program.Block]:
+    """What is copied out of each structure: from the first word asked for to the last."""
+    spans: dict[Base, tuple[int, int]] = {}
+    for term in terms:
+        if term.base is not None:
+            first, end = spans.get(term.base, (term.at, term.at))
+            spans[term.base] = min(first, term.at), max(end, term.at + 8)
+    blocks = {}
+    word = 0
+    for base, (first, end) in spans.items():
+        first_step, second_step = (*base.steps, 0, 0)[:2]
+        guard = 0 if base.guard is None else 1 + base.guard
+        blocks[base] = _program.Block(
+            start=base.start,
+            nr_steps=len(base.steps),
+            first_step=first_step,
+            second_step=second_step,
+            offset=first,
+            size=end - first,
+            word=word,
+            guard=guard,
+        )
+        word += (end - first) // 8
+    return blocks
+
+
+def _wire_term(term: Term, blocks: dict[Base, _program.Block], flags: int) -> _program.Term:
+    if term.base is None:
+        return _program.Term(term.kind, flags, 0, term.at, term.unit)
+    block = blocks[term.base]
+    word = block.word + (term.at - block.offset) // 8
+    return _program.Term(term.kind, flags, list(blocks).index(term.base), word, term.unit)

@@ -10,9 +10,11 @@ import time
 from collections import OrderedDict
 from typing import Optional, Union
 
-from . import _cgroupfs, _flush, _fork, _libbpf, _memory_stat, _program, _wire
-from ._cgroupfs import MEMORY_STAT, Cgroup
+from . import _cgroupfs, _flush, _fork, _libbpf, _program, _wire
+from ._catalogue import MEMORY_STAT
+from ._cgroupfs import Cgroup
 from ._recipe import Recipe
+from ._text_source import TextSource
 from .errors import BpfPermissionError, MemcgError, StreamError
 
 _ONE_MORE = 8  # bytes asked for beyond what is expected, so that more is seen
@@ -31,19 +33,21 @@ class StreamSource:
         self._size = _wire.header_size(count) + recipe.row_size + _wire.TRAILER.size
         self._values = struct.Struct(f"={count}Q").unpack_from
         self._values_at = _wire.header_size(count) + _wire.ROW.size
-        mode = _flush.mode_of(recipe.backend, by_iterator=True) if flush else _program.FLUSH_NONE
+        self._can_vanish = recipe.has_pressure
+        mode = _mode(recipe, flush, by_iterator=True)
         program = _cached_program(_program.STREAM, recipe, mode)
         self._link = attach(program, cgroup, _program.SELF)
         self._create, self._link_fd = _libbpf.iterator_creator(self._link.fd)
         try:
-            self._flush = _flush.within(mode, cgroup) if flush else _flush.NO_FLUSH
+            self._flush = _flush_of(cgroup, recipe, flush, mode)
+            self._flush_reads = self._flush.reads
         except BaseException:
             self._link.close()
             raise
 
     def read(self) -> dict[str, int]:
         """Name → value, now."""
-        if self._flush.file is not None:
+        if self._flush_reads:
             self._flush.by_file()
         iterator = self._create(self._link_fd)
         if iterator < 0:
@@ -57,11 +61,12 @@ class StreamSource:
             os.close(iterator)
         if len(data) != self._size:
             raise self._explain(data)
-        return dict(zip(self.names, self._values(data, self._values_at)))
+        values = dict(zip(self.names, self._values(data, self._values_at)))
+        return _present(values) if self._can_vanish else values
 
     def absent(self) -> set[str]:
         """The items that this kernel does not keep."""
-        return _absent(self.read())
+        return _absent(self.names, self.read())
 
     def _explain(self, data: bytes) -> MemcgError:
         rows = _wire.decode(data).rows
@@ -86,24 +91,27 @@ class RunSource:
     def __init__(self, cgroup: Cgroup, recipe: Recipe, flush: bool) -> None:
         self.names = tuple(recipe.terms)
         self._path, self._identity = cgroup.path, cgroup.identity
-        mode = _flush.mode_of(recipe.backend, by_iterator=False) if flush else _program.FLUSH_NONE
+        mode = _mode(recipe, flush, by_iterator=False)
         self._program: Optional[_program.Program] = _cached_program(_program.RUN_ONE, recipe, mode)
         self._buffer = bytearray(_wire.CALL.size + recipe.row_size)
         _wire.CALL.pack_into(self._buffer, 0, cgroup.id, _wire.NOT_RUN, 0)
         self._run = _libbpf.runner(self._program.fd, self._buffer)
         self._values = struct.Struct(f"={len(self.names)}Q").unpack_from
-        self._flush = _flush.within(mode, cgroup) if flush else _flush.NO_FLUSH
+        self._can_vanish = recipe.has_pressure
+        self._flush = _flush_of(cgroup, recipe, flush, mode)
+        self._flush_reads = self._flush.reads
 
     def read(self) -> dict[str, int]:
         """Name → value, now."""
-        if self._flush.file is not None:
+        if self._flush_reads:
             self._flush.by_file()
         while True:
             error = self._run()
             if error:
                 raise _libbpf.failure(-error, "bpf_prog_test_run_opts")
             if self._buffer[_ANSWER] == _ONE_ROW:
-                return dict(zip(self.names, self._values(self._buffer, _VALUES_AT)))
+                values = dict(zip(self.names, self._values(self._buffer, _VALUES_AT)))
+                return _present(values) if self._can_vanish else values
             _, status, _ = _wire.CALL.unpack_from(self._buffer)
             if status != _wire.BUSY:
                 raise _cgroupfs.why_unreadable(self._path, self._identity)
@@ -111,7 +119,7 @@ class RunSource:
 
     def absent(self) -> set[str]:
         """The items that this kernel does not keep."""
-        return _absent(self.read())
+        return _absent(self.names, self.read())
 
     def close(self) -> None:
         """Lets go of the program. Twice is fine."""
@@ -134,8 +142,26 @@ _VALUES_AT = _wire.CALL.size + _wire.ROW.size
 BUSY_SECONDS = 0.0001
 
 
-def _absent(values: dict[str, int]) -> set[str]:
-    return {name for name, value in values.items() if value == _wire.ABSENT}
+def _mode(recipe: Recipe, flush: bool, *, by_iterator: bool) -> int:
+    if not (flush and recipe.needs_flush):
+        return _program.FLUSH_NONE
+    return _flush.mode_of(recipe.backend, by_iterator=by_iterator)
+
+
+def _flush_of(cgroup: Cgroup, recipe: Recipe, flush: bool, mode: int) -> _flush.Flush:
+    found = _flush.NO_FLUSH
+    if flush and recipe.needs_flush:
+        found = _flush.within(mode, cgroup)
+    return found.with_pressure(cgroup) if flush and recipe.has_pressure else found
+
+
+def _present(values: dict[str, int]) -> dict[str, int]:
+    """Without those that are not there now: pressure, where it is switched off."""
+    return {name: value for name, value in values.items() if value != _wire.ABSENT}
+
+
+def _absent(names: tuple[str, ...], values: dict[str, int]) -> set[str]:
+    return {name for name in names if values.get(name, _wire.ABSENT) == _wire.ABSENT}
 
 
 def read_rest(iterator: int) -> bytes:
@@ -163,17 +189,14 @@ def attach(program: _program.Program, cgroup: Cgroup, order: int) -> _program.Li
         raise
 
 
-StatSource = Union[RunSource, StreamSource, _memory_stat.TextSource]
+StatSource = Union[RunSource, StreamSource, TextSource]
 
 
 class OneCgroup:
     """What a StatsReader reads from."""
 
     transports: tuple[str, ...] = ("run", "stream")
-
-    def shows_current(self, cgroup: Cgroup) -> bool:
-        """Whether the number of memory in use is to be had."""
-        return cgroup.has_current
+    walks = False
 
     def declines(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
         """A text flush costs more than a run saves, where the iterator can flush itself."""
@@ -193,9 +216,9 @@ class OneCgroup:
         """A source through BPF."""
         return (RunSource if transport == "run" else StreamSource)(cgroup, recipe, flush)
 
-    def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> _memory_stat.TextSource:
+    def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> TextSource:
         """A source through the cgroup's files."""
-        return _memory_stat.TextSource(cgroup, names)
+        return TextSource(cgroup, names)
 
 
 # Loading takes tens of milliseconds and one program serves any number of cgroups, so

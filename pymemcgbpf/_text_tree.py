@@ -11,9 +11,9 @@ import struct
 from collections.abc import Iterator
 from typing import Callable, NamedTuple, Optional, Union
 
-from . import _cgroupfs, _memory_stat, _wire
-from ._cgroupfs import MEMORY_STAT, Cgroup
-from .items import CURRENT
+from . import _cgroup_files, _cgroupfs, _wire
+from ._catalogue import MEMORY_STAT, ON_ROOT, PRESSURE, file_of
+from ._cgroupfs import Cgroup
 
 
 class Rows(NamedTuple):
@@ -44,6 +44,40 @@ class _Place(NamedTuple):
     level: int
 
 
+class _File(NamedTuple):
+    """A file that is read of every cgroup.
+
+    Attributes:
+        file: as on cgroup v2.
+        name: as it is called in this hierarchy, of *version*.
+        version: 1 or 2.
+        places: item's name → its place in a row.
+    """
+
+    file: str
+    name: str
+    version: int
+    places: dict[str, int]
+
+    def parse_into(self, values: list[int], data: bytes) -> None:
+        """Puts the file's numbers where they belong."""
+        for name, value in _cgroup_files.parse_items(self.file, self.version, data).items():
+            place = self.places.get(name)
+            if place is not None:
+                values[place] = value
+
+
+def _files(names: tuple[str, ...], version: int) -> list[_File]:
+    """The files that have these items; memory.stat in any case, as it says who has a row."""
+    places: dict[str, dict[str, int]] = {MEMORY_STAT: {}}
+    for at, name in enumerate(names):
+        places.setdefault(file_of(name), {})[name] = at
+    return [
+        _File(file, _cgroup_files.name_of(file, version) or file, version, items)
+        for file, items in places.items()
+    ]
+
+
 class TextTreeSource:
     """A tree read as text, into the very rows that BPF makes.
 
@@ -59,12 +93,9 @@ class TextTreeSource:
     ) -> None:
         self.names = names
         self._order, self._check_cap = order, check_cap
-        key_of = _memory_stat.keys(cgroup)
-        self._keys = [key_of.get(name, "") for name in names]
-        self._current_at = names.index(CURRENT) if CURRENT in names else -1
-        self._current_file = cgroup.current_file
+        self._files = _files(names, cgroup.version)
         self._pack_values = struct.Struct(f"={len(names)}Q").pack
-        self._directory = _memory_stat.CgroupFile(cgroup, ".")
+        self._directory = _cgroup_files.CgroupFile(cgroup, ".")
         self._root = cgroup._replace(fd=self._directory.fd)
         self._above = tuple(self._ancestors())
         parent_id = self._above[0].id if self._above else 0
@@ -182,18 +213,30 @@ class TextTreeSource:
         with self._opened(place) as fd:
             if fd < 0:
                 return None
-            try:
-                stat = _memory_stat.parse(_read(MEMORY_STAT, fd))
-                values = [stat.get(key, _wire.ABSENT) for key in self._keys]
-                if self._current_at >= 0 and not is_root:
-                    values[self._current_at] = int(_read(self._current_file, fd))
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ENODEV):
+            values = [_wire.ABSENT] * len(self.names)
+            for file in self._files:
+                if is_root and file.file not in ON_ROOT:
+                    continue
+                try:
+                    shown = _cgroup_files.read_at(fd, file.name)
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.ENODEV):
+                        raise
+                    if file.file == PRESSURE and not self._is_gone(fd):
+                        continue  # it is switched off there
                     return None
-                raise
+                file.parse_into(values, shown)
         flags = _wire.ROW_ROOT if is_root else 0
         head = _wire.ROW.pack(place.id, place.parent_id, place.level, flags)
         return head + self._pack_values(*values)
+
+    @staticmethod
+    def _is_gone(fd: int) -> bool:
+        try:
+            os.stat(MEMORY_STAT, dir_fd=fd)
+        except OSError:
+            return True
+        return False
 
 
 # Characters that the kernel takes at once in any case: PATH_MAX is 4096 bytes.
@@ -211,11 +254,3 @@ def _open_directory(path: str, dir_fd: int) -> int:
         return _open_directory(path[cut + 1 :], above)
     finally:
         os.close(above)
-
-
-def _read(name: str, dir_fd: int) -> bytes:
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
-    try:
-        return _memory_stat.read_whole(fd)
-    finally:
-        os.close(fd)

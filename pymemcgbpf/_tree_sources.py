@@ -11,10 +11,11 @@ from typing import NamedTuple, Optional, Union
 
 from . import (
     _btf,
+    _catalogue,
+    _cgroup_files,
     _cgroupfs,
     _flush,
     _libbpf,
-    _memory_stat,
     _program,
     _stat_sources,
     _text_tree,
@@ -23,7 +24,6 @@ from . import (
 from ._cgroupfs import Cgroup
 from ._recipe import Recipe
 from .errors import MemcgError, TreeTooLargeError
-from .items import CURRENT
 
 
 class IteratorWalker:
@@ -118,11 +118,11 @@ class MapSource:
         self.names = tuple(recipe.terms)
         self._recipe, self._make_walker, self._tree = recipe, walker, tree
         self._walker: Optional[Walker] = None
-        self._directory = _memory_stat.CgroupFile(cgroup, ".")  # for a link to be made anew
+        self._directory = _cgroup_files.CgroupFile(cgroup, ".")  # for a link to be made anew
         self._root = cgroup._replace(fd=self._directory.fd)
         self._flush = _flush.NO_FLUSH
         try:
-            if flush:
+            if flush and recipe.needs_flush:
                 self._flush = walker.flush(cgroup, recipe.backend, tree.order)
             self._load(tree.room_for(_likely_rows(cgroup, tree.order)))
         except BaseException:
@@ -156,7 +156,8 @@ class MapSource:
             return set()
         row = _wire.decode_row(memory, 0, len(self.names))
         absent = {name for name, value in zip(self.names, row.values) if value == _wire.ABSENT}
-        return absent - {CURRENT} if row.flags & _wire.ROW_ROOT else absent
+        on_root = bool(row.flags & _wire.ROW_ROOT)
+        return {name for name in absent if not _may_lack(name, on_root)}
 
     def _load(self, room: int) -> Walker:
         """A program with room for so many rows, in place of the one before."""
@@ -197,6 +198,13 @@ class MapSource:
         self._directory.close()
 
 
+def _may_lack(name: str, on_root: bool) -> bool:
+    """Whether one cgroup, perhaps its hierarchy's root, may lack what others have: pressure can
+    be switched off."""
+    file = _catalogue.file_of(name)
+    return file == _catalogue.PRESSURE or (on_root and file not in _catalogue.ON_ROOT)
+
+
 def _likely_rows(cgroup: Cgroup, order: str) -> int:
     if order in ("self", "up"):
         return 1
@@ -226,9 +234,10 @@ class Tree(NamedTuple):
         """Nothing: a flush is small beside a walk."""
         return ""
 
-    def shows_current(self, cgroup: Cgroup) -> bool:
-        """Whether the number of memory in use is to be had: only a root does without."""
-        return self.order != "self" or cgroup.has_current
+    @property
+    def walks(self) -> bool:
+        """Whether there are other rows than the root's."""
+        return self.order != "self"
 
     def room_for(self, rows: int) -> int:
         """So many rows and some more, but not beyond the cap."""

@@ -14,8 +14,10 @@ from .errors import StreamError
 MAGIC = 0x4753434D
 END_MAGIC = 0x4553434D
 VERSION = 1
-MAX_ITEMS = 256
-MAX_TERMS = 384
+MAX_ITEMS = 512
+MAX_TERMS = 576
+MAX_BLOCKS = 24
+MAX_WORDS = 1024  # MAX_WORDS of bpf_src/counters.bpf.h
 
 ABSENT = (1 << 64) - 1
 """The value of an item that the kernel does not keep."""
@@ -30,8 +32,10 @@ ROW = struct.Struct("=QQII")
 _ID = struct.Struct("=Q")
 # struct memcg_stats_trailer: magic, nr_rows, end_ns
 TRAILER = struct.Struct("=IIQ")
-# struct memcg_stats_term: kind, last, counter, unit
-TERM = struct.Struct("=HHIQ")
+# struct memcg_stats_term: kind, flags, block, counter, unit
+TERM = struct.Struct("=BBHIQ")
+# struct memcg_stats_block: start, nr_steps, steps[2], offset, size, word, guard
+BLOCK = struct.Struct("=HH6I")
 
 # struct memcg_stats_call: cgroup_id, status, nr_rows
 CALL = struct.Struct("=QII")

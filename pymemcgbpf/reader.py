@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Any, Generic, NoReturn, Optional, SupportsIndex, TypeVar
 
 from . import _backend, _cgroupfs, _fork, _paths, _program, _wire
+from ._catalogue import requested_names
 from ._stat_sources import OneCgroup, StatSource
 from ._tree_sources import Tree, TreeSource
 from .errors import ClosedError, MemcgError
-from .items import requested_names
 from .snapshot import Snapshot
 
 __all__ = ["StatsReader", "TreeReader"]
@@ -132,8 +132,10 @@ class StatsReader(_Reader[StatSource]):
 
     Args:
         cgroup_path: the cgroup's directory.
-        items: names of items, in the order wanted; None for all that this kernel has,
-            in memory.stat's order, "memory.current" last.
+        items: names of items, in the order wanted, and of groups of them: "memory.events.*"
+            is all of a file, "workingset_*" all that begin so, "*" everything that
+            :func:`items` lists. (What a group holds that cannot be had is left out.) None
+            for all of memory.stat, in its order, and "memory.current".
         flush: True for values as fresh as those of memory.stat read at that moment;
             False for values up to about 2 s old, without the cost of the flush.
         backend: "kfunc", "rfc", "core", "text", or "auto" for the first of them that
@@ -163,7 +165,10 @@ class StatsReader(_Reader[StatSource]):
         super().__init__(cgroup_path, request, OneCgroup())
 
     def read(self) -> dict[str, int]:
-        """The values now: item's name → value in memory.stat's unit (bytes, or a count).
+        """The values now: item's name → value in its file's unit (bytes, a count, or µs).
+
+        A limit that is not set is :data:`UNLIMITED`. Pressure that was switched off since is
+        missing.
 
         Raises:
             CgroupRemovedError: the cgroup was removed since.

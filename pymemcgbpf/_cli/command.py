@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Callable, NoReturn, Optional
 
 from .. import _backend
+from .._catalogue import CATALOGUE
 from .._version import VERSION
 from ..errors import ItemUnavailableError, MemcgError, UnknownItemError
-from ..items import CATALOGUE
 
 PROGRAM = "pymemcgbpf"
 OK, FAILED, USAGE = 0, 1, 2

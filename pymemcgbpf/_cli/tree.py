@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from .. import _cgroupfs
-from ..items import CURRENT
+from .._catalogue import CURRENT
 from ..reader import TreeReader
 from ..snapshot import Row, Snapshot
 from . import command

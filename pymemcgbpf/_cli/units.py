@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..items import CATALOGUE
+from .._catalogue import UNLIMITED, item_named
 
 
 class Shown(NamedTuple):
@@ -20,9 +20,11 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 def human(name: str, value: int) -> Shown:
     """An item's value for people; of an unknown item (a newer kernel's) as it is."""
-    item = CATALOGUE.get(name)
+    item = item_named(name)
     if item is None or item.unit != "bytes":
-        return Shown(f"{value:,}", "")
+        return Shown(f"{value:,}", "µs" if item is not None and item.unit == "µs" else "")
+    if value == UNLIMITED:
+        return Shown("max", "")
     size = float(value)
     for unit in _UNITS:
         # What would be printed as 1024.0 belongs to the next unit.

@@ -181,8 +181,8 @@ def constants_of(program: Optional[_program.Program]) -> bytes:
 
 def flushing_file(flush: _flush.Flush) -> Iterator[str]:
     """The file that a source reads so as to flush, if it does."""
-    if flush.file is not None:
-        yield os.readlink(f"/proc/self/fd/{flush.file.fd}")
+    for file in flush.files:
+        yield os.readlink(f"/proc/self/fd/{file.fd}")
 
 
 def _bare(source: _stat_sources.StreamSource) -> Callable[[], object]:

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 from .cgroups import current, memory_stat
-from .surroundings import VERSION
+from .surroundings import HIERARCHY, VERSION
 
 # cgroup v1 prints other keys; these are the same numbers (mm/memcontrol-v1.c).
 V1_KEYS = {
@@ -30,10 +31,56 @@ V1_KEYS = {
 }
 
 
+# cgroup v1's names of other files.
+V1_FILES = {
+    "memory.current": "memory.usage_in_bytes",
+    "memory.peak": "memory.max_usage_in_bytes",
+    "memory.max": "memory.limit_in_bytes",
+}
+SINGLE = (
+    *("memory.current", "memory.peak", "memory.min", "memory.low", "memory.high", "memory.max"),
+    *("memory.swap.current", "memory.swap.peak", "memory.swap.high", "memory.swap.max"),
+    *("memory.zswap.current", "memory.zswap.max"),
+)
+KEYED = ("memory.events", "memory.events.local", "memory.swap.events")
+NO_LIMIT = (1 << 63) - 1
+
+
+def everything(path: Path) -> dict[str, int]:
+    """Item's name → value, of all of a cgroup's files."""
+    at_root = path == HIERARCHY
+    found = {name: value for name, value in by_text(path).items() if name != "memory.current"}
+    if VERSION == 1:
+        for file, name in V1_FILES.items() if not at_root else ():
+            found[file] = int((path / name).read_text())
+            if found[file] == NO_LIMIT // mmap.PAGESIZE * mmap.PAGESIZE:
+                found[file] = NO_LIMIT
+        return found
+    for file in SINGLE:
+        if (path / file).exists():
+            text = (path / file).read_text().strip()
+            found[file] = NO_LIMIT if text == "max" else int(text)
+    for file in KEYED:
+        if (path / file).exists():
+            for key, number in map(str.split, (path / file).read_text().splitlines()):
+                found[f"{file}.{key}"] = int(number)
+    # "anon N0=1 N1=2"
+    for key, *nodes in map(str.split, (path / "memory.numa_stat").read_text().splitlines()):
+        for node, number in (one.split("=") for one in nodes):
+            found[f"memory.numa_stat.{key}.{node}"] = int(number)
+    # "some avg10=0.00 avg60=0.00 avg300=0.00 total=0"
+    if (path / "memory.pressure").exists():
+        for line in (path / "memory.pressure").read_text().splitlines():
+            key, total = line.split()[0], line.partition(" total=")[2]
+            found[f"memory.pressure.{key}.total"] = int(total)
+    return found
+
+
 def by_text(path: Path) -> dict[str, int]:
     """Item's name → value, of all that the kernel's files show, in memory.stat's order."""
     printed = memory_stat(path)
     if VERSION == 1:
         printed = {name: printed[key] for name, key in V1_KEYS.items()}
-    printed["memory.current"] = current(path)
+    if path != HIERARCHY:
+        printed["memory.current"] = current(path)
     return printed

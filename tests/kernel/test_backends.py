@@ -17,12 +17,12 @@ from pymemcgbpf import (
     _cgroupfs,
     _kallsyms,
     _layout,
-    _memory_stat,
     _program,
+    _shown,
 )
 from pymemcgbpf._backend import BEST_FIRST
 from pymemcgbpf._kernel_layout import from_kernel_tables
-from pymemcgbpf._recipe import Recipe
+from pymemcgbpf._recipe import Recipe, Term
 
 from .surroundings import BEST_BACKEND, CAN_RUN, HIERARCHY, IN_LAB, VERSION
 
@@ -53,9 +53,9 @@ def test_a_backend_that_is_not_here_raises_and_says_what_is_missing(
 
 def test_a_verifier_refusal_keeps_the_log() -> None:
     # No released kernel has the first patch's functions, so calling one is refused.
-    term = _program.Term(_program.KINDS["node_stat_item"], True, 0, 1)
+    term = Term(_program.KINDS["node_stat_item"], 0)
     with pytest.raises(VerifierError) as caught:
-        recipe = Recipe("rfc", {"anon": (term,)}, None)
+        recipe = Recipe("rfc", {"anon": (term,)})
         _program.Program(_program.STREAM, recipe.constants(_program.FLUSH_NONE))
     assert caught.value.call == "bpf_object__load"
     assert "memcg_stats_stream" in caught.value.log
@@ -77,7 +77,7 @@ def test_the_rebuilt_order_of_counters_is_the_kernels_own() -> None:
     types = _btf.kernel()
     cgroup = _cgroupfs.open_cgroup(HIERARCHY)
     try:
-        printed = tuple(_memory_stat.keys(cgroup)) if VERSION == 2 else ()
+        printed = _shown.Shown(cgroup, False).names("memory.stat") if VERSION == 2 else ()
     finally:
         os.close(cgroup.fd)
     layouts = _layout.rebuilt(types, printed)

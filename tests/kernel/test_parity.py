@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from pymemcgbpf import StatsReader, read_stats
-from pymemcgbpf.items import CATALOGUE
+from pymemcgbpf._catalogue import CATALOGUE
 
 from .cgroups import ANON_BYTES, FILE_BYTES, SHMEM_BYTES, Worker
 from .oracle import V1_KEYS, by_text
@@ -60,12 +60,12 @@ def test_rising_counters_are_between_two_readings_of_the_file(busy: Busy, way: W
             worker.step()
             after = by_text(path)
             for name, value in values.items():
-                if name in before and CATALOGUE[name].cumulative:
+                if name in before and CATALOGUE[name].kind == "counter":
                     assert before[name] <= value <= after[name], name
                     compared.add(name)
                     if after[name] > before[name]:
                         rose.add(name)
-    assert compared == {name for name in by_text(path) if CATALOGUE[name].cumulative}
+    assert compared == {name for name in by_text(path) if CATALOGUE[name].kind == "counter"}
     assert "pgfault" in rose
 
 

@@ -24,17 +24,18 @@ RODATA = {
     "flush": 4,
     "memory_cgrp_id": 4,
     "page_size": 4,
-    "vmstats_size": 4,
+    "nr_blocks": 4,
+    "blocks": 672,
     "nr_terms": 4,
-    "terms": 6144,
-    "header": 528,
+    "terms": 9216,
+    "header": 1040,
     "children_of": 8,
     "stats_index_address": 8,
     "events_index_address": 8,
     "stats_index_size": 4,
     "events_index_size": 4,
 }
-BSS = {"stats_index": 1024, "events_index": 1024, "walking": 4128, "scratch_taken": 128}
+BSS = {"stats_index": 1024, "events_index": 1024, "walking": 12320, "scratch_taken": 128}
 
 
 class FakeLibbpf:

@@ -9,9 +9,40 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pymemcgbpf._btf import ArrayMember, KernelTypes
+from pymemcgbpf._btf import KernelTypes, Member
 
 NODE, MEMCG, EVENT = "node_stat_item", "memcg_stat_item", "vm_event_item"
+
+
+_MEMORY_EVENTS = """
+    MEMCG_LOW MEMCG_HIGH MEMCG_MAX MEMCG_OOM MEMCG_OOM_KILL MEMCG_OOM_GROUP_KILL
+    MEMCG_SWAP_HIGH MEMCG_SWAP_MAX MEMCG_SWAP_FAIL MEMCG_NR_MEMORY_EVENTS
+"""
+_PSI = "PSI_IO_SOME PSI_IO_FULL PSI_MEM_SOME PSI_MEM_FULL PSI_CPU_SOME"
+
+# Somewhere; the same everywhere.
+_STRUCTS = {
+    "mem_cgroup": {
+        "css": Member(0),
+        "memory": Member(256),
+        "swap": Member(512),
+        "zswap_max": Member(800),
+        "vmstats": Member(880, 0, True),
+        "memory_events": Member(896, 9),
+        "memory_events_local": Member(968, 9),
+        "nodeinfo": Member(1984, 0),
+    },
+    "page_counter": {
+        "usage": Member(0),
+        "watermark": Member(64),
+        "min": Member(88),
+        "low": Member(96),
+        "high": Member(112),
+        "max": Member(104),
+    },
+    "cgroup": {"psi": Member(1272, 0, True)},
+    "psi_group": {"enabled": Member(8), "total": Member(240, 2)},
+}
 
 
 class Kernel(NamedTuple):
@@ -54,14 +85,27 @@ class Kernel(NamedTuple):
         return KernelTypes(
             counters,
             4,
-            {
-                "state": ArrayMember(0, state),
-                "events": ArrayMember(8 * state, events),
-                "state_pending": ArrayMember(8 * (state + events), state),
-            },
             frozenset(self.functions.split()),
             frozenset(range(self.orders)),
+            {name: at for words in (_MEMORY_EVENTS, _PSI) for at, name in enumerate(words.split())},
+            {
+                **_STRUCTS,
+                "memcg_vmstats": {
+                    "state": Member(0, state),
+                    "events": Member(8 * state, events),
+                    "state_pending": Member(8 * (state + events), state),
+                },
+                # Until Linux 6.10 the statistics are in the structure itself.
+                "mem_cgroup_per_node": {"lruvec_stats": Member(888, 0, bool(self.state))},
+                "lruvec_stats": {"state": Member(0 if self.state else 16, self._node_counters())},
+            },
         )
+
+    def _node_counters(self) -> int:
+        counters = self.counters()
+        if not self.state:
+            return counters["NR_VM_NODE_STAT_ITEMS"][1]
+        return sum(counters[name][0] == NODE for name in self.state.split())
 
     def slots(self) -> dict[str, int]:
         """Where the kernel keeps each counter: the truth that a layout must tell."""

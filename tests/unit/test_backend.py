@@ -29,13 +29,13 @@ from pymemcgbpf import (
     _cgroupfs,
     _kernel_layout,
     _layout,
-    _memory_stat,
+    _shown,
 )
 from pymemcgbpf._backend import Choice, Request
+from pymemcgbpf._catalogue import CATALOGUE, CURRENT
 from pymemcgbpf._cgroupfs import Cgroup
 from pymemcgbpf._recipe import Recipe
 from pymemcgbpf._stat_sources import OneCgroup
-from pymemcgbpf.items import CATALOGUE, CURRENT
 
 from .directories import make_v1, make_v2
 from .kernels import KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel
@@ -772,6 +772,132 @@ def test_why_bpf_could_not_is_not_said_where_it_would_not_help(
     assert str(caught.value).endswith(f"memory.stat does not have {name!r}")
 
 
+# --- groups ---------------------------------------------------------------------------
+
+
+def with_files(path: Path) -> Path:
+    (path / "memory.events").write_text("low 1\noom 2\ntomorrow 3\n")
+    (path / "memory.max").write_text("max\n")
+    (path / "memory.swap.max").write_text("max\n")
+    (path / "memory.numa_stat").write_text("anon N0=1 N1=2\nfile N0=3 N1=4\n")
+    return path
+
+
+NUMA = tuple(f"memory.numa_stat.{name}" for name in ("anon.N0", "anon.N1", "file.N0", "file.N1"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        (("memory.events.*",), ("memory.events.low", "memory.events.oom")),
+        (("pgfault", "*fil*", "anon"), ("pgfault", "file", *NUMA[2:], "anon")),
+        (("memory.*max",), ("memory.max", "memory.swap.max")),
+        (("file", "memory.stat.*"), ("file", "anon", "pgfault")),
+        (
+            ("memory.max", "memory.*"),
+            (
+                "memory.max",
+                CURRENT,
+                "memory.swap.max",
+                "memory.events.low",
+                "memory.events.oom",
+                *NUMA,
+            ),
+        ),
+        (("memory.numa_stat.*",), NUMA),
+        (("*.N1",), (NUMA[1], NUMA[3])),
+    ],
+)
+@pytest.mark.parametrize("backend", ["kfunc", "core", "text"])
+def test_a_group_is_all_of_it(
+    backend: str,
+    asked: tuple[str, ...],
+    names: tuple[str, ...],
+    world: World,
+    v2: Path,
+    opened: Opened,
+) -> None:
+    choice = choose(opened(with_files(v2)), asked, True, backend)
+    more = ("memory.events.tomorrow",) if backend == "text" else ()
+    assert [name for name in choice.names if name not in more] == list(names)
+    choice.source.close()
+
+
+@pytest.mark.parametrize("backend", ["auto", "core", "text"])
+def test_a_group_that_nobody_knows(backend: str, world: World, v2: Path, opened: Opened) -> None:
+    with pytest.raises(UnknownItemError, match=r"no item is called like 'nothing\*'") as caught:
+        choose(opened(v2), ("anon", "nothing*"), True, backend)
+    assert (caught.value.item, caught.value.suggestions) == ("nothing*", ())
+
+
+@pytest.mark.parametrize("backend", ["auto", "core", "text"])
+def test_a_group_of_which_nothing_is_here(
+    backend: str, world: World, v2: Path, opened: Opened
+) -> None:
+    with pytest.raises(ItemUnavailableError, match=r"does not have 'memory\.swap\.\*'") as caught:
+        choose(opened(v2), ("memory.swap.*",), True, backend)
+    assert caught.value.items == ("memory.swap.*",)
+    choice = choose(opened(v2), ("memory.swap.*", "anon"), True, backend)
+    assert choice.names == ("anon",)
+    choice.source.close()
+
+
+def test_what_a_group_has_and_the_kernel_does_not_keep_is_left_out(
+    world: World, v2: Path, opened: Opened
+) -> None:
+    world.absent = {"file", CURRENT}
+    choice = choose(opened(v2), ("anon", "*"), True, "core")
+    assert choice.names == ("anon", "pgfault")
+    choice.source.close()
+    with pytest.raises(ItemUnavailableError, match="'file'"):
+        choose(opened(v2), ("file", "*"), True, "core")
+
+
+@pytest.mark.parametrize("backend", ["kfunc", "rfc"])
+def test_a_node_s_items_need_a_layout_on_every_backend(
+    backend: str, world: World, v2: Path, opened: Opened
+) -> None:
+    cgroup = opened(with_files(v2))
+    world.layout_error = BackendUnavailableError("not to be found")
+    with pytest.raises(ItemUnavailableError, match=f"the {backend} backend.*anon.N0"):
+        choose(cgroup, (NUMA[0],), True, backend)
+    choice = choose(cgroup, ("anon", *NUMA[:1]), True, "auto")
+    assert choice.backend == "text"
+    choice.source.close()
+    choice = choose(cgroup, ("*",), True, backend)
+    assert not set(NUMA) & set(choice.names)
+    choice.source.close()
+    choice = choose(cgroup, (CURRENT, "memory.max"), True, "core")
+    assert choice.backend == "core", "these are no counters"
+    choice.source.close()
+
+
+def test_a_guess_must_agree_with_memory_stat(
+    world: World, tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cgroup = opened(make_v2(tmp_path / "new", stat="anon 1\npgright 2\npgwrong 3\n"))
+    counters = {**world.types.counters, "PGRIGHT": ("vm_event_item", 1)}
+    counters["PGWRONG"] = ("vm_event_item", 2)
+    world.types = world.types._replace(counters=counters)
+    compared: list[set[str]] = []
+
+    def comparisons(_: Cgroup, recipe: Recipe) -> Any:
+        compared.append(set(recipe.terms))
+        yield set()
+        yield {"pgright"}
+
+    monkeypatch.setattr(_kernel_layout, "comparisons", comparisons)
+    choice = choose(cgroup, None, True, "kfunc")
+    assert choice.names == ("anon", "pgright", CURRENT)
+    choice.source.close()
+    assert compared == [{"pgright", "pgwrong"}]
+    with pytest.raises(ItemUnavailableError, match=r"the kfunc backend.*'pgwrong'"):
+        choose(cgroup, ("pgwrong",), True, "kfunc")
+    choice = choose(cgroup, ("pgwrong",), True, "auto")
+    assert choice.backend == "text"
+    choice.source.close()
+
+
 # --- errors of reading ----------------------------------------------------------------
 
 
@@ -783,10 +909,10 @@ def test_an_error_of_the_files_becomes_ours(
     opened: Opened,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(_: Cgroup) -> Any:
+    def refuse(_: int, name: str) -> bytes:
         raise OSError(number, "words")
 
-    monkeypatch.setattr(_memory_stat, "keys", refuse)
+    monkeypatch.setattr(_shown, "read_at", refuse)
     with pytest.raises(MemcgError) as caught:
         choose(opened(v2), None, True, "text")
     assert type(caught.value) is kind
@@ -824,7 +950,7 @@ def unknown_layout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("unknown_layout")
 def test_an_unknown_vmstats_is_said(v2: Path, opened: Opened) -> None:
-    types = LINUX_6_18.types()._replace(vmstats={})
+    types = LINUX_6_18.types()._replace(structs={})
     for _ in range(2):
         with pytest.raises(BackendUnavailableError, match="struct memcg_vmstats"):
             _kernel_layout.find(types, opened(v2))

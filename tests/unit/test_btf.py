@@ -27,14 +27,17 @@ class Kernels:
     def enumerators(self, enum: str) -> dict[str, int]:
         if enum == "cgroup_subsys_id":
             return {"cpu_cgrp_id": 1, "memory_cgrp_id": self.types.memory_cgrp_id or 0}
+        if enum in _btf._ENUMS:
+            mine = "MEMCG_" if enum == "memcg_memory_event" else "PSI_"
+            others = self.types.enumerators.items()
+            return {name: value for name, value in others if name.startswith(mine)}
         if enum == "bpf_cgroup_iter_order":
             return {f"order {value}": value for value in self.types.iterator_orders}
         counters = self.types.counters.items()
         return {name: value for name, (its, value) in counters if its == enum}
 
-    def array_members(self, struct: str) -> dict[str, _btf.ArrayMember]:
-        assert struct == "memcg_vmstats"
-        return self.types.vmstats
+    def members(self, struct: str) -> dict[str, _btf.Member]:
+        return self.types.structs.get(struct, {})
 
     def has_function(self, name: str) -> bool:
         return name in self.types.functions

@@ -200,9 +200,10 @@ def test_the_object_has_every_constant_that_the_package_sets(built: Path) -> Non
     finally:
         lib.bpf_object__close(opened)
     assert (constants, results) == (RODATA, BSS), "the fake is not as the object is"
-    words = ("backend", "flush", "memory_cgrp_id", "page_size", "vmstats_size", "nr_terms")
+    words = ("backend", "flush", "memory_cgrp_id", "page_size", "nr_blocks", "nr_terms")
     assert {name: constants[name] for name in words} == dict.fromkeys(words, 4)
     assert constants["terms"] == _wire.TERM.size * _wire.MAX_TERMS
+    assert constants["blocks"] == _wire.BLOCK.size * _wire.MAX_BLOCKS
     assert constants["header"] == _wire.HEADER.size + 2 * _wire.MAX_ITEMS
     assert constants["children_of"] == 8
     assert constants["stats_index_address"] == constants["events_index_address"] == 8

@@ -15,7 +15,7 @@ import pytest
 import pymemcgbpf
 from pymemcgbpf import BpfPermissionError, CgroupNotFoundError, _backend, _cgroupfs
 from pymemcgbpf._cli.main import main
-from pymemcgbpf._memory_stat import TextSource
+from pymemcgbpf._text_source import TextSource
 
 from .conftest import RunPython
 from .directories import make_v2

@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from pymemcgbpf import _program, _stat_sources, _tree_sources, _wire
+from pymemcgbpf import _catalogue, _program, _stat_sources, _tree_sources, _wire
 
 from .c_values import BPF_SRC, c_layout, c_values
 
@@ -20,7 +20,10 @@ CONSTANTS = {
     "MEMCG_STATS_VERSION": _wire.VERSION,
     "MEMCG_STATS_MAX_ITEMS": _wire.MAX_ITEMS,
     "MEMCG_STATS_MAX_TERMS": _wire.MAX_TERMS,
+    "MEMCG_STATS_MAX_BLOCKS": _wire.MAX_BLOCKS,
+    "MEMCG_STATS_MAX_STEPS": 2,
     "MEMCG_STATS_ABSENT": _wire.ABSENT,
+    "MEMCG_STATS_UNLIMITED": _catalogue.UNLIMITED,
     "MEMCG_STATS_ROW_ROOT": _wire.ROW_ROOT,
     "MEMCG_STATS_NOT_RUN": _wire.NOT_RUN,
     "MEMCG_STATS_DONE": _wire.DONE,
@@ -37,7 +40,16 @@ CONSTANTS = {
     "MEMCG_STATS_KIND_NODE": _program.KINDS["node_stat_item"],
     "MEMCG_STATS_KIND_MEMCG": _program.KINDS["memcg_stat_item"],
     "MEMCG_STATS_KIND_EVENT": _program.KINDS["vm_event_item"],
+    "MEMCG_STATS_KIND_MEMORY_EVENT": _program.KIND_MEMORY_EVENT,
     "MEMCG_STATS_KIND_USAGE": _program.KIND_USAGE,
+    "MEMCG_STATS_KIND_WORD": _program.KIND_WORD,
+    "MEMCG_STATS_KIND_SIGNED": _program.KIND_SIGNED,
+    "MEMCG_STATS_KIND_LIMIT": _program.KIND_LIMIT,
+    "MEMCG_STATS_KIND_NANOSECONDS": _program.KIND_NANOSECONDS,
+    "MEMCG_STATS_TERM_LAST": _program.TERM_LAST,
+    "MEMCG_STATS_TERM_NOT_ON_ROOT": _program.TERM_NOT_ON_ROOT,
+    "MEMCG_STATS_START_MEMCG": _program.START_MEMCG,
+    "MEMCG_STATS_START_CGROUP": _program.START_CGROUP,
 }
 
 ORDERS = {
@@ -56,7 +68,11 @@ STRUCTS = {
     "row": (_wire.ROW, ("cgroup_id", "parent_id", "level", "flags")),
     "trailer": (_wire.TRAILER, ("magic", "nr_rows", "end_ns")),
     "call": (_wire.CALL, ("cgroup_id", "status", "nr_rows")),
-    "term": (_wire.TERM, ("kind", "last", "counter", "unit")),
+    "term": (_wire.TERM, ("kind", "flags", "block", "counter", "unit")),
+    "block": (
+        _wire.BLOCK,
+        ("start", "nr_steps", "steps", "steps[1]", "offset", "size", "word", "guard"),
+    ),
 }
 
 
@@ -87,7 +103,8 @@ def test_structure(name: str) -> None:
     layout = c_layout([HEADER], f"struct memcg_stats_{name}", fields)
     size = layout[""] - (2 * _wire.MAX_ITEMS if name == "header" else 0)
     assert packing.size == size
-    starts = [struct.calcsize(packing.format[: at + 1]) for at in range(len(packing.format))]
+    codes = re.sub(r"(\d+)(\w)", lambda match: int(match[1]) * match[2], packing.format)
+    starts = [struct.calcsize(codes[: at + 1]) for at in range(len(codes))]
     ours = dict(zip(fields, [*starts[:-1], packing.size]))
     assert ours == {field: layout[field] for field in fields}
 
@@ -117,8 +134,19 @@ def test_the_shared_walk_s_stream_is_read_whole() -> None:
 
 
 def test_a_term_is_packed_as_the_program_reads_it() -> None:
-    term = _program.Term(kind=3, last=True, counter=0x01020304, unit=1 << 40)
+    term = _program.Term(kind=3, flags=1, block=7, counter=0x01020304, unit=1 << 40)
     assert _program.encode_terms([term, term]) == 2 * struct.pack(
-        "=HHIQ", 3, 1, 0x01020304, 1 << 40
+        "=BBHIQ", 3, 1, 7, 0x01020304, 1 << 40
     )
     assert _program.encode_terms([]) == b""
+
+
+def test_a_block_is_packed_as_the_program_reads_it() -> None:
+    block = _program.Block(1, 2, 3, 4, 5, 6, 7, 8)
+    packed = struct.pack("=HHIIIIII", 1, 2, 3, 4, 5, 6, 7, 8)
+    assert _program.encode_blocks([block, block]) == 2 * packed
+
+
+def test_the_program_has_room_for_as_many_words() -> None:
+    text = (BPF_SRC / "counters.bpf.h").read_text()
+    assert re.findall(r"^#define MAX_WORDS (\d+)$", text, re.MULTILINE) == [str(_wire.MAX_WORDS)]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pymemcgbpf import _layout
-from pymemcgbpf._btf import ArrayMember, KernelTypes
+from pymemcgbpf._btf import KernelTypes, Member
 
 from .kernels import EVENT, KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel
 
@@ -146,7 +146,7 @@ def test_state_is_direct(kernel: Kernel, direct: bool) -> None:
 
 
 def test_a_kernel_without_state_is_not_direct() -> None:
-    assert not _layout.state_is_direct(KernelTypes({}, None, {}, frozenset(), frozenset()))
+    assert not _layout.state_is_direct(KernelTypes({}, None, frozenset(), frozenset(), {}, {}))
 
 
 # --- rebuilt --------------------------------------------------------------------------
@@ -183,8 +183,8 @@ def test_every_rebuilt_layout_fits_the_arrays(kernel: Kernel) -> None:
 def resized(kernel: Kernel, array: str, by: int) -> KernelTypes:
     types = kernel.types()
     member = types.vmstats[array]
-    changed = {**types.vmstats, array: ArrayMember(member.offset, member.length + by)}
-    return types._replace(vmstats=changed)
+    changed = {**types.vmstats, array: Member(member.offset, member.length + by)}
+    return types._replace(structs={**types.structs, "memcg_vmstats": changed})
 
 
 @pytest.mark.parametrize(

@@ -4,76 +4,223 @@
 from __future__ import annotations
 
 import mmap
+import struct
+from typing import Optional
 
 import pytest
 
 from pymemcgbpf import BackendUnavailableError, _btf, _layout, _program, _wire
-from pymemcgbpf._recipe import Recipe, Terms, terms_of
-from pymemcgbpf.items import CATALOGUE, CURRENT
+from pymemcgbpf._catalogue import CATALOGUE, CURRENT, Counters
+from pymemcgbpf._recipe import Base, Recipe, Source, Term, Terms, guessed
 
 from .fake_libbpf import RODATA
-from .kernels import LINUX_6_18, LINUX_7_3
+from .kernels import KERNELS, LINUX_6_1, LINUX_6_18, LINUX_7_3, Kernel
 
-# --- terms ---------------------------------------------------------------------------
+PAGE = mmap.PAGESIZE
+VMSTATS = Base(_program.START_MEMCG, (880,))
+MEMCG = Base(_program.START_MEMCG, ())
 
 
-def test_terms_are_enumerators_for_kfuncs_and_places_for_core() -> None:
+def source(backend: str, kernel: Kernel = LINUX_6_18, *functions: str) -> Source:
+    types = kernel.types()
+    types = types._replace(functions=types.functions | set(functions))
+    layout = None
+    if backend == "core":
+        layout = _layout.Layout(kernel.slots(), 0, False)
+    return Source(backend, types, layout)
+
+
+# --- memory.stat -----------------------------------------------------------------------
+
+
+def parts_kept(name: str, slots: dict[str, int]) -> list[str]:
+    of = CATALOGUE[name].source
+    assert isinstance(of, Counters)
+    return [part for parts in of.parts for part in parts if part in slots]
+
+
+def test_terms_are_enumerators_for_kfuncs_and_words_for_core() -> None:
     types, slots = LINUX_7_3.types(), LINUX_7_3.slots()
-    layout = _layout.Layout(slots, 0, False)
     for name in LINUX_7_3.printed.split():
-        plain = terms_of(name, types, None)
-        placed = terms_of(name, types, layout)
-        parts = [part for parts in CATALOGUE[name].parts for part in parts if part in slots]
-        assert [term.counter for term in plain] == [types.counters[part][1] for part in parts]
-        assert [term.counter for term in placed] == [slots[part] for part in parts]
-        assert [term.last for term in plain] == [False] * (len(parts) - 1) + [True]
-        assert {term.unit for term in plain} == {1}, "the kfuncs apply the unit themselves"
+        parts = parts_kept(name, slots)
+        asked = [
+            Term(_program.KINDS[types.counters[part][0]], types.counters[part][1]) for part in parts
+        ]
+        assert list(source("kfunc", LINUX_7_3).terms_of(name)) == asked
+        assert list(source("rfc", LINUX_7_3).terms_of(name)) == asked
+        placed = source("core", LINUX_7_3).terms_of(name)
+        assert [(term.at, term.base) for term in placed] == [
+            (8 * slots[part], VMSTATS) for part in parts
+        ]
 
 
 @pytest.mark.parametrize(
-    ("name", "unit"),
-    [("anon", mmap.PAGESIZE), ("kernel_stack", 1024), ("slab", 1), ("pgfault", 1)],
+    ("name", "unit", "kind"),
+    [
+        ("anon", PAGE, _program.KIND_SIGNED),
+        ("sock", PAGE, _program.KIND_SIGNED),
+        ("kernel_stack", 1024, _program.KIND_SIGNED),
+        ("slab", 1, _program.KIND_SIGNED),
+        ("pgfault", 1, _program.KIND_WORD),
+    ],
 )
-def test_core_applies_the_unit(name: str, unit: int) -> None:
-    layout = _layout.Layout(LINUX_6_18.slots(), 0, False)
-    terms = terms_of(name, LINUX_6_18.types(), layout)
-    assert {term.unit for term in terms} == {unit}
+def test_core_applies_the_unit_and_the_sign(name: str, unit: int, kind: int) -> None:
+    terms = source("core").terms_of(name)
+    assert {(term.unit, term.kind) for term in terms} == {(unit, kind)}
+    assert {term.unit for term in source("kfunc").terms_of(name)} == {1}, "the kernel does"
 
 
-def test_what_is_not_in_the_catalogue_has_no_terms() -> None:
-    assert terms_of("an_item_of_tomorrow", LINUX_7_3.types(), None) == ()
+@pytest.mark.parametrize("backend", ["kfunc", "core"])
+@pytest.mark.parametrize("name", ["zswap_incomp", "an_item_of_tomorrow", "memory.numa_stat.x.N0"])
+def test_what_this_kernel_lacks_has_no_terms(backend: str, name: str) -> None:
+    assert source(backend).terms_of(name) == ()
 
 
-@pytest.mark.parametrize("layout", [None, _layout.Layout(LINUX_6_18.slots(), 0, False)])
-def test_the_memory_in_use_is_a_counter_of_its_own(layout: _layout.Layout) -> None:
-    assert terms_of(CURRENT, LINUX_6_18.types(), layout) == (
-        _program.Term(_program.KIND_USAGE, True, 0, 1),
-    )
+def test_a_counter_that_this_kernel_does_not_keep_is_no_term() -> None:
+    only = _layout.Layout({"NR_SLAB_RECLAIMABLE_B": 5}, 0, False)
+    made = Source("core", LINUX_6_18.types(), only)
+    assert made.terms_of("slab") == (Term(_program.KIND_SIGNED, 40, 1, VMSTATS),)
+    assert made.terms_of("anon") == ()
 
 
-def test_a_counter_that_this_kernel_lacks_is_no_term() -> None:
+@pytest.mark.parametrize(
+    ("name", "enumerator", "unit"),
+    [
+        ("pgtomorrow", "PGTOMORROW", "count"),
+        ("tomorrow", "NR_TOMORROW", "bytes"),
+        ("tomorrow", "MEMCG_TOMORROW", "bytes"),
+        ("tomorrow", "NR_TOMORROW_B", "bytes"),
+        ("tomorrow", "MEMCG_TOMORROW_B", "bytes"),
+        ("tomorrow", "NR_TOMORROW_KB", "bytes"),
+    ],
+)
+def test_an_item_of_tomorrow_is_guessed_by_its_enumerator(
+    name: str, enumerator: str, unit: str
+) -> None:
+    item = guessed(name, ["OTHER", enumerator])
+    assert item is not None
+    assert (item.name, item.unit, item.number) == (name, unit, 0)
+    factors = {"NR_TOMORROW": PAGE, "MEMCG_TOMORROW": PAGE, "NR_TOMORROW_KB": 1024}
     types = LINUX_6_18.types()
-    assert terms_of("zswap_incomp", types, None) == ()
-    layout = _layout.Layout({"NR_SLAB_RECLAIMABLE_B": 5}, 0, False)
-    (term,) = terms_of("slab", types, layout)
-    assert (term.counter, term.last) == (5, True), "the last that there is closes the item"
+    types = types._replace(counters={**types.counters, enumerator: ("node_stat_item", 999)})
+    made = Source("core", types, _layout.Layout({enumerator: 3}, 0, False))
+    assert [term.unit for term in made.terms_of(name)] == [factors.get(enumerator, 1)]
+    assert guessed(name, ["OTHER"]) is None
+
+
+# --- other files -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("item", "kind"),
-    [("anon", "node_stat_item"), ("sock", "memcg_stat_item"), ("pgfault", "vm_event_item")],
+    ("name", "kind", "at", "unit"),
+    [
+        (CURRENT, _program.KIND_WORD, 256, PAGE),
+        ("memory.peak", _program.KIND_WORD, 256 + 64, PAGE),
+        ("memory.min", _program.KIND_LIMIT, 256 + 88, 1),
+        ("memory.low", _program.KIND_LIMIT, 256 + 96, 1),
+        ("memory.high", _program.KIND_LIMIT, 256 + 112, 1),
+        ("memory.max", _program.KIND_LIMIT, 256 + 104, 1),
+        ("memory.swap.current", _program.KIND_WORD, 512, PAGE),
+        ("memory.swap.max", _program.KIND_LIMIT, 512 + 104, 1),
+        ("memory.zswap.max", _program.KIND_LIMIT, 800, 1),
+        ("memory.events.oom_kill", _program.KIND_WORD, 896 + 8 * 4, 1),
+        ("memory.events.local.low", _program.KIND_WORD, 968, 1),
+        ("memory.swap.events.fail", _program.KIND_WORD, 896 + 8 * 8, 1),
+    ],
 )
-def test_a_term_s_kind_is_its_counter_s_enum(item: str, kind: str) -> None:
-    assert [term.kind for term in terms_of(item, LINUX_6_18.types(), None)] == [
-        _program.KINDS[kind]
-    ]
+@pytest.mark.parametrize("backend", ["rfc", "core"])
+def test_a_field_of_struct_mem_cgroup(
+    backend: str, name: str, kind: int, at: int, unit: int
+) -> None:
+    assert source(backend).terms_of(name) == (Term(kind, at, unit, MEMCG),)
+
+
+@pytest.mark.parametrize(
+    ("name", "term"),
+    [
+        (CURRENT, Term(_program.KIND_USAGE, 0)),
+        ("memory.events.oom_kill", Term(_program.KIND_MEMORY_EVENT, 4)),
+        ("memory.swap.events.max", Term(_program.KIND_MEMORY_EVENT, 7)),
+        ("memory.events.local.oom", Term(_program.KIND_WORD, 968 + 24, 1, MEMCG)),
+        ("memory.swap.current", Term(_program.KIND_WORD, 512, PAGE, MEMCG)),
+        ("memory.zswap.current", Term(2, LINUX_7_3.counters()["MEMCG_ZSWAP_B"][1])),
+    ],
+)
+def test_what_the_kernel_has_a_function_for_it_is_asked(name: str, term: Term) -> None:
+    made = source("kfunc", LINUX_7_3, "bpf_mem_cgroup_memory_events")
+    assert made.terms_of(name) == (term,)
+
+
+def test_without_the_function_events_are_fields() -> None:
+    types = LINUX_7_3.types()._replace(functions=frozenset())
+    (term,) = Source("kfunc", types, None).terms_of("memory.events.oom_kill")
+    assert (term.kind, term.base) == (_program.KIND_WORD, MEMCG)
+
+
+def test_an_event_that_this_kernel_does_not_count() -> None:
+    assert source("core").terms_of("memory.events.sock_throttled") == ()
+
+
+def test_pressure_is_the_cgroup_s_own() -> None:
+    base = Base(_program.START_CGROUP, (1272,), 8)
+    for at, name in ((2, "some"), (3, "full")):
+        assert source("kfunc").terms_of(f"memory.pressure.{name}.total") == (
+            Term(_program.KIND_NANOSECONDS, 240 + 8 * at, 1, base),
+        )
+
+
+@pytest.mark.parametrize("struct_", ["mem_cgroup", "page_counter", "psi_group", "cgroup"])
+def test_a_kernel_without_a_structure_has_none_of_its_items(struct_: str) -> None:
+    types = LINUX_6_18.types()
+    without = {name: members for name, members in types.structs.items() if name != struct_}
+    made = Source("core", types._replace(structs=without), None)
+    lost = {
+        "mem_cgroup": "memory.max",
+        "page_counter": "memory.max",
+        "psi_group": "memory.pressure.full.total",
+        "cgroup": "memory.pressure.full.total",
+    }
+    assert made.terms_of(lost[struct_]) == ()
+
+
+@pytest.mark.parametrize("kernel", [LINUX_6_1, LINUX_6_18, LINUX_7_3])
+@pytest.mark.parametrize("backend", ["kfunc", "core"])
+def test_a_node_s_counter(backend: str, kernel: Kernel) -> None:
+    types, slots = kernel.types(), kernel.slots()
+    made = Source(backend, types, _layout.Layout(slots, 0, False))
+    for key, enumerator, unit in (
+        ("anon", "NR_ANON_MAPPED", PAGE),
+        ("kernel_stack", "NR_KERNEL_STACK_KB", 1024),
+        ("workingset_nodereclaim", "WORKINGSET_NODERECLAIM", 1),
+    ):
+        (term,) = made.terms_of(f"memory.numa_stat.{key}.N3")
+        assert term.base is not None
+        nodeinfo = 1984 + 8 * 3
+        if kernel is LINUX_6_1:  # the statistics are in the structure itself
+            assert term.base.steps == (nodeinfo,)
+            assert term.at == 888 + 16 + 8 * types.counters[enumerator][1]
+        else:
+            assert term.base.steps == (nodeinfo, 888)
+            assert term.at == 8 * slots[enumerator]
+        assert (term.unit, term.kind) == (unit, _program.KIND_SIGNED)
+
+
+def test_what_is_not_counted_by_node_has_no_node_s_counter() -> None:
+    for kernel in KERNELS.values():
+        made = Source("core", kernel.types(), _layout.Layout(kernel.slots(), 0, False))
+        for key in ("sock", "percpu", "pgfault", "kernel"):
+            assert made.terms_of(f"memory.numa_stat.{key}.N0") == ()
+
+
+def test_without_a_layout_there_is_no_node_s_counter() -> None:
+    assert source("kfunc", LINUX_7_3).terms_of("memory.numa_stat.anon.N0") == ()
 
 
 # --- constants ------------------------------------------------------------------------
 
 
-SLAB = (_program.Term(1, False, 5, 1), _program.Term(1, True, 6, 1))
-TERMS: Terms = {"slab": SLAB, "pgfault": (_program.Term(3, True, 20, 1),)}
+SLAB = (Term(1, 5), Term(1, 6))
+TERMS: Terms = {"slab": SLAB, "pgfault": (Term(3, 20),)}
 
 
 @pytest.fixture(autouse=True)
@@ -81,84 +228,159 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
 
 
+def wire_terms(recipe: Recipe) -> list[_program.Term]:
+    return [
+        _program.Term(*values)
+        for values in struct.iter_unpack(_wire.TERM.format, recipe.constants(0)["terms"])
+    ]
+
+
+def wire_blocks(recipe: Recipe) -> list[_program.Block]:
+    return [
+        _program.Block(*values)
+        for values in struct.iter_unpack(_wire.BLOCK.format, recipe.constants(0)["blocks"])
+    ]
+
+
 def test_constants() -> None:
-    layout = _layout.Layout({}, 568, False)
-    constants = Recipe("core", TERMS, layout).constants(_program.FLUSH_RSTAT, _program.POST)
-    assert {name: constants.pop(name) for name in ("header", "terms")} == {
+    constants = Recipe("kfunc", TERMS).constants(_program.FLUSH_RSTAT, _program.POST)
+    last = _program.TERM_LAST
+    wire = [
+        _program.Term(1, 0, 0, 5, 1),
+        _program.Term(1, last, 0, 6, 1),
+        _program.Term(3, last, 0, 20, 1),
+    ]
+    assert {name: constants.pop(name) for name in ("header", "terms", "blocks")} == {
         "header": _wire.encode_header(
             [CATALOGUE["slab"].number, CATALOGUE["pgfault"].number], _program.POST
         ),
-        "terms": _program.encode_terms([*SLAB, *TERMS["pgfault"]]),
+        "terms": _program.encode_terms(wire),
+        "blocks": b"",
     }
     assert {name: int.from_bytes(data, "little") for name, data in constants.items()} == {
-        "backend": _program.BACKENDS["core"],
+        "backend": _program.BACKENDS["kfunc"],
         "flush": _program.FLUSH_RSTAT,
         "memory_cgrp_id": 4,
-        "page_size": mmap.PAGESIZE,
-        "vmstats_size": 8 * 21,
+        "page_size": PAGE,
+        "nr_blocks": 0,
         "nr_terms": 3,
     }
     assert {len(data) for data in constants.values()} == {4}
 
 
-def test_no_more_counters_are_copied_than_are_asked_for() -> None:
-    layout = _layout.Layout({}, 568, False)
-    usage = (_program.Term(_program.KIND_USAGE, True, 0, 1),)
-    cases: list[tuple[Terms, int]] = [
-        ({CURRENT: usage}, 0),
-        ({"pgfault": TERMS["pgfault"], CURRENT: usage}, 21),
-        ({"slab": SLAB}, 7),
-    ]
-    for terms, counters in cases:
-        constants = Recipe("core", terms, layout).constants(0)
-        assert constants["vmstats_size"] == _program.u32(8 * counters), terms
-    assert Recipe("kfunc", TERMS, None).constants(0)["vmstats_size"] == _program.u32(0)
-
-
 def test_one_cgroup_s_constants() -> None:
-    constants = Recipe("kfunc", TERMS, None).constants(_program.FLUSH_NONE)
-    assert constants["vmstats_size"] == bytes(4), "there is no layout"
+    constants = Recipe("kfunc", TERMS).constants(_program.FLUSH_NONE)
     assert _wire.decode_header(constants["header"]).order == _program.SELF
+
+
+def test_from_each_structure_one_block_is_copied_and_no_more_of_it_than_needed() -> None:
+    made = source("core")
+    names = ("file", "memory.max", "anon", "memory.pressure.some.total", CURRENT)
+    recipe = Recipe("core", {name: made.terms_of(name) for name in names})
+    slots = LINUX_6_18.slots()
+    anon, file = slots["NR_ANON_MAPPED"], slots["NR_FILE_PAGES"]
+    assert wire_blocks(recipe) == [
+        _program.Block(_program.START_MEMCG, 1, 880, 0, 8 * anon, 8 * (file - anon + 1), 0, 0),
+        _program.Block(_program.START_MEMCG, 0, 0, 0, 256, 112, file - anon + 1, 0),
+        _program.Block(_program.START_CGROUP, 1, 1272, 0, 256, 8, file - anon + 15, 9),
+    ]
+    words = {name: (term.block, term.counter) for name, term in zip(names, wire_terms(recipe))}
+    assert words == {
+        "file": (0, file - anon),
+        "anon": (0, 0),
+        "memory.max": (1, file - anon + 1 + 13),
+        CURRENT: (1, file - anon + 1),
+        "memory.pressure.some.total": (2, file - anon + 15),
+    }
+
+
+def test_what_the_root_does_not_have_is_marked() -> None:
+    made = source("core")
+    names = ("anon", CURRENT, "memory.events.low", "memory.pressure.full.total")
+    recipe = Recipe("core", {name: made.terms_of(name) for name in names})
+    marked = [bool(term.flags & _program.TERM_NOT_ON_ROOT) for term in wire_terms(recipe)]
+    assert marked == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("names", "flush", "pressure"),
+    [
+        (["anon"], True, False),
+        (["total_pgpgin"], True, False),
+        ([CURRENT, "memory.events.low", "memory.max"], False, False),
+        (["memory.zswap.current"], True, False),
+        (["memory.numa_stat.anon.N0", CURRENT], True, False),
+        (["memory.pressure.some.total"], False, True),
+    ],
+)
+def test_what_needs_a_flush(names: list[str], flush: bool, pressure: bool) -> None:
+    recipe = Recipe("core", dict.fromkeys(names, SLAB))
+    assert (recipe.needs_flush, recipe.has_pressure) == (flush, pressure)
 
 
 def test_an_item_without_a_number_has_none() -> None:
     # A line of v1's memory.stat, while a layout is checked.
-    recipe = Recipe("core", {"total_pgpgin": TERMS["pgfault"], **TERMS}, None)
+    recipe = Recipe("core", {"total_pgpgin": TERMS["pgfault"], **TERMS})
     header = _wire.decode_header(recipe.constants(0)["header"])
     assert header.items == (0, CATALOGUE["slab"].number, CATALOGUE["pgfault"].number)
     assert 0 not in {item.number for item in CATALOGUE.values()}
 
 
-def some_terms(items: int, terms: int) -> Terms:
-    """So many items of so many terms in all."""
+def some_terms(items: int, terms: int, blocks: int = 0, words: int = 0) -> Terms:
+    """So many items of so many terms in all, which take so many blocks and words."""
     more = terms - items
-    return {
+    made: Terms = {
         str(at): (TERMS["slab"][0],) * (more if at == 0 else 0) + TERMS["pgfault"]
         for at in range(items)
     }
+    for block in range(blocks):
+        base = Base(0, (8 * block,))
+        size = words - blocks + 1 if block == 0 else 1
+        made[f"{block}"] = (Term(6, 0, 1, base), Term(6, 8 * (size - 1), 1, base))
+    return made
+
+
+MOST = (_wire.MAX_ITEMS, _wire.MAX_TERMS, _wire.MAX_BLOCKS, _wire.MAX_WORDS)
 
 
 @pytest.mark.parametrize(
-    ("items", "terms"), [(_wire.MAX_ITEMS, _wire.MAX_ITEMS), (3, _wire.MAX_TERMS)]
+    ("items", "terms", "blocks", "words"),
+    [(MOST[0], MOST[0], 0, 0), (3, MOST[1], 0, 0), (30, 30, MOST[2], MOST[3])],
 )
-def test_as_many_items_as_there_is_room_for(items: int, terms: int) -> None:
-    recipe = Recipe("core", some_terms(items, terms), None)
+def test_as_many_items_as_there_is_room_for(
+    items: int, terms: int, blocks: int, words: int
+) -> None:
+    recipe = Recipe("core", some_terms(items, terms, blocks, words))
     for name, data in recipe.constants(0).items():
         assert len(data) <= RODATA[name]
     assert recipe.row_size == _wire.ROW.size + 8 * items
 
 
 @pytest.mark.parametrize(
-    ("items", "terms"), [(_wire.MAX_ITEMS + 1, _wire.MAX_ITEMS + 1), (3, _wire.MAX_TERMS + 1)]
+    ("items", "terms", "blocks", "words"),
+    [
+        (MOST[0] + 1, MOST[0] + 1, 0, 0),
+        (3, MOST[1] + 1, 0, 0),
+        (30, 30, MOST[2] + 1, 100),
+        (30, 30, 1, MOST[3] + 1),
+    ],
 )
-def test_too_many_items(items: int, terms: int) -> None:
+def test_too_many_items(items: int, terms: int, blocks: int, words: int) -> None:
     with pytest.raises(BackendUnavailableError, match=f"{items} items are too many"):
-        Recipe("core", some_terms(items, terms), None).constants(0)
+        Recipe("core", some_terms(items, terms, blocks, words)).constants(0)
 
 
-def test_all_that_any_kernel_prints_fits() -> None:
-    types = LINUX_7_3.types()
-    names = (*LINUX_7_3.printed.split(), CURRENT)
-    terms = {name: terms_of(name, types, None) for name in names}
-    assert all(terms.values())
-    assert len(Recipe("kfunc", terms, None).constants(0)["terms"]) < RODATA["terms"] // 2
+@pytest.mark.parametrize("backend", ["kfunc", "core"])
+def test_all_items_of_a_machine_with_eight_nodes_fit(backend: str) -> None:
+    layout: Optional[_layout.Layout] = _layout.Layout(LINUX_7_3.slots(), 0, False)
+    made = Source(backend, LINUX_7_3.types(), layout)
+    printed = LINUX_7_3.printed.split()
+    nodes = [f"memory.numa_stat.{name}.N{node}" for node in range(8) for name in printed]
+    terms = {name: made.terms_of(name) for name in (*CATALOGUE, *nodes)}
+    kept = {name: parts for name, parts in terms.items() if parts}
+    assert len(kept) > 350 and CATALOGUE.keys() - kept.keys() == {
+        "memory.events.sock_throttled",
+        "memory.events.local.sock_throttled",
+    }
+    constants = Recipe(backend, kept).constants(0)
+    assert all(len(data) <= RODATA[name] for name, data in constants.items())

@@ -30,8 +30,7 @@ from pymemcgbpf import (
     _wire,
 )
 from pymemcgbpf._cgroupfs import Cgroup
-from pymemcgbpf._layout import Layout
-from pymemcgbpf._recipe import Recipe
+from pymemcgbpf._recipe import Recipe, Term, Terms
 from pymemcgbpf._stat_sources import OneCgroup, RunSource, StreamSource
 
 from ..open_files import open_files
@@ -41,9 +40,7 @@ from .kernels import LINUX_6_18
 Opened = Callable[[Path], Cgroup]
 
 NAMES = ("anon", "pgfault")
-TERMS: dict[str, tuple[_program.Term, ...]] = {
-    name: (_program.Term(1, True, at, 1),) for at, name in enumerate(NAMES)
-}
+TERMS: Terms = {name: (Term(1, at),) for at, name in enumerate(NAMES)}
 
 
 def whole_stream(*values: int, rows: int = 1) -> bytes:
@@ -116,7 +113,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return fake
 
 
-RECIPE = Recipe("core", TERMS, None)
+RECIPE = Recipe("core", TERMS)
 
 
 def source_of(cgroup: Cgroup, flush: bool = False) -> StreamSource:
@@ -596,23 +593,19 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 def test_a_program_is_loaded_once(loads: list[str]) -> None:
     first = _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
-    assert (
-        _stat_sources._cached_program(_program.STREAM, Recipe("core", {**TERMS}, None), 0) is first
-    )
+    assert _stat_sources._cached_program(_program.STREAM, Recipe("core", {**TERMS}), 0) is first
     assert loads == [_program.STREAM]
 
 
 def test_programs_that_differ_are_told_apart(loads: list[str]) -> None:
-    other_counter = {**TERMS, "anon": (_program.Term(1, True, 9, 1),)}
-    slots = Layout({"NR_FILE_PAGES": 1}, 8, True)
+    other_counter = {**TERMS, "anon": (Term(1, 9),)}
     different = [
         (_program.STREAM, RECIPE, 0),
         (_program.RUN_ONE, RECIPE, 0),
         (_program.STREAM, RECIPE, 1),
-        (_program.STREAM, Recipe("kfunc", TERMS, None), 0),
-        (_program.STREAM, Recipe("core", other_counter, None), 0),
-        (_program.STREAM, Recipe("core", dict(reversed(TERMS.items())), None), 0),
-        (_program.STREAM, Recipe("core", TERMS, slots), 0),
+        (_program.STREAM, Recipe("kfunc", TERMS), 0),
+        (_program.STREAM, Recipe("core", other_counter), 0),
+        (_program.STREAM, Recipe("core", dict(reversed(TERMS.items()))), 0),
     ]
     programs = [_stat_sources._cached_program(*each) for each in different]
     assert len(set(map(id, programs))) == len(different)

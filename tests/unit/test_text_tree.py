@@ -17,7 +17,7 @@ from pymemcgbpf import (
     CgroupRemovedError,
     MemoryControllerError,
     TreeTooLargeError,
-    _memory_stat,
+    _cgroup_files,
     _text_tree,
     _wire,
 )
@@ -275,7 +275,7 @@ def test_numbers_of_64_bits(tmp_path: Path, source: MakeSource) -> None:
     assert [row.values for row in rows_of(source(root))] == [(most, 0)]
 
 
-def test_a_long_memory_stat(tmp_path: Path, source: MakeSource) -> None:
+def test_a_long_cgroup_files(tmp_path: Path, source: MakeSource) -> None:
     text = "".join(f"item-{number:05} {number}\n" for number in range(5000)) + "anon 6\npgfault 7\n"
     root = make_v2(tmp_path / "root", stat=text, kind=None)
     assert [row.values for row in rows_of(source(root))] == [(6, 7)]
@@ -289,7 +289,7 @@ def test_all_is_kept(root: Path, source: MakeSource) -> None:
 
 
 @pytest.mark.parametrize("order", ["pre", "post", "children"])
-def test_a_cgroup_without_memory_stat_has_no_row(
+def test_a_cgroup_without_cgroup_files_has_no_row(
     order: str, root: Path, source: MakeSource
 ) -> None:
     (root / "a" / "memory.stat").unlink()
@@ -327,7 +327,8 @@ def before_opening(monkeypatch: pytest.MonkeyPatch, wanted: str, action: Callabl
             calls.append(path)
         return os.open(path, flags, dir_fd=dir_fd)
 
-    monkeypatch.setattr(_text_tree, "os", Patched(open=opening))
+    for module in (_text_tree, _cgroup_files):
+        monkeypatch.setattr(module, "os", Patched(open=opening))
     return calls
 
 
@@ -434,14 +435,14 @@ def test_a_dying_cgroup_s_files_may_be_open_and_not_to_be_read(
 
 def failing_reads(monkeypatch: pytest.MonkeyPatch, path: Path, number: int) -> None:
     """To read one file fails so."""
-    read_whole = _memory_stat.read_whole
+    read_whole = _cgroup_files.read_whole
 
     def read(fd: int) -> bytes:
         if os.readlink(f"/proc/self/fd/{fd}") == str(path):
             raise OSError(number, os.strerror(number))
         return read_whole(fd)
 
-    monkeypatch.setattr(_memory_stat, "read_whole", read)
+    monkeypatch.setattr(_cgroup_files, "read_whole", read)
 
 
 # --- failures -------------------------------------------------------------------------
@@ -463,7 +464,8 @@ def test_a_failure_to_open_is_not_taken_for_a_removal(
         made.walk()
     assert caught.value.errno == number
     assert open_files() == before
-    monkeypatch.setattr(_text_tree, "os", os)
+    for module in (_text_tree, _cgroup_files):
+        monkeypatch.setattr(module, "os", os)
     assert made.walk().number == 9, "the next walk is a new one"
 
 
@@ -480,7 +482,7 @@ def test_a_failure_to_read_is_not_taken_for_a_removal(
     assert open_files() == before
 
 
-def test_a_memory_stat_that_is_none_is_an_error(root: Path, source: MakeSource) -> None:
+def test_a_cgroup_files_that_is_none_is_an_error(root: Path, source: MakeSource) -> None:
     (root / "a" / "memory.stat").write_text("anon many\n")
     with pytest.raises(OSError, match="not as expected"):
         source(root).walk()

@@ -1,108 +1,32 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""memory.stat as text: parsed, and read from fake cgroup directories."""
+"""One cgroup as text, read from fake cgroup directories."""
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 from pathlib import Path
 from typing import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pymemcgbpf import MemcgError, StreamError, _memory_stat
+from pymemcgbpf import (
+    UNLIMITED,
+    ItemUnavailableError,
+    MemcgError,
+    StreamError,
+    _cgroup_files,
+)
+from pymemcgbpf._catalogue import CATALOGUE, CURRENT
+from pymemcgbpf._cgroup_files import parse
 from pymemcgbpf._cgroupfs import Cgroup
-from pymemcgbpf._memory_stat import TextSource, parse
-from pymemcgbpf.items import CATALOGUE, CURRENT
+from pymemcgbpf._text_source import TextSource
 
 from ..open_files import open_files
 from .directories import make_v1, make_v2
 
 Opened = Callable[[Path], Cgroup]
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"anon",
-        b"anon 1 file",
-        b"anon 1\nfile\nslab 2\n",
-        b"anon one\n",
-        b"anon 1.5\n",
-        b"anon 0x10\n",
-        b"4096 anon\n",
-        b"\xff\xfe\x00",
-        b"anon \xff\n",
-    ],
-)
-def test_garbage_is_an_error(data: bytes) -> None:
-    with pytest.raises(StreamError, match=r"memory\.stat is not as expected"):
-        parse(data)
-
-
-def test_the_odd_word_is_named() -> None:
-    with pytest.raises(StreamError, match="'file' has no value"):
-        parse(b"anon 1\nfile")
-
-
-@pytest.mark.parametrize(
-    ("data", "parsed"),
-    [
-        (b"", {}),
-        (b"anon 4096\n", {"anon": 4096}),
-        (b"b 1\na 2\n", {"b": 1, "a": 2}),
-        (b"anon 18446744073709551615\n", {"anon": (1 << 64) - 1}),
-        (b"anon 1", {"anon": 1}),
-    ],
-)
-def test_parse(data: bytes, parsed: dict[str, int]) -> None:
-    assert parse(data) == parsed
-    assert list(parse(data)) == list(parsed)
-
-
-@given(
-    st.dictionaries(
-        st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1), st.integers(0, (1 << 64) - 1)
-    )
-)
-def test_parse_round_trip(values: dict[str, int]) -> None:
-    text = "".join(f"{key} {value}\n" for key, value in values.items())
-    assert list(parse(text.encode()).items()) == list(values.items())
-
-
-# --- keys -----------------------------------------------------------------------------
-
-
-def test_keys_of_v2_are_the_lines(tmp_path: Path, opened: Opened) -> None:
-    cgroup = opened(make_v2(tmp_path / "v2", stat="zeta 1\nanon 2\nalpha 3\n"))
-    assert list(_memory_stat.keys(cgroup).items()) == [
-        ("zeta", "zeta"),
-        ("anon", "anon"),
-        ("alpha", "alpha"),
-    ]
-
-
-def test_keys_of_v1_are_mapped(tmp_path: Path, opened: Opened) -> None:
-    cgroup = opened(make_v1(tmp_path / "v1"))
-    assert _memory_stat.keys(cgroup) == {
-        "anon": "total_rss",
-        "file": "total_cache",
-        "pgfault": "total_pgfault",
-    }
-
-
-def test_keys_close_their_file_on_failure(v2: Path, opened: Opened) -> None:
-    cgroup = opened(v2)
-    (v2 / "memory.stat").write_text("anon\n")
-    before = open_files()
-    with pytest.raises(StreamError):
-        _memory_stat.keys(cgroup)
-    assert open_files() == before
-
-
-# --- the source -----------------------------------------------------------------------
 
 
 def test_values_in_the_order_asked_for(v2: Path, opened: Opened) -> None:
@@ -188,7 +112,7 @@ def test_text_damaged_between_reads_is_one_of_our_errors(
         source.close()
 
 
-@pytest.mark.parametrize("text", ["", "max\n"])
+@pytest.mark.parametrize("text", ["", "much\n", "1\n2\n"])
 def test_a_usage_that_is_no_number_is_one_of_our_errors(
     text: str, v2: Path, opened: Opened
 ) -> None:
@@ -204,7 +128,7 @@ def test_a_usage_that_is_no_number_is_one_of_our_errors(
 @pytest.mark.parametrize("size", [-1, 0, 1, 16384, 40000])
 def test_a_file_as_long_as_the_chunk_or_longer(size: int, tmp_path: Path, opened: Opened) -> None:
     head, line = "anon 4096\n", "filler_{:06} 00000000\n"
-    wanted = _memory_stat._CHUNK + size
+    wanted = _cgroup_files._CHUNK + size
     text = head
     while len(text) + 40 < wanted:
         text += line.format(len(text))
@@ -253,4 +177,92 @@ def test_files_do_not_outlive_an_exec(v2: Path, opened: Opened) -> None:
     for fd in set(open_files()) - before:
         assert not os.get_inheritable(int(fd))
     assert not os.get_inheritable(cgroup.fd)
+    source.close()
+
+
+# --- other files ----------------------------------------------------------------------
+
+
+def write(path: Path, **files: str) -> None:
+    for name, text in files.items():
+        (path / f"memory.{name}".replace("__", ".")).write_text(text)
+
+
+def test_several_files_in_the_order_asked_for(v2: Path, opened: Opened) -> None:
+    write(v2, max="max\n", events="low 1\noom 2\n", numa_stat="anon N0=5\n")
+    names = ("memory.events.oom", "file", "memory.max", "memory.numa_stat.anon.N0", "anon")
+    source = TextSource(opened(v2), names)
+    assert list(source.read().items()) == list(zip(names, (2, 8192, UNLIMITED, 5, 4096)))
+    write(v2, max="4096\n", events="low 1\noom 3\n")
+    assert list(source.read().items()) == list(zip(names, (3, 8192, 4096, 5, 4096)))
+    source.close()
+
+
+def test_a_key_that_is_no_longer_there(v2: Path, opened: Opened) -> None:
+    write(v2, events="low 1\n")
+    cgroup = opened(v2)
+    with pytest.raises(ItemUnavailableError, match=r"memory\.events no longer has memory.*oom"):
+        TextSource(cgroup, ("anon", "memory.events.oom"))
+    source = TextSource(cgroup, ("memory.events.low",))
+    write(v2, events="oom 1\n")
+    with pytest.raises(StreamError, match=r"memory\.events is not as expected"):
+        source.read()
+    source.close()
+
+
+PRESSURE = "memory.pressure.full.total"
+
+
+@pytest.mark.parametrize("names", [(PRESSURE,), (PRESSURE, "memory.events.low")])
+def test_pressure_can_be_switched_off_and_on(
+    names: tuple[str, ...], v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "some avg10=0 total=7\nfull avg10=0 total={}\n"
+    write(v2, pressure=text.format(5), events="low 1\n")
+    before = open_files()
+    cgroup = opened(v2)
+    source = TextSource(cgroup, names)
+    all_values = dict(zip(names, (5, 1)))
+    assert source.read() == all_values
+    read_whole, old = _cgroup_files.read_whole, (v2 / "memory.pressure").stat().st_ino
+
+    def read(fd: int) -> bytes:
+        if os.fstat(fd).st_ino == old:  # a hidden file is never to be read again
+            raise OSError(errno.ENODEV, "No such device")
+        return read_whole(fd)
+
+    monkeypatch.setattr(_cgroup_files, "read_whole", read)
+    os.rename(v2 / "memory.pressure", v2 / "hidden")
+    for _ in range(2):
+        assert source.read() == {name: 1 for name in names if name != PRESSURE}
+    write(v2, pressure=text.format(6))
+    assert source.read() == {**all_values, PRESSURE: 6}
+    (v2 / "memory.pressure").unlink()
+    (v2 / "memory.stat").unlink()
+    old = -1
+    monkeypatch.setattr(_cgroup_files, "read_whole", failing(errno.ENODEV))
+    with pytest.raises(OSError, match="No such device"):
+        source.read()
+    source.close()
+    source.close()
+    assert len(open_files()) == len(before) + 1, "the cgroup's own"
+
+
+def failing(number: int) -> Callable[[int], bytes]:
+    def fail(_: int) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOMEM])
+def test_another_failure_to_read_pressure_is_one(
+    number: int, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(v2, pressure="some avg10=0 total=7\nfull avg10=0 total=5\n")
+    source = TextSource(opened(v2), (PRESSURE,))
+    monkeypatch.setattr(_cgroup_files, "read_whole", failing(number))
+    with pytest.raises(OSError) as caught:
+        source.read()
+    assert caught.value.errno == number
     source.close()

@@ -1,0 +1,487 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The catalogue: every item by its name, and which of the kernel's counters it is made of.
+
+Names, never numbers: an enumerator's value and a field's place differ from kernel to
+kernel and are looked up in the running kernel's BTF. Source: ``memory_stats[]``,
+``memcg_vm_event_stat[]``, ``memcg_stat_format()`` and the ``memory_files[]``,
+``swap_files[]`` and ``zswap_files[]`` in the kernel's mm/memcontrol.c, and ``psi_show()``
+in its kernel/sched/psi.c, Linux 6.1 to 7.3.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import NamedTuple, Optional, Union
+
+__all__ = [
+    "CATALOGUE",
+    "CURRENT",
+    "MEMORY_STAT",
+    "UNLIMITED",
+    "Counters",
+    "Field",
+    "Item",
+    "Pressure",
+    "close_names",
+    "file_of",
+    "files_of_group",
+    "in_group",
+    "is_group",
+    "item_named",
+    "requested_names",
+]
+
+# How a counter's own unit becomes its item's.
+PAGES = "pages"
+KIB = "kib"
+ONE = "one"
+
+BYTES, COUNT, MICROSECONDS = "bytes", "count", "µs"
+GAUGE, COUNTER = "gauge", "counter"
+
+MEMORY_STAT = "memory.stat"
+NUMA_STAT = "memory.numa_stat"
+PRESSURE = "memory.pressure"
+CURRENT = "memory.current"
+
+ON_ROOT = (MEMORY_STAT, NUMA_STAT, PRESSURE)
+"""The files that a hierarchy's root has, too."""
+
+UNLIMITED = (1 << 63) - 1
+"""The value of a limit that is not set, which its file shows as "max": memory.max,
+memory.high, memory.low, memory.min, memory.swap.max, memory.swap.high, memory.zswap.max."""
+
+
+class Counters(NamedTuple):
+    """The sum of counters of memory.stat.
+
+    Attributes:
+        parts: each is a tuple of the enumerator's names in different kernels.
+        scale: from the kernel's counter to the item's unit ("pages", "kib" or "one").
+    """
+
+    parts: tuple[tuple[str, ...], ...]
+    scale: str
+
+
+class NodeCounter(NamedTuple):
+    """What :class:`Counters` counts, on one NUMA node."""
+
+    of: Counters
+    node: int
+
+
+class Field(NamedTuple):
+    """A number in struct mem_cgroup.
+
+    Attributes:
+        path: the names of its member, and of the member's member.
+        limit: whether it can be "max".
+        enumerator: of enum memcg_memory_event, where the member is an array by it.
+    """
+
+    path: tuple[str, ...]
+    limit: bool = False
+    enumerator: str = ""
+
+
+class Pressure(NamedTuple):
+    """A total of stalled time: an enumerator of enum psi_states."""
+
+    enumerator: str
+
+
+Source = Union[Counters, NodeCounter, Field, Pressure]
+
+
+class Item(NamedTuple):
+    """One number that a cgroup has.
+
+    Attributes:
+        name: memory.stat's key, or the file's name, with its key behind a dot.
+        unit: "bytes", "count" or "µs"; "" for a key of a newer kernel about which nothing
+            is known.
+        kind: "gauge", or "counter" for what only rises; "" likewise.
+        description: one line.
+        file: the cgroup's file that shows it (on cgroup v2).
+        number: the project's own stable number, used in the stream's header.
+        source: where the kernel has it.
+        v1: the key of the same number in a cgroup v1 memory.stat, or None.
+    """
+
+    name: str
+    unit: str
+    kind: str
+    description: str
+    file: str
+    number: int
+    source: Source
+    v1: Optional[str] = None
+
+
+def _gauge(
+    number: int,
+    name: str,
+    enumerator: Union[str, tuple[str, ...]],
+    description: str,
+    *,
+    scale: str = PAGES,
+    v1: Optional[str] = None,
+) -> Item:
+    names = (enumerator,) if isinstance(enumerator, str) else enumerator
+    source = Counters((names,), scale)
+    return Item(name, BYTES, GAUGE, description, MEMORY_STAT, number, source, v1)
+
+
+def _counter(
+    number: int, name: str, description: str, *, enumerator: str = "", v1: Optional[str] = None
+) -> Item:
+    source = Counters(((enumerator or name.upper(),),), ONE)
+    return Item(name, COUNT, COUNTER, description, MEMORY_STAT, number, source, v1)
+
+
+def _sum(number: int, name: str, unit: str, description: str, *parts: str) -> Item:
+    source = Counters(tuple((part,) for part in parts), ONE)
+    kind = COUNTER if unit == COUNT else GAUGE
+    return Item(name, unit, kind, description, MEMORY_STAT, number, source)
+
+
+# In memory.stat's order. A number, once given, is never given to another item.
+_STAT = (
+    _gauge(1, "anon", "NR_ANON_MAPPED", "anonymous memory in use", v1="total_rss"),
+    _gauge(2, "file", "NR_FILE_PAGES", "page cache, tmpfs and shared memory", v1="total_cache"),
+    _gauge(3, "kernel", "MEMCG_KMEM", "kernel memory, of all kinds"),
+    _gauge(4, "kernel_stack", "NR_KERNEL_STACK_KB", "kernel stacks", scale=KIB),
+    _gauge(5, "pagetables", "NR_PAGETABLE", "page tables"),
+    _gauge(6, "sec_pagetables", "NR_SECONDARY_PAGETABLE", "secondary page tables (KVM's, IOMMUs')"),
+    _gauge(7, "percpu", "MEMCG_PERCPU_B", "per-CPU kernel structures", scale=ONE),
+    _gauge(8, "sock", "MEMCG_SOCK", "network transmission buffers"),
+    # Linux 7.2 moved it from enum memcg_stat_item to enum node_stat_item.
+    _gauge(9, "vmalloc", ("MEMCG_VMALLOC", "NR_VMALLOC"), "memory from vmalloc()"),
+    _gauge(
+        10, "shmem", "NR_SHMEM", "swap-backed page cache: tmpfs, shared memory", v1="total_shmem"
+    ),
+    _gauge(11, "zswap", "MEMCG_ZSWAP_B", "compressed pages in zswap", scale=ONE),
+    _gauge(12, "zswapped", "MEMCG_ZSWAPPED", "memory swapped out to zswap, before compression"),
+    _gauge(13, "zswap_incomp", "MEMCG_ZSWAP_INCOMP", "pages in zswap that could not be compressed"),
+    _gauge(14, "file_mapped", "NR_FILE_MAPPED", "mapped page cache", v1="total_mapped_file"),
+    _gauge(
+        15, "file_dirty", "NR_FILE_DIRTY", "page cache that is not yet written", v1="total_dirty"
+    ),
+    _gauge(
+        16,
+        "file_writeback",
+        "NR_WRITEBACK",
+        "page cache that is just being written",
+        v1="total_writeback",
+    ),
+    _gauge(17, "swapcached", "NR_SWAPCACHE", "swap cached in memory, too", v1="total_swapcached"),
+    _gauge(18, "anon_thp", "NR_ANON_THPS", "anonymous huge pages", v1="total_rss_huge"),
+    _gauge(19, "file_thp", "NR_FILE_THPS", "page cache in huge pages"),
+    _gauge(20, "shmem_thp", "NR_SHMEM_THPS", "shared memory and tmpfs in huge pages"),
+    _gauge(
+        21,
+        "inactive_anon",
+        "NR_INACTIVE_ANON",
+        "anonymous and shmem pages, inactive",
+        v1="total_inactive_anon",
+    ),
+    _gauge(
+        22,
+        "active_anon",
+        "NR_ACTIVE_ANON",
+        "anonymous and shmem pages, active",
+        v1="total_active_anon",
+    ),
+    _gauge(
+        23, "inactive_file", "NR_INACTIVE_FILE", "page cache, inactive", v1="total_inactive_file"
+    ),
+    _gauge(24, "active_file", "NR_ACTIVE_FILE", "page cache, active", v1="total_active_file"),
+    _gauge(
+        25, "unevictable", "NR_UNEVICTABLE", "pages that cannot be evicted", v1="total_unevictable"
+    ),
+    _gauge(
+        26,
+        "slab_reclaimable",
+        "NR_SLAB_RECLAIMABLE_B",
+        "slab that could be reclaimed: dentries, inodes",
+        scale=ONE,
+    ),
+    _gauge(
+        27,
+        "slab_unreclaimable",
+        "NR_SLAB_UNRECLAIMABLE_B",
+        "slab that cannot be reclaimed",
+        scale=ONE,
+    ),
+    _sum(
+        28,
+        "slab",
+        BYTES,
+        "slab: slab_reclaimable and slab_unreclaimable",
+        "NR_SLAB_UNRECLAIMABLE_B",
+        "NR_SLAB_RECLAIMABLE_B",
+    ),
+    _gauge(29, "hugetlb", "NR_HUGETLB", "hugetlb pages"),
+    _counter(
+        30,
+        "workingset_refault_anon",
+        "refaults of evicted anonymous pages",
+        v1="total_workingset_refault_anon",
+    ),
+    _counter(
+        31,
+        "workingset_refault_file",
+        "refaults of evicted page cache",
+        v1="total_workingset_refault_file",
+    ),
+    _counter(32, "workingset_activate_anon", "refaulted anonymous pages activated at once"),
+    _counter(33, "workingset_activate_file", "refaulted page cache activated at once"),
+    _counter(34, "workingset_restore_anon", "anonymous pages found to be workingset again"),
+    _counter(35, "workingset_restore_file", "page cache found to be workingset again"),
+    _counter(36, "workingset_nodereclaim", "shadow nodes reclaimed"),
+    _counter(37, "pgdemote_kswapd", "pages demoted to a slower node by kswapd"),
+    _counter(38, "pgdemote_direct", "pages demoted directly"),
+    _counter(39, "pgdemote_khugepaged", "pages demoted by khugepaged"),
+    _counter(40, "pgdemote_proactive", "pages demoted by proactive reclaim"),
+    _counter(41, "pgsteal_kswapd", "pages reclaimed by kswapd"),
+    _counter(42, "pgsteal_direct", "pages reclaimed directly"),
+    _counter(43, "pgsteal_khugepaged", "pages reclaimed by khugepaged"),
+    _counter(44, "pgsteal_proactive", "pages reclaimed proactively"),
+    _counter(45, "pgscan_kswapd", "pages scanned by kswapd"),
+    _counter(46, "pgscan_direct", "pages scanned directly"),
+    _counter(47, "pgscan_khugepaged", "pages scanned by khugepaged"),
+    _counter(48, "pgscan_proactive", "pages scanned proactively"),
+    _counter(49, "pgrefill", "pages scanned on an active list"),
+    _counter(50, "pgpromote_success", "pages promoted to a faster node"),
+    _sum(
+        51,
+        "pgscan",
+        COUNT,
+        "pages scanned on an inactive list",
+        "PGSCAN_KSWAPD",
+        "PGSCAN_DIRECT",
+        "PGSCAN_PROACTIVE",
+        "PGSCAN_KHUGEPAGED",
+    ),
+    _sum(
+        52,
+        "pgsteal",
+        COUNT,
+        "pages reclaimed",
+        "PGSTEAL_KSWAPD",
+        "PGSTEAL_DIRECT",
+        "PGSTEAL_PROACTIVE",
+        "PGSTEAL_KHUGEPAGED",
+    ),
+    _counter(53, "pswpin", "pages swapped in"),
+    _counter(54, "pswpout", "pages swapped out"),
+    _counter(55, "pgfault", "page faults", v1="total_pgfault"),
+    _counter(56, "pgmajfault", "page faults that had to read", v1="total_pgmajfault"),
+    _counter(57, "pgactivate", "pages moved to an active list"),
+    _counter(58, "pgdeactivate", "pages moved to an inactive list"),
+    _counter(59, "pglazyfree", "pages given up by MADV_FREE"),
+    _counter(60, "pglazyfreed", "given-up pages reclaimed"),
+    _counter(61, "swpin_zero", "pages of zeros swapped in without reading"),
+    _counter(62, "swpout_zero", "pages of zeros swapped out without writing"),
+    _counter(63, "zswpin", "pages moved from zswap to memory"),
+    _counter(64, "zswpout", "pages moved from memory to zswap"),
+    _counter(65, "zswpwb", "pages written from zswap to swap"),
+    _counter(66, "thp_fault_alloc", "huge pages allocated at a fault"),
+    _counter(67, "thp_collapse_alloc", "huge pages allocated to collapse small ones"),
+    _counter(68, "thp_swpout", "huge pages swapped out whole"),
+    _counter(69, "thp_swpout_fallback", "huge pages split to be swapped out"),
+    _counter(
+        70,
+        "numa_pages_migrated",
+        "pages migrated by NUMA balancing",
+        enumerator="NUMA_PAGE_MIGRATE",
+    ),
+    _counter(71, "numa_pte_updates", "page table entries marked by NUMA balancing"),
+    _counter(72, "numa_hint_faults", "faults of NUMA balancing"),
+)
+
+
+def _bytes(number: int, file: str, description: str, *path: str, limit: bool = False) -> Item:
+    return Item(file, BYTES, GAUGE, description, file, number, Field(path, limit))
+
+
+def _limit(number: int, file: str, description: str, *path: str) -> Item:
+    return _bytes(number, file, description, *path, limit=True)
+
+
+def _event(number: int, file: str, key: str, enumerator: str, description: str) -> Item:
+    member = "memory_events_local" if file == "memory.events.local" else "memory_events"
+    source = Field((member,), enumerator=enumerator)
+    return Item(f"{file}.{key}", COUNT, COUNTER, description, file, number, source)
+
+
+_EVENTS = (
+    ("low", "MEMCG_LOW", "reclaims although below memory.low"),
+    ("high", "MEMCG_HIGH", "times that processes were throttled for memory.high"),
+    ("max", "MEMCG_MAX", "times that memory.max was about to be exceeded"),
+    ("oom", "MEMCG_OOM", "times that an allocation was about to fail at the limit"),
+    ("oom_kill", "MEMCG_OOM_KILL", "processes killed by any OOM killer"),
+    ("oom_group_kill", "MEMCG_OOM_GROUP_KILL", "times that the whole group was killed"),
+    ("sock_throttled", "MEMCG_SOCK_THROTTLED", "times that sockets were throttled"),
+)
+_SWAP_EVENTS = (
+    ("high", "MEMCG_SWAP_HIGH", "times that memory.swap.high was exceeded"),
+    ("max", "MEMCG_SWAP_MAX", "swap allocations that memory.swap.max refused"),
+    ("fail", "MEMCG_SWAP_FAIL", "swap allocations that failed"),
+)
+
+# Of other files than memory.stat.
+_OTHERS = (
+    _bytes(73, CURRENT, "memory in use", "memory", "usage"),
+    _bytes(74, "memory.peak", "the most memory ever in use", "memory", "watermark"),
+    _limit(75, "memory.min", "memory that is never reclaimed", "memory", "min"),
+    _limit(76, "memory.low", "memory that is reclaimed last", "memory", "low"),
+    _limit(77, "memory.high", "the throttle limit", "memory", "high"),
+    _limit(78, "memory.max", "the hard limit", "memory", "max"),
+    _bytes(79, "memory.swap.current", "swap in use", "swap", "usage"),
+    _bytes(80, "memory.swap.peak", "the most swap ever in use", "swap", "watermark"),
+    _limit(81, "memory.swap.high", "the throttle limit for swap", "swap", "high"),
+    _limit(82, "memory.swap.max", "the hard limit for swap", "swap", "max"),
+    Item(
+        "memory.zswap.current",
+        BYTES,
+        GAUGE,
+        "compressed pages in zswap",
+        "memory.zswap.current",
+        83,
+        Counters((("MEMCG_ZSWAP_B",),), ONE),
+    ),
+    _limit(84, "memory.zswap.max", "the hard limit for zswap", "zswap_max"),
+    *(
+        _event(85 + at, "memory.events", key, enumerator, f"{description}, of the subtree")
+        for at, (key, enumerator, description) in enumerate(_EVENTS)
+    ),
+    *(
+        _event(92 + at, "memory.events.local", key, enumerator, f"{description}, here alone")
+        for at, (key, enumerator, description) in enumerate(_EVENTS)
+    ),
+    *(
+        _event(99 + at, "memory.swap.events", key, enumerator, description)
+        for at, (key, enumerator, description) in enumerate(_SWAP_EVENTS)
+    ),
+    Item(
+        "memory.pressure.some.total",
+        MICROSECONDS,
+        COUNTER,
+        "time in which some tasks waited for memory",
+        PRESSURE,
+        102,
+        Pressure("PSI_MEM_SOME"),
+    ),
+    Item(
+        "memory.pressure.full.total",
+        MICROSECONDS,
+        COUNTER,
+        "time in which all tasks waited for memory",
+        PRESSURE,
+        103,
+        Pressure("PSI_MEM_FULL"),
+    ),
+)
+
+CATALOGUE: dict[str, Item] = {item.name: item for item in (*_STAT, *_OTHERS)}
+
+_NODE_ITEM = re.compile(rf"{re.escape(NUMA_STAT)}\.(\w+)\.N(0|[1-9][0-9]*)", re.ASCII)
+# The number of a node's item: this bit, the node and the number of memory.stat's item.
+_NODE_BIT, _NODE_SHIFT, _MOST_NODES = 1 << 15, 8, 128
+
+
+def item_named(name: str) -> Optional[Item]:
+    """The item of this name: the catalogue's, or one of memory.numa_stat's; None if unknown."""
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    match = _NODE_ITEM.fullmatch(name)
+    of = match and CATALOGUE.get(match[1])
+    if not match or not of or of.file != MEMORY_STAT or not isinstance(of.source, Counters):
+        return None
+    node = int(match[2])
+    if node >= _MOST_NODES or len(of.source.parts) > 1:
+        return None
+    number = _NODE_BIT | node << _NODE_SHIFT | of.number
+    source = NodeCounter(of.source, node)
+    description = f"{of.description}, on NUMA node {node}"
+    return Item(name, of.unit, of.kind, description, NUMA_STAT, number, source)
+
+
+def guess(name: str, enumerator: str, scale: str) -> Item:
+    """An item that is not in the catalogue, which has no number."""
+    unit, kind = (COUNT, COUNTER) if enumerator == name.upper() else (BYTES, GAUGE)
+    source = Counters(((enumerator,),), scale)
+    return unknown(name)._replace(unit=unit, kind=kind, source=source)
+
+
+def unknown(name: str) -> Item:
+    """An item about which nothing is known."""
+    return Item(name, "", "", "not known to this version", file_of(name), 0, Counters((), ONE))
+
+
+def requested_names(items: Optional[Iterable[str]]) -> Optional[tuple[str, ...]]:
+    """The names a caller asked for, each once and in order; None for all of memory.stat.
+
+    Raises:
+        TypeError: not an iterable of str; a single str is most likely a slip.
+        ValueError: no name at all.
+    """
+    if items is None:
+        return None
+    if isinstance(items, (str, bytes)):
+        raise TypeError(f"items must be a list of names, not the single {items!r}")
+    names = tuple(items)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"items must be names (str), not {name!r}")
+    names = tuple(dict.fromkeys(names))
+    if not names:
+        raise ValueError("items is empty: name at least one item, or pass None for all")
+    return names
+
+
+def is_group(name: str) -> bool:
+    """Whether it stands for several items: it has a star."""
+    return "*" in name
+
+
+def files_of_group(group: str) -> tuple[str, ...]:
+    """The files whose items may belong to a group: FILE.* is all of one, and of no other."""
+    file = group[:-2]
+    return (file,) if group == f"{file}.*" and file in FILES else FILES
+
+
+def in_group(group: str, name: str) -> bool:
+    """Whether an item of one of the group's files belongs to it: a star stands for any
+    characters."""
+    if len(files_of_group(group)) == 1:
+        return True
+    pattern = ".*".join(map(re.escape, group.split("*")))
+    return re.fullmatch(pattern, name) is not None
+
+
+def file_of(name: str) -> str:
+    """The file that shows an item, also one of a newer kernel."""
+    item = item_named(name)
+    if item is not None:
+        return item.file
+    files = [file for file in FILES if name.startswith(f"{file}.")]
+    return max(files, key=len, default=MEMORY_STAT)
+
+
+# The files that have items, in the order of a group that takes all of them.
+FILES = tuple(dict.fromkeys((MEMORY_STAT, *(item.file for item in _OTHERS), NUMA_STAT)))
+
+
+def close_names(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
+    """The candidates most like *name*, best first; at most four."""
+    known = list(candidates)
+    like = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.6)
+    for candidate in known:
+        if len(like) < 4 and name and candidate not in like and name.lower() in candidate:
+            like.append(candidate)
+    return tuple(like)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""A cgroup's memory.* files: opened, read whole, and parsed into items."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import weakref
+from typing import Optional
+
+from ._catalogue import CATALOGUE, CURRENT, MEMORY_STAT, NUMA_STAT, PRESSURE, UNLIMITED
+from ._cgroupfs import Cgroup, above_standard
+from .errors import StreamError
+
+# More than any kernel prints of memory.stat (below 4 KiB up to 7.3); read on if it is not enough.
+_CHUNK = 16384
+
+# cgroup v1 has few of the files, by names of its own, and others that mean something else.
+_V1_FILES = {
+    MEMORY_STAT: MEMORY_STAT,
+    CURRENT: "memory.usage_in_bytes",
+    "memory.peak": "memory.max_usage_in_bytes",
+    "memory.max": "memory.limit_in_bytes",
+}
+_V1_UNLIMITED = UNLIMITED // mmap.PAGESIZE * mmap.PAGESIZE
+_V1_KEYS = {item.v1: item.name for item in CATALOGUE.values() if item.v1}
+
+_KEYED = ("memory.events", "memory.events.local", "memory.swap.events")
+
+
+class CgroupFile:
+    """A file of a cgroup, open for reading until it is closed or forgotten."""
+
+    def __init__(self, cgroup: Cgroup, name: str) -> None:
+        self.fd = above_standard(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=cgroup.fd))
+        self._finalizer = weakref.finalize(self, os.close, self.fd)
+        self._finalizer.atexit = False  # the kernel tidies up after a process
+
+    def read(self) -> bytes:
+        """All of it, as it is now."""
+        return read_whole(self.fd)
+
+    def close(self) -> None:
+        """Twice is fine."""
+        self._finalizer()
+
+
+class PressureFile:
+    """memory.pressure, which can be switched off; switched on again, it is another file."""
+
+    def __init__(self, cgroup: Cgroup) -> None:
+        self._directory = CgroupFile(cgroup, ".")
+        self._cgroup = cgroup._replace(fd=self._directory.fd)
+        try:
+            self._file: Optional[CgroupFile] = CgroupFile(self._cgroup, PRESSURE)
+        except BaseException:
+            self._directory.close()
+            raise
+
+    def read(self) -> bytes:
+        """All of it, as it is now; empty while it is switched off.
+
+        Raises:
+            OSError: ENODEV where the cgroup was removed.
+        """
+        file = self._file
+        try:
+            if file is not None:
+                return file.read()
+        except OSError as error:
+            if error.errno not in (errno.ENODEV, errno.EOPNOTSUPP):
+                raise
+            file.close()
+            self._file = None
+        try:
+            self._file = CgroupFile(self._cgroup, PRESSURE)
+            return self._file.read()
+        except OSError as error:
+            if not self._cgroup.has_file(MEMORY_STAT):
+                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from error
+            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+                raise
+            return b""
+
+    def close(self) -> None:
+        """Twice is fine."""
+        self._directory.close()
+        if self._file is not None:
+            self._file.close()
+
+
+def read_whole(fd: int) -> bytes:
+    """All of a file that the kernel writes anew at offset 0."""
+    data = os.pread(fd, _CHUNK, 0)
+    if len(data) < _CHUNK:
+        return data
+    parts = [data]
+    while data:
+        data = os.pread(fd, _CHUNK, sum(map(len, parts)))
+        parts.append(data)
+    return b"".join(parts)
+
+
+def read_at(dir_fd: int, name: str) -> bytes:
+    """All of a file in an open directory."""
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        return read_whole(fd)
+    finally:
+        os.close(fd)
+
+
+def name_of(file: str, version: int) -> Optional[str]:
+    """What an item's file is called in a hierarchy of this version; None if it has none."""
+    return file if version == 2 else _V1_FILES.get(file)
+
+
+def stat_key(name: str, version: int) -> str:
+    """memory.stat's key of one of its items."""
+    item = CATALOGUE.get(name)
+    return name if version == 2 or item is None else item.v1 or ""
+
+
+def parse(data: bytes) -> dict[str, int]:
+    """The lines of a file of keys and numbers, such as memory.stat, in their order.
+
+    Raises:
+        StreamError: a line is not a key and a number.
+    """
+    words = data.decode("ascii", "replace").split()
+    try:
+        parsed = dict(zip(words[::2], map(int, words[1::2])))
+    except ValueError as error:
+        raise StreamError(f"{MEMORY_STAT} is not as expected: {error}") from error
+    if len(words) % 2:
+        raise StreamError(f"{MEMORY_STAT} is not as expected: {words[-1]!r} has no value")
+    return parsed
+
+
+def parse_items(file: str, version: int, data: bytes) -> dict[str, int]:
+    """Item's name → value, of all that a file shows, in its order.
+
+    Raises:
+        StreamError: it does not look as this file does.
+    """
+    if file == MEMORY_STAT:
+        parsed = parse(data)
+        if version == 2:
+            return parsed
+        # In the catalogue's order: v1 has an order of its own.
+        shown = {_V1_KEYS[key]: value for key, value in parsed.items() if key in _V1_KEYS}
+        return {name: shown[name] for name in CATALOGUE if name in shown}
+    try:
+        if file in _KEYED:
+            return {f"{file}.{key}": value for key, value in parse(data).items()}
+        lines = data.decode("ascii", "replace").splitlines()
+        if file == NUMA_STAT:
+            return dict(_nodes(lines))
+        if file == PRESSURE:
+            return dict(map(_total, lines))
+        (line,) = lines
+        return {file: _limit(line, version)}
+    except (ValueError, KeyError) as error:
+        raise StreamError(f"{file} is not as expected: {error}") from error
+
+
+def _limit(text: str, version: int) -> int:
+    if text == "max":
+        return UNLIMITED
+    value = int(text)
+    return UNLIMITED if version == 1 and value == _V1_UNLIMITED else value
+
+
+def _nodes(lines: list[str]) -> list[tuple[str, int]]:
+    found = []
+    for line in lines:
+        key, *nodes = line.split()
+        for node, value in (pair.split("=") for pair in nodes):
+            found.append((f"{NUMA_STAT}.{key}.{node}", int(value)))
+    return found
+
+
+def _total(line: str) -> tuple[str, int]:
+    key, *pairs = line.split()
+    return f"{PRESSURE}.{key}.total", int(dict(pair.split("=") for pair in pairs)["total"])

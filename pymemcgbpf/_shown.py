@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Which items a cgroup's files show. What the kernel hides, no backend offers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from ._catalogue import CATALOGUE, MEMORY_STAT, ON_ROOT, file_of
+from ._cgroup_files import name_of, parse_items, read_at
+from ._cgroupfs import Cgroup
+
+# The kernel counts them per cgroup on v2 only (cgroup_subsys_on_dfl); hugetlb there by a
+# mount option.
+_NOT_ACCOUNTED_ON_V1 = ("hugetlb", "sock", "zswap", "zswapped", "zswap_incomp")
+
+
+class Shown:
+    """The items that a cgroup's files show, each file read when it is first asked about.
+
+    Args:
+        cgroup: which.
+        walks: whether the numbers of cgroups below it are to be read, too: then the files
+            that a hierarchy's root lacks are looked for there.
+    """
+
+    def __init__(self, cgroup: Cgroup, walks: bool) -> None:
+        self._cgroup, self._walks = cgroup, walks
+        self._names: dict[str, tuple[str, ...]] = {}
+
+    def names(self, file: str) -> tuple[str, ...]:
+        """The items of a file, in its order.
+
+        Raises:
+            OSError: it cannot be read.
+            StreamError: it does not look as this file does.
+        """
+        if file not in self._names:
+            self._names[file] = tuple(self._read(file))
+        return self._names[file]
+
+    def has(self, name: str) -> bool:
+        """Whether its file shows an item."""
+        return name in self.names(file_of(name))
+
+    def counted(self, file: str) -> tuple[str, ...]:
+        """The items of a file that the kernel counts here, shown or not: what BPF may offer."""
+        if self._cgroup.version == 1 and file == MEMORY_STAT:
+            return tuple(
+                item.name
+                for item in CATALOGUE.values()
+                if item.file == file and item.name not in _NOT_ACCOUNTED_ON_V1
+            )
+        return self.names(file)
+
+    def counts(self, name: str) -> bool:
+        """Whether the kernel counts an item here."""
+        return name in self.counted(file_of(name))
+
+    def _read(self, file: str) -> Iterator[str]:
+        cgroup = self._cgroup
+        name = name_of(file, cgroup.version)
+        if name is None:
+            return iter(())
+        if cgroup.is_root and file not in ON_ROOT:
+            return iter(self._below(file, name) if self._walks else ())
+        try:
+            data = read_at(cgroup.fd, name)
+        except FileNotFoundError:
+            if file == MEMORY_STAT:
+                raise
+            return iter(())
+        return iter(parse_items(file, cgroup.version, data))
+
+    def _below(self, file: str, name: str) -> tuple[str, ...]:
+        """What a child of the root shows; without one, what there may be."""
+        with os.scandir(self._cgroup.fd) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    continue
+                with contextlib.suppress(OSError):  # no memory controller, or just gone
+                    os.stat(f"{entry.name}/{MEMORY_STAT}", dir_fd=self._cgroup.fd)
+                    try:
+                        data = read_at(self._cgroup.fd, f"{entry.name}/{name}")
+                    except FileNotFoundError:
+                        os.stat(f"{entry.name}/{MEMORY_STAT}", dir_fd=self._cgroup.fd)
+                        return ()
+                    return tuple(parse_items(file, self._cgroup.version, data))
+        return tuple(item.name for item in CATALOGUE.values() if item.file == file)

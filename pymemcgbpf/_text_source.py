@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""One cgroup through text: its files as the kernel prints them, parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Optional, Union
+
+from ._catalogue import MEMORY_STAT, PRESSURE, file_of
+from ._cgroup_files import CgroupFile, PressureFile, name_of, parse_items, stat_key
+from ._cgroupfs import Cgroup
+from .errors import ItemUnavailableError, StreamError
+
+
+class TextSource:
+    """Reads one cgroup's items from its files, which stay open.
+
+    *names* must all be shown there.
+    """
+
+    def __init__(self, cgroup: Cgroup, names: Iterable[str]) -> None:
+        self._names = tuple(names)
+        files: dict[str, list[str]] = {}
+        for name in self._names:
+            files.setdefault(file_of(name), []).append(name)
+        self._files: list[_File] = []
+        try:
+            for file, wanted in files.items():
+                self._files.append(_File(cgroup, file, wanted))
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self) -> dict[str, int]:
+        """Name → value, now.
+
+        Raises:
+            StreamError: the files do not hold what they did.
+        """
+        if len(self._files) == 1:
+            (file,) = self._files
+            return dict(zip(file.names, file.values()))
+        found: dict[str, int] = {}
+        for file in self._files:
+            found.update(zip(file.names, file.values()))
+        return {name: found[name] for name in self._names if name in found}
+
+    def absent(self) -> set[str]:
+        """None: what the files show is kept."""
+        return set()
+
+    def close(self) -> None:
+        """Closes the files. Twice is fine."""
+        for file in self._files:
+            file.close()
+
+
+class _File:
+    """One of the files, and the items wanted from it."""
+
+    def __init__(self, cgroup: Cgroup, file: str, names: list[str]) -> None:
+        self.names = names
+        self.file, self._version = file, cgroup.version
+        self._open: Union[CgroupFile, PressureFile]
+        if file == PRESSURE:
+            self._open = PressureFile(cgroup)
+        else:
+            self._open = CgroupFile(cgroup, name_of(file, cgroup.version) or file)
+        # The lines change only when cgroup2 is mounted anew, so memory.stat's values are picked
+        # by place, and the keys compared.
+        self._layout: Optional[list[str]] = None
+        self._places: list[int] = []
+        try:
+            shown = parse_items(file, self._version, self._open.read())
+        except BaseException:
+            self.close()
+            raise
+        lost = [name for name in names if name not in shown]
+        if lost:  # a remount can take hugetlb away
+            self.close()
+            raise ItemUnavailableError(f"{file} no longer has {', '.join(lost)}", items=lost)
+
+    def values(self) -> list[int]:
+        """The items' values, now; none where pressure is switched off."""
+        data = self._open.read()
+        if self.file == MEMORY_STAT:
+            return self._by_place(data)
+        if self.file == PRESSURE and not data:
+            return []
+        shown = parse_items(self.file, self._version, data)
+        try:
+            return [shown[name] for name in self.names]
+        except KeyError as error:
+            raise StreamError(f"{self.file} is not as expected: no {error}") from error
+
+    def _by_place(self, data: bytes) -> list[int]:
+        words = data.decode("ascii", "replace").split()
+        printed = words[::2]
+        try:
+            if printed != self._layout:
+                keys = [stat_key(name, self._version) for name in self.names]
+                self._places = [2 * printed.index(key) + 1 for key in keys]
+                self._layout = printed
+            return [int(words[place]) for place in self._places]
+        except (ValueError, IndexError) as error:
+            raise StreamError(f"{MEMORY_STAT} is not as expected: {error}") from error
+
+    def close(self) -> None:
+        """Twice is fine."""
+        self._open.close()

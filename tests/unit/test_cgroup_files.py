@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""A cgroup's files as text: parsed into items."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pymemcgbpf import UNLIMITED, StreamError, _cgroup_files
+from pymemcgbpf._catalogue import CATALOGUE, CURRENT, FILES, MEMORY_STAT
+from pymemcgbpf._cgroup_files import name_of, parse, parse_items, stat_key
+
+V1_MAX = UNLIMITED // mmap.PAGESIZE * mmap.PAGESIZE
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"anon",
+        b"anon 1 file",
+        b"anon 1\nfile\nslab 2\n",
+        b"anon one\n",
+        b"anon 1.5\n",
+        b"anon 0x10\n",
+        b"4096 anon\n",
+        b"\xff\xfe\x00",
+        b"anon \xff\n",
+    ],
+)
+def test_garbage_is_an_error(data: bytes) -> None:
+    with pytest.raises(StreamError, match=r"memory\.stat is not as expected"):
+        parse(data)
+
+
+def test_the_odd_word_is_named() -> None:
+    with pytest.raises(StreamError, match="'file' has no value"):
+        parse(b"anon 1\nfile")
+
+
+@pytest.mark.parametrize(
+    ("data", "parsed"),
+    [
+        (b"", {}),
+        (b"anon 4096\n", {"anon": 4096}),
+        (b"b 1\na 2\n", {"b": 1, "a": 2}),
+        (b"anon 18446744073709551615\n", {"anon": (1 << 64) - 1}),
+        (b"anon 1", {"anon": 1}),
+    ],
+)
+def test_parse(data: bytes, parsed: dict[str, int]) -> None:
+    assert parse(data) == parsed
+    assert list(parse(data)) == list(parsed)
+
+
+@given(
+    st.dictionaries(
+        st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1), st.integers(0, (1 << 64) - 1)
+    )
+)
+def test_parse_round_trip(values: dict[str, int]) -> None:
+    text = "".join(f"{key} {value}\n" for key, value in values.items())
+    assert list(parse(text.encode()).items()) == list(values.items())
+
+
+# --- items ----------------------------------------------------------------------------
+
+
+def test_memory_stat_s_lines_are_the_items() -> None:
+    found = parse_items(MEMORY_STAT, 2, b"zeta 1\nanon 2\nalpha 3\n")
+    assert list(found.items()) == [("zeta", 1), ("anon", 2), ("alpha", 3)]
+
+
+def test_v1_s_lines_have_other_names_and_the_catalogue_s_order() -> None:
+    data = b"cache 1\nrss 2\ntotal_pgfault 5\ntotal_cache 3\ntotal_rss 4\n"
+    assert list(parse_items(MEMORY_STAT, 1, data).items()) == [
+        ("anon", 4),
+        ("file", 3),
+        ("pgfault", 5),
+    ]
+    for name in ("anon", "pgfault"):
+        assert stat_key(name, 1) == CATALOGUE[name].v1
+        assert stat_key(name, 2) == name
+    assert (stat_key("tomorrow", 2), stat_key("slab", 1)) == ("tomorrow", "")
+
+
+@pytest.mark.parametrize(
+    ("file", "version", "data", "value"),
+    [
+        (CURRENT, 2, b"12288\n", 12288),
+        (CURRENT, 1, b"0\n", 0),
+        ("memory.max", 2, b"max\n", UNLIMITED),
+        ("memory.max", 2, b"4096\n", 4096),
+        ("memory.max", 2, f"{V1_MAX}\n".encode(), V1_MAX),
+        ("memory.max", 1, f"{V1_MAX}\n".encode(), UNLIMITED),
+        ("memory.max", 1, f"{V1_MAX - mmap.PAGESIZE}\n".encode(), V1_MAX - mmap.PAGESIZE),
+        ("memory.swap.high", 2, b"max\n", UNLIMITED),
+    ],
+)
+def test_a_single_number(file: str, version: int, data: bytes, value: int) -> None:
+    assert parse_items(file, version, data) == {file: value}
+
+
+def test_the_form_of_no_limit_is_documented() -> None:
+    assert UNLIMITED == 2**63 - 1 == 9223372036854775807
+
+
+def test_a_file_of_keys() -> None:
+    assert parse_items("memory.events.local", 2, b"low 0\nhigh 7\n") == {
+        "memory.events.local.low": 0,
+        "memory.events.local.high": 7,
+    }
+
+
+def test_a_file_of_nodes() -> None:
+    found = parse_items("memory.numa_stat", 2, b"anon N0=4096 N1=0\nfile N0=1 N1=2\n")
+    assert list(found.items()) == [
+        ("memory.numa_stat.anon.N0", 4096),
+        ("memory.numa_stat.anon.N1", 0),
+        ("memory.numa_stat.file.N0", 1),
+        ("memory.numa_stat.file.N1", 2),
+    ]
+
+
+def test_pressure() -> None:
+    data = (
+        b"some avg10=0.12 avg60=0.00 avg300=0.00 total=7742\n"
+        b"full avg10=0.00 avg60=0.00 avg300=0.00 total=18\n"
+    )
+    assert parse_items("memory.pressure", 2, data) == {
+        "memory.pressure.some.total": 7742,
+        "memory.pressure.full.total": 18,
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        (CURRENT, b""),
+        (CURRENT, b"max memory\n"),
+        (CURRENT, b"1\n2\n"),
+        ("memory.events", b"low\n"),
+        ("memory.events", b"low many\n"),
+        ("memory.numa_stat", b"anon N0\n"),
+        ("memory.numa_stat", b"anon N0=x\n"),
+        ("memory.numa_stat", b"\n"),
+        ("memory.pressure", b"some avg10=0.00\n"),
+        ("memory.pressure", b"some avg10=0.00 total=x\n"),
+        ("memory.pressure", b"\n"),
+    ],
+)
+def test_a_file_that_is_not_as_expected_is_named(file: str, data: bytes) -> None:
+    with pytest.raises(StreamError, match=r"is not as expected"):
+        parse_items(file, 2, data)
+
+
+def test_v1_has_few_of_the_files() -> None:
+    assert {file: name_of(file, 1) for file in FILES if name_of(file, 1)} == {
+        MEMORY_STAT: MEMORY_STAT,
+        CURRENT: "memory.usage_in_bytes",
+        "memory.peak": "memory.max_usage_in_bytes",
+        "memory.max": "memory.limit_in_bytes",
+    }
+    assert all(name_of(file, 2) == file for file in FILES)
+
+
+# --- reading --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [-1, 0, 1, 16384, 40000])
+def test_a_file_as_long_as_the_chunk_or_longer(size: int, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 256
+    data = data[: _cgroup_files._CHUNK + size]
+    (tmp_path / "file").write_bytes(data)
+    with (tmp_path / "file").open("rb") as file:
+        assert _cgroup_files.read_whole(file.fileno()) == data
