@@ -64,14 +64,13 @@ class PressureFile:
         Raises:
             OSError: ENODEV where the cgroup was removed.
         """
-        file = self._file
-        try:
-            if file is not None:
-                return file.read()
-        except OSError as error:
-            if error.errno not in (errno.ENODEV, errno.EOPNOTSUPP):
-                raise
-            file.close()
+        if self._file is not None:
+            try:
+                return self._file.read()
+            except OSError as error:
+                if error.errno not in (errno.ENODEV, errno.EOPNOTSUPP):
+                    raise
+            self._file.close()
             self._file = None
         try:
             self._file = CgroupFile(self._cgroup, PRESSURE)
