@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Callable, NoReturn, Optional
 
 from .. import _backend
-from .._catalogue import CATALOGUE
+from .._catalogue import is_group, item_named
 from .._version import VERSION
 from ..errors import ItemUnavailableError, MemcgError, UnknownItemError
 
@@ -32,7 +32,7 @@ def parser(command: str, description: str, epilog: str, words: str) -> Parser:
         prog=f"python3 -m {PROGRAM}{command}",
         usage="%(prog)s [options] [PATH] [ITEM ...]",
         description=description,
-        epilog=f"A first word that is a path or no item's name is PATH. {epilog}Exit status: 0; "
+        epilog=f"A first word that is a path, or no item's name and without a star, is PATH. {epilog}Exit status: 0; "
         "1 where the cgroup could not be read; 2 for wrong usage or an item that is not to be "
         "had.",
     )
@@ -57,7 +57,7 @@ def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[s
     if not words:
         return None, None
     first = words[0]
-    if first in CATALOGUE and not os.path.isdir(first):
+    if (item_named(first) or is_group(first)) and not os.path.isdir(first):
         return None, list(words)
     return first, list(words[1:]) or None
 

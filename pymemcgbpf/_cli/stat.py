@@ -19,8 +19,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         "",
         "Print a cgroup's memory statistics, read as numbers through BPF.",
         "Another command: tree (see tree --help). ",
-        "a cgroup's directory (default: this process's own cgroup), and the items to print "
-        "(default: all)",
+        "a cgroup's directory (default: this process's own cgroup), and the items to print, or "
+        "groups of them like 'memory.events.*' (default: memory.stat's and memory.current)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_intermixed_args(arguments)

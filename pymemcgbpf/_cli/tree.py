@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from .. import _cgroupfs
-from .._catalogue import CURRENT
+from .._catalogue import CURRENT, is_group
 from ..reader import TreeReader
 from ..snapshot import Row, Snapshot
 from . import command
@@ -55,7 +55,10 @@ def _parser() -> command.Parser:
         "--depth", type=_depth, metavar="N", help="show no more than N levels below the root"
     )
     parser.add_argument(
-        "--sort", metavar="ITEM", help="siblings by this item, the largest first (else by name)"
+        "--sort",
+        type=_one_item,
+        metavar="ITEM",
+        help="siblings by this item, the largest first (else by name)",
     )
     return parser
 
@@ -65,6 +68,12 @@ def _depth(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
     return number
+
+
+def _one_item(text: str) -> str:
+    if is_group(text):
+        raise argparse.ArgumentTypeError(f"{text} stands for several items")
+    return text
 
 
 class _Line(NamedTuple):

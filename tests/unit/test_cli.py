@@ -144,6 +144,21 @@ def test_a_directory_that_is_called_like_an_item(
     assert json.loads(printed(capsys, "--json", "anon", "anon")) == {"anon": 7}
 
 
+def test_a_group_is_no_path(v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    (v2 / "memory.events").write_text("low 1\noom 2\n")
+    (v2 / "memory.max").write_text("max\n")
+    monkeypatch.setattr(_cgroupfs, "own_cgroup", lambda: str(v2))
+    events = {"memory.events.low": 1, "memory.events.oom": 2}
+    assert json.loads(printed(capsys, "--json", "memory.events.*")) == events
+    assert json.loads(printed(capsys, "--json", str(v2), "memory.ev*")) == events
+    (v2 / "memory.numa_stat").write_text("anon N0=7\n")
+    assert printed(capsys, "memory.numa_stat.anon.N0", "memory.max", "memory.events.oom") == (
+        "memory.numa_stat.anon.N0    7 B\n"
+        "memory.max                max\n"
+        "memory.events.oom           2\n"
+    )
+
+
 @pytest.mark.parametrize(("arguments", "flush"), [([], True), (["--no-flush"], False)])
 def test_no_flush(
     arguments: list[str],

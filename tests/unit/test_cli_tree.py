@@ -152,7 +152,14 @@ def test_what_is_removed_meanwhile_is_left_out(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--depth", "-1"), ("--depth", "x"), ("--sort",), ("--nonsense",)]
+    "arguments",
+    [
+        ("--depth", "-1"),
+        ("--depth", "x"),
+        ("--sort",),
+        ("--sort", "memory.*"),
+        ("--nonsense",),
+    ],
 )
 def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured) -> None:
     assert "--help" in refused(capsys, 2, *arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from pymemcgbpf import UNLIMITED
 from pymemcgbpf._cli.units import human
 
 K, M, G, T, P, E = (1 << shift for shift in (10, 20, 30, 40, 50, 60))
@@ -50,3 +51,12 @@ def test_no_number_is_printed_as_1024(size: int) -> None:
 @pytest.mark.parametrize("name", ["pgfault", "an_item_of_tomorrow"])
 def test_counts_and_unknown_items(name: str, value: int, number: str) -> None:
     assert human(name, value) == (number, "")
+
+
+def test_no_limit_is_max() -> None:
+    assert human("memory.max", UNLIMITED) == ("max", "")
+    assert human("memory.numa_stat.anon.N1", 2048) == ("2.0", "KiB")
+
+
+def test_microseconds() -> None:
+    assert human("memory.pressure.some.total", 12345) == ("12,345", "µs")
