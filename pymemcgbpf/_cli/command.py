@@ -32,9 +32,9 @@ def parser(command: str, description: str, epilog: str, words: str) -> Parser:
         prog=f"python3 -m {PROGRAM}{command}",
         usage="%(prog)s [options] [PATH] [ITEM ...]",
         description=description,
-        epilog=f"A first word that is a path, or no item's name and without a star, is PATH. {epilog}Exit status: 0; "
-        "1 where the cgroup could not be read; 2 for wrong usage or an item that is not to be "
-        "had.",
+        epilog="A first word that is a path, or no item's name and without a star, is PATH. "
+        f"{epilog}Exit status: 0; 1 where the cgroup could not be read; 2 for wrong usage or an "
+        "item that is not to be had.",
     )
     made.add_argument("words", nargs="*", metavar="PATH, ITEM", help=words)
     made.add_argument(
