@@ -44,8 +44,8 @@ struct counters {
 	struct cgroup *cgrp;
 	struct mem_cgroup *memcg;	/* kfunc: a reference; else only for probe reads */
 	__u64 *words;			/* room for MAX_WORDS */
-	__u32 missing;			/* a bit for each block that is not there */
-	bool is_root;			/* of its hierarchy */
+	__u64 missing;			/* a bit for each block that is not there */
+	__u64 on_root;			/* all ones for a hierarchy's root, else 0 */
 };
 
 /* NULL where the memory controller is not enabled. Good for reads, not for kfuncs. */
@@ -60,33 +60,72 @@ static __always_inline struct mem_cgroup *memcg_of(struct cgroup *cgrp)
 	return (void *)css - bpf_core_field_offset(struct mem_cgroup, css);
 }
 
-static __always_inline bool copy_block(const volatile struct memcg_stats_block *block,
-				       const struct counters *c)
+/*
+ * NULL where it has no memory.stat: the controller serves another cgroup only, is on its way out,
+ * or not there yet.
+ */
+static __always_inline struct mem_cgroup *visible_memcg_of(struct cgroup *cgrp)
+{
+	struct mem_cgroup *memcg = memcg_of(cgrp);
+	__u32 css_flags = 0;
+
+	if (!memcg || bpf_probe_read_kernel(&css_flags, sizeof(css_flags), &memcg->css.flags) ||
+	    !(css_flags & CSS_VISIBLE))
+		return NULL;
+	return memcg;
+}
+
+/*
+ * From here on nothing branches on what is read: the verifier would follow both ways, at each of
+ * hundreds of numbers. A condition is a mask instead, all ones or 0, and the compiler is kept
+ * from making a branch of it again (barrier_var).
+ */
+
+/* All ones where value is negative. */
+static __always_inline __u64 mask_negative(__u64 value)
+{
+	__u64 mask = (__s64)value >> 63;
+
+	barrier_var(mask);
+	return mask;
+}
+
+/* All ones where value is 0. */
+static __always_inline __u64 mask_zero(__u64 value)
+{
+	value |= -value;
+	barrier_var(value);
+	return ~mask_negative(value);
+}
+
+/* All ones where the block is not there. */
+static __always_inline __u64 copy_block(const volatile struct memcg_stats_block *block,
+					const struct counters *c)
 {
 	__u32 step, size = block->size, word = block->word, guard = block->guard;
 	void *from = c->memcg;
+	__u64 missing = 0;
 	__u8 there = 0;
 
+	if (word >= MAX_WORDS || size > (MAX_WORDS - word) * sizeof(__u64))
+		return ~0ULL;
 	if (block->start == MEMCG_STATS_START_CGROUP)
 		from = c->cgrp;
+	/* Where a pointer is NULL, so is the next, and the last read fails. */
 	for (step = 0; step < MEMCG_STATS_MAX_STEPS; step++) {
 		void *next = NULL;
 
 		if (step >= block->nr_steps)
 			break;
 		bpf_probe_read_kernel(&next, sizeof(next), from + block->steps[step]);
-		if (!next)
-			return false;
 		from = next;
 	}
 	if (guard) {
 		bpf_probe_read_kernel(&there, sizeof(there), from + (guard - 1));
-		if (!there)
-			return false;
+		missing = mask_zero(there);
 	}
-	if (word >= MAX_WORDS || size > (MAX_WORDS - word) * sizeof(__u64))
-		return false;
-	return !bpf_probe_read_kernel(c->words + word, size, from + block->offset);
+	return missing |
+	       mask_negative(bpf_probe_read_kernel(c->words + word, size, from + block->offset));
 }
 
 static __always_inline void copy_blocks(struct counters *c)
@@ -96,41 +135,38 @@ static __always_inline void copy_blocks(struct counters *c)
 	for (i = 0; i < MEMCG_STATS_MAX_BLOCKS; i++) {
 		if (i >= nr_blocks)
 			break;
-		if (!copy_block(&blocks[i], c))
-			c->missing |= 1U << i;
+		c->missing |= copy_block(&blocks[i], c) & (1ULL << i);
 	}
 }
 
 static __always_inline __u64 word_value(const struct counters *c, __u32 kind, __u32 index,
 					__u32 block)
 {
-	__u64 value;
+	/* All ones is MEMCG_STATS_ABSENT. */
+	__u64 value, unlimited, absent = -(c->missing >> (block & 63) & 1);
 
-	if (index >= MAX_WORDS || (c->missing >> (block & 31) & 1))
+	if (index >= MAX_WORDS)
 		return MEMCG_STATS_ABSENT;
 	value = c->words[index];
 	switch (kind) {
 	case MEMCG_STATS_KIND_WORD:
-		return value;
+		break;
 	case MEMCG_STATS_KIND_SIGNED:
 		/* Per-cpu deltas may not have met yet; memory.stat shows 0 as well. */
-		return (__s64)value < 0 ? 0 : value;
+		value &= ~mask_negative(value);
+		break;
+	case MEMCG_STATS_KIND_LIMIT:
+		/* PAGE_COUNTER_MAX pages */
+		unlimited = ~mask_negative(value - MEMCG_STATS_UNLIMITED / page_size);
+		value = ((value * page_size) & ~unlimited) | (MEMCG_STATS_UNLIMITED & unlimited);
+		break;
 	case MEMCG_STATS_KIND_NANOSECONDS:
-		return value / 1000;
+		value /= 1000;
+		break;
 	default:
 		return MEMCG_STATS_ABSENT;
 	}
-}
-
-/* Not by the unit: it would be no marker any more. */
-static __always_inline __u64 limit_value(const struct counters *c, __u32 index, __u64 unit)
-{
-	__u64 pages;
-
-	if (index >= MAX_WORDS)
-		return MEMCG_STATS_ABSENT;
-	pages = c->words[index];
-	return pages >= MEMCG_STATS_UNLIMITED / unit ? MEMCG_STATS_UNLIMITED : pages * unit;
+	return value | absent;
 }
 
 static __always_inline __u64 kfunc_value(const struct counters *c, __u32 kind, __u32 index)
@@ -168,11 +204,8 @@ static __always_inline __u64 term_value(const struct counters *c, __u32 i)
 {
 	__u32 kind = terms[i].kind, index = terms[i].counter;
 
-	if ((terms[i].flags & MEMCG_STATS_TERM_NOT_ON_ROOT) && c->is_root)
-		return MEMCG_STATS_ABSENT;
 	if (kind >= MEMCG_STATS_KIND_WORD)
-		return kind == MEMCG_STATS_KIND_LIMIT ? limit_value(c, index, page_size) :
-							word_value(c, kind, index, terms[i].block);
+		return word_value(c, kind, index, terms[i].block);
 	if (backend == MEMCG_STATS_BACKEND_KFUNC)
 		return kfunc_value(c, kind, index);
 	if (backend == MEMCG_STATS_BACKEND_RFC)
@@ -183,23 +216,23 @@ static __always_inline __u64 term_value(const struct counters *c, __u32 i)
 /* Sums the terms into one value per item: nr_items of them, which values[] must have room for. */
 static __always_inline void fill_values(const struct counters *c, __u64 *values, __u32 nr_items)
 {
-	__u64 sum = 0, value;
+	__u64 sum = 0, absent = 0, value;
 	__u32 i, item = 0;
 
 	for (i = 0; i < MEMCG_STATS_MAX_TERMS; i++) {
 		if (i >= nr_terms)
 			break;
 		value = term_value(c, i);
-		if (value == MEMCG_STATS_ABSENT || sum == MEMCG_STATS_ABSENT)
-			sum = MEMCG_STATS_ABSENT;
-		else
-			sum += value * terms[i].unit;
+		absent |= mask_zero(~value);
+		if (terms[i].flags & MEMCG_STATS_TERM_NOT_ON_ROOT)
+			absent |= c->on_root;
+		sum += value * terms[i].unit;
 
 		if (terms[i].flags & MEMCG_STATS_TERM_LAST) {
 			if (item >= nr_items || item >= MEMCG_STATS_MAX_ITEMS)
 				break;
-			values[item++] = sum;
-			sum = 0;
+			values[item++] = sum | absent;
+			sum = absent = 0;
 		}
 	}
 }
@@ -227,8 +260,7 @@ static __always_inline void flush_subtree(struct cgroup *cgrp)
 static __always_inline bool read_counters(struct cgroup *cgrp, struct cgroup_subsys_state *css,
 					  __u64 *words, __u64 *values, __u32 nr_items)
 {
-	struct counters c = { .cgrp = cgrp, .words = words, .is_root = cgrp->level == 0 };
-	__u32 css_flags = 0;
+	struct counters c = { .cgrp = cgrp, .words = words, .on_root = mask_zero(cgrp->level) };
 
 	if (backend == MEMCG_STATS_BACKEND_KFUNC) {
 		bool visible;
@@ -245,12 +277,8 @@ static __always_inline bool read_counters(struct cgroup *cgrp, struct cgroup_sub
 		return visible;
 	}
 
-	c.memcg = memcg_of(cgrp);
+	c.memcg = visible_memcg_of(cgrp);
 	if (!c.memcg)
-		return false;
-	/* Not where the controller serves another one only, is on its way out, or not there yet. */
-	if (bpf_probe_read_kernel(&css_flags, sizeof(css_flags), &c.memcg->css.flags) ||
-	    !(css_flags & CSS_VISIBLE))
 		return false;
 	copy_blocks(&c);
 	fill_values(&c, values, nr_items);

@@ -30,17 +30,20 @@ struct {
 	__uint(value_size, sizeof(struct memcg_stats_row) + sizeof(__u64));
 } rows SEC(".maps");
 
+static __always_inline __u64 parent_id_of(struct cgroup *cgrp)
+{
+	return cgrp->level > 0 ? cgrp->self.parent->cgroup->kn->id : 0;
+}
+
 /*
  * False where the cgroup has no memory.stat, or is not asked for. Once in the object, for all
  * its callers.
  */
 static __noinline bool fill_row(struct cgroup *cgrp, struct cgroup_subsys_state *css,
-				     __u64 *words, struct memcg_stats_row *row)
+				__u64 *words, struct memcg_stats_row *row)
 {
-	__u64 parent_id = 0;
+	__u64 parent_id = parent_id_of(cgrp);
 
-	if (cgrp->level > 0)
-		parent_id = cgrp->self.parent->cgroup->kn->id;
 	if (children_of && parent_id != children_of)
 		return false;
 	if (!read_counters(cgrp, css, words, (__u64 *)(row + 1), header.nr_items))
@@ -52,6 +55,14 @@ static __noinline bool fill_row(struct cgroup *cgrp, struct cgroup_subsys_state 
 	return true;
 }
 
+/* Whether it would have a row, if there were room for it. */
+static __noinline bool has_row(struct cgroup *cgrp)
+{
+	if (children_of && parent_id_of(cgrp) != children_of)
+		return false;
+	return visible_memcg_of(cgrp);
+}
+
 /* The count is not in a register: the verifier would follow each of its values. */
 static __always_inline void add_row(struct cgroup *cgrp, struct cgroup_subsys_state *css,
 				    struct scratch *scratch)
@@ -59,8 +70,7 @@ static __always_inline void add_row(struct cgroup *cgrp, struct cgroup_subsys_st
 	__u32 index = scratch->nr_rows;
 	struct memcg_stats_row *row = bpf_map_lookup_elem(&rows, &index);
 
-	/* Without room for it, it is filled in all the same: only then is it known to be one. */
-	if (fill_row(cgrp, css, scratch->words, row ?: &scratch->row.head))
+	if (row ? fill_row(cgrp, css, scratch->words, row) : has_row(cgrp))
 		scratch->nr_rows++;
 }
 

@@ -21,7 +21,7 @@ def test_we_are_root_on_a_kernel_with_btf() -> None:
 
 def test_the_installed_package_is_what_is_tested() -> None:
     package = Path(pymemcgbpf.__file__).parent
-    assert (package / "_bpf" / "memcg_stats.bpf.o").stat().st_size < 128 * 1024
+    assert (package / "_bpf" / "memcg_stats.bpf.o").stat().st_size < 160 * 1024
     assert (package / "py.typed").exists()
     # Not the source tree, where the BPF object may be an old one.
     assert not (package.parent / "bpf_src").exists()

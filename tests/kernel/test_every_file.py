@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from pymemcgbpf import (
     ItemUnavailableError,
     UnknownItemError,
     _catalogue,
+    _program,
 )
 
 from .cgroups import MIB, Worker, busy_cgroup, cgroup, enable_memory, fault_in
@@ -236,6 +238,30 @@ def test_items_lists_what_there_is(empty_cgroup: Path, way: Way) -> None:
     units = {item.name: item.unit for item in offered}
     assert units["anon"] == units["memory.max"] == "bytes" and units["pgfault"] == "count"
     assert all(type(value) is int and value >= 0 for value in values.values())
+
+
+def verified(program: _program.Program) -> int:
+    """How many instructions the verifier went through, by the kernel's own account."""
+    text = Path(f"/proc/self/fdinfo/{program.fd}").read_text()
+    return int(text.partition("verified_insns:")[2].split()[0])
+
+
+# The kernel gives up at a million.
+MOST_VERIFIED = 200_000
+
+
+def test_the_verifier_is_far_from_its_limit_with_every_item(
+    empty_cgroup: Path, bpf_way: Way, tree_bpf_way: Way
+) -> None:
+    with bpf_way.stats(empty_cgroup, ["*"]) as reader:
+        source: Any = reader._source
+        program = source._link._program if bpf_way.transport == "stream" else source._program
+        assert 1000 < verified(program) < MOST_VERIFIED / 4
+    with tree_bpf_way.tree(empty_cgroup, ["*"]) as tree:
+        walker: Any = tree._source._walker  # type: ignore[union-attr]
+        shared = tree_bpf_way.transport == "shared"
+        program = walker._link._program if shared else walker._program
+        assert 1000 < verified(program) < MOST_VERIFIED
 
 
 # --- what this version does not know ----------------------------------------------------
