@@ -321,6 +321,16 @@ def test_auto_falls_back_where_the_first_read_fails(
     choice.source.close()
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_passing_lack_of_files_is_no_reason_to_read_as_text(
+    number: int, world: World, v2: Path, opened: Opened
+) -> None:
+    no_bpf(world, MemcgError("too many", errno=number))
+    with pytest.raises(MemcgError, match="too many"):
+        choose(opened(v2), ("anon",), True, "auto")
+    assert world.made == ["kfunc"]
+
+
 def test_auto_does_not_hide_that_the_cgroup_is_gone(world: World, v2: Path, opened: Opened) -> None:
     no_bpf(world, CgroupRemovedError("gone"))
     with pytest.raises(CgroupRemovedError):
