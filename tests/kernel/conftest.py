@@ -6,10 +6,12 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable, Union
 
 import pytest
 
 import pymemcgbpf
+from pymemcgbpf import StatsReader, TreeReader
 
 from ..open_files import open_files
 from .cgroups import Worker, busy_cgroup, cgroup
@@ -41,6 +43,31 @@ def busy() -> Iterator[tuple[Path, Worker]]:
     """A cgroup with memory of every kind, and the process that holds it."""
     with busy_cgroup() as both:
         yield both
+
+
+@pytest.fixture
+def note_compared(
+    record_property: Callable[[str, object], None],
+) -> Callable[[Union[StatsReader, TreeReader], int], None]:
+    """Records how many items of a reader's a test has found to be the kernel's own, exactly.
+
+    The lab makes a matrix of it, and fails a guest with a backend that nothing is known of.
+    """
+
+    def note(reader: Union[StatsReader, TreeReader], items: int) -> None:
+        of_tree = isinstance(reader, TreeReader)
+        record_property(
+            "compared",
+            {
+                "reader": "tree" if of_tree else "stats",
+                "backend": reader.backend,
+                "transport": reader.transport,
+                "order": reader.order if isinstance(reader, TreeReader) else "",
+                "items": items,
+            },
+        )
+
+    return note
 
 
 @pytest.fixture(params=BACKENDS)

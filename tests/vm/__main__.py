@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The command: ``python3 -m tests.vm [SERIES[@USERLAND] ...] --wheel FILE``."""
+"""The command: ``python3 -m tests.vm [SERIES[@USERLAND][/ARCHITECTURE] ...] --wheel FILE``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import report
 from .errors import LabError
 from .lab import REPOSITORY, Job, Lab, Prepared, Script, Tests, as_data
 from .records import GuestResult
-from .spec import DEFAULT_MATRIX
+from .spec import ARCHITECTURES, DEFAULT_MATRIX
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -29,9 +29,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "guests",
         nargs="*",
-        metavar="SERIES[@USERLAND]",
-        help=f"for example 6.12, 6.12@trixie, newest (default: {' '.join(DEFAULT_MATRIX)})",
+        metavar="SERIES[@USERLAND][/ARCHITECTURE]",
+        help="for example 6.12, 6.12@trixie, newest, 6.12@trixie/arm64"
+        f" (default: {' '.join(DEFAULT_MATRIX)})",
     )
+    add("--all", action="store_true", help="all kernels, userlands and architectures")
     add("--wheel", type=Path, help="the wheel to install (default: the only one in dist/)")
     add("--list", action="store_true", help="print the newest kernel of each series that apt has")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="guests at a time (default: cores)")
@@ -95,8 +97,9 @@ def run(options: argparse.Namespace) -> int:
         refresh=options.refresh,
     )
     if options.list:
-        for series, package in lab.available().items():
-            print(f"{series:6} {package.version:24} {package.name}")
+        for architecture in ARCHITECTURES:
+            for series, package in lab.available(architecture).items():
+                print(f"{series:6} {package.version:24} {package.name}")
         return 0
     job: Job
     if options.run is not None:
@@ -105,9 +108,11 @@ def run(options: argparse.Namespace) -> int:
     else:
         job = Tests(options.tests, select=options.select, icount=options.icount)
         lab.wheel = find_wheel(options.wheel)
-    prepared = lab.prepare(options.guests or DEFAULT_MATRIX)
+    prepared = lab.prepare_all() if options.all else lab.prepare(options.guests or DEFAULT_MATRIX)
     for warning in lab.warnings:
         print(f"warning: {warning}")
+    for missing in lab.missing:
+        print(f"{missing}: not to be had: apt has no such kernel")
     results = boot_all(lab, prepared, job, options.jobs, options.shell_log)
 
     if options.json is not None:
@@ -117,11 +122,16 @@ def run(options: argparse.Namespace) -> int:
         for result in results:
             print(f"--- {result.label}\n{result.output}", end="")
     print(f"\n{report.table(results)}\n")
+    matrix = report.matrix(results)
+    if matrix:
+        print(f"{matrix}\n")
     if any(result.failures for result in results):
         print(report.failures(results))
         print(f"consoles and kernel logs are in {options.results}")
+    if lab.missing:
+        print(f"not to be had: {', '.join(lab.missing)}")
     print(report.last_line(results))
-    return 0 if report.all_passed(results, len(prepared)) else 1
+    return 0 if report.all_passed(results, len(prepared)) and not lab.missing else 1
 
 
 def main() -> int:

@@ -65,7 +65,7 @@ class Apt:
         key = hashlib.sha256(everything.encode()).hexdigest()[:12]
         self._state = cache / "apt" / key
         self._stamp = self._state / "updated"
-        self._architecture = architecture
+        self.architecture = architecture
         for folder in ("lists/partial", "cache/archives/partial"):
             (self._state / folder).mkdir(parents=True, exist_ok=True)
         # Nothing is installed there: the closure of a package is all of it.
@@ -103,7 +103,7 @@ class Apt:
     def kernel_packages(self) -> list[Package]:
         """Return every package that may hold a cloud kernel."""
         names = self._run("all", "apt-cache", "pkgnames", "linux-").split()
-        pattern = image_pattern(self._architecture)
+        pattern = image_pattern(self.architecture)
         return self._newest([name for name in names if pattern.fullmatch(name)])
 
     def _newest(self, names: Sequence[str]) -> list[Package]:

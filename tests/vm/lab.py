@@ -18,16 +18,16 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Union
+from typing import Callable, Union
 
 from . import guest, kernels, userland
 from .cache import default_cache, in_cache, locked, prune, publish, scratch
 from .debian import Apt
 from .errors import LabError
 from .kernels import Package
-from .records import Expected, GuestResult, judge
+from .records import Expected, GuestResult, Origin, judge
 from .sources import find_archive, find_keyring
-from .spec import Spec, parse_spec, this_machine
+from .spec import DEFAULT_ARCHITECTURE, NEWEST, WHOLE_MATRIX, Spec, parse_spec, this_machine
 from .userland import Userland
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -83,50 +83,78 @@ class Lab:
     memory: str = "2G"
     refresh: bool = False
     warnings: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # guests that were asked for and not to be had
     stop: threading.Event = field(default_factory=threading.Event)
+    _apts: dict[str, Apt] = field(default_factory=dict)
 
-    def available(self) -> dict[str, Package]:
+    def available(self, architecture: str) -> dict[str, Package]:
         """Return the newest cloud kernel package of every series that apt has."""
         with locked(self.cache):
-            return self._available(self._apt())
+            return self._available(self._apt(architecture))
 
     def prepare(self, specs: Sequence[str]) -> list[Prepared]:
         """Bring kernels and userlands into the cache; specs that come to the same become one."""
         wanted = [parse_spec(text) for text in specs]
+        return self._prepared(lambda: wanted)
+
+    def prepare_all(self) -> list[Prepared]:
+        """Do so for the whole matrix; what apt has no kernel for is noted as missing."""
+        return self._prepared(self._whole_matrix)
+
+    def _whole_matrix(self) -> list[Spec]:
+        wanted = [parse_spec(text) for text in WHOLE_MATRIX]
+        known = {one.series for one in wanted}
+        wanted += [
+            parse_spec(series)
+            for series in self._available(self._apt(DEFAULT_ARCHITECTURE))
+            if series not in known and kernels.in_order(series) > kernels.in_order(wanted[0].series)
+        ]
+        there = [
+            one
+            for one in wanted
+            if one.series in {NEWEST, *self._available(self._apt(one.architecture))}
+        ]
+        self.missing = [str(one) for one in wanted if one not in there]
+        return there
+
+    def _prepared(self, wanted: Callable[[], list[Spec]]) -> list[Prepared]:
         with locked(self.cache):
             prune(self.cache)
-            apt = self._apt()
             try:
-                return self._prepare(apt, wanted)
+                return self._prepare(wanted())
             except LabError:
                 # Point releases come and go: fresh lists can already be wrong.
-                if not apt.lists_may_be_old or apt.update(force=True):
+                old = [apt for apt in self._apts.values() if apt.lists_may_be_old]
+                if not old or any(apt.update(force=True) for apt in old):
                     raise
-                return self._prepare(apt, wanted)
+                return self._prepare(wanted())
 
-    def _prepare(self, apt: Apt, wanted: Sequence[Spec]) -> list[Prepared]:
-        available = self._available(apt)
+    def _prepare(self, wanted: Sequence[Spec]) -> list[Prepared]:
         ready: dict[Spec, Prepared] = {}
         for one in wanted:
-            spec = Spec(kernels.find_series(one.series, available), one.userland)
+            apt = self._apt(one.architecture)
+            available = self._available(apt)
+            series = kernels.find_series(one.series, available)
+            spec = dataclasses.replace(one, series=series)
             if spec not in ready:
                 package = available[spec.series]
                 kernel = self._kernel(apt, package)
-                closure = apt.closure(spec.userland)
-                packed = userland.prepare(apt, self.cache, spec.userland, closure)
+                native = self._apt(this_machine().debian)
+                packed = userland.prepare(apt, native, self.cache, spec.userland)
                 ready[spec] = Prepared(spec, package, kernel, packed)
         return list(ready.values())
 
-    def _apt(self) -> Apt:
-        apt = Apt(self.cache, this_machine().debian, find_archive(), find_keyring())
-        warning = apt.update(force=self.refresh)
-        self.refresh = False
-        if warning:
-            self.warnings.append(warning)
-        return apt
+    def _apt(self, architecture: str) -> Apt:
+        if architecture not in self._apts:
+            apt = Apt(self.cache, architecture, find_archive(), find_keyring())
+            warning = apt.update(force=self.refresh)
+            if warning:
+                self.warnings.append(warning)
+            self._apts[architecture] = apt
+        return self._apts[architecture]
 
     def _available(self, apt: Apt) -> dict[str, Package]:
-        return kernels.newest_of_each_series(apt.kernel_packages(), this_machine().debian)
+        return kernels.newest_of_each_series(apt.kernel_packages(), apt.architecture)
 
     def _kernel(self, apt: Apt, package: Package) -> Path:
         place = self.cache / "kernels" / package.filename.replace(".deb", ".vmlinuz")
@@ -152,7 +180,7 @@ class Lab:
                 memory=self.memory, icount=job.icount, cpus=1 if job.icount else 2
             )
             command = guest.qemu_command(
-                this_machine(), hardware, prepared.kernel, initramfs, folder
+                prepared.spec.machine, hardware, prepared.kernel, initramfs, folder
             )
             transcript = guest.run(command, folder, self.timeout, self.stop)
             # A guest that never got as far as the job says nothing of what is tested; under
@@ -173,17 +201,21 @@ class Lab:
             series=prepared.spec.series,
             python=prepared.userland.python,
             libbpf=prepared.userland.libbpf,
+            backends=prepared.spec.backends if _tests_parity(job) else (),
         )
         result = judge(expected, transcript.results, transcript.console, transcript.ending)
         result.seconds = transcript.seconds
-        (self.results / f"{prepared.spec}.dmesg").write_text("\n".join(result.dmesg) + "\n")
+        result.origin = _origin(prepared)
+        (self.results / f"{prepared.spec.filename}.dmesg").write_text(
+            "\n".join(result.dmesg) + "\n"
+        )
         return result
 
     def _keep(self, folder: Path, spec: Spec) -> None:
         self.results.mkdir(parents=True, exist_ok=True)
         for port in ("console", "results"):
             if (folder / port).exists():
-                shutil.copyfile(folder / port, self.results / f"{spec}.{port}")
+                shutil.copyfile(folder / port, self.results / f"{spec.filename}.{port}")
 
     def _initramfs(self, prepared: Prepared, job: Job, folder: Path) -> Path:
         root = folder / "overlay"
@@ -224,7 +256,7 @@ class Lab:
             "PYMEMCGBPF_LAB_PYTHON": prepared.userland.python,
             "PYMEMCGBPF_LAB_LIBBPF": prepared.userland.libbpf,
             "PYMEMCGBPF_LAB_FILES": "/mnt/disk",
-            "LAB_RESULTS": f"/dev/{this_machine().results}",
+            "LAB_RESULTS": f"/dev/{spec.machine.results}",
             "LAB_SECONDS": str(max(10, int(self.timeout) - _LAST_WORDS)),
             **self.environment,
         }
@@ -234,6 +266,18 @@ class Lab:
 def as_data(results: GuestResult) -> dict[str, object]:
     """Return a result as plain data, for JSON."""
     return dataclasses.asdict(results)
+
+
+def _origin(prepared: Prepared) -> Origin:
+    """Return what the guest is made of."""
+    spec, packages = prepared.spec, (prepared.package, *prepared.userland.packages)
+    versions = {package.name: package.version for package in packages}
+    return Origin(spec.series, spec.architecture, spec.userland, prepared.package.name, versions)
+
+
+def _tests_parity(job: Job) -> bool:
+    """Tell whether the job must compare every backend's numbers with memory.stat."""
+    return isinstance(job, Tests) and not job.select and (job.path / "test_parity.py").exists()
 
 
 def _tests_inside(job: Tests, root: Path) -> list[str]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from .records import ERROR, FAILED, SKIPPED, GuestResult
 
 _HEADER = ("guest", "kernel", "userland", "passed", "failed", "skipped", "time")
+BACKENDS = ("kfunc", "rfc", "core", "text")
+NOT_THERE = "–"
 
 
 def progress(guest: GuestResult) -> str:
@@ -18,7 +20,7 @@ def progress(guest: GuestResult) -> str:
 
 def table(guests: Sequence[GuestResult]) -> str:
     """Return all guests as aligned columns."""
-    rows = [_HEADER]
+    rows: list[tuple[str, ...]] = [_HEADER]
     for guest in guests:
         rows.append(
             (
@@ -31,10 +33,32 @@ def table(guests: Sequence[GuestResult]) -> str:
                 f"{guest.seconds:.0f} s",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    return _aligned(rows, 3)
+
+
+def matrix(guests: Sequence[GuestResult]) -> str:
+    """Return how many items each backend was right about in each guest, or nothing."""
+    if not any(guest.backends or guest.compared for guest in guests):
+        return ""
+    rows: list[tuple[str, ...]] = [("guest", "kernel", *BACKENDS)]
+    for guest in guests:
+        cells = (
+            str(guest.items_compared(backend))
+            if backend in guest.backends or guest.items_compared(backend)
+            else NOT_THERE
+            for backend in BACKENDS
+        )
+        rows.append((guest.label, guest.kernel, *cells))
+    title = "Items compared with memory.stat, all exact, by each transport of a backend:"
+    return f"{title}\n\n{_aligned(rows, 2)}"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], to_the_left: int) -> str:
+    """Return rows as columns, the first few of them flush left; the first row is the header."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
         "  ".join(
-            cell.ljust(width) if column < 3 else cell.rjust(width)
+            cell.ljust(width) if column < to_the_left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths))
         ).rstrip()
         for row in rows

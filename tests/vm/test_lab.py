@@ -287,7 +287,10 @@ class TestWatching:
         assert guest.run(sleep, tmp_path, 600, stop).ending.status == -9
 
     def test_one_cpu_where_instructions_are_counted(self, tmp_path: Path) -> None:
-        machine = spec.Machine("amd64", sys.executable, "none", (), "ttyS")
+        machine = spec.Machine(
+            *("amd64", "x86-64", sys.executable, "none", (), "ttyS0"),
+            *("ttyS1", ("-serial", "file:{}")),
+        )
         hardware = guest.Hardware(cpus=2, icount=True)
         command = guest.qemu_command(machine, hardware, Path("k"), Path("i"), tmp_path)
         assert command[command.index("-smp") + 1] == "1"
