@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import report
 from .errors import LabError
-from .lab import REPOSITORY, Job, Lab, Prepared, Script, Tests, as_data
+from .lab import DEFAULT_TIMEOUT, REPOSITORY, Job, Lab, Prepared, Script, Tests, as_data
 from .records import GuestResult
 from .spec import ARCHITECTURES, DEFAULT_MATRIX
 
@@ -37,7 +37,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     add("--wheel", type=Path, help="the wheel to install (default: the only one in dist/)")
     add("--list", action="store_true", help="print the newest kernel of each series that apt has")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="guests at a time (default: cores)")
-    add("--timeout", type=float, default=600, help="seconds for one guest (default: 600)")
+    add("--timeout", type=float, default=DEFAULT_TIMEOUT, help="seconds for one guest")
     add("-k", dest="select", default="", metavar="EXPR", help="passed to pytest")
     add("--tests", type=Path, default=REPOSITORY / "tests" / "kernel", help="tests to run")
     add("--run", type=Path, metavar="SCRIPT", help="run this instead, and print what it prints")
@@ -64,9 +64,10 @@ def find_wheel(given: Path | None) -> Path:
 
 
 def boot_all(
-    lab: Lab, prepared: Sequence[Prepared], job: Job, jobs: int, shell_log: bool
+    lab: Lab, prepared: Sequence[Prepared], job: Job, options: argparse.Namespace
 ) -> list[GuestResult]:
     """Boot the guests, a few at a time, and say so when one has ended."""
+    jobs, shell_log = options.jobs, options.shell_log
     results: dict[int, GuestResult] = {}
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
         running = {pool.submit(lab.boot, one, job): index for index, one in enumerate(prepared)}
@@ -75,6 +76,7 @@ def boot_all(
                 index = running[future]
                 result = results[index] = future.result()
                 print(report.progress(result), flush=True)
+                save([results[index] for index in sorted(results)], options.json)
                 if shell_log:
                     print((lab.results / f"{result.label}.console").read_text(errors="replace"))
         except BaseException:
@@ -83,6 +85,14 @@ def boot_all(
                 future.cancel()
             raise
     return [results[index] for index in sorted(results)]
+
+
+def save(results: Sequence[GuestResult], place: Path | None) -> None:
+    """Write the results so far, for those who read JSON."""
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        data = json.dumps([as_data(result) for result in results], indent=1)
+        place.write_text(data + "\n", encoding="utf-8")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -113,11 +123,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"warning: {warning}")
     for missing in lab.missing:
         print(f"{missing}: not to be had: apt has no such kernel")
-    results = boot_all(lab, prepared, job, options.jobs, options.shell_log)
-
-    if options.json is not None:
-        data = json.dumps([as_data(result) for result in results], indent=1)
-        options.json.write_text(data + "\n", encoding="utf-8")
+    results = boot_all(lab, prepared, job, options)
     if options.run is not None:
         for result in results:
             print(f"--- {result.label}\n{result.output}", end="")

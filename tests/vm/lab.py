@@ -27,11 +27,12 @@ from .errors import LabError
 from .kernels import Package
 from .records import Expected, GuestResult, Origin, judge
 from .sources import find_archive, find_keyring
-from .spec import DEFAULT_ARCHITECTURE, NEWEST, WHOLE_MATRIX, Spec, parse_spec, this_machine
+from .spec import DEFAULT_ARCHITECTURE, NEWEST, PART, WHOLE_MATRIX, Spec, parse_spec, this_machine
 from .userland import Userland
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _INSIDE = ("__init__.py", "guest_job.py", "guest_plugin.py", "guest_record.py")
+DEFAULT_TIMEOUT = 1500.0
 # The guest ends its own job this long before the host loses patience, to tell why.
 _MORE_BOOTS = 2
 _LAST_WORDS = 30
@@ -68,6 +69,7 @@ class Prepared:
     package: Package
     kernel: Path
     userland: Userland
+    select: str = ""  # pytest's -k, where the job has none
 
 
 @dataclass
@@ -75,7 +77,7 @@ class Lab:
     """Guests that share a wheel, extra files and limits."""
 
     wheel: Path | None
-    timeout: float = 600.0
+    timeout: float = DEFAULT_TIMEOUT
     extra: Sequence[Path] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     results: Path = REPOSITORY / "build" / "lab"
@@ -94,30 +96,29 @@ class Lab:
 
     def prepare(self, specs: Sequence[str]) -> list[Prepared]:
         """Bring kernels and userlands into the cache; specs that come to the same become one."""
-        wanted = [parse_spec(text) for text in specs]
+        wanted = {parse_spec(text): "" for text in specs}
         return self._prepared(lambda: wanted)
 
     def prepare_all(self) -> list[Prepared]:
         """Do so for the whole matrix; what apt has no kernel for is noted as missing."""
         return self._prepared(self._whole_matrix)
 
-    def _whole_matrix(self) -> list[Spec]:
-        wanted = [parse_spec(text) for text in WHOLE_MATRIX]
-        known = {one.series for one in wanted}
-        wanted += [
-            parse_spec(series)
-            for series in self._available(self._apt(DEFAULT_ARCHITECTURE))
-            if series not in known and kernels.in_order(series) > kernels.in_order(wanted[0].series)
-        ]
-        there = [
-            one
-            for one in wanted
-            if one.series in {NEWEST, *self._available(self._apt(one.architecture))}
-        ]
-        self.missing = [str(one) for one in wanted if one not in there]
+    def _whole_matrix(self) -> dict[Spec, str]:
+        wanted = {parse_spec(text): select for text, select in WHOLE_MATRIX.items()}
+        known = {spec.series for spec in wanted}
+        oldest = min(map(kernels.in_order, known - {NEWEST}))
+        for series in self._available(self._apt(DEFAULT_ARCHITECTURE)):
+            if series not in known and kernels.in_order(series) > oldest:
+                wanted[parse_spec(series)] = PART
+        there = {
+            spec: select
+            for spec, select in wanted.items()
+            if spec.series in {NEWEST, *self._available(self._apt(spec.architecture))}
+        }
+        self.missing = [str(spec) for spec in wanted if spec not in there]
         return there
 
-    def _prepared(self, wanted: Callable[[], list[Spec]]) -> list[Prepared]:
+    def _prepared(self, wanted: Callable[[], Mapping[Spec, str]]) -> list[Prepared]:
         with locked(self.cache):
             prune(self.cache)
             try:
@@ -129,9 +130,9 @@ class Lab:
                     raise
                 return self._prepare(wanted())
 
-    def _prepare(self, wanted: Sequence[Spec]) -> list[Prepared]:
+    def _prepare(self, wanted: Mapping[Spec, str]) -> list[Prepared]:
         ready: dict[Spec, Prepared] = {}
-        for one in wanted:
+        for one, select in wanted.items():
             apt = self._apt(one.architecture)
             available = self._available(apt)
             series = kernels.find_series(one.series, available)
@@ -141,7 +142,7 @@ class Lab:
                 kernel = self._kernel(apt, package)
                 native = self._apt(this_machine().debian)
                 packed = userland.prepare(apt, native, self.cache, spec.userland)
-                ready[spec] = Prepared(spec, package, kernel, packed)
+                ready[spec] = Prepared(spec, package, kernel, packed, select)
         return list(ready.values())
 
     def _apt(self, architecture: str) -> Apt:
@@ -172,6 +173,9 @@ class Lab:
 
     def boot(self, prepared: Prepared, job: Job) -> GuestResult:
         """Boot a guest, run the job in it, and return what became of it."""
+        backends = prepared.spec.backends if _tests_parity(job) else ()
+        if isinstance(job, Tests) and not job.select:
+            job = dataclasses.replace(job, select=prepared.select)
         with tempfile.TemporaryDirectory(prefix="pymemcgbpf-lab-") as name:
             folder = Path(name)
             initramfs = self._initramfs(prepared, job, folder)
@@ -201,11 +205,12 @@ class Lab:
             series=prepared.spec.series,
             python=prepared.userland.python,
             libbpf=prepared.userland.libbpf,
-            backends=prepared.spec.backends if _tests_parity(job) else (),
+            backends=backends,
         )
         result = judge(expected, transcript.results, transcript.console, transcript.ending)
         result.seconds = transcript.seconds
         result.origin = _origin(prepared)
+        result.select = job.select if isinstance(job, Tests) else ""
         (self.results / f"{prepared.spec.filename}.dmesg").write_text(
             "\n".join(result.dmesg) + "\n"
         )

@@ -79,6 +79,7 @@ class GuestResult:
     backends: list[str] = field(default_factory=list)  # that must have compared items
     compared: list[Compared] = field(default_factory=list)
     origin: Origin | None = None
+    select: str = ""  # pytest's choice of tests; all without
     output: str = ""  # a script's
     filesystems: list[str] = field(default_factory=list)
     dmesg: list[str] = field(default_factory=list)

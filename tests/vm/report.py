@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .records import ERROR, FAILED, SKIPPED, GuestResult
 
-_HEADER = ("guest", "kernel", "userland", "passed", "failed", "skipped", "time")
+_HEADER = ("guest", "kernel", "userland", "tests", "passed", "failed", "skipped", "time")
 BACKENDS = ("kfunc", "rfc", "core", "text")
 NOT_THERE = "–"
 
@@ -27,13 +27,14 @@ def table(guests: Sequence[GuestResult]) -> str:
                 guest.label,
                 guest.kernel,
                 f"Python {guest.python}, libbpf {guest.libbpf}",
+                "part" if guest.select else "all",
                 str(guest.passed),
                 str(guest.count(FAILED, ERROR) + len(guest.troubles)),
                 str(guest.count(SKIPPED)),
                 f"{guest.seconds:.0f} s",
             )
         )
-    return _aligned(rows, 3)
+    return _aligned(rows, 4)
 
 
 def matrix(guests: Sequence[GuestResult]) -> str:
