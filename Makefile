@@ -2,9 +2,11 @@
 #
 #   make demo    install what is missing, build, print this machine's statistics
 #   make test    install what is missing, run every check and test
+#   make test-all  the same, and every kernel, userland and architecture that Debian has
 #   make bench   time it against the alternatives (make bench-lab: in a guest, in instructions)
 #
-# What `make test` runs, each alone: lint types unit live lab
+# What `make test` runs, each alone: lint types unit live lab (lab-all in `make test-all`).
+# `make docs-kernels` writes docs/kernels.md, out of the record that lab-all leaves.
 
 PYTHON ?= python3
 VENV := build/venv
@@ -15,12 +17,14 @@ PYTEST := cd $(AWAY) && ../../$(RUN) -m pytest -p no:cacheprovider
 
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 python3-venv
 TEST_PACKAGES := gcc libc6-dev shellcheck qemu-system-x86 cpio e2fsprogs debian-archive-keyring
+ALL_PACKAGES := qemu-system-arm
+LAB_RECORD := build/lab/all.json
 TEST_TOOLS := ruff==0.17.* mypy==2.4.* types-setuptools 'setuptools>=77' vermin pytest==9.* hypothesis==6.*
 
 PACKAGE_FILES := $(shell find pymemcgbpf bpf_src -name '*.py' -o -name '*.[ch]' -o -name py.typed) \
 	setup.cfg pyproject.toml README.md LICENSE
 
-.PHONY: demo test lint types unit live lab bench bench-lab wheel clean
+.PHONY: demo test test-all lint types unit live lab lab-all docs-kernels bench bench-lab wheel clean
 .DELETE_ON_ERROR:
 
 demo: build/installed
@@ -28,6 +32,8 @@ demo: build/installed
 	@cd / && "$(CURDIR)/$(RUN)" -m pymemcgbpf
 
 test: lint types unit live lab
+
+test-all: lint types unit live lab-all
 
 lint: build/tools
 	$(VENV)/bin/ruff check .
@@ -46,6 +52,12 @@ live: $(AWAY)/ready
 
 lab: $(AWAY)/ready
 	$(RUN) -m tests.vm --wheel dist/*.whl $(LAB)
+
+lab-all: $(AWAY)/ready build/all-packages
+	$(RUN) -m tests.vm --all --wheel dist/*.whl --json $(LAB_RECORD)
+
+docs-kernels:
+	$(PYTHON) -m tests.vm.kernel_table $(LAB_RECORD) --output docs/kernels.md
 
 bench: $(AWAY)/ready
 	cd $(AWAY) && ../../$(RUN) -m tests.bench $(BENCH)
@@ -78,6 +90,10 @@ build/packages: Makefile
 
 build/test-packages: build/packages
 	$(call install_packages,$(TEST_PACKAGES))
+	@touch $@
+
+build/all-packages: build/test-packages
+	$(call install_packages,$(ALL_PACKAGES))
 	@touch $@
 
 $(VENV)/ready: build/packages
