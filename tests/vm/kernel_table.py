@@ -65,7 +65,7 @@ def document(guests: Sequence[Guest]) -> str:
     """Return the file's text."""
     rows = [
         (
-            *(guest["kernel"].partition("-cloud-")[0], _architecture(guest)),
+            *(_kernel(guest), _architecture(guest)),
             guest["origin"]["userland"],
             *(_backend(guest, backend) for backend in BACKENDS),
             *(_orders(guest), _tests(guest)),
@@ -96,6 +96,12 @@ def not_tested(guests: Sequence[Guest]) -> list[str]:
     return [
         text for text in WHOLE_MATRIX if text not in there and parse_spec(text).series != NEWEST
     ]
+
+
+def _kernel(guest: Guest) -> str:
+    release: str = guest["kernel"].partition("-cloud-")[0]
+    series = guest["origin"]["series"]
+    return release if series[0].isdigit() else f"{release} ({series})"
 
 
 def _architecture(guest: Guest) -> str:

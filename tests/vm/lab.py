@@ -134,11 +134,8 @@ class Lab:
         ready: dict[Spec, Prepared] = {}
         for one, select in wanted.items():
             apt = self._apt(one.architecture)
-            available = self._available(apt)
-            series = kernels.find_series(one.series, available)
-            spec = dataclasses.replace(one, series=series)
+            spec, package = self._find_kernel(apt, one)
             if spec not in ready:
-                package = available[spec.series]
                 kernel = self._kernel(apt, package)
                 native = self._apt(this_machine().debian)
                 packed = userland.prepare(apt, native, self.cache, spec.userland)
@@ -156,6 +153,15 @@ class Lab:
 
     def _available(self, apt: Apt) -> dict[str, Package]:
         return kernels.newest_of_each_series(apt.kernel_packages(), apt.architecture)
+
+    def _find_kernel(self, apt: Apt, spec: Spec) -> tuple[Spec, Package]:
+        """Return the spec with the name of its series, and the package that its kernel is of.
+
+        A kernel that is built here, not fetched, is chosen here and found in _kernel().
+        """
+        available = self._available(apt)
+        series = kernels.find_series(spec.series, available)
+        return dataclasses.replace(spec, series=series), available[series]
 
     def _kernel(self, apt: Apt, package: Package) -> Path:
         place = self.cache / "kernels" / package.filename.replace(".deb", ".vmlinuz")
