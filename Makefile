@@ -50,7 +50,7 @@ unit: $(AWAY)/ready
 live: $(AWAY)/ready
 	cd $(AWAY) && ../../$(RUN) -m tests.kernel -p no:cacheprovider
 
-lab: $(AWAY)/ready
+lab: $(AWAY)/ready $(if $(findstring /arm64,$(LAB)),build/all-packages)
 	$(RUN) -m tests.vm --wheel dist/*.whl $(LAB)
 
 lab-all: $(AWAY)/ready build/all-packages

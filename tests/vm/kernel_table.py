@@ -72,7 +72,14 @@ def document(guests: Sequence[Guest]) -> str:
         )
         for guest in guests
     ]
-    header = ("Linux", "", "userland", *(f"`{name}`" for name in BACKENDS), "orders", "tests")
+    header = (
+        "Linux",
+        "architecture",
+        "userland",
+        *(f"`{name}`" for name in BACKENDS),
+        "orders",
+        "tests",
+    )
     parts = [_HEAD, _markdown(header, rows)]
     chosen = sorted({guest["select"] for guest in guests if guest["select"]}, key=len)
     if chosen:
@@ -85,7 +92,7 @@ def document(guests: Sequence[Guest]) -> str:
         parts += ["## Failed\n", "".join(failed)]
     lacking = not_tested(guests)
     if lacking:
-        parts.append(f"Not tested, as they were not to be had: {', '.join(lacking)}.\n")
+        parts.append(f"Not in the record, so not tested: {', '.join(lacking)}.\n")
     parts += ["## Packages\n", _packages(guests)]
     return "\n".join(parts)
 
@@ -99,8 +106,10 @@ def not_tested(guests: Sequence[Guest]) -> list[str]:
 
 
 def _kernel(guest: Guest) -> str:
-    release: str = guest["kernel"].partition("-cloud-")[0]
-    series = guest["origin"]["series"]
+    origin = guest["origin"]
+    # 6.1.176-1: Debian's first number after a dash counts packages, and uname's is another.
+    release: str = origin["packages"][origin["kernel_package"]].partition("-")[0]
+    series = origin["series"]
     return release if series[0].isdigit() else f"{release} ({series})"
 
 
@@ -160,7 +169,7 @@ def _packages(guests: Sequence[Guest]) -> str:
         (
             _markdown(("kernel", "version"), list(kernels.items())),
             _markdown(
-                ("userland", "", "Python", "libbpf", "C library"),
+                ("userland", "architecture", "Python", "libbpf", "C library"),
                 [(*key, *names) for key, names in sorted(userlands.items())],
             ),
         )
