@@ -108,6 +108,10 @@ class Apt:
         pattern = image_pattern(self.architecture)
         return self._newest([name for name in names if pattern.fullmatch(name)])
 
+    def kernel_sources(self) -> list[Package]:
+        """Return every package of Linux's source."""
+        return self._newest(self._run("all", "apt-cache", "pkgnames", "linux-source-").split())
+
     def _newest(self, names: Sequence[str]) -> list[Package]:
         if not names:
             return []
