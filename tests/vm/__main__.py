@@ -30,7 +30,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "guests",
         nargs="*",
         metavar="SERIES[@USERLAND][/ARCHITECTURE]",
-        help="for example 6.12, 6.12@trixie, newest, 6.12@trixie/arm64"
+        help="for example 6.12, 6.12@trixie, newest, seed, 6.12@trixie/arm64"
         f" (default: {' '.join(DEFAULT_MATRIX)})",
     )
     add("--all", action="store_true", help="all kernels, userlands and architectures")

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Union
 
+from tests.seed_kernel import build as seed
+
 from . import guest, kernels, userland
 from .cache import default_cache, in_cache, locked, prune, publish, scratch
 from .debian import Apt
@@ -27,7 +29,7 @@ from .errors import LabError
 from .kernels import Package
 from .records import Expected, GuestResult, Origin, judge
 from .sources import find_archive, find_keyring
-from .spec import DEFAULT_ARCHITECTURE, NEWEST, PART, WHOLE_MATRIX, Spec, parse_spec, this_machine
+from .spec import DEFAULT_ARCHITECTURE, NEWEST, PART, SEED, WHOLE_MATRIX, Spec, parse_spec, this_machine
 from .userland import Userland
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -71,6 +73,11 @@ class Prepared:
     userland: Userland
     select: str = ""  # pytest's -k, where the job has none
 
+    @property
+    def series(self) -> str:
+        """Return the series that the guest's kernel must be of."""
+        return seed.series(self.package) if self.spec.is_seed else self.spec.series
+
 
 @dataclass
 class Lab:
@@ -106,14 +113,14 @@ class Lab:
     def _whole_matrix(self) -> dict[Spec, str]:
         wanted = {parse_spec(text): select for text, select in WHOLE_MATRIX.items()}
         known = {spec.series for spec in wanted}
-        oldest = min(map(kernels.in_order, known - {NEWEST}))
+        oldest = min(map(kernels.in_order, known - {NEWEST, SEED}))
         for series in self._available(self._apt(DEFAULT_ARCHITECTURE)):
             if series not in known and kernels.in_order(series) > oldest:
                 wanted[parse_spec(series)] = PART
         there = {
             spec: select
             for spec, select in wanted.items()
-            if spec.series in {NEWEST, *self._available(self._apt(spec.architecture))}
+            if spec.series in {NEWEST, SEED, *self._available(self._apt(spec.architecture))}
         }
         self.missing = [str(spec) for spec in wanted if spec not in there]
         return there
@@ -136,7 +143,7 @@ class Lab:
             apt = self._apt(one.architecture)
             spec, package = self._find_kernel(apt, one)
             if spec not in ready:
-                kernel = self._kernel(apt, package)
+                kernel = self._kernel(apt, spec, package)
                 native = self._apt(this_machine().debian)
                 packed = userland.prepare(apt, native, self.cache, spec.userland)
                 ready[spec] = Prepared(spec, package, kernel, packed, select)
@@ -157,13 +164,17 @@ class Lab:
     def _find_kernel(self, apt: Apt, spec: Spec) -> tuple[Spec, Package]:
         """Return the spec with the name of its series, and the package that its kernel is of.
 
-        A kernel that is built here, not fetched, is chosen here and found in _kernel().
+        The seed kernel is of the newest source.
         """
+        if spec.is_seed:
+            return spec, seed.newest(apt.kernel_sources())
         available = self._available(apt)
         series = kernels.find_series(spec.series, available)
         return dataclasses.replace(spec, series=series), available[series]
 
-    def _kernel(self, apt: Apt, package: Package) -> Path:
+    def _kernel(self, apt: Apt, spec: Spec, package: Package) -> Path:
+        if spec.is_seed:
+            return seed.built(self.cache, package)
         place = self.cache / "kernels" / package.filename.replace(".deb", ".vmlinuz")
         if not in_cache(place):
             (deb,) = apt.download([package])
@@ -208,7 +219,7 @@ class Lab:
             label=str(prepared.spec),
             kind="script" if script else "pytest",
             script=script,
-            series=prepared.spec.series,
+            series=prepared.series,
             python=prepared.userland.python,
             libbpf=prepared.userland.libbpf,
             backends=backends,
@@ -262,8 +273,9 @@ class Lab:
         spec = prepared.spec
         variables = {
             "PYMEMCGBPF_LAB": "1",
-            "PYMEMCGBPF_LAB_KERNEL": spec.series,
+            "PYMEMCGBPF_LAB_KERNEL": prepared.series,
             "PYMEMCGBPF_LAB_EXPECT_BACKEND": spec.expected_backend,
+            "PYMEMCGBPF_LAB_EXPECT_RFC": "1" if spec.is_seed else "0",
             "PYMEMCGBPF_LAB_PYTHON": prepared.userland.python,
             "PYMEMCGBPF_LAB_LIBBPF": prepared.userland.libbpf,
             "PYMEMCGBPF_LAB_FILES": "/mnt/disk",

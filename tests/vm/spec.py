@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .errors import LabError
 
 NEWEST = "newest"
+SEED = "seed"  # no Debian kernel: tests/seed_kernel builds it
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ WHOLE_MATRIX = {
     "6.1@bookworm/arm64": PART,
     "6.18@forky/arm64": PART,
     "newest@trixie/arm64": PART,
+    "seed@trixie": "",
 }
 
 _SERIES = re.compile(r"[0-9]+\.[0-9]+")
@@ -107,15 +109,21 @@ class Spec:
         return ARCHITECTURES[self.architecture]
 
     @property
+    def is_seed(self) -> bool:
+        """Tell whether it is the kernel with the functions of backend "rfc"."""
+        return self.series == SEED
+
+    @property
     def expected_backend(self) -> str:
         """Return the backend that "auto" must choose: the memcg kfuncs came with 7.0."""
-        return "kfunc" if int(self.series.split(".")[0]) >= 7 else "core"
+        return "kfunc" if self.is_seed or int(self.series.split(".")[0]) >= 7 else "core"
 
     @property
     def backends(self) -> tuple[str, ...]:
         """Return the backends that the kernel has, and that must have compared items."""
         best = self.expected_backend
-        return (*((best,) if best != "core" else ()), "core", "text")
+        rfc = ("rfc",) if self.is_seed else ()
+        return (*((best,) if best != "core" else ()), *rfc, "core", "text")
 
 
 def parse_spec(text: str) -> Spec:
@@ -127,8 +135,8 @@ def parse_spec(text: str) -> Spec:
         known = ", ".join(ARCHITECTURES)
         raise LabError(f'no architecture: "{architecture}" in "{text}" (there are {known})')
     series, at, userland = name.partition("@")
-    if series != NEWEST and not _SERIES.fullmatch(series):
-        raise LabError(f'no kernel series: "{text}" (like 6.12, 6.12@trixie or {NEWEST})')
+    if series not in (NEWEST, SEED) and not _SERIES.fullmatch(series):
+        raise LabError(f'no kernel series: "{text}" (like 6.12, 6.12@trixie, {NEWEST} or {SEED})')
     if not at:
         by_series = dict(entry.split("@") for entry in DEFAULT_MATRIX)
         userland = by_series.get(series, DEFAULT_USERLAND)
