@@ -15,8 +15,8 @@ from pymemcgbpf import StatsReader, TreeReader
 
 from ..open_files import open_files
 from .cgroups import Worker, busy_cgroup, cgroup
-from .surroundings import BACKENDS, STAT_TRANSPORTS, TREE_TRANSPORTS
-from .ways import STAT_BPF_WAYS, TEXT, TREE_BPF_WAYS, Way
+from .surroundings import BACKENDS, TREE_TRANSPORTS
+from .ways import STAT_BEST_WAYS, STAT_BPF_WAYS, TEXT, TREE_BPF_WAYS, Way
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def bpf_way(request: pytest.FixtureRequest) -> Way:
     return made
 
 
-@pytest.fixture(params=_named(STAT_BPF_WAYS[:: len(STAT_TRANSPORTS)]))
+@pytest.fixture(params=_named(STAT_BEST_WAYS))
 def bpf_backend_way(request: pytest.FixtureRequest) -> Way:
     """Every BPF backend that this kernel has, each with its best transport."""
     made: Way = request.param
