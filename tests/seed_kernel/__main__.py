@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -43,6 +44,12 @@ def fetch(cache: Path) -> tuple[Package, Path | None]:
 
 def main() -> int:
     """Build the kernel unless the cache has it."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    # As with Ctrl-C: no compiler outlives the command.
+    signal.signal(signal.SIGTERM, interrupt)
     cache = default_cache()
     try:
         source, deb = fetch(cache)

@@ -7,9 +7,11 @@ import hashlib
 import os
 import platform
 import re
+import signal
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from tests.vm import userland
 from tests.vm.cache import in_cache, locked, prune, publish, scratch
@@ -129,6 +131,23 @@ def check_config(made: str) -> None:
         raise LabError(f"this kernel cannot have {', '.join(missing)} as {CONFIG.name} asks")
 
 
+def _whole_group(command: list[str], environment: dict[str, str], log: BinaryIO) -> int:
+    """Run a command, and end all that it started should we be ended."""
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
 class _Make:
     """The kernel's own make, and its log."""
 
@@ -141,15 +160,8 @@ class _Make:
     def __call__(self, target: str, **variables: str) -> None:
         settings = [f"{name}={value}" for name, value in variables.items()]
         with self._log.open("ab") as log:
-            done = subprocess.run(
-                [*self._command, *settings, target],
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-        if done.returncode:
+            status = _whole_group([*self._command, *settings, target], self._environment, log)
+        if status:
             said = self._log.read_text(errors="replace").splitlines()
             end = "\n".join(said[-_LAST_LINES:])
             raise LabError(f"make {target} failed, {self._log} ends:\n{end}")

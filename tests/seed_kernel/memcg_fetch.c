@@ -16,7 +16,10 @@
 #include <linux/memcontrol.h>
 #include <linux/vmstat.h>
 
-/* NULL where the controller is not enabled. Callers keep the cgroup, and so its css, from going. */
+/*
+ * NULL where the controller is not enabled. No reference is taken: around a cgroup iterator's
+ * program cgroup_mutex is held, which keeps the css from going.
+ */
 static struct mem_cgroup *counted_by(struct cgroup *cgrp)
 {
 	if (mem_cgroup_disabled() || !cgrp)
