@@ -93,10 +93,12 @@ def build(cache: Path, source: Package, deb: Path, jobs: int) -> Path:
         if in_cache(kernel):  # by now
             return kernel
         prune(workshop)
-        with scratch(workshop) as folder, (workshop / "log").open("wb") as log:
+        log = workshop / "log"
+        log.write_text("")
+        with scratch(workshop) as folder:
             tree = _unpack(deb, folder)
             _add_functions(tree)
-            make = _Make(tree, Path(log.name), jobs)
+            make = _Make(tree, log, jobs)
             make("allnoconfig", KCONFIG_ALLCONFIG=str(CONFIG))
             check_config((tree / ".config").read_text(encoding="utf-8"))
             make("bzImage")
