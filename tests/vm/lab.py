@@ -29,7 +29,16 @@ from .errors import LabError
 from .kernels import Package
 from .records import Expected, GuestResult, Origin, judge
 from .sources import find_archive, find_keyring
-from .spec import DEFAULT_ARCHITECTURE, NEWEST, PART, SEED, WHOLE_MATRIX, Spec, parse_spec, this_machine
+from .spec import (
+    DEFAULT_ARCHITECTURE,
+    NEWEST,
+    PART,
+    SEED,
+    WHOLE_MATRIX,
+    Spec,
+    parse_spec,
+    this_machine,
+)
 from .userland import Userland
 
 REPOSITORY = Path(__file__).resolve().parents[2]
