@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import time
 from collections.abc import Sequence
 from typing import Callable, Generic, NamedTuple, NoReturn, Optional, Protocol, TypeVar
 
@@ -395,11 +394,6 @@ class _Choosing(Generic[_Source]):
             source = self._maker.bpf(self._cgroup, recipe, self._request.flush, transport)
             try:
                 absent = source.absent()
-            except CgroupRemovedError as error:
-                source.close()
-                if self._is_going():
-                    raise
-                raise BackendUnavailableError(f"it does not find this cgroup ({error})") from error
             except BaseException:
                 source.close()
                 raise
@@ -411,17 +405,6 @@ class _Choosing(Generic[_Source]):
                 raise _unavailable(missing, "this kernel")
             kept = {name: terms for name, terms in recipe.terms.items() if name not in absent}
             recipe = recipe._replace(terms=kept)
-
-    def _is_going(self) -> bool:
-        """Whether the cgroup is being removed: its files go a moment after its statistics."""
-        for _ in range(_LOOKS):
-            if self._cgroup.has_lost_files:
-                return True
-            time.sleep(_SECONDS_BETWEEN)
-        return False
-
-
-_LOOKS, _SECONDS_BETWEEN = 25, 0.01
 
 
 def forget() -> None:

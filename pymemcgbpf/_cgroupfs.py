@@ -6,10 +6,12 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from typing import NamedTuple, Optional, Union
 
 from ._catalogue import MEMORY_STAT
 from .errors import (
+    BackendUnavailableError,
     CgroupNotFoundError,
     CgroupPermissionError,
     CgroupRemovedError,
@@ -199,6 +201,24 @@ def why_unreadable(path: str, opened: Identity) -> MemcgError:
     if os.path.exists(os.path.join(path, MEMORY_STAT)):
         return removed(path)  # it is on its way out
     return _why_no_memory(path)
+
+
+_LOOKS, _SECONDS_BETWEEN = 25, 0.01
+
+
+def why_not_found(path: str, opened: Identity) -> MemcgError:
+    """Why the kernel does not find a cgroup by its id: it was removed, or is out of sight.
+
+    Its files go a moment after its statistics, so a while they may still be there.
+    """
+    for _ in range(_LOOKS):
+        if identity(path) != opened or not os.path.exists(os.path.join(path, MEMORY_STAT)):
+            return why_unreadable(path, opened)
+        time.sleep(_SECONDS_BETWEEN)
+    return BackendUnavailableError(
+        f"the kernel does not find {path} by its id from this process: it is outside of the "
+        "cgroup namespace that the process is in"
+    )
 
 
 def _why_no_memory(path: str) -> MemcgError:

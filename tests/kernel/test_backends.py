@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,8 @@ def test_the_rebuilt_order_of_counters_is_the_kernels_own() -> None:
     assert 1 <= len(layouts) <= 8
     tables = from_kernel_tables(types)
     if tables is None:
-        assert not IN_LAB, "Debian's kernels show their tables"
+        # Debian's kernels show their tables, but for the one of 6.1 for arm64.
+        assert not (IN_LAB and platform.machine() == "x86_64")
         assert _kallsyms.addresses("mem_cgroup_events_index") == (None,)
         return
     # Some enumerators are other names of the same counter (NR_LRU_BASE).
