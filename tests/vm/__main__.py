@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,14 @@ def find_wheel(given: Path | None) -> Path:
     return wheels[0]
 
 
+def command(options: argparse.Namespace) -> str:
+    """Return the command line that gives the same results, without paths of this machine."""
+    words = ["--all"] if options.all else [*options.guests]
+    if options.select:
+        words += ["-k", options.select]
+    return shlex.join(["python3", "-m", "tests.vm", *words])
+
+
 def boot_all(
     lab: Lab, prepared: Sequence[Prepared], job: Job, options: argparse.Namespace
 ) -> list[GuestResult]:
@@ -75,6 +84,7 @@ def boot_all(
             for future in as_completed(running):
                 index = running[future]
                 result = results[index] = future.result()
+                result.command = command(options)
                 print(report.progress(result), flush=True)
                 save([results[index] for index in sorted(results)], options.json)
                 if shell_log:

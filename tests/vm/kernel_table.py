@@ -21,15 +21,13 @@ from .spec import ARCHITECTURES, NEWEST, WHOLE_MATRIX, parse_spec
 
 TRANSPORTS = ("run", "stream", "shared")
 ORDERS = ("self", "pre", "post", "up", "children")
-MADE_BY = "make test-all docs-kernels"
-
 Guest = Mapping[str, Any]
 
 _HEAD = f"""\
 # Kernels
 
 What was tested where: Debian's cloud kernels, booted in QEMU with the userland of a Debian release
-and the installed wheel. Made by `{MADE_BY}` out of the lab's record, not by hand.
+and the installed wheel. Made by `make docs-kernels` out of the record that `make test-all` leaves.
 
 A number is that of the items that a backend read and a test found equal to the same cgroup's
 `memory.stat` and `memory.current`, all of them, by each transport that follows (`stream` is a
@@ -85,6 +83,9 @@ def document(guests: Sequence[Guest]) -> str:
     if chosen:
         parts.append("Part of the tests is pytest's `-k` with:\n")
         parts.append("".join(f"- `{select}`\n" for select in chosen))
+    commands = dict.fromkeys(guest["command"] for guest in guests)
+    parts.append("The commands that left the record:\n")
+    parts.append("".join(f"- `{command}`\n" for command in commands))
     failed = [
         f"- {guest['label']}: {one['name']}\n" for guest in guests for one in _failures(guest)
     ]

@@ -80,6 +80,7 @@ class GuestResult:
     compared: list[Compared] = field(default_factory=list)
     origin: Origin | None = None
     select: str = ""  # pytest's choice of tests; all without
+    command: str = ""  # what was typed, as far as it matters
     output: str = ""  # a script's
     filesystems: list[str] = field(default_factory=list)
     dmesg: list[str] = field(default_factory=list)

@@ -14,7 +14,19 @@ from typing import Any, ClassVar
 
 import pytest
 
-from . import cache, guest, kernel_table, kernels, lab, records, report, sources, spec, userland
+from . import (
+    __main__,
+    cache,
+    guest,
+    kernel_table,
+    kernels,
+    lab,
+    records,
+    report,
+    sources,
+    spec,
+    userland,
+)
 from .errors import LabError, need_tool
 from .kernels import Package
 from .records import Compared, Ending, Expected, GuestResult, Origin, TestResult
@@ -229,6 +241,7 @@ class TestKernelTable:
             "3.13.5",
             "1.5",
             tests=[TestResult("a", "passed"), TestResult("b", "passed")],
+            command="python3 -m tests.vm --all",
             backends=["core", "text"],
             compared=[
                 Compared("stats", "core", "run", "", 51),
@@ -259,7 +272,8 @@ class TestKernelTable:
             ["6.12.9", "x86-64", "trixie"],
             ["6.12.9", "arm64", "trixie"],
         ]
-        assert kernel_table.MADE_BY in text
+        assert "Made by `make docs-kernels`" in text
+        assert text.count("- `python3 -m tests.vm --all`\n") == 1
 
     def test_what_works(self, tmp_path: Path) -> None:
         (row,) = self.rows(self.made(tmp_path, self.guest()))[2:]
@@ -309,6 +323,15 @@ class TestKernelTable:
         (tmp_path / "record").write_text("[]")
         with pytest.raises(LabError):
             kernel_table.load([tmp_path / "record"])
+
+
+class TestCommand:
+    def test_what_is_recorded_of_the_command_line(self) -> None:
+        def recorded(*words: str) -> str:
+            return __main__.command(__main__.parse_arguments(words))
+
+        assert recorded("--all", "--wheel", "/a/b.whl") == "python3 -m tests.vm --all"
+        assert recorded("6.1", "-k", "a or b") == "python3 -m tests.vm 6.1 -k 'a or b'"
 
 
 class TestKernelLog:
