@@ -142,6 +142,8 @@ def parse_spec(text: str) -> Spec:
         userland = by_series.get(series, DEFAULT_USERLAND)
     if userland not in USERLANDS:
         raise LabError(f'no userland: "{userland}" in "{text}" (there are {", ".join(USERLANDS)})')
+    if series == SEED and architecture != DEFAULT_ARCHITECTURE:
+        raise LabError(f'the {SEED} kernel is built for {DEFAULT_ARCHITECTURE} only: "{text}"')
     return Spec(series, userland, architecture)
 
 

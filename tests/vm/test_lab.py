@@ -275,6 +275,14 @@ class TestKernelTable:
         assert "Made by `make docs-kernels`" in text
         assert text.count("- `python3 -m tests.vm --all`\n") == 1
 
+    def test_a_kernel_that_is_not_debian_s(self, tmp_path: Path) -> None:
+        seed = self.guest("7.3")
+        seed.label = "seed@trixie"
+        assert seed.origin is not None
+        seed.origin = dataclasses.replace(seed.origin, series="seed")
+        rows = self.rows(self.made(tmp_path, seed, self.guest("7.3")))
+        assert [row[0] for row in rows[2:]] == ["7.3.9", "7.3.9 (seed)"]
+
     def test_what_works(self, tmp_path: Path) -> None:
         (row,) = self.rows(self.made(tmp_path, self.guest()))[2:]
         cells = ["–", "–", "51: run, stream, shared", "51", "all", "2 passed"]
@@ -652,7 +660,7 @@ class TestSpec:
         "text",
         [
             *("", "6", "6.12.1", "a.whl", "6.12@", "6.12@sarge", "@trixie"),
-            *("6.12/", "6.12@trixie/", "6.12@trixie/vax", "/arm64"),
+            *("6.12/", "6.12@trixie/", "6.12@trixie/vax", "/arm64", "seed/arm64"),
         ],
     )
     def test_refused(self, text: str) -> None:
@@ -664,6 +672,7 @@ class TestSpec:
         assert backends == {"6.19": "core", "7.0": "kfunc"}
         assert spec.parse_spec("6.19").backends == ("core", "text")
         assert spec.parse_spec("7.0").backends == ("kfunc", "core", "text")
+        assert spec.parse_spec("seed").backends == ("kfunc", "rfc", "core", "text")
 
 
 class FakeLab(lab.Lab):
