@@ -48,22 +48,26 @@ if HAS_RFC:
         assert len(before) >= 70
 
     def test_the_flush_is_what_makes_a_child_s_pages_show(empty_cgroup: Path) -> None:
-        """Often enough nothing else flushes between two readings."""
-        charge = 4 * MIB
+        """Nearly always: the kernel's own flush, every 2 seconds, can be just before or at work.
+
+        While it is at work the kernel puts off ours, as it does memory.stat's.
+        """
+        charge, steps = 4 * MIB, 20
         enable_memory(empty_cgroup)
-        stale = 0
+        stale = shown = 0
         with (
             StatsReader(empty_cgroup, ["anon"], backend="rfc") as fresh,
             StatsReader(empty_cgroup, ["anon"], backend="rfc", flush=False) as late,
             cgroup(empty_cgroup) as child,
             Worker(child, lambda: None, lambda: fault_in(charge)) as worker,
         ):
-            for _ in range(20):
+            for _ in range(steps):
                 before = fresh.read()["anon"]
                 worker.step()
                 stale += late.read()["anon"] < before + charge
-                assert fresh.read()["anon"] >= before + charge
-        assert stale >= 10
+                shown += fresh.read()["anon"] >= before + charge
+        assert stale >= steps / 2
+        assert shown >= steps - 3
 
     def test_a_program_that_is_run_may_not_call_them(empty_cgroup: Path) -> None:
         with pytest.raises(BackendUnavailableError, match="to iterators only"):
