@@ -117,11 +117,15 @@ def test_walks_in_a_storm(order: str, quiet: Forest, tree_bpf_way: Way) -> None:
 def test_text_walks_in_a_storm(quiet: Forest) -> None:
     groups = [path for path in quiet.paths.values() if path.parent == quiet.root]
     walks = 0
-    with TEXT.tree(quiet.root, ["shmem"]) as tree, storms([quiet.root, *groups], SECONDS / 2):
-        end = time.monotonic() + SECONDS / 2
-        while time.monotonic() < end:
-            check(tree.read(), quiet, mutex_held=False)
-            walks += 1
+    with TEXT.tree(quiet.root, ["shmem"]) as tree:
+        for _ in range(MOST_STORMS):
+            with storms([quiet.root, *groups], SECONDS / 2):
+                end = time.monotonic() + SECONDS / 2
+                while time.monotonic() < end:
+                    check(tree.read(), quiet, mutex_held=False)
+                    walks += 1
+            if walks >= LEAST_WALKS / 100:
+                break
     assert walks >= LEAST_WALKS / 100
 
 
@@ -185,7 +189,7 @@ def test_threads_share_a_reader_of_a_tree_that_swells(
         tree.read()
         before, mapped = open_files(), len(mapped_maps())
         assert mapped > unmapped
-        deadline = time.monotonic() + seconds
+        deadline = 0.0
 
         def read_on() -> None:
             while time.monotonic() < deadline:
@@ -193,8 +197,12 @@ def test_threads_share_a_reader_of_a_tree_that_swells(
                 check(snapshot, quiet, mutex_held=tree_bpf_transport_way.transport == "shared")
                 sizes.append(len(snapshot))
 
-        with processes(lambda: swell(quiet.root, most, deadline)):
-            in_threads(3, read_on)
+        for _ in range(MOST_STORMS):
+            deadline = time.monotonic() + seconds
+            with processes(lambda: swell(quiet.root, most, deadline)):  # noqa: B023
+                in_threads(3, read_on)
+            if max(sizes, default=0) > 2 * len(quiet.paths):
+                break
         # Programs and maps come in the place of others, not beside them.
         assert sorted(open_files().values()) == sorted(before.values())
         assert len(mapped_maps()) == mapped
