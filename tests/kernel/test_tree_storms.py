@@ -16,7 +16,7 @@ import pytest
 from pymemcgbpf import CgroupNotFoundError, CgroupRemovedError, Snapshot, TreeTooLargeError
 
 from ..open_files import mapped_maps, open_files
-from .cgroups import cgroup, enable_memory, fault_in, in_child, in_threads
+from .cgroups import cgroup, enable_memory, ended, fault_in, forked, in_child, in_threads
 from .forest import Forest, forest, storm
 from .surroundings import IN_LAB
 from .ways import TEXT, Way
@@ -38,22 +38,11 @@ def quiet() -> Iterator[Forest]:
 @contextlib.contextmanager
 def processes(*works: Callable[[], None]) -> Iterator[None]:
     """A process for each of these; they must end by themselves, and well."""
-    pids = []
-    for work in works:
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                work()
-                status = 0
-            finally:
-                os._exit(status)
-        pids.append(pid)
+    pids = [forked(work) for work in works]
     try:
         yield
     finally:
-        ended = [os.waitpid(pid, 0)[1] for pid in pids]
-        assert ended == [0] * len(works), "a storm failed"
+        assert [ended(pid) for pid in pids] == [0] * len(works), "a storm failed"
 
 
 @contextlib.contextmanager
