@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 import os
 import time
@@ -228,9 +229,11 @@ def test_roots_that_come_and_go(tree_transport_way: Way) -> None:
         path = parent / "root"
 
         def come_and_go() -> None:
-            while time.monotonic() < deadline:
+            for life in itertools.cycle((0.0005, 0.005, 0.05, 0.2)):
+                if time.monotonic() > deadline:
+                    break
                 path.mkdir()
-                time.sleep(0.0005)
+                time.sleep(life)
                 path.rmdir()
 
         deadline = time.monotonic() + SECONDS / 4
