@@ -27,7 +27,8 @@ _HEAD = f"""\
 # Kernels
 
 What was tested where: Debian's cloud kernels, booted in QEMU with the userland of a Debian release
-and the installed wheel. Made by `make docs-kernels` out of the record that `make test-all` leaves.
+and the installed wheel. Made by `make docs-kernels` out of the lab's own record, which the commands
+named below left; `make test-all` leaves one of everything.
 
 A number is that of the items that a backend read and a test found equal to the same cgroup's
 `memory.stat` and `memory.current`, all of them, by each transport that follows (`stream` is a
