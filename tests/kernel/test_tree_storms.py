@@ -206,17 +206,20 @@ def test_a_cap_in_a_storm(quiet: Forest, tree_bpf_transport_way: Way) -> None:
     cap = len(quiet.paths)
     fitted = refused = 0
     with tree_bpf_transport_way.tree(quiet.root, ["shmem"], max_rows=cap) as tree:
-        with storms([quiet.root], SECONDS / 8):
-            end = time.monotonic() + SECONDS / 8
-            while time.monotonic() < end:
-                try:
-                    snapshot = tree.read()
-                except TreeTooLargeError as error:
-                    assert error.rows is not None and error.rows > cap
-                    refused += 1
-                else:
-                    assert set(snapshot.ids) == quiet.paths.keys()
-                    fitted += 1
+        for _ in range(MOST_STORMS):
+            with storms([quiet.root], SECONDS / 8):
+                end = time.monotonic() + SECONDS / 8
+                while time.monotonic() < end:
+                    try:
+                        snapshot = tree.read()
+                    except TreeTooLargeError as error:
+                        assert error.rows is not None and error.rows > cap
+                        refused += 1
+                    else:
+                        assert set(snapshot.ids) == quiet.paths.keys()
+                        fitted += 1
+            if fitted and refused:
+                break
         assert len(tree.read()) == cap
     assert fitted > 0 and refused > 0
 
