@@ -39,7 +39,7 @@ int fill_hash(struct bpf_iter__cgroup *ctx)
 		flush_subtree(cgrp);
 		bpf_seq_write(seq, &first, sizeof(first));
 	}
-	if (fill_row(cgrp, &cgrp->self, walking.vmstats, &walking.row.head))
+	if (fill_row(cgrp, &cgrp->self, walking.words, &walking.row.head))
 		bpf_map_update_elem(&hash, &walking.row.head.cgroup_id, &walking.row, BPF_ANY);
 	return 0;
 }
