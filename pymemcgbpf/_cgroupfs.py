@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+from collections.abc import Iterator
 from typing import NamedTuple, Optional, Union
 
 from ._catalogue import MEMORY_STAT
@@ -278,16 +279,38 @@ def own_cgroup() -> str:
     Raises:
         CgroupNotFoundError: no mounted hierarchy shows it.
     """
+    path = _membership()
+    if path is None:
+        raise CgroupNotFoundError("this process is in no memory cgroup: /proc/self/cgroup")
+    for root, mount in memory_mounts():
+        below = _below(root, path)
+        if below is not None:
+            return os.path.normpath(os.path.join(mount, below))
+    raise CgroupNotFoundError(
+        f"the cgroup of this process ({path}) is not under any mounted cgroup file system"
+    )
+
+
+def _memberships() -> dict[str, str]:
+    """Controller → path; "" for the v2 hierarchy."""
     memberships = {}
     for line in (_read("/proc/self/cgroup") or "").split("\n"):
         _, _, rest = line.partition(":")
         controllers, colon, path = rest.partition(":")
         for controller in controllers.split(",") if colon else ():
             memberships[controller] = path
-    wanted = "memory" if "memory" in memberships else ""  # "" is the v2 hierarchy
-    if wanted not in memberships:
-        raise CgroupNotFoundError("this process is in no memory cgroup: /proc/self/cgroup")
-    path = memberships[wanted]
+    return memberships
+
+
+def _membership() -> Optional[str]:
+    memberships = _memberships()
+    return memberships.get("memory", memberships.get(""))
+
+
+def memory_mounts() -> Iterator[tuple[str, str]]:
+    """Where the hierarchy with the memory controller is mounted: the cgroup that is seen there,
+    by its path in the hierarchy, and the directory."""
+    wanted = "memory" if "memory" in _memberships() else ""  # "" is the v2 hierarchy
     for line in (_read("/proc/self/mountinfo") or "").split("\n"):
         before, _, after = line.partition(" - ")
         kind, _, options = after.partition(" ")
@@ -296,12 +319,28 @@ def own_cgroup() -> str:
         if not wanted and kind != "cgroup2":
             continue
         root, mount = (_unescape(field) for field in before.split(" ")[3:5])
-        below = _below(root, path)
-        if below is not None:
-            return os.path.normpath(os.path.join(mount, below))
-    raise CgroupNotFoundError(
-        f"the cgroup of this process ({path}) is not under any mounted cgroup file system"
-    )
+        yield root, mount
+
+
+def find_cgroup(cgroup_id: int) -> Optional[tuple[str, int]]:
+    """A memory cgroup's directory by its id, and the device; None where none is mounted here
+    that shows it. Lists directories until it is found."""
+    for _, mount in memory_mounts():
+        at = identity(mount)
+        waiting = [] if at is None else [mount]
+        if at is not None and at[1] == cgroup_id:
+            return mount, at[0]
+        for directory in waiting:  # which grows
+            try:
+                with os.scandir(directory) as entries:
+                    found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+            except OSError:
+                continue
+            for entry in found:
+                if entry.inode() == cgroup_id and at is not None:
+                    return entry.path, at[0]
+                waiting.append(entry.path)
+    return None
 
 
 def _below(root: str, path: str) -> Optional[str]:
