@@ -392,8 +392,8 @@ def test_a_number_leads_back_to_its_item() -> None:
     for item in CATALOGUE.values():
         assert item_numbered(item.number) is item
     for node in (0, 1, 127):
-        item = item_named(f"memory.numa_stat.file_mapped.N{node}")
-        assert item is not None and item_numbered(item.number) == item
+        on_node = item_named(f"memory.numa_stat.file_mapped.N{node}")
+        assert on_node is not None and item_numbered(on_node.number) == on_node
 
 
 @pytest.mark.parametrize("number", [0, 150, 0x7FFF, 0x8000, 0x80FF, 0x8000 | 28, 0x8000 | 73])
