@@ -61,7 +61,7 @@ from .test_tree_storms import check, processes
 
 Busy = tuple[Path, Worker]
 
-SECONDS = 6.0
+SECONDS = 40.0 if IN_LAB else 6.0  # a guest takes many for a Python to begin
 
 
 @pytest.fixture(scope="module")
@@ -583,7 +583,7 @@ print(json.dumps([ended - began, snapshot[-1].path, rows]))
 
 STORM = """
 import time
-quiet, stop = json.loads(sys.argv[2]), time.monotonic() + float(sys.argv[3])
+quiet, stop = json.loads(sys.argv[2]), float(sys.argv[3])
 quiet = {int(key): value for key, value in quiet.items()}
 reader, reads, most = memcg.PinnedReader(sys.argv[1]), 0, 0
 while time.monotonic() < stop:
@@ -624,7 +624,7 @@ def test_readers_in_a_storm(quiet: Forest, pins: Path, nobody: Nobody) -> None:
         lambda: storm(groups[1::2], deadline),
     ):
         readers = [
-            nobody.start(STORM, pins / name, stay, SECONDS * 0.8)
+            nobody.start(STORM, pins / name, stay, deadline)
             for name in ("tree", "tree", "walk")
         ]
         found = [nobody.end(reader) for reader in readers]
@@ -646,7 +646,8 @@ def test_a_tree_that_outgrows_its_room(empty_cgroup: Path, pins: Path, nobody: N
         child.mkdir()
     with pytest.raises(TreeTooLargeError, match="more room=") as caught:
         reader.read()
-    assert caught.value.rows == _pin.capacity(len(reader.items))
+    fit = _pin.capacity(len(reader.items))
+    assert caught.value.rows in (fit, fit + 1)  # the latter if but the trailer did not fit
     kind, message = nobody.run(READ_ERROR, path)
     assert kind == "TreeTooLargeError" and "unpin" in message
     unpin(path)
