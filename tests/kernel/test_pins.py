@@ -624,8 +624,7 @@ def test_readers_in_a_storm(quiet: Forest, pins: Path, nobody: Nobody) -> None:
         lambda: storm(groups[1::2], deadline),
     ):
         readers = [
-            nobody.start(STORM, pins / name, stay, deadline)
-            for name in ("tree", "tree", "walk")
+            nobody.start(STORM, pins / name, stay, deadline) for name in ("tree", "tree", "walk")
         ]
         found = [nobody.end(reader) for reader in readers]
     assert all(reads >= (5 if IN_LAB else 100) for reads, _ in found), found

@@ -24,7 +24,7 @@ static const char *print_pin(const char *path, char *data, size_t room)
 	if (size < (ssize_t)sizeof(*head) || head->magic != 0x4753434d || head->version != 1)
 		return "no statistics of version 1";
 	const struct trailer *tail = (void *)(data + size - sizeof(*tail));
-	if (tail->magic != 0x4553434d || (char *)tail - data != head->size + (ssize_t)tail->nr_rows * head->row_size)
+	if (size % 8 || tail->magic != 0x4553434d || (char *)tail - data != head->size + (ssize_t)tail->nr_rows * head->row_size)
 		return "cut short: too many cgroups";
 	for (i = 0; i < head->nr_items; i++)
 		printf("%s%u", i ? " " : "items ", head->items[i]);
