@@ -36,6 +36,7 @@ from .errors import (
     MemcgError,
     MemoryControllerError,
     NotACgroupError,
+    PinPathError,
     TreeTooLargeError,
     UnknownItemError,
 )
@@ -208,7 +209,7 @@ def parts_for(room: int, fit: int) -> int:
 def _absolute(path: _bpffs.Path) -> str:
     text = os.fsdecode(path)
     if "\0" in text:
-        raise ValueError(f"{text!r} cannot be a path")
+        raise PinPathError(f"{text!r} cannot be a path")
     return os.path.abspath(text)
 
 

@@ -38,7 +38,7 @@ def unpin(pin_path: _bpffs.Path) -> None:
             _remove(path)
     except MemcgError:
         raise
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise pinned.open_error(path, error) from error
 
 
