@@ -29,13 +29,8 @@ from ._recipe import Recipe
 from .errors import (
     SHORTAGES,
     BackendUnavailableError,
-    CgroupNotFoundError,
-    CgroupPermissionError,
-    CgroupRemovedError,
     ItemUnavailableError,
     MemcgError,
-    MemoryControllerError,
-    NotACgroupError,
     PinPathError,
     TreeTooLargeError,
     UnknownItemError,
@@ -343,7 +338,11 @@ def _flush_mode(recipe: Recipe, flush: bool) -> int:
 
 
 def _chosen(cgroup: Cgroup, names: Optional[tuple[str, ...]], walk: Walk) -> PinSource:
-    """A link through the best backend that works here; the last one's error if none does."""
+    """A link through the best backend that works here.
+
+    Raises:
+        The error of one of them, if none does.
+    """
     numberless = [
         name
         for name in names or ()
@@ -356,31 +355,24 @@ def _chosen(cgroup: Cgroup, names: Optional[tuple[str, ...]], walk: Walk) -> Pin
         request = _backend.Request(names, walk.flush, backend, _backend.AUTO)
         try:
             source = _backend.choose(cgroup, request, walk).source
-        except _NO_BACKEND_WOULD_HELP:
+        except (*_backend.NO_BACKEND_WOULD_HELP, UnknownItemError):
             raise
-        except ItemUnavailableError as error:
-            if numberless:
-                raise _numberless(numberless) from error
-            refusal = error
         except MemcgError as error:
             if error.errno in SHORTAGES:
                 raise
-            refusal = error
+            if isinstance(error, ItemUnavailableError) and numberless:
+                raise _numberless(numberless) from error
+            # That a backend is not of this kernel says less than what is wrong with another.
+            if (
+                refusal is None
+                or type(error) is not BackendUnavailableError
+                or (type(refusal) is BackendUnavailableError)
+            ):
+                refusal = error
         else:
             return source
     assert refusal is not None
     raise refusal
-
-
-_NO_BACKEND_WOULD_HELP = (
-    CgroupNotFoundError,
-    CgroupPermissionError,
-    CgroupRemovedError,
-    MemoryControllerError,
-    NotACgroupError,
-    TreeTooLargeError,
-    UnknownItemError,
-)
 
 
 def _numberless(names: list[str]) -> ItemUnavailableError:

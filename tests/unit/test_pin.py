@@ -25,6 +25,7 @@ from pymemcgbpf import (
     PinPermissionError,
     TreeTooLargeError,
     UnknownItemError,
+    VerifierError,
     _backend,
     _bpffs,
     _btf,
@@ -308,18 +309,25 @@ def test_an_item_without_a_number(pins: Pins, v2: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("errors", "tried"),
+    ("errors", "tried", "told"),
     [
-        ([BpfPermissionError("a"), BackendUnavailableError("b"), BpfPermissionError("c")], 3),
-        ([BackendUnavailableError("a"), MemoryControllerError("c")], 2),
-        ([CgroupRemovedError("c")], 1),
-        ([UnknownItemError("c")], 1),
-        ([MemcgError("c", errno=errno.EMFILE)], 1),
-        ([ItemUnavailableError("a"), ItemUnavailableError("b"), ItemUnavailableError("c")], 3),
+        ([BpfPermissionError("a"), BackendUnavailableError("b"), BpfPermissionError("c")], 3, 2),
+        ([VerifierError("a"), BackendUnavailableError("b"), BackendUnavailableError("c")], 3, 0),
+        ([BackendUnavailableError(x) for x in "abc"], 3, 2),
+        ([BackendUnavailableError("a"), MemoryControllerError("c")], 2, 1),
+        ([CgroupRemovedError("c")], 1, 0),
+        ([UnknownItemError("c")], 1, 0),
+        ([MemcgError("c", errno=errno.EMFILE)], 1, 0),
+        ([ItemUnavailableError("a"), ItemUnavailableError("b"), ItemUnavailableError("c")], 3, 2),
     ],
 )
-def test_the_error_is_the_last_backend_s(
-    errors: list[MemcgError], tried: int, pins: Pins, v2: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_error_is_the_one_that_says_most(
+    errors: list[MemcgError],
+    tried: int,
+    told: int,
+    pins: Pins,
+    v2: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waiting = list(errors)
 
@@ -329,7 +337,7 @@ def test_the_error_is_the_last_backend_s(
     monkeypatch.setattr(_backend, "choose", refuse)
     with pytest.raises(MemcgError) as caught:
         pin(v2, pins.root / "it")
-    assert caught.value is errors[-1] and len(errors) - len(waiting) == tried
+    assert caught.value is errors[told] and len(errors) - len(waiting) == tried
 
 
 # --- what is made ---------------------------------------------------------------------
