@@ -60,6 +60,7 @@ class PinnedReader:
         self._path = os.fsdecode(pin_path)
         self._closed = False
         parts = self._files()
+        self._in_parts = parts is not None
         self._head = read_head(self._path if parts is None else parts[0])
         header = _wire.decode_header(self._head)
         self._items = _names(self._path, header)
@@ -104,7 +105,7 @@ class PinnedReader:
         if self._closed:
             raise ClosedError(f"this reader of {self._path} is closed")
         began = time.monotonic_ns()
-        parts = self._files()
+        parts = self._files() if self._in_parts else None
         if parts is None:
             taken = self._take(self._path)
             if self._order == "self":
