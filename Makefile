@@ -2,9 +2,12 @@
 #
 #   make demo    install what is missing, build, print this machine's statistics
 #   make test    install what is missing, run every check and test
+#   make test-all  the same on every kernel, userland and architecture that Debian has
 #   make bench   time it against the alternatives (make bench-lab: in a guest, in instructions)
 #
-# What `make test` runs, each alone: lint types unit live lab
+# What `make test` runs, each alone: lint types unit live lab (lab-all in `make test-all`).
+# `make seed-kernel` builds the kernel of the guest "seed" (10 minutes, once); `make lab LAB=seed`
+# boots it. `make docs-kernels` writes docs/kernels.md, out of the record that lab-all leaves.
 
 PYTHON ?= python3
 VENV := build/venv
@@ -15,12 +18,16 @@ PYTEST := cd $(AWAY) && ../../$(RUN) -m pytest -p no:cacheprovider
 
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 python3-venv
 TEST_PACKAGES := gcc libc6-dev shellcheck qemu-system-x86 cpio e2fsprogs debian-archive-keyring
+ALL_PACKAGES := qemu-system-arm
+SEED_PACKAGES := bc bison dwarves flex libelf-dev xz-utils
+LAB_RECORD := build/lab/all.json
 TEST_TOOLS := ruff==0.17.* mypy==2.4.* types-setuptools 'setuptools>=77' vermin pytest==9.* hypothesis==6.*
 
 PACKAGE_FILES := $(shell find pymemcgbpf bpf_src -name '*.py' -o -name '*.[ch]' -o -name py.typed) \
 	setup.cfg pyproject.toml README.md LICENSE
 
-.PHONY: demo test lint types unit live lab bench bench-lab wheel clean
+.PHONY: demo test test-all lint types unit live lab lab-all seed-kernel docs-kernels bench bench-lab \
+	wheel clean
 .DELETE_ON_ERROR:
 
 demo: build/installed
@@ -28,6 +35,8 @@ demo: build/installed
 	@cd / && "$(CURDIR)/$(RUN)" -m pymemcgbpf
 
 test: lint types unit live lab
+
+test-all: lint types unit live lab-all
 
 lint: build/tools
 	$(VENV)/bin/ruff check .
@@ -39,13 +48,23 @@ types: build/tools
 	$(VENV)/bin/mypy
 
 unit: $(AWAY)/ready
-	$(PYTEST) tests/unit tests/vm
+	$(PYTEST) tests/unit tests/vm tests/seed_kernel
 
 live: $(AWAY)/ready
 	cd $(AWAY) && ../../$(RUN) -m tests.kernel -p no:cacheprovider
 
-lab: $(AWAY)/ready
+lab: $(AWAY)/ready $(if $(findstring /arm64,$(LAB)),build/all-packages) \
+		$(if $(filter seed seed@%,$(LAB)),seed-kernel)
 	$(RUN) -m tests.vm --wheel dist/*.whl $(LAB)
+
+lab-all: $(AWAY)/ready build/all-packages seed-kernel
+	$(RUN) -m tests.vm --all --wheel dist/*.whl --json $(LAB_RECORD)
+
+seed-kernel: build/seed-packages
+	$(PYTHON) -m tests.seed_kernel
+
+docs-kernels:
+	$(PYTHON) -m tests.vm.kernel_table $(LAB_RECORD) --output docs/kernels.md
 
 bench: $(AWAY)/ready
 	cd $(AWAY) && ../../$(RUN) -m tests.bench $(BENCH)
@@ -80,6 +99,14 @@ build/test-packages: build/packages
 	$(call install_packages,$(TEST_PACKAGES))
 	@touch $@
 
+build/all-packages: build/test-packages
+	$(call install_packages,$(ALL_PACKAGES))
+	@touch $@
+
+build/seed-packages: build/test-packages
+	$(call install_packages,$(SEED_PACKAGES))
+	@touch $@
+
 $(VENV)/ready: build/packages
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
@@ -94,7 +121,7 @@ build/installed: $(VENV)/ready $(PACKAGE_FILES)
 	$(RUN) -m pip install -q --disable-pip-version-check --no-deps --force-reinstall dist/*.whl
 	@touch $@
 
-$(AWAY)/ready: build/tools build/installed $(shell find tests -name '*.py' -o -name '*.sh' -o -name '*.[ch]')
+$(AWAY)/ready: build/tools build/installed $(shell find tests -name '*.py' -o -name '*.sh' -o -name '*.[ch]' -o -name '*.config')
 	@rm -rf $(AWAY) && mkdir -p $(AWAY)
 	@cp -r tests bpf_src pyproject.toml $(AWAY)
 	@touch $@

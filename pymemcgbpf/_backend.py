@@ -6,9 +6,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import time
 from collections.abc import Sequence
-from typing import Callable, Generic, NamedTuple, Optional, Protocol, TypeVar
+from typing import Callable, Generic, NamedTuple, NoReturn, Optional, Protocol, TypeVar
 
 from . import _btf, _catalogue, _cgroupfs, _kernel_layout, _layout, _recipe, _stat_sources
 from ._catalogue import CATALOGUE, CURRENT, MEMORY_STAT, NodeCounter, close_names
@@ -127,11 +126,23 @@ def _check_request(request: Request, transports: Sequence[str]) -> None:
         raise ValueError(f"the text backend has no transport {request.transport!r}")
 
 
-def _why(refusals: list[tuple[str, MemcgError]]) -> str:
+class _Refusal(NamedTuple):
+    """Why something cannot serve. Not the error itself: its traceback would hold everything."""
+
+    name: str
+    why: str
+    of_items: bool
+
+    @classmethod
+    def by(cls, name: str, error: MemcgError) -> _Refusal:
+        return cls(name, str(error), isinstance(error, ItemUnavailableError))
+
+
+def _why(refusals: list[_Refusal]) -> str:
     """Which backends refused, and why: once for all that say the same."""
     names: dict[str, list[str]] = {}
-    for name, error in refusals:
-        names.setdefault(str(error), []).append(name)
+    for name, why, _ in refusals:
+        names.setdefault(why, []).append(name)
     return "; ".join(f"{', '.join(same)}: {why}" for why, same in names.items())
 
 
@@ -156,10 +167,7 @@ def translated(cgroup: Cgroup, make: Callable[[], _Result]) -> _Result:
             raise _cgroupfs.why_unreadable(cgroup.path, cgroup.identity) from error
         raise
     except OSError as error:
-        clear = read_error(cgroup.path, cgroup.identity, error)
-        if clear is error:
-            raise
-        raise clear from error
+        raise_clearly(cgroup.path, cgroup.identity, error)
 
 
 def _check_known(names: Optional[tuple[str, ...]], shown: Shown) -> None:
@@ -182,6 +190,18 @@ def _check_known(names: Optional[tuple[str, ...]], shown: Shown) -> None:
 def _unavailable(missing: Sequence[str], where: str) -> ItemUnavailableError:
     listed = ", ".join(map(repr, missing))
     return ItemUnavailableError(f"{where} does not have {listed}", items=missing)
+
+
+def raise_clearly(path: str, identity: _cgroupfs.Identity, error: OSError) -> NoReturn:
+    """Raises what a failure to open or read something of a cgroup's means."""
+    clear = read_error(path, identity, error)
+    try:
+        if clear is error:
+            raise error
+        raise clear from error
+    finally:
+        # Else an error, its traceback and so this frame would hold each other, and the source.
+        del clear, error
 
 
 def read_error(path: str, identity: _cgroupfs.Identity, error: OSError) -> MemcgError:
@@ -212,7 +232,7 @@ class _Choosing(Generic[_Source]):
         self._shown = shown
         # The items that must be there; of groups, those that are to be had.
         self._required = [name for name in request.names or () if not _catalogue.is_group(name)]
-        self._refusals: list[tuple[str, MemcgError]] = []
+        self._refusals: list[_Refusal] = []
 
     def best(self) -> Choice[_Source]:
         request = self._request
@@ -225,14 +245,16 @@ class _Choosing(Generic[_Source]):
                 except NO_BACKEND_WOULD_HELP:
                     raise
                 except MemcgError as error:
-                    self._refusals.append((backend, error))
+                    if error.errno in (errno.EMFILE, errno.ENFILE):
+                        raise  # it will pass: no reason to read as text for ever
+                    self._refusals.append(_Refusal.by(backend, error))
             if request.transport != AUTO:
                 raise BackendUnavailableError(_why(self._refusals))
         try:
             return translated(self._cgroup, self._through_text)
         except ItemUnavailableError as error:
             # v1's text shows but some items; BPF, if it could be had, might show the others.
-            nowhere = any(isinstance(other, ItemUnavailableError) for _, other in self._refusals)
+            nowhere = any(refusal.of_items for refusal in self._refusals)
             if self._cgroup.version == 2 or not self._refusals or nowhere:
                 raise
             message = f"{error}; {_why(self._refusals)}"
@@ -286,7 +308,7 @@ class _Choosing(Generic[_Source]):
         recipe = self._recipe(backend)
         wanted = self._request.transport
         transports = self._maker.transports if wanted == AUTO else (wanted,)
-        refused: list[tuple[str, MemcgError]] = []
+        refused: list[_Refusal] = []
         for transport in transports:
             try:
                 self._check_transport(recipe, transport)
@@ -296,7 +318,7 @@ class _Choosing(Generic[_Source]):
             except MemcgError as error:
                 if transport == transports[-1]:
                     raise
-                refused.append((transport, error))
+                refused.append(_Refusal.by(transport, error))
             else:
                 why = _why(self._refusals + refused)
                 return Choice(source, names, backend, transport, why)
@@ -372,11 +394,6 @@ class _Choosing(Generic[_Source]):
             source = self._maker.bpf(self._cgroup, recipe, self._request.flush, transport)
             try:
                 absent = source.absent()
-            except CgroupRemovedError as error:
-                source.close()
-                if self._is_going():
-                    raise
-                raise BackendUnavailableError(f"it does not find this cgroup ({error})") from error
             except BaseException:
                 source.close()
                 raise
@@ -388,17 +405,6 @@ class _Choosing(Generic[_Source]):
                 raise _unavailable(missing, "this kernel")
             kept = {name: terms for name, terms in recipe.terms.items() if name not in absent}
             recipe = recipe._replace(terms=kept)
-
-    def _is_going(self) -> bool:
-        """Whether the cgroup is being removed: its files go a moment after its statistics."""
-        for _ in range(_LOOKS):
-            if self._cgroup.has_lost_files:
-                return True
-            time.sleep(_SECONDS_BETWEEN)
-        return False
-
-
-_LOOKS, _SECONDS_BETWEEN = 25, 0.01
 
 
 def forget() -> None:

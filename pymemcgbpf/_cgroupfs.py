@@ -6,11 +6,14 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from typing import NamedTuple, Optional, Union
 
 from ._catalogue import MEMORY_STAT
 from .errors import (
+    SHORTAGES,
+    BackendUnavailableError,
     CgroupNotFoundError,
     CgroupPermissionError,
     CgroupRemovedError,
@@ -202,6 +205,24 @@ def why_unreadable(path: str, opened: Identity) -> MemcgError:
     return _why_no_memory(path)
 
 
+_LOOKS, _SECONDS_BETWEEN = 25, 0.01
+
+
+def why_not_found(path: str, opened: Identity) -> MemcgError:
+    """Why the kernel does not find a cgroup by its id: it was removed, or is out of sight.
+
+    Its files go a moment after its statistics, so a while they may still be there.
+    """
+    for _ in range(_LOOKS):
+        if identity(path) != opened or not os.path.exists(os.path.join(path, MEMORY_STAT)):
+            return why_unreadable(path, opened)
+        time.sleep(_SECONDS_BETWEEN)
+    return BackendUnavailableError(
+        f"the kernel does not find {path} by its id from this process: it is outside of the "
+        "cgroup namespace that the process is in"
+    )
+
+
 def _why_no_memory(path: str) -> MemcgError:
     """Why a cgroup has no memory.stat, and what to do about it."""
     if not os.path.exists(os.path.join(path, "cgroup.procs")):
@@ -324,23 +345,43 @@ def memory_mounts() -> Iterator[tuple[str, str]]:
 
 def find_cgroup(cgroup_id: int) -> Optional[tuple[str, int]]:
     """A memory cgroup's directory by its id, and the device; None where none is mounted here
-    that shows it. Lists directories until it is found."""
+    that shows it. Lists directories until it is found.
+
+    Raises:
+        MemcgError: there are no file descriptors left to list them with.
+    """
     for _, mount in memory_mounts():
         at = identity(mount)
-        waiting = [] if at is None else [mount]
-        if at is not None and at[1] == cgroup_id:
+        if at is None:
+            continue
+        if at[1] == cgroup_id:
             return mount, at[0]
+        waiting = [mount]
         for directory in waiting:  # which grows
-            try:
-                with os.scandir(directory) as entries:
-                    found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-            except OSError:
-                continue
-            for entry in found:
-                if entry.inode() == cgroup_id and at is not None:
-                    return entry.path, at[0]
-                waiting.append(entry.path)
+            found = _directories(directory)
+            if cgroup_id in found:
+                return found[cgroup_id], at[0]
+            waiting += found.values()
     return None
+
+
+def _directories(path: str) -> dict[int, str]:
+    """Those in one, by their inode numbers; none where it cannot be listed."""
+    try:
+        with os.scandir(path) as entries:
+            return {
+                entry.inode(): entry.path
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False)
+            }
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise MemcgError(
+                f"{path} cannot be listed: {errno_text(error.errno)}",
+                errno=error.errno,
+                call="open",
+            ) from error
+        return {}
 
 
 def _below(root: str, path: str) -> Optional[str]:

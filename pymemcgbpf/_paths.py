@@ -8,6 +8,7 @@ the children in it.)
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from collections.abc import Collection
 from typing import Callable, Optional
 
 from . import _fork
+from .errors import SHORTAGES, MemcgError, errno_text
 
 ROOT = "."
 
@@ -31,6 +33,7 @@ class Paths:
     """
 
     def __init__(self, path: str, identity: tuple[int, int]) -> None:
+        self._obstacle = False  # to the look-up just done
         self.root = os.path.abspath(path)
         self._device, self._root_id = identity
         if self._id_of(self.root) != self._root_id:  # ".." behind a symbolic link
@@ -56,17 +59,32 @@ class Paths:
         seen_ns: int,
         ids: Collection[int],
     ) -> Optional[str]:
-        """A cgroup's path now; None where it was removed.
+        """A cgroup's path now, if it is to be found: as :meth:`look_up`."""
+        return self.look_up(cgroup_id, parent_of, seen_ns, ids)[0]
+
+    def look_up(
+        self,
+        cgroup_id: int,
+        parent_of: Callable[[int], Optional[int]],
+        seen_ns: int,
+        ids: Collection[int],
+    ) -> tuple[Optional[str], bool]:
+        """A cgroup's path now, or None; and whether it is gone, or only not to be found.
 
         Args:
             cgroup_id: which one.
             parent_of: a cgroup's id → that of the one above, where known.
             seen_ns: when it was last known to be there (CLOCK_MONOTONIC).
             ids: those worth remembering when there are too many.
+
+        Raises:
+            MemcgError: there are no file descriptors left to look it up with.
         """
         with self._lock:
+            self._obstacle = False
             try:
-                return self._found(cgroup_id, parent_of, seen_ns)
+                path = self._found(cgroup_id, parent_of, seen_ns)
+                return path, path is None and not self._obstacle
             finally:
                 most = 2 * len(ids) + _SPARE
                 if len(self._known) > most or len(self._listed) > most:
@@ -97,9 +115,23 @@ class Paths:
     def _id_of(self, path: str) -> Optional[int]:
         try:
             status = os.stat(path)
-        except (OSError, ValueError):
+        except OSError as error:
+            self._note(error)
+            return None
+        except ValueError:  # a NUL in it
             return None
         return status.st_ino if status.st_dev == self._device else None
+
+    def _note(self, error: OSError) -> None:
+        """Why a directory could not be looked at: because it is not there any more, or else."""
+        if error.errno in SHORTAGES:
+            raise MemcgError(
+                f"the cgroups below {self.root} cannot be listed: {errno_text(error.errno)}",
+                errno=error.errno,
+                call="open",
+            ) from error
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV):
+            self._obstacle = True
 
     def _is_known(self, cgroup_id: int) -> bool:
         relative = self._known.get(cgroup_id)
@@ -151,6 +183,7 @@ class Paths:
             path = self.absolute(relative)
             cgroup_id = self._id_of(path)
             if cgroup_id is None:
+                self._obstacle = True  # it is outside of what is mounted here
                 return
             self._known[cgroup_id] = relative
             relative += "/.."
@@ -161,8 +194,9 @@ class Paths:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         try:
             fd = os.open(self.absolute(relative), flags)
-        except OSError:
-            return None  # removed, or not to be looked into
+        except OSError as error:
+            self._note(error)
+            return None
         try:
             if os.fstat(fd).st_ino != parent:
                 return None
@@ -172,7 +206,8 @@ class Paths:
                     for entry in entries
                     if entry.is_dir(follow_symlinks=False)
                 }
-        except OSError:
+        except OSError as error:
+            self._note(error)
             return None
         finally:
             os.close(fd)
@@ -225,16 +260,18 @@ class PathsOfId:
         assert paths is not None, "a relative path came from it"
         return paths.absolute(relative)
 
-    def relative(
+    def look_up(
         self,
         cgroup_id: int,
         parent_of: Callable[[int], Optional[int]],
         seen_ns: int,
         ids: Collection[int],
-    ) -> Optional[str]:
-        """As :meth:`Paths.relative`; None also where the root cannot be seen."""
+    ) -> tuple[Optional[str], bool]:
+        """As :meth:`Paths.look_up`; where the root cannot be seen, nothing is found, nor gone."""
         paths = self._found()
-        return None if paths is None else paths.relative(cgroup_id, parent_of, seen_ns, ids)
+        if paths is None:
+            return None, False
+        return paths.look_up(cgroup_id, parent_of, seen_ns, ids)
 
     def id_at(self, path: str) -> Optional[int]:
         """As :meth:`Paths.id_at`; None also where the root cannot be seen."""

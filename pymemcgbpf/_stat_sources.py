@@ -113,6 +113,8 @@ class RunSource:
                 values = dict(zip(self.names, self._values(self._buffer, _VALUES_AT)))
                 return _present(values) if self._can_vanish else values
             _, status, _ = _wire.CALL.unpack_from(self._buffer)
+            if status == _wire.GONE:
+                raise _cgroupfs.why_not_found(self._path, self._identity)
             if status != _wire.BUSY:
                 raise _cgroupfs.why_unreadable(self._path, self._identity)
             time.sleep(BUSY_SECONDS)

@@ -14,6 +14,7 @@ from typing import Callable, NamedTuple, Optional, Union
 from . import _cgroup_files, _cgroupfs, _wire
 from ._catalogue import MEMORY_STAT, ON_ROOT, PRESSURE, file_of
 from ._cgroupfs import Cgroup
+from .errors import CgroupPermissionError, errno_text
 
 
 class Rows(NamedTuple):
@@ -200,10 +201,22 @@ class TextTreeSource:
         except FileNotFoundError:
             yield -1
             return
+        except PermissionError as error:
+            raise self._forbidden(place, error) from error
         try:
             yield fd if os.fstat(fd).st_ino == place.id else -1
+        except PermissionError as error:
+            raise self._forbidden(place, error) from error
         finally:
             os.close(fd)
+
+    def _forbidden(self, place: _Place, error: PermissionError) -> CgroupPermissionError:
+        path = os.path.normpath(os.path.join(self._root.path, place.path))
+        return CgroupPermissionError(
+            f"{path} cannot be read: {errno_text(error.errno or 0)}",
+            errno=error.errno,
+            call="open",
+        )
 
     # --- what -------------------------------------------------------------------------
 

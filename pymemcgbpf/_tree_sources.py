@@ -95,7 +95,7 @@ class RunWalker:
             if status == _wire.DONE:
                 return int(count)
             if status == _wire.GONE:
-                raise _cgroupfs.why_unreadable(self._path, self._identity)
+                raise _cgroupfs.why_not_found(self._path, self._identity)
             if status != _wire.BUSY:
                 raise MemcgError(f"the kernel's cgroup walk failed (status {status})")
             time.sleep(_stat_sources.BUSY_SECONDS)

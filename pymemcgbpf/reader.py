@@ -90,10 +90,6 @@ class _Reader(Generic[_Source]):
     def _closed(self) -> ClosedError:
         return ClosedError(f"this reader of {self._path} is closed")
 
-    def _explained(self, error: OSError) -> OSError:
-        """What a failed read means to the caller."""
-        return _backend.read_error(self._path, self._identity, error)
-
     def __enter__(self: _Self) -> _Self:
         return self
 
@@ -181,10 +177,7 @@ class StatsReader(_Reader[StatSource]):
             try:
                 return source.read()
             except OSError as error:
-                clear = self._explained(error)
-                if clear is error:
-                    raise
-                raise clear from error
+                _backend.raise_clearly(self._path, self._identity, error)
 
 
 class TreeReader(_Reader[TreeSource]):
@@ -227,7 +220,7 @@ class TreeReader(_Reader[TreeSource]):
         transport: str = _backend.AUTO,
         max_rows: Optional[SupportsIndex] = None,
     ) -> None:
-        if order not in _program.ORDERS:
+        if not isinstance(order, str) or order not in _program.ORDERS:
             known = ", ".join(map(repr, _program.ORDERS))
             raise ValueError(f"order must be one of {known}, not {order!r}")
         cap = None if max_rows is None else operator.index(max_rows)
@@ -290,10 +283,7 @@ class TreeReader(_Reader[TreeSource]):
                 raise self._closed() from error
             if not isinstance(error, OSError):
                 raise
-            clear = self._explained(error)
-            if clear is error:
-                raise
-            raise clear from error
+            _backend.raise_clearly(self._path, self._identity, error)
         if copy:
             rows = memoryview(bytes(rows))
         snapshot = Snapshot(rows, self._names, self._order, began, ended, self._paths)

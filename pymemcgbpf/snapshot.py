@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Optional, Union, overload
+from typing import TYPE_CHECKING, NoReturn, Optional, Union, overload
 
 from . import _wire
 from .errors import ClosedError
@@ -141,7 +141,7 @@ class Snapshot(Sequence["Row"]):
         return {cgroup_id: Row(self, start) for cgroup_id, start in self._index().items()}
 
     def by_path(self) -> dict[str, Row]:
-        """Absolute path → its row, in the walk's order, without cgroups that are gone."""
+        """Absolute path → its row, in the walk's order, of those that have a :attr:`Row.path`."""
         found = {}
         for row in self:
             path = row.path
@@ -158,6 +158,9 @@ class Snapshot(Sequence["Row"]):
         cgroup_id = self._paths.id_at(os.fsdecode(path))
         start = None if cgroup_id is None else self._index().get(cgroup_id)
         return None if start is None else Row(self, start)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a Snapshot cannot be copied or pickled: take dicts of its rows")
 
     def __repr__(self) -> str:
         of = "" if self.path is None else f" of {self.path!r}"
@@ -185,10 +188,11 @@ class Snapshot(Sequence["Row"]):
         except ValueError:
             raise _expired() from None
 
-    def _relative_path(self, cgroup_id: int) -> Optional[str]:
+    def _look_up(self, cgroup_id: int) -> tuple[Optional[str], bool]:
+        """A cgroup's relative path, or None; and whether it is gone."""
         index = self._index()
         ended_ns = self._taken_ns + self._duration_ns
-        return self._paths.relative(cgroup_id, self._parent_of, ended_ns, index.keys())
+        return self._paths.look_up(cgroup_id, self._parent_of, ended_ns, index.keys())
 
     def _parent_of(self, cgroup_id: int) -> Optional[int]:
         start = self._index().get(cgroup_id)
@@ -241,23 +245,26 @@ class Row(Mapping[str, int]):
 
     @property
     def relative_path(self) -> Optional[str]:
-        """The path from the walk's root ("." for the root itself); None where it is gone, or
-        cannot be seen from here (see :attr:`Snapshot.path`)."""
-        return self._snapshot._relative_path(self.id)
+        """The path from the walk's root ("." for the root itself); None as for :attr:`path`."""
+        return self._snapshot._look_up(self.id)[0]
 
     @property
     def path(self) -> Optional[str]:
-        """The absolute path; None where the cgroup is :attr:`gone`, or cannot be seen from here.
+        """The absolute path; None where the cgroup is :attr:`gone`, or cannot be seen.
 
-        Looked up when asked for: a path that is given led to this very cgroup just then.
+        Looked up when asked for: a path that is given led to this very cgroup just then. It
+        cannot be seen where a directory above it may not be listed, or is not mounted here.
+
+        Raises:
+            MemcgError: there are no file descriptors left to look it up with.
         """
         relative = self.relative_path
         return None if relative is None else self._snapshot._paths.absolute(relative)
 
     @property
     def gone(self) -> bool:
-        """Whether the cgroup was removed since. (Where none can be seen: False.)"""
-        return self.relative_path is None and self._snapshot.path is not None
+        """Whether the cgroup was removed since. False where that cannot be seen."""
+        return self._snapshot._look_up(self.id)[1]
 
     def __getitem__(self, item: str) -> int:
         snapshot = self._snapshot
@@ -285,6 +292,9 @@ class Row(Mapping[str, int]):
         return super().__eq__(other)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a Row cannot be copied or pickled: take its dict")
 
     def __repr__(self) -> str:
         return f"<Row of cgroup {self.id}, level {self.level}: {dict(self)}>"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Callable, NoReturn, Optional
 
-from .._catalogue import is_group, item_named
+from .._catalogue import CATALOGUE, close_names, is_group, item_named
 from .._version import VERSION
 from ..errors import ItemUnavailableError, MemcgError, UnknownItemError
 
@@ -21,8 +21,14 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that tells of a wrong option in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{PROGRAM}: {message} (see --help)", file=sys.stderr)
+        say(f"{message} (see --help)")
         raise SystemExit(USAGE)
+
+
+def say(message: str) -> None:
+    """One line on stderr; nothing where that is closed (print would take stdout instead)."""
+    if sys.stderr is not None:
+        print(f"{PROGRAM}: {message}".replace("\n", " "), file=sys.stderr)
 
 
 def parser(command: str, description: str, epilog: str, words: str) -> Parser:
@@ -60,6 +66,11 @@ def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[s
     first = words[0]
     if (item_named(first) or is_group(first)) and not os.path.isdir(first):
         return None, list(words)
+    if os.sep not in first and not os.path.lexists(first):
+        like = close_names(first, CATALOGUE)
+        hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ""
+        message = f"{first!r} is neither a path nor an item{hint}"
+        raise UnknownItemError(message, item=first, suggestions=like)
     return first, list(words[1:]) or None
 
 
@@ -74,7 +85,7 @@ def run(make_text: Callable[[], Optional[str]]) -> int:
     if text is None:
         return OK
     if sys.stdout is None:
-        print(f"{PROGRAM}: cannot write: standard output is closed", file=sys.stderr)
+        say("cannot write: standard output is closed")
         return FAILED
     encoding = sys.stdout.encoding or "ascii"
     try:
@@ -84,7 +95,7 @@ def run(make_text: Callable[[], Optional[str]]) -> int:
         # What is buffered cannot be written either; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # whoever read our output has gone (head)
-            print(f"{PROGRAM}: cannot write: {error.strerror}", file=sys.stderr)
+            say(f"cannot write: {error.strerror}")
         return FAILED
     return OK
 
@@ -92,9 +103,9 @@ def run(make_text: Callable[[], Optional[str]]) -> int:
 def say_if_text(backend: str, why: str) -> None:
     """Tells people that the numbers came the slow way."""
     if backend == "text" and why:
-        print(f"{PROGRAM}: read as text; {why}", file=sys.stderr)
+        say(f"read as text; {why}")
 
 
 def _complain(error: MemcgError, status: int) -> int:
-    print(f"{PROGRAM}: {error}".replace("\n", " "), file=sys.stderr)
+    say(str(error))
     return status

@@ -36,6 +36,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             snapshot = reader.read()
             if not options.json:
                 command.say_if_text(reader.backend, reader.why)
+        unseen = sum(row.path is None and not row.gone for row in snapshot)
+        if unseen:
+            command.say(f"{unseen} cgroups are left out: their directories cannot be seen")
         lines = list(_lines(snapshot, options.depth, options.sort))
         return (_as_json if options.json else _as_table)(snapshot, lines)
 
@@ -64,10 +67,9 @@ def _parser() -> command.Parser:
 
 
 def _depth(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of levels")
+    return int(text)
 
 
 def _one_item(text: str) -> str:
@@ -91,7 +93,7 @@ class _Line(NamedTuple):
 
 
 def _lines(snapshot: Snapshot, depth: Optional[int], sort: Optional[str]) -> Iterator[_Line]:
-    """From top to bottom. A cgroup that was removed since has no name, and is left out."""
+    """From top to bottom. A cgroup that has no path (any more) is left out."""
     root = snapshot[0]
     deepest = None if depth is None else root.level + depth
     children: dict[int, list[tuple[str, Row]]] = {}

@@ -17,7 +17,8 @@ import pymemcgbpf
 from pymemcgbpf import TreeReader, _libbpf, _program, _tree_sources
 from pymemcgbpf._btf import Types
 from tests.kernel.oracle import V1_KEYS
-from tests.kernel.surroundings import BPF_BACKENDS, TREE_TRANSPORTS, VERSION
+from tests.kernel.surroundings import VERSION
+from tests.kernel.ways import TREE_BPF_WAYS
 
 from .c_programs import CProgram, Programs
 from .contestants import Items, constants_of, flushing_file
@@ -39,15 +40,11 @@ def through_bpf(
     column: str, items: Items, root: Path, cgroups: int, programs: Programs, stack: ExitStack
 ) -> Iterator[Contestant]:
     """The package by each way that is here, and C programs by the same."""
-    for backend in BPF_BACKENDS:
-        for transport in TREE_TRANSPORTS:
-            # One way needs no name.
-            several = len(BPF_BACKENDS) * len(TREE_TRANSPORTS) > 1
-            way = f", {backend} {transport}" if several else ""
-            tree = stack.enter_context(
-                TreeReader(root, items, backend=backend, transport=transport)
-            )
-            yield from _one_way(column, way, tree, cgroups, programs, stack)
+    for backend, transport in TREE_BPF_WAYS:
+        # One way needs no name.
+        way = f", {backend} {transport}" if len(TREE_BPF_WAYS) > 1 else ""
+        tree = stack.enter_context(TreeReader(root, items, backend=backend, transport=transport))
+        yield from _one_way(column, way, tree, cgroups, programs, stack)
 
 
 def _one_way(

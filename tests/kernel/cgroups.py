@@ -131,15 +131,27 @@ class Worker:
 
 def in_child(work: Callable[[], None]) -> int:
     """Runs *work* in a forked child; returns its exit status."""
+    return ended(forked(work))
+
+
+def ended(pid: int) -> int:
+    """Waits for a child; returns its exit status."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def forked(work: Callable[[], None]) -> int:
+    """Forks a child that runs *work*; returns its process id."""
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
             work()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return pid
 
 
 def in_threads(count: int, work: Callable[[], None]) -> None:

@@ -29,13 +29,23 @@ def symbols(*names: str) -> set[str]:
         return set(names) & {line.split()[2] for line in lines}
 
 
-_SYMBOLS = symbols("bpf_mem_cgroup_page_state", "bpf_cgroup_from_id", "bpf_iter_css_new")
+_SYMBOLS = symbols(
+    *("bpf_mem_cgroup_page_state", "memcg_node_stat_fetch"),
+    *("bpf_cgroup_from_id", "bpf_iter_css_new"),
+)
 
 BEST_BACKEND = EXPECTED_BACKEND or ("kfunc" if "bpf_mem_cgroup_page_state" in _SYMBOLS else "core")
-BPF_BACKENDS = ["kfunc", "core"] if BEST_BACKEND == "kfunc" else ["core"]
+# The functions of the patch's first form, which the lab's guest "seed" has beside the others.
+HAS_RFC = "memcg_node_stat_fetch" in _SYMBOLS
+BPF_BACKENDS = [
+    *(["kfunc"] if BEST_BACKEND == "kfunc" else []),
+    *(["rfc"] if HAS_RFC else []),
+    "core",
+]
 BACKENDS = [*BPF_BACKENDS, "text"]
 
 # A program that is run finds a cgroup by its id, which takes these two and cgroup v2.
 CAN_RUN = VERSION == 2 and {"bpf_cgroup_from_id", "bpf_iter_css_new"} <= _SYMBOLS
 STAT_TRANSPORTS = ["run", "stream"] if CAN_RUN else ["stream"]
 TREE_TRANSPORTS = ["run", "shared"] if CAN_RUN else ["shared"]
+RUN_BACKENDS = [backend for backend in BPF_BACKENDS if backend != "rfc"]  # iterators only

@@ -11,7 +11,7 @@ from pathlib import Path
 import pymemcgbpf
 from pymemcgbpf import _libbpf
 
-from .surroundings import BEST_BACKEND, EXPECTED_BACKEND, IN_LAB, VERSION, symbols
+from .surroundings import BEST_BACKEND, EXPECTED_BACKEND, HAS_RFC, IN_LAB, VERSION, symbols
 
 
 def test_we_are_root_on_a_kernel_with_btf() -> None:
@@ -39,3 +39,5 @@ def test_the_guest_is_the_one_that_the_lab_meant() -> None:
     libbpf = os.environ.get("PYMEMCGBPF_LAB_LIBBPF")
     assert libbpf in (None, _libbpf.load().version)
     assert bool(symbols("bpf_mem_cgroup_page_state")) == (BEST_BACKEND == "kfunc")
+    expects_rfc = os.environ["PYMEMCGBPF_LAB_EXPECT_RFC"] == "1"
+    assert expects_rfc == HAS_RFC

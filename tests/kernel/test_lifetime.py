@@ -58,6 +58,24 @@ def test_a_reader_that_nobody_closed_is_closed_when_it_is_forgotten(
     assert open_files() == before
 
 
+def test_a_forgotten_reader_needs_no_garbage_collection(
+    empty_cgroup: Path, way: Way, tree_way: Way
+) -> None:
+    way.stats(empty_cgroup, ["anon"]).close()  # its program is kept
+    before = open_files()
+    gc.disable()
+    try:
+        for _ in range(3):
+            way.stats(empty_cgroup, ["anon"]).read()
+            tree_way.tree(empty_cgroup, ["anon"]).read()
+            StatsReader(empty_cgroup, ["anon"]).read()
+        pymemcgbpf.clear_cache()
+        left = len(open_files()) - len(before)
+    finally:
+        gc.enable()
+    assert left <= 0
+
+
 def test_many_cgroups_share_one_loaded_program(empty_cgroup: Path, bpf_way: Way) -> None:
     def programs() -> int:
         return sum("bpf-prog" in kind for kind in open_files().values())

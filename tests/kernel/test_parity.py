@@ -4,17 +4,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable, Union
 
-from pymemcgbpf import StatsReader, read_stats
+import pytest
+
+from pymemcgbpf import StatsReader, TreeReader, read_stats
 from pymemcgbpf._catalogue import CATALOGUE
 
-from .cgroups import ANON_BYTES, FILE_BYTES, SHMEM_BYTES, Worker
+from .cgroups import (
+    ANON_BYTES,
+    FILE_BYTES,
+    SHMEM_BYTES,
+    Worker,
+    busy_cgroup,
+    cgroup,
+    enable_memory,
+    memory_stat,
+)
 from .oracle import V1_KEYS, by_text
-from .surroundings import VERSION
+from .surroundings import HIERARCHY, VERSION
 from .ways import Way
 
 Busy = tuple[Path, Worker]
+NoteCompared = Callable[[Union[StatsReader, TreeReader], int], None]
 
 # Moves by itself: the per-cpu stocks of charges are drained at any time.
 _SECONDS_TO_BE_QUIET = 30
@@ -25,7 +39,7 @@ def expected_count(path: Path) -> int:
     return len(by_text(path)) if VERSION == 2 else len(V1_KEYS) + 1
 
 
-def test_every_item_is_exact_once_quiet(busy: Busy, way: Way) -> None:
+def test_every_item_is_exact_once_quiet(busy: Busy, way: Way, note_compared: NoteCompared) -> None:
     path, _ = busy
     deadline = time.monotonic() + _SECONDS_TO_BE_QUIET
     with way.stats(path) as reader:
@@ -39,6 +53,7 @@ def test_every_item_is_exact_once_quiet(busy: Busy, way: Way) -> None:
             time.sleep(0.05)
     assert len(compared) == expected_count(path)
     assert len(compared) >= (18 if VERSION == 1 else 48)
+    note_compared(reader, len(compared))
     assert values["anon"] >= ANON_BYTES
     assert values["file"] >= FILE_BYTES + SHMEM_BYTES
     assert values["shmem"] >= SHMEM_BYTES
@@ -47,6 +62,50 @@ def test_every_item_is_exact_once_quiet(busy: Busy, way: Way) -> None:
     assert values["memory.current"] >= ANON_BYTES + FILE_BYTES
     if "slab" in values:
         assert values["slab"] == values["slab_reclaimable"] + values["slab_unreclaimable"] > 0
+
+
+@pytest.fixture(scope="module")
+def family() -> Iterator[tuple[Path, Path, Path]]:
+    """A cgroup and two below it: the first with memory of every kind, the other with nothing."""
+    with cgroup() as home:
+        enable_memory(home)
+        with busy_cgroup(home) as (child, _):
+            (home / "empty").mkdir()
+            yield home, child, home / "empty"
+
+
+@pytest.mark.parametrize("order", ["self", "pre", "post", "up", "children"])
+def test_every_item_of_every_row_is_exact_once_quiet(
+    family: tuple[Path, Path, Path], tree_way: Way, order: str, note_compared: NoteCompared
+) -> None:
+    home, child, empty = family
+    met = {
+        "self": [child],
+        "pre": [home, child, empty],
+        "post": [child, empty, home],
+        "up": [child, home],
+        "children": [child, empty],
+    }[order]
+    deadline = time.monotonic() + _SECONDS_TO_BE_QUIET
+    with tree_way.tree(child if order in ("self", "up") else home, order=order) as tree:
+        while True:
+            before = {path: by_text(path) for path in met}
+            rows = [row for row in tree.read() if row.path != str(HIERARCHY)]
+            after = {path: by_text(path) for path in met}
+            assert [row.path for row in rows] == [str(path) for path in met]
+            wrong = [
+                (path.name, name, row.get(name), value)
+                for path, row in zip(met, rows)
+                for name, value in before[path].items()
+                if row.get(name) != value
+            ]
+            if before == after and not wrong:
+                break
+            assert time.monotonic() < deadline, f"differ: {wrong}"
+            time.sleep(0.05)
+    counts = {len(before[path]) for path in met}
+    assert counts == {expected_count(child)}
+    note_compared(tree, min(counts))
 
 
 def test_rising_counters_are_between_two_readings_of_the_file(busy: Busy, way: Way) -> None:
@@ -76,6 +135,16 @@ def test_items_none_is_memory_stat_in_its_own_order(busy: Busy, way: Way) -> Non
         assert list(values) == list(by_text(path))
     else:
         assert set(by_text(path)) <= set(values)
+
+
+def test_no_key_of_memory_stat_is_left_out(busy: Busy, way: Way) -> None:
+    """Of the hierarchy's root as well, whose file has keys of its own on some kernels."""
+    for path in (busy[0], HIERARCHY):
+        printed = set(memory_stat(path))
+        if VERSION == 1:
+            printed = {name for name, key in V1_KEYS.items() if key in printed}
+        assert len(printed) >= (17 if VERSION == 1 else 47)
+        assert printed - set(read_with(path, way)) == set()
 
 
 def read_with(path: Path, way: Way) -> dict[str, int]:

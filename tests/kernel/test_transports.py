@@ -20,7 +20,7 @@ from pymemcgbpf import (
 
 from .cgroups import MIB, Worker, cgroup, enable_memory, in_child, in_threads, is_dying, remove
 from .forest import Forest, forest
-from .surroundings import BEST_BACKEND, BPF_BACKENDS, CAN_RUN, VERSION
+from .surroundings import BEST_BACKEND, CAN_RUN, RUN_BACKENDS, VERSION
 from .ways import Way
 
 Busy = tuple[Path, Worker]
@@ -61,7 +61,7 @@ def test_auto_takes_run_where_it_can_be_had(empty_cgroup: Path) -> None:
 
 if CAN_RUN:
 
-    @pytest.mark.parametrize("backend", BPF_BACKENDS)
+    @pytest.mark.parametrize("backend", RUN_BACKENDS)
     @pytest.mark.parametrize("flush", [True, False])
     def test_run_and_stream_give_the_same_numbers(busy: Busy, backend: str, flush: bool) -> None:
         path, _ = busy

@@ -25,7 +25,9 @@ from .cgroups import (
     Worker,
     cgroup,
     enable_memory,
+    ended,
     fault_in,
+    forked,
     in_child,
     is_dying,
     memory_stat,
@@ -394,17 +396,10 @@ def test_a_forked_child_and_its_parent_read_at_once(small: Forest, tree_way: Way
                 check(tree.read(), small)
             os.write(go, b".")
 
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                child()
-                status = 0
-            finally:
-                os._exit(status)
+        pid = forked(child)
         for _ in range(100):
             check(tree.read(), small)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert ended(pid) == 0
         assert os.read(ready, 1) == b"."
         os.close(ready)
         os.close(go)

@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional
 
 from pymemcgbpf import StatsReader, TreeReader
 
-from .surroundings import BPF_BACKENDS, STAT_TRANSPORTS, TREE_TRANSPORTS
+from .surroundings import BPF_BACKENDS, RUN_BACKENDS, STAT_TRANSPORTS, TREE_TRANSPORTS
 
 Items = Optional[Iterable[str]]
 
@@ -47,6 +47,17 @@ class Way(NamedTuple):
         )
 
 
+def _ways(transports: list[str]) -> list[Way]:
+    return [
+        Way(backend, each)
+        for backend in BPF_BACKENDS
+        for each in transports
+        if each != "run" or backend in RUN_BACKENDS
+    ]
+
+
 TEXT = Way("text", "auto")
-STAT_BPF_WAYS = [Way(backend, each) for backend in BPF_BACKENDS for each in STAT_TRANSPORTS]
-TREE_BPF_WAYS = [Way(backend, each) for backend in BPF_BACKENDS for each in TREE_TRANSPORTS]
+STAT_BPF_WAYS = _ways(STAT_TRANSPORTS)
+TREE_BPF_WAYS = _ways(TREE_TRANSPORTS)
+# Each backend's first is the one that it does best.
+STAT_BEST_WAYS = list({way.backend: way for way in reversed(STAT_BPF_WAYS)}.values())[::-1]

@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional
 import pytest
 
 from pymemcgbpf import (
+    BackendUnavailableError,
     CgroupNotFoundError,
     CgroupPermissionError,
     CgroupRemovedError,
@@ -276,6 +277,37 @@ def test_a_directory_that_goes_while_it_is_asked_about(
 
     monkeypatch.setattr(_cgroupfs, "_read", remove)
     error = _cgroupfs.why_unreadable(str(path), (path.stat().st_dev, path.stat().st_ino))
+    assert isinstance(error, CgroupRemovedError)
+
+
+@pytest.mark.parametrize("looks", [0, 1, 20])
+def test_one_whose_files_go_a_moment_later_is_removed(
+    looks: int, v2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    opened = (v2.stat().st_dev, v2.stat().st_ino)
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == looks:
+            (v2 / "memory.stat").unlink()
+
+    if not looks:
+        (v2 / "memory.stat").unlink()
+    monkeypatch.setattr(_cgroupfs, "time", SimpleNamespace(sleep=wait))
+    assert isinstance(_cgroupfs.why_not_found(str(v2), opened), CgroupRemovedError)
+    assert len(waited) == looks
+    assert all(0 < seconds <= 0.05 for seconds in waited)
+
+
+def test_one_that_stays_is_out_of_sight(v2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cgroupfs, "_SECONDS_BETWEEN", 0)
+    error = _cgroupfs.why_not_found(str(v2), (v2.stat().st_dev, v2.stat().st_ino))
+    assert isinstance(error, BackendUnavailableError) and "namespace" in str(error)
+
+
+def test_one_whose_path_is_another_s_is_removed(v2: Path) -> None:
+    error = _cgroupfs.why_not_found(str(v2), (v2.stat().st_dev, 1))
     assert isinstance(error, CgroupRemovedError)
 
 

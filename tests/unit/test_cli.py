@@ -144,6 +144,19 @@ def test_a_directory_that_is_called_like_an_item(
     assert json.loads(printed(capsys, "--json", "anon", "anon")) == {"anon": 7}
 
 
+@pytest.mark.parametrize("command", [(), ("tree",)])
+def test_a_first_word_that_is_nothing(command: tuple[str, ...], capsys: Captured) -> None:
+    said = failed(capsys, 2, *command, "anno", "file")
+    assert said.startswith("pymemcgbpf: 'anno' is neither a path nor an item; did you mean 'anon'")
+
+
+def test_with_stderr_closed_nothing_is_said_on_stdout(run_python: RunPython) -> None:
+    code = "import sys; sys.stderr = None; from pymemcgbpf._cli.main import main; "
+    for arguments in (["/none", "anon"], ["--nonsense"], ["anno"]):
+        done = run_python("-c", f"{code}sys.exit(main({arguments!r}))")
+        assert (done.stdout, done.returncode in (1, 2)) == ("", True)
+
+
 def test_a_group_is_no_path(v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     (v2 / "memory.events").write_text("low 1\noom 2\n")
     (v2 / "memory.max").write_text("max\n")

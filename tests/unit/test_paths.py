@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from typing import Any, Optional
 
 import pytest
 
-from pymemcgbpf import _paths
+from pymemcgbpf import MemcgError, _paths
 from pymemcgbpf._paths import Paths
 
 from .tree_rows import paths_of
@@ -487,6 +488,60 @@ def test_what_is_mounted_over_one_hides_it(
     assert walk.relative(paths, id_of(hidden)) is None
     assert walk.relative(paths, id_of(other)) == "b"
     assert paths.id_at("a") is None
+
+
+# --- what cannot be seen --------------------------------------------------------------
+
+
+def looked_up(paths: Paths, walk: Walk, path: Path) -> tuple[Optional[str], bool]:
+    cgroup_id = walk_id(walk, path)
+    return paths.look_up(cgroup_id, walk.parents.get, walk.seen_ns, walk.parents.keys())
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EIO])
+def test_what_may_not_be_listed_is_not_taken_for_removed(
+    number: int, root: Path, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, gone, plain = make(root, "a/b", "c", "d")
+    paths, walk = paths_of(root), Walk(root, system)
+    gone.rmdir()
+
+    def refused(path: str, flags: int) -> int:
+        if path.endswith("/a"):
+            raise OSError(number, os.strerror(number))
+        return os.open(path, flags)
+
+    monkeypatch.setattr(system, "open", refused)
+    assert looked_up(paths, walk, hidden) == (None, False)
+    assert looked_up(paths, walk, gone) == (None, True)
+    assert looked_up(paths, walk, plain) == ("d", False)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_shortage_is_an_error_and_no_removal(
+    number: int, root: Path, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = make(root, "a")
+    paths, walk = paths_of(root), Walk(root, system)
+
+    def refuse(path: str, flags: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(system, "open", refuse)
+        for _ in range(2):
+            with pytest.raises(MemcgError, match="cannot be listed") as caught:
+                looked_up(paths, walk, path)
+            assert (type(caught.value), caught.value.errno) == (MemcgError, number)
+    assert looked_up(paths, walk, path) == ("a", False)
+
+
+def test_what_is_above_the_mount_is_not_taken_for_removed(root: Path, system: System) -> None:
+    walk = Walk(root, system)
+    walk.parents[id_of(root)] = -5
+    paths = paths_of(root)
+    found = paths.look_up(-5, walk.parents.get, walk.seen_ns, walk.parents.keys())
+    assert found == (None, False)
 
 
 def test_id_at(root: Path) -> None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import array
+import copy
 import os
+import pickle
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -486,3 +488,14 @@ def test_any_slice_is_the_list_s(
     names, rows = table
     found = snapshot_of(rows, NOWHERE, names)[part]
     assert [row.id for row in found] == [row.cgroup_id for row in rows[part]]
+
+
+# --- copies ---------------------------------------------------------------------------
+
+
+def test_neither_a_snapshot_nor_a_row_is_copied_or_pickled(snapshot: Snapshot) -> None:
+    for thing in (snapshot, snapshot[0]):
+        for copying in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="cannot be copied or pickled"):
+                copying(thing)
+    assert pickle.loads(pickle.dumps(dict(snapshot[0]))) == dict(snapshot[0])

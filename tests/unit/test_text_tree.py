@@ -14,6 +14,7 @@ import pytest
 
 from pymemcgbpf import (
     ABSENT,
+    CgroupPermissionError,
     CgroupRemovedError,
     MemoryControllerError,
     TreeTooLargeError,
@@ -467,6 +468,25 @@ def test_a_failure_to_open_is_not_taken_for_a_removal(
     for module in (_text_tree, _cgroup_files):
         monkeypatch.setattr(module, "os", os)
     assert made.walk().number == 9, "the next walk is a new one"
+
+
+@pytest.mark.parametrize("what", ["memory.stat", "."])
+def test_what_may_not_be_read_is_named(
+    what: str, root: Path, source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = source(root, names=("anon", CURRENT))
+    refused = root / "a" / what
+
+    def opening(path: str, flags: int, *, dir_fd: int) -> int:
+        place = os.path.normpath(os.path.join(os.readlink(f"/proc/self/fd/{dir_fd}"), path))
+        if place == str(refused):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return os.open(path, flags, dir_fd=dir_fd)
+
+    for module in (_text_tree, _cgroup_files):
+        monkeypatch.setattr(module, "os", Patched(open=opening))
+    with pytest.raises(CgroupPermissionError, match=f"^{root}/a cannot be read: Permission"):
+        made.walk()
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])

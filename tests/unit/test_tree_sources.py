@@ -18,6 +18,7 @@ import pytest
 
 from pymemcgbpf import (
     ABSENT,
+    BackendUnavailableError,
     BpfPermissionError,
     CgroupRemovedError,
     MemcgError,
@@ -25,6 +26,7 @@ from pymemcgbpf import (
     StreamError,
     TreeTooLargeError,
     _btf,
+    _cgroupfs,
     _flush,
     _libbpf,
     _program,
@@ -944,8 +946,14 @@ def test_a_run_that_is_done(rows: int, walker: RunWalker, runs: Runs, v2: Path) 
     assert runs.ran == [(33, v2.stat().st_ino)] * 2
 
 
-def test_a_run_that_finds_no_cgroup(walker: RunWalker, runs: Runs, v2: Path) -> None:
+def test_a_run_that_finds_no_cgroup(
+    walker: RunWalker, runs: Runs, v2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs.answers = [(0, _wire.GONE, 0)]
+    monkeypatch.setattr(_cgroupfs, "_SECONDS_BETWEEN", 0)
+    with pytest.raises(BackendUnavailableError, match="outside of the cgroup namespace"):
+        walker.walk()
+    (v2 / "memory.stat").unlink()
     with pytest.raises(CgroupRemovedError, match=f"the cgroup {v2} was removed"):
         walker.walk()
     shutil.rmtree(v2)

@@ -14,6 +14,7 @@ One file, one thing:
 - lab.py: from "6.12@trixie" to a result
 - guest.py: one QEMU, watched until it ends
 - records.py: what the guest said, judged
-- report.py: the table and the failures
+- report.py: the tables and the failures
+- kernel_table.py: docs/kernels.md, out of the lab's JSON
 - init.sh, guest_*.py: what runs inside
 """

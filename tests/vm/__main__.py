@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The command: ``python3 -m tests.vm [SERIES[@USERLAND] ...] --wheel FILE``."""
+"""The command: ``python3 -m tests.vm [SERIES[@USERLAND][/ARCHITECTURE] ...] --wheel FILE``."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,9 +15,9 @@ from pathlib import Path
 
 from . import report
 from .errors import LabError
-from .lab import REPOSITORY, Job, Lab, Prepared, Script, Tests, as_data
+from .lab import DEFAULT_TIMEOUT, REPOSITORY, Job, Lab, Prepared, Script, Tests, as_data
 from .records import GuestResult
-from .spec import DEFAULT_MATRIX
+from .spec import ARCHITECTURES, DEFAULT_MATRIX
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -29,13 +30,15 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "guests",
         nargs="*",
-        metavar="SERIES[@USERLAND]",
-        help=f"for example 6.12, 6.12@trixie, newest (default: {' '.join(DEFAULT_MATRIX)})",
+        metavar="SERIES[@USERLAND][/ARCHITECTURE]",
+        help="for example 6.12, 6.12@trixie, newest, seed, 6.12@trixie/arm64"
+        f" (default: {' '.join(DEFAULT_MATRIX)})",
     )
+    add("--all", action="store_true", help="all kernels, userlands and architectures")
     add("--wheel", type=Path, help="the wheel to install (default: the only one in dist/)")
     add("--list", action="store_true", help="print the newest kernel of each series that apt has")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="guests at a time (default: cores)")
-    add("--timeout", type=float, default=600, help="seconds for one guest (default: 600)")
+    add("--timeout", type=float, default=DEFAULT_TIMEOUT, help="seconds for one guest")
     add("-k", dest="select", default="", metavar="EXPR", help="passed to pytest")
     add("--tests", type=Path, default=REPOSITORY / "tests" / "kernel", help="tests to run")
     add("--run", type=Path, metavar="SCRIPT", help="run this instead, and print what it prints")
@@ -61,10 +64,19 @@ def find_wheel(given: Path | None) -> Path:
     return wheels[0]
 
 
+def command(options: argparse.Namespace) -> str:
+    """Return the command line that gives the same results, without paths of this machine."""
+    words = ["--all"] if options.all else [*options.guests]
+    if options.select:
+        words += ["-k", options.select]
+    return shlex.join(["python3", "-m", "tests.vm", *words])
+
+
 def boot_all(
-    lab: Lab, prepared: Sequence[Prepared], job: Job, jobs: int, shell_log: bool
+    lab: Lab, prepared: Sequence[Prepared], job: Job, options: argparse.Namespace
 ) -> list[GuestResult]:
     """Boot the guests, a few at a time, and say so when one has ended."""
+    jobs, shell_log = options.jobs, options.shell_log
     results: dict[int, GuestResult] = {}
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
         running = {pool.submit(lab.boot, one, job): index for index, one in enumerate(prepared)}
@@ -72,7 +84,9 @@ def boot_all(
             for future in as_completed(running):
                 index = running[future]
                 result = results[index] = future.result()
+                result.command = command(options)
                 print(report.progress(result), flush=True)
+                save([results[index] for index in sorted(results)], options.json)
                 if shell_log:
                     print((lab.results / f"{result.label}.console").read_text(errors="replace"))
         except BaseException:
@@ -81,6 +95,14 @@ def boot_all(
                 future.cancel()
             raise
     return [results[index] for index in sorted(results)]
+
+
+def save(results: Sequence[GuestResult], place: Path | None) -> None:
+    """Write the results so far, for those who read JSON."""
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        data = json.dumps([as_data(result) for result in results], indent=1)
+        place.write_text(data + "\n", encoding="utf-8")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -95,8 +117,9 @@ def run(options: argparse.Namespace) -> int:
         refresh=options.refresh,
     )
     if options.list:
-        for series, package in lab.available().items():
-            print(f"{series:6} {package.version:24} {package.name}")
+        for architecture in ARCHITECTURES:
+            for series, package in lab.available(architecture).items():
+                print(f"{series:6} {package.version:24} {package.name}")
         return 0
     job: Job
     if options.run is not None:
@@ -105,23 +128,26 @@ def run(options: argparse.Namespace) -> int:
     else:
         job = Tests(options.tests, select=options.select, icount=options.icount)
         lab.wheel = find_wheel(options.wheel)
-    prepared = lab.prepare(options.guests or DEFAULT_MATRIX)
+    prepared = lab.prepare_all() if options.all else lab.prepare(options.guests or DEFAULT_MATRIX)
     for warning in lab.warnings:
         print(f"warning: {warning}")
-    results = boot_all(lab, prepared, job, options.jobs, options.shell_log)
-
-    if options.json is not None:
-        data = json.dumps([as_data(result) for result in results], indent=1)
-        options.json.write_text(data + "\n", encoding="utf-8")
+    for missing in lab.missing:
+        print(f"{missing}: not to be had: apt has no such kernel")
+    results = boot_all(lab, prepared, job, options)
     if options.run is not None:
         for result in results:
             print(f"--- {result.label}\n{result.output}", end="")
     print(f"\n{report.table(results)}\n")
+    matrix = report.matrix(results)
+    if matrix:
+        print(f"{matrix}\n")
     if any(result.failures for result in results):
         print(report.failures(results))
         print(f"consoles and kernel logs are in {options.results}")
+    if lab.missing:
+        print(f"not to be had: {', '.join(lab.missing)}")
     print(report.last_line(results))
-    return 0 if report.all_passed(results, len(prepared)) else 1
+    return 0 if report.all_passed(results, len(prepared)) and not lab.missing else 1
 
 
 def main() -> int:

@@ -65,7 +65,8 @@ class Apt:
         key = hashlib.sha256(everything.encode()).hexdigest()[:12]
         self._state = cache / "apt" / key
         self._stamp = self._state / "updated"
-        self._architecture = architecture
+        self.architecture = architecture
+        self._answers: dict[tuple[str, ...], str] = {}
         for folder in ("lists/partial", "cache/archives/partial"):
             (self._state / folder).mkdir(parents=True, exist_ok=True)
         # Nothing is installed there: the closure of a package is all of it.
@@ -98,18 +99,23 @@ class Apt:
                 raise
             return f"going on with package lists of {age / 3600:.0f} hours ago: {error}"
         self._stamp.touch()
+        self._answers.clear()
         return ""
 
     def kernel_packages(self) -> list[Package]:
         """Return every package that may hold a cloud kernel."""
-        names = self._run("all", "apt-cache", "pkgnames", "linux-").split()
-        pattern = image_pattern(self._architecture)
+        names = self._ask("all", "apt-cache", "pkgnames", "linux-").split()
+        pattern = image_pattern(self.architecture)
         return self._newest([name for name in names if pattern.fullmatch(name)])
+
+    def kernel_sources(self) -> list[Package]:
+        """Return every package of Linux's source."""
+        return self._newest(self._run("all", "apt-cache", "pkgnames", "linux-source-").split())
 
     def _newest(self, names: Sequence[str]) -> list[Package]:
         if not names:
             return []
-        text = self._run("all", "apt-cache", "show", "--no-all-versions", *names)
+        text = self._ask("all", "apt-cache", "show", "--no-all-versions", *names)
         packages = []
         for stanza in text.split("\n\n"):
             fields = dict(re.findall(r"^(Package|Version|Architecture): (\S+)", stanza, re.M))
@@ -121,7 +127,7 @@ class Apt:
 
     def closure(self, suite: str) -> list[Package]:
         """Return the packages of a suite that WANTED needs, as apt resolves them."""
-        text = self._run(
+        text = self._ask(
             suite, "apt-get", "--simulate", "--no-install-recommends", "install", *WANTED
         )
         # Inst libbpf1 (1:1.5.0-3 Debian:13.6/stable [amd64])
@@ -143,6 +149,12 @@ class Apt:
                 for one in lacking:
                     publish(folder / one.filename, self._debs / one.filename)
         return [self._debs / one.filename for one in packages]
+
+    def _ask(self, *question: str) -> str:
+        """Return what apt answers: the same until the lists are fetched anew."""
+        if question not in self._answers:
+            self._answers[question] = self._run(*question)
+        return self._answers[question]
 
     def _run(self, sources: str, tool: str, *arguments: str, folder: Path | None = None) -> str:
         command = [

@@ -16,12 +16,8 @@ from .spec import Machine
 
 _TICK = 0.1
 _DISK_SIZE = 256 << 20  # sparse
-# Guests share few cores, where a virtual CPU can wait long for its turn: that is no stall, and no
-# broken timer either.
-_PATIENCE = (
-    "rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 workqueue.watchdog_thresh=120"
-    " no_timer_check"
-)
+# Guests share few cores, where a virtual CPU can wait long for its turn: that is no stall.
+_PATIENCE = "rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 workqueue.watchdog_thresh=120"
 
 
 @dataclass(frozen=True)
@@ -58,12 +54,13 @@ def qemu_command(
         command += ["-accel", "tcg,thread=single", "-smp", str(hardware.cpus)]
     parameters = (
         f"console={machine.console} panic=-1 oops=panic quiet cgroup_no_v1=all log_buf_len=4M"
-        f" {_PATIENCE}"
+        f" {_PATIENCE} {machine.parameters}"
     )
+    results = (word.replace("{}", str(folder / "results")) for word in machine.results_port)
     return [
         *command,
         *("-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"),
-        *("-serial", f"file:{folder / 'console'}", "-serial", f"file:{folder / 'results'}"),
+        *("-serial", f"file:{folder / 'console'}", *results),
         # Debian's cloud kernels have NVMe and ext4 built in, and need no module for them.
         *("-drive", f"file={folder / 'disk'},format=raw,if=none,id=disk,cache=unsafe"),
         *("-device", "nvme,serial=lab,drive=disk"),

@@ -51,6 +51,8 @@ class Recorder:
             test=nodeid,
             outcome=worst,
             seconds=round(sum(report.duration for report in self._reports), 3),
+            # Each part's report has what the parts before it recorded, too.
+            properties=self._reports[-1].user_properties if self._reports else [],
             text="" if worst == "passed" else "\n".join(describe(report) for report in found),
         )
 

@@ -55,21 +55,22 @@ def newest_of_each_series(packages: Iterable[Package], architecture: str) -> dic
             releases.setdefault(match["release"], {})[match["kind"]] = package
     chosen = {}
     by_version = functools.cmp_to_key(compare_versions)
-    for series in sorted(kernels, key=_series_order):
+    for series in sorted(kernels, key=in_order):
         # Where there is a linux-binary, the linux-image of the same release is an empty shell.
         holders = [kinds.get("binary") or kinds["image"] for kinds in kernels[series].values()]
         chosen[series] = max(holders, key=lambda package: by_version(package.version))
     return chosen
 
 
-def _series_order(series: str) -> tuple[int, ...]:
+def in_order(series: str) -> tuple[int, ...]:
+    """Return what series are sorted by."""
     return tuple(int(part) for part in series.split("."))
 
 
 def find_series(wanted: str, available: dict[str, Package]) -> str:
     """Return the name of a series that apt has; "newest" becomes the highest one's."""
     if wanted == NEWEST and available:
-        return max(available, key=_series_order)
+        return max(available, key=in_order)
     if wanted not in available:
         have = ", ".join(available) or "none"
         raise LabError(f"apt has no cloud kernel of series {wanted} (it has {have})")

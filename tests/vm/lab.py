@@ -18,20 +18,32 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Union
+from typing import Callable, Union
+
+from tests.seed_kernel import build as seed
 
 from . import guest, kernels, userland
 from .cache import default_cache, in_cache, locked, prune, publish, scratch
 from .debian import Apt
 from .errors import LabError
 from .kernels import Package
-from .records import Expected, GuestResult, judge
+from .records import Expected, GuestResult, Origin, judge
 from .sources import find_archive, find_keyring
-from .spec import Spec, parse_spec, this_machine
+from .spec import (
+    DEFAULT_ARCHITECTURE,
+    NEWEST,
+    PART,
+    SEED,
+    WHOLE_MATRIX,
+    Spec,
+    parse_spec,
+    this_machine,
+)
 from .userland import Userland
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _INSIDE = ("__init__.py", "guest_job.py", "guest_plugin.py", "guest_record.py")
+DEFAULT_TIMEOUT = 1500.0
 # The guest ends its own job this long before the host loses patience, to tell why.
 _MORE_BOOTS = 2
 _LAST_WORDS = 30
@@ -68,6 +80,12 @@ class Prepared:
     package: Package
     kernel: Path
     userland: Userland
+    select: str = ""  # pytest's -k, where the job has none
+
+    @property
+    def series(self) -> str:
+        """Return the series that the guest's kernel must be of."""
+        return seed.series(self.package) if self.spec.is_seed else self.spec.series
 
 
 @dataclass
@@ -75,7 +93,7 @@ class Lab:
     """Guests that share a wheel, extra files and limits."""
 
     wheel: Path | None
-    timeout: float = 600.0
+    timeout: float = DEFAULT_TIMEOUT
     extra: Sequence[Path] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     results: Path = REPOSITORY / "build" / "lab"
@@ -83,52 +101,89 @@ class Lab:
     memory: str = "2G"
     refresh: bool = False
     warnings: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # guests that were asked for and not to be had
     stop: threading.Event = field(default_factory=threading.Event)
+    _apts: dict[str, Apt] = field(default_factory=dict)
 
-    def available(self) -> dict[str, Package]:
+    def available(self, architecture: str) -> dict[str, Package]:
         """Return the newest cloud kernel package of every series that apt has."""
         with locked(self.cache):
-            return self._available(self._apt())
+            return self._available(self._apt(architecture))
 
     def prepare(self, specs: Sequence[str]) -> list[Prepared]:
         """Bring kernels and userlands into the cache; specs that come to the same become one."""
-        wanted = [parse_spec(text) for text in specs]
+        wanted = {parse_spec(text): "" for text in specs}
+        return self._prepared(lambda: wanted)
+
+    def prepare_all(self) -> list[Prepared]:
+        """Do so for the whole matrix; what apt has no kernel for is noted as missing."""
+        return self._prepared(self._whole_matrix)
+
+    def _whole_matrix(self) -> dict[Spec, str]:
+        wanted = {parse_spec(text): select for text, select in WHOLE_MATRIX.items()}
+        known = {spec.series for spec in wanted}
+        oldest = min(map(kernels.in_order, known - {NEWEST, SEED}))
+        for series in self._available(self._apt(DEFAULT_ARCHITECTURE)):
+            if series not in known and kernels.in_order(series) > oldest:
+                wanted[parse_spec(series)] = PART
+        there = {
+            spec: select
+            for spec, select in wanted.items()
+            if spec.series in {NEWEST, SEED, *self._available(self._apt(spec.architecture))}
+        }
+        self.missing = [str(spec) for spec in wanted if spec not in there]
+        return there
+
+    def _prepared(self, wanted: Callable[[], Mapping[Spec, str]]) -> list[Prepared]:
         with locked(self.cache):
             prune(self.cache)
-            apt = self._apt()
             try:
-                return self._prepare(apt, wanted)
+                return self._prepare(wanted())
             except LabError:
                 # Point releases come and go: fresh lists can already be wrong.
-                if not apt.lists_may_be_old or apt.update(force=True):
+                old = [apt for apt in self._apts.values() if apt.lists_may_be_old]
+                if not old or any(apt.update(force=True) for apt in old):
                     raise
-                return self._prepare(apt, wanted)
+                return self._prepare(wanted())
 
-    def _prepare(self, apt: Apt, wanted: Sequence[Spec]) -> list[Prepared]:
-        available = self._available(apt)
+    def _prepare(self, wanted: Mapping[Spec, str]) -> list[Prepared]:
         ready: dict[Spec, Prepared] = {}
-        for one in wanted:
-            spec = Spec(kernels.find_series(one.series, available), one.userland)
+        for one, select in wanted.items():
+            apt = self._apt(one.architecture)
+            spec, package = self._find_kernel(apt, one)
             if spec not in ready:
-                package = available[spec.series]
-                kernel = self._kernel(apt, package)
-                closure = apt.closure(spec.userland)
-                packed = userland.prepare(apt, self.cache, spec.userland, closure)
-                ready[spec] = Prepared(spec, package, kernel, packed)
+                kernel = self._kernel(apt, spec, package)
+                native = self._apt(this_machine().debian)
+                packed = userland.prepare(apt, native, self.cache, spec.userland)
+                ready[spec] = Prepared(spec, package, kernel, packed, select)
         return list(ready.values())
 
-    def _apt(self) -> Apt:
-        apt = Apt(self.cache, this_machine().debian, find_archive(), find_keyring())
-        warning = apt.update(force=self.refresh)
-        self.refresh = False
-        if warning:
-            self.warnings.append(warning)
-        return apt
+    def _apt(self, architecture: str) -> Apt:
+        if architecture not in self._apts:
+            apt = Apt(self.cache, architecture, find_archive(), find_keyring())
+            warning = apt.update(force=self.refresh)
+            if warning:
+                self.warnings.append(warning)
+            self._apts[architecture] = apt
+        return self._apts[architecture]
 
     def _available(self, apt: Apt) -> dict[str, Package]:
-        return kernels.newest_of_each_series(apt.kernel_packages(), this_machine().debian)
+        return kernels.newest_of_each_series(apt.kernel_packages(), apt.architecture)
 
-    def _kernel(self, apt: Apt, package: Package) -> Path:
+    def _find_kernel(self, apt: Apt, spec: Spec) -> tuple[Spec, Package]:
+        """Return the spec with the name of its series, and the package that its kernel is of.
+
+        The seed kernel is of the newest source.
+        """
+        if spec.is_seed:
+            return spec, seed.newest(apt.kernel_sources())
+        available = self._available(apt)
+        series = kernels.find_series(spec.series, available)
+        return dataclasses.replace(spec, series=series), available[series]
+
+    def _kernel(self, apt: Apt, spec: Spec, package: Package) -> Path:
+        if spec.is_seed:
+            return seed.built(self.cache, package)
         place = self.cache / "kernels" / package.filename.replace(".deb", ".vmlinuz")
         if not in_cache(place):
             (deb,) = apt.download([package])
@@ -144,6 +199,9 @@ class Lab:
 
     def boot(self, prepared: Prepared, job: Job) -> GuestResult:
         """Boot a guest, run the job in it, and return what became of it."""
+        backends = prepared.spec.backends if _tests_parity(job) else ()
+        if isinstance(job, Tests) and not job.select:
+            job = dataclasses.replace(job, select=prepared.select)
         with tempfile.TemporaryDirectory(prefix="pymemcgbpf-lab-") as name:
             folder = Path(name)
             initramfs = self._initramfs(prepared, job, folder)
@@ -152,7 +210,7 @@ class Lab:
                 memory=self.memory, icount=job.icount, cpus=1 if job.icount else 2
             )
             command = guest.qemu_command(
-                this_machine(), hardware, prepared.kernel, initramfs, folder
+                prepared.spec.machine, hardware, prepared.kernel, initramfs, folder
             )
             transcript = guest.run(command, folder, self.timeout, self.stop)
             # A guest that never got as far as the job says nothing of what is tested; under
@@ -170,20 +228,25 @@ class Lab:
             label=str(prepared.spec),
             kind="script" if script else "pytest",
             script=script,
-            series=prepared.spec.series,
+            series=prepared.series,
             python=prepared.userland.python,
             libbpf=prepared.userland.libbpf,
+            backends=backends,
         )
         result = judge(expected, transcript.results, transcript.console, transcript.ending)
         result.seconds = transcript.seconds
-        (self.results / f"{prepared.spec}.dmesg").write_text("\n".join(result.dmesg) + "\n")
+        result.origin = _origin(prepared)
+        result.select = job.select if isinstance(job, Tests) else ""
+        (self.results / f"{prepared.spec.filename}.dmesg").write_text(
+            "\n".join(result.dmesg) + "\n"
+        )
         return result
 
     def _keep(self, folder: Path, spec: Spec) -> None:
         self.results.mkdir(parents=True, exist_ok=True)
         for port in ("console", "results"):
             if (folder / port).exists():
-                shutil.copyfile(folder / port, self.results / f"{spec}.{port}")
+                shutil.copyfile(folder / port, self.results / f"{spec.filename}.{port}")
 
     def _initramfs(self, prepared: Prepared, job: Job, folder: Path) -> Path:
         root = folder / "overlay"
@@ -219,12 +282,13 @@ class Lab:
         spec = prepared.spec
         variables = {
             "PYMEMCGBPF_LAB": "1",
-            "PYMEMCGBPF_LAB_KERNEL": spec.series,
+            "PYMEMCGBPF_LAB_KERNEL": prepared.series,
             "PYMEMCGBPF_LAB_EXPECT_BACKEND": spec.expected_backend,
+            "PYMEMCGBPF_LAB_EXPECT_RFC": "1" if spec.is_seed else "0",
             "PYMEMCGBPF_LAB_PYTHON": prepared.userland.python,
             "PYMEMCGBPF_LAB_LIBBPF": prepared.userland.libbpf,
             "PYMEMCGBPF_LAB_FILES": "/mnt/disk",
-            "LAB_RESULTS": f"/dev/{this_machine().results}",
+            "LAB_RESULTS": f"/dev/{spec.machine.results}",
             "LAB_SECONDS": str(max(10, int(self.timeout) - _LAST_WORDS)),
             **self.environment,
         }
@@ -234,6 +298,18 @@ class Lab:
 def as_data(results: GuestResult) -> dict[str, object]:
     """Return a result as plain data, for JSON."""
     return dataclasses.asdict(results)
+
+
+def _origin(prepared: Prepared) -> Origin:
+    """Return what the guest is made of."""
+    spec, packages = prepared.spec, (prepared.package, *prepared.userland.packages)
+    versions = {package.name: package.version for package in packages}
+    return Origin(spec.series, spec.architecture, spec.userland, prepared.package.name, versions)
+
+
+def _tests_parity(job: Job) -> bool:
+    """Tell whether the job must compare every backend's numbers with memory.stat."""
+    return isinstance(job, Tests) and not job.select and (job.path / "test_parity.py").exists()
 
 
 def _tests_inside(job: Tests, root: Path) -> list[str]:

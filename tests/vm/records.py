@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ KERNEL_TROUBLE = re.compile(
 )
 _CONTEXT = 40
 
+COMPARED = "compared"  # the property that parity tests record
 PASSED, FAILED, ERROR, SKIPPED = "passed", "failed", "error", "skipped"
 
 
@@ -42,6 +43,28 @@ class TestResult:
     text: str = ""
 
 
+@dataclass(frozen=True)
+class Compared:
+    """How many items of one way to read a test found to be memory.stat's, each exactly."""
+
+    reader: str  # "stats" (one cgroup) or "tree"
+    backend: str
+    transport: str
+    order: str  # of a tree
+    items: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a guest was made of: Debian's packages and their versions."""
+
+    series: str
+    architecture: str
+    userland: str
+    kernel_package: str
+    packages: Mapping[str, str]
+
+
 @dataclass
 class GuestResult:
     """One guest: what it was, and what became of every test."""
@@ -53,6 +76,11 @@ class GuestResult:
     seconds: float = 0.0
     tests: list[TestResult] = field(default_factory=list)
     troubles: list[TestResult] = field(default_factory=list)  # of the guest, not of one test
+    backends: list[str] = field(default_factory=list)  # that must have compared items
+    compared: list[Compared] = field(default_factory=list)
+    origin: Origin | None = None
+    select: str = ""  # pytest's choice of tests; all without
+    command: str = ""  # what was typed, as far as it matters
     output: str = ""  # a script's
     filesystems: list[str] = field(default_factory=list)
     dmesg: list[str] = field(default_factory=list)
@@ -76,6 +104,13 @@ class GuestResult:
         """Tell whether something was tested and all of it passed."""
         return bool(self.tests) and not self.failures
 
+    def items_compared(self, backend: str, reader: str = "stats") -> int:
+        """Return how many items a backend was right about, by every transport and order."""
+        return min(
+            (one.items for one in self.compared if (one.backend, one.reader) == (backend, reader)),
+            default=0,
+        )
+
     def trouble(self, name: str, text: str) -> None:
         """Note a failure of the guest itself."""
         self.troubles.append(TestResult(name, FAILED, text=text))
@@ -91,6 +126,7 @@ class Expected:
     series: str = ""
     python: str = ""
     libbpf: str = ""
+    backends: Sequence[str] = ()  # that must compare items with memory.stat
 
 
 @dataclass(frozen=True)
@@ -129,8 +165,10 @@ def judge(expected: Expected, results: str, console: str, ending: Ending) -> Gue
         _judge_script(guest, expected.script, status)
     if garbled:
         guest.trouble("(guest: results)", f"unreadable among its results:\n{garbled[0][:500]}")
+    guest.backends = list(expected.backends)
     if end is not None:
         _check_versions(guest, expected)
+        _check_parity(guest)
     _check_ending(guest, end is not None, console, ending)
 
     trouble = kernel_trouble(dmesg)
@@ -175,6 +213,10 @@ def _judge_tests(
     for one in results:
         outcome = one["outcome"] if one["outcome"] in (PASSED, FAILED, SKIPPED) else ERROR
         guest.tests.append(TestResult(one["test"], outcome, float(one["seconds"]), one["text"]))
+        if outcome == PASSED:
+            guest.compared += [
+                Compared(**value) for name, value in one.get("properties", ()) if name == COMPARED
+            ]
     failed = guest.count(FAILED, ERROR)
     if status is not None and (status not in (0, 1) or (status == 1) != bool(failed)):
         # 134 is an abort: its own, or the guest's when the time was up.
@@ -216,6 +258,15 @@ def _check_versions(guest: GuestResult, expected: Expected) -> None:
     ):
         if want and not re.match(rf"{re.escape(want)}(?:\D|$)", have):
             guest.trouble("(guest: versions)", f"{name} is {have}, expected {want}")
+
+
+def _check_parity(guest: GuestResult) -> None:
+    """Refuse a guest with a backend that was compared with nothing: nothing is proven of it."""
+    for backend in guest.backends:
+        for reader, kind in (("stats", "of a cgroup"), ("tree", "of a tree's rows")):
+            if not guest.items_compared(backend, reader):
+                text = f"{backend}: no items {kind} were compared with memory.stat"
+                guest.trouble("(guest: parity)", text)
 
 
 def _check_ending(guest: GuestResult, ended: bool, console: str, ending: Ending) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from .records import ERROR, FAILED, SKIPPED, GuestResult
 
-_HEADER = ("guest", "kernel", "userland", "passed", "failed", "skipped", "time")
+_HEADER = ("guest", "kernel", "userland", "tests", "passed", "failed", "skipped", "time")
+BACKENDS = ("kfunc", "rfc", "core", "text")
+NOT_THERE = "–"
 
 
 def progress(guest: GuestResult) -> str:
@@ -18,23 +20,46 @@ def progress(guest: GuestResult) -> str:
 
 def table(guests: Sequence[GuestResult]) -> str:
     """Return all guests as aligned columns."""
-    rows = [_HEADER]
+    rows: list[tuple[str, ...]] = [_HEADER]
     for guest in guests:
         rows.append(
             (
                 guest.label,
                 guest.kernel,
                 f"Python {guest.python}, libbpf {guest.libbpf}",
+                "part" if guest.select else "all",
                 str(guest.passed),
                 str(guest.count(FAILED, ERROR) + len(guest.troubles)),
                 str(guest.count(SKIPPED)),
                 f"{guest.seconds:.0f} s",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    return _aligned(rows, 4)
+
+
+def matrix(guests: Sequence[GuestResult]) -> str:
+    """Return how many items each backend was right about in each guest, or nothing."""
+    if not any(guest.backends or guest.compared for guest in guests):
+        return ""
+    rows: list[tuple[str, ...]] = [("guest", "kernel", *BACKENDS)]
+    for guest in guests:
+        cells = (
+            str(guest.items_compared(backend))
+            if backend in guest.backends or guest.items_compared(backend)
+            else NOT_THERE
+            for backend in BACKENDS
+        )
+        rows.append((guest.label, guest.kernel, *cells))
+    title = "Items compared with memory.stat, all exact, by each transport of a backend:"
+    return f"{title}\n\n{_aligned(rows, 2)}"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], to_the_left: int) -> str:
+    """Return rows as columns, the first few of them flush left; the first row is the header."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
         "  ".join(
-            cell.ljust(width) if column < 3 else cell.rjust(width)
+            cell.ljust(width) if column < to_the_left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths))
         ).rstrip()
         for row in rows

@@ -3,19 +3,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
-from . import cache, guest, kernels, lab, records, report, sources, spec, userland
+from . import (
+    __main__,
+    cache,
+    guest,
+    kernel_table,
+    kernels,
+    lab,
+    records,
+    report,
+    sources,
+    spec,
+    userland,
+)
 from .errors import LabError, need_tool
 from .kernels import Package
-from .records import Ending, Expected, GuestResult, TestResult
+from .records import Compared, Ending, Expected, GuestResult, Origin, TestResult
 
 EXPECTED = Expected("6.12@trixie", "pytest", series="6.12", python="3.13", libbpf="1.5")
 CLEAN = Ending(0)
@@ -160,6 +174,174 @@ class TestVerdict:
         assert failed_names(got) == ["(guest: versions)"]
 
 
+def compared(test: str, backend: str, reader: str, items: int, outcome: str = "passed") -> str:
+    properties = [
+        ["other", 1],
+        ["compared", vars(Compared(reader, backend, "run", "", items))],
+    ]
+    return line("start", test=test) + line(
+        "result", test=test, outcome=outcome, seconds=0.5, text="", properties=properties
+    )
+
+
+class TestParity:
+    EXPECTED = Expected("6.12@trixie", "pytest", backends=("core",))
+
+    def run(self, *parts: str, status: int = 0) -> GuestResult:
+        end = line("end", status=status)
+        return judged(who(), COLLECTED, *parts, QUIET, end, expected=self.EXPECTED)
+
+    def test_compared(self) -> None:
+        got = self.run(compared("a", "core", "stats", 51), compared("b", "core", "tree", 50))
+        assert got.ok
+        assert (got.items_compared("core"), got.items_compared("core", "tree")) == (51, 50)
+        assert got.items_compared("kfunc") == 0
+
+    def test_the_least_counts(self) -> None:
+        got = self.run(compared("a", "core", "stats", 51), compared("b", "core", "stats", 3))
+        assert got.items_compared("core") == 3
+
+    def test_a_backend_that_compared_nothing_fails_the_guest(self) -> None:
+        got = self.run(compared("a", "text", "stats", 51), compared("b", "text", "tree", 51))
+        assert failed_names(got) == ["(guest: parity)"] * 2
+
+    @pytest.mark.parametrize("reader", ["stats", "tree"])
+    def test_both_readers_must_have_been_compared(self, reader: str) -> None:
+        got = self.run(compared("a", "core", reader, 51), result("b"))
+        assert failed_names(got) == ["(guest: parity)"]
+
+    def test_nothing_equal_is_nothing_compared(self) -> None:
+        got = self.run(compared("a", "core", "stats", 0), compared("b", "core", "tree", 50))
+        assert not got.ok
+
+    def test_a_failed_test_has_compared_nothing(self) -> None:
+        got = self.run(
+            compared("a", "core", "stats", 51, "failed"), compared("b", "core", "tree", 5), status=1
+        )
+        assert got.compared == [Compared("tree", "core", "run", "", 5)]
+
+    def test_matrix(self) -> None:
+        got = self.run(compared("a", "core", "stats", 51), compared("b", "text", "stats", 51))
+        got.backends = ["kfunc", "core"]
+        assert report.matrix([got]).splitlines()[-1].split()[2:] == ["0", "–", "51", "51"]
+        assert report.matrix([GuestResult("a script's")]) == ""
+
+
+class TestKernelTable:
+    """From the lab's JSON to docs/kernels.md."""
+
+    ORDERS = ("self", "pre", "post", "up", "children")
+    PACKAGES: ClassVar = {"python3.13": "3.13.5-2", "libbpf1": "1:1.5.0-3"}
+
+    def guest(self, series: str = "6.12", architecture: str = "amd64") -> GuestResult:
+        slash = "" if architecture == "amd64" else f"/{architecture}"
+        return GuestResult(
+            f"{series}@trixie{slash}",
+            f"{series}.9+deb13-cloud-{architecture}",
+            "3.13.5",
+            "1.5",
+            tests=[TestResult("a", "passed"), TestResult("b", "passed")],
+            command="python3 -m tests.vm --all",
+            backends=["core", "text"],
+            compared=[
+                Compared("stats", "core", "run", "", 51),
+                Compared("stats", "core", "stream", "", 51),
+                Compared("stats", "text", "text", "", 51),
+                *(Compared("tree", "core", "shared", order, 51) for order in self.ORDERS),
+            ],
+            origin=Origin(
+                series, architecture, "trixie", "k", {"k": f"{series}.9-1~bpo", **self.PACKAGES}
+            ),
+        )
+
+    def made(self, tmp_path: Path, *guests: GuestResult) -> str:
+        file = tmp_path / "record.json"
+        file.write_text(json.dumps([lab.as_data(one) for one in guests]))
+        return kernel_table.document(kernel_table.load([file]))
+
+    def rows(self, text: str) -> list[list[str]]:
+        table = text.split("\n\n|")[1].split("\n\n")[0]
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")]
+
+    def test_a_row_for_each_guest(self, tmp_path: Path) -> None:
+        text = self.made(
+            tmp_path, self.guest("6.12", "arm64"), self.guest("6.12"), self.guest("6.1")
+        )
+        assert [row[:3] for row in self.rows(text)[2:]] == [
+            ["6.1.9", "x86-64", "trixie"],
+            ["6.12.9", "x86-64", "trixie"],
+            ["6.12.9", "arm64", "trixie"],
+        ]
+        assert "Made by `make docs-kernels`" in text
+        assert text.count("- `python3 -m tests.vm --all`\n") == 1
+
+    def test_a_kernel_that_is_not_debian_s(self, tmp_path: Path) -> None:
+        seed = self.guest("7.3")
+        seed.label = "seed@trixie"
+        assert seed.origin is not None
+        seed.origin = dataclasses.replace(seed.origin, series="seed")
+        rows = self.rows(self.made(tmp_path, seed, self.guest("7.3")))
+        assert [row[0] for row in rows[2:]] == ["7.3.9", "7.3.9 (seed)"]
+
+    def test_what_works(self, tmp_path: Path) -> None:
+        (row,) = self.rows(self.made(tmp_path, self.guest()))[2:]
+        cells = ["–", "–", "51: run, stream, shared", "51", "all", "2 passed"]
+        assert row[3:] == cells
+
+    def test_nothing_is_said_to_work_that_was_not_compared(self, tmp_path: Path) -> None:
+        guest = self.guest()
+        guest.compared = [
+            Compared("stats", "core", "run", "", 51),
+            Compared("tree", "core", "run", "pre", 50),
+            Compared("tree", "core", "shared", "pre", 51),
+            Compared("tree", "core", "shared", "post", 51),
+        ]
+        guest.tests[1] = TestResult("b", "failed")
+        guest.select = "not b"
+        text = self.made(tmp_path, guest)
+        (row,) = self.rows(text)[2:]
+        assert row[5:] == [
+            *("50–51: run, shared", "nothing compared", "pre", "1 passed, 1 failed (part)")
+        ]
+        assert "- 6.12@trixie: b\n" in text
+        assert "- `not b`\n" in text
+
+    def test_what_was_not_tested_is_named(self, tmp_path: Path) -> None:
+        lacking = self.made(tmp_path, self.guest()).split("not tested: ")[1].split(".\n")[0]
+        assert "6.1@bookworm/arm64" in lacking.split(", ")
+        assert "6.12@trixie" not in lacking.split(", ")
+        assert "newest" not in lacking
+
+    def test_packages(self, tmp_path: Path) -> None:
+        text = self.made(tmp_path, self.guest())
+        assert "| `k` | 6.12.9-1~bpo |" in text
+        assert "| trixie | x86-64 | python3.13 3.13.5-2 | libbpf1 1:1.5.0-3 | libc6 – |" in text
+
+    def test_a_later_record_replaces(self, tmp_path: Path) -> None:
+        names = ("one", "two")
+        for number, name in enumerate(names):
+            guest = self.guest()
+            guest.kernel = name
+            guest.seconds = number
+            (tmp_path / name).write_text(json.dumps([lab.as_data(guest)]))
+        (got,) = kernel_table.load([tmp_path / name for name in names])
+        assert got["kernel"] == "two"
+
+    def test_no_record(self, tmp_path: Path) -> None:
+        (tmp_path / "record").write_text("[]")
+        with pytest.raises(LabError):
+            kernel_table.load([tmp_path / "record"])
+
+
+class TestCommand:
+    def test_what_is_recorded_of_the_command_line(self) -> None:
+        def recorded(*words: str) -> str:
+            return __main__.command(__main__.parse_arguments(words))
+
+        assert recorded("--all", "--wheel", "/a/b.whl") == "python3 -m tests.vm --all"
+        assert recorded("6.1", "-k", "a or b") == "python3 -m tests.vm 6.1 -k 'a or b'"
+
+
 class TestKernelLog:
     @pytest.mark.parametrize(
         "trouble",
@@ -287,11 +469,24 @@ class TestWatching:
         assert guest.run(sleep, tmp_path, 600, stop).ending.status == -9
 
     def test_one_cpu_where_instructions_are_counted(self, tmp_path: Path) -> None:
-        machine = spec.Machine("amd64", sys.executable, "none", (), "ttyS")
+        machine = spec.Machine(
+            *("amd64", "x86-64", sys.executable, "none", (), "ttyS0"),
+            *("ttyS1", ("-serial", "file:{}")),
+        )
         hardware = guest.Hardware(cpus=2, icount=True)
         command = guest.qemu_command(machine, hardware, Path("k"), Path("i"), tmp_path)
         assert command[command.index("-smp") + 1] == "1"
         assert command[command.index("-icount") + 1] == "shift=0,sleep=off"
+
+    def test_two_ports_on_each_machine(self, tmp_path: Path) -> None:
+        for machine in spec.MACHINES.values():
+            fake = dataclasses.replace(machine, qemu=sys.executable)
+            command = guest.qemu_command(fake, guest.Hardware(), Path("k"), Path("i"), tmp_path)
+            console, results = str(tmp_path / "console"), str(tmp_path / "results")
+            assert f"file:{console}" in command
+            assert sum(results in word for word in command) == 1
+            assert f"console={machine.console} " in command[-1]
+            assert machine.console != machine.results
 
 
 DEB822 = """\
@@ -441,7 +636,33 @@ class TestSpec:
         for text in spec.DEFAULT_MATRIX:
             spec.parse_spec(text)
 
-    @pytest.mark.parametrize("text", ["", "6", "6.12.1", "a.whl", "6.12@", "6.12@sarge", "@trixie"])
+    def test_architecture(self) -> None:
+        assert spec.parse_spec("6.12@forky/arm64") == spec.Spec("6.12", "forky", "arm64")
+        assert spec.parse_spec("6.18/arm64") == spec.Spec("6.18", "bookworm", "arm64")
+        assert spec.parse_spec("6.12/amd64") == spec.parse_spec("6.12")
+        arm = spec.parse_spec("6.12@forky/arm64")
+        assert (str(arm), arm.filename) == ("6.12@forky/arm64", "6.12@forky-arm64")
+        assert arm.machine.qemu == "qemu-system-aarch64"
+        assert str(spec.parse_spec("6.12@forky/amd64")) == "6.12@forky"
+
+    def test_whole_matrix(self) -> None:
+        specs = {spec.parse_spec(text): select for text, select in spec.WHOLE_MATRIX.items()}
+        assert {one.userland for one in specs} == set(spec.USERLANDS)
+        assert {one.architecture for one in specs} == set(spec.ARCHITECTURES)
+        whole = {one for one, select in specs.items() if not select}
+        for text in spec.DEFAULT_MATRIX:
+            one = spec.parse_spec(text)
+            assert one in whole or one.series == spec.NEWEST
+        # Wherever it is chosen from, what must be compared is among it.
+        assert not any("parity" in select for select in specs.values())
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", "6", "6.12.1", "a.whl", "6.12@", "6.12@sarge", "@trixie"),
+            *("6.12/", "6.12@trixie/", "6.12@trixie/vax", "/arm64", "seed/arm64"),
+        ],
+    )
     def test_refused(self, text: str) -> None:
         with pytest.raises(LabError):
             spec.parse_spec(text)
@@ -449,6 +670,47 @@ class TestSpec:
     def test_backend(self) -> None:
         backends = {text: spec.parse_spec(text).expected_backend for text in ("6.19", "7.0")}
         assert backends == {"6.19": "core", "7.0": "kfunc"}
+        assert spec.parse_spec("6.19").backends == ("core", "text")
+        assert spec.parse_spec("7.0").backends == ("kfunc", "core", "text")
+        assert spec.parse_spec("seed").backends == ("kfunc", "rfc", "core", "text")
+
+
+class FakeLab(lab.Lab):
+    """Whose apt has what the test says."""
+
+    have: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    def _apt(self, architecture: str) -> Any:
+        return architecture
+
+    def _available(self, apt: Any) -> dict[str, Package]:
+        return {series: package(series, "1") for series in self.have[apt]}
+
+
+class TestWholeMatrix:
+    def matrix(
+        self, monkeypatch: pytest.MonkeyPatch, **have: tuple[str, ...]
+    ) -> tuple[dict[str, str], list[str]]:
+        monkeypatch.setattr(FakeLab, "have", have)
+        fake = FakeLab(None)
+        found = fake._whole_matrix()
+        return {str(one): select for one, select in found.items()}, fake.missing
+
+    def test_what_apt_has(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        series = ["6.1", "6.12", *(f"6.{n}" for n in range(16, 20)), *(f"7.{n}" for n in range(4))]
+        found, missing = self.matrix(monkeypatch, amd64=tuple(series), arm64=tuple(series))
+        assert (list(found), missing) == (list(spec.WHOLE_MATRIX), [])
+
+    def test_what_apt_lacks_and_what_is_new(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found, missing = self.matrix(
+            monkeypatch, amd64=("5.10", "6.12", "6.13", "7.4"), arm64=("6.18",)
+        )
+        assert "6.1@bookworm" in missing and "6.1@bookworm/arm64" in missing
+        assert "6.12@trixie" in found and "6.18@forky/arm64" in found
+        assert found["7.4@trixie"] == found["6.13@trixie"] == spec.PART
+        assert not any(one.startswith("5.") for one in found)
+        assert not set(found) & set(missing)
+        assert set(found) | set(missing) >= set(spec.WHOLE_MATRIX)
 
 
 class TestPieces:
@@ -522,6 +784,9 @@ def test_skip(): pytest.skip("no reason")
 def test_xfail(): assert 0
 @pytest.mark.xfail(strict=False)
 def test_xpass(): pass
+def test_property(record_property):
+    ways = {"reader": "tree", "backend": "core", "transport": "run", "order": "up"}
+    record_property("compared", {**ways, "items": 51})
 @pytest.fixture
 def broken():
     yield
@@ -560,12 +825,14 @@ def test_teardown(broken): pass
             "test_broken.py": "error",
             "test_module.py": "skipped",
             "test_pass": "passed",
+            "test_property": "passed",
             "test_fail": "failed",
             "test_skip": "skipped",
             "test_xfail": "skipped",
             "test_xpass": "skipped",
             "test_teardown": "error",
         }
+        assert got.compared == [Compared("tree", "core", "run", "up", 51)]
         assert got.troubles == []
         texts = {one.name.split("::")[-1]: one.text for one in got.tests}
         assert "captured" in texts["test_fail"]

@@ -46,6 +46,7 @@ class Userland:
     archives: tuple[Path, ...]
     python: str
     libbpf: str
+    packages: tuple[Package, ...] = ()
 
     @property
     def site(self) -> str:
@@ -59,14 +60,15 @@ def short_version(packages: Sequence[Package], name: str) -> str:
     return ".".join(version.rpartition(":")[2].split("-")[0].split(".")[:2])
 
 
-def prepare(apt: Apt, cache: Path, release: str, closure: Sequence[Package]) -> Userland:
-    """Return a userland, made now or out of the cache."""
+def prepare(apt: Apt, native: Apt, cache: Path, release: str) -> Userland:
+    """Return a userland, made now or out of the cache; *native* is for the host's architecture."""
+    closure = apt.closure(release)
     kept = [package for package in closure if package.name not in _LEFT_OUT]
     python, libbpf = short_version(closure, "python3"), short_version(closure, "libbpf1")
     # The recipe is part of the key: this file says what is kept of the packages.
     recipe = hashlib.sha256(Path(__file__).read_bytes())
     recipe.update("\n".join(package.filename for package in kept).encode())
-    key = f"{release}-{recipe.hexdigest()[:12]}"
+    key = f"{release}-{apt.architecture}-{recipe.hexdigest()[:12]}"
     base, tests = (cache / "userlands" / f"{key}-{part}.cpio" for part in ("base", "pytest"))
     # One without the other is of no use: pytest's bytecode is made with the base's Python.
     if not (in_cache(base) and in_cache(tests)):
@@ -75,12 +77,18 @@ def prepare(apt: Apt, cache: Path, release: str, closure: Sequence[Package]) -> 
             root, extra = folder / "root", folder / "pytest"
             _extract(debs, root)
             pip_install(extra / _SITE.format(python=python), python, [_PYTEST])
-            _compile(root, python, [root / f"usr/lib/python{python}", extra])
+            runs_here = root
+            if native is not apt:
+                # Bytecode is the same for all architectures, and the release has one Python.
+                runs_here = folder / "native"
+                needed = [one for one in native.closure(release) if one.name not in _LEFT_OUT]
+                _extract(native.download(needed, release), runs_here)
+            _compile(runs_here, python, [root / f"usr/lib/python{python}", extra])
             pack(root, folder / "base.cpio")
             pack(extra, folder / "pytest.cpio")
             publish(folder / "base.cpio", base)
             publish(folder / "pytest.cpio", tests)
-    return Userland(release, (base, tests), python, libbpf)
+    return Userland(release, (base, tests), python, libbpf, tuple(closure))
 
 
 def _extract(debs: Sequence[Path], root: Path) -> None:
@@ -123,7 +131,7 @@ def pip_install(site: Path, python: str, requirements: Sequence[str], *more: str
 
 
 def _compile(root: Path, python: str, folders: Sequence[Path]) -> None:
-    """Compile Python sources now, with the guest's Python: under TCG it would cost seconds."""
+    """Compile Python sources now, with the Python in *root*: under TCG it would cost seconds."""
     # Not lib64's, which can be an absolute link, to the host's own.
     loaders = sorted((root / "usr/lib").glob("*-linux-gnu*/ld-linux*"))
     libraries = ":".join(str(path) for path in sorted((root / "usr/lib").glob("*-linux-gnu*")))
