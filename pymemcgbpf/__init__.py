@@ -2,7 +2,8 @@
 """Memory-cgroup statistics as numbers, through a BPF cgroup iterator.
 
 A name is imported when it is first used: so this costs next to nothing, and a process that
-reads pins alone (:class:`PinnedReader`) never imports ctypes.
+reads pins alone (:class:`PinnedReader`) never imports ctypes. One that is to change its user or
+its root directory should name what it needs before: ``from pymemcgbpf import StatsReader``.
 """
 
 from typing import TYPE_CHECKING
