@@ -332,7 +332,7 @@ def _flush_mode(recipe: Recipe, flush: bool) -> int:
     if mode == _program.FLUSH_NONE:
         raise BackendUnavailableError(
             "this kernel offers BPF no flush (Linux 6.16 to 6.19), and a pin has nobody else to do "
-            "it: pin with flush=False, for values that are up to about 2 s old"
+            "it: pin with flush=False (--no-flush), for values that are up to about 2 s old"
         )
     return mode
 
