@@ -206,17 +206,20 @@ def test_a_cap_in_a_storm(quiet: Forest, tree_bpf_transport_way: Way) -> None:
     cap = len(quiet.paths)
     fitted = refused = 0
     with tree_bpf_transport_way.tree(quiet.root, ["shmem"], max_rows=cap) as tree:
-        with storms([quiet.root], SECONDS / 8):
-            end = time.monotonic() + SECONDS / 8
-            while time.monotonic() < end:
-                try:
-                    snapshot = tree.read()
-                except TreeTooLargeError as error:
-                    assert error.rows is not None and error.rows > cap
-                    refused += 1
-                else:
-                    assert set(snapshot.ids) == quiet.paths.keys()
-                    fitted += 1
+        for _ in range(MOST_STORMS):
+            with storms([quiet.root], SECONDS / 8):
+                end = time.monotonic() + SECONDS / 8
+                while time.monotonic() < end:
+                    try:
+                        snapshot = tree.read()
+                    except TreeTooLargeError as error:
+                        assert error.rows is not None and error.rows > cap
+                        refused += 1
+                    else:
+                        assert set(snapshot.ids) == quiet.paths.keys()
+                        fitted += 1
+            if fitted and refused:
+                break
         assert len(tree.read()) == cap
     assert fitted > 0 and refused > 0
 
@@ -261,8 +264,7 @@ def test_cgroups_that_die_with_memory_have_a_whole_row_or_none(
     """A row shows no more than was ever there, under the name of the cgroup it was in."""
     size = 16 * mmap.PAGESIZE
     home = next(iter(quiet.shmem))
-    seconds = SECONDS / 8
-    deadline = time.monotonic() + seconds
+    deadline = 0.0
 
     def live_and_die() -> None:
         while time.monotonic() < deadline:
@@ -275,21 +277,29 @@ def test_cgroups_that_die_with_memory_have_a_whole_row_or_none(
             path.rmdir()
 
     mortals: set[int] = set()
-    walks = 0
     root = quiet.root.stat().st_ino
     names = ["shmem", "memory.current", "file_mapped"]
-    with tree_bpf_transport_way.tree(quiet.root, names) as tree, processes(live_and_die):
-        while time.monotonic() < deadline:
-            snapshot = tree.read()
-            ids = list(snapshot.ids)
-            assert len(set(ids)) == len(ids) and quiet.paths.keys() <= set(ids)
-            for row in snapshot:
-                if row.id not in quiet.paths:
-                    mortals.add(row.id)
-                    assert (row.parent_id, row.level) == (root, snapshot[0].level + 1)
-                    assert list(row) == names
-                    assert 0 <= row["shmem"] <= size and 0 <= row["file_mapped"] <= size
-                    assert 0 <= row["memory.current"] <= 16 << 20
-            walks += 1
+
+    def look(snapshot: Snapshot) -> None:
+        ids = list(snapshot.ids)
+        assert len(set(ids)) == len(ids) and quiet.paths.keys() <= set(ids)
+        for row in snapshot:
+            if row.id not in quiet.paths:
+                mortals.add(row.id)
+                assert (row.parent_id, row.level) == (root, snapshot[0].level + 1)
+                assert list(row) == names
+                assert 0 <= row["shmem"] <= size and 0 <= row["file_mapped"] <= size
+                assert 0 <= row["memory.current"] <= 16 << 20
+
+    walks = 0
+    with tree_bpf_transport_way.tree(quiet.root, names) as tree:
+        for _ in range(2 * MOST_STORMS):
+            deadline = time.monotonic() + SECONDS / 8
+            with processes(live_and_die):
+                while time.monotonic() < deadline:
+                    look(tree.read())
+                    walks += 1
+            if len(mortals) >= 3 and walks >= LEAST_WALKS / 50:
+                break
     assert walks >= LEAST_WALKS / 50
     assert len(mortals) >= 3, "none was seen"
