@@ -10,6 +10,7 @@
 
 const volatile __u32 backend = 0;	/* enum memcg_stats_backend */
 const volatile __u32 flush = 0;		/* enum memcg_stats_flush */
+const volatile __u32 flush_each = 0;	/* every cgroup of a stream, not the first alone */
 const volatile __u32 memory_cgrp_id = 0;	/* enum cgroup_subsys_id, from BTF */
 const volatile __u32 page_size = 4096;
 const volatile __u32 nr_blocks = 0;

@@ -63,19 +63,16 @@ int memcg_stats_stream(struct bpf_iter__cgroup *ctx)
 	if (header_size > sizeof(header) || row_size > sizeof(walking.row) || !row_size)
 		return 1;
 
-	if (!cgrp) {
-		/* Dead cgroups are skipped before us, so only the buffer knows. */
-		end_stream(seq, seq->count > header_size ?
-				(seq->count - header_size) / row_size : 0);
-		return 0;
-	}
-
-	if (!seq->count) {
-		/* Where this is set, the first cgroup contains all others: once is enough. */
+	/* If not each is flushed, the first contains all others: once is enough. */
+	if (cgrp && (flush_each || !seq->count))
 		flush_subtree(cgrp);
+	if (!seq->count)
 		bpf_seq_write(seq, (void *)&header, header_size);
-	}
-	if (fill_row(cgrp, &cgrp->self, walking.words, &walking.row.head))
+	if (!cgrp)
+		/* Dead cgroups are skipped before us, so only the buffer knows. */
+		end_stream(seq, (seq->count - header_size) / row_size);
+	else if (is_in_part(cgrp->kn->id) &&
+		 fill_row(cgrp, &cgrp->self, walking.words, &walking.row.head))
 		bpf_seq_write(seq, &walking.row, row_size);
 	return 0;
 }

@@ -24,8 +24,8 @@
 #define MEMCG_STATS_UNLIMITED	(~0ULL >> 1)
 
 /*
- * Once, before the first row. The items are the project's own stable numbers
- * (pymemcgbpf/items.py), in the order of a row's values.
+ * Once, before the first row, if any. The items are the project's own stable numbers
+ * (pymemcgbpf/_catalogue.py), in the order of a row's values. docs/wire-format.md tells it all.
  */
 struct memcg_stats_header {
 	__u32 magic;

@@ -7,6 +7,9 @@
 
 const volatile struct memcg_stats_header header = {};
 const volatile __u64 children_of = 0;	/* a cgroup's id: rows of its children only */
+/* A stream may be one of several that share a tree: each cgroup is in just one of them. */
+const volatile __u32 nr_parts = 0;
+const volatile __u32 part = 0;
 
 /* What a walk writes into: in the map a row has header.row_size bytes, here it has the most. */
 struct scratch {
@@ -33,6 +36,20 @@ struct {
 static __always_inline __u64 parent_id_of(struct cgroup *cgrp)
 {
 	return cgrp->level > 0 ? cgrp->self.parent->cgroup->kn->id : 0;
+}
+
+/*
+ * Whether a cgroup is in this part. The ids of cgroups have a stride, that of the files made with
+ * each, which a remainder of them alone would let fall on a few parts: so they are mixed before
+ * (the end of MurmurHash3).
+ */
+static __always_inline bool is_in_part(__u64 cgroup_id)
+{
+	if (nr_parts < 2)
+		return true;
+	cgroup_id = (cgroup_id ^ cgroup_id >> 33) * 0xff51afd7ed558ccdULL;
+	cgroup_id = (cgroup_id ^ cgroup_id >> 33) * 0xc4ceb9fe1a85ec53ULL;
+	return (cgroup_id ^ cgroup_id >> 33) % nr_parts == part;
 }
 
 /*

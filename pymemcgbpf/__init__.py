@@ -1,32 +1,48 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Memory-cgroup statistics as numbers, through a BPF cgroup iterator."""
+"""Memory-cgroup statistics as numbers, through a BPF cgroup iterator.
 
-from ._cached_readers import clear_cache, read_stats
-from ._catalogue import UNLIMITED, Item
-from ._offer import items, unknown_keys
+A name is imported when it is first used: so this costs next to nothing, and a process that
+reads pins alone (:class:`PinnedReader`) never imports ctypes. One that is to change its user or
+its root directory should name what it needs before: ``from pymemcgbpf import StatsReader``.
+"""
+
+from typing import TYPE_CHECKING
+
 from ._version import VERSION
-from .errors import (
-    BackendUnavailableError,
-    BpfObjectError,
-    BpfPermissionError,
-    BtfNotFoundError,
-    CgroupNotFoundError,
-    CgroupPermissionError,
-    CgroupRemovedError,
-    ClosedError,
-    ItemUnavailableError,
-    LibbpfNotFoundError,
-    LibbpfTooOldError,
-    MemcgError,
-    MemoryControllerError,
-    NotACgroupError,
-    StreamError,
-    TreeTooLargeError,
-    UnknownItemError,
-    VerifierError,
-)
-from .reader import StatsReader, TreeReader
-from .snapshot import ABSENT, Row, Snapshot
+
+if TYPE_CHECKING:
+    from ._cached_readers import clear_cache, read_stats
+    from ._catalogue import UNLIMITED, Item
+    from ._offer import items, unknown_keys
+    from ._pin import pin, pin_tree
+    from ._unpin import unpin
+    from .errors import (
+        BackendUnavailableError,
+        BpfObjectError,
+        BpfPermissionError,
+        BtfNotFoundError,
+        CgroupNotFoundError,
+        CgroupPermissionError,
+        CgroupRemovedError,
+        ClosedError,
+        ItemUnavailableError,
+        LibbpfNotFoundError,
+        LibbpfTooOldError,
+        MemcgError,
+        MemoryControllerError,
+        NotACgroupError,
+        PinExistsError,
+        PinNotFoundError,
+        PinPathError,
+        PinPermissionError,
+        StreamError,
+        TreeTooLargeError,
+        UnknownItemError,
+        VerifierError,
+    )
+    from .pinned import PinnedReader
+    from .reader import StatsReader, TreeReader
+    from .snapshot import ABSENT, Row, Snapshot
 
 __version__ = VERSION
 
@@ -47,6 +63,11 @@ __all__ = [
     "MemcgError",
     "MemoryControllerError",
     "NotACgroupError",
+    "PinExistsError",
+    "PinNotFoundError",
+    "PinPathError",
+    "PinPermissionError",
+    "PinnedReader",
     "Row",
     "Snapshot",
     "StatsReader",
@@ -59,6 +80,46 @@ __all__ = [
     "__version__",
     "clear_cache",
     "items",
+    "pin",
+    "pin_tree",
     "read_stats",
     "unknown_keys",
+    "unpin",
 ]
+
+# Where the names are that are not in errors.py, and the modules that are public themselves.
+_HOMES = {
+    "ABSENT": "snapshot",
+    "Item": "_catalogue",
+    "PinnedReader": "pinned",
+    "Row": "snapshot",
+    "Snapshot": "snapshot",
+    "StatsReader": "reader",
+    "TreeReader": "reader",
+    "UNLIMITED": "_catalogue",
+    "clear_cache": "_cached_readers",
+    "items": "_offer",
+    "pin": "_pin",
+    "pin_tree": "_pin",
+    "read_stats": "_cached_readers",
+    "unknown_keys": "_offer",
+    "unpin": "_unpin",
+}
+_ROOMS = ("errors", "pinned", "reader", "snapshot")
+
+if not TYPE_CHECKING:  # else a type checker would take any name for one of ours
+
+    def __getattr__(name):
+        import importlib
+
+        if name in _ROOMS:
+            return importlib.import_module(f".{name}", __name__)
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        home = importlib.import_module(f".{_HOMES.get(name, 'errors')}", __name__)
+        value = globals()[name] = getattr(home, name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

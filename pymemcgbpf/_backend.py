@@ -146,7 +146,7 @@ def _why(refusals: list[_Refusal]) -> str:
     return "; ".join(f"{', '.join(same)}: {why}" for why, same in names.items())
 
 
-_NO_BACKEND_WOULD_HELP = (
+NO_BACKEND_WOULD_HELP = (
     CgroupNotFoundError,
     CgroupPermissionError,
     CgroupRemovedError,
@@ -242,7 +242,7 @@ class _Choosing(Generic[_Source]):
             for backend in BEST_FIRST[:-1]:
                 try:
                     return translated(self._cgroup, lambda: self._through_bpf(backend))  # noqa: B023
-                except _NO_BACKEND_WOULD_HELP:
+                except NO_BACKEND_WOULD_HELP:
                     raise
                 except MemcgError as error:
                     if error.errno in (errno.EMFILE, errno.ENFILE):
@@ -313,7 +313,7 @@ class _Choosing(Generic[_Source]):
             try:
                 self._check_transport(recipe, transport)
                 source, names = self._kept(recipe, transport)
-            except _NO_BACKEND_WOULD_HELP:
+            except NO_BACKEND_WOULD_HELP:
                 raise
             except MemcgError as error:
                 if transport == transports[-1]:

@@ -30,6 +30,7 @@ __all__ = [
     "in_group",
     "is_group",
     "item_named",
+    "item_numbered",
     "requested_names",
 ]
 
@@ -409,6 +410,18 @@ def item_named(name: str) -> Optional[Item]:
     source = NodeCounter(of.source, node)
     description = f"{of.description}, on NUMA node {node}"
     return Item(name, of.unit, of.kind, description, NUMA_STAT, number, source)
+
+
+def item_numbered(number: int) -> Optional[Item]:
+    """The item of this stable number; None if this version has none."""
+    if number & _NODE_BIT:
+        of = item_numbered(number & ((1 << _NODE_SHIFT) - 1))
+        node = (number ^ _NODE_BIT) >> _NODE_SHIFT
+        return None if of is None else item_named(f"{NUMA_STAT}.{of.name}.N{node}")
+    return _BY_NUMBER.get(number)
+
+
+_BY_NUMBER = {item.number: item for item in CATALOGUE.values()}
 
 
 def guess(name: str, enumerator: str, scale: str) -> Item:

@@ -7,10 +7,12 @@ import fcntl
 import os
 import re
 import time
+from collections.abc import Iterator
 from typing import NamedTuple, Optional, Union
 
 from ._catalogue import MEMORY_STAT
 from .errors import (
+    SHORTAGES,
     BackendUnavailableError,
     CgroupNotFoundError,
     CgroupPermissionError,
@@ -298,16 +300,38 @@ def own_cgroup() -> str:
     Raises:
         CgroupNotFoundError: no mounted hierarchy shows it.
     """
+    path = _membership()
+    if path is None:
+        raise CgroupNotFoundError("this process is in no memory cgroup: /proc/self/cgroup")
+    for root, mount in memory_mounts():
+        below = _below(root, path)
+        if below is not None:
+            return os.path.normpath(os.path.join(mount, below))
+    raise CgroupNotFoundError(
+        f"the cgroup of this process ({path}) is not under any mounted cgroup file system"
+    )
+
+
+def _memberships() -> dict[str, str]:
+    """Controller → path; "" for the v2 hierarchy."""
     memberships = {}
     for line in (_read("/proc/self/cgroup") or "").split("\n"):
         _, _, rest = line.partition(":")
         controllers, colon, path = rest.partition(":")
         for controller in controllers.split(",") if colon else ():
             memberships[controller] = path
-    wanted = "memory" if "memory" in memberships else ""  # "" is the v2 hierarchy
-    if wanted not in memberships:
-        raise CgroupNotFoundError("this process is in no memory cgroup: /proc/self/cgroup")
-    path = memberships[wanted]
+    return memberships
+
+
+def _membership() -> Optional[str]:
+    memberships = _memberships()
+    return memberships.get("memory", memberships.get(""))
+
+
+def memory_mounts() -> Iterator[tuple[str, str]]:
+    """Where the hierarchy with the memory controller is mounted: the cgroup that is seen there,
+    by its path in the hierarchy, and the directory."""
+    wanted = "memory" if "memory" in _memberships() else ""  # "" is the v2 hierarchy
     for line in (_read("/proc/self/mountinfo") or "").split("\n"):
         before, _, after = line.partition(" - ")
         kind, _, options = after.partition(" ")
@@ -316,12 +340,48 @@ def own_cgroup() -> str:
         if not wanted and kind != "cgroup2":
             continue
         root, mount = (_unescape(field) for field in before.split(" ")[3:5])
-        below = _below(root, path)
-        if below is not None:
-            return os.path.normpath(os.path.join(mount, below))
-    raise CgroupNotFoundError(
-        f"the cgroup of this process ({path}) is not under any mounted cgroup file system"
-    )
+        yield root, mount
+
+
+def find_cgroup(cgroup_id: int) -> Optional[tuple[str, int]]:
+    """A memory cgroup's directory by its id, and the device; None where none is mounted here
+    that shows it. Lists directories until it is found.
+
+    Raises:
+        MemcgError: there are no file descriptors left to list them with.
+    """
+    for _, mount in memory_mounts():
+        at = identity(mount)
+        if at is None:
+            continue
+        if at[1] == cgroup_id:
+            return mount, at[0]
+        waiting = [mount]
+        for directory in waiting:  # which grows
+            found = _directories(directory)
+            if cgroup_id in found:
+                return found[cgroup_id], at[0]
+            waiting += found.values()
+    return None
+
+
+def _directories(path: str) -> dict[int, str]:
+    """Those in one, by their inode numbers; none where it cannot be listed."""
+    try:
+        with os.scandir(path) as entries:
+            return {
+                entry.inode(): entry.path
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False)
+            }
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise MemcgError(
+                f"{path} cannot be listed: {errno_text(error.errno)}",
+                errno=error.errno,
+                call="open",
+            ) from error
+        return {}
 
 
 def _below(root: str, path: str) -> Optional[str]:

@@ -176,6 +176,8 @@ BINDINGS = (
     Binding("bpf_program__attach_iter", _LINK, [_PROGRAM, POINTER(IterAttachOpts)], NULL, "0.0.9"),
     # int bpf_link__fd(const struct bpf_link *link)
     Binding("bpf_link__fd", c_int, [_LINK], NEGATIVE, "0.0.1"),
+    # int bpf_link__pin(struct bpf_link *link, const char *path)
+    Binding("bpf_link__pin", c_int, [_LINK, c_char_p], NEGATIVE, "0.0.8"),
     # int bpf_link__destroy(struct bpf_link *link)
     Binding("bpf_link__destroy", c_int, [_LINK], NEGATIVE, "0.0.1"),
     # int bpf_iter_create(int link_fd)

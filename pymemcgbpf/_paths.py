@@ -217,3 +217,63 @@ class Paths:
         self._known = {key: path for key, path in self._known.items() if key in kept}
         # What is forgotten is to be listed again.
         self._listed = {key: at for key, at in self._listed.items() if key == _EVERYTHING}
+
+
+class PathsOfId:
+    """The same as :class:`Paths`, of a tree whose root is known by its id alone: it is looked
+    for when something is first asked about it.
+
+    Args:
+        root_id: the root.
+        find: a cgroup's id → a path and its device; None where it cannot be seen.
+    """
+
+    def __init__(self, root_id: int, find: Callable[[int], Optional[tuple[str, int]]]) -> None:
+        self.root_id = root_id
+        self._find = find
+        self._paths: Optional[Paths] = None
+        self._looked_ns: Optional[int] = None
+        self._lock = threading.RLock()
+        _fork.renew_in_child(self)
+
+    def _found(self) -> Optional[Paths]:
+        with self._lock:
+            now = time.monotonic_ns()
+            due = self._looked_ns is None or now - self._looked_ns >= _AGAIN_AFTER_NS
+            if self._paths is None and due and self.root_id:
+                found = self._find(self.root_id)
+                self._looked_ns = time.monotonic_ns()
+                if found is not None:
+                    path, device = found
+                    self._paths = Paths(path, (device, self.root_id))
+            return self._paths
+
+    @property
+    def root(self) -> Optional[str]:
+        """The root's absolute path; None where it cannot be seen."""
+        paths = self._found()
+        return None if paths is None else paths.root
+
+    def absolute(self, relative: str) -> str:
+        """As :meth:`Paths.absolute`."""
+        paths = self._found()
+        assert paths is not None, "a relative path came from it"
+        return paths.absolute(relative)
+
+    def look_up(
+        self,
+        cgroup_id: int,
+        parent_of: Callable[[int], Optional[int]],
+        seen_ns: int,
+        ids: Collection[int],
+    ) -> tuple[Optional[str], bool]:
+        """As :meth:`Paths.look_up`; where the root cannot be seen, nothing is found, nor gone."""
+        paths = self._found()
+        if paths is None:
+            return None, False
+        return paths.look_up(cgroup_id, parent_of, seen_ns, ids)
+
+    def id_at(self, path: str) -> Optional[int]:
+        """As :meth:`Paths.id_at`; None also where the root cannot be seen."""
+        paths = self._found()
+        return None if paths is None else paths.id_at(path)

@@ -224,14 +224,27 @@ class Link:
 
     def __init__(self, program: Program, lib: _libbpf.Libbpf, pointer: Any) -> None:
         self._program: Optional[Program] = program
+        self._lib, self._pointer = lib, pointer
         self._finalizer = weakref.finalize(self, lib.bpf_link__destroy, pointer)
         self._finalizer.atexit = False
         self.fd: int = lib.bpf_link__fd(pointer)
 
+    def pin(self, path: str) -> None:
+        """Gives it a name in a bpffs, which keeps it beyond this object and this process."""
+
+        def pin(log: list[str]) -> None:
+            try:
+                self._lib.bpf_link__pin(self._pointer, os.fsencode(path))
+            except MemcgError as error:
+                error.log = "".join(log)
+                raise
+
+        _libbpf.explained(pin)
+
     def close(self) -> None:
-        """Detaches. Twice is fine."""
+        """Detaches, unless it is pinned. Twice is fine."""
         self._finalizer()
-        self._program = None
+        self._program = self._pointer = None
 
 
 _DESCRIPTORS = 12  # what a load takes, with some to spare

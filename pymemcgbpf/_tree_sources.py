@@ -124,7 +124,7 @@ class MapSource:
         try:
             if flush and recipe.needs_flush:
                 self._flush = walker.flush(cgroup, recipe.backend, tree.order)
-            self._load(tree.room_for(_likely_rows(cgroup, tree.order)))
+            self._load(tree.room_for(likely_rows(cgroup, tree.order)))
         except BaseException:
             self.close()
             raise
@@ -157,7 +157,7 @@ class MapSource:
         row = _wire.decode_row(memory, 0, len(self.names))
         absent = {name for name, value in zip(self.names, row.values) if value == _wire.ABSENT}
         on_root = bool(row.flags & _wire.ROW_ROOT)
-        return {name for name in absent if not _may_lack(name, on_root)}
+        return {name for name in absent if not may_lack(name, on_root)}
 
     def _load(self, room: int) -> Walker:
         """A program with room for so many rows, in place of the one before."""
@@ -198,14 +198,15 @@ class MapSource:
         self._directory.close()
 
 
-def _may_lack(name: str, on_root: bool) -> bool:
+def may_lack(name: str, on_root: bool) -> bool:
     """Whether one cgroup, perhaps its hierarchy's root, may lack what others have: pressure can
     be switched off."""
     file = _catalogue.file_of(name)
     return file == _catalogue.PRESSURE or (on_root and file not in _catalogue.ON_ROOT)
 
 
-def _likely_rows(cgroup: Cgroup, order: str) -> int:
+def likely_rows(cgroup: Cgroup, order: str) -> int:
+    """About how many rows a walk has."""
     if order in ("self", "up"):
         return 1
     below = cgroup.children if order == "children" else cgroup.descendants

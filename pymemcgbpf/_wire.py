@@ -7,7 +7,7 @@ import mmap
 import struct
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple, Union
+from typing import NamedTuple, Optional, Union
 
 from .errors import StreamError
 
@@ -74,6 +74,21 @@ class Trailer(NamedTuple):
     end_ns: int
 
 
+class Taken(NamedTuple):
+    """A stream taken apart, its rows not yet decoded.
+
+    Attributes:
+        header: what it begins with.
+        rows: the whole rows that it has.
+        end_ns: CLOCK_MONOTONIC when the walk ended; None where the trailer is missing, and so
+            may be rows: there were more than the kernel's buffer takes.
+    """
+
+    header: Header
+    rows: memoryview
+    end_ns: Optional[int]
+
+
 class Stream(NamedTuple):
     """A whole stream, decoded."""
 
@@ -121,7 +136,7 @@ def decode_header(data: bytes) -> Header:
     return Header(size, row, order, struct.unpack_from(f"={items}H", data, HEADER.size))
 
 
-def decode_row(data: Union[bytes, mmap.mmap], at: int, items: int) -> Row:
+def decode_row(data: Union[bytes, memoryview, mmap.mmap], at: int, items: int) -> Row:
     """The row at an offset, with the first so many of its values."""
     cgroup_id, parent_id, level, flags = ROW.unpack_from(data, at)
     values = struct.unpack_from(f"={items}Q", data, at + ROW.size)
@@ -147,25 +162,40 @@ def decode_trailer(data: bytes) -> Trailer:
     return Trailer(count, end_ns)
 
 
+def take_apart(data: bytes) -> Taken:
+    """A stream, which may lack its trailer.
+
+    Raises:
+        StreamError: it is none of ours, or damaged.
+    """
+    header = decode_header(data)
+    end = len(data) - TRAILER.size
+    if end >= header.size:
+        magic, count, end_ns = TRAILER.unpack_from(data, end)
+        if magic == END_MAGIC and end - header.size == count * header.row_size:
+            return Taken(header, memoryview(data)[header.size : end], end_ns)
+    # A trailer is shorter than any row, so what follows cannot be one that counts otherwise.
+    if (len(data) - header.size) % header.row_size:
+        raise _cut_short(data, header)
+    return Taken(header, memoryview(data)[header.size :], None)
+
+
 def decode(data: bytes) -> Stream:
     """A whole stream.
 
     Raises:
         StreamError: it is none of ours, damaged, or ends before its trailer.
     """
-    trailer = len(data) - TRAILER.size
-    magic, count, end_ns = TRAILER.unpack_from(data, trailer) if trailer >= 0 else (0, 0, 0)
-    if magic == END_MAGIC and trailer == 0 and count == 0:
-        return Stream(Header(0, 0, 0, ()), [], end_ns)  # no cgroup was left to write
-    header = decode_header(data)
-    whole, rest = divmod(trailer - header.size, header.row_size)
-    if magic != END_MAGIC or trailer < header.size or rest or whole != count:
-        raise StreamError(
-            f"the stream of {len(data)} bytes is cut short or damaged: no trailer for the "
-            f"{max(len(data) - header.size, 0) // header.row_size} rows it has"
-        )
-    rows = [
-        decode_row(data, at, len(header.items))
-        for at in range(header.size, trailer, header.row_size)
-    ]
-    return Stream(header, rows, end_ns)
+    header, rows, end_ns = take_apart(data)
+    if end_ns is None:
+        raise _cut_short(data, header)
+    count = len(header.items)
+    found = [decode_row(rows, at, count) for at in range(0, len(rows), header.row_size)]
+    return Stream(header, found, end_ns)
+
+
+def _cut_short(data: bytes, header: Header) -> StreamError:
+    return StreamError(
+        f"the stream of {len(data)} bytes is cut short or damaged: no trailer for the "
+        f"{max(len(data) - header.size, 0) // header.row_size} rows it has"
+    )

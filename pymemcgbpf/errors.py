@@ -28,6 +28,10 @@ __all__ = [
     "MemcgError",
     "MemoryControllerError",
     "NotACgroupError",
+    "PinExistsError",
+    "PinNotFoundError",
+    "PinPathError",
+    "PinPermissionError",
     "StreamError",
     "TreeTooLargeError",
     "UnknownItemError",
@@ -158,14 +162,15 @@ class VerifierError(BackendUnavailableError):
 
 
 class StreamError(MemcgError):
-    """The iterator's output is not what its header promises."""
+    """What was read is not what its header promises; or no statistics of this package at all."""
 
 
 class TreeTooLargeError(MemcgError):
-    """There are more cgroups than the ``max_rows`` that a TreeReader was given.
+    """There are more cgroups than the ``max_rows`` that a TreeReader was given, or than a pin
+    can write.
 
     Attributes:
-        rows: how many there were.
+        rows: how many there were; of a pin, how many it wrote before it was full.
         max_rows: the most that there may be.
     """
 
@@ -173,6 +178,22 @@ class TreeTooLargeError(MemcgError):
         super().__init__(message)
         self.rows = rows
         self.max_rows = max_rows
+
+
+class PinPathError(MemcgError, ValueError):
+    """No pin can be at this path: it is not on a bpffs, or has a dot in its name."""
+
+
+class PinExistsError(MemcgError, FileExistsError):
+    """There is something at the path already; nothing is overwritten."""
+
+
+class PinNotFoundError(MemcgError, FileNotFoundError):
+    """There is no pin at the path: it was removed, or never made."""
+
+
+class PinPermissionError(MemcgError, PermissionError):
+    """This user may not read the pin, or not make or remove it."""
 
 
 class ClosedError(MemcgError, ValueError):

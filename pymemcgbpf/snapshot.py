@@ -13,7 +13,7 @@ from .errors import ClosedError
 
 if TYPE_CHECKING:
     from ._cgroupfs import Path
-    from ._paths import Paths
+    from ._paths import Paths, PathsOfId
 
 __all__ = ["ABSENT", "Row", "Snapshot"]
 
@@ -33,8 +33,8 @@ class Snapshot(Sequence["Row"]):
         >>> sum(snapshot.column("pgscan"))
         0
 
-    Made by :meth:`TreeReader.read`. It never changes (but see there for ``copy=False``),
-    and outlives its reader.
+    Made by :meth:`TreeReader.read` and :meth:`PinnedReader.read`. It never changes (but see
+    the first for ``copy=False``), and outlives its reader.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Snapshot(Sequence["Row"]):
         order: str,
         began_ns: int,
         ended_ns: int,
-        paths: Paths,
+        paths: Union[Paths, PathsOfId],
     ) -> None:
         self._bytes = rows
         self._words = rows.cast("Q")
@@ -68,8 +68,9 @@ class Snapshot(Sequence["Row"]):
         return self._order
 
     @property
-    def path(self) -> str:
-        """The absolute path of the walk's root."""
+    def path(self) -> Optional[str]:
+        """The absolute path of the walk's root; None where it cannot be seen from here, which
+        only a pin's can be."""
         return self._paths.root
 
     @property
@@ -162,7 +163,8 @@ class Snapshot(Sequence["Row"]):
         raise TypeError("a Snapshot cannot be copied or pickled: take dicts of its rows")
 
     def __repr__(self) -> str:
-        return f"<Snapshot of {self.path!r}: {self._count} cgroups, {len(self._names)} items>"
+        of = "" if self.path is None else f" of {self.path!r}"
+        return f"<Snapshot{of}: {self._count} cgroups, {len(self._names)} items>"
 
     # --- for rows
 

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from typing import Callable, NoReturn, Optional
 
-from .. import _backend
 from .._catalogue import CATALOGUE, close_names, is_group, item_named
 from .._version import VERSION
 from ..errors import ItemUnavailableError, MemcgError, UnknownItemError
@@ -33,7 +32,9 @@ def say(message: str) -> None:
 
 
 def parser(command: str, description: str, epilog: str, words: str) -> Parser:
-    """A command's parser, with the options that all have."""
+    """A command's parser, with the options that those have that read cgroups themselves."""
+    from .. import _backend  # which imports ctypes: reading pins does not need it
+
     made = Parser(
         prog=f"python3 -m {PROGRAM}{command}",
         usage="%(prog)s [options] [PATH] [ITEM ...]",
@@ -73,14 +74,16 @@ def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[s
     return first, list(words[1:]) or None
 
 
-def run(make_text: Callable[[], str]) -> int:
-    """Prints a text; returns the exit status."""
+def run(make_text: Callable[[], Optional[str]]) -> int:
+    """Prints a text, if there is one; returns the exit status."""
     try:
         text = make_text()
     except (UnknownItemError, ItemUnavailableError) as error:
         return _complain(error, USAGE)
     except MemcgError as error:
         return _complain(error, FAILED)
+    if text is None:
+        return OK
     if sys.stdout is None:
         say("cannot write: standard output is closed")
         return FAILED

@@ -18,7 +18,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = command.parser(
         "",
         "Print a cgroup's memory statistics, read as numbers through BPF.",
-        "Another command: tree (see tree --help). ",
+        "Other commands: tree, pin, unpin, cat (see tree --help). ",
         "a cgroup's directory (default: this process's own cgroup), and the items to print, or "
         "groups of them like 'memory.events.*' (default: memory.stat's and memory.current)",
     )

@@ -132,7 +132,7 @@ def _as_json(snapshot: Snapshot, lines: Sequence[_Line]) -> str:
     return json.dumps(
         [
             {
-                "path": os.path.normpath(os.path.join(snapshot.path, line.path)),
+                "path": os.path.normpath(os.path.join(snapshot.path or "", line.path)),
                 "id": line.row.id,
                 "parent_id": line.row.parent_id,
                 "level": line.row.level,
@@ -156,7 +156,7 @@ def _as_table(snapshot: Snapshot, lines: Sequence[_Line]) -> str:
 
 
 def _name(snapshot: Snapshot, line: _Line) -> str:
-    return snapshot.path if line.path == "." else os.path.basename(line.path)
+    return snapshot.path or "" if line.path == "." else os.path.basename(line.path)
 
 
 def _column(item: str, lines: Sequence[_Line]) -> list[str]:

@@ -133,6 +133,7 @@ def replaced(target: Path, replacement: Path) -> Iterator[None]:
 PROBE = """
 import json, sys
 import pymemcgbpf
+from pymemcgbpf import StatsReader  # now: it may lie where another user may not look
 path, backend, uid, capabilities = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 if capabilities >= 0:
     import ctypes, struct
@@ -144,7 +145,7 @@ if uid:
     import os
     os.setgroups([]); os.setgid(uid); os.setuid(uid)
 try:
-    with pymemcgbpf.StatsReader(path, ["anon", "file"], backend=backend) as reader:
+    with StatsReader(path, ["anon", "file"], backend=backend) as reader:
         found = {"values": reader.read(), "backend": reader.backend, "why": reader.why}
 except Exception as error:
     found = {

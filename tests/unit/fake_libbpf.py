@@ -22,6 +22,7 @@ from .printing import say
 RODATA = {
     "backend": 4,
     "flush": 4,
+    "flush_each": 4,
     "memory_cgrp_id": 4,
     "page_size": 4,
     "nr_blocks": 4,
@@ -30,6 +31,8 @@ RODATA = {
     "terms": 9216,
     "header": 1040,
     "children_of": 8,
+    "nr_parts": 4,
+    "part": 4,
     "stats_index_address": 8,
     "events_index_address": 8,
     "stats_index_size": 4,

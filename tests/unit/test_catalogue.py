@@ -21,6 +21,7 @@ from pymemcgbpf._catalogue import (
     in_group,
     is_group,
     item_named,
+    item_numbered,
     requested_names,
 )
 
@@ -385,3 +386,16 @@ def test_everything() -> None:
 @pytest.mark.parametrize("name", ["anon", "memory.events.low", "", "anon?"])
 def test_no_group(name: str) -> None:
     assert not is_group(name)
+
+
+def test_a_number_leads_back_to_its_item() -> None:
+    for item in CATALOGUE.values():
+        assert item_numbered(item.number) is item
+    for node in (0, 1, 127):
+        on_node = item_named(f"memory.numa_stat.file_mapped.N{node}")
+        assert on_node is not None and item_numbered(on_node.number) == on_node
+
+
+@pytest.mark.parametrize("number", [0, 150, 0x7FFF, 0x8000, 0x80FF, 0x8000 | 28, 0x8000 | 73])
+def test_a_number_that_nobody_has(number: int) -> None:
+    assert item_numbered(number) is None  # slab has none per node, nor has memory.current

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import pymemcgbpf
+from pymemcgbpf import _wire
 
 from .conftest import RunPython
 
@@ -77,8 +78,69 @@ def test_the_public_names() -> None:
     assert len(set(pymemcgbpf.__all__)) == len(pymemcgbpf.__all__)
     for name in pymemcgbpf.__all__:
         assert getattr(pymemcgbpf, name) is not None
-    readers = {"StatsReader", "TreeReader", "read_stats", "clear_cache"}
-    assert readers | {"Snapshot", "Row", "ABSENT"} <= set(pymemcgbpf.__all__)
+    readers = {"StatsReader", "TreeReader", "PinnedReader", "read_stats", "clear_cache"}
+    assert readers | {"Snapshot", "Row", "ABSENT", "pin", "unpin"} <= set(pymemcgbpf.__all__)
+
+
+def test_a_name_is_found_where_type_checkers_are_told() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (told,) = [
+        node for node in tree.body if isinstance(node, ast.If) and isinstance(node.test, ast.Name)
+    ]
+    homes = {
+        alias.name: node.module
+        for node in told.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {*homes, "__version__"} == set(pymemcgbpf.__all__)
+    assert {name: home for name, home in homes.items() if home != "errors"} == pymemcgbpf._HOMES
+    assert set(homes.values()) >= {"errors", "pinned"}
+    errors = importlib.import_module("pymemcgbpf.errors")
+    assert {name for name, home in homes.items() if home == "errors"} == set(errors.__all__)
+
+
+def test_no_module_has_a_public_name_s_name() -> None:
+    # When it is imported, it would take the name's place.
+    assert not {name_of(path).partition(".")[0] for path in SOURCES} & set(pymemcgbpf.__all__)
+
+
+def test_a_name_is_the_same_whoever_asks(run_python: RunPython) -> None:
+    code = (
+        "import pymemcgbpf, inspect\n"
+        "assert 'StatsReader' in dir(pymemcgbpf) and 'items' in dir(pymemcgbpf)\n"
+        "assert not hasattr(pymemcgbpf, 'nonsense')\n"
+        "from pymemcgbpf import *\n"
+        "assert StatsReader is pymemcgbpf.StatsReader is pymemcgbpf.reader.StatsReader\n"
+        "assert MemcgError is pymemcgbpf.errors.MemcgError\n"
+        "assert callable(items) and items is pymemcgbpf.items and callable(pymemcgbpf.items)\n"
+        "assert __version__ == pymemcgbpf.__version__\n"
+        "import pymemcgbpf._pin, pymemcgbpf._unpin, pymemcgbpf.pinned\n"
+        "assert all(map(inspect.isfunction, (pymemcgbpf.pin, pymemcgbpf.unpin)))\n"
+        "assert pymemcgbpf.pinned.PinnedReader is PinnedReader\n"
+        "try: pymemcgbpf.StatReader\n"
+        "except AttributeError as error: print(error)\n"
+    )
+    ran = run_python("-c", code)
+    assert ran.stdout == "module 'pymemcgbpf' has no attribute 'StatReader'\n", ran.stderr
+
+
+def test_an_import_loads_no_module_of_ours_but_the_version(run_python: RunPython) -> None:
+    code = "import sys, pymemcgbpf; print([n for n in sys.modules if n.startswith('pymemcgbpf.')])"
+    assert run_python("-c", code).stdout == "['pymemcgbpf._version']\n"
+
+
+def test_reading_pins_takes_no_ctypes(run_python: RunPython, tmp_path: Path) -> None:
+    header = _wire.encode_header([1], 1)
+    row = _wire.ROW.pack(5, 1, 1, 0) + (4096).to_bytes(8, sys.byteorder)
+    (tmp_path / "pin").write_bytes(header + row + _wire.TRAILER.pack(_wire.END_MAGIC, 1, 9))
+    code = (
+        "import sys; sys.modules['ctypes'] = sys.modules['_ctypes'] = None\n"
+        "from pymemcgbpf import PinnedReader, StreamError, Snapshot, UNLIMITED, unpin\n"
+        "print(PinnedReader('pin').read())\n"
+    )
+    ran = run_python("-c", code)
+    assert (ran.stdout, ran.stderr) == ("{'anon': 4096}\n", "")
 
 
 def test_the_package_says_that_it_is_typed() -> None:
@@ -127,6 +189,9 @@ def test_only_the_standard_library(path: Path) -> None:
         ("_recipe", {"_btf", "_catalogue", "_layout", "_program", "_wire", "errors"}),
         ("_flush", {"_btf", "_catalogue", "_cgroup_files", "_cgroupfs", "_program"}),
         ("_paths", {"_fork", "errors"}),
+        ("_bpffs", {"errors"}),
+        ("pinned", {"_bpffs", "_catalogue", "_cgroupfs", "_paths", "_wire", "errors", "snapshot"}),
+        ("_unpin", {"_bpffs", "errors", "pinned"}),
         ("snapshot", {"_cgroupfs", "_paths", "_wire", "errors"}),
     ],
 )
@@ -142,7 +207,7 @@ def test_nobody_imports_the_command_line() -> None:
 
 def test_only_the_sources_and_the_choice_know_the_programs() -> None:
     users = {name_of(path) for path in SOURCES if "_program" in of_package(path)}
-    sources = {"_flush", "_kernel_layout", "_recipe", "_stat_sources", "_tree_sources"}
+    sources = {"_flush", "_kernel_layout", "_pin", "_recipe", "_stat_sources", "_tree_sources"}
     assert users - {"reader"} == sources, "reader.py knows the orders' names only"
 
 

@@ -117,14 +117,10 @@ def test_what_is_no_stream_says_so(data: bytes) -> None:
         _wire.decode(data)
 
 
-def test_a_walk_that_met_nobody_is_its_trailer() -> None:
-    stream = _wire.decode(encode_trailer(0, 123))
-    assert (stream.rows, stream.end_ns, stream.header.items) == ([], 123, ())
-
-
-def test_a_lone_trailer_that_counts_rows_is_an_error() -> None:
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_lone_trailer_is_an_error(rows: int) -> None:
     with pytest.raises(StreamError):
-        _wire.decode(encode_trailer(2))
+        _wire.decode(encode_trailer(rows))
 
 
 def test_a_header_and_no_row() -> None:
@@ -138,6 +134,36 @@ def test_every_field_comes_back() -> None:
     assert stream.rows == [row]
     assert stream.end_ns == 77
     assert stream.header == _wire.Header(24, 48, 1, ITEMS)
+
+
+# --- streams of which the end may be missing ------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_a_stream_is_taken_apart(count: int) -> None:
+    rows = b"".join(map(encode_row, some_rows(count)))
+    whole = encode(ITEMS, some_rows(count))
+    header, found, end_ns = _wire.take_apart(whole)
+    assert (header, bytes(found), end_ns) == (_wire.decode_header(whole), rows, 77)
+    header, found, end_ns = _wire.take_apart(whole[: -_wire.TRAILER.size])
+    assert (header, bytes(found), end_ns) == (_wire.decode_header(whole), rows, None)
+
+
+def test_no_row_is_taken_for_a_trailer() -> None:
+    # Its last two values spell one.
+    trailer = struct.unpack("=2Q", encode_trailer(1))
+    row = _wire.Row(1, 0, 0, 0, (5, *trailer))
+    assert _wire.take_apart(_wire.encode_header(ITEMS, 1) + encode_row(row)).end_ns is None
+    assert _wire.decode(encode(ITEMS, [row])).rows == [row]
+
+
+def test_what_ends_within_a_row_cannot_be_taken_apart() -> None:
+    whole = encode(ITEMS, some_rows(3))
+    row = _wire.row_size(len(ITEMS))
+    for length in range(24, len(whole)):
+        if (length - 24) % row:
+            with pytest.raises(StreamError):
+                _wire.take_apart(whole[:length])
 
 
 @given(

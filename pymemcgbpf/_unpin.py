@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Takes pins away. No libbpf: a pin is a file."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from . import _bpffs, pinned
+from .errors import MemcgError, PinPathError, StreamError
+
+
+def unpin(pin_path: _bpffs.Path) -> None:
+    """Removes what :func:`pin` or :func:`pin_tree` made::
+
+        >>> unpin("/sys/fs/bpf/stats/system")
+
+    The kernel drops the program, and its reference to the cgroup, when the last process that
+    is just reading has finished. The directories above stay.
+
+    Args:
+        pin_path: the pin, or the directory that pin_tree() made, even if half of it is gone.
+
+    Raises:
+        PinNotFoundError: there is nothing.
+        PinPathError: it is not on a bpffs.
+        StreamError: it is not this package's; nothing was removed.
+        PinPermissionError: this user may not remove it, or not read it, which comes first.
+    """
+    path = os.path.abspath(os.fsdecode(pin_path))
+    try:
+        if not _bpffs.is_bpffs(path):
+            raise PinPathError(f"{path} is not on a bpffs, so it is no pin")
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            _remove_directory(path)
+        else:
+            pinned.read_head(path)
+            _remove(path)
+    except MemcgError:
+        raise
+    except (OSError, ValueError) as error:
+        raise pinned.open_error(path, error) from error
+
+
+def _remove_directory(path: str) -> None:
+    names = os.listdir(path)
+    parts = [os.path.join(path, part.name) for part in _bpffs.parts_of(names)]
+    if len(parts) != len(names) or not parts:
+        raise StreamError(f"{path} is not a directory of a pinned tree: nothing was removed")
+    for part in parts:
+        pinned.read_head(part)
+    for part in reversed(parts):
+        _remove(part)
+    try:
+        os.rmdir(path)
+    except PermissionError as error:
+        raise _bpffs.not_allowed(path, error) from error
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except PermissionError as error:
+        raise _bpffs.not_allowed(path, error) from error

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Reads pins: open, read, close. No libbpf, no BTF, no privilege, and no ctypes."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import struct
+import time
+from types import TracebackType
+from typing import NamedTuple, NoReturn, Optional, TypeVar, Union
+
+from . import _bpffs, _catalogue, _cgroupfs, _paths, _wire
+from .errors import (
+    CgroupRemovedError,
+    ClosedError,
+    MemcgError,
+    PinNotFoundError,
+    PinPermissionError,
+    StreamError,
+    TreeTooLargeError,
+    errno_text,
+)
+from .snapshot import Snapshot
+
+__all__ = ["PinnedReader"]
+
+_Self = TypeVar("_Self", bound="PinnedReader")
+
+ORDERS = {1: "self", 2: "pre", 3: "post", 4: "up", 5: "children"}
+
+# The kernel's buffer, which one walk must fit into. A read() for less ends the walk early.
+BUFFER = 8 * mmap.PAGESIZE
+_LARGEST_HEADER = _wire.header_size(_wire.MAX_ITEMS)
+
+
+class PinnedReader:
+    """Reads what :func:`pin` or :func:`pin_tree` has put into a bpffs::
+
+        >>> with PinnedReader("/sys/fs/bpf/stats/system") as reader:
+        ...     reader.read()
+        {'anon': 17727488, 'file': 708608}
+
+    All that it takes is permission to read the file. It may be used from several threads, and
+    in a child after fork(); nothing is open between reads. A pin that is removed and made
+    anew with the same items and order is read on.
+
+    Args:
+        pin_path: the pin, or the directory that pin_tree() made.
+
+    Raises:
+        PinNotFoundError: there is none.
+        PinPermissionError: this user may not read it.
+        StreamError: it is not of this package, or of a version that this one does not know;
+            or parts of a tree are missing.
+    """
+
+    def __init__(self, pin_path: _bpffs.Path) -> None:
+        self._path = os.fsdecode(pin_path)
+        self._closed = False
+        parts = self._files()
+        self._in_parts = parts is not None
+        self._head = read_head(self._path if parts is None else parts[0])
+        header = _wire.decode_header(self._head)
+        self._items = _names(self._path, header)
+        self._order = ORDERS[header.order]
+        self._values = struct.Struct(f"={len(self._items)}Q").unpack_from
+        self._paths: Optional[_paths.PathsOfId] = None
+
+    @property
+    def path(self) -> str:
+        """The pin's path, as it was given."""
+        return self._path
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """The names of the items read, in their order.
+
+        One that this version has no name for is called by its number: "#1234".
+        """
+        return self._items
+
+    @property
+    def order(self) -> str:
+        """The order of the walk: "self" for one cgroup; "pre" for what pin_tree() made."""
+        return self._order
+
+    def read(self) -> Union[dict[str, int], Snapshot]:
+        """The values now: of one cgroup (order "self") a dict as :meth:`StatsReader.read` gives
+        it, else a :class:`Snapshot`.
+
+        The rows of a tree that is pinned in parts are put in pre-order, siblings by their id;
+        those whose parent has no row, as it was made or removed during the reads, come last.
+        A snapshot's paths are those under the memory hierarchy that is mounted here; where the
+        walk's root is not to be seen under any, they are None.
+
+        Raises:
+            CgroupRemovedError: the walk's root was removed, or has lost its memory controller.
+            TreeTooLargeError: there are more cgroups than the pin can write.
+            PinNotFoundError: the pin was removed.
+            PinPermissionError, StreamError.
+            ClosedError: the reader is closed.
+        """
+        if self._closed:
+            raise ClosedError(f"this reader of {self._path} is closed")
+        began = time.monotonic_ns()
+        parts = self._files() if self._in_parts else None
+        if parts is None:
+            taken = self._take(self._path)
+            if self._order == "self":
+                return self._only_row(taken)
+            rows = taken.rows
+        else:
+            rows = memoryview(b"".join(self._take(part, self._path).rows for part in parts))
+        ended = time.monotonic_ns()
+        if not rows and self._order != "children":
+            raise self._removed()
+        if parts is not None:
+            rows = self._in_order(rows)
+        return Snapshot(rows, self._items, self._order, began, ended, self._paths_of(rows))
+
+    def close(self) -> None:
+        """Makes any further read() fail. Twice is fine."""
+        self._closed = True
+
+    # ---
+
+    def _files(self) -> Optional[list[str]]:
+        """The parts of a tree; None where it is not in parts."""
+        try:
+            names = os.listdir(self._path)
+        except NotADirectoryError:
+            return None
+        except (OSError, ValueError) as error:
+            raise open_error(self._path, error) from error
+        parts = _bpffs.parts_of(names)
+        if not _bpffs.are_whole(parts):
+            raise StreamError(
+                f"{self._path} is not the directory of a pinned tree: "
+                + (f"parts are missing, {len(parts)} are there" if parts else "it has no parts")
+            )
+        return [os.path.join(self._path, part.name) for part in parts]
+
+    def _take(self, path: str, directory: str = "") -> _wire.Taken:
+        """One walk's rows."""
+        data, full = _read(path)
+        try:
+            taken = _wire.take_apart(data)
+        except StreamError as error:
+            raise StreamError(f"{path}: {error}") from error
+        if not data.startswith(self._head):
+            raise StreamError(
+                f"{path} is now another pin, with other items or another order: "
+                "make a new PinnedReader"
+            )
+        if taken.end_ns is None:
+            if not full:
+                raise StreamError(f"{path}: the stream of {len(data)} bytes is cut short")
+            rows = len(taken.rows) // taken.header.row_size
+            raise too_large(directory or path, rows, in_parts=bool(directory))
+        return taken
+
+    def _only_row(self, taken: _wire.Taken) -> dict[str, int]:
+        rows = taken.rows
+        if len(rows) != taken.header.row_size:
+            if not rows:
+                raise self._removed()
+            raise StreamError(f"{self._path}: {len(rows)} bytes of rows instead of one row")
+        values = self._values(rows, _wire.ROW.size)
+        found = zip(self._items, values)
+        if _wire.ABSENT in values:  # pressure, where it is switched off
+            return {name: value for name, value in found if value != _wire.ABSENT}
+        return dict(found)
+
+    def _removed(self) -> CgroupRemovedError:
+        return CgroupRemovedError(
+            f"the cgroup that {self._path} is about was removed, or has lost its memory "
+            "controller: unpin it"
+        )
+
+    def _in_order(self, rows: memoryview) -> memoryview:
+        """The rows of all parts, parents before their children."""
+        size = _wire.row_size(len(self._items))
+        words = rows.cast("Q")
+        width = size // 8
+        ids = words[::width].tolist()
+        parents = words[1::width].tolist()
+        places = dict(zip(ids, range(0, len(rows), size)))
+        if len(places) != len(ids):
+            raise StreamError(f"{self._path}: a cgroup is in two parts")
+        children: dict[int, list[int]] = {}
+        for cgroup_id, parent in zip(ids, parents):
+            children.setdefault(parent if parent in places else _NONE, []).append(cgroup_id)
+        # The next one last. The walk's root is the topmost of those without a parent's row.
+        waiting = sorted(children.get(_NONE, ()), reverse=True)
+        if waiting:
+            root = min(waiting, key=lambda one: _wire.level(words[places[one] // 8 + 2]))
+            waiting.remove(root)
+            waiting.append(root)
+        ordered = []
+        while waiting:
+            cgroup_id = waiting.pop()
+            at = places[cgroup_id]
+            ordered.append(rows[at : at + size])
+            below = children.get(cgroup_id)
+            if below:
+                waiting += sorted(below, reverse=True)
+        return memoryview(b"".join(ordered))
+
+    def _paths_of(self, rows: memoryview) -> _paths.PathsOfId:
+        """The paths below the walk's root, which is known by its row alone."""
+        size = _wire.row_size(len(self._items))
+        at = {"children": 8, "post": len(rows) - size}.get(self._order, 0)
+        root_id = struct.unpack_from("=Q", rows, at)[0] if rows else 0
+        paths = self._paths
+        if paths is None or paths.root_id != root_id:
+            paths = self._paths = _paths.PathsOfId(root_id, _cgroupfs.find_cgroup)
+        return paths
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: Optional[type[BaseException]],
+        exc: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a PinnedReader cannot be copied or pickled: make another")
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self._order
+        return f"<PinnedReader {self._path!r} {state}, {len(self._items)} items>"
+
+
+_NONE = -1  # no cgroup's id
+
+
+class _Read(NamedTuple):
+    """What one walk wrote.
+
+    Attributes:
+        data: the first read, which is all there is of a walk that fits.
+        full: whether the kernel's buffer was full before the walk's end.
+    """
+
+    data: bytes
+    full: bool
+
+
+def read_walk(fd: int) -> _Read:
+    """One walk, of an iterator just opened."""
+    data = os.read(fd, BUFFER)
+    end = len(data) - _wire.TRAILER.size
+    if end >= 0 and _wire.TRAILER.unpack_from(data, end)[0] == _wire.END_MAGIC:
+        return _Read(data, False)
+    # Either the walk is not resumed, or its trailer alone was left over.
+    try:
+        return _Read(data, bool(data) and bool(os.read(fd, BUFFER)))
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return _Read(data, True)
+
+
+def _read(path: str) -> _Read:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return read_walk(fd)
+        finally:
+            os.close(fd)
+    except (OSError, ValueError) as error:
+        raise open_error(path, error) from error
+
+
+def read_head(path: str) -> bytes:
+    """The header of the stream at a path: the walk ends at its first cgroup.
+
+    Raises:
+        StreamError: it has none of ours.
+        PinNotFoundError, PinPermissionError.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            data = os.read(fd, _LARGEST_HEADER)
+        finally:
+            os.close(fd)
+    except (OSError, ValueError) as error:
+        raise open_error(path, error) from error
+    try:
+        header = _wire.decode_header(data)
+    except StreamError as error:
+        raise StreamError(f"{path}: {error}") from error
+    return data[: header.size]
+
+
+def open_error(path: str, error: Exception) -> MemcgError:
+    """What a failure to open, list or read a pin means."""
+    if isinstance(error, ValueError):  # a NUL in it
+        return PinNotFoundError(f"{path!r} cannot be a path: {error}")
+    assert isinstance(error, OSError)
+    number = error.errno or 0
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        message = f"there is no pin at {path}: it was removed, or never made"
+        return PinNotFoundError(message, errno=number, call="open")
+    if isinstance(error, PermissionError):
+        return PinPermissionError(
+            f"{path} may not be read by this user: its own mode, or that of a directory above, "
+            "does not allow it (whoever pinned it can chmod or chown it)",
+            errno=number,
+            call="open",
+        )
+    if number in (errno.EIO, errno.ENXIO, errno.EISDIR):  # what a bpffs says of other objects
+        message = f"{path} is no statistics stream: {errno_text(number)}"
+        return StreamError(message, errno=number, call="open")
+    return MemcgError(f"{path} cannot be read: {errno_text(number)}", errno=number, call="read")
+
+
+def _names(path: str, header: _wire.Header) -> tuple[str, ...]:
+    found = [_catalogue.item_numbered(number) for number in header.items]
+    names = [
+        item.name if item is not None else f"#{number}" for item, number in zip(found, header.items)
+    ]
+    if len(set(names)) != len(names) or 0 in header.items or header.order not in ORDERS:
+        raise StreamError(f"{path}: damaged stream: its header makes no sense")
+    return tuple(names)
+
+
+def too_large(where: str, rows: int, *, in_parts: bool = False) -> TreeTooLargeError:
+    """The error for a walk of which only so many rows fit into the kernel's buffer."""
+    if in_parts:
+        message = (
+            f"{where} was not made for so many cgroups (one of its parts is full with {rows}): "
+            "unpin() it, and pin_tree() it anew with more room="
+        )
+    else:
+        message = (
+            f"the walk of {where} does not fit into the kernel's buffer of {BUFFER >> 10} KiB, "
+            f"which takes {rows} cgroups with these items: pin fewer items, or pin the tree in "
+            "several parts, with pin_tree() into a directory"
+        )
+    return TreeTooLargeError(message, rows=rows, max_rows=rows)

@@ -1,0 +1,759 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Pins: made by root, read by nobody; and what becomes of them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pymemcgbpf import (
+    BackendUnavailableError,
+    CgroupRemovedError,
+    ItemUnavailableError,
+    PinExistsError,
+    PinnedReader,
+    PinNotFoundError,
+    PinPathError,
+    Snapshot,
+    StreamError,
+    TreeReader,
+    TreeTooLargeError,
+    UnknownItemError,
+    _backend,
+    _pin,
+    _wire,
+    pin,
+    pin_tree,
+    pinned,
+    unpin,
+)
+
+from .cgroups import (
+    Worker,
+    cgroup,
+    enable_memory,
+    fault_in,
+    in_child,
+    in_threads,
+    is_dying,
+    memory_stat,
+    remove,
+)
+from .forest import Forest, forest, storm
+from .oracle import by_text, everything
+from .pins import CAN_FLUSH, NOBODY, Nobody, bpffs
+from .surroundings import BPF_BACKENDS, HIERARCHY, IN_LAB, VERSION
+from .test_freshness import ANON, CHARGE
+from .test_tree_storms import check, processes
+
+Busy = tuple[Path, Worker]
+
+SECONDS = 40.0 if IN_LAB else 6.0  # a guest takes many for a Python to begin
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A bpffs."""
+    with bpffs() as made:
+        yield made
+
+
+@pytest.fixture
+def pins(folder: Path) -> Iterator[Path]:
+    """An empty directory in it, which must be empty again at the end."""
+    made = folder / "pins"
+    made.mkdir()
+    made.chmod(0o755)
+    yield made
+    left = sorted(made.rglob("*"), reverse=True)
+    for path in left:
+        path.rmdir() if path.is_dir() else path.unlink()
+    made.rmdir()
+    assert not left, "left in the bpffs"
+
+
+@pytest.fixture(scope="module")
+def nobody(folder: Path) -> Iterator[Nobody]:
+    """Who may only read."""
+    made = Nobody(folder)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def quiet() -> Iterator[Forest]:
+    """Cgroups whose numbers stay."""
+    with forest(4, 6) as made:
+        yield made
+
+
+@pytest.fixture(params=BPF_BACKENDS)
+def one_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each backend that this kernel has, made the only one."""
+    monkeypatch.setattr(_backend, "BEST_FIRST", (request.param, "text"))
+    return str(request.param)
+
+
+def read_one(path: Path) -> dict[str, int]:
+    with PinnedReader(path) as reader:
+        values = reader.read()
+    assert isinstance(values, dict)
+    return values
+
+
+def read_tree(path: Path) -> Snapshot:
+    with PinnedReader(path) as reader:
+        values = reader.read()
+    assert isinstance(values, Snapshot)
+    return values
+
+
+READ_ONE = "print(json.dumps(memcg.PinnedReader(sys.argv[1]).read()))"
+READ_TREE = """
+snapshot = memcg.PinnedReader(sys.argv[1]).read()
+print(json.dumps([[row.id, row.parent_id, row.level, row.path, dict(row)] for row in snapshot]))
+"""
+READ_ERROR = """
+try:
+    memcg.PinnedReader(sys.argv[1]).read()
+except memcg.MemcgError as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+# --- the numbers, and who may read them -----------------------------------------------
+
+
+def test_nobody_reads_memory_stat_s_numbers(
+    busy: Busy, pins: Path, nobody: Nobody, one_backend: str
+) -> None:
+    path, _ = busy
+    compared = set()
+    pin(path, pins / "deep" / "down" / "busy", flush=CAN_FLUSH)
+    try:
+        for _ in range(5):
+            before = by_text(path)
+            values = nobody.run(READ_ONE, pins / "deep" / "down" / "busy")
+            after = by_text(path)
+            for name, value in before.items():
+                if value == after[name] and name in values:
+                    assert values[name] == value, name
+                    compared.add(name)
+        expected = [name for name in by_text(path) if name not in ("sock", "hugetlb")]
+        assert set(values) >= {name for name in expected if not name.startswith("zswap")}
+    finally:
+        unpin(pins / "deep" / "down" / "busy")
+        assert [each.stat().st_mode & 0o777 for each in (pins / "deep").rglob("*")] == [0o755]
+        (pins / "deep" / "down").rmdir()
+        (pins / "deep").rmdir()
+    assert len(compared) >= (14 if VERSION == 1 else 45)
+
+
+def test_every_file_s_numbers(busy: Busy, pins: Path) -> None:
+    path, _ = busy
+    pin(path, pins / "all", ["*"], flush=False)
+    try:
+        compared = 0
+        for _ in range(20):
+            before, values, after = everything(path), read_one(pins / "all"), everything(path)
+            compared = sum(
+                values[name] == value
+                for name, value in before.items()
+                if value == after[name] and name in values
+            )
+            if compared >= 0.9 * len(before):
+                break
+            time.sleep(0.2)
+        assert compared >= 0.9 * len(before)
+        assert len(values) > len(before) - 12  # without those of which the kernel has no counter
+    finally:
+        unpin(pins / "all")
+
+
+if CAN_FLUSH:
+
+    @pytest.mark.parametrize("order", ["self", "pre", "post", "up", "children"])
+    def test_the_program_flushes_by_itself(
+        order: str, empty_cgroup: Path, pins: Path, one_backend: str
+    ) -> None:
+        enable_memory(empty_cgroup)
+        with cgroup(empty_cgroup) as child:
+            enable_memory(child)
+            with (
+                cgroup(child) as leaf,
+                Worker(leaf, lambda: None, lambda: fault_in(CHARGE)) as worker,
+            ):
+                pin(child if order == "up" else empty_cgroup, pins / "it", ["anon"], order=order)
+                try:
+                    reader = PinnedReader(pins / "it")
+
+                    def anon() -> dict[int, int]:
+                        values = reader.read()
+                        if isinstance(values, dict):
+                            return {empty_cgroup.stat().st_ino: values["anon"]}
+                        return {row.id: row["anon"] for row in values}
+
+                    inside = {path.stat().st_ino: path for path in (empty_cgroup, child, leaf)}
+                    for _ in range(4):
+                        before = anon()
+                        worker.step()
+                        after = anon()
+                        grown = {at: after[at] - before[at] for at in inside.keys() & after.keys()}
+                        assert len(grown) == {"self": 1, "children": 1, "up": 2}.get(order, 3)
+                        assert min(grown.values()) >= CHARGE * 0.9
+                        for at in grown:
+                            text = memory_stat(inside[at])[ANON]
+                            assert abs(after[at] - text) <= 64 * 4096
+                finally:
+                    unpin(pins / "it")
+
+else:
+
+    def test_what_bpf_cannot_flush_is_refused_and_says_how(quiet: Forest, pins: Path) -> None:
+        for make in (pin, pin_tree):
+            with pytest.raises(BackendUnavailableError, match=r"no flush.*flush=False"):
+                make(quiet.root, pins / "new" / "pin", ["anon"])
+        assert not os.listdir(pins)
+        pin(quiet.root, pins / "exact", ["memory.current"])  # which needs none
+        assert list(read_one(pins / "exact")) == ["memory.current"]
+        unpin(pins / "exact")
+
+
+def test_it_stays_when_its_maker_has_gone(quiet: Forest, pins: Path) -> None:
+    leaf, size = next(iter(quiet.shmem.items()))
+
+    def make() -> None:
+        pin(quiet.paths[leaf], pins / "one", ["shmem"], flush=False)
+        pin_tree(quiet.root, pins / "all", ["shmem"], flush=False)
+
+    assert in_child(make) == 0
+    assert read_one(pins / "one") == {"shmem": size}
+    assert set(read_tree(pins / "all").ids) == quiet.paths.keys()
+    assert in_child(lambda: unpin(pins / "all")) == 0
+    unpin(pins / "one")
+
+
+def test_the_mode_is_the_caller_s(quiet: Forest, pins: Path, nobody: Nobody) -> None:
+    umask = os.umask(0o077)
+    try:
+        pin(quiet.root, pins / "a" / "secret", ["anon"], mode=0o440, flush=False)
+        pin(quiet.root, pins / "a" / "open", ["anon"], flush=False)
+        pin_tree(quiet.root, pins / "a" / "tree", ["anon"], mode=0o440, flush=False)
+    finally:
+        os.umask(umask)
+
+    def mode(path: Path) -> int:
+        return stat.S_IMODE(path.stat().st_mode)
+
+    parts = sorted((pins / "a" / "tree").iterdir())
+    assert [mode(pins / "a"), mode(pins / "a" / "tree")] == [0o755, 0o755]
+    assert {mode(each) for each in (pins / "a" / "secret", *parts)} == {0o440}
+    assert mode(pins / "a" / "open") == 0o444
+    assert nobody.run(READ_ONE, pins / "a" / "open").keys() == {"anon"}
+    for name in ("secret", "tree"):
+        kind, message = nobody.run(READ_ERROR, pins / "a" / name)
+        assert kind == "PinPermissionError" and str(pins / "a" / name) in message
+    # Its owner's choice, too.
+    os.chown(pins / "a" / "secret", NOBODY, -1)
+    assert nobody.run(READ_ONE, pins / "a" / "secret").keys() == {"anon"}
+    os.chmod(pins / "a", 0o700)
+    assert nobody.run(READ_ERROR, pins / "a" / "open")[0] == "PinPermissionError"
+    for name in ("secret", "open", "tree"):
+        unpin(pins / "a" / name)
+    (pins / "a").rmdir()
+
+
+def test_nobody_may_neither_make_nor_remove(quiet: Forest, pins: Path, nobody: Nobody) -> None:
+    pin(quiet.root, pins / "one", ["anon"], flush=False)
+    code = """
+    try:
+        memcg.unpin(sys.argv[1])
+    except memcg.MemcgError as error:
+        print(json.dumps(type(error).__name__))
+    """
+    found = nobody.run(code.replace("\n    ", "\n"), pins / "one")
+    assert found in ("PinPermissionError", "MemcgError")  # the latter: a read-only file system
+    unpin(pins / "one")
+
+
+def test_paths_where_the_hierarchy_is_seen(quiet: Forest, pins: Path, nobody: Nobody) -> None:
+    pin_tree(quiet.root, pins / "tree", ["shmem"], flush=False, room=5000)
+    assert len(os.listdir(pins / "tree")) > 1
+    rows = nobody.run(READ_TREE, pins / "tree")
+    assert {row[0]: row[3] for row in rows} == {at: str(path) for at, path in quiet.paths.items()}
+    hidden = nobody.run(READ_TREE, pins / "tree", hide=HIERARCHY)
+    assert [row[:3] + row[4:] for row in hidden] == [row[:3] + row[4:] for row in rows]
+    assert {row[3] for row in hidden} == {None}
+    unpin(pins / "tree")
+
+
+# --- what is refused, and leaves nothing behind ---------------------------------------
+
+
+def test_nothing_is_overwritten(quiet: Forest, pins: Path) -> None:
+    first, second = list(quiet.shmem)[:2]
+    pin(quiet.paths[first], pins / "one", ["shmem"], flush=False)
+    for make in (pin, pin_tree):
+        with pytest.raises(PinExistsError, match="there already"):
+            make(quiet.paths[second], pins / "one", ["anon"], flush=False)
+    assert read_one(pins / "one") == {"shmem": quiet.shmem[first]}
+    unpin(pins / "one")
+    pin(quiet.paths[second], pins / "one", ["shmem"], flush=False)
+    assert read_one(pins / "one") == {"shmem": quiet.shmem[second]}
+    unpin(pins / "one")
+
+
+def test_who_comes_second_at_the_same_time_leaves_the_first_one_s(
+    quiet: Forest, pins: Path
+) -> None:
+    outcomes: list[str] = []
+
+    def make() -> None:
+        try:
+            pin(quiet.root, pins / "a" / "b" / "one", ["anon"], flush=False)
+        except PinExistsError:
+            outcomes.append("exists")
+        else:
+            outcomes.append("made")
+
+    in_threads(4, make)
+    assert sorted(outcomes) == ["exists"] * 3 + ["made"]
+    assert read_one(pins / "a" / "b" / "one").keys() == {"anon"}
+    unpin(pins / "a" / "b" / "one")
+    (pins / "a" / "b").rmdir()
+    (pins / "a").rmdir()
+
+
+@pytest.mark.parametrize("make", [pin, pin_tree])
+def test_a_failure_leaves_nothing(
+    make: Any, quiet: Forest, pins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = pins / "new" / "folder" / "pin"
+    with pytest.raises(UnknownItemError):
+        make(quiet.root, where, ["annon"], flush=False)
+    with pytest.raises(ItemUnavailableError):
+        make(HIERARCHY, where, ["memory.swap.max"], order="self", flush=False) if make is pin else (
+            make(quiet.root, where, ["memory.numa_stat.anon.N77"], flush=False)
+        )
+    with pytest.raises(PinPathError, match="dot"):
+        make(quiet.root, pins / "new" / "system.slice", ["anon"], flush=False)
+    for path in ("/tmp/pin", HIERARCHY / "new" / "pin"):
+        with pytest.raises(PinPathError, match="mount -t bpf bpf /sys/fs/bpf"):
+            make(quiet.root, path, ["anon"], flush=False)
+    assert os.listdir(pins) == []
+
+    chmod, done = os.chmod, []
+
+    def fail_at_last(path: Any, mode: int) -> None:
+        done.append(path)
+        if len(done) == (3 if make is pin else 6):
+            raise KeyboardInterrupt
+        chmod(path, mode)
+
+    monkeypatch.setattr(os, "chmod", fail_at_last)
+    arguments = {} if make is pin else {"room": 5000}
+    with pytest.raises(KeyboardInterrupt):
+        make(quiet.root, where, ["anon"], flush=False, **arguments)
+    assert os.path.basename(done[-1]).startswith("pin" if make is pin else "part-0002-of-")
+    assert os.listdir(pins) == []
+
+
+def pin_a_map(path: Path) -> None:
+    lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    fd = lib.bpf_map_create(2, b"foreign", 4, 8, 1, None)
+    assert fd >= 0 and lib.bpf_obj_pin(fd, str(path).encode()) == 0
+    os.close(fd)
+
+
+def test_only_one_s_own_are_unpinned(quiet: Forest, pins: Path, tmp_path: Path) -> None:
+    pin_a_map(pins / "map")
+    (pins / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    for path, kind in (
+        (pins / "map", StreamError),
+        (pins / "folder", StreamError),
+        (pins, StreamError),
+        (tmp_path / "file", PinPathError),
+        (pins / "none", PinNotFoundError),
+    ):
+        with pytest.raises(kind):
+            unpin(path)
+    with pytest.raises(StreamError):
+        PinnedReader(pins / "map")
+    with pytest.raises(StreamError):
+        PinnedReader(pins / "folder")
+    pin_tree(quiet.root, pins / "tree", ["anon"], flush=False)
+    pin_a_map(pins / "tree" / "map")
+    with pytest.raises(StreamError, match="nothing was removed"):
+        unpin(pins / "tree")
+    (pins / "tree" / "map").unlink()
+    assert len(read_tree(pins / "tree")) == len(quiet.paths)
+    unpin(pins / "tree")
+    (pins / "map").unlink()
+    (pins / "folder").rmdir()
+
+
+def test_what_is_left_of_an_interrupted_one_is_removed(quiet: Forest, pins: Path) -> None:
+    pin_tree(quiet.root, pins / "tree", ["anon"], flush=False, room=5000)
+    sorted((pins / "tree").iterdir())[1].unlink()
+    with pytest.raises(StreamError, match="missing"):
+        PinnedReader(pins / "tree")
+    unpin(pins / "tree")
+
+
+# --- walks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["pre", "post", "up", "children"])
+def test_a_walk_is_a_tree_reader_s(order: str, quiet: Forest, pins: Path, one_backend: str) -> None:
+    names = ["shmem", "pgfault", "memory.current"]
+    pin(quiet.root, pins / "walk", names, order=order, flush=False)
+    try:
+        reader = PinnedReader(pins / "walk")
+        assert (reader.items, reader.order, reader.path) == (tuple(names), order, str(reader.path))
+        snapshot = reader.read()
+        assert isinstance(snapshot, Snapshot)
+        with TreeReader(quiet.root, names, order=order, flush=False) as tree:
+            expected = tree.read()
+        assert (snapshot.order, snapshot.items) == (order, expected.items)
+        assert snapshot.path == (str(quiet.root))
+        assert list(snapshot.ids) == list(expected.ids)
+        for ours, theirs in zip(snapshot, expected):
+            who = (ours.id, ours.parent_id, ours.level, ours.path)
+            assert who == (theirs.id, theirs.parent_id, theirs.level, theirs.path)
+            if ours.id in quiet.shmem:
+                assert ours["shmem"] == theirs["shmem"] == quiet.shmem[ours.id]
+        assert snapshot.taken_ns <= time.monotonic_ns() and snapshot.duration_ns > 0
+    finally:
+        unpin(pins / "walk")
+
+
+def test_children_of_a_cgroup_without_any(empty_cgroup: Path, pins: Path) -> None:
+    pin(empty_cgroup, pins / "walk", ["anon"], order="children", flush=False)
+    reader = PinnedReader(pins / "walk")
+    assert (reader.items, len(read_tree(pins / "walk"))) == (("anon",), 0)
+    enable_memory(empty_cgroup)
+    (empty_cgroup / "child").mkdir()
+    (row,) = read_tree(pins / "walk")
+    assert row.path == str(empty_cgroup / "child")
+    unpin(pins / "walk")
+
+
+def test_a_walk_that_grows_too_large(empty_cgroup: Path, pins: Path, nobody: Nobody) -> None:
+    """To the very row, and one beyond it: where the trailer alone may be what does not fit."""
+    enable_memory(empty_cgroup)
+    # Rows as large as can be had, and a few sizes of them.
+    for items in (None, ["*"], [f"{name}*" for name in ("workingset", "anon", "memory.current")]):
+        pin(empty_cgroup, pins / "walk", items, order="pre", flush=False)
+        reader = PinnedReader(pins / "walk")
+        fit = _pin.capacity(len(reader.items))
+        if fit > 400:
+            unpin(pins / "walk")
+            continue
+        made: list[Path] = []
+        while len(made) < fit - 1:
+            made.append(empty_cgroup / f"child-{len(made)}")
+            made[-1].mkdir()
+            if len(made) > fit - 4:
+                assert len(read_tree(pins / "walk")) == len(made) + 1
+        for _ in range(3):
+            made.append(empty_cgroup / f"child-{len(made)}")
+            made[-1].mkdir()
+            with pytest.raises(TreeTooLargeError, match="pin_tree") as caught:
+                reader.read()
+            assert caught.value.rows in (fit, fit + 1)
+        assert nobody.run(READ_ERROR, pins / "walk")[0] == "TreeTooLargeError"
+        with pytest.raises(TreeTooLargeError, match="pin_tree"):
+            pin(empty_cgroup, pins / "another", items, order="post", flush=False)
+        for path in made:
+            path.rmdir()
+        assert len(read_tree(pins / "walk")) == 1
+        unpin(pins / "walk")
+
+
+def test_a_removed_cgroup(pins: Path) -> None:
+    with cgroup() as top:
+        enable_memory(top)
+        path = top / "path"
+        for order in ("self", "pre", "post", "up", "tree"):
+            path.mkdir()
+            if order == "tree":
+                pin_tree(path, pins / "it", ["anon"], flush=False)
+            else:
+                pin(path, pins / "it", ["anon"], order=order, flush=False)
+            reader = PinnedReader(pins / "it")
+            remove(path)
+            if order == "up":
+                assert len(read_tree(pins / "it")) >= 1, "its ancestors are there"
+            else:
+                with pytest.raises(CgroupRemovedError, match="unpin"):
+                    reader.read()
+                with pytest.raises(CgroupRemovedError, match="unpin"):
+                    PinnedReader(pins / "it").read()
+            if VERSION == 2:
+                assert is_dying(top, 1), "a pin keeps it"
+            unpin(pins / "it")
+            with pytest.raises(PinNotFoundError):
+                reader.read()
+            if VERSION == 2:
+                assert is_dying(top, 0)
+
+
+def test_a_pin_made_anew_is_read_on(quiet: Forest, pins: Path) -> None:
+    first, second = list(quiet.shmem)[:2]
+    pin(quiet.paths[first], pins / "one", ["shmem"], flush=False)
+    reader = PinnedReader(pins / "one")
+    unpin(pins / "one")
+    pin(quiet.paths[second], pins / "one", ["shmem"], flush=False)
+    assert reader.read() == {"shmem": quiet.shmem[second]}
+    unpin(pins / "one")
+    pin(quiet.paths[second], pins / "one", ["anon"], flush=False)
+    with pytest.raises(StreamError, match="another pin"):
+        reader.read()
+    unpin(pins / "one")
+
+
+def test_threads_share_a_reader(quiet: Forest, pins: Path) -> None:
+    leaf, size = next(iter(quiet.shmem.items()))
+    pin(quiet.paths[leaf], pins / "one", ["shmem"], flush=False)
+    pin_tree(quiet.root, pins / "all", ["pgfault", "shmem"], flush=False, room=3000)
+    one, tree = PinnedReader(pins / "one"), PinnedReader(pins / "all")
+
+    def read_on() -> None:
+        for _ in range(100):
+            assert one.read() == {"shmem": size}
+            snapshot = tree.read()
+            assert isinstance(snapshot, Snapshot)
+            check(snapshot, quiet, mutex_held=True)
+
+    in_threads(4, read_on)
+    unpin(pins / "one")
+    unpin(pins / "all")
+
+
+# --- trees of any size ----------------------------------------------------------------
+
+GROUPS, LEAVES = (10, 60) if IN_LAB else (50, 100)
+
+
+def test_nobody_reads_thousands_of_cgroups(pins: Path, nobody: Nobody) -> None:
+    with forest(GROUPS, LEAVES, charged=5) as many:
+        assert len(many.paths) == 1 + GROUPS + GROUPS * LEAVES
+        pin_tree(many.root, pins / "tree", ["anon", "shmem", "memory.current"], flush=CAN_FLUSH)
+        code = """
+import time
+reader = memcg.PinnedReader(sys.argv[1])
+began = time.monotonic()
+snapshot = reader.read()
+ended = time.monotonic()
+rows = [list(snapshot.ids), list(snapshot.parent_ids), list(snapshot.column("shmem"))]
+print(json.dumps([ended - began, snapshot[-1].path, rows]))
+"""
+        seconds, path, (ids, parents, shmem) = nobody.run(code, pins / "tree")
+        parts = len(os.listdir(pins / "tree"))
+        print(f"{len(ids)} cgroups in {parts} parts: {seconds * 1000:.1f} ms")
+        assert parts >= (3 if IN_LAB else 15)
+        assert len(ids) == len(set(ids)) == len(many.paths)
+        assert set(ids) == many.paths.keys() and path == str(many.paths[ids[-1]])
+        place = {cgroup_id: at for at, cgroup_id in enumerate(ids)}
+        assert place[many.root.stat().st_ino] == 0
+        assert all(place[above] < at for at, above in enumerate(parents) if at)
+        for at in (1, len(ids) // 2, len(ids) - 1):
+            assert parents[at] == many.parent(ids[at])
+        found = {one: size for one, size in zip(ids, shmem) if one in many.shmem}
+        assert found == many.shmem and len(found) == 5 * GROUPS
+        assert sum(size for one, size in zip(ids, shmem) if one not in many.shmem) > 0
+        with TreeReader(many.root, ["shmem"]) as tree:
+            assert list(tree.read().ids) == ids
+        unpin(pins / "tree")
+
+
+STORM = """
+import time
+quiet, stop = json.loads(sys.argv[2]), float(sys.argv[3])
+quiet = {int(key): value for key, value in quiet.items()}
+reader, reads, most = memcg.PinnedReader(sys.argv[1]), 0, 0
+while time.monotonic() < stop:
+    snapshot = reader.read()
+    ids = list(snapshot.ids)
+    place = {cgroup_id: at for at, cgroup_id in enumerate(ids)}
+    assert len(place) == len(ids), "a cgroup twice"
+    assert quiet.keys() <= place.keys(), "a cgroup that stays is missing"
+    orphans = False
+    for at, (row, above) in enumerate(zip(ids, snapshot.parent_ids)):
+        if above in place:
+            assert place[above] < at
+        elif at:
+            orphans = True
+            assert row not in quiet
+    shmem = snapshot.column("shmem")
+    for cgroup_id, value in quiet.items():
+        assert shmem[place[cgroup_id]] == value
+    for at, cgroup_id in enumerate(ids):
+        assert cgroup_id in quiet or shmem[at] == 0, "a torn row"
+    reads, most = reads + 1, max(most, len(ids))
+print(json.dumps([reads, most]))
+"""
+
+
+def test_readers_in_a_storm(quiet: Forest, pins: Path, nobody: Nobody) -> None:
+    groups = [path for path in quiet.paths.values() if path.parent == quiet.root]
+    pin_tree(quiet.root, pins / "tree", ["pgfault", "shmem"], flush=CAN_FLUSH, room=4000)
+    pin(quiet.root, pins / "walk", ["pgfault", "shmem"], flush=CAN_FLUSH, order="pre")
+    assert len(os.listdir(pins / "tree")) >= 4
+    leaves = {**dict.fromkeys(quiet.paths, None), **quiet.shmem}
+    with TreeReader(quiet.root, ["shmem"]) as tree:
+        rows = tree.read().by_id()
+    stay = json.dumps({at: rows[at]["shmem"] for at in leaves})
+    deadline = time.monotonic() + SECONDS
+    with processes(
+        lambda: storm([quiet.root, *groups[::2]], deadline),
+        lambda: storm(groups[1::2], deadline),
+    ):
+        readers = [
+            nobody.start(STORM, pins / name, stay, deadline) for name in ("tree", "tree", "walk")
+        ]
+        found = [nobody.end(reader) for reader in readers]
+    assert all(reads >= (5 if IN_LAB else 100) for reads, _ in found), found
+    assert max(most for _, most in found) > len(quiet.paths), "no storm was seen"
+    unpin(pins / "tree")
+    unpin(pins / "walk")
+
+
+def test_a_tree_that_outgrows_its_room(empty_cgroup: Path, pins: Path, nobody: Nobody) -> None:
+    enable_memory(empty_cgroup)
+    path = pins / "deep" / "tree"
+    pin_tree(empty_cgroup, path, flush=False, room=10)
+    (part,) = path.iterdir()
+    assert part.name == "part-0000-of-0001"
+    reader = PinnedReader(path)
+    made = [empty_cgroup / f"child-{number}" for number in range(100)]
+    for child in made:
+        child.mkdir()
+    with pytest.raises(TreeTooLargeError, match="more room=") as caught:
+        reader.read()
+    fit = _pin.capacity(len(reader.items))
+    assert caught.value.rows in (fit, fit + 1)  # the latter if but the trailer did not fit
+    kind, message = nobody.run(READ_ERROR, path)
+    assert kind == "TreeTooLargeError" and "unpin" in message
+    unpin(path)
+    pin_tree(empty_cgroup, path, flush=False, room=102)
+    assert len(os.listdir(path)) > 1
+    snapshot = reader.read()
+    assert isinstance(snapshot, Snapshot) and len(snapshot) == 101
+    unpin(path)
+    (pins / "deep").rmdir()
+    for child in made:
+        child.rmdir()
+
+
+def test_ids_with_a_stride_are_spread(empty_cgroup: Path, pins: Path) -> None:
+    """Each cgroup's files take ids, too, so that those of cgroups made in a row have a stride."""
+    enable_memory(empty_cgroup)
+    pin_tree(empty_cgroup, pins / "tree", ["anon"], flush=False, room=16 * 600)
+    parts = sorted((pins / "tree").iterdir())
+    for number in range(320):
+        (empty_cgroup / f"child-{number}").mkdir()
+    sizes = []
+    for part in parts:
+        with part.open("rb", buffering=0) as file:
+            rows = _wire.take_apart(file.read(pinned.BUFFER)).rows
+        sizes.append(len(rows) // 32)
+    assert sum(sizes) == 321
+    assert max(sizes) <= 321 / len(parts) + 6 * (321 / len(parts)) ** 0.5
+    unpin(pins / "tree")
+
+
+# --- other readers --------------------------------------------------------------------
+
+
+def test_the_command_line(quiet: Forest, pins: Path, nobody: Nobody) -> None:
+    def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "pymemcgbpf", *map(str, arguments)]
+        return subprocess.run(words, capture_output=True, text=True, timeout=120)
+
+    leaf, size = next(iter(quiet.shmem.items()))
+    one, tree = pins / "one", pins / "tree"
+    ran = command("pin", quiet.paths[leaf], one, "shmem", "--no-flush", "--mode", "0400")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    assert stat.S_IMODE(one.stat().st_mode) == 0o400
+    ran = command("cat", one, "--json")
+    assert (json.loads(ran.stdout), ran.returncode) == ({"shmem": size}, 0)
+    ran = command("pin", "--tree", "--room", "3000", quiet.root, tree, "shmem", "--no-flush")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    rows = json.loads(command("cat", "--json", tree).stdout)
+    assert {row["path"] for row in rows} == set(map(str, quiet.paths.values()))
+    code = "sys.argv[0] = 'pymemcgbpf'; from pymemcgbpf._cli.main import main; main(sys.argv[1:])"
+    assert nobody.run(code, "cat", "--json", tree, hide=HIERARCHY)[0]["path"] is None
+    ran = command("pin", quiet.root, one, "shmem", "--no-flush")
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1) and "there already" in ran.stderr
+    for path in (one, tree):
+        assert command("unpin", path).returncode == 0
+    ran = command("unpin", one)
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+
+
+if not IN_LAB:  # where there is no compiler
+
+    def test_a_reader_in_c(quiet: Forest, pins: Path, tmp_path: Path) -> None:
+        source = Path(__file__).resolve().parents[1] / "wire" / "read_pin.c"
+        compiler = shutil.which("gcc") or shutil.which("clang")
+        assert compiler is not None
+        flags = ["-Wall", "-Wextra", "-Werror"]
+        subprocess.run([compiler, *flags, "-o", tmp_path / "read", source], check=True)
+        pin_tree(quiet.root, pins / "tree", ["shmem", "pgfault"], flush=False, room=3000)
+        parts = sorted((pins / "tree").iterdir())
+        ran = subprocess.run(
+            [tmp_path / "read", *parts], check=True, capture_output=True, text=True
+        )
+        lines = ran.stdout.splitlines()
+        assert lines.count("items 10 55") == len(parts) > 1
+        found = {tuple(map(int, line.split())) for line in lines if line[0] != "i"}
+        snapshot = read_tree(pins / "tree")
+        assert found == {
+            (row.id, row.parent_id, row.level, row["shmem"], row["pgfault"]) for row in snapshot
+        }
+        unpin(pins / "tree")
+
+
+def test_signals_and_forks_meanwhile(quiet: Forest, pins: Path) -> None:
+    """A child forked while another thread reads; the reader is used on in both."""
+    pin_tree(quiet.root, pins / "tree", ["pgfault", "shmem"], flush=False, room=3000)
+    reader = PinnedReader(pins / "tree")
+    stop = threading.Event()
+
+    def read_on() -> None:
+        while not stop.is_set():
+            snapshot = reader.read()
+            assert isinstance(snapshot, Snapshot)
+            assert snapshot[-1].path is not None
+
+    thread = threading.Thread(target=read_on)
+    thread.start()
+    try:
+        for _ in range(5):
+
+            def child() -> None:
+                snapshot = reader.read()
+                assert isinstance(snapshot, Snapshot)
+                with contextlib.suppress(KeyError):
+                    assert snapshot[-1].path is not None
+
+            assert in_child(child) == 0
+    finally:
+        stop.set()
+        thread.join()
+    unpin(pins / "tree")

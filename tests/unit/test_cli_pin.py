@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""python3 -m pymemcgbpf pin, unpin and cat."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pymemcgbpf import (
+    BackendUnavailableError,
+    ItemUnavailableError,
+    _bpffs,
+    _pin,
+    _wire,
+)
+from pymemcgbpf._cli.main import main
+
+from .conftest import RunPython
+from .test_pinned import ROW, TREE, pinned_file, pinned_parts, stream
+
+Captured = pytest.CaptureFixture[str]
+
+
+class Pinned:
+    """Stands in for pin() and pin_tree()."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.error: Any = None
+
+    def of(self, name: str) -> Any:
+        def make(*arguments: Any, **options: Any) -> None:
+            self.asked.append((name, arguments, options))
+            if self.error is not None:
+                raise self.error
+
+        return make
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Pinned:
+    fake = Pinned()
+    monkeypatch.setattr(_pin, "pin", fake.of("pin"))
+    monkeypatch.setattr(_pin, "pin_tree", fake.of("pin_tree"))
+    return fake
+
+
+def refused(captured: Captured, status: int, *arguments: object) -> str:
+    """The one line that a failing command prints."""
+    try:
+        assert main(list(map(str, arguments))) == status
+    except SystemExit as exit_:
+        assert exit_.code == status
+    out, err = captured.readouterr()
+    assert out == ""
+    assert err.startswith("pymemcgbpf: ") and err.count("\n") == 1
+    return err
+
+
+def printed(captured: Captured, *arguments: object) -> str:
+    assert main(list(map(str, arguments))) == 0
+    out, err = captured.readouterr()
+    assert err == ""
+    return out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pin",),
+        ("pin", "a"),
+        ("pin", "a", "b", "--order", "sideways"),
+        ("pin", "a", "b", "--mode", "0999"),
+        ("pin", "a", "b", "--mode", "1777"),
+        ("pin", "a", "b", "--mode", "rw"),
+        ("pin", "a", "b", "--room", "5"),
+        ("pin", "a", "b", "--tree", "--room", "0"),
+        ("pin", "a", "b", "--tree", "--room", "x"),
+        ("pin", "a", "b", "--tree", "--order", "pre"),
+        ("pin", "a", "b", "--nonsense"),
+        ("unpin",),
+        ("unpin", "a", "b"),
+        ("cat",),
+        ("cat", "a", "--yaml"),
+    ],
+)
+def test_wrong_usage_is_status_2(
+    arguments: tuple[str, ...], made: Pinned, capsys: Captured
+) -> None:
+    assert "--help" in refused(capsys, 2, *arguments)
+    assert made.asked == []
+
+
+def test_what_fails_is_status_1_and_an_item_2(
+    made: Pinned, capsys: Captured, tmp_path: Path
+) -> None:
+    made.error = BackendUnavailableError("no\nflush")
+    assert refused(capsys, 1, "pin", "a", "b") == "pymemcgbpf: no flush\n"
+    made.error = ItemUnavailableError("does not have 'x'", items=["x"])
+    assert "'x'" in refused(capsys, 2, "pin", "a", "b", "x")
+    assert "no pin at" in refused(capsys, 1, "unpin", tmp_path / "none")
+    assert "no pin at" in refused(capsys, 1, "cat", tmp_path / "none")
+    assert "not on a bpffs" in refused(capsys, 1, "unpin", tmp_path)
+    assert "not a statistics stream" in refused(
+        capsys, 1, "cat", pinned_file(tmp_path / "it", b"x" * 40)
+    )
+
+
+def test_a_path_that_cannot_be_is_no_traceback(capsys: Captured) -> None:
+    for command in (["unpin"], ["cat"], ["pin", "/"]):
+        assert "cannot be a path" in refused(capsys, 1, *command, "a\0b")
+
+
+def test_what_is_made(made: Pinned, capsys: Captured) -> None:
+    assert printed(capsys, "pin", "a", "b") == ""
+    assert printed(capsys, "pin", "a", "--mode", "0440", "b", "anon", "pgscan", "--no-flush") == ""
+    assert printed(capsys, "pin", "a", "b", "--order", "post") == ""
+    assert printed(capsys, "pin", "--tree", "a", "b", "--room", "70", "anon") == ""
+    assert made.asked == [
+        ("pin", ("a", "b", None), {"order": "self", "flush": True, "mode": 0o444}),
+        ("pin", ("a", "b", ["anon", "pgscan"]), {"order": "self", "flush": False, "mode": 0o440}),
+        ("pin", ("a", "b", None), {"order": "post", "flush": True, "mode": 0o444}),
+        ("pin_tree", ("a", "b", ["anon"]), {"flush": True, "mode": 0o444, "room": 70}),
+    ]
+
+
+def test_unpin(capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_bpffs, "is_bpffs", lambda path: True)
+    path = pinned_file(tmp_path / "it", stream([ROW]))
+    assert printed(capsys, "unpin", path) == ""
+    assert not path.exists()
+
+
+def test_cat(capsys: Captured, tmp_path: Path) -> None:
+    path = pinned_file(tmp_path / "it", stream([ROW]))
+    assert printed(capsys, "cat", path) == "anon    4.0 KiB\npgscan    3\n"
+    assert json.loads(printed(capsys, "cat", "--json", path)) == {"anon": 4096, "pgscan": 3}
+    rows = [TREE[0]._replace(values=(1 << 30, _wire.ABSENT)), *TREE[1:]]
+    pinned_file(path, stream(rows, 2))
+    assert printed(capsys, "cat", path) == (
+        "              anon  pgscan\n"
+        "cgroup 10  1.0 GiB       -\n"
+        "cgroup 11  101 B         1\n"
+        "cgroup 12  102 B         2\n"
+        "cgroup 13  103 B         3\n"
+    )
+    shown = json.loads(printed(capsys, "cat", "--json", pinned_parts(tmp_path / "parts", rows)))
+    assert shown[0]["items"] == {"anon": 1 << 30}
+    assert shown[3] == {
+        "path": None,
+        "id": 13,
+        "parent_id": 12,
+        "level": 3,
+        "items": {"anon": 103, "pgscan": 3},
+    }
+
+
+@pytest.mark.parametrize("command", ["pin", "unpin", "cat"])
+def test_help(command: str, capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert f"pymemcgbpf {command}" in out and "Exit status" in out
+
+
+def test_cat_takes_no_ctypes(run_python: RunPython, tmp_path: Path) -> None:
+    pinned_file(tmp_path / "it", stream([ROW]))
+    code = (
+        "import sys; sys.modules['ctypes'] = sys.modules['_ctypes'] = None\n"
+        "from pymemcgbpf._cli.main import main; sys.exit(main(['cat', 'it']))\n"
+    )
+    ran = run_python("-c", code)
+    assert (ran.returncode, ran.stdout.split()[0], ran.stderr) == (0, "anon", "")
+    assert sys.modules.get("ctypes") is not None
