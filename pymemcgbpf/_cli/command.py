@@ -4,26 +4,37 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Callable, NoReturn, Optional
 
-from .. import _backend
+from .. import _backend, _cgroupfs
 from .._catalogue import CATALOGUE, close_names, is_group, item_named
 from .._version import VERSION
 from ..errors import ItemUnavailableError, MemcgError, UnknownItemError
+from ..snapshot import Snapshot
 
 PROGRAM = "pymemcgbpf"
 OK, FAILED, USAGE = 0, 1, 2
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that tells of a wrong option in one line, without the usage."""
+    """An argument parser that tells of a wrong option in one line, without the usage.
+
+    Attributes:
+        after_help: what the help ends with, printed as it is.
+    """
+
+    after_help = ""
 
     def error(self, message: str) -> NoReturn:
         say(f"{message} (see --help)")
         raise SystemExit(USAGE)
+
+    def format_help(self) -> str:
+        return super().format_help() + self.after_help
 
 
 def say(message: str) -> None:
@@ -33,12 +44,12 @@ def say(message: str) -> None:
 
 
 def parser(command: str, description: str, epilog: str, words: str) -> Parser:
-    """A command's parser, with the options that all have."""
-    made = Parser(
-        prog=f"python3 -m {PROGRAM}{command}",
-        usage="%(prog)s [options] [PATH] [ITEM ...]",
-        description=description,
-        epilog="A first word that is a path, or no item's name and without a star, is PATH. "
+    """The parser of a command that reads items, with the options that all those have."""
+    made = plain_parser(
+        command,
+        "[PATH] [ITEM ...]",
+        description,
+        "A first word that is a path, or no item's name and without a star, is PATH. "
         f"{epilog}Exit status: 0; 1 where the cgroup could not be read; 2 for wrong usage or an "
         "item that is not to be had.",
     )
@@ -54,8 +65,58 @@ def parser(command: str, description: str, epilog: str, words: str) -> Parser:
         action="store_true",
         help="do not bring pending updates in first: cheaper, up to about 2 s old",
     )
+    return made
+
+
+def plain_parser(command: str, words: str, description: str, epilog: str) -> Parser:
+    """A command's parser, with the options that all have."""
+    made = Parser(
+        prog=f"{PROGRAM}{command}",
+        usage=f"%(prog)s [options] {words}",
+        description=description,
+        epilog=epilog,
+    )
     made.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
     return made
+
+
+def seconds(text: str) -> float:
+    """An option's value: a time above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return number
+
+
+def whole(what: str, least: int = 0) -> Callable[[str], int]:
+    """The type of an option whose value is a number of *what*."""
+
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdecimal()) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of {what}")
+        return int(text)
+
+    return number
+
+
+def add_depth(to: Parser) -> None:
+    """The option of commands that show a tree: how deep."""
+    to.add_argument(
+        "--depth",
+        type=whole("levels"),
+        metavar="N",
+        help="show no more than N levels below the root",
+    )
+
+
+def one_item(text: str) -> str:
+    """An option's value: an item, no group of them."""
+    if is_group(text):
+        raise argparse.ArgumentTypeError(f"{text} stands for several items")
+    return text
 
 
 def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[str]]]:
@@ -73,17 +134,36 @@ def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[s
     return first, list(words[1:]) or None
 
 
+def tree_and_items(words: Sequence[str]) -> tuple[str, Optional[list[str]]]:
+    """As :func:`path_and_items`, for a command that reads a tree: by default the whole one."""
+    path, items = path_and_items(words)
+    if path is None:
+        path = _cgroupfs.hierarchy_root(_cgroupfs.own_cgroup())
+    return path, items
+
+
 def run(make_text: Callable[[], str]) -> int:
     """Prints a text; returns the exit status."""
+    return run_each(lambda: [make_text()])
+
+
+def run_each(make_texts: Callable[[], Iterable[str]]) -> int:
+    """Prints texts, each as soon as it is made; returns the exit status."""
     try:
-        text = make_text()
+        for text in make_texts():
+            if not _printed(text):
+                return FAILED
     except (UnknownItemError, ItemUnavailableError) as error:
         return _complain(error, USAGE)
     except MemcgError as error:
         return _complain(error, FAILED)
+    return OK
+
+
+def _printed(text: str) -> bool:
     if sys.stdout is None:
         say("cannot write: standard output is closed")
-        return FAILED
+        return False
     encoding = sys.stdout.encoding or "ascii"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -93,14 +173,21 @@ def run(make_text: Callable[[], str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # whoever read our output has gone (head)
             say(f"cannot write: {error.strerror}")
-        return FAILED
-    return OK
+        return False
+    return True
 
 
 def say_if_text(backend: str, why: str) -> None:
     """Tells people that the numbers came the slow way."""
     if backend == "text" and why:
         say(f"read as text; {why}")
+
+
+def say_if_unseen(snapshot: Snapshot) -> None:
+    """Tells how many cgroups of a tree have no path here."""
+    unseen = sum(row.path is None and not row.gone for row in snapshot)
+    if unseen:
+        say(f"{unseen} cgroups are left out: their directories cannot be seen")
 
 
 def _complain(error: MemcgError, status: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Optional
 
 from .. import _cgroupfs
 from ..reader import StatsReader
@@ -13,15 +12,21 @@ from . import command
 from .units import human
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Runs the command; returns its exit status."""
+def main(arguments: Sequence[str], commands: str = "") -> int:
+    """Runs the command; returns its exit status.
+
+    Args:
+        arguments: what follows the command's word.
+        commands: a list of all commands; without a word this one's help shows it.
+    """
     parser = command.parser(
-        "",
+        "" if commands else " stat",
         "Print a cgroup's memory statistics, read as numbers through BPF.",
-        "Another command: tree (see tree --help). ",
+        "",
         "a cgroup's directory (default: this process's own cgroup), and the items to print, or "
         "groups of them like 'memory.events.*' (default: memory.stat's and memory.current)",
     )
+    parser.after_help = commands
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_intermixed_args(arguments)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 from .cgroups import Worker
@@ -54,3 +55,15 @@ def test_errors_are_one_line_and_a_status() -> None:
         assert (run.returncode, run.stdout) == (status, ""), arguments
         assert len(run.stderr.splitlines()) == 1, run.stderr
         assert run.stderr.startswith("pymemcgbpf: "), run.stderr
+
+
+def test_the_console_script_is_the_same_program() -> None:
+    scripts = metadata.distribution("pymemcgbpf").entry_points
+    (script,) = (one for one in scripts if one.group == "console_scripts")
+    assert (script.name, script.value) == ("pymemcgbpf", "pymemcgbpf._cli.main:main")
+    code = "import sys; from pymemcgbpf._cli.main import main; sys.exit(main())"
+    ran = [
+        subprocess.run([sys.executable, *start, "--help"], capture_output=True, text=True)
+        for start in (("-m", "pymemcgbpf"), ("-c", code))
+    ]
+    assert ran[0].stdout == ran[1].stdout and ran[0].stdout.startswith("usage: pymemcgbpf ")

@@ -17,24 +17,10 @@ from pymemcgbpf import BpfPermissionError, CgroupNotFoundError, _backend, _cgrou
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._text_source import TextSource
 
+from . import commands
+from .commands import TEXT, Captured, failed
 from .conftest import RunPython
 from .directories import make_v2
-
-Captured = pytest.CaptureFixture[str]
-TEXT = ("--backend", "text")
-
-
-def failed(captured: Captured, status: int, *arguments: str) -> str:
-    """The one line that a failing command prints."""
-    try:
-        assert main(arguments) == status
-    except SystemExit as exit_:
-        assert exit_.code == status
-    out, err = captured.readouterr()
-    assert out == ""
-    assert err.startswith("pymemcgbpf: ") and err.count("\n") == 1 and err.endswith("\n")
-    return err
-
 
 # --- failures -------------------------------------------------------------------------
 
@@ -84,10 +70,7 @@ def test_no_own_cgroup_is_status_1(capsys: Captured, monkeypatch: pytest.MonkeyP
 
 
 def printed(captured: Captured, *arguments: str) -> str:
-    assert main([*TEXT, *arguments]) == 0
-    out, err = captured.readouterr()
-    assert err == ""
-    return out
+    return commands.printed(captured, *TEXT, *arguments)
 
 
 def test_the_table_is_aligned(tmp_path: Path, capsys: Captured) -> None:

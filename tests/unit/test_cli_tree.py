@@ -15,10 +15,10 @@ from pymemcgbpf import BpfPermissionError, Snapshot, _backend, _cgroupfs
 from pymemcgbpf._cli import tree
 from pymemcgbpf._cli.main import main
 
+from . import commands
+from .commands import TEXT, Captured, failed
 from .conftest import RunPython
 from .directories import make_v2
-
-Captured = pytest.CaptureFixture[str]
 
 
 def stat(anon: int) -> str:
@@ -38,22 +38,11 @@ def forest(tmp_path: Path) -> Path:
 
 
 def printed(captured: Captured, *arguments: str) -> str:
-    assert main(["tree", "--backend", "text", *arguments]) == 0
-    out, err = captured.readouterr()
-    assert err == ""
-    return out
+    return commands.printed(captured, "tree", *TEXT, *arguments)
 
 
 def refused(captured: Captured, status: int, *arguments: str) -> str:
-    """The one line that a failing command prints."""
-    try:
-        assert main(["tree", "--backend", "text", *arguments]) == status
-    except SystemExit as exit_:
-        assert exit_.code == status
-    out, err = captured.readouterr()
-    assert out == ""
-    assert err.startswith("pymemcgbpf: ") and err.count("\n") == 1
-    return err
+    return failed(captured, status, "tree", *TEXT, *arguments)
 
 
 def names(text: str) -> list[str]:
