@@ -19,6 +19,12 @@ from ..snapshot import Snapshot
 PROGRAM = "pymemcgbpf"
 OK, FAILED, USAGE = 0, 1, 2
 
+ONE_CGROUP = (
+    "a cgroup's directory (default: this process's own cgroup), and the items to print, or "
+    "groups of them like 'memory.events.*' (default: memory.stat's and memory.current)"
+)
+"""The help of PATH and ITEM for commands that read one cgroup."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that tells of a wrong option in one line, without the usage.

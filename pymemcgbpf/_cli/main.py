@@ -16,6 +16,8 @@ from . import stat
 _COMMANDS = {
     "stat": ("stat", "one cgroup's statistics (without a word, too)"),
     "tree": ("tree", "a tree of cgroups, read in one walk"),
+    "watch": ("watch", "one cgroup's statistics again and again, as CSV or JSON"),
+    "items": ("items", "the items that this kernel offers"),
 }
 
 

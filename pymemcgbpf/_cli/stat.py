@@ -23,8 +23,7 @@ def main(arguments: Sequence[str], commands: str = "") -> int:
         "" if commands else " stat",
         "Print a cgroup's memory statistics, read as numbers through BPF.",
         "",
-        "a cgroup's directory (default: this process's own cgroup), and the items to print, or "
-        "groups of them like 'memory.events.*' (default: memory.stat's and memory.current)",
+        command.ONE_CGROUP,
     )
     parser.after_help = commands
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 
+from pymemcgbpf import BpfPermissionError
 from pymemcgbpf._cli.main import main
 
 Captured = pytest.CaptureFixture[str]
@@ -29,3 +32,8 @@ def failed(captured: Captured, status: int, *arguments: str) -> str:
     assert out == ""
     assert err.startswith("pymemcgbpf: ") and err.count("\n") == 1 and err.endswith("\n")
     return err
+
+
+def refuse_bpf(*_: object) -> NoReturn:
+    """In place of _backend._Choosing._through_bpf."""
+    raise BpfPermissionError("lacks\nCAP_BPF")

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import BpfPermissionError, CgroupNotFoundError, _backend, _cgroupfs
+from pymemcgbpf import CgroupNotFoundError, _backend, _cgroupfs
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._text_source import TextSource
 
 from . import commands
-from .commands import TEXT, Captured, failed
+from .commands import TEXT, Captured, failed, refuse_bpf
 from .conftest import RunPython
 from .directories import make_v2
 
@@ -51,10 +51,7 @@ def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured
 def test_a_backend_that_is_not_to_be_had_is_status_1(
     v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> Any:
-        raise BpfPermissionError("lacks\nCAP_BPF")
-
-    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse)
+    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse_bpf)
     assert failed(capsys, 1, "--backend", "core", str(v2)) == "pymemcgbpf: lacks CAP_BPF\n"
 
 
@@ -179,10 +176,7 @@ def test_no_flush(
 def test_a_fall_back_to_text_says_why(
     extra: tuple[str, ...], v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> Any:
-        raise BpfPermissionError("lacks CAP_BPF")
-
-    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse)
+    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse_bpf)
     assert main([*extra, str(v2), "anon"]) == 0
     out, err = capsys.readouterr()
     assert "anon" in out

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from pymemcgbpf import BpfPermissionError, Snapshot, _backend, _cgroupfs
+from pymemcgbpf import Snapshot, _backend, _cgroupfs
 from pymemcgbpf._cli import tree
 from pymemcgbpf._cli.main import main
 
 from . import commands
-from .commands import TEXT, Captured, failed
+from .commands import TEXT, Captured, failed, refuse_bpf
 from .conftest import RunPython
 from .directories import make_v2
 
@@ -169,10 +169,7 @@ def test_what_cannot_be_read_is_status_1(tmp_path: Path, capsys: Captured) -> No
 def test_a_fall_back_to_text_says_why(
     forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> Any:
-        raise BpfPermissionError("lacks CAP_BPF")
-
-    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse)
+    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse_bpf)
     assert main(["tree", str(forest)]) == 0
     out, err = capsys.readouterr()
     assert len(names(out)) == 5
