@@ -17,6 +17,7 @@ _COMMANDS = {
     "stat": ("stat", "one cgroup's statistics (without a word, too)"),
     "tree": ("tree", "a tree of cgroups, read in one walk"),
     "watch": ("watch", "one cgroup's statistics again and again, as CSV or JSON"),
+    "export": ("export", "a tree's statistics as metrics for Prometheus"),
     "items": ("items", "the items that this kernel offers"),
 }
 
