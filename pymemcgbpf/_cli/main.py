@@ -19,6 +19,7 @@ _COMMANDS = {
     "watch": ("watch", "one cgroup's statistics again and again, as CSV or JSON"),
     "export": ("export", "a tree's statistics as metrics for Prometheus"),
     "items": ("items", "the items that this kernel offers"),
+    "doctor": ("doctor", "what works here, what does not, and what to do about it"),
 }
 
 
