@@ -16,6 +16,7 @@ from . import stat
 _COMMANDS = {
     "stat": ("stat", "one cgroup's statistics (without a word, too)"),
     "tree": ("tree", "a tree of cgroups, read in one walk"),
+    "top": ("top", "a tree in a terminal, live and sorted, with rates"),
     "watch": ("watch", "one cgroup's statistics again and again, as CSV or JSON"),
     "export": ("export", "a tree's statistics as metrics for Prometheus"),
     "items": ("items", "the items that this kernel offers"),
