@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from ..terminal import Terminal, terminal
-from .cgroups import Worker, busy_cgroup, cgroup, enable_memory, fault_in
+from .cgroups import Worker, busy_cgroup, cgroup, enable_memory, fault_in, remove
 from .oracle import by_text
-from .surroundings import BPF_BACKENDS
 
 
 @contextlib.contextmanager
@@ -46,9 +44,8 @@ def group() -> Iterator[Path]:
 
 def test_the_numbers_are_memory_stats(group: Path, backend: str, tmp_path: Path) -> None:
     items = ("shmem", "file_mapped", "pgfault")
-    with busy_cgroup(group) as (path, _), top(
-        tmp_path, "--interval", "0.2", "--backend", backend, group, *items
-    ) as shown:
+    options = ("--interval", "0.2", "--backend", backend)
+    with busy_cgroup(group) as (path, _), top(tmp_path, *options, group, *items) as shown:
         lines = shown.wait_for(lambda lines: row(lines, path.name)[-1:] == ["0.0"])
         expected = by_text(path)
         mib = [f"{expected[name] / (1 << 20):.1f}" for name in items[:2]]
@@ -57,19 +54,61 @@ def test_the_numbers_are_memory_stats(group: Path, backend: str, tmp_path: Path)
 
 
 def test_a_rate_is_the_counters_own(group: Path, tmp_path: Path) -> None:
-    pages, seconds = 5000, 3.0
+    pages, seconds = 5000, 3
 
     def fault() -> mmap.mmap:
         return fault_in(pages * mmap.PAGESIZE, shared=True)  # no huge pages
 
-    with Worker(group, lambda: None, fault) as worker, top(
-        tmp_path, "--interval", seconds, group, "pgfault"
-    ) as shown:
-        shown.wait_for(lambda lines: "0.0" in lines[2])  # the second look: it was quiet before
-        before = by_text(group)["pgfault"]
+    with (
+        cgroup(group) as path,
+        Worker(path, lambda: None, fault) as worker,
+        top(tmp_path, "--interval", seconds, group, "pgfault") as shown,
+    ):
+        shown.wait_for(lambda lines: row(lines, path.name) == ["0.0"])
+        before = by_text(path)["pgfault"]
         worker.step()
-        grown = by_text(group)["pgfault"] - before
+        grown = by_text(path)["pgfault"] - before
         assert grown >= pages
-        lines = shown.wait_for(lambda lines: "0.0" not in lines[2])
-        rate = int(row(lines, str(group)[-len(lines[2].split()[-1]) :])[0].replace(",", ""))
+        lines = shown.wait_for(lambda lines: row(lines, path.name) != ["0.0"])
+        rate = int(row(lines, path.name)[0].replace(",", ""))
         assert rate == pytest.approx(grown / seconds, rel=0.2)
+
+
+def test_a_cgroup_made_anew_at_the_same_path_has_no_rate_of_the_old_one(
+    group: Path, tmp_path: Path
+) -> None:
+    path = group / "same"
+    path.mkdir()
+    with top(tmp_path, "--interval", 1, group, "pgfault") as shown:
+        with Worker(path, lambda: fault_in(1000 * mmap.PAGESIZE, shared=True)):
+            shown.wait_for(lambda lines: row(lines, "same") == ["0.0"])
+        remove(path)
+        shown.wait_for(lambda lines: lines[0].startswith("1 cgroups"))
+        path.mkdir()
+        shown.wait_for(lambda lines: row(lines, "same") == ["-"])
+        shown.wait_for(lambda lines: row(lines, "same") == ["0.0"])
+
+
+def test_sizes_keys_and_the_end(group: Path, tmp_path: Path) -> None:
+    for number in range(30):
+        (group / f"g{number}").mkdir()
+    with top(tmp_path, "--interval", "0.3", group) as shown:
+        assert len([line for line in shown.screen.lines[2:-1] if line]) == 21
+        shown.resize(40, 100)
+        lines = shown.wait_for(lambda lines: is_drawn(lines) and lines[0].startswith("31 cgroups"))
+        assert len([line for line in lines[2:-1] if line]) == 31
+        shown.resize(6, 40)
+        shown.wait_for(is_drawn)
+        shown.type(">r")
+        shown.wait_for(lambda lines: "by anon, smallest" in lines[0])
+        assert not shown.is_as_before
+        shown.type("q")
+        assert shown.wait() == (0, "")
+        assert shown.is_as_before
+
+
+def test_the_root_is_removed(tmp_path: Path) -> None:
+    with cgroup() as path, top(tmp_path, "--interval", "0.2", path) as shown:
+        remove(path)
+        assert shown.wait() == (1, f"pymemcgbpf: the cgroup {path} was removed\n")
+        assert shown.is_as_before
