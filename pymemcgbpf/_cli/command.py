@@ -7,14 +7,16 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Callable, NoReturn, Optional
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 
-from .. import _backend, _cgroupfs
 from .._catalogue import CATALOGUE, close_names, is_group, item_named
 from .._version import VERSION
 from ..errors import ItemUnavailableError, MemcgError, UnknownItemError
-from ..snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from ..reader import StatsReader, TreeReader
+    from ..snapshot import Snapshot
 
 PROGRAM = "pymemcgbpf"
 OK, FAILED, USAGE = 0, 1, 2
@@ -50,7 +52,9 @@ def say(message: str) -> None:
 
 
 def parser(command: str, description: str, epilog: str, words: str) -> Parser:
-    """The parser of a command that reads items, with the options that all those have."""
+    """The parser of a command that reads cgroups itself, with the options that all those have."""
+    from .. import _backend  # not for commands that do without ctypes
+
     made = plain_parser(
         command,
         "[PATH] [ITEM ...]",
@@ -118,6 +122,22 @@ def add_depth(to: Parser) -> None:
     )
 
 
+def add_sort(to: Parser, what: str) -> None:
+    """The option of commands that show a tree: by which item it is sorted."""
+    to.add_argument("--sort", type=one_item, metavar="ITEM", help=what)
+
+
+def add_interval(to: Parser, default: int) -> None:
+    """The option of commands that read again and again."""
+    to.add_argument(
+        "--interval",
+        type=seconds,
+        default=float(default),
+        metavar="SECONDS",
+        help=f"from one look to the next (default: {default})",
+    )
+
+
 def one_item(text: str) -> str:
     """An option's value: an item, no group of them."""
     if is_group(text):
@@ -140,17 +160,51 @@ def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[s
     return first, list(words[1:]) or None
 
 
-def tree_and_items(words: Sequence[str]) -> tuple[str, Optional[list[str]]]:
-    """As :func:`path_and_items`, for a command that reads a tree: by default the whole one."""
-    path, items = path_and_items(words)
+def stats_reader(options: argparse.Namespace) -> StatsReader:
+    """A reader of the cgroup that is meant: by default this process's own."""
+    from .. import _cgroupfs
+    from ..reader import StatsReader
+
+    path, items = path_and_items(options.words)
+    return StatsReader(
+        path if path is not None else _cgroupfs.own_cgroup(),
+        items,
+        flush=not options.no_flush,
+        backend=options.backend,
+    )
+
+
+def tree_reader(
+    options: argparse.Namespace, default: Optional[Sequence[str]] = None, also: Optional[str] = None
+) -> TreeReader:
+    """A reader of the tree that is meant: by default all that is visible.
+
+    Args:
+        options: of the command.
+        default: the items, if none are named.
+        also: one more, if it is not among them.
+    """
+    from .. import _cgroupfs
+    from ..reader import TreeReader
+
+    path, items = path_and_items(options.words)
     if path is None:
         path = _cgroupfs.hierarchy_root(_cgroupfs.own_cgroup())
-    return path, items
+    chosen = items or default
+    if chosen is not None:
+        chosen = [*chosen, *([] if also is None else [also])]
+    return TreeReader(path, chosen, flush=not options.no_flush, backend=options.backend)
 
 
-def run(make_text: Callable[[], str]) -> int:
-    """Prints a text; returns the exit status."""
-    return run_each(lambda: [make_text()])
+def run(make_text: Callable[[], Optional[str]]) -> int:
+    """Prints a text, if there is one; returns the exit status."""
+
+    def texts() -> Iterator[str]:
+        text = make_text()
+        if text is not None:
+            yield text
+
+    return run_each(texts)
 
 
 def run_each(make_texts: Callable[[], Iterable[str]]) -> int:

@@ -15,7 +15,6 @@ from typing import NamedTuple, Optional
 from .. import _cgroupfs
 from .._catalogue import NUMA_STAT, UNLIMITED, item_named, unknown
 from ..errors import MemcgError
-from ..reader import TreeReader
 from ..snapshot import ABSENT, Snapshot
 from . import command
 
@@ -47,12 +46,10 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
 
     def texts() -> Iterator[str]:
-        path, items = command.tree_and_items(options.words)
-        flush = not options.no_flush
-        with TreeReader(path, items, flush=flush, backend=options.backend) as reader:
+        with command.tree_reader(options) as reader:
             snapshot = reader.read()
         command.say_if_unseen(snapshot)
-        families = _exposition(snapshot, options.format == _OPENMETRICS)
+        families = _exposition(snapshot, _labels(snapshot, reader.path), options.format)
         if options.output is None:
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(encoding="utf-8")  # both formats are that
@@ -95,13 +92,13 @@ def _metric(name: str) -> _Metric:
     return _Metric(family, item.kind, unit, description, labels)
 
 
-def _exposition(snapshot: Snapshot, openmetrics: bool) -> Iterator[str]:
+def _exposition(snapshot: Snapshot, cgroups: Sequence[Optional[str]], form: str) -> Iterator[str]:
     """The lines, a text a family."""
     families: dict[str, list[tuple[str, _Metric]]] = {}
     for name in snapshot.items:
         metric = _metric(name)
         families.setdefault(metric.family, []).append((name, metric))
-    cgroups = _labels(snapshot)
+    openmetrics = form == _OPENMETRICS
     for family, members in families.items():
         _, metric = members[0]
         sample = f"{family}_total" if metric.kind == "counter" else family
@@ -123,9 +120,9 @@ def _exposition(snapshot: Snapshot, openmetrics: bool) -> Iterator[str]:
         yield "# EOF"
 
 
-def _labels(snapshot: Snapshot) -> list[Optional[str]]:
+def _labels(snapshot: Snapshot, path: str) -> list[Optional[str]]:
     """The label of each row; None for a cgroup that has no path (any more)."""
-    root = os.path.realpath(snapshot.path)
+    root = os.path.realpath(path)
     above = os.path.relpath(root, _cgroupfs.hierarchy_root(root))
     paths = (row.relative_path for row in snapshot)
     return [

@@ -10,29 +10,28 @@ import sys
 from collections.abc import Sequence
 from typing import Optional
 
-from . import stat
-
-# A command's word → the module that has its main(), and what it does.
+# A command's word → its module and function there, and what it does. Only the one that is run is
+# imported: not all need what the others need.
 _COMMANDS = {
-    "stat": ("stat", "one cgroup's statistics (without a word, too)"),
-    "tree": ("tree", "a tree of cgroups, read in one walk"),
-    "top": ("top", "a tree in a terminal, live and sorted, with rates"),
-    "watch": ("watch", "one cgroup's statistics again and again, as CSV or JSON"),
-    "export": ("export", "a tree's statistics as metrics for Prometheus"),
-    "items": ("items", "the items that this kernel offers"),
-    "doctor": ("doctor", "what works here, what does not, and what to do about it"),
+    "stat": ("stat", "main", "one cgroup's statistics (without a word, too)"),
+    "tree": ("tree", "main", "a tree of cgroups, read in one walk"),
+    "top": ("top", "main", "a tree in a terminal, live and sorted, with rates"),
+    "watch": ("watch", "main", "one cgroup's statistics again and again, as CSV or JSON"),
+    "export": ("export", "main", "a tree's statistics as metrics for Prometheus"),
+    "items": ("items", "main", "the items that this kernel offers"),
+    "doctor": ("doctor", "main", "what works here, what does not, and what to do about it"),
 }
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Runs a command; returns its exit status: 0, 1 (could not read) or 2 (usage)."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    word = words.pop(0) if words and words[0] in _COMMANDS else ""  # a directory is ./WORD
+    module, function, _ = _COMMANDS[word or "stat"]
     try:
-        if words and words[0] in _COMMANDS:  # a directory of that name is ./tree
-            module, _ = _COMMANDS[words[0]]
-            status: int = importlib.import_module(f".{module}", __package__).main(words[1:])
-            return status
-        return stat.main(words, _list_of_commands())
+        run = getattr(importlib.import_module(f".{module}", __package__), function)
+        status: int = run(words) if word else run(words, list_of_commands())
+        return status
     except KeyboardInterrupt:
         # Ended as if by the signal itself, so that a shell's loop around it ends, too.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -40,6 +39,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return 128 + signal.SIGINT  # a container's first process does not die of it
 
 
-def _list_of_commands() -> str:
-    lines = (f"  {word:<8}{what}\n" for word, (_, what) in _COMMANDS.items())
+def list_of_commands() -> str:
+    """For the help of whoever has not said which."""
+    lines = (f"  {word:<8}{what}\n" for word, (_, _, what) in _COMMANDS.items())
     return f"\ncommands, each with a --help of its own:\n{''.join(lines)}"

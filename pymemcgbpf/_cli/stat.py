@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from .. import _cgroupfs
-from ..reader import StatsReader
 from . import command
 from .units import human
 
@@ -30,13 +28,7 @@ def main(arguments: Sequence[str], commands: str = "") -> int:
     options = parser.parse_intermixed_args(arguments)
 
     def text() -> str:
-        path, items = command.path_and_items(options.words)
-        with StatsReader(
-            path if path is not None else _cgroupfs.own_cgroup(),
-            items,
-            flush=not options.no_flush,
-            backend=options.backend,
-        ) as reader:
+        with command.stats_reader(options) as reader:
             values = reader.read()
             if options.json:
                 return json.dumps(values, indent=2)

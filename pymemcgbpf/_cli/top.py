@@ -43,30 +43,17 @@ def main(arguments: Sequence[str]) -> int:
         "the root's directory (default: the topmost that is visible), and the items to show "
         f"(default: {' '.join(_DEFAULT_ITEMS)})",
     )
-    parser.add_argument(
-        "--interval",
-        type=command.seconds,
-        default=2.0,
-        metavar="SECONDS",
-        help="from one look to the next (default: 2)",
-    )
+    command.add_interval(parser, 2)
     command.add_depth(parser)
     parser.add_argument(
         "--filter", default="", metavar="TEXT", help="cgroups with it in their path"
     )
-    parser.add_argument(
-        "--sort", type=command.one_item, metavar="ITEM", help="by this item (default: the first)"
-    )
+    command.add_sort(parser, "by this item, the largest first (default: the first)")
     options = parser.parse_intermixed_args(arguments)
 
     def show() -> Iterator[str]:
         _check_terminal()
-        path, chosen = command.tree_and_items(options.words)
-        items = list(dict.fromkeys(chosen or _DEFAULT_ITEMS))
-        if options.sort is not None and options.sort not in items:
-            items.append(options.sort)
-        flush = not options.no_flush
-        with TreeReader(path, items, flush=flush, backend=options.backend) as reader:
+        with command.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:
             view = _View(reader, options.interval, options.depth, options.filter)
             if options.sort is not None:
                 view.sort = reader.items.index(options.sort)
@@ -203,7 +190,7 @@ class _View:
     def _draw(self, screen: window, snapshot: Snapshot, lines: Sequence[_Line]) -> None:
         height, width = screen.getmaxyx()
         self._height = max(height - 3, 1)
-        shown = list(itertools.islice(self._named(snapshot, lines), self._height))
+        shown = list(itertools.islice(self._named(lines), self._height))
         screen.erase()
         _put(screen, 0, 0, self._about(snapshot, len(lines)))
         at = 0
@@ -225,7 +212,7 @@ class _View:
         by = f"{self._reader.items[self.sort]}, {order} first"
         return f"{count} cgroups by {by} ({way}, every {self._interval:g} s)"
 
-    def _named(self, snapshot: Snapshot, lines: Sequence[_Line]) -> Iterator[tuple[_Line, str]]:
+    def _named(self, lines: Sequence[_Line]) -> Iterator[tuple[_Line, str]]:
         """From the first line on the screen on, those that have a path (still), with it."""
 
         def place(line: _Line) -> tuple[bool, float]:
@@ -235,7 +222,7 @@ class _View:
         for line in sorted(lines, key=place)[self.top :]:
             path = line.row.relative_path
             if path is not None:
-                yield line, printable(snapshot.path if path == "." else path)
+                yield line, printable(self._reader.path if path == "." else path)
 
     def _columns(self, lines: Sequence[_Line], width: int) -> Iterator[tuple[int, list[str]]]:
         """Those that there is room for, with the one that is sorted by: its place among the

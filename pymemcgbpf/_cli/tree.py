@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from .._catalogue import CURRENT
-from ..reader import TreeReader
 from ..snapshot import Row, Snapshot
 from . import command
 from .units import Shown, human, printable
@@ -23,12 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_intermixed_args(arguments)
 
     def text() -> str:
-        path, chosen = command.tree_and_items(options.words)
-        items = list(dict.fromkeys(chosen or _DEFAULT_ITEMS))
-        if options.sort is not None and options.sort not in items:
-            items.append(options.sort)
-        flush = not options.no_flush
-        with TreeReader(path, items, flush=flush, backend=options.backend) as reader:
+        with command.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:
             snapshot = reader.read()
             if not options.json:
                 command.say_if_text(reader.backend, reader.why)
@@ -49,12 +43,7 @@ def _parser() -> command.Parser:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     command.add_depth(parser)
-    parser.add_argument(
-        "--sort",
-        type=command.one_item,
-        metavar="ITEM",
-        help="siblings by this item, the largest first (else by name)",
-    )
+    command.add_sort(parser, "siblings by this item, the largest first (else by name)")
     return parser
 
 

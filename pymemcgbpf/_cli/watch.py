@@ -11,8 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
-from .. import _cgroupfs
-from ..reader import StatsReader
 from . import command
 
 
@@ -27,13 +25,7 @@ def main(arguments: Sequence[str]) -> int:
         command.ONE_CGROUP,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument(
-        "--interval",
-        type=command.seconds,
-        default=1.0,
-        metavar="SECONDS",
-        help="from one sample to the next (default: 1)",
-    )
+    command.add_interval(parser, 1)
     parser.add_argument(
         "--count",
         type=command.whole("samples", least=1),
@@ -43,13 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
 
     def lines() -> Iterator[str]:
-        path, items = command.path_and_items(options.words)
-        with StatsReader(
-            path if path is not None else _cgroupfs.own_cgroup(),
-            items,
-            flush=not options.no_flush,
-            backend=options.backend,
-        ) as reader:
+        with command.stats_reader(options) as reader:
             if not options.json:
                 command.say_if_text(reader.backend, reader.why)
                 yield ",".join(("time", *reader.items))

@@ -185,9 +185,9 @@ def test_a_cgroup_that_is_removed_meanwhile_is_left_out(
 ) -> None:
     labels = export._labels
 
-    def remove_and_go_on(snapshot: Snapshot) -> object:
+    def remove_and_go_on(snapshot: Snapshot, path: str) -> object:
         os.rename(forest / "a.slice" / "b", forest.parent / "gone")
-        return labels(snapshot)
+        return labels(snapshot, path)
 
     monkeypatch.setattr(export, "_labels", remove_and_go_on)
     assert re.findall('cgroup="(.*)"', printed(capsys, forest, "anon")) == ["/", "/a.slice"]

@@ -33,7 +33,7 @@ def test_help_without_a_word_lists_the_commands(
     monkeypatch.setenv("COLUMNS", "80")
     text = helped(capsys)
     assert text.startswith("usage: pymemcgbpf [options] [PATH] [ITEM ...]")
-    for word, (_, what) in _COMMANDS.items():
+    for word, (_, _, what) in _COMMANDS.items():
         assert f"\n  {word} " in text and f" {what}\n" in text
 
 
@@ -78,7 +78,7 @@ def test_ctrl_c_ends_it_as_the_signal_does(run_python: RunPython) -> None:
     code = (
         "import pymemcgbpf._cli.main as m\n"
         "def interrupted(*_): raise KeyboardInterrupt\n"
-        "m.stat.main = interrupted\n"
+        "m.list_of_commands = interrupted\n"
     )
     ran = run_python("-c", f"{code}m.main([])")
     assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGINT, "", "")
