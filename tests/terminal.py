@@ -193,10 +193,12 @@ class Terminal:
         self.screen.feed(os.read(self._master, 1 << 16).decode(errors="replace"))
         return True
 
-    def wait_for(self, found: Callable[[list[str]], object], seconds: float = 30) -> list[str]:
-        """The screen's lines, as soon as they are what is waited for."""
+    def wait_for(
+        self, found: Callable[[list[str]], object], *, settled: bool = True, seconds: float = 30
+    ) -> list[str]:
+        """The screen's lines, as soon as they are what is waited for, and drawn to the end."""
         deadline = time.monotonic() + seconds
-        while not (found(self.screen.lines) and not self._take(0.05)):
+        while not (found(self.screen.lines) and not (settled and self._take(0.05))):
             if not self._take(0.05):
                 assert self.process.poll() is None, f"it has ended: {self._last_words()}"
                 shown = "\n".join(self.screen.lines)

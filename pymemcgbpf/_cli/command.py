@@ -90,14 +90,19 @@ def plain_parser(command: str, words: str, description: str, epilog: str) -> Par
     return made
 
 
+_SHORTEST, _LONGEST = 0.001, 1_000_000
+
+
 def seconds(text: str) -> float:
-    """An option's value: a time above 0."""
+    """An option's value: an interval."""
     try:
         number = float(text)
     except ValueError:
-        number = 0.0
-    if not (math.isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+        number = math.nan
+    if not _SHORTEST <= number <= _LONGEST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of seconds from {_SHORTEST} to {_LONGEST}"
+        )
     return number
 
 

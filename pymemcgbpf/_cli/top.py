@@ -150,14 +150,12 @@ class _View:
             snapshot = self._reader.read(copy=False)
             lines = self._wanted(self._rates.lines(snapshot))
             due = max(due + self._interval, time.monotonic())
-            while True:
+            key = 0
+            while key >= 0:  # until no key is pressed for so long
                 self._draw(screen, snapshot, lines)
-                left = due - time.monotonic()
-                if left <= 0:
-                    break
-                screen.timeout(math.ceil(left * 1000))
+                screen.timeout(math.ceil(max(due - time.monotonic(), 0) * 1000))
                 key = screen.getch()
-                if key in (ord("q"), ord("Q")) or (key < 0 and not sys.stdin.isatty()):
+                if key in (ord("q"), ord("Q")) or not sys.stdin.isatty():
                     return
                 self.press(key, len(lines))
 

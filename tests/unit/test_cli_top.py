@@ -231,6 +231,13 @@ def test_another_size(run: Terminal, forest: Path) -> None:
     assert run.wait() == (0, "")
 
 
+def test_keys_are_heard_where_there_is_no_time_between(forest: Path, tmp_path: Path) -> None:
+    with started(tmp_path, "--interval", "0.001", str(forest)) as run:
+        run.wait_for(lambda lines: is_drawn(lines) and "0.0" in lines[2], settled=False)
+        run.type("q")
+        assert run.wait() == (0, "")
+
+
 def test_cgroups_come_and_go(run: Terminal, forest: Path) -> None:
     make_v2(forest / "new", stat=stat(0, 5), current="999999999")
     lines = run.wait_for(lambda lines: cgroups(lines)[0] == "new" and "0.0" in lines[2])

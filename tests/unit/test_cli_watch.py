@@ -111,7 +111,7 @@ def test_default_is_the_own_cgroup(
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(("--interval", value) for value in ("0", "-1", "x", "nan", "inf", "")),
+        *(("--interval", value) for value in ("0", "-1", "x", "nan", "inf", "", "1e-9", "1e7")),
         *(("--count", value) for value in ("0", "-1", "x", "1.5")),
     ],
 )
