@@ -46,7 +46,10 @@ def main(arguments: Sequence[str]) -> int:
     command.add_interval(parser, 2)
     command.add_depth(parser)
     parser.add_argument(
-        "--filter", default="", metavar="TEXT", help="cgroups with it in their path"
+        "--filter",
+        default="",
+        metavar="TEXT",
+        help="show those that have it in their path below the root",
     )
     command.add_sort(parser, "by this item, the largest first (default: the first)")
     options = parser.parse_intermixed_args(arguments)

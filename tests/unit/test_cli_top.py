@@ -265,6 +265,12 @@ def test_options(forest: Path, tmp_path: Path) -> None:
         assert cgroups(lines) == ["g1/below-日本語"]
 
 
+def test_the_filter_does_not_look_above_the_root(forest: Path, tmp_path: Path) -> None:
+    with started(tmp_path, "--filter", forest.name, str(forest)) as run:
+        lines = run.wait_for(is_drawn)
+        assert lines[0].startswith("0 of 41 cgroups") and cgroups(lines) == []
+
+
 def test_a_terminal_that_goes_away(run: Terminal) -> None:
     os.kill(run.process.pid, signal.SIGHUP)
     assert run.wait()[0] == -signal.SIGHUP
