@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from .cgroups import MIB, Worker, cgroup, enable_memory, fault_in
+from .forest import settle
 from .oracle import NO_LIMIT, by_text, everything
 from .surroundings import BEST_BACKEND, CAN_RUN, HAS_RFC, HIERARCHY, VERSION
 
@@ -96,6 +97,7 @@ def test_export_has_the_numbers_of_every_cgroup(backend: str) -> None:
         below = root / 'b"\\'
         below.mkdir()
         with Worker(below, lambda: fault_in(MIB, shared=True)):
+            settle({root: MIB, below: MIB})
             text = printed("export", "--backend", backend, root, "shmem", "memory.max")
             expected = {"": everything(root), r"/b\"\\": everything(below)}
     samples = dict(re.findall(r"^(cgroup_\w+\{.*\}) (.*)$", text, re.MULTILINE))
