@@ -32,10 +32,14 @@ from .errors import (
 BEST_FIRST = ("kfunc", "rfc", "core", "text")
 AUTO = "auto"
 
-_PROBE = {
+PROBE = {
     "kfunc": ("bpf_get_mem_cgroup", "Linux 7.0 and later"),
     "rfc": ("memcg_node_stat_fetch", "kernels with the first form of the memcg kfunc patch"),
 }
+"""Backend → a function that tells whether a kernel has it, and which kernels do."""
+
+RUN_FUNCTIONS = frozenset(("bpf_cgroup_from_id", "bpf_iter_css_new"))
+"""What the transport "run" finds cgroups by."""
 
 
 class Request(NamedTuple):
@@ -327,8 +331,8 @@ class _Choosing(Generic[_Source]):
     def _recipe(self, backend: str) -> Recipe:
         """The items asked for, as far as this kernel has them."""
         types = _btf.kernel()
-        if backend in _PROBE:
-            function, where = _PROBE[backend]
+        if backend in PROBE:
+            function, where = PROBE[backend]
             if function not in types.functions:
                 raise BackendUnavailableError(f"this kernel has no {function} ({where})")
         if types.memory_cgrp_id is None:
@@ -375,7 +379,7 @@ class _Choosing(Generic[_Source]):
         backend, why = recipe.backend, ""
         if transport == "run":
             types = _btf.kernel()
-            lacking = sorted({"bpf_cgroup_from_id", "bpf_iter_css_new"} - types.functions)
+            lacking = sorted(RUN_FUNCTIONS - types.functions)
             if lacking:
                 why = f"this kernel has no {' and no '.join(lacking)} (Linux 6.7 and later)"
             elif self._cgroup.version == 1:

@@ -35,7 +35,7 @@ def items(cgroup_path: Optional[_cgroupfs.Path] = None) -> tuple[Item, ...]:
         CgroupNotFoundError, NotACgroupError, CgroupPermissionError,
         MemoryControllerError, CgroupRemovedError: of the path.
     """
-    with _opened(cgroup_path) as cgroup:
+    with opened(cgroup_path) as cgroup:
         shown = Shown(cgroup, walks=True)
         names = _backend.translated(
             cgroup, lambda: [name for file in FILES for name in shown.names(file)]
@@ -58,7 +58,7 @@ def unknown_keys(cgroup_path: Optional[_cgroupfs.Path] = None) -> tuple[str, ...
 
     Args and Raises: as :func:`items`.
     """
-    with _opened(cgroup_path) as cgroup:
+    with opened(cgroup_path) as cgroup:
         if cgroup.version == 1:
             return ()
         shown = Shown(cgroup, walks=False)
@@ -67,7 +67,8 @@ def unknown_keys(cgroup_path: Optional[_cgroupfs.Path] = None) -> tuple[str, ...
 
 
 @contextlib.contextmanager
-def _opened(path: Optional[_cgroupfs.Path]) -> Iterator[_cgroupfs.Cgroup]:
+def opened(path: Optional[_cgroupfs.Path]) -> Iterator[_cgroupfs.Cgroup]:
+    """A cgroup; without a path the process's own, or the nearest above with a memory.stat."""
     cgroup = _cgroupfs.open_cgroup(_nearest(_cgroupfs.own_cgroup()) if path is None else path)
     try:
         yield cgroup

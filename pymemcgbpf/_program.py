@@ -270,9 +270,14 @@ def _check_spare_descriptors() -> None:
             os.close(fd)
 
 
-def _open(lib: _libbpf.Libbpf, log: list[str]) -> Any:
+def read_object() -> bytes:
+    """The BPF object, as it was installed.
+
+    Raises:
+        BpfObjectError: there is none.
+    """
     try:
-        data = OBJECT_FILE.read_bytes()
+        return OBJECT_FILE.read_bytes()
     except OSError as error:
         if error.errno in SHORTAGES:
             raise MemcgError(
@@ -290,6 +295,10 @@ def _open(lib: _libbpf.Libbpf, log: list[str]) -> Any:
             errno=error.errno,
             call="open",
         ) from error
+
+
+def _open(lib: _libbpf.Libbpf, log: list[str]) -> Any:
+    data = read_object()
     try:
         return lib.bpf_object__open_mem(data, len(data), None)
     except MemcgError as error:
@@ -351,17 +360,23 @@ def _verdict(log: str) -> str:
 
 
 _CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38}
-_CAP_SYS_ADMIN = 21
+CAP_SYS_ADMIN = 21
+
+
+def effective_capabilities() -> Optional[int]:
+    """Those that this process has in effect, a bit each; None where that cannot be seen."""
+    try:
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
+            return next(int(line.split()[1], 16) for line in status if line[:7] == "CapEff:")
+    except (OSError, StopIteration):
+        return None
 
 
 def missing_capabilities() -> list[str]:
     """Those needed to load the program that this process does not have in effect."""
-    try:
-        with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
-            effective = next(int(line.split()[1], 16) for line in status if line[:7] == "CapEff:")
-    except (OSError, StopIteration):
-        return []  # could not tell; the kernel will
-    if effective >> _CAP_SYS_ADMIN & 1:
+    effective = effective_capabilities()
+    # Where it cannot be seen, the kernel will tell.
+    if effective is None or effective >> CAP_SYS_ADMIN & 1:
         return []
     return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
 

@@ -4,25 +4,45 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
-from collections.abc import Sequence
-from typing import Callable, NoReturn, Optional
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 
 from .._catalogue import CATALOGUE, close_names, is_group, item_named
 from .._version import VERSION
 from ..errors import ItemUnavailableError, MemcgError, UnknownItemError
 
+if TYPE_CHECKING:
+    from ..reader import StatsReader, TreeReader
+    from ..snapshot import Snapshot
+
 PROGRAM = "pymemcgbpf"
 OK, FAILED, USAGE = 0, 1, 2
 
+ONE_CGROUP = (
+    "a cgroup's directory (default: this process's own cgroup), and the items to print, or "
+    "groups of them like 'memory.events.*' (default: memory.stat's and memory.current)"
+)
+"""The help of PATH and ITEM for commands that read one cgroup."""
+
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that tells of a wrong option in one line, without the usage."""
+    """An argument parser that tells of a wrong option in one line, without the usage.
+
+    Attributes:
+        after_help: what the help ends with, printed as it is.
+    """
+
+    after_help = ""
 
     def error(self, message: str) -> NoReturn:
         say(f"{message} (see --help)")
         raise SystemExit(USAGE)
+
+    def format_help(self) -> str:
+        return super().format_help() + self.after_help
 
 
 def say(message: str) -> None:
@@ -32,14 +52,14 @@ def say(message: str) -> None:
 
 
 def parser(command: str, description: str, epilog: str, words: str) -> Parser:
-    """A command's parser, with the options that those have that read cgroups themselves."""
-    from .. import _backend  # which imports ctypes: reading pins does not need it
+    """The parser of a command that reads cgroups itself, with the options that all those have."""
+    from .. import _backend  # not for commands that do without ctypes
 
-    made = Parser(
-        prog=f"python3 -m {PROGRAM}{command}",
-        usage="%(prog)s [options] [PATH] [ITEM ...]",
-        description=description,
-        epilog="A first word that is a path, or no item's name and without a star, is PATH. "
+    made = plain_parser(
+        command,
+        "[PATH] [ITEM ...]",
+        description,
+        "A first word that is a path, or no item's name and without a star, is PATH. "
         f"{epilog}Exit status: 0; 1 where the cgroup could not be read; 2 for wrong usage or an "
         "item that is not to be had.",
     )
@@ -55,8 +75,79 @@ def parser(command: str, description: str, epilog: str, words: str) -> Parser:
         action="store_true",
         help="do not bring pending updates in first: cheaper, up to about 2 s old",
     )
+    return made
+
+
+def plain_parser(command: str, words: str, description: str, epilog: str) -> Parser:
+    """A command's parser, with the options that all have."""
+    made = Parser(
+        prog=f"{PROGRAM}{command}",
+        usage=f"%(prog)s [options] {words}",
+        description=description,
+        epilog=epilog,
+    )
     made.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
     return made
+
+
+_SHORTEST, _LONGEST = 0.001, 1_000_000
+
+
+def seconds(text: str) -> float:
+    """An option's value: an interval."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not _SHORTEST <= number <= _LONGEST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of seconds from {_SHORTEST} to {_LONGEST}"
+        )
+    return number
+
+
+def whole(what: str, least: int = 0) -> Callable[[str], int]:
+    """The type of an option whose value is a number of *what*."""
+
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdecimal()) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of {what}")
+        return int(text)
+
+    return number
+
+
+def add_depth(to: Parser) -> None:
+    """The option of commands that show a tree: how deep."""
+    to.add_argument(
+        "--depth",
+        type=whole("levels"),
+        metavar="N",
+        help="show no more than N levels below the root",
+    )
+
+
+def add_sort(to: Parser, what: str) -> None:
+    """The option of commands that show a tree: by which item it is sorted."""
+    to.add_argument("--sort", type=one_item, metavar="ITEM", help=what)
+
+
+def add_interval(to: Parser, default: int) -> None:
+    """The option of commands that read again and again."""
+    to.add_argument(
+        "--interval",
+        type=seconds,
+        default=float(default),
+        metavar="SECONDS",
+        help=f"from one look to the next (default: {default})",
+    )
+
+
+def one_item(text: str) -> str:
+    """An option's value: an item, no group of them."""
+    if is_group(text):
+        raise argparse.ArgumentTypeError(f"{text} stands for several items")
+    return text
 
 
 def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[str]]]:
@@ -74,19 +165,70 @@ def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[s
     return first, list(words[1:]) or None
 
 
+def stats_reader(options: argparse.Namespace) -> StatsReader:
+    """A reader of the cgroup that is meant: by default this process's own."""
+    from .. import _cgroupfs
+    from ..reader import StatsReader
+
+    path, items = path_and_items(options.words)
+    return StatsReader(
+        path if path is not None else _cgroupfs.own_cgroup(),
+        items,
+        flush=not options.no_flush,
+        backend=options.backend,
+    )
+
+
+def tree_reader(
+    options: argparse.Namespace, default: Optional[Sequence[str]] = None, also: Optional[str] = None
+) -> TreeReader:
+    """A reader of the tree that is meant: by default all that is visible.
+
+    Args:
+        options: of the command.
+        default: the items, if none are named.
+        also: one more, if it is not among them.
+    """
+    from .. import _cgroupfs
+    from ..reader import TreeReader
+
+    path, items = path_and_items(options.words)
+    if path is None:
+        path = _cgroupfs.hierarchy_root(_cgroupfs.own_cgroup())
+    chosen = items or default
+    if chosen is not None:
+        chosen = [*chosen, *([] if also is None else [also])]
+    return TreeReader(path, chosen, flush=not options.no_flush, backend=options.backend)
+
+
 def run(make_text: Callable[[], Optional[str]]) -> int:
     """Prints a text, if there is one; returns the exit status."""
-    try:
+
+    def texts() -> Iterator[str]:
         text = make_text()
+        if text is not None:
+            yield text
+
+    return run_each(texts)
+
+
+def run_each(make_texts: Callable[[], Iterable[str]]) -> int:
+    """Prints texts, each as soon as it is made; returns the exit status."""
+    try:
+        for text in make_texts():
+            if not _printed(text):
+                return FAILED
     except (UnknownItemError, ItemUnavailableError) as error:
         return _complain(error, USAGE)
     except MemcgError as error:
         return _complain(error, FAILED)
-    if text is None:
-        return OK
+    return OK
+
+
+def _printed(text: str) -> bool:
     if sys.stdout is None:
         say("cannot write: standard output is closed")
-        return FAILED
+        return False
     encoding = sys.stdout.encoding or "ascii"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -96,14 +238,21 @@ def run(make_text: Callable[[], Optional[str]]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # whoever read our output has gone (head)
             say(f"cannot write: {error.strerror}")
-        return FAILED
-    return OK
+        return False
+    return True
 
 
 def say_if_text(backend: str, why: str) -> None:
     """Tells people that the numbers came the slow way."""
     if backend == "text" and why:
         say(f"read as text; {why}")
+
+
+def say_if_unseen(snapshot: Snapshot) -> None:
+    """Tells how many cgroups of a tree have no path here."""
+    unseen = sum(row.path is None and not row.gone for row in snapshot)
+    if unseen:
+        say(f"{unseen} cgroups are left out: their directories cannot be seen")
 
 
 def _complain(error: MemcgError, status: int) -> int:

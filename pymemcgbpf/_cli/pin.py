@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from typing import Optional
 
-from .. import _version
 from .._unpin import unpin
 from ..pinned import ORDERS, PinnedReader
 from ..snapshot import Row, Snapshot
@@ -22,12 +21,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Runs ``pin``; returns its exit status."""
     parser = _parser(
         "pin",
+        "PATH PIN [ITEM ...]",
         "Put a cgroup's memory statistics into a bpffs, where whoever may read the file can read "
         "them without privilege (see cat --help). They stay until they are unpinned.",
     )
     parser.add_argument("path", metavar="PATH", help="the cgroup's directory")
     parser.add_argument(
-        "pin", metavar="PIN", help="the file to be made, in a bpffs: /sys/fs/bpf/…, without dots"
+        "pin", metavar="PIN", help="the file to be made, in a bpffs: /sys/fs/bpf/NAME, without dots"
     )
     parser.add_argument(
         "items",
@@ -89,7 +89,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 def main_unpin(arguments: Optional[Sequence[str]] = None) -> int:
     """Runs ``unpin``; returns its exit status."""
-    parser = _parser("unpin", "Remove what pin made, a file or a directory; nothing else.")
+    parser = _parser("unpin", "PIN", "Remove what pin made, a file or a directory; nothing else.")
     parser.add_argument("pin", metavar="PIN", help="where it is")
     options = parser.parse_args(arguments)
     return command.run(lambda: unpin(options.pin))
@@ -97,7 +97,9 @@ def main_unpin(arguments: Optional[Sequence[str]] = None) -> int:
 
 def main_cat(arguments: Optional[Sequence[str]] = None) -> int:
     """Runs ``cat``; returns its exit status."""
-    parser = _parser("cat", "Print the memory statistics that a pin gives, read without privilege.")
+    parser = _parser(
+        "cat", "PIN", "Print the memory statistics that a pin gives, read without privilege."
+    )
     parser.add_argument("pin", metavar="PIN", help="the pin, a file or a directory")
     parser.add_argument(
         "--json", action="store_true", help="print JSON: an object, or of a walk an array"
@@ -118,13 +120,8 @@ def main_cat(arguments: Optional[Sequence[str]] = None) -> int:
     return command.run(text)
 
 
-def _parser(name: str, description: str) -> command.Parser:
-    parser = command.Parser(
-        prog=f"python3 -m {command.PROGRAM} {name}", description=description, epilog=_STATUS
-    )
-    version = f"{command.PROGRAM} {_version.VERSION}"
-    parser.add_argument("--version", action="version", version=version)
-    return parser
+def _parser(name: str, words: str, description: str) -> command.Parser:
+    return command.plain_parser(f" {name}", words, description, _STATUS)
 
 
 def _mode(text: str) -> int:

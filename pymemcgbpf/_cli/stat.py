@@ -5,34 +5,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Optional
 
-from .. import _cgroupfs
-from ..reader import StatsReader
 from . import command
 from .units import human
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Runs the command; returns its exit status."""
+def main(arguments: Sequence[str], commands: str = "") -> int:
+    """Runs the command; returns its exit status.
+
+    Args:
+        arguments: what follows the command's word.
+        commands: a list of all commands; without a word this one's help shows it.
+    """
     parser = command.parser(
-        "",
+        "" if commands else " stat",
         "Print a cgroup's memory statistics, read as numbers through BPF.",
-        "Other commands: tree, pin, unpin, cat (see tree --help). ",
-        "a cgroup's directory (default: this process's own cgroup), and the items to print, or "
-        "groups of them like 'memory.events.*' (default: memory.stat's and memory.current)",
+        "",
+        command.ONE_CGROUP,
     )
+    parser.after_help = commands
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_intermixed_args(arguments)
 
     def text() -> str:
-        path, items = command.path_and_items(options.words)
-        with StatsReader(
-            path if path is not None else _cgroupfs.own_cgroup(),
-            items,
-            flush=not options.no_flush,
-            backend=options.backend,
-        ) as reader:
+        with command.stats_reader(options) as reader:
             values = reader.read()
             if options.json:
                 return json.dumps(values, indent=2)

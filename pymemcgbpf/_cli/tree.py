@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
-from .. import _cgroupfs
-from .._catalogue import CURRENT, is_group
-from ..reader import TreeReader
+from .._catalogue import CURRENT
 from ..snapshot import Row, Snapshot
 from . import command
 from .units import Shown, human, printable
@@ -20,25 +17,16 @@ from .units import Shown, human, printable
 _DEFAULT_ITEMS = (CURRENT, "anon", "file")
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_intermixed_args(arguments)
 
     def text() -> str:
-        path, chosen = command.path_and_items(options.words)
-        if path is None:
-            path = _cgroupfs.hierarchy_root(_cgroupfs.own_cgroup())
-        items = list(dict.fromkeys(chosen or _DEFAULT_ITEMS))
-        if options.sort is not None and options.sort not in items:
-            items.append(options.sort)
-        flush = not options.no_flush
-        with TreeReader(path, items, flush=flush, backend=options.backend) as reader:
+        with command.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:
             snapshot = reader.read()
             if not options.json:
                 command.say_if_text(reader.backend, reader.why)
-        unseen = sum(row.path is None and not row.gone for row in snapshot)
-        if unseen:
-            command.say(f"{unseen} cgroups are left out: their directories cannot be seen")
+        command.say_if_unseen(snapshot)
         lines = list(_lines(snapshot, options.depth, options.sort))
         return (_as_json if options.json else _as_table)(snapshot, lines)
 
@@ -54,28 +42,9 @@ def _parser() -> command.Parser:
         f"(default: {' '.join(_DEFAULT_ITEMS)})",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON array")
-    parser.add_argument(
-        "--depth", type=_depth, metavar="N", help="show no more than N levels below the root"
-    )
-    parser.add_argument(
-        "--sort",
-        type=_one_item,
-        metavar="ITEM",
-        help="siblings by this item, the largest first (else by name)",
-    )
+    command.add_depth(parser)
+    command.add_sort(parser, "siblings by this item, the largest first (else by name)")
     return parser
-
-
-def _depth(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of levels")
-    return int(text)
-
-
-def _one_item(text: str) -> str:
-    if is_group(text):
-        raise argparse.ArgumentTypeError(f"{text} stands for several items")
-    return text
 
 
 class _Line(NamedTuple):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import NamedTuple
 
 from .._catalogue import UNLIMITED, item_named
@@ -32,6 +33,20 @@ def human(name: str, value: int) -> Shown:
             break
         size /= 1024
     return Shown(f"{size:.1f}" if unit != "B" else f"{value}", unit)
+
+
+def per_second(name: str, rate: float) -> Shown:
+    """A counter's rate; of stalled time, which part of the time that was."""
+    item = item_named(name)
+    if item is not None and item.unit == "µs":
+        return Shown(f"{rate / 1e4:.1f}", "%")
+    return Shown(f"{rate:,.0f}" if rate >= 9.95 else f"{rate:.1f}", "")
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(map(bool, map(unicodedata.combining, text)))
 
 
 def printable(name: str) -> str:

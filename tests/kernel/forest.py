@@ -55,7 +55,7 @@ def forest(groups: int, leaves: int, charged: int = 20) -> Iterator[Forest]:
                 if leaf < charged:
                     tenants[path] = (1 + (group + leaf) % 7) * mmap.PAGESIZE
         with Worker(next(iter(tenants)), lambda: _charge(tenants)):
-            _settle(tenants)
+            settle(tenants)
             ids = {path: path.stat().st_ino for path in paths}
             yield Forest(
                 root,
@@ -72,8 +72,8 @@ def _charge(tenants: dict[Path, int]) -> object:
     return kept
 
 
-def _settle(tenants: dict[Path, int]) -> None:
-    """Waits until the kernel has counted it all: a few pages it may put off for 2 s."""
+def settle(tenants: dict[Path, int]) -> None:
+    """Waits until the kernel has counted all shared memory: a few pages it may put off for 2 s."""
     key = "shmem" if VERSION == 2 else "total_shmem"
     deadline = time.monotonic() + 30
     for path, size in tenants.items():

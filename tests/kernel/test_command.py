@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
-from .cgroups import Worker
-from .oracle import by_text
-from .surroundings import HAS_RFC, HIERARCHY
+from .cgroups import MIB, Worker, cgroup, enable_memory, fault_in
+from .forest import settle
+from .oracle import NO_LIMIT, by_text, everything
+from .surroundings import BEST_BACKEND, CAN_RUN, HAS_RFC, HIERARCHY, VERSION
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -54,3 +58,98 @@ def test_errors_are_one_line_and_a_status() -> None:
         assert (run.returncode, run.stdout) == (status, ""), arguments
         assert len(run.stderr.splitlines()) == 1, run.stderr
         assert run.stderr.startswith("pymemcgbpf: "), run.stderr
+
+
+def test_the_console_script_is_the_same_program() -> None:
+    scripts = metadata.distribution("pymemcgbpf").entry_points
+    (script,) = (one for one in scripts if one.group == "console_scripts")
+    assert (script.name, script.value) == ("pymemcgbpf", "pymemcgbpf._cli.main:main")
+    code = "import sys; from pymemcgbpf._cli.main import main; sys.exit(main())"
+    ran = [
+        subprocess.run([sys.executable, *start, "--help"], capture_output=True, text=True)
+        for start in (("-m", "pymemcgbpf"), ("-c", code))
+    ]
+    assert ran[0].stdout == ran[1].stdout and ran[0].stdout.startswith("usage: pymemcgbpf ")
+
+
+def printed(*arguments: object) -> str:
+    run = command(*arguments)
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr
+    return run.stdout
+
+
+def test_watch_has_memory_stats_numbers(busy: tuple[Path, Worker], backend: str) -> None:
+    path, _ = busy
+    names = ["pgfault", "shmem", "file_mapped"]
+    options = ("--interval", "0.05", "--count", "3", "--backend", backend)
+    header, *rows = csv.reader(printed("watch", *options, path, *names).splitlines())
+    expected = by_text(path)
+    assert header == ["time", *names]
+    assert [row[1:] for row in rows] == [[str(expected[name]) for name in names]] * 3
+    lines = printed("watch", "--json", *options, path, *names).splitlines()
+    values = {name: expected[name] for name in names}
+    assert [json.loads(line)["items"] for line in lines] == [values] * 3
+
+
+def test_export_has_the_numbers_of_every_cgroup(backend: str) -> None:
+    with cgroup() as root:
+        enable_memory(root)
+        below = root / 'b"\\'
+        below.mkdir()
+        with Worker(below, lambda: fault_in(MIB, shared=True)):
+            settle({root: MIB, below: MIB})
+            text = printed("export", "--backend", backend, root, "shmem", "memory.max")
+            expected = {"": everything(root), r"/b\"\\": everything(below)}
+    samples = dict(re.findall(r"^(cgroup_\w+\{.*\}) (.*)$", text, re.MULTILINE))
+    wanted = {}
+    for label, values in expected.items():
+        cgroup_label = f'{{cgroup="/{root.name}{label}"}}'
+        limit = values["memory.max"]
+        wanted[f"cgroup_memory_shmem_bytes{cgroup_label}"] = str(values["shmem"])
+        wanted[f"cgroup_memory_max_bytes{cgroup_label}"] = (
+            "+Inf" if limit == NO_LIMIT else str(limit)
+        )
+    assert samples == wanted and expected[""]["shmem"] == MIB
+
+
+def test_items_are_what_the_reader_has(busy: tuple[Path, Worker]) -> None:
+    path, _ = busy
+    listed = json.loads(printed("items", "--json", path))
+    read = json.loads(printed("--json", path, "*"))
+    assert [one["name"] for one in listed] == list(read)
+    assert all(one["known"] for one in listed)
+    lines = printed("items", path).splitlines()
+    assert [line.split()[0] for line in lines] == ["name", *read]
+
+
+def test_the_doctor_finds_it_well(busy: tuple[Path, Worker]) -> None:
+    path, _ = busy
+    shown = {
+        check["check"]: check for check in json.loads(printed("doctor", "--json", path))["checks"]
+    }
+    transports = ("run", "run") if CAN_RUN else ("stream", "shared")
+    best = [f"{BEST_BACKEND}/{each}" for each in transports]
+    assert shown["in use"]["found"] == f"{best[0]} for one cgroup, {best[1]} for a tree"
+    assert shown["cgroup file system"]["found"] == f"cgroup v{VERSION}"
+    for check in ("kernel", "memory controller", "BTF", "libbpf", "BPF object", "capabilities"):
+        assert shown[check]["verdict"] == "ok", shown[check]
+    assert (shown["memcg kfuncs"]["verdict"] == "ok") == (BEST_BACKEND == "kfunc" or HAS_RFC)
+    for what, transport in zip(("one cgroup", "a tree"), ("stream", "shared")):
+        assert shown[f"{what}, core/{transport}"]["verdict"] == "ok"
+        assert (shown[f"{what}, rfc/{transport}"]["verdict"] == "ok") == HAS_RFC
+
+
+def test_the_doctor_without_privilege() -> None:
+    # The help first: it takes modules that an ordinary user may not be able to read here.
+    code = (
+        "import contextlib, io, os, sys; import pymemcgbpf._cli.doctor as doctor\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "    doctor.main(['--help'])\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(doctor.main([]))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stderr) == (1, "")
+    shown = {line[16:40].rstrip(): line for line in run.stdout.splitlines()}
+    assert "lacks CAP_BPF and CAP_PERFMON" in shown["capabilities"]
+    assert shown["one cgroup, text"].startswith("ok ")
+    assert shown["in use"].startswith("no ")

@@ -13,28 +13,14 @@ from typing import Any
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import BpfPermissionError, CgroupNotFoundError, _backend, _cgroupfs
+from pymemcgbpf import CgroupNotFoundError, _backend, _cgroupfs
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._text_source import TextSource
 
+from . import commands
+from .commands import TEXT, Captured, failed, refuse_bpf
 from .conftest import RunPython
 from .directories import make_v2
-
-Captured = pytest.CaptureFixture[str]
-TEXT = ("--backend", "text")
-
-
-def failed(captured: Captured, status: int, *arguments: str) -> str:
-    """The one line that a failing command prints."""
-    try:
-        assert main(arguments) == status
-    except SystemExit as exit_:
-        assert exit_.code == status
-    out, err = captured.readouterr()
-    assert out == ""
-    assert err.startswith("pymemcgbpf: ") and err.count("\n") == 1 and err.endswith("\n")
-    return err
-
 
 # --- failures -------------------------------------------------------------------------
 
@@ -65,10 +51,7 @@ def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured
 def test_a_backend_that_is_not_to_be_had_is_status_1(
     v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> Any:
-        raise BpfPermissionError("lacks\nCAP_BPF")
-
-    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse)
+    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse_bpf)
     assert failed(capsys, 1, "--backend", "core", str(v2)) == "pymemcgbpf: lacks CAP_BPF\n"
 
 
@@ -84,10 +67,7 @@ def test_no_own_cgroup_is_status_1(capsys: Captured, monkeypatch: pytest.MonkeyP
 
 
 def printed(captured: Captured, *arguments: str) -> str:
-    assert main([*TEXT, *arguments]) == 0
-    out, err = captured.readouterr()
-    assert err == ""
-    return out
+    return commands.printed(captured, *TEXT, *arguments)
 
 
 def test_the_table_is_aligned(tmp_path: Path, capsys: Captured) -> None:
@@ -196,10 +176,7 @@ def test_no_flush(
 def test_a_fall_back_to_text_says_why(
     extra: tuple[str, ...], v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> Any:
-        raise BpfPermissionError("lacks CAP_BPF")
-
-    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse)
+    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse_bpf)
     assert main([*extra, str(v2), "anon"]) == 0
     out, err = capsys.readouterr()
     assert "anon" in out

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from pymemcgbpf import BpfPermissionError, Snapshot, _backend, _cgroupfs
+from pymemcgbpf import Snapshot, _backend, _cgroupfs
 from pymemcgbpf._cli import tree
 from pymemcgbpf._cli.main import main
 
+from . import commands
+from .commands import TEXT, Captured, failed, refuse_bpf
 from .conftest import RunPython
 from .directories import make_v2
-
-Captured = pytest.CaptureFixture[str]
 
 
 def stat(anon: int) -> str:
@@ -38,22 +38,11 @@ def forest(tmp_path: Path) -> Path:
 
 
 def printed(captured: Captured, *arguments: str) -> str:
-    assert main(["tree", "--backend", "text", *arguments]) == 0
-    out, err = captured.readouterr()
-    assert err == ""
-    return out
+    return commands.printed(captured, "tree", *TEXT, *arguments)
 
 
 def refused(captured: Captured, status: int, *arguments: str) -> str:
-    """The one line that a failing command prints."""
-    try:
-        assert main(["tree", "--backend", "text", *arguments]) == status
-    except SystemExit as exit_:
-        assert exit_.code == status
-    out, err = captured.readouterr()
-    assert out == ""
-    assert err.startswith("pymemcgbpf: ") and err.count("\n") == 1
-    return err
+    return failed(captured, status, "tree", *TEXT, *arguments)
 
 
 def names(text: str) -> list[str]:
@@ -180,10 +169,7 @@ def test_what_cannot_be_read_is_status_1(tmp_path: Path, capsys: Captured) -> No
 def test_a_fall_back_to_text_says_why(
     forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> Any:
-        raise BpfPermissionError("lacks CAP_BPF")
-
-    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse)
+    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse_bpf)
     assert main(["tree", str(forest)]) == 0
     out, err = capsys.readouterr()
     assert len(names(out)) == 5

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from pymemcgbpf import UNLIMITED
-from pymemcgbpf._cli.units import human
+from pymemcgbpf._cli.units import columns, human, per_second
 
 K, M, G, T, P, E = (1 << shift for shift in (10, 20, 30, 40, 50, 60))
 
@@ -60,3 +60,22 @@ def test_no_limit_is_max() -> None:
 
 def test_microseconds() -> None:
     assert human("memory.pressure.some.total", 12345) == ("12,345", "µs")
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "shown"),
+    [
+        ("pgfault", 0.0, ("0.0", "")),
+        ("pgfault", 12_345.6, ("12,346", "")),
+        ("memory.pressure.some.total", 1_000_000.0, ("100.0", "%")),
+        ("memory.pressure.some.total", 499.0, ("0.0", "%")),
+        ("an_item_of_tomorrow", 1.25, ("1.2", "")),
+    ],
+)
+def test_rates(name: str, rate: float, shown: tuple[str, str]) -> None:
+    assert per_second(name, rate) == shown
+
+
+@pytest.mark.parametrize(("text", "width"), [("", 0), ("abc", 3), ("日本", 4), ("e\u0301", 1)])
+def test_columns(text: str, width: int) -> None:
+    assert columns(text) == width

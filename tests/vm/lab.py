@@ -313,7 +313,7 @@ def _tests_parity(job: Job) -> bool:
 
 
 def _tests_inside(job: Tests, root: Path) -> list[str]:
-    """Put the tests, and no other part of the repository, into the guest; return pytest's words."""
+    """Put tests and guides, nothing else of the repository, into the guest; give pytest's words."""
     path = job.path.resolve()
     if not path.exists():
         raise LabError(f"no tests: {job.path}")
@@ -328,6 +328,8 @@ def _tests_inside(job: Tests, root: Path) -> list[str]:
         if parent != Path():
             for module in sorted((top / parent).glob("*.py")):
                 _copy(module, lab / parent / module.name)
+    if inside_repository and (top / "docs").is_dir():
+        _copy(top / "docs", lab / "docs")  # whose examples tests run
     settings = lab / "pytest.ini"
     if inside_repository and (top / "pyproject.toml").is_file():
         settings = lab / "pyproject.toml"  # its markers and filters hold here too

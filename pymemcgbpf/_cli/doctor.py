@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Looks at all that reading through BPF depends on, and says what to do about what lacks."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator, Sequence
+from typing import Callable, NamedTuple, Optional, Union
+
+from .. import _backend, _btf, _flush, _kallsyms, _kernel_layout, _libbpf, _offer, _program
+from .._catalogue import MEMORY_STAT
+from .._stat_sources import OneCgroup
+from .._tree_sources import Tree
+from ..errors import (
+    BackendUnavailableError,
+    LibbpfNotFoundError,
+    LibbpfTooOldError,
+    MemcgError,
+    MemoryControllerError,
+)
+from ..reader import StatsReader, TreeReader
+from . import command
+
+_OK, _NO, _UNKNOWN = "ok", "no", "could not tell"
+_ONE, _TREE = "one cgroup", "a tree"
+
+
+class _Check(NamedTuple):
+    """What came of one look.
+
+    Attributes:
+        verdict: "ok", "no" or "could not tell".
+        found: what there is.
+        advice: what to do; "" where there is nothing to do, or *found* has said it.
+        check: at what.
+    """
+
+    verdict: str
+    found: str
+    advice: str = ""
+    check: str = ""
+
+
+class _CouldNotTellError(Exception):
+    """What a look depends on is not to be had."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    parser = command.plain_parser(
+        " doctor",
+        "[PATH]",
+        "Look at all that reading through BPF depends on, and read once in every way. A line each: "
+        "ok, no or could not tell; what was found, and what to do.",
+        "Not every no matters: the last line says what is used. Exit status: 0 where that is BPF, "
+        "1 where it is not, 2 for wrong usage.",
+    )
+    parser.add_argument(
+        "path",
+        nargs="?",
+        metavar="PATH",
+        help="a cgroup's directory (default: this process's own, or the nearest above it that has "
+        "memory statistics)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    done: list[_Check] = []
+
+    def texts() -> Iterator[str]:
+        for check in _checks(options.path):
+            if not options.json:
+                yield _as_line(check, done)
+            done.append(check)
+        if options.json:
+            checks = [check._asdict() for check in done]
+            yield json.dumps({"bpf": _is_well(done), "checks": checks}, indent=2)
+
+    return command.run_each(texts) or (command.OK if _is_well(done) else command.FAILED)
+
+
+def _is_well(checks: Sequence[_Check]) -> bool:
+    return checks[-1].verdict == _OK
+
+
+def _as_line(check: _Check, before: Sequence[_Check]) -> str:
+    same = [one.check for one in before if one[:3] == check[:3] and check.verdict != _OK]
+    said = f"as {same[0]}" if same else ": ".join(filter(None, (check.found, check.advice)))
+    return f"{check.verdict:<{len(_UNKNOWN)}}  {check.check:<24}  {said}".replace("\n", " ")
+
+
+def _checks(path: Optional[str]) -> Iterator[_Check]:
+    """In the order in which one thing depends on another; the last is what is used."""
+    looks: dict[str, Callable[[], _Check]] = {
+        "kernel": _kernel,
+        "cgroup file system": lambda: _mount(path),
+        "memory controller": lambda: _controller(path),
+        "BTF": _type_information,
+        "libbpf": _library,
+        "BPF object": _object,
+        "capabilities": _capabilities,
+        "lockdown": _lockdown,
+        "unprivileged BPF": _unprivileged,
+        "memcg kfuncs": _memcg_kfuncs,
+        "cgroup kfuncs": _cgroup_kfuncs,
+        "flush through BPF": _flush_through_bpf,
+        "index tables": lambda: _index_tables(path),
+    }
+    for backend in _backend.BEST_FIRST:
+        for what, maker in ((_ONE, OneCgroup()), (_TREE, Tree("pre", None))):
+            for transport in maker.transports if backend != "text" else ("",):
+                way = f"{backend}/{transport}".rstrip("/")
+                looks[f"{what}, {way}"] = functools.partial(
+                    _reads, what, path, backend, transport or _backend.AUTO
+                )
+    looks["in use"] = lambda: _in_use(path)
+    for name, look in looks.items():
+        yield _looked(look)._replace(check=name)
+
+
+def _looked(look: Callable[[], _Check]) -> _Check:
+    try:
+        return look()
+    except _CouldNotTellError as error:
+        return _Check(_UNKNOWN, str(error))
+    except MemcgError as error:  # whose message says what to do
+        return _Check(_NO, str(error))
+    except OSError as error:
+        return _Check(_UNKNOWN, f"{error.filename}: {error.strerror}")
+
+
+# --- the kernel and its cgroups ---------------------------------------------------------
+
+
+def _kernel() -> _Check:
+    release = platform.release()
+    found = f"{platform.system()} {release}, {platform.machine()}"
+    version = re.match(r"(\d+)\.(\d+)", release)
+    if version is None:
+        return _Check(_UNKNOWN, found)
+    if (int(version[1]), int(version[2])) < (6, 1):
+        return _Check(_NO, found, "Linux 6.1 or later is needed, or a backport")
+    return _Check(_OK, found)
+
+
+def _mount(path: Optional[str]) -> _Check:
+    try:
+        with _offer.opened(path) as cgroup:
+            return _Check(_OK, f"cgroup v{cgroup.version}")
+    except MemoryControllerError:
+        return _Check(_OK, "mounted")
+
+
+def _controller(path: Optional[str]) -> _Check:
+    with _offer.opened(path) as cgroup:
+        return _Check(_OK, os.path.join(cgroup.path, MEMORY_STAT))
+
+
+# --- what BPF takes ---------------------------------------------------------------------
+
+
+def _type_information() -> _Check:
+    try:
+        _btf.kernel()
+    except (LibbpfNotFoundError, LibbpfTooOldError):
+        return _Check(_OK, f"{_btf.VMLINUX}, {os.stat(_btf.VMLINUX).st_size:,} bytes")
+    return _Check(_OK, "libbpf has read it")
+
+
+def _library() -> _Check:
+    version = _libbpf.load().version
+    return _Check(_OK, f"{_libbpf.SONAME} is version {version}, and has what is needed")
+
+
+def _object() -> _Check:
+    return _Check(_OK, f"{_program.OBJECT_FILE}, {len(_program.read_object()):,} bytes")
+
+
+def _capabilities() -> _Check:
+    effective = _program.effective_capabilities()
+    if effective is None:
+        return _Check(_UNKNOWN, "/proc/self/status cannot be read", "mount /proc")
+    missing = _program.missing_capabilities()
+    if missing:
+        lacks = f"this process lacks {' and '.join(missing)}"
+        return _Check(_NO, lacks, "run it as root, or grant them (containers: --cap-add)")
+    if _read("/proc/self/uid_map").split() != ["0", "0", "4294967295"]:
+        found = "in a user namespace, where the kernel does not count them"
+        return _Check(_UNKNOWN, found, "run it outside of one")
+    found = "CAP_BPF and CAP_PERFMON"
+    if effective >> _program.CAP_SYS_ADMIN & 1:
+        found = "CAP_SYS_ADMIN"
+    if "\nSeccomp:\t2\n" in _read("/proc/self/status"):
+        found += ", but there is a seccomp filter, which may forbid bpf()"
+    return _Check(_OK, found)
+
+
+def _lockdown() -> _Check:
+    try:
+        modes = _read(f"{_SECURITY}/lockdown")
+    except FileNotFoundError:
+        if os.path.isdir(_SECURITY) and os.listdir(_SECURITY):
+            return _Check(_OK, "this kernel is built without")
+        advice = f"mount -t securityfs securityfs {_SECURITY}"
+        return _Check(_UNKNOWN, f"{_SECURITY} is not mounted", advice)
+    mode = modes.partition("[")[2].partition("]")[0]
+    if mode == "confidentiality":
+        found = "confidentiality, by which BPF may not read the kernel's memory"
+        return _Check(_NO, found, "boot with lockdown=integrity, or none")
+    return _Check(_OK, mode)
+
+
+_SECURITY = "/sys/kernel/security"
+
+
+def _unprivileged() -> _Check:
+    setting = _read("/proc/sys/kernel/unprivileged_bpf_disabled").strip()
+    found = f"kernel.unprivileged_bpf_disabled={setting}"
+    return _Check(_OK, f"{found}, which cgroup iterators do not depend on: they are privileged")
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+# --- what this kernel has to offer ------------------------------------------------------
+
+
+def _kernel_types() -> _btf.KernelTypes:
+    try:
+        return _btf.kernel()
+    except BackendUnavailableError as error:
+        raise _CouldNotTellError("it takes BTF and libbpf to see") from error
+
+
+def _memcg_kfuncs() -> _Check:
+    functions = _kernel_types().functions
+    found = sorted(functions & {function for function, _ in _backend.PROBE.values()})
+    if found:
+        return _Check(_OK, f"{' and '.join(found)} and kin")
+    advice = "Linux 7.0 has them; until then core reads the counters themselves"
+    return _Check(_NO, "this kernel has none", advice)
+
+
+def _cgroup_kfuncs() -> _Check:
+    lacking = sorted(_backend.RUN_FUNCTIONS - _kernel_types().functions)
+    if lacking:
+        advice = "Linux 6.12 has all that run takes; until then iterators serve"
+        return _Check(_NO, f"this kernel has no {' and no '.join(lacking)}", advice)
+    return _Check(_OK, " and ".join(sorted(_backend.RUN_FUNCTIONS)))
+
+
+def _flush_through_bpf() -> _Check:
+    _kernel_types()
+    if _flush.mode_of("core", by_iterator=True) == _program.FLUSH_NONE:
+        advice = "Linux 7.0 has one; until then the cheapest file that flushes is read first"
+        return _Check(_NO, "this kernel has no flush that BPF may call", advice)
+    return _Check(_OK, "this kernel has a flush that BPF may call")
+
+
+def _index_tables(path: Optional[str]) -> _Check:
+    types = _kernel_types()
+    try:
+        with _offer.opened(path) as cgroup:
+            _kernel_layout.find(types, cgroup)
+    except BackendUnavailableError as error:
+        if type(error) is BackendUnavailableError:
+            raise
+        raise _CouldNotTellError(f"it takes a BPF program to see: {error}") from error
+    if _kallsyms.addresses("mem_cgroup_events_index")[0]:
+        return _Check(_OK, f"found by {_kallsyms.KALLSYMS}")
+    return _Check(_OK, "rebuilt from BTF, in agreement with memory.stat")
+
+
+def _reads(what: str, path: Optional[str], backend: str, transport: str) -> _Check:
+    began = time.perf_counter()
+    with _reader(what, path, backend, transport) as reader:
+        made = time.perf_counter()
+        read = reader.read()
+        ended = time.perf_counter()
+        items = f"{len(reader.items)} items"
+        if isinstance(reader, TreeReader):
+            items = f"{items} of {len(read)} cgroup{'s' * (len(read) != 1)}"
+        return _Check(
+            _OK,
+            f"{items} in {(ended - made) * 1e6:,.0f} µs, once there was a reader "
+            f"({(made - began) * 1e3:,.1f} ms)",
+        )
+
+
+def _in_use(path: Optional[str]) -> _Check:
+    said = []
+    for what in (_ONE, _TREE):
+        with _reader(what, path, _backend.AUTO, _backend.AUTO) as reader:
+            if reader.backend == "text":
+                return _Check(_NO, f"{what} is read as text", reader.why)
+            said.append(f"{reader.backend}/{reader.transport} for {what}")
+    return _Check(_OK, ", ".join(said))
+
+
+def _reader(
+    what: str, path: Optional[str], backend: str, transport: str
+) -> Union[StatsReader, TreeReader]:
+    with _offer.opened(path) as cgroup:
+        directory = cgroup.path
+    kind = StatsReader if what == _ONE else TreeReader
+    return kind(directory, backend=backend, transport=transport)

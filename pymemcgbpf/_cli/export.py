@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Prints the statistics of a tree of cgroups for Prometheus."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Optional
+
+from .. import _cgroupfs
+from .._catalogue import NUMA_STAT, UNLIMITED, item_named, unknown
+from ..errors import MemcgError
+from ..snapshot import ABSENT, Snapshot
+from . import command
+
+_PROMETHEUS, _OPENMETRICS = "prometheus", "openmetrics"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    parser = command.parser(
+        " export",
+        "Print the memory statistics of a tree of cgroups as metrics for Prometheus, read in one "
+        'walk; the label "cgroup" is a cgroup\'s path, as /proc/PID/cgroup has it.',
+        "",
+        "the root's directory (default: the topmost that is visible), and the items or groups of "
+        "them (default: memory.stat's and memory.current)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=(_PROMETHEUS, _OPENMETRICS),
+        default=_PROMETHEUS,
+        help="prometheus (default): the text format, as node_exporter's textfile collector and "
+        "the Pushgateway take it; openmetrics: OpenMetrics 1.0",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="write to this file, which is replaced at once when all is written (default: print)",
+    )
+    options = parser.parse_intermixed_args(arguments)
+
+    def texts() -> Iterator[str]:
+        with command.tree_reader(options) as reader:
+            snapshot = reader.read()
+        command.say_if_unseen(snapshot)
+        families = _exposition(snapshot, _labels(snapshot, reader.path), options.format)
+        if options.output is None:
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(encoding="utf-8")  # both formats are that
+            yield from families
+        else:
+            _replace(options.output, "".join(f"{family}\n" for family in families).encode())
+
+    return command.run_each(texts)
+
+
+class _Metric(NamedTuple):
+    """What an item is called there.
+
+    Attributes:
+        family: the metric's name, but a counter's "_total".
+        kind: "gauge", "counter", or "" where nothing is known.
+        unit: "bytes", "seconds" or "".
+        description: one line.
+        labels: beside the cgroup's: `,node="0"`.
+    """
+
+    family: str
+    kind: str
+    unit: str
+    description: str
+    labels: str
+
+
+def _metric(name: str) -> _Metric:
+    item = item_named(name) or unknown(name)
+    words, description, labels = name.removeprefix("memory."), item.description, ""
+    base, _, node = words.rpartition(".N")
+    if item.file == NUMA_STAT and node.isdecimal():
+        words, labels = base, f',node="{node}"'
+        description = description.partition(", on NUMA node")[0] + ", on a NUMA node"
+    unit = {"bytes": "bytes", "µs": "seconds"}.get(item.unit, "")
+    words = re.sub("[^a-zA-Z0-9]", "_", words.removesuffix(".total"))
+    words = words.replace("sec_pagetables", "secondary_pagetables")  # "sec" is taken for a unit
+    family = "_".join(filter(None, ("cgroup_memory", words, unit)))
+    return _Metric(family, item.kind, unit, description, labels)
+
+
+def _exposition(snapshot: Snapshot, cgroups: Sequence[Optional[str]], form: str) -> Iterator[str]:
+    """The lines, a text a family."""
+    families: dict[str, list[tuple[str, _Metric]]] = {}
+    for name in snapshot.items:
+        metric = _metric(name)
+        families.setdefault(metric.family, []).append((name, metric))
+    openmetrics = form == _OPENMETRICS
+    for family, members in families.items():
+        _, metric = members[0]
+        sample = f"{family}_total" if metric.kind == "counter" else family
+        head = family if openmetrics else sample
+        lines = [
+            f"# HELP {head} {_escaped(metric.description)}",
+            f"# TYPE {head} {metric.kind or ('unknown' if openmetrics else 'untyped')}",
+        ]
+        if openmetrics and metric.unit:
+            lines.append(f"# UNIT {head} {metric.unit}")
+        for name, (_, _, unit, _, labels) in members:
+            lines += (
+                f'{sample}{{cgroup="{cgroup}"{labels}}} {_number(value, unit)}'
+                for cgroup, value in zip(cgroups, snapshot.column(name))
+                if cgroup is not None and value != ABSENT
+            )
+        yield "\n".join(lines)
+    if openmetrics:
+        yield "# EOF"
+
+
+def _labels(snapshot: Snapshot, path: str) -> list[Optional[str]]:
+    """The label of each row; None for a cgroup that has no path (any more)."""
+    root = os.path.realpath(path)
+    above = os.path.relpath(root, _cgroupfs.hierarchy_root(root))
+    paths = (row.relative_path for row in snapshot)
+    return [
+        None if path is None else _escaped(os.path.normpath(os.path.join("/", above, path)))
+        for path in paths
+    ]
+
+
+def _number(value: int, unit: str) -> str:
+    if unit == "bytes" and value == UNLIMITED:
+        return "+Inf"
+    if unit == "seconds":
+        return f"{value // 1_000_000}.{value % 1_000_000:06}"
+    return str(value)
+
+
+def _escaped(text: str) -> str:
+    """For a label or a description, in which a name's bytes may be any."""
+    text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _replace(path: str, data: bytes) -> None:
+    """Writes a file such that whoever opens it finds the old one or all of the new one."""
+    path = os.path.realpath(path)
+    try:
+        if os.path.lexists(path) and not os.path.isfile(path):
+            raise OSError(0, "it is no regular file")
+        fd, temporary = tempfile.mkstemp(
+            ".tmp", f".{os.path.basename(path)}.", os.path.dirname(path)
+        )
+        try:
+            with open(fd, "wb") as file:
+                os.fchmod(fd, 0o644)  # the collector is another user
+                file.write(data)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise MemcgError(f"{path} cannot be written: {error.strerror}") from error

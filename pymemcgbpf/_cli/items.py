@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Prints the items that this kernel offers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from .. import _offer
+from .._catalogue import Item, item_named
+from . import command
+
+_COLUMNS = ("name", "unit", "kind", "file", "description")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    parser = command.plain_parser(
+        " items",
+        "[PATH]",
+        "Print the items that this kernel offers: those of the other commands' ITEM.",
+        "A key of a newer kernel that this version does not know is marked with a question mark: "
+        "it can be read all the same. Exit status: 0; 1 where the cgroup could not be read; 2 for "
+        "wrong usage.",
+    )
+    parser.add_argument(
+        "path", nargs="?", metavar="PATH", help="a cgroup's directory (default: this process's own)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON array")
+    options = parser.parse_args(arguments)
+
+    def text() -> str:
+        items = _offer.items(options.path)
+        return (_as_json if options.json else _as_table)(items)
+
+    return command.run(text)
+
+
+def _as_json(items: Sequence[Item]) -> str:
+    return json.dumps(
+        [
+            {**{column: getattr(item, column) for column in _COLUMNS}, "known": _is_known(item)}
+            for item in items
+        ],
+        indent=2,
+    )
+
+
+def _as_table(items: Sequence[Item]) -> str:
+    lines = [_COLUMNS, *map(_cells, items)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _cells(item: Item) -> tuple[str, ...]:
+    mark = "" if _is_known(item) else "?"
+    unit, kind = (f"{word}{mark}" for word in (item.unit, item.kind))
+    return f"{item.name}{mark}", unit, kind, item.file, item.description
+
+
+def _is_known(item: Item) -> bool:
+    return item_named(item.name) is not None

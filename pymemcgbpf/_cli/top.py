@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Shows a tree of cgroups in a terminal, sorted, again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Optional
+
+from .._catalogue import COUNTER, CURRENT, item_named
+from ..errors import MemcgError
+from ..reader import TreeReader
+from ..snapshot import ABSENT, Row, Snapshot
+from . import command
+from .units import columns, human, per_second, printable
+
+if TYPE_CHECKING:
+    from curses import window
+
+try:
+    import curses
+except ImportError:  # a Python that was built without, or split into packages
+    curses = None  # type: ignore[assignment]
+
+_DEFAULT_ITEMS = (CURRENT, "anon", "file", "pgfault", "pgmajfault")
+_KEYS = "q quit  < > sort by  r reverse  arrows, page keys scroll"
+_NARROWEST, _NAME_WIDTH = 10, 20  # a column's least width; what is kept free for names
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    parser = command.parser(
+        " top",
+        "Show a tree of cgroups in a terminal, sorted, again and again: a counter's rate per "
+        "second, anything else's value. Keys: q quits; < and > (or the arrow keys) sort by another "
+        "column, r the other way round; up, down and the page keys scroll.",
+        "Cgroups without the memory controller are not shown. ",
+        "the root's directory (default: the topmost that is visible), and the items to show "
+        f"(default: {' '.join(_DEFAULT_ITEMS)})",
+    )
+    command.add_interval(parser, 2)
+    command.add_depth(parser)
+    parser.add_argument(
+        "--filter",
+        default="",
+        metavar="TEXT",
+        help="show those that have it in their path below the root",
+    )
+    command.add_sort(parser, "by this item, the largest first (default: the first)")
+    options = parser.parse_intermixed_args(arguments)
+
+    def show() -> Iterator[str]:
+        _check_terminal()
+        with command.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:
+            view = _View(reader, options.interval, options.depth, options.filter)
+            if options.sort is not None:
+                view.sort = reader.items.index(options.sort)
+            before = signal.signal(signal.SIGTERM, _leave)
+            try:
+                curses.wrapper(view.run)
+            except curses.error as error:
+                raise MemcgError(f"this terminal cannot be drawn on: {error}") from error
+            except KeyboardInterrupt:
+                pass  # a way to quit
+            finally:
+                signal.signal(signal.SIGTERM, before)
+        yield from ()
+
+    return command.run_each(show)
+
+
+def _check_terminal() -> None:
+    if curses is None:
+        raise MemcgError("this Python has no curses module: use watch or tree")
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
+        raise MemcgError("top needs a terminal: use watch or tree")
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    """On SIGTERM: by an exception, so that the terminal is put back."""
+    raise SystemExit(128 + number)
+
+
+class _Line(NamedTuple):
+    """A cgroup, and what is shown of each item; None where there is nothing."""
+
+    row: Row
+    values: tuple[Optional[float], ...]
+
+
+class _Rates:
+    """What the cgroups of snapshots have: of counters, the rate since the snapshot before."""
+
+    def __init__(self, items: Sequence[str]) -> None:
+        self._rising = [_is_counter(name) for name in items]
+        self._before: dict[int, tuple[int, ...]] = {}  # by the cgroup's id
+        self._taken_ns = 0
+
+    def lines(self, snapshot: Snapshot) -> list[_Line]:
+        """In the snapshot's order."""
+        seconds = (snapshot.taken_ns - self._taken_ns) / 1e9
+        columns = (snapshot.column(name).tolist() for name in snapshot.items)
+        now = dict(zip(snapshot.ids.tolist(), zip(*columns)))
+        new = (ABSENT,) * len(self._rising)
+        found = []
+        for row, (at, values) in zip(snapshot, now.items()):
+            both = zip(self._rising, values, self._before.get(at, new))
+            found.append(_Line(row, tuple(_value(*each, seconds) for each in both)))
+        self._before, self._taken_ns = now, snapshot.taken_ns
+        return found
+
+
+def _is_counter(name: str) -> bool:
+    item = item_named(name)
+    return item is not None and item.kind == COUNTER
+
+
+def _value(rising: bool, now: int, before: int, seconds: float) -> Optional[float]:
+    if now == ABSENT or (rising and before == ABSENT):
+        return None
+    # Without a flush a counter may seem to go back a little.
+    return max(now - before, 0) / seconds if rising else now
+
+
+class _View:
+    """What is on the screen.
+
+    Attributes:
+        sort: by which column.
+        smallest_first: the other way round.
+        top: how many cgroups are scrolled away.
+    """
+
+    def __init__(
+        self, reader: TreeReader, interval: float, depth: Optional[int], part: str
+    ) -> None:
+        self._reader, self._interval, self._depth, self._part = reader, interval, depth, part
+        self._rates = _Rates(reader.items)
+        self.sort, self.smallest_first, self.top = 0, False, 0
+        self._height = 0  # of the list
+
+    def run(self, screen: window) -> None:
+        """Until somebody quits."""
+        with contextlib.suppress(curses.error):  # not every terminal can
+            curses.curs_set(0)
+        due = time.monotonic()
+        while True:
+            snapshot = self._reader.read(copy=False)
+            lines = self._wanted(self._rates.lines(snapshot))
+            due = max(due + self._interval, time.monotonic())
+            key = 0
+            while key >= 0:  # until no key is pressed for so long
+                self._draw(screen, snapshot, lines)
+                screen.timeout(math.ceil(max(due - time.monotonic(), 0) * 1000))
+                key = screen.getch()
+                if key in (ord("q"), ord("Q")) or not sys.stdin.isatty():
+                    return
+                self.press(key, len(lines))
+
+    def press(self, key: int, count: int) -> None:
+        """What a key does, while so many cgroups are listed."""
+        if key in (ord("<"), ord(","), curses.KEY_LEFT):
+            self.sort -= self.sort > 0
+        elif key in (ord(">"), ord("."), curses.KEY_RIGHT):
+            self.sort += self.sort < len(self._reader.items) - 1
+        elif key == ord("r"):
+            self.smallest_first = not self.smallest_first
+        scrolled = {
+            curses.KEY_UP: self.top - 1,
+            curses.KEY_DOWN: self.top + 1,
+            curses.KEY_PPAGE: self.top - self._height,
+            curses.KEY_NPAGE: self.top + self._height,
+            curses.KEY_HOME: 0,
+            curses.KEY_END: count,
+        }.get(key, self.top)
+        self.top = max(min(scrolled, count - self._height), 0)
+
+    def _wanted(self, lines: list[_Line]) -> list[_Line]:
+        if self._depth is not None:
+            deepest = lines[0].row.level + self._depth
+            lines = [line for line in lines if line.row.level <= deepest]
+        if self._part:
+            lines = [line for line in lines if self._part in (line.row.relative_path or "")]
+        return lines
+
+    def _draw(self, screen: window, snapshot: Snapshot, lines: Sequence[_Line]) -> None:
+        height, width = screen.getmaxyx()
+        self._height = max(height - 3, 1)
+        shown = list(itertools.islice(self._named(lines), self._height))
+        screen.erase()
+        _put(screen, 0, 0, self._about(snapshot, len(lines)))
+        at = 0
+        for column, (head, *cells) in self._columns([line for line, _ in shown], width):
+            _put(screen, 1, at, head, curses.A_REVERSE if column == self.sort else curses.A_BOLD)
+            for y, cell in enumerate(cells, 2):
+                _put(screen, y, at, cell)
+            at += len(head) + 1
+        _put(screen, 1, at, "cgroup", curses.A_BOLD)
+        for y, (_, name) in enumerate(shown, 2):
+            _put(screen, y, at, _end_of(name, width - at))
+        _put(screen, height - 1, 0, _KEYS)
+        screen.refresh()
+
+    def _about(self, snapshot: Snapshot, listed: int) -> str:
+        count = f"{listed} of {len(snapshot)}" if listed < len(snapshot) else listed
+        way = "/".join(dict.fromkeys((self._reader.backend, self._reader.transport)))
+        order = "smallest" if self.smallest_first else "largest"
+        by = f"{self._reader.items[self.sort]}, {order} first"
+        return f"{count} cgroups by {by} ({way}, every {self._interval:g} s)"
+
+    def _named(self, lines: Sequence[_Line]) -> Iterator[tuple[_Line, str]]:
+        """From the first line on the screen on, those that have a path (still), with it."""
+
+        def place(line: _Line) -> tuple[bool, float]:
+            value = line.values[self.sort]
+            return value is None, (value or 0) * (1 if self.smallest_first else -1)
+
+        for line in sorted(lines, key=place)[self.top :]:
+            path = line.row.relative_path
+            if path is not None:
+                yield line, printable(self._reader.path if path == "." else path)
+
+    def _columns(self, lines: Sequence[_Line], width: int) -> Iterator[tuple[int, list[str]]]:
+        """Those that there is room for, with the one that is sorted by: its place among the
+        items, and its head and cells, all of one width."""
+        made = []
+        for at, name in enumerate(self._reader.items):
+            texts = [_head(name), *(_cell(name, line.values[at]) for line in lines)]
+            wide = max(_NARROWEST, *map(len, texts))
+            made.append([f"{text:>{wide}}" for text in texts])
+        room = width - _NAME_WIDTH - len(made[self.sort][0]) - 1
+        for at, column in enumerate(made):
+            if at != self.sort:
+                room -= len(column[0]) + 1
+            if at == self.sort or room >= 0:
+                yield at, column
+
+
+def _head(name: str) -> str:
+    short = name[len("memory.") :] if name.startswith("memory.") else name
+    return f"{short}/s" if _is_counter(name) else short
+
+
+def _cell(name: str, value: Optional[float]) -> str:
+    if value is None:
+        return "-"
+    shown = per_second(name, value) if _is_counter(name) else human(name, int(value))
+    return f"{shown.number} {shown.unit}".rstrip()
+
+
+def _end_of(text: str, width: int) -> str:
+    """As much of a path as there is room for; its end tells most."""
+    if columns(text) <= width:
+        return text
+    room = max(width - 2, 0)
+    at = next(at for at in range(len(text) + 1) if columns(text[at:]) <= room)
+    return f"..{text[at:]}"
+
+
+def _put(screen: window, y: int, x: int, text: str, style: int = 0) -> None:
+    height, width = screen.getmaxyx()
+    safe = text.encode(screen.encoding, "backslashreplace").decode(screen.encoding)
+    if y < height and x < width:
+        with contextlib.suppress(curses.error):  # after the last line's last character
+            screen.addnstr(y, x, safe, width - x, style)
