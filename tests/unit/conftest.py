@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,9 @@ from .directories import make_v2
 set_hypothesis_home_dir(Path(tempfile.gettempdir(), "hypothesis"))
 settings.register_profile("unit", database=None, derandomize=True, deadline=None)
 settings.load_profile("unit")
+
+# A shell that starts the tests in the background has Ctrl-C ignored, by what they start, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
