@@ -21,6 +21,7 @@ _COMMANDS = {
     "pin": ("pin", "main", "a file in a bpffs that shows the numbers to whoever may read it"),
     "unpin": ("pin", "main_unpin", "remove such a file"),
     "cat": ("pin", "main_cat", "print what such a file shows"),
+    "bench": ("bench", "main", "text against numbers: the experiment of the kernel patch, here"),
     "items": ("items", "main", "the items that this kernel offers"),
     "doctor": ("doctor", "main", "what works here, what does not, and what to do about it"),
 }

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Who reads: memory.stat as it is usually read, and this package in every way that works here.
+
+What they hold is let go of by the stack that they are made with.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import NamedTuple, Optional, Union
+
+from .. import _backend, _cached_readers, _cgroup_files
+from .._catalogue import MEMORY_STAT
+from .._cgroupfs import Cgroup
+from .._shown import Shown
+from .._stat_sources import OneCgroup
+from .._tree_sources import Tree
+from ..errors import MemcgError, StreamError
+from ..reader import StatsReader, TreeReader
+from .rounds import Contestant
+
+SIX = ("anon", "file", "shmem", "file_mapped", "pgfault", "pgmajfault")
+"""Items that every memory.stat has, cgroup v1's too."""
+
+RAW = "control: kept open, not decoded"
+DECODED = "control: kept open, decoded"
+OPENED = "control: opened, decoded, closed"
+WALKED = "control: os.walk, opened, decoded"
+
+Values = dict[str, int]
+Items = Optional[tuple[str, ...]]
+
+
+class Absent(NamedTuple):
+    """A way that does not work here, and why."""
+
+    way: str
+    why: str
+
+
+def six_of(cgroup: Cgroup) -> tuple[str, ...]:
+    """Those of the six that this memory.stat shows: on any real kernel, all."""
+    shown = Shown(cgroup, False).names(MEMORY_STAT)
+    return tuple(name for name in SIX if name in shown)
+
+
+def control(cgroup: Cgroup, items: Items, stack: ExitStack) -> Iterator[Contestant]:
+    """memory.stat as text: as the patch's first form read it, as the merged one, as most do."""
+    file = os.path.join(cgroup.path, MEMORY_STAT)
+    names = _by_key(cgroup, items or ())
+    shown = names or _by_key(cgroup, Shown(cgroup, False).names(MEMORY_STAT))
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+
+    def raw() -> bytes:
+        return os.pread(fd, 16384, 0)
+
+    def decoded() -> Values:
+        words = os.pread(fd, 16384, 0).split()
+        values = dict(zip(words[::2], words[1::2]))
+        if not names:
+            return {key.decode(): int(value) for key, value in values.items()}
+        return {key: int(values[key.encode()]) for key in names}
+
+    def opened() -> Values:
+        values = {}
+        with open(file, encoding="ascii") as lines:
+            for line in lines:
+                key, value = line.split()
+                if not names or key in names:
+                    values[key] = int(value)
+        return values
+
+    def named(values: Values) -> Values:
+        return {name: values[key] for key, name in shown.items()}
+
+    yield Contestant(RAW, raw)
+    yield Contestant(DECODED, decoded, lambda: named(decoded()))
+    yield Contestant(OPENED, opened, lambda: named(opened()))
+
+
+def _by_key(cgroup: Cgroup, items: Iterable[str]) -> dict[str, str]:
+    """memory.stat's key → the item."""
+    return {_cgroup_files.stat_key(name, cgroup.version): name for name in items}
+
+
+def readers(
+    cgroup: Cgroup, items: Items, absent: list[Absent], stack: ExitStack
+) -> Iterator[Contestant]:
+    """StatsReader by each backend and transport, with the flush and without; read_stats()."""
+    path = cgroup.path
+    for backend, transport in ways(OneCgroup()):
+        way = f"{backend}/{transport}"
+        for flush in (True, False):
+            try:
+                reader = StatsReader(path, items, flush=flush, backend=backend, transport=transport)
+            except MemcgError as error:
+                absent.append(Absent(way, str(error)))
+                break
+            stack.enter_context(reader)
+            name = f"StatsReader, {way}{'' if flush else ', flush=False'}"
+            yield Contestant(name, reader.read, reader.read if flush else None)
+    text = stack.enter_context(StatsReader(path, items, backend="text"))
+    yield Contestant("StatsReader, text", text.read, text.read)
+    stack.callback(_cached_readers.clear_cache)
+
+    def function() -> Values:
+        return _cached_readers.read_stats(path, items)
+
+    yield Contestant(f"read_stats(), {_used(path, items)}", function, function)
+
+
+def _used(path: str, items: Items) -> str:
+    with StatsReader(path, items) as reader:
+        return (
+            reader.backend if reader.backend == "text" else f"{reader.backend}/{reader.transport}"
+        )
+
+
+def trees(
+    cgroup: Cgroup, items: tuple[str, ...], absent: list[Absent], stack: ExitStack
+) -> Iterator[Contestant]:
+    """The cgroups that there are, all at once. Times are for each of them."""
+    names = _by_key(cgroup, items)
+    text = stack.enter_context(TreeReader(cgroup.path, items, backend="text"))
+    count = len(text.read())
+
+    def walked() -> dict[str, Values]:
+        found = {}
+        for folder, _, files in os.walk(cgroup.path):
+            if MEMORY_STAT in files:
+                values = {}
+                try:
+                    with open(os.path.join(folder, MEMORY_STAT), encoding="ascii") as lines:
+                        for line in lines:
+                            key, value = line.split()
+                            if key in names:
+                                values[names[key]] = int(value)
+                except OSError:
+                    continue  # it was removed meanwhile
+                found[folder] = values
+        return found
+
+    yield Contestant(WALKED, walked, per=count)
+    for backend, transport in ways(Tree("pre", None)):
+        way = f"{backend}/{transport}"
+        try:
+            tree = TreeReader(cgroup.path, items, backend=backend, transport=transport)
+        except MemcgError as error:
+            absent.append(Absent(way, str(error)))
+            continue
+        stack.enter_context(tree)
+        yield from _one_tree(way, tree, count)
+    yield from _one_tree("text", text, count)
+
+
+def _one_tree(way: str, tree: TreeReader, count: int) -> Iterator[Contestant]:
+    def view() -> object:
+        return tree.read(copy=False)
+
+    def dicts() -> object:
+        return [dict(row) for row in tree.read(copy=False)]
+
+    yield Contestant(f"TreeReader, {way}, copy=False", view, per=count)
+    yield Contestant(f"TreeReader, {way}", tree.read, per=count)
+    yield Contestant(f"TreeReader, {way}, a dict a row", dicts, per=count)
+
+
+def ways(maker: Union[OneCgroup, Tree]) -> Iterator[tuple[str, str]]:
+    """Each backend with each transport, the best first."""
+    for backend in _backend.BEST_FIRST[:-1]:
+        for transport in maker.transports:
+            yield backend, transport
+
+
+_ATTEMPTS = 40
+_PAUSE = 0.1  # seconds
+
+
+def compare(contestants: Sequence[Contestant]) -> int:
+    """Holds all values against each other before anything is timed; returns how many.
+
+    The numbers move meanwhile: each value must once lie between those that the first of the
+    contestants read before and after it.
+
+    Raises:
+        StreamError: one never did.
+    """
+    comparing = [one for one in contestants if one.values is not None]
+    open_: dict[tuple[str, str], str] = {}
+    compared: set[tuple[str, str]] = set()
+    for attempt in range(_ATTEMPTS):
+        for one in comparing[1:]:
+            before, values, after = (_values(each) for each in (comparing[0], one, comparing[0]))
+            for name in values.keys() & before.keys() & after.keys():
+                low, high = sorted((before[name], after[name]))
+                if low <= values[name] <= high:
+                    compared.add((one.name, name))
+                elif (one.name, name) not in compared:
+                    open_[one.name, name] = f"{values[name]}, not {low} to {high}"
+        if not open_.keys() - compared:
+            return len(compared)
+        if attempt < _ATTEMPTS - 1:
+            time.sleep(_PAUSE)
+    (way, name) = min(open_.keys() - compared)
+    raise StreamError(f"{way}: {name} is {open_[way, name]}: nothing was timed")
+
+
+def _values(contestant: Contestant) -> Values:
+    assert contestant.values is not None
+    return contestant.values()
