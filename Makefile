@@ -3,7 +3,7 @@
 #   make demo    install what is missing, build, print this machine's statistics
 #   make test    install what is missing, run every check and test
 #   make test-all  the same on every kernel, userland and architecture that Debian has
-#   make bench   time it against the alternatives (make bench-lab: in a guest, in instructions)
+#   make bench   time it against the alternatives (make bench-lab: in guests, in instructions)
 #
 # What `make test` runs, each alone: lint types unit live lab (lab-all in `make test-all`).
 # `make seed-kernel` builds the kernel of the guest "seed" (10 minutes, once); `make lab LAB=seed`
@@ -71,7 +71,7 @@ bench: $(AWAY)/ready
 	cd $(AWAY) && ../../$(RUN) -m tests.bench $(BENCH)
 
 bench-lab: $(AWAY)/ready
-	$(RUN) -m tests.bench --lab 7.3@trixie --wheel dist/*.whl $(BENCH)
+	$(RUN) -m tests.bench --lab 7.3@trixie 6.12@trixie --wheel dist/*.whl $(BENCH)
 
 wheel: build/installed
 

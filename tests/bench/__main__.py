@@ -84,7 +84,9 @@ def _arguments() -> argparse.Namespace:
         "--sizes", type=_positive, nargs="+", default=[1000, 10000], help="cgroups in a tree"
     )
     parser.add_argument("--built", type=Path, help="a folder with the C programs (in a guest)")
-    parser.add_argument("--lab", metavar="GUEST", help="run in a guest, counting instructions")
+    parser.add_argument(
+        "--lab", metavar="GUEST", nargs="+", help="run in guests, counting instructions"
+    )
     parser.add_argument("--wheel", type=Path, help="with --lab: the package")
     return parser.parse_args()
 
