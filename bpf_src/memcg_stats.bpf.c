@@ -71,7 +71,7 @@ int memcg_stats_stream(struct bpf_iter__cgroup *ctx)
 	if (!cgrp)
 		/* Dead cgroups are skipped before us, so only the buffer knows. */
 		end_stream(seq, (seq->count - header_size) / row_size);
-	else if (is_in_part(cgrp->kn->id) &&
+	else if (is_in_part(cgrp) &&
 		 fill_row(cgrp, &cgrp->self, walking.words, &walking.row.head))
 		bpf_seq_write(seq, &walking.row, row_size);
 	return 0;
