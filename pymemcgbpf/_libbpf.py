@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from ctypes import POINTER, Structure, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
@@ -22,8 +22,22 @@ from .errors import LibbpfNotFoundError, LibbpfTooOldError, MemcgError
 
 SONAME = "libbpf.so.1"
 
-_log = logging.getLogger("pymemcgbpf.libbpf")
-_log.addHandler(logging.NullHandler())  # else Python prints warnings that nobody asked for
+
+def _log() -> Any:
+    """The logger, once somebody in this process has imported ``logging``: it takes 4 ms, and
+    nobody can have asked for messages before."""
+    logging = sys.modules.get("logging")
+    if logging is None or not hasattr(logging, "NullHandler"):  # just being imported
+        return None
+    log = logging.getLogger("pymemcgbpf.libbpf")
+    if not log.handlers:  # else Python prints warnings that nobody asked for
+        log.addHandler(logging.NullHandler())
+    return log
+
+
+def _debugging() -> bool:
+    log = _log()
+    return log is not None and bool(log.isEnabledFor(_LEVELS[_DEBUG]))
 
 
 # One opaque type per C type, so that a program passed for a link is an ArgumentError.
@@ -295,9 +309,9 @@ def explained(work: Callable[[list[str]], _Result]) -> _Result:
     *work* is given the list of messages, empty until the second run. That way the many
     calls that succeed run no Python inside of libbpf.
     """
-    if not _log.isEnabledFor(logging.DEBUG):
+    if not _debugging():
         try:
-            with _silence():
+            with silence():
                 return work([])
         except MemcgError:
             pass
@@ -317,7 +331,7 @@ class _Messages(threading.local):
 
 _messages = _Messages()
 _DEBUG = 2
-_LEVELS = {0: logging.WARNING, 1: logging.INFO, _DEBUG: logging.DEBUG}
+_LEVELS = {0: 30, 1: 20, _DEBUG: 10}  # logging's WARNING, INFO, DEBUG
 _LONGEST_MESSAGE = 17 << 20  # libbpf's own buffer for the verifier's log is at most 16 MiB
 
 
@@ -358,12 +372,16 @@ def _on_print(level: int, text: bytes, arguments: int) -> int:
                 return 0
             # Another user of libbpf in this process.
             return PrintFn(_print_before)(level, text, arguments) if _print_before else 0
-        if level < _DEBUG or _log.isEnabledFor(logging.DEBUG):
+        if level < _DEBUG or _debugging():
             line = _format(text, arguments)
             _messages.lines.append(line)
-            _log.log(_LEVELS.get(level, logging.DEBUG), "%s", line.rstrip("\n"))
+            log = _log()
+            if log is not None:
+                log.log(_LEVELS.get(level, _LEVELS[_DEBUG]), "%s", line.rstrip("\n"))
     except Exception:
-        _log.debug("a message of libbpf's was lost", exc_info=True)
+        log = _log()
+        if log is not None:
+            log.debug("a message of libbpf's was lost", exc_info=True)
     except BaseException as error:
         _messages.raised = error
     return 0
@@ -398,7 +416,8 @@ def _printing(wanted: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
+    """Keeps libbpf from printing in this thread."""
     outer, _messages.silent = _messages.silent, True
     try:
         with _printing(False):
