@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Compiles the BPF object while setuptools builds the package (see pyproject.toml)."""
+"""Compiles the BPF objects while setuptools builds the package (see pyproject.toml)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ OLDEST_CLANG = 14
 NEWEST_CLANG = 30  # how far versioned names (clang-14, clang-15, …) are looked for
 
 SOURCES = Path(__file__).resolve().parent
-OBJECT = Path("pymemcgbpf", "_bpf", "memcg_stats.bpf.o")
+FOLDER = Path("pymemcgbpf", "_bpf")
+
+# Object → the C file that it is compiled from, and with what.
+OBJECTS = {
+    "memcg_stats.bpf.o": ("memcg_stats.bpf.c", []),
+    "memcg_stats_core.bpf.o": ("memcg_stats.bpf.c", ["-DMEMCG_STATS_CORE_ALONE"]),
+    "index_tables.bpf.o": ("index_tables.bpf.c", []),
+}
 
 FLAGS = [
     "-std=gnu11",
@@ -36,16 +43,15 @@ INSTALL = "(Debian and Ubuntu: apt-get install clang llvm libbpf-dev)"
 
 
 class BuildPy(build_py):
-    """build_py, and the object beside the modules."""
+    """build_py, and the objects beside the modules."""
 
     def run(self) -> None:
         super().run()
-        target = OBJECT if self.editable_mode else Path(self.build_lib, OBJECT)
-        compile_object(target)
+        compile_objects(FOLDER if self.editable_mode else Path(self.build_lib, FOLDER))
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         outputs: list[str] = super().get_outputs(include_bytecode)
-        return [*outputs, str(Path(self.build_lib, OBJECT))]
+        return [*outputs, *(str(Path(self.build_lib, FOLDER, name)) for name in OBJECTS)]
 
     def get_source_files(self) -> list[str]:
         # For the source distribution.
@@ -54,14 +60,21 @@ class BuildPy(build_py):
         return files + sorted(str(here / path.name) for path in SOURCES.glob("*.[chp]*"))
 
 
+def compile_objects(folder: Path) -> None:
+    """Compiles all into a folder."""
+    for name in OBJECTS:
+        compile_object(folder / name)
+
+
 def compile_object(target: Path) -> None:
-    """Compiles bpf_src/memcg_stats.bpf.c and strips its DWARF (BTF stays)."""
+    """Compiles an object, by its file's name, and strips its DWARF (BTF stays)."""
     clang = find_clang()
     strip = find_strip(clang)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_suffix(".tmp")
-    source = SOURCES / "memcg_stats.bpf.c"
-    command = [clang, *FLAGS, *include_flags(), "-c", str(source), "-o", str(scratch)]
+    name, definitions = OBJECTS[target.name]
+    source = SOURCES / name
+    command = [clang, *FLAGS, *definitions, *include_flags(), "-c", str(source), "-o", str(scratch)]
     try:
         run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode:
@@ -127,4 +140,4 @@ def include_flags() -> list[str]:
 
 
 if __name__ == "__main__":
-    compile_object(Path(sys.argv[1]) if len(sys.argv) > 1 else OBJECT)
+    compile_objects(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)

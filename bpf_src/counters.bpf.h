@@ -18,6 +18,8 @@ const volatile struct memcg_stats_block blocks[MEMCG_STATS_MAX_BLOCKS] = {};
 const volatile __u32 nr_terms = 0;
 const volatile struct memcg_stats_term terms[MEMCG_STATS_MAX_TERMS] = {};
 
+#ifndef MEMCG_STATS_CORE_ALONE
+
 /* Linux 7.0: mm/bpf_memcontrol.c */
 extern struct mem_cgroup *bpf_get_mem_cgroup(struct cgroup_subsys_state *css) __ksym __weak;
 extern void bpf_put_mem_cgroup(struct mem_cgroup *memcg) __ksym __weak;
@@ -34,6 +36,29 @@ extern unsigned long memcg_node_stat_fetch(struct cgroup *cgrp, enum node_stat_i
 extern unsigned long memcg_stat_fetch(struct cgroup *cgrp, enum memcg_stat_item item) __ksym __weak;
 extern unsigned long memcg_vm_event_fetch(struct cgroup *cgrp, enum vm_event_item item) __ksym __weak;
 extern void memcg_flush_stats(struct cgroup *cgrp) __ksym __weak;
+
+#else
+
+/*
+ * libbpf looks for each function that an object names in the kernel's BTF, used or not, and longest
+ * for those that are not there. So what reads as the backend "core" is compiled without them, too.
+ */
+static __always_inline struct mem_cgroup *bpf_get_mem_cgroup(struct cgroup_subsys_state *css)
+{
+	return NULL;
+}
+#define bpf_put_mem_cgroup(memcg) ((void)(memcg))
+#define bpf_mem_cgroup_page_state(memcg, idx) MEMCG_STATS_ABSENT
+#define bpf_mem_cgroup_vm_events(memcg, event) MEMCG_STATS_ABSENT
+#define bpf_mem_cgroup_memory_events(memcg, event) MEMCG_STATS_ABSENT
+#define bpf_mem_cgroup_usage(memcg) MEMCG_STATS_ABSENT
+#define bpf_mem_cgroup_flush_stats(memcg) ((void)(memcg))
+#define memcg_node_stat_fetch(cgrp, item) MEMCG_STATS_ABSENT
+#define memcg_stat_fetch(cgrp, item) MEMCG_STATS_ABSENT
+#define memcg_vm_event_fetch(cgrp, item) MEMCG_STATS_ABSENT
+#define memcg_flush_stats(cgrp) ((void)(cgrp))
+
+#endif
 
 /* Linux 6.1 to 6.15: kernel/cgroup/rstat.c */
 extern void cgroup_rstat_flush(struct cgroup *cgrp) __ksym __weak;

@@ -6,7 +6,6 @@
  *   memcg_stats_share     cgroup iterator; rows go into the map
  *   memcg_stats_run_one   one call; one row goes back in the caller's buffer
  *   memcg_stats_run_tree  one call; rows go into the map
- *   copy_index_tables     see index_tables.bpf.h
  *
  * User space loads one of them. It sets the `const volatile` variables before; what
  * they leave out, the verifier removes.
@@ -21,7 +20,6 @@
 #include "memcg_stats.h"
 #include "counters.bpf.h"
 #include "rows.bpf.h"
-#include "index_tables.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -71,7 +69,7 @@ int memcg_stats_stream(struct bpf_iter__cgroup *ctx)
 	if (!cgrp)
 		/* Dead cgroups are skipped before us, so only the buffer knows. */
 		end_stream(seq, (seq->count - header_size) / row_size);
-	else if (is_in_part(cgrp->kn->id) &&
+	else if (is_in_part(cgrp) &&
 		 fill_row(cgrp, &cgrp->self, walking.words, &walking.row.head))
 		bpf_seq_write(seq, &walking.row, row_size);
 	return 0;

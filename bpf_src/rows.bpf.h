@@ -43,10 +43,13 @@ static __always_inline __u64 parent_id_of(struct cgroup *cgrp)
  * each, which a remainder of them alone would let fall on a few parts: so they are mixed before
  * (the end of MurmurHash3).
  */
-static __always_inline bool is_in_part(__u64 cgroup_id)
+static __always_inline bool is_in_part(struct cgroup *cgrp)
 {
+	__u64 cgroup_id;
+
 	if (nr_parts < 2)
 		return true;
+	cgroup_id = cgrp->kn->id;
 	cgroup_id = (cgroup_id ^ cgroup_id >> 33) * 0xff51afd7ed558ccdULL;
 	cgroup_id = (cgroup_id ^ cgroup_id >> 33) * 0xc4ceb9fe1a85ec53ULL;
 	return (cgroup_id ^ cgroup_id >> 33) % nr_parts == part;
@@ -59,13 +62,19 @@ static __always_inline bool is_in_part(__u64 cgroup_id)
 static __noinline bool fill_row(struct cgroup *cgrp, struct cgroup_subsys_state *css,
 				__u64 *words, struct memcg_stats_row *row)
 {
-	__u64 parent_id = parent_id_of(cgrp);
+	/*
+	 * The cgroup itself again, as a pointer that the verifier does not trust: up to Linux 6.19 it
+	 * searches all of the kernel's BTF, several times, at each pointer that is read through a
+	 * trusted one.
+	 */
+	struct cgroup *same = cgrp->self.cgroup;
+	__u64 parent_id = parent_id_of(same);
 
 	if (children_of && parent_id != children_of)
 		return false;
 	if (!read_counters(cgrp, css, words, (__u64 *)(row + 1), header.nr_items))
 		return false;
-	row->cgroup_id = cgrp->kn->id;
+	row->cgroup_id = same->kn->id;
 	row->parent_id = parent_id;
 	row->level = cgrp->level;
 	row->flags = parent_id ? 0 : MEMCG_STATS_ROW_ROOT;

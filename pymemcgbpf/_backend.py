@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 from collections.abc import Sequence
 from typing import Callable, Generic, NamedTuple, NoReturn, Optional, Protocol, TypeVar
@@ -93,15 +92,14 @@ class Maker(Protocol[_Made]):
         """A source through the cgroup's files."""
 
 
-@dataclasses.dataclass(frozen=True)
 class Choice(Generic[_Source]):
-    """What a reader reads from."""
+    """What a reader reads from. (No dataclass: their module takes 6 ms to import.)"""
 
-    source: _Source
-    names: tuple[str, ...]
-    backend: str
-    transport: str
-    why: str
+    def __init__(
+        self, source: _Source, names: tuple[str, ...], backend: str, transport: str, why: str
+    ) -> None:
+        self.source, self.names = source, names
+        self.backend, self.transport, self.why = backend, transport, why
 
 
 def choose(cgroup: Cgroup, request: Request, maker: Maker[_Source]) -> Choice[_Source]:

@@ -18,10 +18,12 @@ VMLINUX = "/sys/kernel/btf/vmlinux"
 _POINTER, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC, _DATASEC, _ENUM64 = 2, 3, 4, 5, 6, 12, 15, 19
 
 _COUNTER_ENUMS = ("node_stat_item", "memcg_stat_item", "vm_event_item")
-_PROBED_FUNCTIONS = (
+_MEM_CGROUP_FUNCTIONS = (  # mm/bpf_memcontrol.c; looked for where the first is there
     "bpf_get_mem_cgroup",
     "bpf_mem_cgroup_flush_stats",
     "bpf_mem_cgroup_memory_events",
+)
+_PROBED_FUNCTIONS = (
     "memcg_node_stat_fetch",
     "cgroup_rstat_flush",
     "bpf_cgroup_from_id",
@@ -123,13 +125,21 @@ def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
         return KernelTypes(
             counters,
             types.enumerators("cgroup_subsys_id").get("memory_cgrp_id"),
-            frozenset(name for name in _PROBED_FUNCTIONS if types.has_function(name)),
+            frozenset(_functions(types)),
             frozenset(types.enumerators("bpf_cgroup_iter_order").values()),
             {name: at for enum in _ENUMS for name, at in types.enumerators(enum).items()},
             {struct: members for struct in _STRUCTS if (members := types.members(struct))},
         )
     finally:
         lib.btf__free(btf)
+
+
+def _functions(types: Types) -> Iterator[str]:
+    # What is not there is searched for longest, in all of the BTF.
+    for names in (_MEM_CGROUP_FUNCTIONS, *((name,) for name in _PROBED_FUNCTIONS)):
+        if types.has_function(names[0]):
+            yield names[0]
+            yield from filter(types.has_function, names[1:])
 
 
 class Types:

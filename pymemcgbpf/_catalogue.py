@@ -10,7 +10,6 @@ in its kernel/sched/psi.c, Linux 6.1 to 7.3.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from typing import NamedTuple, Optional, Union
@@ -493,6 +492,8 @@ FILES = tuple(dict.fromkeys((MEMORY_STAT, *(item.file for item in _OTHERS), NUMA
 def close_names(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
     """The candidates most like *name*, best first; at most four."""
     known = list(candidates)
+    import difflib  # for a message alone
+
     like = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.6)
     for candidate in known:
         if len(like) < 4 and name and candidate not in like and name.lower() in candidate:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Optional
 
-from . import _btf, _cgroup_files, _cgroupfs, _fork, _kallsyms, _layout, _program, _shown
+from . import _btf, _cgroup_files, _cgroupfs, _fork, _layout, _program, _shown
 from ._catalogue import MEMORY_STAT, Counters
 from ._cgroupfs import Cgroup
 from ._recipe import Recipe, Source
@@ -44,35 +44,39 @@ def find(types: _btf.KernelTypes, cgroup: Cgroup) -> _layout.Layout:
 
 
 _NOT_TO_BE_FOUND = (
-    "where this kernel keeps its counters is not known: /proc/kallsyms does not show "
+    "where this kernel keeps its counters is not known: its symbols do not show "
     "mem_cgroup_events_index (no CONFIG_KALLSYMS_ALL, or kernel.kptr_restrict), and no order "
     "rebuilt from BTF, or more than one, agrees with memory.stat"
 )
 
 
+# enum index_tables_status of bpf_src/index_tables.h
+COPIED, NOT_SHOWN, NOT_READ = 0, 1, 2
+
+
 def from_kernel_tables(types: _btf.KernelTypes) -> Optional[_layout.Layout]:
     """The layout by the kernel's own index tables; None where they are not to be seen."""
-    stats, events = _kallsyms.addresses("mem_cgroup_stats_index", "mem_cgroup_events_index")
-    if not events or not (stats or _layout.state_is_direct(types)):
-        return None
     stats_size, events_size = _layout.table_sizes(types)
+    if _layout.state_is_direct(types):
+        stats_size = 0
     for width in (4, 1):  # the older tables hold ints
         program = _program.Program(
             _program.COPY_TABLES,
             {
-                "stats_index_address": _program.u64(stats or 0),
-                "events_index_address": _program.u64(events),
                 "stats_index_size": _program.u32(stats_size),
                 "events_index_size": _program.u32(width * events_size),
             },
         )
         try:
-            if program.run() == 0:
+            status = program.run()
+            if status == COPIED:
                 return _layout.from_tables(
                     types,
                     program.variable("stats_index")[:stats_size],
                     program.variable("events_index")[: width * events_size],
                 )
+            if status == NOT_SHOWN:
+                return None
         finally:
             program.close()
     return None

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from ctypes import POINTER, Structure, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
@@ -22,8 +22,22 @@ from .errors import LibbpfNotFoundError, LibbpfTooOldError, MemcgError
 
 SONAME = "libbpf.so.1"
 
-_log = logging.getLogger("pymemcgbpf.libbpf")
-_log.addHandler(logging.NullHandler())  # else Python prints warnings that nobody asked for
+
+def _log() -> Any:
+    """The logger, once somebody in this process has imported ``logging``: it takes 4 ms, and
+    nobody can have asked for messages before."""
+    logging = sys.modules.get("logging")
+    if logging is None or not hasattr(logging, "NullHandler"):  # just being imported
+        return None
+    log = logging.getLogger("pymemcgbpf.libbpf")
+    if not log.handlers:  # else Python prints warnings that nobody asked for
+        log.addHandler(logging.NullHandler())
+    return log
+
+
+def _debugging() -> bool:
+    log = _log()
+    return log is not None and bool(log.isEnabledFor(_LEVELS[_DEBUG]))
 
 
 # One opaque type per C type, so that a program passed for a link is an ArgumentError.
@@ -37,10 +51,6 @@ class BpfProgram(Structure):
 
 class BpfMap(Structure):
     """struct bpf_map"""
-
-
-class BpfLink(Structure):
-    """struct bpf_link"""
 
 
 class Btf(Structure):
@@ -61,13 +71,69 @@ class IterLinkInfo(Structure):
     ]
 
 
-class IterAttachOpts(Structure):
-    """struct bpf_iter_attach_opts"""
+class LinkCreateOpts(Structure):
+    """struct bpf_link_create_opts, as far as an iterator has to do with it."""
 
     _fields_ = [
         ("sz", c_size_t),
-        ("link_info", POINTER(IterLinkInfo)),
-        ("link_info_len", c_uint32),
+        ("flags", c_uint32),
+        ("iter_info", POINTER(IterLinkInfo)),
+        ("iter_info_len", c_uint32),
+        ("target_btf_id", c_uint32),
+    ]
+
+
+class MapCreateOpts(Structure):
+    """struct bpf_map_create_opts, as far as libbpf 1.0 has it."""
+
+    _fields_ = [
+        ("sz", c_size_t),
+        ("btf_fd", c_uint32),
+        ("btf_key_type_id", c_uint32),
+        ("btf_value_type_id", c_uint32),
+        ("btf_vmlinux_value_type_id", c_uint32),
+        ("inner_map_fd", c_uint32),
+        ("map_flags", c_uint32),
+        ("map_extra", c_uint64),
+        ("numa_node", c_uint32),
+        ("map_ifindex", c_uint32),
+    ]
+
+
+class ProgLoadOpts(Structure):
+    """struct bpf_prog_load_opts, as far as libbpf 1.0 has it."""
+
+    _fields_ = [
+        ("sz", c_size_t),
+        ("attempts", c_int),
+        ("expected_attach_type", c_int),
+        ("prog_btf_fd", c_uint32),
+        ("prog_flags", c_uint32),
+        ("prog_ifindex", c_uint32),
+        ("kern_version", c_uint32),
+        ("attach_btf_id", c_uint32),
+        ("attach_prog_fd", c_uint32),
+        ("attach_btf_obj_fd", c_uint32),
+        ("fd_array", c_void_p),
+        ("func_info", c_void_p),
+        ("func_info_cnt", c_uint32),
+        ("func_info_rec_size", c_uint32),
+        ("line_info", c_void_p),
+        ("line_info_cnt", c_uint32),
+        ("line_info_rec_size", c_uint32),
+        ("log_level", c_uint32),
+        ("log_size", c_uint32),
+        ("log_buf", c_char_p),
+    ]
+
+
+class ProgInfo(Structure):
+    """struct bpf_prog_info (linux/bpf.h), of which one field is wanted."""
+
+    _fields_ = [
+        ("before", c_uint32 * 56),
+        ("attach_btf_id", c_uint32),
+        ("padding", c_uint32),
     ]
 
 
@@ -120,7 +186,7 @@ class Binding(NamedTuple):
 
 
 _OBJECT, _PROGRAM, _MAP = POINTER(BpfObject), POINTER(BpfProgram), POINTER(BpfMap)
-_LINK, _BTF, _TYPE = POINTER(BpfLink), POINTER(Btf), POINTER(BtfType)
+_BTF, _TYPE = POINTER(Btf), POINTER(BtfType)
 
 BINDINGS = (
     # __u32 libbpf_major_version(void)
@@ -171,15 +237,59 @@ BINDINGS = (
     Binding("bpf_program__set_autoload", c_int, [_PROGRAM, ctypes.c_bool], NEGATIVE, "0.0.8"),
     # int bpf_program__fd(const struct bpf_program *prog)
     Binding("bpf_program__fd", c_int, [_PROGRAM], NEGATIVE, "0.0.1"),
-    # struct bpf_link *bpf_program__attach_iter(const struct bpf_program *prog,
-    #                                           const struct bpf_iter_attach_opts *opts)
-    Binding("bpf_program__attach_iter", _LINK, [_PROGRAM, POINTER(IterAttachOpts)], NULL, "0.0.9"),
-    # int bpf_link__fd(const struct bpf_link *link)
-    Binding("bpf_link__fd", c_int, [_LINK], NEGATIVE, "0.0.1"),
-    # int bpf_link__pin(struct bpf_link *link, const char *path)
-    Binding("bpf_link__pin", c_int, [_LINK, c_char_p], NEGATIVE, "0.0.8"),
-    # int bpf_link__destroy(struct bpf_link *link)
-    Binding("bpf_link__destroy", c_int, [_LINK], NEGATIVE, "0.0.1"),
+    # enum bpf_prog_type bpf_program__type(const struct bpf_program *prog)
+    Binding("bpf_program__type", c_int, [_PROGRAM], NEVER, "0.0.9"),
+    # enum bpf_attach_type bpf_program__expected_attach_type(const struct bpf_program *prog)
+    Binding("bpf_program__expected_attach_type", c_int, [_PROGRAM], NEVER, "0.0.6"),
+    # const struct bpf_insn *bpf_program__insns(const struct bpf_program *prog)
+    Binding("bpf_program__insns", c_void_p, [_PROGRAM], NULL, "0.6"),
+    # size_t bpf_program__insn_cnt(const struct bpf_program *prog)
+    Binding("bpf_program__insn_cnt", c_size_t, [_PROGRAM], NEVER, "0.6"),
+    # __u32 bpf_map__value_size(const struct bpf_map *map)
+    Binding("bpf_map__value_size", c_uint32, [_MAP], NEVER, "0.2"),
+    # __u32 bpf_map__max_entries(const struct bpf_map *map)
+    Binding("bpf_map__max_entries", c_uint32, [_MAP], NEVER, "0.2"),
+    # __u32 bpf_map__map_flags(const struct bpf_map *map)
+    Binding("bpf_map__map_flags", c_uint32, [_MAP], NEVER, "0.2"),
+    # int bpf_map_create(enum bpf_map_type map_type, const char *map_name, __u32 key_size,
+    #                    __u32 value_size, __u32 max_entries,
+    #                    const struct bpf_map_create_opts *opts)
+    Binding(
+        "bpf_map_create",
+        c_int,
+        [c_int, c_char_p, c_uint32, c_uint32, c_uint32, POINTER(MapCreateOpts)],
+        NEGATIVE,
+        "0.7",
+    ),
+    # int bpf_map_update_elem(int fd, const void *key, const void *value, __u64 flags)
+    Binding("bpf_map_update_elem", c_int, [c_int, c_char_p, c_char_p, c_uint64], NEGATIVE, "0.0.1"),
+    # int bpf_map_freeze(int fd)
+    Binding("bpf_map_freeze", c_int, [c_int], NEGATIVE, "0.0.3"),
+    # int bpf_prog_load(enum bpf_prog_type prog_type, const char *prog_name, const char *license,
+    #                   const struct bpf_insn *insns, size_t insn_cnt,
+    #                   struct bpf_prog_load_opts *opts); as it is since 1.0
+    Binding(
+        "bpf_prog_load",
+        c_int,
+        [c_int, c_char_p, c_char_p, c_char_p, c_size_t, POINTER(ProgLoadOpts)],
+        NEGATIVE,
+        "1.0",
+    ),
+    # int bpf_obj_get_info_by_fd(int bpf_fd, void *info, __u32 *info_len)
+    Binding(
+        "bpf_obj_get_info_by_fd",
+        c_int,
+        [c_int, POINTER(ProgInfo), POINTER(c_uint32)],
+        NEGATIVE,
+        "0.0.1",
+    ),
+    # int bpf_link_create(int prog_fd, int target_fd, enum bpf_attach_type attach_type,
+    #                     const struct bpf_link_create_opts *opts)
+    Binding(
+        "bpf_link_create", c_int, [c_int, c_int, c_int, POINTER(LinkCreateOpts)], NEGATIVE, "0.0.9"
+    ),
+    # int bpf_obj_pin(int fd, const char *pathname)
+    Binding("bpf_obj_pin", c_int, [c_int, c_char_p], NEGATIVE, "0.0.1"),
     # int bpf_iter_create(int link_fd)
     Binding("bpf_iter_create", c_int, [c_int], NEGATIVE, "0.0.9"),
     # int bpf_prog_test_run_opts(int prog_fd, struct bpf_test_run_opts *opts)
@@ -295,9 +405,9 @@ def explained(work: Callable[[list[str]], _Result]) -> _Result:
     *work* is given the list of messages, empty until the second run. That way the many
     calls that succeed run no Python inside of libbpf.
     """
-    if not _log.isEnabledFor(logging.DEBUG):
+    if not _debugging():
         try:
-            with _silence():
+            with silence():
                 return work([])
         except MemcgError:
             pass
@@ -317,7 +427,7 @@ class _Messages(threading.local):
 
 _messages = _Messages()
 _DEBUG = 2
-_LEVELS = {0: logging.WARNING, 1: logging.INFO, _DEBUG: logging.DEBUG}
+_LEVELS = {0: 30, 1: 20, _DEBUG: 10}  # logging's WARNING, INFO, DEBUG
 _LONGEST_MESSAGE = 17 << 20  # libbpf's own buffer for the verifier's log is at most 16 MiB
 
 
@@ -358,12 +468,16 @@ def _on_print(level: int, text: bytes, arguments: int) -> int:
                 return 0
             # Another user of libbpf in this process.
             return PrintFn(_print_before)(level, text, arguments) if _print_before else 0
-        if level < _DEBUG or _log.isEnabledFor(logging.DEBUG):
+        if level < _DEBUG or _debugging():
             line = _format(text, arguments)
             _messages.lines.append(line)
-            _log.log(_LEVELS.get(level, logging.DEBUG), "%s", line.rstrip("\n"))
+            log = _log()
+            if log is not None:
+                log.log(_LEVELS.get(level, _LEVELS[_DEBUG]), "%s", line.rstrip("\n"))
     except Exception:
-        _log.debug("a message of libbpf's was lost", exc_info=True)
+        log = _log()
+        if log is not None:
+            log.debug("a message of libbpf's was lost", exc_info=True)
     except BaseException as error:
         _messages.raised = error
     return 0
@@ -398,7 +512,8 @@ def _printing(wanted: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
+    """Keeps libbpf from printing in this thread."""
     outer, _messages.silent = _messages.silent, True
     try:
         with _printing(False):
@@ -469,17 +584,83 @@ def runner(program_fd: int, context: bytearray) -> Callable[[], int]:
     )
 
 
-def attach_iter(lib: Libbpf, program: Any, cgroup_fd: int, order: int) -> Any:
-    """bpf_program__attach_iter on one cgroup; returns its ``struct bpf_link *``."""
+_TRACE_ITER = 28  # enum bpf_attach_type: BPF_TRACE_ITER
+
+
+def link_iterator(lib: Libbpf, program_fd: int, cgroup_fd: int, order: int) -> int:
+    """A link to an iterator that starts at one cgroup: its file descriptor."""
     if cgroup_fd <= 0:  # the kernel takes fd 0 for "the whole hierarchy"
         raise ValueError(f"cgroup_fd must be above 0, not {cgroup_fd}")
     info = IterLinkInfo(order=order, cgroup_fd=cgroup_fd)
-    options = IterAttachOpts(
-        sz=ctypes.sizeof(IterAttachOpts),
-        link_info=ctypes.pointer(info),
-        link_info_len=ctypes.sizeof(info),
+    options = LinkCreateOpts(
+        sz=ctypes.sizeof(LinkCreateOpts),
+        iter_info=ctypes.pointer(info),
+        iter_info_len=ctypes.sizeof(info),
     )
-    return lib.bpf_program__attach_iter(program, ctypes.byref(options))
+    return int(lib.bpf_link_create(program_fd, 0, _TRACE_ITER, ctypes.byref(options)))
+
+
+_MAP_TYPE_ARRAY = 2  # enum bpf_map_type: BPF_MAP_TYPE_ARRAY
+
+
+def create_array(lib: Libbpf, name: str, value_size: int, entries: int, flags: int) -> int:
+    """An array map: its file descriptor."""
+    options = MapCreateOpts(sz=ctypes.sizeof(MapCreateOpts), map_flags=flags)
+    fd = lib.bpf_map_create(
+        _MAP_TYPE_ARRAY, name.encode(), 4, value_size, entries, ctypes.byref(options)
+    )
+    return int(fd)
+
+
+def fill_for_ever(lib: Libbpf, map_fd: int, value: bytes) -> None:
+    """Sets an array's only element, and lets nobody change it: the verifier knows it then."""
+    lib.bpf_map_update_elem(map_fd, bytes(4), value, 0)
+    lib.bpf_map_freeze(map_fd)
+
+
+class ProgramKind(NamedTuple):
+    """What the kernel must know of a program beside its instructions."""
+
+    type: int
+    expected_attach_type: int
+    attach_btf_id: int
+
+
+def program_kind(lib: Libbpf, program: Any) -> ProgramKind:
+    """What a program was loaded as, by libbpf and by the kernel."""
+    info = ProgInfo()
+    size = c_uint32(ctypes.sizeof(info))
+    fd = lib.bpf_program__fd(program)
+    lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size))
+    return ProgramKind(
+        lib.bpf_program__type(program),
+        lib.bpf_program__expected_attach_type(program),
+        info.attach_btf_id,
+    )
+
+
+def instructions(lib: Libbpf, program: Any) -> bytes:
+    """A program's instructions; after it was loaded, with all that libbpf filled in."""
+    count = lib.bpf_program__insn_cnt(program)
+    return ctypes.string_at(lib.bpf_program__insns(program), 8 * count)
+
+
+_SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
+
+
+def load_program(lib: Libbpf, name: str, kind: ProgramKind, code: bytes) -> int:
+    """Loads a sleepable program: its file descriptor."""
+    options = ProgLoadOpts(
+        sz=ctypes.sizeof(ProgLoadOpts),
+        expected_attach_type=kind.expected_attach_type,
+        prog_flags=_SLEEPABLE,
+        attach_btf_id=kind.attach_btf_id,
+    )
+    licence = b"Dual BSD/GPL"
+    fd = lib.bpf_prog_load(
+        kind.type, name.encode()[:15], licence, code, len(code) // 8, ctypes.byref(options)
+    )
+    return int(fd)
 
 
 def test_run(lib: Libbpf, program_fd: int) -> int:

@@ -221,7 +221,7 @@ def _explain(path: str, error: BaseException) -> NoReturn:
         if error.errno == errno.EEXIST:
             raise _bpffs.exists(path) from error
         if error.errno in (errno.EPERM, errno.EACCES) and (
-            not isinstance(error, MemcgError) or error.call == "bpf_link__pin"
+            not isinstance(error, MemcgError) or error.call == "bpf_obj_pin"
         ):
             raise _bpffs.not_allowed(path, error) from error
         if not isinstance(error, MemcgError):

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
 import struct
 import weakref
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from . import _btf, _libbpf, _wire
+from . import _btf, _libbpf, _relocated, _wire
 from .errors import (
     SHORTAGES,
     BpfObjectError,
@@ -22,9 +22,12 @@ from .errors import (
     errno_text,
 )
 
-OBJECT_FILE = Path(__file__).parent / "_bpf" / "memcg_stats.bpf.o"
+_HERE = os.path.dirname(__file__)
+OBJECT_FILE = os.path.join(_HERE, "_bpf", "memcg_stats.bpf.o")
+CORE_FILE = os.path.join(_HERE, "_bpf", "memcg_stats_core.bpf.o")  # the same, for core alone
+TABLES_FILE = os.path.join(_HERE, "_bpf", "index_tables.bpf.o")  # COPY_TABLES, alone
 
-# The programs of the object, and its maps: which program uses which.
+# The programs of the objects, and their maps: which program uses which.
 STREAM = "memcg_stats_stream"
 SHARE = "memcg_stats_share"
 RUN_ONE = "memcg_stats_run_one"
@@ -106,7 +109,10 @@ class MapSize(NamedTuple):
 class Program:
     """One program of the object, loaded with its constants, and its maps with their sizes.
 
-    Closed when its last user lets go of it, or by :meth:`close`.
+    Through libbpf the first time in a process. What libbpf finds out for that takes most of
+    the time and depends on the kernel alone: so the next one of the name is loaded from what
+    it made of the first (_relocated.py). Closed when its last user lets go of it, or by
+    :meth:`close`.
 
     Raises:
         BpfObjectError, BpfPermissionError, VerifierError, and what
@@ -117,52 +123,81 @@ class Program:
         self, name: str, constants: dict[str, bytes], rows: Optional[MapSize] = None
     ) -> None:
         self._lib = _libbpf.load()
+        self._file = _file_of(name, constants)
         if missing_capabilities():  # spares the kernel, and us, all that follows
             raise BpfPermissionError(_permission_message(errno.EPERM), errno=errno.EPERM)
         _check_spare_descriptors()
+        self.fd = -1
+        self._rows_fd = -1
         self._object: Any = None
-        self._program: Any = None
         self._finalizer: Any = None
-        _libbpf.explained(lambda log: self._load(name, constants, rows, log))
+        self.constants = b""  # as it was loaded with them
+        if not self._load_again(name, constants, rows):
+            _libbpf.explained(lambda log: self._load(name, constants, rows, log))
+
+    def _load_again(self, name: str, constants: dict[str, bytes], rows: Optional[MapSize]) -> bool:
+        """Loads it without libbpf's loader, if that was done before. Where it fails the loader
+        is to try: it has words for it."""
+        before = _relocated.of(self._file, name)
+        if before is None:
+            return False
+        try:
+            with _libbpf.silence():
+                loaded = before.load(self._lib, constants, rows)
+        except MemcgError:
+            return False
+        self._finalizer = weakref.finalize(self, _relocated.close, loaded.fds)
+        self._finalizer.atexit = False  # the kernel tidies up after a process
+        self.fd, self._rows_fd = loaded.fd, loaded.rows_fd
+        self.constants = before.constants.with_values(constants)
+        return True
 
     def _load(
         self, name: str, constants: dict[str, bytes], rows: Optional[MapSize], log: list[str]
     ) -> None:
-        self._object = _open(self._lib, log)
+        self._object = _open(self._lib, self._file, log)
         self._finalizer = weakref.finalize(self, self._lib.bpf_object__close, self._object)
-        self._finalizer.atexit = False  # the kernel tidies up after a process
+        self._finalizer.atexit = False
         try:
-            self._program = self._prepare(name, constants)
+            program, initial = self._prepare(name, constants)
             self._prepare_maps(name, rows)
             self._lib.bpf_object__load(self._object)
+            self.fd = self._lib.bpf_program__fd(program)
+            if ROWS in PROGRAMS[name]:
+                self._rows_fd = self._lib.bpf_map__fd(self._map(ROWS))
+            if name != COPY_TABLES:  # which runs once, and is asked for its variables
+                with contextlib.suppress(MemcgError):
+                    kept = _relocated.made(self._lib, name, self._object, program, initial)
+                    _relocated.keep(self._file, kept)
         except MemcgError as error:
             self.close()
-            raise _load_error(error, "".join(log)) from error
+            raise _load_error(error, self._file, "".join(log)) from error
         except BaseException:
             self.close()
             raise
 
-    def _prepare(self, name: str, constants: dict[str, bytes]) -> Any:
+    def _prepare(self, name: str, constants: dict[str, bytes]) -> tuple[Any, _relocated.Section]:
+        """Sets the constants; returns the program, and the constants as they were."""
         lib = self._lib
         for other in PROGRAMS:
-            program = lib.bpf_object__find_program_by_name(self._object, other.encode())
-            lib.bpf_program__set_autoload(program, other == name)
-            if other == name:
-                wanted = program
-        _, (address, _), variables = self._section(".rodata")
-        for constant, data in constants.items():
-            if constant not in variables:
-                raise MemcgError(f"it has no {constant}")
-            offset, size = variables[constant]
-            if len(data) > size:
-                raise MemcgError(f"its {constant} holds {size} bytes, not {len(data)}")
-            _libbpf.poke(address + offset, data)
-        return wanted
+            if (other == COPY_TABLES) == (name == COPY_TABLES):  # it is in this object
+                program = lib.bpf_object__find_program_by_name(self._object, other.encode())
+                lib.bpf_program__set_autoload(program, other == name)
+                if other == name:
+                    wanted = program
+        _, (address, size), places = self._section(".rodata")
+        section = _relocated.Section(_libbpf.peek(address, size), places)
+        self.constants = section.with_values(constants)
+        _libbpf.poke(address, self.constants)
+        return wanted, section
+
+    def _map(self, name: str) -> Any:
+        return self._lib.bpf_object__find_map_by_name(self._object, name.encode())
 
     def _prepare_maps(self, program: str, rows: Optional[MapSize]) -> None:
         lib = self._lib
-        for name in (ROWS, SCRATCHES):
-            bpf_map = lib.bpf_object__find_map_by_name(self._object, name.encode())
+        for name in (ROWS, SCRATCHES) if program != COPY_TABLES else ():
+            bpf_map = self._map(name)
             lib.bpf_map__set_autocreate(bpf_map, name in PROGRAMS[program])
             if name == ROWS and rows is not None:
                 lib.bpf_map__set_value_size(bpf_map, rows.value_size)
@@ -171,7 +206,7 @@ class Program:
     def _section(self, name: str) -> tuple[Any, tuple[int, int], dict[str, tuple[int, int]]]:
         """A section of global variables: its map, where libbpf has its initial value
         (address, size), and variable's name → (offset, size)."""
-        bpf_map = self._lib.bpf_object__find_map_by_name(self._object, name.encode())
+        bpf_map = self._map(name)
         types = _btf.Types(self._lib, self._lib.bpf_object__btf(self._object))
         return bpf_map, _libbpf.initial_value(self._lib, bpf_map), types.variables(name)
 
@@ -186,35 +221,19 @@ class Program:
 
     def map_rows(self, rows: MapSize) -> mmap.mmap:
         """The map of rows, to be read."""
-        bpf_map = self._lib.bpf_object__find_map_by_name(self._object, ROWS.encode())
-        fd = self._lib.bpf_map__fd(bpf_map)
         size = rows.value_size * rows.entries
-        return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+        return mmap.mmap(self._rows_fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
 
     def run(self) -> int:
         """Runs a syscall program once; returns what it returned."""
         return _libbpf.test_run(self._lib, self.fd)
 
-    @property
-    def fd(self) -> int:
-        """The program's file descriptor, which is the object's."""
-        return int(self._lib.bpf_program__fd(self._program))
-
     def attach(self, cgroup_fd: int, order: int) -> Link:
         """A link to a cgroup iterator that starts at an open cgroup directory."""
-
-        def attach(log: list[str]) -> Link:
-            try:
-                pointer = _libbpf.attach_iter(self._lib, self._program, cgroup_fd, order)
-            except MemcgError as error:
-                error.log = "".join(log)
-                raise
-            return Link(self, self._lib, pointer)
-
-        return _libbpf.explained(attach)
+        return Link(self, self._lib, _libbpf.link_iterator(self._lib, self.fd, cgroup_fd, order))
 
     def close(self) -> None:
-        """Unloads the program; its links must be closed before. Twice is fine."""
+        """Unloads the program, once its links are closed. Twice is fine."""
         if self._finalizer is not None:
             self._finalizer()
 
@@ -222,29 +241,20 @@ class Program:
 class Link:
     """An iterator link. Keeps its program loaded, and its cgroup from being freed."""
 
-    def __init__(self, program: Program, lib: _libbpf.Libbpf, pointer: Any) -> None:
+    def __init__(self, program: Program, lib: _libbpf.Libbpf, fd: int) -> None:
         self._program: Optional[Program] = program
-        self._lib, self._pointer = lib, pointer
-        self._finalizer = weakref.finalize(self, lib.bpf_link__destroy, pointer)
+        self._lib, self.fd = lib, fd
+        self._finalizer = weakref.finalize(self, os.close, fd)
         self._finalizer.atexit = False
-        self.fd: int = lib.bpf_link__fd(pointer)
 
     def pin(self, path: str) -> None:
         """Gives it a name in a bpffs, which keeps it beyond this object and this process."""
-
-        def pin(log: list[str]) -> None:
-            try:
-                self._lib.bpf_link__pin(self._pointer, os.fsencode(path))
-            except MemcgError as error:
-                error.log = "".join(log)
-                raise
-
-        _libbpf.explained(pin)
+        self._lib.bpf_obj_pin(self.fd, os.fsencode(path))
 
     def close(self) -> None:
         """Detaches, unless it is pinned. Twice is fine."""
         self._finalizer()
-        self._program = self._pointer = None
+        self._program = None
 
 
 _DESCRIPTORS = 12  # what a load takes, with some to spare
@@ -270,47 +280,59 @@ def _check_spare_descriptors() -> None:
             os.close(fd)
 
 
-def read_object() -> bytes:
-    """The BPF object, as it was installed.
+def _file_of(program: str, constants: dict[str, bytes]) -> str:
+    """The object to load a program from: the one that names no more kernel functions than it
+    needs, as each is looked for."""
+    if program == COPY_TABLES:
+        return TABLES_FILE
+    core = constants.get("backend") == u32(BACKENDS["core"])
+    by_function = constants.get("flush") in (u32(FLUSH_KFUNC), u32(FLUSH_RFC))
+    return CORE_FILE if core and not by_function else OBJECT_FILE
+
+
+def read_object(file: Optional[str] = None) -> bytes:
+    """A BPF object, as it was installed; the one of the readers, if no other is named.
 
     Raises:
         BpfObjectError: there is none.
     """
+    file = OBJECT_FILE if file is None else file
     try:
-        return OBJECT_FILE.read_bytes()
+        with open(file, "rb") as opened:
+            return opened.read()
     except OSError as error:
         if error.errno in SHORTAGES:
             raise MemcgError(
-                f"{OBJECT_FILE}: {errno_text(error.errno)}", errno=error.errno, call="open"
+                f"{file}: {errno_text(error.errno)}", errno=error.errno, call="open"
             ) from error
         what_to_do = "install pymemcgbpf again"
-        if (OBJECT_FILE.parents[2] / "setup.cfg").exists():
+        package = os.path.dirname(os.path.dirname(file))
+        if os.path.exists(os.path.join(os.path.dirname(package), "setup.cfg")):
             what_to_do = (
                 "this is the source tree, which holds none until it is built: use an installed "
                 "pymemcgbpf from another directory, or pip install -e here"
             )
         raise BpfObjectError(
-            f"the BPF object {OBJECT_FILE} cannot be read "
-            f"({errno_text(error.errno or 0)}): {what_to_do}",
+            f"the BPF object {file} cannot be read ({errno_text(error.errno or 0)}): {what_to_do}",
             errno=error.errno,
             call="open",
         ) from error
 
 
-def _open(lib: _libbpf.Libbpf, log: list[str]) -> Any:
-    data = read_object()
+def _open(lib: _libbpf.Libbpf, file: str, log: list[str]) -> Any:
+    data = read_object(file)
     try:
         return lib.bpf_object__open_mem(data, len(data), None)
     except MemcgError as error:
         raise BpfObjectError(
-            f"the BPF object {OBJECT_FILE} is damaged ({error}): install pymemcgbpf again",
+            f"the BPF object {file} is damaged ({error}): install pymemcgbpf again",
             errno=error.errno,
             call=error.call,
             log="".join(log),
         ) from error
 
 
-def _load_error(error: MemcgError, log: str) -> MemcgError:
+def _load_error(error: MemcgError, file: str, log: str) -> MemcgError:
     number = error.errno or 0
     verdict = _verdict(log)
     kind: type[MemcgError] = VerifierError
@@ -319,7 +341,7 @@ def _load_error(error: MemcgError, log: str) -> MemcgError:
     elif error.call != "bpf_object__load":
         kind = BpfObjectError
         message = (
-            f"the BPF object {OBJECT_FILE} is not the one of this package ({error}): "
+            f"the BPF object {file} is not the one of this package ({error}): "
             "install pymemcgbpf again"
         )
     elif _CANNOT_LIST_BTF in log:

@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from typing import Optional, Union
 
-from . import _cgroupfs, _flush, _fork, _libbpf, _program, _wire
+from . import _cgroupfs, _flush, _fork, _libbpf, _program, _relocated, _wire
 from ._catalogue import MEMORY_STAT
 from ._cgroupfs import Cgroup
 from ._recipe import Recipe
@@ -223,8 +223,8 @@ class OneCgroup:
         return TextSource(cgroup, names)
 
 
-# Loading takes tens of milliseconds and one program serves any number of cgroups, so
-# the last few are kept beyond their last reader.
+# Loading takes milliseconds (the first, tens of them) and one program serves any number of
+# cgroups, so the last few are kept beyond their last reader.
 _KEPT_PROGRAMS = 8
 _programs: OrderedDict[object, _program.Program] = OrderedDict()
 _programs_lock = _fork.renewed_lock(__name__, "_programs_lock")
@@ -244,6 +244,8 @@ def _cached_program(name: str, recipe: Recipe, flush_mode: int) -> _program.Prog
 
 
 def forget_programs() -> None:
-    """Lets go of the kept programs; each is unloaded when its last user is closed."""
+    """Lets go of the kept programs; each is unloaded when its last user is closed. The next
+    is made from the object's file again."""
     with _programs_lock:
         _programs.clear()
+        _relocated.forget()

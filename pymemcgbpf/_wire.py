@@ -6,7 +6,7 @@ from __future__ import annotations
 import mmap
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional, Union
 
 from .errors import StreamError
@@ -141,6 +141,11 @@ def decode_row(data: Union[bytes, memoryview, mmap.mmap], at: int, items: int) -
     cgroup_id, parent_id, level, flags = ROW.unpack_from(data, at)
     values = struct.unpack_from(f"={items}Q", data, at + ROW.size)
     return Row(cgroup_id, parent_id, level, flags, values)
+
+
+def values_of_rows(data: bytes, items: int) -> Iterator[tuple[int, ...]]:
+    """The values of each row, where there is nothing but rows."""
+    return struct.iter_unpack(f"={ROW.size}x{items}Q", data)
 
 
 def cgroup_id(data: Union[bytes, mmap.mmap], at: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import TYPE_CHECKING, NoReturn, Optional, Union, overload
 
 from . import _wire
@@ -19,6 +19,8 @@ __all__ = ["ABSENT", "Row", "Snapshot"]
 
 ABSENT = _wire.ABSENT
 """In a column: this cgroup does not have the item (a hierarchy's root, memory.current)."""
+
+_ABSENT_BYTES = b"\xff" * 8
 
 # Of a row, in words of 8 bytes: cgroup_id, parent_id, level and flags, values.
 _ID, _PARENT_ID, _LEVEL_WORD, _VALUES = 0, 1, 2, 3
@@ -56,6 +58,8 @@ class Snapshot(Sequence["Row"]):
         self._taken_ns, self._duration_ns = began_ns, ended_ns - began_ns
         self._paths = paths
         self._starts: Optional[dict[int, int]] = None  # id → its row's first word
+        self._complete = False  # known to have no ABSENT anywhere
+        self._iterated = False  # so it is worth while to know that
 
     @property
     def items(self) -> tuple[str, ...]:
@@ -133,8 +137,31 @@ class Snapshot(Sequence["Row"]):
         return Row(self, starts)
 
     def __iter__(self) -> Iterator[Row]:
+        self._iterated = True
         for start in range(0, self._count * self._width, self._width):
             yield Row(self, start)
+
+    def dicts(self) -> list[dict[str, int]]:
+        """All rows as dicts, in the walk's order: ``[dict(row) for row in snapshot]``, but
+        three times as fast::
+
+            >>> for row, values in zip(snapshot, snapshot.dicts()):
+            ...     print(row.id, values)
+            28 {'anon': 7376896, 'pgscan': 0}
+
+        As in a row, an item that a cgroup does not have is missing.
+
+        Raises:
+            ClosedError: the snapshot was a view, which has expired.
+        """
+        names = self._names
+        rows = _wire.values_of_rows(self._data(), len(names))
+        if self._complete:
+            return [dict(zip(names, values)) for values in rows]
+        return [
+            {name: value for name, value in zip(names, values) if value != ABSENT}
+            for values in rows
+        ]
 
     def by_id(self) -> dict[int, Row]:
         """Cgroup's id → its row, in the walk's order."""
@@ -176,6 +203,24 @@ class Snapshot(Sequence["Row"]):
             self._starts = starts
         return starts
 
+    def _data(self) -> bytes:
+        """All bytes; looks for any ABSENT in them."""
+        self._iterated = False
+        try:
+            data = bytes(self._bytes)
+        except ValueError:
+            raise _expired() from None
+        # Bytes of two numbers may look like one, too: then rows look for themselves.
+        self._complete = _ABSENT_BYTES not in data
+        return data
+
+    def _has_all(self) -> bool:
+        """Whether no row lacks an item; False where nobody knows. When all rows are gone
+        through, one look at all of them spares each a look at its own."""
+        if self._iterated and not self._complete:
+            self._data()
+        return self._complete
+
     def _word(self, at: int) -> int:
         try:
             return self._words[at]
@@ -200,6 +245,7 @@ class Snapshot(Sequence["Row"]):
 
     def _expire(self) -> None:
         """The rows are about to be overwritten."""
+        self._complete = self._iterated = False
         self._words.release()
         self._bytes.release()
 
@@ -278,6 +324,8 @@ class Row(Mapping[str, int]):
 
     def __iter__(self) -> Iterator[str]:
         snapshot = self._snapshot
+        if snapshot._complete or snapshot._has_all():
+            return iter(snapshot._names)
         values = snapshot._values(self._start)
         if ABSENT not in values:
             return iter(snapshot._names)
@@ -285,6 +333,25 @@ class Row(Mapping[str, int]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def keys(self) -> KeysView[str]:
+        """The names of the items that it has."""
+        return _Keys(self)
+
+    def items(self) -> ItemsView[str, int]:
+        """The items that it has, with their values."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[int]:
+        """The values of the items that it has."""
+        return _Values(self)
+
+    def _pairs(self) -> Iterator[tuple[str, int]]:
+        snapshot = self._snapshot
+        pairs = zip(snapshot._names, snapshot._values(self._start))
+        if snapshot._complete or snapshot._has_all():
+            return pairs
+        return (pair for pair in pairs if pair[1] != ABSENT)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Row):
@@ -298,3 +365,28 @@ class Row(Mapping[str, int]):
 
     def __repr__(self) -> str:
         return f"<Row of cgroup {self.id}, level {self.level}: {dict(self)}>"
+
+
+# Mapping's own views look each value up by its name, and go through a generator.
+class _Keys(KeysView[str]):
+    __slots__ = ()
+    _mapping: Row
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._mapping)
+
+
+class _Items(ItemsView[str, int]):
+    __slots__ = ()
+    _mapping: Row
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return self._mapping._pairs()
+
+
+class _Values(ValuesView[int]):
+    __slots__ = ()
+    _mapping: Row
+
+    def __iter__(self) -> Iterator[int]:
+        return (value for _, value in self._mapping._pairs())

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Callable, NamedTuple, Optional, Union
 
-from .. import _backend, _btf, _flush, _kallsyms, _kernel_layout, _libbpf, _offer, _program
+from .. import _backend, _btf, _flush, _kernel_layout, _libbpf, _offer, _program
 from .._catalogue import MEMORY_STAT
 from .._stat_sources import OneCgroup
 from .._tree_sources import Tree
@@ -267,14 +267,14 @@ def _index_tables(path: Optional[str]) -> _Check:
     types = _kernel_types()
     try:
         with _offer.opened(path) as cgroup:
-            _kernel_layout.find(types, cgroup)
+            layout = _kernel_layout.find(types, cgroup)
     except BackendUnavailableError as error:
         if type(error) is BackendUnavailableError:
             raise
         raise _CouldNotTellError(f"it takes a BPF program to see: {error}") from error
-    if _kallsyms.addresses("mem_cgroup_events_index")[0]:
-        return _Check(_OK, f"found by {_kallsyms.KALLSYMS}")
-    return _Check(_OK, "rebuilt from BTF, in agreement with memory.stat")
+    if layout.rebuilt:
+        return _Check(_OK, "rebuilt from BTF, in agreement with memory.stat")
+    return _Check(_OK, "found by the kernel's symbols")
 
 
 def _reads(what: str, path: Optional[str], backend: str, transport: str) -> _Check:

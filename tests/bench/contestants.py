@@ -175,8 +175,7 @@ def source_of_run(reader: pymemcgbpf.StatsReader) -> _stat_sources.RunSource:
 def constants_of(program: Optional[_program.Program]) -> bytes:
     """The constants of a reader's own program, as it runs with them."""
     assert program is not None
-    bpf_map = _libbpf.load().bpf_object__find_map_by_name(program._object, b".rodata")
-    return _libbpf.peek(*_libbpf.initial_value(_libbpf.load(), bpf_map))
+    return program.constants
 
 
 def flushing_file(flush: _flush.Flush) -> Iterator[str]:

@@ -21,7 +21,11 @@ def test_we_are_root_on_a_kernel_with_btf() -> None:
 
 def test_the_installed_package_is_what_is_tested() -> None:
     package = Path(pymemcgbpf.__file__).parent
-    assert (package / "_bpf" / "memcg_stats.bpf.o").stat().st_size < 160 * 1024
+    objects = {file.name: file.stat().st_size for file in (package / "_bpf").iterdir()}
+    assert objects.keys() == {
+        *("memcg_stats.bpf.o", "memcg_stats_core.bpf.o", "index_tables.bpf.o")
+    }
+    assert max(objects.values()) < 160 * 1024
     assert (package / "py.typed").exists()
     # Not the source tree, where the BPF object may be an old one.
     assert not (package.parent / "bpf_src").exists()

@@ -36,6 +36,9 @@ from .cgroups import cgroup, enable_memory, in_child
 from .surroundings import BEST_BACKEND, HIERARCHY, VERSION
 from .ways import Way
 
+BEST_FILE = "CORE_FILE" if BEST_BACKEND == "core" else "OBJECT_FILE"
+BEST_OBJECT = Path(getattr(_program, BEST_FILE))
+
 
 def one_sentence(error: MemcgError) -> str:
     text = str(error)
@@ -244,16 +247,16 @@ def test_without_btf(empty_cgroup: Path, tmp_path: Path) -> None:
 def test_with_a_damaged_object(empty_cgroup: Path, tmp_path: Path, content: bytes) -> None:
     damaged = tmp_path / "damaged.o"
     damaged.write_bytes(content)
-    with replaced(_program.OBJECT_FILE, damaged):
+    with replaced(BEST_OBJECT, damaged):
         assert_falls_back(empty_cgroup, "BpfObjectError", "install pymemcgbpf again")
 
 
 def test_with_an_object_cut_short_anywhere(
     empty_cgroup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = _program.OBJECT_FILE.read_bytes()
+    whole = BEST_OBJECT.read_bytes()
     cut = tmp_path / "cut.o"
-    monkeypatch.setattr(_program, "OBJECT_FILE", cut)
+    monkeypatch.setattr(_program, BEST_FILE, str(cut))
     for eighth in range(8):
         cut.write_bytes(whole[: len(whole) * eighth // 8])
         pymemcgbpf.clear_cache()
@@ -264,7 +267,8 @@ def test_with_an_object_cut_short_anywhere(
 def test_without_the_object(
     empty_cgroup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_program, "OBJECT_FILE", tmp_path / "not-there.o")
+    pymemcgbpf.clear_cache()
+    monkeypatch.setattr(_program, BEST_FILE, str(tmp_path / "not-there.o"))
     with pytest.raises(BpfObjectError, match="cannot be read"):
         StatsReader(empty_cgroup, ["anon"], backend=BEST_BACKEND)
     with StatsReader(empty_cgroup, ["anon"]) as reader:

@@ -8,6 +8,7 @@ import itertools
 import mmap
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
@@ -193,9 +194,10 @@ def test_threads_share_a_reader_of_a_tree_that_swells(
                 in_threads(3, read_on)
             if max(sizes, default=0) > 2 * len(quiet.paths):
                 break
-        # Programs and maps come in the place of others, not beside them.
-        assert sorted(open_files().values()) == sorted(before.values())
-        assert len(mapped_maps()) == mapped
+        # Programs and maps come in the place of others, not beside them. (The first took
+        # libbpf's loader, which holds and maps more than those that come after.)
+        assert not Counter(open_files().values()) - Counter(before.values())
+        assert len(mapped_maps()) <= mapped
         assert len(tree.read()) == len(quiet.paths)
     assert len(mapped_maps()) == unmapped
     assert len(sizes) >= LEAST_WALKS / 100

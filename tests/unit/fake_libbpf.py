@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import pytest
 
-from pymemcgbpf import MemcgError, _btf, _libbpf
+from pymemcgbpf import MemcgError, _btf, _libbpf, _relocated
 
 from .printing import say
 
@@ -33,12 +33,17 @@ RODATA = {
     "children_of": 8,
     "nr_parts": 4,
     "part": 4,
-    "stats_index_address": 8,
-    "events_index_address": 8,
+}
+BSS = {"walking": 12320, "scratch_taken": 128}
+# Those of the object with the index tables. The fake has them all in one.
+TABLES_RODATA = {
+    "stats_index_name": 23,
+    "events_index_name": 24,
     "stats_index_size": 4,
     "events_index_size": 4,
 }
-BSS = {"stats_index": 1024, "events_index": 1024, "walking": 12320, "scratch_taken": 128}
+TABLES_BSS = {"stats_index": 1024, "events_index": 1024}
+_ALL_RODATA, _ALL_BSS = {**RODATA, **TABLES_RODATA}, {**TABLES_BSS, **BSS}
 
 
 class FakeLibbpf:
@@ -46,13 +51,14 @@ class FakeLibbpf:
 
     Attributes:
         fails: function's name → the errno that it fails with.
-        says: what libbpf prints before bpf_object__load or an attach returns.
+        says: what libbpf prints before bpf_object__load returns.
         calls: the functions called, in order.
         rows: what the map of rows holds, as large as it was made.
         autoload, autocreate: program's or map's name → whether it is wanted.
         sizes: map's name → what was set of it.
         returns: what a program that is run returns.
-        used: the programs that were attached, or asked for their descriptor.
+        used: the programs that were asked for their descriptor.
+        linked: the descriptors of those that were attached.
     """
 
     def __init__(self, bss_file: IO[bytes], rows: IO[bytes]) -> None:
@@ -65,8 +71,9 @@ class FakeLibbpf:
         self.sizes: dict[str, dict[str, int]] = {}
         self.returns = 0
         self.used: list[str] = []
-        self.rodata = ctypes.create_string_buffer(sum(RODATA.values()))
-        self.bss = ctypes.create_string_buffer(sum(BSS.values()))
+        self.linked: list[int] = []
+        self.rodata = ctypes.create_string_buffer(sum(_ALL_RODATA.values()))
+        self.bss = ctypes.create_string_buffer(sum(_ALL_BSS.values()))
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith(("bpf_", "btf_", "libbpf_")):
@@ -75,7 +82,7 @@ class FakeLibbpf:
 
     def _call(self, name: str, *arguments: Any) -> Any:
         self.calls.append(name)
-        if self.says and name in ("bpf_object__load", "bpf_program__attach_iter"):
+        if self.says and name == "bpf_object__load":
             say(0, self.says.encode())
         if name in self.fails:
             raise MemcgError(f"{name}: failed", errno=self.fails[name], call=name)
@@ -92,8 +99,11 @@ class FakeLibbpf:
         if name == "bpf_prog_test_run_opts":
             arguments[1]._obj.retval = self.returns
             return 0
-        if name in ("bpf_program__attach_iter", "bpf_program__fd"):
+        if name == "bpf_program__fd":
             self.used.append(arguments[0])
+        if name == "bpf_link_create":
+            self.linked.append(arguments[0])
+            return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         if name == "bpf_program__set_autoload":
             self.autoload[arguments[0]] = arguments[1]
         if name == "bpf_map__set_autocreate":
@@ -114,7 +124,7 @@ class FakeLibbpf:
 
     def constant(self, name: str) -> bytes:
         """A constant's bytes, as they were set before load."""
-        offset, size = _places(RODATA)[name]
+        offset, size = _places(_ALL_RODATA)[name]
         return self.rodata.raw[offset : offset + size]
 
     def opened(self) -> int:
@@ -136,14 +146,17 @@ class _FakeTypes:
         pass
 
     def variables(self, section: str) -> dict[str, tuple[int, int]]:
-        return _places({".rodata": RODATA, ".bss": BSS}[section])
+        return _places({".rodata": _ALL_RODATA, ".bss": _ALL_BSS}[section])
 
 
 @contextlib.contextmanager
-def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibbpf]:
+def installed(
+    monkeypatch: pytest.MonkeyPatch, kind: type[FakeLibbpf] = FakeLibbpf
+) -> Iterator[FakeLibbpf]:
     """Puts a fake in the library's place."""
     monkeypatch.setattr(_btf, "Types", _FakeTypes)
+    monkeypatch.setattr(_relocated, "_kept", {})
     with tempfile.TemporaryFile() as bss_file, tempfile.TemporaryFile() as rows:
-        lib = FakeLibbpf(bss_file, rows)
+        lib = kind(bss_file, rows)
         monkeypatch.setattr(_libbpf, "load", lambda: lib)
         yield lib

@@ -293,8 +293,8 @@ def test_what_all_of_bpf_needs(
         VerifierError("refused"),
         BackendUnavailableError("no"),
         # A kernel whose iterators know no cgroups, a full table of descriptors, and the like.
-        MemcgError("attach", errno=errno.EINVAL, call="bpf_program__attach_iter"),
-        MemcgError("attach", errno=errno.ENOMEM, call="bpf_program__attach_iter"),
+        MemcgError("attach", errno=errno.EINVAL, call="bpf_link_create"),
+        MemcgError("attach", errno=errno.ENOMEM, call="bpf_link_create"),
     ],
 )
 def test_auto_falls_back_where_bpf_refuses(

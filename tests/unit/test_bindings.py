@@ -14,7 +14,7 @@ from pymemcgbpf import LibbpfNotFoundError, LibbpfTooOldError, MemcgError, _libb
 
 from .c_values import c_layout
 
-LIBBPF_H, BTF_H = "<bpf/libbpf.h>", "<linux/btf.h>"
+BPF_H, BTF_H = "<bpf/bpf.h>", "<linux/btf.h>"
 FAILING = {row.name: row.fails for row in _libbpf.BINDINGS if row.fails != _libbpf.NEVER}
 
 
@@ -73,7 +73,7 @@ def test_no_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_failure_to_load_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_libbpf, "_loaded", None)
-    monkeypatch.setattr(_libbpf, "_open", lambda: Library("bpf_link__fd"))
+    monkeypatch.setattr(_libbpf, "_open", lambda: Library("bpf_iter_create"))
     with pytest.raises(LibbpfTooOldError):
         _libbpf.load()
     monkeypatch.setattr(_libbpf, "_open", Library)
@@ -153,9 +153,9 @@ def test_a_bare_function_needs_a_library_that_is_new_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_libbpf, "_loaded", None)
-    monkeypatch.setattr(_libbpf, "_open", lambda: Library("bpf_link__fd"))
+    monkeypatch.setattr(_libbpf, "_open", lambda: Library("bpf_iter_create"))
     _libbpf._bare.cache_clear()
-    with pytest.raises(LibbpfTooOldError, match="bpf_link__fd"):
+    with pytest.raises(LibbpfTooOldError, match="bpf_iter_create"):
         _libbpf.runner(5, bytearray(16))
 
 
@@ -283,14 +283,14 @@ def test_libbpf_names_its_own_error_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "call", ["bpf_link__fd", "bpf_link__destroy", "bpf_program__fd", "bpf_object__close"]
+    "call", ["bpf_map__fd", "bpf_program__fd", "bpf_object__close", "bpf_object__btf"]
 )
 @pytest.mark.parametrize(
-    "kind", [_libbpf.BpfObject, _libbpf.BpfProgram, _libbpf.BpfMap, _libbpf.BpfLink, _libbpf.Btf]
+    "kind", [_libbpf.BpfObject, _libbpf.BpfProgram, _libbpf.BpfMap, _libbpf.Btf]
 )
 def test_the_wrong_pointer_is_an_argument_error(call: str, kind: type[ctypes.Structure]) -> None:
     right = {"bpf_object": _libbpf.BpfObject, "bpf_program": _libbpf.BpfProgram}.get(
-        call.partition("__")[0], _libbpf.BpfLink
+        call.partition("__")[0], _libbpf.BpfMap
     )
     if kind is right:
         assert ctypes.POINTER(kind).from_param(ctypes.pointer(kind())) is not None
@@ -303,14 +303,13 @@ def test_the_wrong_pointer_is_an_argument_error(call: str, kind: type[ctypes.Str
 def test_fd_zero_is_never_handed_to_the_kernel(fd: int) -> None:
     # The kernel takes it for "the whole hierarchy".
     with pytest.raises(ValueError, match="above 0"):
-        _libbpf.attach_iter(_libbpf.Libbpf(Library()), None, fd, 1)
+        _libbpf.link_iterator(_libbpf.Libbpf(Library()), 5, fd, 1)
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "header", "size"),
     [
-        (_libbpf.IterAttachOpts, "struct bpf_iter_attach_opts", LIBBPF_H, 24),
-        (_libbpf.TestRunOpts, "struct bpf_test_run_opts", "<bpf/bpf.h>", None),
+        (_libbpf.TestRunOpts, "struct bpf_test_run_opts", BPF_H, None),
         (_libbpf.BtfType, "struct btf_type", BTF_H, 12),
     ],
 )
@@ -327,13 +326,28 @@ def test_a_structure_is_that_of_the_header(
     assert size in (None, layout[""])
 
 
-def test_iter_attach_opts_lies_as_libbpf_1_0_has_it() -> None:
-    offsets = [getattr(_libbpf.IterAttachOpts, name).offset for name, _ in _fields()]
-    assert offsets == [0, 8, 16]
+@pytest.mark.parametrize(
+    ("ours", "theirs", "size"),
+    [
+        (_libbpf.LinkCreateOpts, "struct bpf_link_create_opts", 32),
+        (_libbpf.MapCreateOpts, "struct bpf_map_create_opts", 48),
+        (_libbpf.ProgLoadOpts, "struct bpf_prog_load_opts", 104),
+    ],
+)
+def test_a_structure_is_the_beginning_of_that_of_the_header(
+    ours: type[ctypes.Structure], theirs: str, size: int
+) -> None:
+    # Each says how long it is, so a newer libbpf's may be longer.
+    offsets = {each[0]: getattr(ours, each[0]).offset for each in ours._fields_}
+    layout = c_layout([BPF_H], theirs, offsets)
+    assert offsets == {name: layout[name] for name in offsets}
+    assert ctypes.sizeof(ours) == size <= layout[""]
 
 
-def _fields() -> list[tuple[str, Any]]:
-    return [(each[0], each[1]) for each in _libbpf.IterAttachOpts._fields_]
+def test_where_a_program_says_what_it_is_attached_to() -> None:
+    layout = c_layout(["<linux/bpf.h>"], "struct bpf_prog_info", ["attach_btf_id"])
+    assert _libbpf.ProgInfo.attach_btf_id.offset == layout["attach_btf_id"] == 224
+    assert ctypes.sizeof(_libbpf.ProgInfo) == 232 <= layout[""]
 
 
 def test_iter_link_info_is_the_cgroup_form_of_the_union() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import struct
 from pathlib import Path
 from typing import Callable
@@ -13,9 +14,9 @@ import pytest
 from setuptools.errors import ExecError
 
 from bpf_src import build_object
-from pymemcgbpf import _btf, _libbpf, _program, _wire
+from pymemcgbpf import MemcgError, _btf, _libbpf, _program, _wire
 
-from .fake_libbpf import BSS, RODATA
+from .fake_libbpf import BSS, RODATA, TABLES_BSS, TABLES_RODATA
 
 Tool = Callable[..., Path]
 
@@ -132,7 +133,7 @@ def test_a_compile_failure_shows_clang_s_text(
 ) -> None:
     tool("clang", FAILS.format(error=error))
     tool("llvm-strip", "exit 0")
-    target = tmp_path / "out" / "x.bpf.o"
+    target = tmp_path / "out" / "memcg_stats.bpf.o"
     with pytest.raises(ExecError) as caught:
         build_object.compile_object(target)
     assert f"error: {error}" in str(caught.value)
@@ -143,7 +144,7 @@ def test_a_compile_failure_shows_clang_s_text(
 def test_a_failure_leaves_the_object_before(tool: Tool, tmp_path: Path) -> None:
     tool("clang", FAILS.format(error="x"))
     tool("llvm-strip", "exit 0")
-    target = tmp_path / "x.bpf.o"
+    target = tmp_path / "memcg_stats.bpf.o"
     target.write_bytes(b"before")
     with pytest.raises(ExecError):
         build_object.compile_object(target)
@@ -154,7 +155,7 @@ def test_a_failure_leaves_the_object_before(tool: Tool, tmp_path: Path) -> None:
 def test_a_strip_failure_leaves_nothing(tool: Tool, tmp_path: Path) -> None:
     tool("clang", COMPILES.format(error="none"))
     tool("llvm-strip", 'echo "llvm-strip: cannot" >&2; exit 1')
-    target = tmp_path / "out" / "x.bpf.o"
+    target = tmp_path / "out" / "memcg_stats.bpf.o"
     with pytest.raises(ExecError, match="llvm-strip"):
         build_object.compile_object(target)
     assert list(target.parent.iterdir()) == []
@@ -164,15 +165,62 @@ def test_a_strip_failure_leaves_nothing(tool: Tool, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The object of this tree, compiled by the real clang."""
-    target = tmp_path_factory.mktemp("object") / "memcg_stats.bpf.o"
-    build_object.compile_object(target)
-    return target
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The objects of this tree, compiled by the real clang."""
+    folder = tmp_path_factory.mktemp("objects")
+    build_object.compile_objects(folder)
+    return folder
 
 
-def test_the_object_is_small_and_alone(built: Path) -> None:
-    assert [path.name for path in built.parent.iterdir()] == [built.name]
+@pytest.fixture(params=["memcg_stats.bpf.o", "memcg_stats_core.bpf.o"])
+def built(folder: Path, request: pytest.FixtureRequest) -> Path:
+    return folder / str(request.param)
+
+
+KERNEL_FUNCTIONS = {
+    name
+    for source in build_object.SOURCES.glob("*.bpf.[ch]")
+    for name in re.findall(r"^extern [^(]*?(\w+)\(", source.read_text(), re.MULTILINE)
+}
+
+
+class Opened:
+    """What is in an object."""
+
+    def __init__(self, path: Path) -> None:
+        lib = _libbpf.load()
+        data = path.read_bytes()
+        self.functions = {name for name in KERNEL_FUNCTIONS if b"\0%b\0" % name.encode() in data}
+        opened = lib.bpf_object__open_mem(data, len(data), None)
+        try:
+            types = _btf.Types(lib, lib.bpf_object__btf(opened))
+            self.places = types.variables(".rodata")
+            self.constants = {name: size for name, (_, size) in types.variables(".rodata").items()}
+            self.results = {name: size for name, (_, size) in types.variables(".bss").items()}
+            self.programs = set()
+            for name, maps in _program.PROGRAMS.items():
+                try:
+                    lib.bpf_object__find_program_by_name(opened, name.encode())
+                except MemcgError:
+                    continue
+                self.programs.add(name)
+                for each in maps:
+                    assert lib.bpf_object__find_map_by_name(opened, each.encode())
+            rodata = lib.bpf_object__find_map_by_name(opened, b".rodata")
+            address, size = _libbpf.initial_value(lib, rodata)
+            assert address and size >= sum(self.constants.values())
+            assert _libbpf.peek(address, size).count(0) < size, "page_size has a default"
+        finally:
+            lib.bpf_object__close(opened)
+
+
+def test_the_objects_are_all_and_alone(folder: Path) -> None:
+    files = {_program.OBJECT_FILE, _program.CORE_FILE, _program.TABLES_FILE}
+    assert {path.name for path in folder.iterdir()} == set(map(os.path.basename, files))
+    assert set(build_object.OBJECTS) == set(map(os.path.basename, files))
+
+
+def test_the_object_is_small(built: Path) -> None:
     assert 1024 < built.stat().st_size < 160 * 1024
 
 
@@ -182,34 +230,35 @@ def test_the_object_is_stripped_and_names_no_folder_of_this_machine(built: Path)
 
 
 def test_the_object_has_every_constant_that_the_package_sets(built: Path) -> None:
-    lib = _libbpf.load()
-    data = built.read_bytes()
-    opened = lib.bpf_object__open_mem(data, len(data), None)
-    try:
-        types = _btf.Types(lib, lib.bpf_object__btf(opened))
-        constants = {name: size for name, (_, size) in types.variables(".rodata").items()}
-        results = {name: size for name, (_, size) in types.variables(".bss").items()}
-        for name, maps in _program.PROGRAMS.items():
-            assert lib.bpf_object__find_program_by_name(opened, name.encode())
-            for each in maps:
-                assert lib.bpf_object__find_map_by_name(opened, each.encode())
-        rodata = lib.bpf_object__find_map_by_name(opened, b".rodata")
-        address, size = _libbpf.initial_value(lib, rodata)
-        assert address and size >= sum(constants.values())
-        assert _libbpf.peek(address, size).count(0) < size, "page_size has a default"
-    finally:
-        lib.bpf_object__close(opened)
-    assert (constants, results) == (RODATA, BSS), "the fake is not as the object is"
+    opened = Opened(built)
+    assert opened.programs == _program.PROGRAMS.keys() - {_program.COPY_TABLES}
+    assert (opened.constants, opened.results) == (RODATA, BSS), "the fake is not as the object is"
+    constants = opened.constants
     words = ("backend", "flush", "memory_cgrp_id", "page_size", "nr_blocks", "nr_terms")
     assert {name: constants[name] for name in words} == dict.fromkeys(words, 4)
     assert constants["terms"] == _wire.TERM.size * _wire.MAX_TERMS
     assert constants["blocks"] == _wire.BLOCK.size * _wire.MAX_BLOCKS
     assert constants["header"] == _wire.HEADER.size + 2 * _wire.MAX_ITEMS
     assert constants["children_of"] == 8
-    assert constants["stats_index_address"] == constants["events_index_address"] == 8
-    assert constants["stats_index_size"] == constants["events_index_size"] == 4
+
+
+def test_the_object_for_core_names_no_function_of_the_other_backends(folder: Path) -> None:
+    objects = [Opened(folder / name) for name in ("memcg_stats.bpf.o", "memcg_stats_core.bpf.o")]
+    assert objects[0].places == objects[1].places
+    whole, core = (each.functions for each in objects)
+    others = {name for name in whole if "memcg" in name or "mem_cgroup" in name}
+    assert len(others) == 11 and whole == KERNEL_FUNCTIONS
+    assert core == whole - others
+    assert "cgroup_rstat_flush" in core
+
+
+def test_the_object_with_the_index_tables(folder: Path) -> None:
+    opened = Opened(folder / "index_tables.bpf.o")
+    assert opened.programs == {_program.COPY_TABLES}
+    assert opened.functions == set(), "libbpf would read the kernel's BTF"
+    assert (opened.constants, opened.results) == (TABLES_RODATA, TABLES_BSS)
     # Room for the widest table that is copied: an int for each vm event.
-    assert results["stats_index"] == results["events_index"] >= 4 * 160
+    assert opened.results["stats_index"] == opened.results["events_index"] >= 4 * 160
 
 
 def test_the_object_is_for_this_byte_order(built: Path) -> None:

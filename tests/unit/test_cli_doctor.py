@@ -19,13 +19,13 @@ from pymemcgbpf import (
     _backend,
     _btf,
     _cgroupfs,
-    _kallsyms,
     _kernel_layout,
     _libbpf,
     _program,
 )
 from pymemcgbpf._cli import doctor
 from pymemcgbpf._cli.main import main
+from pymemcgbpf._layout import Layout
 from pymemcgbpf.errors import BackendUnavailableError, BpfObjectError
 
 from .commands import Captured, refuse_bpf
@@ -56,6 +56,7 @@ def raising(error: Exception) -> Callable[..., Any]:
 NO_LIBBPF = raising(LibbpfNotFoundError("libbpf.so.1 cannot be loaded: apt-get install libbpf1"))
 NO_BTF = raising(BtfNotFoundError("no BTF: it needs CONFIG_DEBUG_INFO_BTF=y"))
 NO_OBJECT = raising(BpfObjectError("the BPF object cannot be read: install pymemcgbpf again"))
+REBUILT = lambda *_: Layout({}, 0, True)  # noqa: E731
 NO_LAYOUT = raising(BackendUnavailableError("where the counters are is not known"))
 NO_PERMISSION = raising(BpfPermissionError("lacks CAP_BPF"))
 
@@ -72,8 +73,7 @@ class Machine:
         self.set(_libbpf, "load", lambda: _Library("1.5"))
         self.set(_program, "read_object", lambda: b"1234")
         self.set(_program, "effective_capabilities", lambda: ROOT)
-        self.set(_kernel_layout, "find", lambda *_: None)
-        self.set(_kallsyms, "addresses", lambda *names: (1,) * len(names))
+        self.set(_kernel_layout, "find", lambda *_: Layout({}, 0, False))
         self.set(_backend._Choosing, "_through_bpf", _through_bpf)
 
     def set(self, where: Any, name: str, value: Any) -> None:
@@ -183,7 +183,7 @@ LACKS = "this process lacks"
         look("lockdown", "ok", "none", None, LOCKDOWN, "[none] integrity confidentiality\n"),
         look("lockdown", UNKNOWN, "Permission denied", None, LOCKDOWN, errno.EACCES),
         look("unprivileged BPF", UNKNOWN, "No such file", None, UNPRIVILEGED, errno.ENOENT),
-        look("index tables", "ok", "rebuilt", _kallsyms, "addresses", lambda *_: (None,)),
+        look("index tables", "ok", "rebuilt", _kernel_layout, "find", REBUILT),
         look("index tables", "no", "not known", _kernel_layout, "find", NO_LAYOUT),
         look("index tables", UNKNOWN, "CAP_BPF", _kernel_layout, "find", NO_PERMISSION),
     ],

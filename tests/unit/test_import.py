@@ -130,6 +130,24 @@ def test_an_import_loads_no_module_of_ours_but_the_version(run_python: RunPython
     assert run_python("-c", code).stdout == "['pymemcgbpf._version']\n"
 
 
+# Of the standard library, what takes milliseconds and a reader can do without.
+HEAVY = {"argparse", "dataclasses", "difflib", "inspect", "json", "logging", "pathlib", "urllib"}
+
+
+def test_an_import_takes_no_ctypes(run_python: RunPython) -> None:
+    code = f"import sys, pymemcgbpf; print({{'ctypes', '_ctypes', *{HEAVY}}} & set(sys.modules))"
+    assert run_python("-S", "-c", code).stdout == "set()\n"
+
+
+def test_a_reader_takes_no_heavy_modules(run_python: RunPython) -> None:
+    code = (
+        "import sys; from pymemcgbpf import StatsReader, TreeReader, _libbpf; _libbpf.load(); "
+        f"print({HEAVY} & set(sys.modules), 'ctypes' in sys.modules)"
+    )
+    ran = run_python("-S", "-c", code)
+    assert ran.stdout == "set() True\n", ran.stderr
+
+
 def test_reading_pins_takes_no_ctypes(run_python: RunPython, tmp_path: Path) -> None:
     header = _wire.encode_header([1], 1)
     row = _wire.ROW.pack(5, 1, 1, 0) + (4096).to_bytes(8, sys.byteorder)
@@ -185,7 +203,8 @@ def test_only_the_standard_library(path: Path) -> None:
         ("_text_source", {"_catalogue", "_cgroup_files", "_cgroupfs", "errors"}),
         ("_text_tree", {"_catalogue", "_cgroup_files", "_cgroupfs", "_wire", "errors"}),
         ("_shown", {"_catalogue", "_cgroup_files", "_cgroupfs"}),
-        ("_program", {"_btf", "_libbpf", "_wire", "errors"}),
+        ("_relocated", {"_libbpf", "errors"}),
+        ("_program", {"_btf", "_libbpf", "_relocated", "_wire", "errors"}),
         ("_recipe", {"_btf", "_catalogue", "_layout", "_program", "_wire", "errors"}),
         ("_flush", {"_btf", "_catalogue", "_cgroup_files", "_cgroupfs", "_program"}),
         ("_paths", {"_fork", "errors"}),

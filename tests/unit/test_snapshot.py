@@ -214,6 +214,31 @@ def test_an_item_that_a_cgroup_does_not_have_is_missing_in_its_row() -> None:
     assert snapshot.items == names
 
 
+def test_rows_as_dicts(snapshot: Snapshot) -> None:
+    assert snapshot.dicts() == [dict(zip(NAMES, row.values)) for row in ROWS]
+    found = snapshot.dicts()
+    found[0]["anon"] = 1  # the caller's own
+    assert snapshot[0]["anon"] == 4096 == snapshot.dicts()[0]["anon"]
+    assert snapshot_of([], NOWHERE).dicts() == []
+
+
+def test_two_numbers_whose_bytes_look_like_absent_between_them() -> None:
+    lower, upper = 0xFFFFFFFF00000000, 0x00000000FFFFFFFF
+    rows = [_wire.Row(1, 0, 0, 0, (lower, upper)), _wire.Row(2, 1, 1, 0, (1, 2))]
+    snapshot = snapshot_of(rows, NOWHERE)
+    assert bytes([255] * 8) in pack(*rows)
+    expected = [{"anon": lower, "pgscan": upper}, {"anon": 1, "pgscan": 2}]
+    assert snapshot.dicts() == expected == [dict(row) for row in snapshot]
+
+
+def test_the_views_of_a_row_are_those_of_a_mapping(snapshot: Snapshot) -> None:
+    row = snapshot[0]
+    assert ("anon", 4096) in row.items() and ("anon", 1) not in row.items()
+    assert row.items() & {("pgscan", 10), ("x", 1)} == {("pgscan", 10)}
+    assert (len(row.items()), len(row.values()), 10 in row.values()) == (2, 2, True)
+    assert list(reversed(list(row.items()))) == [("pgscan", 10), ("anon", 4096)]
+
+
 def test_a_row_of_nothing_is_empty() -> None:
     (row,) = snapshot_of([_wire.Row(1, 0, 0, 1, (memcg.ABSENT, memcg.ABSENT))], NOWHERE)
     assert (dict(row), len(row), list(row)) == ({}, 0, [])
@@ -376,8 +401,24 @@ USES: dict[str, Callable[[Snapshot], object]] = {
     "ids": lambda snapshot: snapshot.ids,
     "parent_ids": lambda snapshot: snapshot.parent_ids,
     "by_id": lambda snapshot: snapshot.by_id()[7].id,
+    "dicts": lambda snapshot: snapshot.dicts(),
+    "items": lambda snapshot: list(snapshot[0].items()),
+    "values": lambda snapshot: list(snapshot[0].values()),
+    "rows, later": lambda snapshot: [dict(row) for row in list(snapshot)],
     "by_path": lambda snapshot: snapshot.by_path(),
 }
+
+
+def test_rows_that_were_taken_before_expire_too() -> None:
+    snapshot = snapshot_of(bytearray(pack(*ROWS)), NOWHERE)
+    rows = list(snapshot)
+    pairs = rows[0].items()
+    snapshot._expire()
+    for use in (dict, len, list):
+        with pytest.raises(ClosedError):
+            use(rows[0])
+    with pytest.raises(ClosedError):
+        list(pairs)
 
 
 @pytest.mark.parametrize("indexed", [False, True], ids=["fresh", "indexed"])
@@ -472,7 +513,15 @@ def test_any_rows_come_back_as_they_were_packed(
         {name: value for name, value in zip(names, row.values) if value != memcg.ABSENT}
         for row in rows
     ]
+    assert snapshot.dicts() == expected
+    assert [list(each) for each in snapshot.dicts()] == [list(each) for each in expected]
+    for at, values in enumerate(expected):  # nobody has looked at all of them yet
+        row = snapshot_of(rows, NOWHERE, names)[at]
+        assert (dict(row), dict(row.items())) == (values, values)
+        assert list(row.values()) == list(values.values())
     assert [dict(row) for row in snapshot] == expected
+    assert [dict(row.items()) for row in snapshot] == expected
+    assert [list(row.values()) for row in snapshot] == [list(each.values()) for each in expected]
     assert [len(row) for row in snapshot] == [len(each) for each in expected]
     assert snapshot.ids.tolist() == [row.cgroup_id for row in rows]
     assert snapshot.parent_ids.tolist() == [row.parent_id for row in rows]

@@ -180,7 +180,7 @@ def test_no_row_means_removed(kernel: Kernel, v2: Path, opened: Opened) -> None:
 def test_a_refusal_to_attach(
     number: int, kind: type[MemcgError], kernel: Kernel, v2: Path, opened: Opened
 ) -> None:
-    kernel.attach_error = MemcgError("x", errno=number, call="bpf_program__attach_iter", log="y")
+    kernel.attach_error = MemcgError("x", errno=number, call="bpf_link_create", log="y")
     with pytest.raises(MemcgError) as caught:
         source_of(opened(v2))
     assert type(caught.value) is kind

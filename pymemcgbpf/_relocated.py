@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Programs as libbpf's loader made them for the running kernel, to be loaded again.
+
+The loader reads the kernel's BTF (megabytes), and looks in it for each structure and each
+function that the program names: some 20 ms, whose result, the final instructions, is the same
+for every load of that program. What differs are the constants, which lie in a map, and the
+maps' sizes. So the instructions are kept, and loaded again with other maps.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Optional, Protocol
+
+from . import _libbpf
+from .errors import MemcgError
+
+RODATA, BSS, ROWS = ".rodata", ".bss", "rows"
+_MAPS = (RODATA, BSS, ROWS, "scratches")
+
+
+class Section(NamedTuple):
+    """The constants of an object.
+
+    Attributes:
+        initial: their bytes, as compiled.
+        places: name → (offset, size).
+    """
+
+    initial: bytes
+    places: dict[str, tuple[int, int]]
+
+    def with_values(self, constants: Mapping[str, bytes]) -> bytes:
+        """The bytes with some constants set.
+
+        Raises:
+            MemcgError: there is no such constant, or the value is too large for it.
+        """
+        data = bytearray(self.initial)
+        for name, value in constants.items():
+            if name not in self.places:
+                raise MemcgError(f"it has no {name}")
+            offset, size = self.places[name]
+            if len(value) > size:
+                raise MemcgError(f"its {name} holds {size} bytes, not {len(value)}")
+            data[offset : offset + len(value)] = value
+        return bytes(data)
+
+
+class Size(Protocol):
+    """How large the map of rows is made: a _program.MapSize."""
+
+    @property
+    def value_size(self) -> int:
+        """Bytes of an entry."""
+
+    @property
+    def entries(self) -> int:
+        """How many."""
+
+
+class Loaded(NamedTuple):
+    """A program that was loaded again: what must be closed with it, itself, its rows."""
+
+    fds: tuple[int, ...]
+    fd: int
+    rows_fd: int
+
+
+class Array(NamedTuple):
+    """An array map, as the object has it."""
+
+    value_size: int
+    entries: int
+    flags: int
+
+
+class Relocated(NamedTuple):
+    """A program that libbpf has loaded.
+
+    Attributes:
+        name: what it is called.
+        kind: what the kernel must know of it.
+        code: its instructions.
+        uses: where in them a map's descriptor stands, and which map's.
+        maps: those maps.
+        constants: what the section of constants holds.
+    """
+
+    name: str
+    kind: _libbpf.ProgramKind
+    code: bytes
+    uses: tuple[tuple[int, str], ...]
+    maps: dict[str, Array]
+    constants: Section
+
+    def load(
+        self, lib: _libbpf.Libbpf, constants: Mapping[str, bytes], rows: Optional[Size]
+    ) -> Loaded:
+        """Loads it with these constants, and a map of rows of this size."""
+        data = self.constants.with_values(constants)
+        fds: dict[str, int] = {}
+        try:
+            for name, array in self.maps.items():
+                if name == ROWS and rows is not None:
+                    array = array._replace(value_size=rows.value_size, entries=rows.entries)
+                fds[name] = _libbpf.create_array(lib, name, *array)
+            if RODATA in fds:
+                _libbpf.fill_for_ever(lib, fds[RODATA], data)
+            code = bytearray(self.code)
+            for at, name in self.uses:
+                _IMMEDIATE.pack_into(code, at, fds[name])
+            fd = _libbpf.load_program(lib, self.name, self.kind, bytes(code))
+        except BaseException:
+            close(fds.values())
+            raise
+        rows_fd = fds.pop(ROWS, -1)
+        close(fds.values())  # the program has them
+        return Loaded((fd,) if rows_fd < 0 else (fd, rows_fd), fd, rows_fd)
+
+
+def close(fds: Iterable[int]) -> None:
+    """Closes file descriptors."""
+    for fd in fds:
+        os.close(fd)
+
+
+_kept: dict[tuple[str, str], Relocated] = {}
+
+
+def of(file: str, name: str) -> Optional[Relocated]:
+    """A program of an object file, if it was kept."""
+    return _kept.get((file, name))
+
+
+def keep(file: str, program: Optional[Relocated]) -> None:
+    """Keeps a program."""
+    if program is not None:
+        _kept[file, program.name] = program
+
+
+def forget() -> None:
+    """Lets go of all."""
+    _kept.clear()
+
+
+def made(
+    lib: _libbpf.Libbpf, name: str, loaded: Any, program: Any, constants: Section
+) -> Optional[Relocated]:
+    """What libbpf's loader made of a program; None where it cannot be loaded again.
+
+    Args:
+        loaded: its ``struct bpf_object``.
+        program: its ``struct bpf_program``.
+        constants: the section of constants, as it was before any was set.
+    """
+    kind = _libbpf.program_kind(lib, program)
+    if kind.expected_attach_type and not kind.attach_btf_id:
+        return None
+    code = _libbpf.instructions(lib, program)
+    used = {fd for _, fd in _descriptors(code)}
+    names, maps = {}, {}
+    for map_name in _MAPS:
+        bpf_map = lib.bpf_object__find_map_by_name(loaded, map_name.encode())
+        fd = _fd_of(lib, bpf_map)
+        if fd in used:
+            names[fd] = map_name
+            maps[map_name] = Array(
+                lib.bpf_map__value_size(bpf_map),
+                lib.bpf_map__max_entries(bpf_map),
+                lib.bpf_map__map_flags(bpf_map),
+            )
+    if used != names.keys():
+        return None
+    uses = tuple((at, names[fd]) for at, fd in _descriptors(code))
+    return Relocated(name, kind, code, uses, maps, constants)
+
+
+def _fd_of(lib: _libbpf.Libbpf, bpf_map: Any) -> int:
+    try:
+        return int(lib.bpf_map__fd(bpf_map))
+    except MemcgError:  # a map that this program does not use is not made
+        return -1
+
+
+# struct bpf_insn: code, the two registers, offset, immediate
+_INSTRUCTION = struct.Struct("=BBhi")
+_IMMEDIATE, _IMMEDIATE_AT = struct.Struct("=i"), 4
+_LOAD_64 = 0x18  # BPF_LD | BPF_IMM | BPF_DW, two instructions long
+_MAP_FD, _MAP_VALUE = 1, 2  # in src_reg: BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE
+
+
+def _descriptors(code: bytes) -> list[tuple[int, int]]:
+    """Where a map's file descriptor stands in the instructions, and which."""
+    return [
+        (_INSTRUCTION.size * at + _IMMEDIATE_AT, immediate)
+        for at, (operation, registers, _, immediate) in enumerate(_INSTRUCTION.iter_unpack(code))
+        if operation == _LOAD_64 and registers >> 4 in (_MAP_FD, _MAP_VALUE)
+    ]

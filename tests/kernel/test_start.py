@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""What a first reader takes in a fresh process, and a second one after it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pymemcgbpf
+from pymemcgbpf import _libbpf, _program, _relocated
+
+from .cgroups import cgroup
+from .ways import Way
+
+# The interpreter's own modules that the package needs count apart: most processes have them.
+MEMORY = """
+import collections.abc, contextlib, ctypes, errno, fcntl, functools, heapq, importlib, mmap, re
+import struct, sys, threading, typing, weakref
+def resident():
+    with open("/proc/self/smaps_rollup") as lines:
+        return next(1024 * int(line.split()[1]) for line in lines if line[:4] == "Rss:")
+before = resident()
+from pymemcgbpf import StatsReader
+path, backend, transport = sys.argv[1:]
+reader = StatsReader(path, ["anon", "file", "pgfault"], backend=backend, transport=transport)
+reader.read()
+print(resident() - before)
+"""
+
+
+def test_a_reader_takes_little_memory(empty_cgroup: Path, bpf_way: Way) -> None:
+    command = [sys.executable, "-c", MEMORY, str(empty_cgroup), *bpf_way]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) <= 4 << 20
+
+
+def test_a_program_is_loaded_again_without_libbpf_s_loader(
+    empty_cgroup: Path, bpf_way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pymemcgbpf.clear_cache()
+    items = ["anon", "file", "pgfault"]
+    with bpf_way.stats(empty_cgroup, items):
+        pass
+    again: list[int] = []
+    loaded_by_libbpf = _program.Program._load
+    load = _libbpf.load_program
+
+    def load_again(*arguments: object) -> int:
+        again.append(load(*arguments))  # type: ignore[arg-type]
+        return again[-1]
+
+    monkeypatch.setattr(_libbpf, "load_program", load_again)
+    monkeypatch.setattr(_program.Program, "_load", None)
+    with cgroup() as other, bpf_way.stats(other, ["pgfault", *items[:2]]) as reader:
+        assert reader.read().keys() == set(items)
+        os.fstat(again[0])
+    monkeypatch.setattr(_program.Program, "_load", loaded_by_libbpf)
+
+
+def test_a_tree_s_program_is_loaded_again(empty_cgroup: Path, tree_bpf_transport_way: Way) -> None:
+    way = tree_bpf_transport_way
+    first = way.tree(empty_cgroup, ["anon"])
+    kept = dict(_relocated._kept)
+    with first, way.tree(empty_cgroup, ["pgfault", "anon"], max_rows=5) as again:
+        assert again.read()[0].keys() == {"pgfault", "anon"}
+        assert first.read()[0].id == again.read()[0].id
+    assert _relocated._kept == kept != {}
