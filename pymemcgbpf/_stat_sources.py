@@ -28,6 +28,7 @@ class StreamSource:
 
     def __init__(self, cgroup: Cgroup, recipe: Recipe, flush: bool) -> None:
         self.names = tuple(recipe.terms)
+        self._blank = dict.fromkeys(self.names, 0)  # a copy has room for all: it need not grow
         self._path, self._identity = cgroup.path, cgroup.identity
         count = len(self.names)
         self._size = _wire.header_size(count) + recipe.row_size + _wire.TRAILER.size
@@ -61,7 +62,8 @@ class StreamSource:
             os.close(iterator)
         if len(data) != self._size:
             raise self._explain(data)
-        values = dict(zip(self.names, self._values(data, self._values_at)))
+        values = self._blank.copy()
+        values.update(zip(self.names, self._values(data, self._values_at)))
         return _present(values) if self._can_vanish else values
 
     def absent(self) -> set[str]:
@@ -90,6 +92,7 @@ class RunSource:
 
     def __init__(self, cgroup: Cgroup, recipe: Recipe, flush: bool) -> None:
         self.names = tuple(recipe.terms)
+        self._blank = dict.fromkeys(self.names, 0)  # a copy has room for all: it need not grow
         self._path, self._identity = cgroup.path, cgroup.identity
         mode = _mode(recipe, flush, by_iterator=False)
         self._program: Optional[_program.Program] = _cached_program(_program.RUN_ONE, recipe, mode)
@@ -110,7 +113,8 @@ class RunSource:
             if error:
                 raise _libbpf.failure(-error, "bpf_prog_test_run_opts")
             if self._buffer[_ANSWER] == _ONE_ROW:
-                values = dict(zip(self.names, self._values(self._buffer, _VALUES_AT)))
+                values = self._blank.copy()
+                values.update(zip(self.names, self._values(self._buffer, _VALUES_AT)))
                 return _present(values) if self._can_vanish else values
             _, status, _ = _wire.CALL.unpack_from(self._buffer)
             if status == _wire.GONE:
