@@ -162,11 +162,11 @@ def _one_tree(way: str, tree: TreeReader, count: int) -> Iterator[Contestant]:
         return tree.read(copy=False)
 
     def dicts() -> object:
-        return [dict(row) for row in tree.read(copy=False)]
+        return tree.read(copy=False).dicts()
 
     yield Contestant(f"TreeReader, {way}, copy=False", view, per=count)
     yield Contestant(f"TreeReader, {way}", tree.read, per=count)
-    yield Contestant(f"TreeReader, {way}, a dict a row", dicts, per=count)
+    yield Contestant(f"TreeReader, {way}, dicts", dicts, per=count)
 
 
 def ways(maker: Union[OneCgroup, Tree]) -> Iterator[tuple[str, str]]:

@@ -63,7 +63,7 @@ def test_text(root: Path, capsys: Captured) -> None:
         "read_stats(), text",
     ):
         assert sum(line.startswith(f"{name}  ") for line in lines) == 4  # two tables, two charts
-    for name in (contestants.WALKED, "TreeReader, text", "TreeReader, text, a dict a row"):
+    for name in (contestants.WALKED, "TreeReader, text", "TreeReader, text, dicts"):
         assert sum(line.startswith(f"{name} ") for line in lines) == 2
     # Each way that is not here is named, once, with the reason.
     said = " ".join(text.split())
