@@ -40,7 +40,8 @@ def test_a_thousand_reads_leave_nothing_open(empty_cgroup: Path, way: Way) -> No
         assert open_files() == before
 
 
-# In a process of its own, where nothing else takes memory.
+# In a process of its own, where nothing else takes memory; thrice, as what leaks does so each time,
+# and what the interpreter touches late it touches once.
 READING = """
 import gc, os, sys
 from pymemcgbpf import StatsReader
@@ -52,14 +53,17 @@ with StatsReader(path, ["anon", "pgfault"], backend=backend, transport=transport
     for _ in range(2000):
         reader.read()
     gc.collect()
-    files, memory = os.listdir("/proc/self/fd"), anonymous()
-    for _ in range(int(reads)):
-        reader.read()
-    gc.collect()
-    print(anonymous() - memory, os.listdir("/proc/self/fd") == files)
+    files, grown = os.listdir("/proc/self/fd"), []
+    for _ in range(3):
+        memory = anonymous()
+        for _ in range(int(reads)):
+            reader.read()
+        gc.collect()
+        grown.append(anonymous() - memory)
+    print(min(grown), os.listdir("/proc/self/fd") == files)
 """
 # Under emulation a read through BPF takes 0.1 ms, and one of text ten times as much.
-READS = 20_000 if IN_LAB else 200_000
+READS = 10_000 if IN_LAB else 100_000
 
 
 def test_many_reads_take_no_more_memory_and_no_more_files(empty_cgroup: Path, way: Way) -> None:
