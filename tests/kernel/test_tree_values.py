@@ -71,7 +71,9 @@ def test_a_column_says_where_an_item_is_absent(empty_cgroup: Path, tree_way: Way
 def test_each_row_is_as_fresh_as_its_memory_stat_read_after(
     tree_transport_way: Way, order: str
 ) -> None:
-    """In every order, whoever does the flush: nobody else has read before."""
+    """In every order, whoever does the flush: nobody else has read before. All but once: while the
+    kernel's own flush is at work, it puts off ours and memory.stat's."""
+    put_off = 0
     with cgroup() as root:
         enable_memory(root)
         leaves = [root / name for name in ("a", "b")]
@@ -83,18 +85,21 @@ def test_each_row_is_as_fresh_as_its_memory_stat_read_after(
             Worker(leaves[0], lambda: None, lambda: fault_in(CHARGE)) as first,
             Worker(leaves[1], lambda: None, lambda: fault_in(CHARGE)) as second,
         ):
-            for step in (1, 2):
+            for step in (1, 2, 3, 4):
                 first.step()
                 second.step()
                 rows = {row.relative_path: dict(row) for row in tree.read()}
                 if order == "up":
                     del rows["../.."]  # the hierarchy's: others are at work there
+                fresh = True
                 for relative, values in rows.items():
                     text = memory_stat(start / str(relative))
                     held = 2 if (start / str(relative)).resolve() == root else 1
-                    assert values["anon"] >= 0.9 * held * step * CHARGE
-                    assert abs(values["anon"] - text[ANON]) <= SLACK
+                    fresh &= values["anon"] >= 0.9 * held * step * CHARGE
+                    fresh &= abs(values["anon"] - text[ANON]) <= SLACK
                     assert values["pgfault"] <= text["pgfault" if VERSION == 2 else "total_pgfault"]
+                put_off += not fresh
+        assert put_off <= 1
         assert (
             rows.keys()
             == {
