@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterable
@@ -14,7 +15,21 @@ from .errors import MemcgError, PinExistsError, PinPathError, PinPermissionError
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
 DIRECTORY_MODE = 0o755
+NOT_ALLOWED = (errno.EPERM, errno.EACCES, errno.EROFS)
+NO_SUCH_PLACE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _MOUNT = "mount -t bpf bpf /sys/fs/bpf"
+
+
+def absolute(path: Path) -> str:
+    """A path that does not depend on the working directory.
+
+    Raises:
+        PinPathError: it is none.
+    """
+    text = os.fsdecode(path)
+    if not text or "\0" in text:
+        raise PinPathError(f"{text!r} cannot be a path")
+    return os.path.abspath(text)
 
 
 def is_bpffs(path: str) -> bool:
@@ -59,9 +74,17 @@ def check_free(path: str) -> None:
             )
     except PermissionError as error:
         raise not_allowed(path, error) from error
+    if _is_pinned_tree(above):
+        raise PinPathError(f"{path} would lie in the directory of a pinned tree: {above}")
     for name in os.path.relpath(path, above).split(os.sep):
         if "." in name:
             raise PinPathError(f"a bpffs takes no name with a dot in it: {name!r} of {path}")
+
+
+def _is_pinned_tree(directory: str) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(parts_of(os.listdir(directory)))
+    return False
 
 
 def exists(path: str) -> PinExistsError:

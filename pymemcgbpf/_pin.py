@@ -88,7 +88,7 @@ def pin(
         known = ", ".join(map(repr, _program.ORDERS))
         raise ValueError(f"order must be one of {known}, not {order!r}")
     names = _catalogue.requested_names(items)
-    path, bits = _absolute(pin_path), _mode(mode)
+    path, bits = _bpffs.absolute(pin_path), _mode(mode)
     _bpffs.check_free(path)
     cgroup = _cgroupfs.open_cgroup(cgroup_path)
     try:
@@ -144,7 +144,7 @@ def pin_tree(
     wanted = None if room is None else operator.index(room)
     if wanted is not None and wanted < 1:
         raise ValueError(f"room must be at least 1, not {wanted}")
-    path, bits = _absolute(directory), _mode(mode)
+    path, bits = _bpffs.absolute(directory), _mode(mode)
     _bpffs.check_free(path)
     cgroup = _cgroupfs.open_cgroup(cgroup_path)
     try:
@@ -153,7 +153,7 @@ def pin_tree(
         source.close()
         if wanted is None:
             wanted = 2 * _tree_sources.likely_rows(cgroup, "pre") + _SPARE_ROWS
-        count = parts_for(wanted, capacity(len(source.names)))
+        count = parts_for(wanted, pinned.capacity(len(source.names)))
         if count > MOST_PARTS:
             raise TreeTooLargeError(
                 f"{len(source.names)} items of {wanted} cgroups would take {count} parts, more "
@@ -183,12 +183,6 @@ MOST_PARTS = 1024
 _SPARE_ROWS = 64
 
 
-def capacity(items: int) -> int:
-    """How many rows of so many items fit into the kernel's buffer, which is never quite full."""
-    spare = pinned.BUFFER - 1 - _wire.header_size(items) - _wire.TRAILER.size
-    return spare // _wire.row_size(items)
-
-
 def parts_for(room: int, fit: int) -> int:
     """How many parts there must be for so many cgroups, if so many fit into one.
 
@@ -199,13 +193,6 @@ def parts_for(room: int, fit: int) -> int:
         return 1
     average = (math.sqrt(9 + fit) - 3) ** 2  # m + 6 √m = fit
     return math.ceil(room / average)
-
-
-def _absolute(path: _bpffs.Path) -> str:
-    text = os.fsdecode(path)
-    if "\0" in text:
-        raise PinPathError(f"{text!r} cannot be a path")
-    return os.path.abspath(text)
 
 
 def _mode(mode: SupportsIndex) -> int:
@@ -220,10 +207,12 @@ def _explain(path: str, error: BaseException) -> NoReturn:
     if isinstance(error, OSError):
         if error.errno == errno.EEXIST:
             raise _bpffs.exists(path) from error
-        if error.errno in (errno.EPERM, errno.EACCES) and (
-            not isinstance(error, MemcgError) or error.call == "bpf_obj_pin"
-        ):
+        of_the_place = not isinstance(error, MemcgError) or error.call == "bpf_obj_pin"
+        if of_the_place and error.errno in _bpffs.NOT_ALLOWED:
             raise _bpffs.not_allowed(path, error) from error
+        if of_the_place and error.errno in _bpffs.NO_SUCH_PLACE:
+            message = f"{path} cannot be a pin's path: {os.strerror(error.errno)}"
+            raise PinPathError(message, errno=error.errno, call="bpffs") from error
         if not isinstance(error, MemcgError):
             message = f"{path} cannot be made: {os.strerror(error.errno or 0)}"
             raise MemcgError(message, errno=error.errno, call="bpffs") from error
@@ -303,7 +292,7 @@ class PinSource:
             os.close(iterator)
         header, rows, end_ns = _wire.take_apart(data)
         if end_ns is None and self._walk.whole:
-            raise pinned.too_large(self._cgroup.path, len(rows) // header.row_size)
+            raise pinned.too_large(f"from {self._cgroup.path}", len(header.items))
         if rows:
             row = _wire.decode_row(rows, 0, len(self.names))
             lacking = {name for name, value in zip(self.names, row.values) if value == _wire.ABSENT}

@@ -257,7 +257,7 @@ class Link:
         self._program = None
 
 
-_DESCRIPTORS = 12  # what a load takes, with some to spare
+_DESCRIPTORS = 20  # what a reader takes while it is made (19 with libbpf 1.1)
 
 
 def _check_spare_descriptors() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import Callable
 
 from . import _bpffs, pinned
 from .errors import MemcgError, PinPathError, StreamError
@@ -23,17 +24,22 @@ def unpin(pin_path: _bpffs.Path) -> None:
 
     Raises:
         PinNotFoundError: there is nothing.
-        PinPathError: it is not on a bpffs.
+        PinPathError: it is not on a bpffs, is a symbolic link, or is one part of a tree.
         StreamError: it is not this package's; nothing was removed.
         PinPermissionError: this user may not remove it, or not read it, which comes first.
     """
-    path = os.path.abspath(os.fsdecode(pin_path))
+    path = _bpffs.absolute(pin_path)
     try:
+        if os.path.islink(path):
+            raise PinPathError(f"{path} is a symbolic link: name what it leads to")
         if not _bpffs.is_bpffs(path):
             raise PinPathError(f"{path} is not on a bpffs, so it is no pin")
         if stat.S_ISDIR(os.stat(path).st_mode):
             _remove_directory(path)
         else:
+            directory, name = os.path.split(path)
+            if _bpffs.parts_of([name]):
+                raise PinPathError(f"{path} is part of a pinned tree: unpin {directory}")
             pinned.read_head(path)
             _remove(path)
     except MemcgError:
@@ -44,21 +50,30 @@ def unpin(pin_path: _bpffs.Path) -> None:
 
 def _remove_directory(path: str) -> None:
     names = os.listdir(path)
-    parts = [os.path.join(path, part.name) for part in _bpffs.parts_of(names)]
-    if len(parts) != len(names) or not parts:
+    mine = [part.name for part in _bpffs.parts_of(names)]
+    parts = [os.path.join(path, name) for name in mine]
+    if not parts:
         raise StreamError(f"{path} is not a directory of a pinned tree: nothing was removed")
+    foreign = sorted(set(names) - set(mine))
+    if foreign:
+        raise StreamError(
+            f"{path} has {foreign[0]!r} beside the parts of a pinned tree: nothing was removed"
+        )
     for part in parts:
         pinned.read_head(part)
     for part in reversed(parts):
         _remove(part)
-    try:
-        os.rmdir(path)
-    except PermissionError as error:
-        raise _bpffs.not_allowed(path, error) from error
+    _taken_away(path, os.rmdir)
 
 
 def _remove(path: str) -> None:
+    _taken_away(path, os.unlink)
+
+
+def _taken_away(path: str, remove: Callable[[str], None]) -> None:
     try:
-        os.unlink(path)
-    except PermissionError as error:
-        raise _bpffs.not_allowed(path, error) from error
+        remove(path)
+    except OSError as error:
+        if error.errno in _bpffs.NOT_ALLOWED:
+            raise _bpffs.not_allowed(path, error) from error
+        raise

@@ -170,7 +170,7 @@ class TreeTooLargeError(MemcgError):
     can write.
 
     Attributes:
-        rows: how many there were; of a pin, how many it wrote before it was full.
+        rows: how many there were; of a pin, how many there is room for.
         max_rows: the most that there may be.
     """
 
@@ -181,7 +181,8 @@ class TreeTooLargeError(MemcgError):
 
 
 class PinPathError(MemcgError, ValueError):
-    """No pin can be at this path: it is not on a bpffs, or has a dot in its name."""
+    """No pin can be at this path: it is not on a bpffs, or has a dot in its name, or lies in the
+    directory of a pinned tree."""
 
 
 class PinExistsError(MemcgError, FileExistsError):

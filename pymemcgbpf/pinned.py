@@ -58,6 +58,8 @@ class PinnedReader:
 
     def __init__(self, pin_path: _bpffs.Path) -> None:
         self._path = os.fsdecode(pin_path)
+        if not self._path:
+            raise PinNotFoundError("'' cannot be a path")
         self._closed = False
         parts = self._files()
         self._in_parts = parts is not None
@@ -157,8 +159,8 @@ class PinnedReader:
         if taken.end_ns is None:
             if not full:
                 raise StreamError(f"{path}: the stream of {len(data)} bytes is cut short")
-            rows = len(taken.rows) // taken.header.row_size
-            raise too_large(directory or path, rows, in_parts=bool(directory))
+            items = len(taken.header.items)
+            raise too_large(directory or f"of {path}", items, in_parts=bool(directory))
         return taken
 
     def _only_row(self, taken: _wire.Taken) -> dict[str, int]:
@@ -332,16 +334,23 @@ def _names(path: str, header: _wire.Header) -> tuple[str, ...]:
     return tuple(names)
 
 
-def too_large(where: str, rows: int, *, in_parts: bool = False) -> TreeTooLargeError:
-    """The error for a walk of which only so many rows fit into the kernel's buffer."""
+def capacity(items: int) -> int:
+    """How many rows of so many items fit into the kernel's buffer, which is never quite full."""
+    spare = BUFFER - 1 - _wire.header_size(items) - _wire.TRAILER.size
+    return spare // _wire.row_size(items)
+
+
+def too_large(where: str, items: int, *, in_parts: bool = False) -> TreeTooLargeError:
+    """The error for a walk whose rows, of so many items, do not fit into the kernel's buffer."""
+    rows = capacity(items)
     if in_parts:
         message = (
-            f"{where} was not made for so many cgroups (one of its parts is full with {rows}): "
+            f"{where} was not made for so many cgroups (one of its parts has room for {rows}): "
             "unpin() it, and pin_tree() it anew with more room="
         )
     else:
         message = (
-            f"the walk of {where} does not fit into the kernel's buffer of {BUFFER >> 10} KiB, "
+            f"the walk {where} does not fit into the kernel's buffer of {BUFFER >> 10} KiB, "
             f"which takes {rows} cgroups with these items: pin fewer items, or pin the tree in "
             "several parts, with pin_tree() into a directory"
         )

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Callable, NoReturn, Optional
@@ -240,6 +242,20 @@ def _printed(text: str) -> bool:
             say(f"cannot write: {error.strerror}")
         return False
     return True
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Has SIGTERM end the program by an exception, as Ctrl-C does."""
+
+    def leave(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def say_if_text(backend: str, why: str) -> None:

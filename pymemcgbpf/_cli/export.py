@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = command.parser(
         " export",
         "Print the memory statistics of a tree of cgroups as metrics for Prometheus, read in one "
-        'walk; the label "cgroup" is a cgroup\'s path, as /proc/PID/cgroup has it.',
+        'walk; the label "cgroup" is a cgroup\'s path, as /proc/PID/cgroup has it (bytes that are '
+        "no UTF-8 as //xNN).",
         "",
         "the root's directory (default: the topmost that is visible), and the items or groups of "
         "them (default: memory.stat's and memory.current)",
@@ -41,13 +43,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="write to this file, which is replaced at once when all is written (default: print)",
+        help="write to this file, which is replaced at once when all is written; a new one has "
+        "mode 0644 (default: print)",
     )
     options = parser.parse_intermixed_args(arguments)
 
     def texts() -> Iterator[str]:
         with command.tree_reader(options) as reader:
             snapshot = reader.read()
+        command.say_if_text(reader.backend, reader.why)
         command.say_if_unseen(snapshot)
         families = _exposition(snapshot, _labels(snapshot, reader.path), options.format)
         if options.output is None:
@@ -126,9 +130,14 @@ def _labels(snapshot: Snapshot, path: str) -> list[Optional[str]]:
     above = os.path.relpath(root, _cgroupfs.hierarchy_root(root))
     paths = (row.relative_path for row in snapshot)
     return [
-        None if path is None else _escaped(os.path.normpath(os.path.join("/", above, path)))
+        None if path is None else _label(os.path.normpath(os.path.join("/", above, path)))
         for path in paths
     ]
+
+
+def _label(path: str) -> str:
+    """A path; bytes of it that are no UTF-8 as ``//xNN``, for no other path has two slashes."""
+    return _escaped(re.sub("[\udc80-\udcff]", lambda byte: f"//x{ord(byte[0]) - 0xDC00:02x}", path))
 
 
 def _number(value: int, unit: str) -> str:
@@ -140,9 +149,11 @@ def _number(value: int, unit: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """For a label or a description, in which a name's bytes may be any."""
-    text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    """For a label or a description."""
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+_MODE = 0o644  # of a new file: the collector is another user
 
 
 def _replace(path: str, data: bytes) -> None:
@@ -151,12 +162,13 @@ def _replace(path: str, data: bytes) -> None:
     try:
         if os.path.lexists(path) and not os.path.isfile(path):
             raise OSError(0, "it is no regular file")
+        mode = stat.S_IMODE(os.stat(path).st_mode) if os.path.exists(path) else _MODE
         fd, temporary = tempfile.mkstemp(
             ".tmp", f".{os.path.basename(path)}.", os.path.dirname(path)
         )
         try:
             with open(fd, "wb") as file:
-                os.fchmod(fd, 0o644)  # the collector is another user
+                os.fchmod(fd, mode)
                 file.write(data)
             os.replace(temporary, path)
         except BaseException:

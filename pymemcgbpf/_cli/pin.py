@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from typing import Optional
 
@@ -32,6 +33,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "items",
         nargs="*",
+        default=[],  # else argparse calls it required
         metavar="ITEM",
         help="what is to be read, or groups like 'memory.events.*' (default: memory.stat's items "
         "and memory.current)",
@@ -48,7 +50,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     )
     parser.add_argument(
         "--room",
-        type=_room,
+        type=command.whole("cgroups", least=1),
         metavar="N",
         help="with --tree: for N cgroups (default: twice as many as there are, and some more)",
     )
@@ -84,7 +86,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             order = options.order or "self"
             pin(options.path, options.pin, items, order=order, flush=flush, mode=options.mode)
 
-    return command.run(make)
+    with command.sigterm_raises():  # so that what is half made is taken back
+        return command.run(make)
 
 
 def main_unpin(arguments: Optional[Sequence[str]] = None) -> int:
@@ -125,17 +128,10 @@ def _parser(name: str, words: str, description: str) -> command.Parser:
 
 
 def _mode(text: str) -> int:
-    mode = int(text, 8)
+    mode = int(text, 8) if text.isascii() and re.fullmatch("(0o)?[0-7]+", text) else -1
     if not 0 <= mode <= 0o777:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 0777")
+        raise argparse.ArgumentTypeError(f"{text!r} is not from 0 to 0777")
     return mode
-
-
-def _room(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return number
 
 
 def _as_object(row: Row) -> dict[str, object]:

@@ -6,11 +6,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import signal
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from .._catalogue import COUNTER, CURRENT, item_named
 from ..errors import MemcgError
@@ -60,15 +60,14 @@ def main(arguments: Sequence[str]) -> int:
             view = _View(reader, options.interval, options.depth, options.filter)
             if options.sort is not None:
                 view.sort = reader.items.index(options.sort)
-            before = signal.signal(signal.SIGTERM, _leave)
             try:
-                curses.wrapper(view.run)
+                with command.sigterm_raises():  # so that the terminal is put back
+                    _check_cursor()
+                    curses.wrapper(view.run)
             except curses.error as error:
                 raise MemcgError(f"this terminal cannot be drawn on: {error}") from error
             except KeyboardInterrupt:
                 pass  # a way to quit
-            finally:
-                signal.signal(signal.SIGTERM, before)
         yield from ()
 
     return command.run_each(show)
@@ -81,9 +80,11 @@ def _check_terminal() -> None:
         raise MemcgError("top needs a terminal: use watch or tree")
 
 
-def _leave(number: int, frame: object) -> NoReturn:
-    """On SIGTERM: by an exception, so that the terminal is put back."""
-    raise SystemExit(128 + number)
+def _check_cursor() -> None:
+    curses.setupterm()
+    if not curses.tigetstr("cup"):
+        kind = os.environ.get("TERM", "")
+        raise MemcgError(f"this terminal cannot be drawn on: TERM={kind} cannot move the cursor")
 
 
 class _Line(NamedTuple):

@@ -78,6 +78,22 @@ def test_a_place_that_is_not(bpffs: Path, tmp_path: Path) -> None:
             _bpffs.check_free(str(path))
 
 
+def test_a_pinned_tree_is_no_place_for_another_pin(bpffs: Path) -> None:
+    (bpffs / "tree").mkdir()
+    (bpffs / "tree" / "part-0000-of-0001").touch()
+    for path in (bpffs / "tree" / "pin", bpffs / "tree" / "deep" / "pin"):
+        with pytest.raises(PinPathError, match="in the directory of a pinned tree"):
+            _bpffs.check_free(str(path))
+    with pytest.raises(PinExistsError):
+        _bpffs.check_free(str(bpffs / "tree"))
+
+
+@pytest.mark.parametrize("path", ["", b"", "a\0b"])
+def test_what_is_no_path(path: _bpffs.Path) -> None:
+    with pytest.raises(PinPathError, match="cannot be a path"):
+        _bpffs.absolute(path)
+
+
 def test_a_place_that_may_not_be_looked_at(bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: str) -> bool:
         raise PermissionError(13, "x")

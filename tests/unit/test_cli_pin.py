@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,8 @@ def printed(captured: Captured, *arguments: object) -> str:
     [
         ("pin",),
         ("pin", "a"),
+        ("pin", "a", "b", "--mode", "-1"),
+        ("pin", "a", "b", "--mode", "٧"),
         ("pin", "a", "b", "--order", "sideways"),
         ("pin", "a", "b", "--mode", "0999"),
         ("pin", "a", "b", "--mode", "1777"),
@@ -112,7 +117,36 @@ def test_what_fails_is_status_1_and_an_item_2(
 
 def test_a_path_that_cannot_be_is_no_traceback(capsys: Captured) -> None:
     for command in (["unpin"], ["cat"], ["pin", "/"]):
-        assert "cannot be a path" in refused(capsys, 1, *command, "a\0b")
+        for path in ("a\0b", ""):
+            assert "cannot be a path" in refused(capsys, 1, *command, path)
+
+
+def test_what_is_missing_is_named_and_no_more(capsys: Captured) -> None:
+    assert "required: PIN (" in refused(capsys, 2, "pin", "a")
+
+
+def test_a_link_is_not_followed(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_bpffs, "is_bpffs", lambda path: True)
+    path = pinned_file(tmp_path / "it", stream([ROW]))
+    (tmp_path / "link").symlink_to(path)
+    assert "symbolic link" in refused(capsys, 1, "unpin", tmp_path / "link")
+    assert path.exists() and (tmp_path / "link").is_symlink()
+
+
+def test_sigterm_ends_a_pin_by_an_exception(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def slow(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(_pin, "pin_tree", slow)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        main(["pin", "--tree", "a", "b"])
+    assert caught.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_what_is_made(made: Pinned, capsys: Captured) -> None:

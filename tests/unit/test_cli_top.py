@@ -286,10 +286,9 @@ def test_what_cannot_be_read_leaves_the_terminal_alone(
         assert run.is_as_before and not any(run.screen.lines)
 
 
-def test_a_terminal_that_nobody_knows(
-    forest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with started(tmp_path, str(forest), term="none-such") as run:
+@pytest.mark.parametrize("term", ["none-such", "dumb"])
+def test_a_terminal_that_cannot_be_drawn_on(term: str, forest: Path, tmp_path: Path) -> None:
+    with started(tmp_path, str(forest), term=term) as run:
         status, said = run.wait()
     assert status == 1 and said.count("\n") == 1
     assert said.startswith("pymemcgbpf: this terminal cannot be drawn on: ")

@@ -35,6 +35,7 @@ from pymemcgbpf import (
     _wire,
     pin,
     pin_tree,
+    pinned,
 )
 from pymemcgbpf._backend import Choice, Request
 from pymemcgbpf._cgroupfs import Cgroup
@@ -259,7 +260,7 @@ def test_a_walk_that_does_not_fit(pins: Pins, v2: Path) -> None:
     for order in ("pre", "post", "up", "children"):
         with pytest.raises(TreeTooLargeError, match="pin_tree") as caught:
             pin(v2, pins.root / "it", order=order)
-        assert caught.value.rows == 1
+        assert caught.value.rows == pinned.capacity(2)
     pin_tree(v2, pins.root / "it")  # which looks at the first row alone
     assert pins.open() == 0
 
@@ -386,7 +387,7 @@ def test_a_tree(pins: Pins, v2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pin_tree(v2, pins.root / "new" / "tree", room=5000, mode=0o400)
     probe, *parts = pins.made
     count = len(parts)
-    assert count == _pin.parts_for(5000, _pin.capacity(2)) > 5
+    assert count == _pin.parts_for(5000, pinned.capacity(2)) > 5
     names = [f"part-{at:04}-of-{count:04}" for at in range(count)]
     assert sorted(os.listdir(pins.root / "new" / "tree")) == names
     assert [os.path.basename(part.pinned[0]) for part in parts] == names
@@ -417,13 +418,13 @@ def test_a_tree_that_is_not_whole_is_for_nobody(
 def test_room_by_default_is_twice_what_is_there(pins: Pins, v2: Path) -> None:
     (v2 / "cgroup.stat").write_text("nr_descendants 4999\nnr_dying_descendants 3\n")
     pin_tree(v2, pins.root / "tree")
-    count = _pin.parts_for(2 * 5000 + 64, _pin.capacity(2))
+    count = _pin.parts_for(2 * 5000 + 64, pinned.capacity(2))
     assert len(os.listdir(pins.root / "tree")) == count
 
 
 @pytest.mark.parametrize("items", [1, 2, 6, 68, 110, 512])
 def test_a_part_never_fills_the_buffer(items: int) -> None:
-    fit = _pin.capacity(items)
+    fit = pinned.capacity(items)
     size = _wire.header_size(items) + fit * _wire.row_size(items) + _wire.TRAILER.size
     assert size < 8 * mmap.PAGESIZE <= size + _wire.row_size(items)
 

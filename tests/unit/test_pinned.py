@@ -253,7 +253,11 @@ def test_too_large_a_walk_names_the_way_out(
     monkeypatch.setattr(pinned, "read_walk", lambda fd: pinned._Read(cut, True))
     with pytest.raises(TreeTooLargeError, match=r"pin_tree\(\) into a directory") as caught:
         walk.read()
-    assert (caught.value.rows, caught.value.max_rows) == (4, 4)
+    fit = pinned.capacity(2)
+    assert (caught.value.rows, caught.value.max_rows) == (fit, fit)
+    assert f"which takes {fit} cgroups" in str(caught.value)
+    rows = TREE * fit
+    assert len(stream(rows[:fit], 2)) < pinned.BUFFER <= len(stream(rows[: fit + 1], 2))
     with pytest.raises(TreeTooLargeError, match=r"anew with more room=") as caught:
         parts.read()
     assert str(tmp_path / "parts") in str(caught.value)
