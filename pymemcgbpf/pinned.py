@@ -346,12 +346,12 @@ def too_large(where: str, items: int, *, in_parts: bool = False) -> TreeTooLarge
     if in_parts:
         message = (
             f"{where} was not made for so many cgroups (one of its parts has room for {rows}): "
-            "unpin() it, and pin_tree() it anew with more room="
+            "unpin() it, and pin_tree() it anew with more room= (pin --tree --room)"
         )
     else:
         message = (
             f"the walk {where} does not fit into the kernel's buffer of {BUFFER >> 10} KiB, "
             f"which takes {rows} cgroups with these items: pin fewer items, or pin the tree in "
-            "several parts, with pin_tree() into a directory"
+            "several parts, with pin_tree() into a directory (pin --tree)"
         )
     return TreeTooLargeError(message, rows=rows, max_rows=rows)

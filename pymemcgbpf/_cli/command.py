@@ -43,6 +43,14 @@ class Parser(argparse.ArgumentParser):
         say(f"{message} (see --help)")
         raise SystemExit(USAGE)
 
+    def parse_words(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Options anywhere among the words; behind ``--``, which argparse then forgets, words
+        alone."""
+        at = list(arguments).index("--") if "--" in arguments else len(arguments)
+        options = self.parse_intermixed_args(arguments[:at])
+        options.words += arguments[at + 1 :]
+        return options
+
     def format_help(self) -> str:
         return super().format_help() + self.after_help
 
@@ -160,9 +168,13 @@ def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[s
     if (item_named(first) or is_group(first)) and not os.path.isdir(first):
         return None, list(words)
     if os.sep not in first and not os.path.lexists(first):
-        like = close_names(first, CATALOGUE)
+        from .main import COMMANDS  # which has imported us, or nobody has
+
+        like = close_names(first, COMMANDS) or close_names(first, CATALOGUE)
         hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ""
-        message = f"{first!r} is neither a path nor an item{hint}"
+        message = f"{first!r} is neither a command, a path nor an item{hint}"
+        if first in COMMANDS:
+            message = f"{first!r} is a command: it comes before all options"
         raise UnknownItemError(message, item=first, suggestions=like)
     return first, list(words[1:]) or None
 

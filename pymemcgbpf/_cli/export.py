@@ -29,7 +29,8 @@ def main(arguments: Sequence[str]) -> int:
         "Print the memory statistics of a tree of cgroups as metrics for Prometheus, read in one "
         'walk; the label "cgroup" is a cgroup\'s path, as /proc/PID/cgroup has it (bytes that are '
         "no UTF-8 as //xNN).",
-        "",
+        "An item is called cgroup_memory_ITEM there, with _ for dots, and its unit or _total at "
+        "the end; sec_pagetables is secondary_pagetables, and no limit +Inf. ",
         "the root's directory (default: the topmost that is visible), and the items or groups of "
         "them (default: memory.stat's and memory.current)",
     )
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         choices=(_PROMETHEUS, _OPENMETRICS),
         default=_PROMETHEUS,
         help="prometheus (default): the text format, as node_exporter's textfile collector and "
-        "the Pushgateway take it; openmetrics: OpenMetrics 1.0",
+        "the Pushgateway take it, and promtool; openmetrics: OpenMetrics 1.0",
     )
     parser.add_argument(
         "--output",
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         help="write to this file, which is replaced at once when all is written; a new one has "
         "mode 0644 (default: print)",
     )
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parse_words(arguments)
 
     def texts() -> Iterator[str]:
         with command.tree_reader(options) as reader:

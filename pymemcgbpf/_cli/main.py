@@ -12,7 +12,7 @@ from typing import Optional
 
 # A command's word → its module and function there, and what it does. Only the one that is run is
 # imported: not all need what the others need.
-_COMMANDS = {
+COMMANDS = {
     "stat": ("stat", "main", "one cgroup's statistics (without a word, too)"),
     "tree": ("tree", "main", "a tree of cgroups, read in one walk"),
     "top": ("top", "main", "a tree in a terminal, live and sorted, with rates"),
@@ -30,8 +30,8 @@ _COMMANDS = {
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Runs a command; returns its exit status: 0, 1 (could not read) or 2 (usage)."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    word = words.pop(0) if words and words[0] in _COMMANDS else ""  # a directory is ./WORD
-    module, function, _ = _COMMANDS[word or "stat"]
+    word = words.pop(0) if words and words[0] in COMMANDS else ""  # a directory is ./WORD
+    module, function, _ = COMMANDS[word or "stat"]
     try:
         run = getattr(importlib.import_module(f".{module}", __package__), function)
         status: int = run(words) if word else run(words, list_of_commands())
@@ -45,5 +45,5 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 def list_of_commands() -> str:
     """For the help of whoever has not said which."""
-    lines = (f"  {word:<8}{what}\n" for word, (_, _, what) in _COMMANDS.items())
+    lines = (f"  {word:<8}{what}\n" for word, (_, _, what) in COMMANDS.items())
     return f"\ncommands, each with a --help of its own:\n{''.join(lines)}"

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str], commands: str = "") -> int:
     )
     parser.after_help = commands
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parse_words(arguments)
 
     def text() -> str:
         with command.stats_reader(options) as reader:

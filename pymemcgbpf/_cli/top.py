@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         help="show those that have it in their path below the root",
     )
     command.add_sort(parser, "by this item, the largest first (default: the first)")
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parse_words(arguments)
 
     def show() -> Iterator[str]:
         _check_terminal()

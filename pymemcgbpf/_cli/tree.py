@@ -19,7 +19,7 @@ _DEFAULT_ITEMS = (CURRENT, "anon", "file")
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    options = _parser().parse_intermixed_args(arguments)
+    options = _parser().parse_words(arguments)
 
     def text() -> str:
         with command.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:

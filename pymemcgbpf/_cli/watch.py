@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         metavar="N",
         help="end after so many samples (default: never)",
     )
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parse_words(arguments)
 
     def lines() -> Iterator[str]:
         with command.stats_reader(options) as reader:

@@ -127,7 +127,24 @@ def test_a_directory_that_is_called_like_an_item(
 @pytest.mark.parametrize("command", [(), ("tree",)])
 def test_a_first_word_that_is_nothing(command: tuple[str, ...], capsys: Captured) -> None:
     said = failed(capsys, 2, *command, "anno", "file")
-    assert said.startswith("pymemcgbpf: 'anno' is neither a path nor an item; did you mean 'anon'")
+    known = "neither a command, a path nor an item"
+    assert said.startswith(f"pymemcgbpf: 'anno' is {known}; did you mean 'anon'")
+
+
+def test_a_command_that_is_mistyped_or_late(capsys: Captured) -> None:
+    assert "did you mean 'stat'" in failed(capsys, 2, "sta")
+    said = "pymemcgbpf: 'tree' is a command: it comes before all options\n"
+    assert failed(capsys, 2, "--json", "tree", "anon") == said
+
+
+@pytest.mark.parametrize("command", [(), ("stat",), ("tree",), ("watch", "--count", "1")])
+def test_a_path_that_begins_with_a_dash(
+    command: tuple[str, ...], tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_v2(tmp_path / "-dash", stat="anon 7\n", kind=None)
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "--json", "--backend", "text", "--", "-dash", "anon"]) == 0
+    assert '"anon": 7' in capsys.readouterr().out
 
 
 def test_with_stderr_closed_nothing_is_said_on_stdout(run_python: RunPython) -> None:

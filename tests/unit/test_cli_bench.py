@@ -191,9 +191,8 @@ def sleeping(name: str, seconds: float) -> Contestant:
 def test_all_have_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     quick, slow = sleeping("quick", 0.0005), sleeping("slow", 0.05)
     rounds.race([quick, slow], 0.2)
-    assert rounds.ROUNDS - 4 <= len(quick.batches) <= rounds.ROUNDS
-    assert 50 < quick.reads <= 400
-    assert 1 <= slow.reads <= 8 and {batch.reads for batch in slow.batches} == {1}
+    assert 1 <= len(quick.batches) <= rounds.ROUNDS
+    assert 1 <= slow.reads < quick.reads <= 400 and {batch.reads for batch in slow.batches} == {1}
     assert slow.microseconds("real") >= 50_000
     assert slow.microseconds("user") + slow.microseconds("system") < 10_000
 

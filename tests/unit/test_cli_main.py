@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf._cli.main import _COMMANDS, main
+from pymemcgbpf._cli.main import COMMANDS, main
 
 from .commands import TEXT, Captured, failed, printed
 from .conftest import RunPython
 
-WORDS = sorted(_COMMANDS)
+WORDS = sorted(COMMANDS)
 
 
 def helped(captured: Captured, *arguments: str) -> str:
@@ -33,7 +33,7 @@ def test_help_without_a_word_lists_the_commands(
     monkeypatch.setenv("COLUMNS", "80")
     text = helped(capsys)
     assert text.startswith("usage: pymemcgbpf [options] [PATH] [ITEM ...]")
-    for word, (_, _, what) in _COMMANDS.items():
+    for word, (_, _, what) in COMMANDS.items():
         assert f"\n  {word} " in text and f" {what}\n" in text
 
 
