@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from typing import Callable, NamedTuple, Optional
 
 # What prints into a seq_file; all that formats is called by one of these.
@@ -23,7 +24,7 @@ _PRINTING = {
 }
 _SHOWING = "memory_stat_show"  # what prints memory.stat; without it perf has seen no names
 _SECONDS = "1"
-_PATIENCE = 60.0  # seconds
+_PATIENCE = 30.0  # seconds
 _FEWEST = 50  # samples
 
 
@@ -63,9 +64,13 @@ def _sampled(perf: str, data: str, read: Callable[[], object]) -> Formatting:
         text=True,
         errors="replace",
     ) as process:
+        deadline = time.monotonic() + _PATIENCE
         while process.poll() is None:
             for _ in range(1000):
                 read()
+            if time.monotonic() > deadline:
+                process.kill()
+                return Formatting(None, why="perf record does not end")
         said = process.stderr.read() if process.stderr is not None else ""
     if process.returncode:
         return Formatting(None, why=f"perf record: {_first_line(said)}")

@@ -16,7 +16,7 @@ from typing import Callable, Optional
 from .. import _cgroupfs, _libbpf
 from .._bench import contestants, formatting, rounds, tables
 from .._bench.tables import Part
-from ..errors import BackendUnavailableError
+from ..errors import BackendUnavailableError, MemcgError
 from . import command
 
 _SECONDS = 40.0
@@ -76,7 +76,12 @@ def main(arguments: Sequence[str]) -> int:
 
     def text() -> str:
         with _progress() as progress:
-            report = _Report(options.path, options.seconds, options.iterations, progress)
+            try:
+                report = _Report(options.path, options.seconds, options.iterations, progress)
+            except MemcgError:
+                raise
+            except OSError as error:  # of the text, whose cgroup was removed meanwhile
+                raise MemcgError(f"memory.stat can no longer be read: {error.strerror}") from error
         return report.as_json() if options.json else report.as_text(_block())
 
     return command.run(text)

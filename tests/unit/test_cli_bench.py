@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -113,6 +114,16 @@ def test_cgroup_v1(tmp_path: Path, capsys: Captured) -> None:
 
 def test_no_cgroup(tmp_path: Path, capsys: Captured) -> None:
     assert "does not exist" in failed(capsys, 1, "bench", str(tmp_path / "none"))
+
+
+def test_a_cgroup_that_is_removed_meanwhile(
+    root: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(rounds, "race", gone)
+    assert "can no longer be read: No such device" in failed(capsys, 1, "bench", str(root))
 
 
 @pytest.mark.parametrize("arguments", [("--seconds", "x"), ("--iterations", "0"), ("a", "b")])
@@ -310,6 +321,14 @@ def test_perf_is_asked_about_this_process(perf: Callable[[str], None], tmp_path:
 def test_a_perf_that_fails(script: str, why: str, perf: Callable[[str], None]) -> None:
     perf(script)
     assert formatting.share(lambda: None) == formatting.Formatting(None, why=why)
+
+
+def test_a_perf_that_does_not_end(
+    perf: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formatting, "_PATIENCE", 0.1)
+    perf("exec sleep 60")
+    assert formatting.share(lambda: None).why == "perf record does not end"
 
 
 def test_no_perf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
