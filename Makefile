@@ -3,7 +3,8 @@
 #   make demo    install what is missing, build, print this machine's statistics
 #   make test    install what is missing, run every check and test
 #   make test-all  the same on every kernel, userland and architecture that Debian has
-#   make bench   time it against the alternatives (make bench-lab: in guests, in instructions)
+#   make bench   time it against the alternatives (make bench-lab: in two guests, in instructions,
+#                beside what the last make bench found)
 #
 # What `make test` runs, each alone: lint types unit live lab (lab-all in `make test-all`).
 # `make seed-kernel` builds the kernel of the guest "seed" (10 minutes, once); `make lab LAB=seed`
@@ -22,6 +23,8 @@ TEST_PACKAGES := gcc libc6-dev shellcheck qemu-system-x86 cpio e2fsprogs debian-
 ALL_PACKAGES := qemu-system-arm
 SEED_PACKAGES := bc bison dwarves flex libelf-dev xz-utils
 LAB_RECORD := build/lab/all.json
+BENCH_RECORD := build/bench.json
+BENCH_GUESTS := 7.3@trixie 6.12@trixie
 TEST_TOOLS := ruff==0.17.* mypy==2.4.* types-setuptools 'setuptools>=77' vermin pytest==9.* hypothesis==6.*
 
 PACKAGE_FILES := $(shell find pymemcgbpf bpf_src -name '*.py' -o -name '*.[ch]' -o -name py.typed) \
@@ -68,10 +71,11 @@ docs-kernels:
 	$(PYTHON) -m tests.vm.kernel_table $(LAB_RECORD) --output docs/kernels.md
 
 bench: $(AWAY)/ready
-	cd $(AWAY) && ../../$(RUN) -m tests.bench $(BENCH)
+	cd $(AWAY) && ../../$(RUN) -m tests.bench --json "$(CURDIR)/$(BENCH_RECORD)" $(BENCH)
 
 bench-lab: $(AWAY)/ready
-	$(RUN) -m tests.bench --lab 7.3@trixie 6.12@trixie --wheel dist/*.whl $(BENCH)
+	$(RUN) -m tests.bench --lab $(BENCH_GUESTS) --wheel dist/*.whl \
+		$(addprefix --beside ,$(wildcard $(BENCH_RECORD))) $(BENCH)
 
 wheel: build/installed
 

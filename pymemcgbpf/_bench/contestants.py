@@ -20,6 +20,7 @@ from .._stat_sources import OneCgroup
 from .._tree_sources import Tree
 from ..errors import MemcgError, StreamError
 from ..reader import StatsReader, TreeReader
+from . import control
 from .rounds import Contestant
 
 SIX = ("anon", "file", "shmem", "file_mapped", "pgfault", "pgmajfault")
@@ -47,7 +48,7 @@ def six_of(cgroup: Cgroup) -> tuple[str, ...]:
     return tuple(name for name in SIX if name in shown)
 
 
-def control(cgroup: Cgroup, items: Items, stack: ExitStack) -> Iterator[Contestant]:
+def controls(cgroup: Cgroup, items: Items, stack: ExitStack) -> Iterator[Contestant]:
     """memory.stat as text: as the patch's first form read it, as the merged one, as most do."""
     file = os.path.join(cgroup.path, MEMORY_STAT)
     names = _by_key(cgroup, items or ())
@@ -55,24 +56,8 @@ def control(cgroup: Cgroup, items: Items, stack: ExitStack) -> Iterator[Contesta
     fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     stack.callback(os.close, fd)
 
-    def raw() -> bytes:
-        return os.pread(fd, 16384, 0)
-
-    def decoded() -> Values:
-        words = os.pread(fd, 16384, 0).split()
-        values = dict(zip(words[::2], words[1::2]))
-        if not names:
-            return {key.decode(): int(value) for key, value in values.items()}
-        return {key: int(values[key.encode()]) for key in names}
-
-    def opened() -> Values:
-        values = {}
-        with open(file, encoding="ascii") as lines:
-            for line in lines:
-                key, value = line.split()
-                if not names or key in names:
-                    values[key] = int(value)
-        return values
+    raw, decoded = control.not_decoded(fd), control.kept_open(fd, names)
+    opened = control.opened_anew(file, names)
 
     def named(values: Values) -> Values:
         return {name: values[key] for key, name in shown.items()}
@@ -124,27 +109,10 @@ def trees(
     cgroup: Cgroup, items: tuple[str, ...], absent: list[Absent], stack: ExitStack
 ) -> Iterator[Contestant]:
     """The cgroups that there are, all at once. Times are for each of them."""
-    names = _by_key(cgroup, items)
     text = stack.enter_context(TreeReader(cgroup.path, items, backend="text"))
     count = len(text.read())
 
-    def walked() -> dict[str, Values]:
-        found = {}
-        for folder, _, files in os.walk(cgroup.path):
-            if MEMORY_STAT in files:
-                values = {}
-                try:
-                    with open(os.path.join(folder, MEMORY_STAT), encoding="ascii") as lines:
-                        for line in lines:
-                            key, value = line.split()
-                            if key in names:
-                                values[names[key]] = int(value)
-                except OSError:
-                    continue  # it was removed meanwhile
-                found[folder] = values
-        return found
-
-    yield Contestant(WALKED, walked, per=count)
+    yield Contestant(WALKED, control.walked(cgroup.path, _by_key(cgroup, items)), per=count)
     for backend, transport in ways(Tree("pre", None)):
         way = f"{backend}/{transport}"
         try:

@@ -6,17 +6,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import sys
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from typing import Callable, Optional
 
-from .. import _cgroupfs, _libbpf
+from .. import _cgroupfs
 from .._bench import contestants, formatting, rounds, tables
+from .._bench.machine import this_machine
 from .._bench.tables import Part
-from ..errors import BackendUnavailableError, MemcgError
+from ..errors import MemcgError
 from . import command
 
 _SECONDS = 40.0
@@ -119,14 +119,18 @@ class _Report:
                 self.formatting = formatting.share(self.parts[0].contestants[0].read)
         finally:
             os.close(cgroup.fd)
-        self.machine = _machine(cgroup)
+        self.machine = {
+            **this_machine(),
+            "cgroup": f"cgroup v{cgroup.version}",
+            "path": cgroup.path,
+        }
 
     def _parts(self, cgroup: _cgroupfs.Cgroup, stack: contextlib.ExitStack) -> list[Part]:
         six = contestants.six_of(cgroup)
         found = []
         for title, items in ((f"{len(six)} items", six), ("all of memory.stat", None)):
             who = [
-                *contestants.control(cgroup, items, stack),
+                *contestants.controls(cgroup, items, stack),
                 *contestants.readers(cgroup, items, self.absent, stack),
             ]
             found.append(Part(title, who, _CONTROLS))
@@ -183,29 +187,6 @@ class _Report:
 
 def _filled(text: str) -> str:
     return textwrap.fill(text, tables.WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-
-
-def _machine(cgroup: _cgroupfs.Cgroup) -> dict[str, str]:
-    try:
-        library = f"libbpf {_libbpf.load().version}"
-    except BackendUnavailableError:
-        library = "no libbpf"
-    return {
-        "kernel": f"Linux {platform.release()}",
-        "processor": f"{_processor()}, {os.cpu_count()} CPUs",
-        "python": f"Python {platform.python_version()}",
-        "libbpf": library,
-        "cgroup": f"cgroup v{cgroup.version}",
-        "path": cgroup.path,
-    }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _block() -> str:

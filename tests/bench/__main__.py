@@ -10,13 +10,14 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
 
-from . import one_cgroup, runner, tree
+from . import goals, one_cgroup, runner, table, tree
 from .c_programs import Programs
 from .errors import BenchError
+from .machine import label, machine
 
 
 def main() -> int:
@@ -25,42 +26,62 @@ def main() -> int:
     # The cgroups are removed all the same; a process in them just ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1) if os.getpid() == pid else os._exit(1))
     try:
+        reports = [each for file in arguments.beside for each in json.loads(file.read_text())]
         if arguments.lab:
             from . import lab  # which no guest needs
 
-            return lab.run(arguments.lab, arguments.wheel, _for_guest(arguments))
-        report = _run(arguments)
+            for guest in arguments.lab:
+                reports.append(lab.run(guest, arguments.wheel, _for_guest(arguments)))
+        else:
+            reports.append(_run(arguments))
+        if arguments.for_lab:
+            print(json.dumps(reports[0]))
+            return 0
         if arguments.json:
-            Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n")
-    except (BenchError, OSError) as error:
+            arguments.json.write_text(json.dumps(reports, indent=1) + "\n")
+    except (BenchError, OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    _print(reports)
     return 0
+
+
+def _print(reports: Sequence[table.Report]) -> None:
+    print(table.table(reports))
+    print()
+    print("ratio: to the C program that does the same with the same BPF object. The text of one")
+    print("cgroup is held against the iterator, with the flush; that of a tree against the walk.")
+    print("In the lab the clock counts instructions: 1 µs is 1,000 of them.")
+    for report in reports:
+        print(f"\n{report['label']}: {report['machine']}")
+        for line in (*goals.goals(report), *report["notes"]):
+            print(f"  {line}")
 
 
 def _for_guest(arguments: argparse.Namespace) -> list[str]:
     """A few rounds tell as much as many, where the clock counts instructions."""
-    if arguments.json:
-        raise BenchError("--json is not brought home from a guest")
     only = ["--only", arguments.only] if arguments.only else []
     reads = ["--iterations", str(arguments.iterations or 60)]
     rounds = ["--rounds", str(arguments.rounds or 4)]
-    return [*only, *reads, *rounds, "--sizes", *map(str, arguments.sizes)]
+    return ["--for-lab", *only, *reads, *rounds, "--sizes", *map(str, arguments.sizes)]
 
 
-def _run(arguments: argparse.Namespace) -> dict[str, object]:
-    report: dict[str, object] = {}
+def _run(arguments: argparse.Namespace) -> table.Report:
+    report: table.Report = {"label": label(), "machine": "", "notes": [], "results": []}
     reads, rounds = arguments.iterations or 300, arguments.rounds or 60
     runner.pin()
+    report["machine"] = machine()
     with _directory(arguments.built) as directory:
         programs = Programs(directory)
+        parts = []
         if arguments.only != "tree":
-            report["one_cgroup"] = one_cgroup.one_cgroup(programs, reads, rounds)
-        if arguments.only is None:
-            print()
+            parts.append(one_cgroup.one_cgroup(programs, reads, rounds))
         if arguments.only != "one":
             walks = max(reads // 30, 1)
-            report["tree"] = tree.trees(programs, arguments.sizes, walks, max(rounds // 2, 1))
+            parts.append(tree.trees(programs, arguments.sizes, walks, max(rounds // 2, 1)))
+    for results, notes in parts:
+        report["results"] += results
+        report["notes"] += notes
     return report
 
 
@@ -76,7 +97,12 @@ def _directory(built: Optional[Path]) -> Iterator[Path]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--json", metavar="FILE", help="write the times of every round there")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the times of every round there"
+    )
+    parser.add_argument(
+        "--beside", type=Path, nargs="*", default=[], metavar="FILE", help="print these, too"
+    )
     parser.add_argument("--iterations", type=_positive, help="reads per round (300)")
     parser.add_argument("--rounds", type=_positive, help="(60)")
     parser.add_argument("--only", choices=("one", "tree"), help="one cgroup, or trees")
@@ -84,8 +110,9 @@ def _arguments() -> argparse.Namespace:
         "--sizes", type=_positive, nargs="+", default=[1000, 10000], help="cgroups in a tree"
     )
     parser.add_argument("--built", type=Path, help="a folder with the C programs (in a guest)")
+    parser.add_argument("--for-lab", action="store_true", help="print JSON alone (in a guest)")
     parser.add_argument(
-        "--lab", metavar="GUEST", nargs="+", help="run in guests, counting instructions"
+        "--lab", nargs="+", metavar="GUEST", help="run in guests, counting instructions"
     )
     parser.add_argument("--wheel", type=Path, help="with --lab: the package")
     return parser.parse_args()

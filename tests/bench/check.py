@@ -34,7 +34,7 @@ def same_numbers(contestants: Sequence[Contestant], path: Path) -> int:
             found = [(one, one.values()) for one in contestants if one.values is not None]
             after = truth()
             wrong = [
-                f"{one.name} ({one.column}): {name} is {value}, not {before[name]} … {after[name]}"
+                f"{one.name} ({one.section}): {name} is {value}, not {before[name]} … {after[name]}"
                 for one, values in found
                 for name, value in values.items()
                 if not min(before[name], after[name]) <= value <= max(before[name], after[name])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 """Who reads one cgroup: the package, and what people use instead.
 
-Each function makes the contestants of one column: for these items, or (None) for
+Each function makes the contestants of one section: for these items, or (None) for
 all. What they hold is let go of by the stack.
 """
 
@@ -15,34 +15,37 @@ from typing import Callable, Optional
 
 import pymemcgbpf
 from pymemcgbpf import _flush, _libbpf, _program, _stat_sources
+from pymemcgbpf._bench import control
 from tests.kernel.oracle import V1_KEYS
 from tests.kernel.surroundings import CAN_RUN, VERSION
 
 from .c_programs import CProgram, Programs
 from .errors import BenchError
+from .names import (
+    BARE,
+    C_DECODED,
+    C_ITERATOR,
+    C_RAW,
+    C_RUN,
+    KEPT_OPEN,
+    OPENED_ANEW,
+    READ_STATS,
+    READER,
+    RUN_READER,
+    Items,
+)
 from .runner import Contestant, timed
-
-Items = Optional[tuple[str, ...]]
-
-C_ITERATOR = {False: "C: BPF iterator", True: "C: BPF iterator, flush"}
-C_RUN = {False: "C: BPF program run", True: "C: BPF program run, flush"}
-READER = {False: "StatsReader, flush=False", True: "StatsReader, flush=True"}
-RUN_READER = {False: "StatsReader by run, flush=False", True: "StatsReader by run, flush=True"}
-READ_STATS = "read_stats, flush=True"
-BARE = "ctypes: create + read + close, not decoded"
-
-_WHOLE = 16384  # bytes; no kernel's memory.stat has more
 
 
 def through_bpf(
-    column: str, items: Items, flush: bool, path: Path, programs: Programs, stack: ExitStack
+    section: str, items: Items, flush: bool, path: Path, programs: Programs, stack: ExitStack
 ) -> Iterator[Contestant]:
     """The package, and a C program that runs the very same BPF program."""
     reader = stack.enter_context(
         pymemcgbpf.StatsReader(path, items, flush=flush, transport="stream")
     )
     source = source_of(reader)
-    constants = programs.directory / f"constants-{column}-{flush}"
+    constants = programs.directory / f"constants-{len(reader.items)}-{flush}"
     constants.write_bytes(constants_of(source._link._program))
     c_program = stack.enter_context(
         CProgram(
@@ -55,9 +58,12 @@ def through_bpf(
     )
 
     def contestant(
-        name: str, batch: Callable[[int], float], values: Optional[Callable[[], dict[str, int]]]
+        name: str,
+        batch: Callable[[int], float],
+        values: Optional[Callable[[], dict[str, int]]],
+        floor: dict[bool, str] = C_ITERATOR,
     ) -> Contestant:
-        return Contestant(name, column, batch, values, C_ITERATOR[flush])
+        return Contestant(name, section, batch, values, floor[flush])
 
     yield contestant(
         C_ITERATOR[flush], c_program.batch, lambda: dict(zip(reader.items, c_program.values()))
@@ -70,7 +76,7 @@ def through_bpf(
             pymemcgbpf.StatsReader(path, items, flush=flush, transport="run")
         )
         runs = source_of_run(running)
-        constants = programs.directory / f"constants-{column}-{flush}-run"
+        constants = programs.directory / f"constants-{len(running.items)}-{flush}-run"
         constants.write_bytes(constants_of(runs._program))
         c_run = stack.enter_context(
             CProgram(
@@ -80,9 +86,12 @@ def through_bpf(
             )
         )
         yield contestant(
-            C_RUN[flush], c_run.batch, lambda: dict(zip(running.items, c_run.values()))
+            C_RUN[flush],
+            c_run.batch,
+            lambda: dict(zip(running.items, c_run.values())),
+            C_RUN,
         )
-        yield contestant(RUN_READER[flush], timed(running.read), running.read)
+        yield contestant(RUN_READER[flush], timed(running.read), running.read, C_RUN)
     if flush:
         stack.callback(pymemcgbpf.clear_cache)
         text_path = str(path)
@@ -90,11 +99,13 @@ def through_bpf(
         def read_stats() -> dict[str, int]:
             return pymemcgbpf.read_stats(text_path, items)
 
-        yield contestant(READ_STATS, timed(read_stats), read_stats)
+        yield contestant(
+            READ_STATS, timed(read_stats), read_stats, C_RUN if CAN_RUN else C_ITERATOR
+        )
 
 
 def through_text(
-    column: str, items: Items, path: Path, programs: Programs, stack: ExitStack
+    section: str, items: Items, path: Path, programs: Programs, stack: ExitStack
 ) -> Iterator[Contestant]:
     """memory.stat. Reading it flushes; on cgroup v1 it has fewer items, and other keys."""
     file = str(path / "memory.stat")
@@ -110,32 +121,17 @@ def through_text(
         name: str, batch: Callable[[int], float], read: Optional[Callable[[], dict[str, int]]]
     ) -> Contestant:
         values = None if read is None else lambda: _by_name(read())
-        return Contestant(name, column, batch, values, C_ITERATOR[True])
+        return Contestant(name, section, batch, values, C_ITERATOR[True])
 
-    def keep_open() -> dict[str, int]:
-        words = os.pread(fd, _WHOLE, 0).decode().split()
-        if keys is None:
-            return dict(zip(words[::2], map(int, words[1::2])))
-        values = dict(zip(words[::2], words[1::2]))
-        return {key: int(values[key]) for key in keys}
-
-    def open_anew() -> dict[str, int]:
-        values = {}
-        with open(file, encoding="ascii") as lines:
-            for line in lines:
-                key, value = line.split()
-                if keys is None or key in keys:
-                    values[key] = int(value)
-        return values
-
-    yield contestant("Python: memory.stat kept open", timed(keep_open), keep_open)
-    yield contestant("Python: memory.stat opened anew", timed(open_anew), open_anew)
+    keep_open, open_anew = control.kept_open(fd, keys or ()), control.opened_anew(file, keys or ())
+    yield contestant(KEPT_OPEN, timed(keep_open), keep_open)
+    yield contestant(OPENED_ANEW, timed(open_anew), open_anew)
     program = programs.executable("memory_stat")
     raw = stack.enter_context(CProgram(program, file, "raw"))
-    yield contestant("C: memory.stat kept open, not decoded", raw.batch, None)
+    yield contestant(C_RAW, raw.batch, None)
     decoding = stack.enter_context(CProgram(program, file, "decode", *(keys or ())))
     yield contestant(
-        "C: memory.stat kept open, strtoull",
+        C_DECODED,
         decoding.batch,
         lambda: dict(zip(keys or printed, decoding.values())),
     )

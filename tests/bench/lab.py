@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +14,19 @@ from tests.vm.lab import Lab, Script
 
 from .c_programs import EXECUTABLES, OBJECTS, Programs
 from .errors import BenchError
+from .table import Report
 
 _TESTS = Path(__file__).parents[1]
 _SECONDS = 3600.0
 
 
-def run(guests: Sequence[str], wheel: Optional[Path], arguments: Sequence[str]) -> int:
-    """Boots guests ("7.3@trixie"), one after the other; prints what the benchmark prints there.
+def run(guest: str, wheel: Optional[Path], arguments: Sequence[str]) -> Report:
+    """Boots a guest ("7.3@trixie"), and returns what was measured there.
 
-    All is built here: a guest has no compiler.
+    All is built here: the guest has no compiler.
+
+    Raises:
+        BenchError: it did not work; the guest's own words are printed.
     """
     if wheel is None:
         raise BenchError("--lab needs the --wheel to install in the guest")
@@ -36,15 +40,17 @@ def run(guests: Sequence[str], wheel: Optional[Path], arguments: Sequence[str]) 
         for each in OBJECTS:
             programs.bpf_object(each)
         lab = Lab(wheel=wheel, extra=[tests, built], timeout=_SECONDS, results=Path("build", "lab"))
+        (prepared,) = lab.prepare([guest])
         job = Script(
             _TESTS / "bench" / "in_guest.py", ("--built", "/extra/built", *arguments), icount=True
         )
-        failed = 0
-        for prepared in lab.prepare(guests):
-            result = lab.boot(prepared, job)
-            print(f"{prepared.spec}, whose clock counts instructions: a µs is a thousand of them\n")
-            print(result.output, flush=True)
-            for failure in result.failures:
-                print(failure, file=sys.stderr)
-            failed += len(result.failures)
-    return 1 if failed else 0
+        result = lab.boot(prepared, job)
+    lines = result.output.splitlines()
+    try:
+        report: Report = json.loads(lines[-1])
+    except (ValueError, IndexError):
+        report = {"label": "", "machine": "", "notes": [], "results": []}
+    if result.failures or not report["results"]:
+        print(*lines[:-1] if report["results"] else lines, *result.failures, sep="\n")
+        raise BenchError(f"{guest} failed")
+    return report

@@ -5,33 +5,19 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 
-import pymemcgbpf
-from pymemcgbpf import _libbpf
-from tests.kernel.surroundings import VERSION
+from pymemcgbpf._bench.machine import this_machine
+from tests.kernel.surroundings import BEST_BACKEND, IN_LAB, VERSION
 
 
-def machine(path: Path) -> str:
+def label() -> str:
+    """The machine in few words."""
+    series = ".".join(platform.release().split(".")[:2])
+    return f"Linux {series}, {'lab' if IN_LAB else 'live'}"
+
+
+def machine() -> str:
     """Kernel, processor, Python, libbpf, and how a cgroup is read there."""
-    with pymemcgbpf.StatsReader(path) as reader:
-        backend = reader.backend
     cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-    return ", ".join(
-        (
-            f"Linux {platform.release()}",
-            f"{_cpu_model()} (CPU {cpus} of {os.cpu_count()})",
-            f"Python {platform.python_version()}",
-            f"libbpf {_libbpf.load().version}",
-            f"cgroup v{VERSION}",
-            f"backend {backend}",
-        )
-    )
-
-
-def _cpu_model() -> str:
-    with open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
+    words = ", ".join(this_machine().values())
+    return f"{words}, on CPU {cpus}, cgroup v{VERSION}, backend {BEST_BACKEND}"

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import gc
-import itertools
 import os
 import random
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Callable, Optional
+
+from pymemcgbpf._bench import rounds as package
 
 
 @dataclass
@@ -20,15 +19,15 @@ class Contestant:
 
     Attributes:
         name: what it is: its row in the table.
-        column: what it reads: its column.
+        section: what it reads: the section of its row.
         batch: reads that many times; returns the nanoseconds they took.
         values: reads once; what the numbers are, where it decodes them.
-        against: the row, of the same column, that it is compared with.
+        against: the row, of the same section, that it is compared with.
         rounds: nanoseconds per read of each round so far.
     """
 
     name: str
-    column: str
+    section: str
     batch: Callable[[int], float]
     values: Optional[Callable[[], dict[str, int]]] = None
     against: str = ""
@@ -49,18 +48,8 @@ def timed(read: Callable[[], object]) -> Callable[[int], int]:
     """A batch of a Python function. A tenth of the reads goes before, untimed."""
 
     def batch(reads: int) -> int:
-        for _ in itertools.repeat(None, reads // 10):
-            read()
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
-            start = time.perf_counter_ns()
-            for _ in itertools.repeat(None, reads):
-                read()
-            return time.perf_counter_ns() - start
-        finally:
-            if collecting:
-                gc.enable()
+        package.timed(read, reads // 10)
+        return package.timed(read, reads).real
 
     return batch
 

@@ -1,56 +1,93 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Contestants' times as one aligned table."""
+"""Contestants' times as one table, of one machine or of several beside each other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Optional, TypedDict
 
 from .runner import Contestant
 
 
-def ratios(contestants: Sequence[Contestant]) -> dict[tuple[str, str], float]:
-    """(name, column) → times the best of the one it is compared with."""
-    best = {(one.name, one.column): one.best for one in contestants}
-    return {(one.name, one.column): one.best / best[one.against, one.column] for one in contestants}
+class Result(TypedDict):
+    """One contestant's. Times are of a read, or of a cgroup of a walk."""
+
+    section: str
+    name: str
+    best_us: float
+    median_us: float
+    ratio: float
+    against: str
+    rounds_ns: list[float]
 
 
-def table(contestants: Sequence[Contestant], titles: dict[str, str]) -> str:
-    """A row for each name, and for each column µs per read and the ratio.
+class Report(TypedDict):
+    """What was measured on one machine.
 
-    Args:
-        titles: columns, in their order → what stands above them.
+    *label* stands above its columns; *notes* are lines about it.
     """
-    ratio = ratios(contestants)
-    cells = {
-        (one.name, one.column): (f"{one.best:.2f}", f"{ratio[one.name, one.column]:.2f}×")
-        for one in contestants
-    }
-    rows = [["", *(cell for title in titles.values() for cell in (title, "ratio"))]]
-    for name in dict.fromkeys(one.name for one in contestants):
-        times = (cells.get((name, column), ("", "")) for column in titles)
-        rows.append([name, *(cell for pair in times for cell in pair)])
-    widths = [max(map(len, cells)) for cells in zip(*rows)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    )
+
+    label: str
+    machine: str
+    notes: list[str]
+    results: list[Result]
 
 
-def results(contestants: Sequence[Contestant]) -> list[dict[str, object]]:
-    """The same for JSON, every round included."""
-    ratio = ratios(contestants)
+def results(contestants: Sequence[Contestant]) -> list[Result]:
+    """Contestants' times, every round included."""
+    best = {(one.name, one.section): one.best for one in contestants}
     return [
         {
+            "section": one.section,
             "name": one.name,
-            "column": one.column,
             "best_us": one.best,
             "median_us": one.median,
-            "ratio": ratio[one.name, one.column],
+            "ratio": one.best / best[one.against, one.section],
             "against": one.against,
             "rounds_ns": one.rounds,
         }
         for one in contestants
     ]
+
+
+def find(report: Report, section: str, name: str) -> Optional[Result]:
+    """A contestant's result; None where it is not there."""
+    for one in report["results"]:
+        if (one["section"], one["name"]) == (section, name):
+            return one
+    return None
+
+
+_TIME, _RATIO = 9, 9
+
+
+def table(reports: Sequence[Report]) -> str:
+    """Rows: who, in sections of those who read the same. Columns: of each machine µs, and the
+    ratio to the C program that is the floor of the row."""
+    return "\n".join(line.rstrip() for line in _lines(reports))
+
+
+def _lines(reports: Sequence[Report]) -> Iterator[str]:
+    sections: dict[str, dict[str, None]] = {}
+    for report in reports:
+        for one in report["results"]:
+            sections.setdefault(one["section"], {})[one["name"]] = None
+    width = 2 + max(len(name) for names in sections.values() for name in names)
+    widths = [max(len(report["label"]) + 2, _TIME + _RATIO) for report in reports]
+    labels = (f"{report['label']:>{each}}" for report, each in zip(reports, widths))
+    yield " " * width + "".join(labels)
+    yield " " * width + "".join(f"{'µs':>{each - _RATIO}}{'ratio':>{_RATIO}}" for each in widths)
+    for section, names in sections.items():
+        yield section
+        for name in names:
+            line = f"  {name:<{width - 2}}"
+            for report, each in zip(reports, widths):
+                found = find(report, section, name)
+                line += f"{_cells(found):>{each}}"
+            yield line
+
+
+def _cells(found: Optional[Result]) -> str:
+    if found is None:
+        return f"{'-':>{_RATIO}}"
+    return f"{found['best_us']:.2f}{found['ratio']:>{_RATIO - 1}.2f}×"

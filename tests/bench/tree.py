@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""A whole tree read again and again: the table, and the same for JSON."""
+"""A whole tree read again and again."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
-from pymemcgbpf import _cgroupfs
 from tests.kernel.forest import forest
+from tests.kernel.surroundings import IN_LAB
 
 from . import runner, table, tree_contestants
 from .c_programs import Programs
 from .errors import BenchError
-from .machine import machine
-from .one_cgroup import COLUMNS
+from .names import C_MAP, ITEMS, TREE
 
 _LEAVES = 99  # of each group
 _SLOW = 5.0  # µs per cgroup: who takes longer has fewer turns
@@ -23,53 +21,42 @@ _ATTEMPTS = 20
 _PAUSE = 0.25  # seconds
 
 
-def trees(programs: Programs, sizes: Sequence[int], walks: int, rounds: int) -> dict[str, object]:
-    """Times all that read a tree, for each of the sizes; prints the table."""
+def trees(
+    programs: Programs, sizes: Sequence[int], walks: int, rounds: int
+) -> tuple[list[table.Result], list[str]]:
+    """Times all that read a tree, for each of the sizes; their results, and lines about them."""
     entrants: list[runner.Contestant] = []
-    titles = {}
     compared = 0
-    top = Path(_cgroupfs.hierarchy_root(_cgroupfs.own_cgroup()))
     for size in sizes:
         with ExitStack() as stack:
             made = stack.enter_context(forest(size // (1 + _LEAVES), _LEAVES))
             paths = list(made.paths.values())
             here: list[runner.Contestant] = []
-            for column, items in COLUMNS.items():
-                title = f"{size}/{column}"
+            for title, items in ITEMS.items():
+                section = TREE.format(len(paths), title)
                 found = [
                     *tree_contestants.through_bpf(
-                        title, items, made.root, len(paths), programs, stack
+                        section, items, made.root, len(paths), programs, stack
                     )
                 ]
-                best = found[0].against.removeprefix(tree_contestants.c_map(""))
+                best = found[0].against.removeprefix(C_MAP)
                 found += tree_contestants.through_text(
-                    title, items, made.root, paths, best, programs, stack
+                    section, items, made.root, paths, best, programs, stack
                 )
                 compared += _same_numbers(found)
                 here += found
-                count = max(len(one.values()) for one in found if one.values) - 1
-                titles[title] = f"{len(paths):,} × {count}"
             _run(here, walks, rounds)
             entrants += here
-    print(table.table(entrants, titles))
-    print()
-    print("µs per cgroup, with the flush; columns: cgroups × items; ratio: to the C program that")
-    print("has its rows in the same mapped array. memory.stat of cgroup v1 has fewer items.")
-    print(
-        f"{compared} sums compared; best of {rounds} rounds of {walks} walks (fewer for the slow)"
+    note = (
+        f"trees, with the flush: {compared} sums compared; best of {rounds} rounds of {walks} "
+        "walks (fewer for the slow)"
     )
-    print(machine(top))
-    return {
-        "machine": machine(top),
-        "walks": walks,
-        "rounds": rounds,
-        "results": table.results(entrants),
-    }
+    return table.results(entrants), [note]
 
 
 def _run(entrants: Sequence[runner.Contestant], walks: int, rounds: int) -> None:
-    """A first round tells who is slow."""
-    runner.run(entrants, 1, 1)
+    """The first rounds tell who is slow: one where nothing disturbs."""
+    runner.run(entrants, 1, 1 if IN_LAB else 3)
     slow = [one for one in entrants if one.best > _SLOW]
     runner.run([one for one in entrants if one not in slow], walks, rounds)
     if slow:

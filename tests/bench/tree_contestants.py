@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 """Who reads a whole tree: the package, and what people use instead.
 
-Each function makes the contestants of one column: for these items, or (None) for all.
+Each function makes the contestants of one section: for these items, or (None) for all.
 Values are for the check: how many cgroups, and the sum of each item over them.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,14 +14,28 @@ from typing import Callable, Optional
 
 import pymemcgbpf
 from pymemcgbpf import TreeReader, _libbpf, _program, _tree_sources
+from pymemcgbpf._bench import control
 from pymemcgbpf._btf import Types
 from tests.kernel.oracle import V1_KEYS
-from tests.kernel.surroundings import VERSION
+from tests.kernel.surroundings import BEST_BACKEND, VERSION
 from tests.kernel.ways import TREE_BPF_WAYS
 
 from .c_programs import CProgram, Programs
-from .contestants import Items, constants_of, flushing_file
+from .contestants import constants_of, flushing_file
 from .errors import BenchError
+from .names import (
+    C_DECODED,
+    C_HASH,
+    C_MAP,
+    COPY,
+    DICTS,
+    ROW_DICTS,
+    TREE_TEXT,
+    VIEW,
+    WALKED,
+    Items,
+    by,
+)
 from .runner import Contestant, timed
 
 Values = dict[str, int]
@@ -31,24 +44,18 @@ CGROUPS = "cgroups"
 _SPARE_ROWS = 1000
 
 
-def c_map(way: str) -> str:
-    """The row of the C program that fills the very same map."""
-    return f"C: the same mapped array{way}"
-
-
 def through_bpf(
-    column: str, items: Items, root: Path, cgroups: int, programs: Programs, stack: ExitStack
+    section: str, items: Items, root: Path, cgroups: int, programs: Programs, stack: ExitStack
 ) -> Iterator[Contestant]:
     """The package by each way that is here, and C programs by the same."""
     for backend, transport in TREE_BPF_WAYS:
-        # One way needs no name.
-        way = f", {backend} {transport}" if len(TREE_BPF_WAYS) > 1 else ""
+        way = by(transport, "" if backend == BEST_BACKEND else backend)
         tree = stack.enter_context(TreeReader(root, items, backend=backend, transport=transport))
-        yield from _one_way(column, way, tree, cgroups, programs, stack)
+        yield from _one_way(section, way, tree, cgroups, programs, stack)
 
 
 def _one_way(
-    column: str,
+    section: str,
     way: str,
     tree: TreeReader,
     cgroups: int,
@@ -58,7 +65,7 @@ def _one_way(
     source = tree._source
     if not isinstance(source, _tree_sources.MapSource):
         raise BenchError(f"{tree.path} is not read through BPF here: {tree.why}")
-    label = f"{column}{way}".replace(", ", "-").replace(" ", "-").replace("/", "-")
+    label = f"{section}{way}".replace(", ", "-").replace(" ", "-")
     constants = programs.directory / f"constants-{label}"
     constants.write_bytes(constants_of(_program_of(source)))
     count, room = str(len(tree.items)), str(cgroups + _SPARE_ROWS)
@@ -67,7 +74,7 @@ def _one_way(
     def contestant(
         name: str, batch: Callable[[int], float], values: Callable[[], Values]
     ) -> Contestant:
-        return Contestant(name, column, _per(batch, cgroups), values, c_map(way))
+        return Contestant(name, section, _per(batch, cgroups), values, C_MAP + way)
 
     mapped = stack.enter_context(
         CProgram(
@@ -78,7 +85,7 @@ def _one_way(
             *(tree.path, count, room, *flush),
         )
     )
-    yield contestant(c_map(way), mapped.batch, lambda: _named(tree.items, mapped.values()))
+    yield contestant(C_MAP + way, mapped.batch, lambda: _named(tree.items, mapped.values()))
 
     def view() -> object:
         return tree.read(copy=False)
@@ -92,10 +99,10 @@ def _one_way(
     def values() -> Values:
         return _sums(tree.read())
 
-    yield contestant(f"TreeReader.read(copy=False){way}", timed(view), values)
-    yield contestant(f"TreeReader.read(){way}", timed(tree.read), values)
-    yield contestant(f"TreeReader.read(copy=False), dict(row) of each{way}", timed(dicts), values)
-    yield contestant(f"TreeReader.read(copy=False).dicts(){way}", timed(all_dicts), values)
+    yield contestant(VIEW + way, timed(view), values)
+    yield contestant(COPY + way, timed(tree.read), values)
+    yield contestant(DICTS + way, timed(all_dicts), values)
+    yield contestant(ROW_DICTS + way, timed(dicts), values)
     if tree.transport == "run":
         return
     constants = programs.directory / f"constants-{label}-hash"
@@ -110,14 +117,14 @@ def _one_way(
         )
     )
     yield contestant(
-        f"C: hash map, drained key by key{way}",
+        C_HASH + way,
         hashed.batch,
         lambda: _named(tree.items, hashed.values()),
     )
 
 
 def through_text(
-    column: str,
+    section: str,
     items: Items,
     root: Path,
     paths: Sequence[Path],
@@ -133,37 +140,24 @@ def through_text(
     def contestant(
         name: str, batch: Callable[[int], float], values: Callable[[], Values]
     ) -> Contestant:
-        return Contestant(name, column, _per(batch, len(paths)), values, c_map(way))
+        return Contestant(name, section, _per(batch, len(paths)), values, C_MAP + way)
 
     tree = stack.enter_context(TreeReader(root, names, backend="text"))
-    yield contestant("TreeReader, backend text", timed(tree.read), lambda: _sums(tree.read()))
+    yield contestant(TREE_TEXT, timed(tree.read), lambda: _sums(tree.read()))
 
-    listed = programs.directory / f"paths-{column}".replace("/", "-")
+    listed = programs.directory / f"paths-{section}".replace(", ", "-").replace(" ", "-")
     listed.write_text("".join(f"{path}\n" for path in paths))
     kept = stack.enter_context(CProgram(programs.executable("tree_text"), listed, *keys))
-    yield contestant(
-        "C: memory.stat kept open, parsed", kept.batch, lambda: _named(names, kept.values())
-    )
+    yield contestant(C_DECODED, kept.batch, lambda: _named(names, kept.values()))
 
-    def walk() -> list[dict[str, int]]:
-        found = []
-        for directory, _, files in os.walk(root):
-            if "memory.stat" in files:
-                values = {}
-                with open(os.path.join(directory, "memory.stat")) as lines:
-                    for line in lines:
-                        key, value = line.split()
-                        if key in wanted:
-                            values[key] = int(value)
-                found.append(values)
-        return found
+    walk = control.walked(str(root), keys)
 
     def values() -> Values:
-        found = walk()
+        found = walk().values()
         sums = {name: sum(each[key] for each in found) for key, name in wanted.items()}
         return {CGROUPS: len(found), **sums}
 
-    yield contestant("Python: os.walk, open, parse", timed(walk), values)
+    yield contestant(WALKED, timed(walk), values)
 
 
 def _per(batch: Callable[[int], float], cgroups: int) -> Callable[[int], float]:

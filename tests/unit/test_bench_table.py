@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The benchmark's one table, of contestants whose times are made up."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import pytest
+
+from tests.bench import goals, runner, table
+from tests.bench.names import C_ITERATOR, ONE, OPENED_ANEW, READER, SIX
+from tests.bench.table import Report
+
+SECTION = ONE.format(SIX)
+FLOOR = C_ITERATOR[False]
+
+
+def report(label: str, times: dict[str, list[float]]) -> Report:
+    """A machine's: name → nanoseconds per read of each round; all held against the floor."""
+    found = []
+    for name, rounds in times.items():
+        one = runner.Contestant(name, SECTION, lambda _: 0.0, None, FLOOR)
+        one.rounds = rounds
+        found.append(one)
+    return {"label": label, "machine": "", "notes": [], "results": table.results(found)}
+
+
+LIVE = report(
+    "Linux 6.18, live",
+    {
+        FLOOR: [2000, 1000, 1500],
+        READER[False]: [2900, 2500],
+        READER[True]: [4000],
+        OPENED_ANEW: [20_000],
+    },
+)
+LAB = report("Linux 7.3, lab", {FLOOR: [42_000], "another": [84_000]})
+
+
+def test_a_ratio_is_of_the_best_round_to_the_floor_s_best_one() -> None:
+    found = table.find(LIVE, SECTION, READER[False])
+    assert found is not None
+    assert (found["best_us"], found["median_us"], found["ratio"]) == (2.5, 2.7, 2.5)
+    assert found["against"] == FLOOR and found["rounds_ns"] == [2900, 2500]
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        (FLOOR, ["1.00", "1.00×", "42.00", "1.00×"]),
+        (READER[False], ["2.50", "2.50×", "-"]),
+        ("another", ["-", "84.00", "2.00×"]),
+    ],
+)
+def test_machines_stand_beside_each_other_and_what_one_lacks_is_a_dash(
+    name: str, cells: list[str]
+) -> None:
+    lines = table.table([LIVE, LAB]).splitlines()
+    assert lines[0].split("  ")[-1] == "Linux 7.3, lab" and "Linux 6.18, live" in lines[0]
+    assert lines[2] == SECTION
+    (row,) = (line for line in lines if line.strip().startswith(f"{name}  "))
+    assert row.split(name)[1].split() == cells
+    columns = {len(line) for line in lines[3:] if line.endswith("×")}
+    assert columns == {len(lines[0])} == {len(lines[1])}
+
+
+@pytest.mark.parametrize(
+    ("without", "line"),
+    [
+        (
+            None,
+            f"{SECTION}, {READER[False]}: 2.50 × the C iterator; 8.0 × (with the flush 5.0 ×) "
+            "faster than opened anew",
+        ),
+        (OPENED_ANEW, None),
+    ],
+)
+def test_the_goals_are_told_where_all_that_they_need_is_there(
+    without: Optional[str], line: Optional[str]
+) -> None:
+    kept = [one for one in LIVE["results"] if one["name"] != without]
+    partial: Report = {"label": "", "machine": "", "notes": [], "results": kept}
+    assert list(goals.goals(partial)) == ([] if line is None else [line])
