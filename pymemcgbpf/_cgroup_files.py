@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import weakref
+from collections.abc import Iterable
 from typing import Optional
 
 from ._catalogue import CATALOGUE, CURRENT, MEMORY_STAT, NUMA_STAT, PRESSURE, UNLIMITED
@@ -127,14 +128,54 @@ def parse(data: bytes) -> dict[str, int]:
     Raises:
         StreamError: a line is not a key and a number.
     """
-    words = data.decode("ascii", "replace").split()
+    keys, values = _keys_and_values(data)
     try:
-        parsed = dict(zip(words[::2], map(int, words[1::2])))
+        return dict(zip(keys, map(int, values)))
     except ValueError as error:
         raise StreamError(f"{MEMORY_STAT} is not as expected: {error}") from error
+
+
+def _keys_and_values(data: bytes) -> tuple[list[str], list[str]]:
+    words = data.decode("ascii", "replace").split()
     if len(words) % 2:
         raise StreamError(f"{MEMORY_STAT} is not as expected: {words[-1]!r} has no value")
-    return parsed
+    return words[::2], words[1::2]
+
+
+class StatLines:
+    """Some items' values in memory.stat, by their places: its lines change only when cgroup2 is
+    mounted anew, so the keys are compared, and not looked up.
+
+    *absent* is the value of an item that has no line; None: that is a StreamError.
+    """
+
+    def __init__(self, names: Iterable[str], version: int, absent: Optional[int] = None) -> None:
+        self._keys = [stat_key(name, version) for name in names]
+        self._absent = absent
+        self._layout: tuple[list[str], list[int]] = ([], [])
+
+    def values(self, data: bytes) -> list[int]:
+        """The items' values, in their order.
+
+        Raises:
+            StreamError: memory.stat does not look as it does.
+        """
+        printed, values = _keys_and_values(data)
+        try:
+            known, places = self._layout
+            if printed != known:
+                places = self._places(printed)
+                self._layout = printed, places
+            if self._absent is not None:
+                values.append(str(self._absent))  # which the place -1 is
+            return [int(values[place]) for place in places]
+        except (ValueError, IndexError) as error:
+            raise StreamError(f"{MEMORY_STAT} is not as expected: {error}") from error
+
+    def _places(self, printed: list[str]) -> list[int]:
+        if self._absent is None:
+            return [printed.index(key) for key in self._keys]
+        return [printed.index(key) if key in printed else -1 for key in self._keys]
 
 
 def parse_items(file: str, version: int, data: bytes) -> dict[str, int]:

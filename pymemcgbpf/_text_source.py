@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Optional, Union
+from typing import Union
 
 from ._catalogue import MEMORY_STAT, PRESSURE, file_of
-from ._cgroup_files import CgroupFile, PressureFile, name_of, parse_items, stat_key
+from ._cgroup_files import CgroupFile, PressureFile, StatLines, name_of, parse_items
 from ._cgroupfs import Cgroup
 from .errors import ItemUnavailableError, StreamError
 
@@ -66,10 +66,7 @@ class _File:
             self._open = PressureFile(cgroup)
         else:
             self._open = CgroupFile(cgroup, name_of(file, cgroup.version) or file)
-        # The lines change only when cgroup2 is mounted anew, so memory.stat's values are picked
-        # by place, and the keys compared.
-        self._layout: Optional[list[str]] = None
-        self._places: list[int] = []
+        self._lines = StatLines(names, cgroup.version)
         try:
             shown = parse_items(file, self._version, self._open.read())
         except BaseException:
@@ -84,7 +81,7 @@ class _File:
         """The items' values, now; none where pressure is switched off."""
         data = self._open.read()
         if self.file == MEMORY_STAT:
-            return self._by_place(data)
+            return self._lines.values(data)
         if self.file == PRESSURE and not data:
             return []
         shown = parse_items(self.file, self._version, data)
@@ -92,18 +89,6 @@ class _File:
             return [shown[name] for name in self.names]
         except KeyError as error:
             raise StreamError(f"{self.file} is not as expected: no {error}") from error
-
-    def _by_place(self, data: bytes) -> list[int]:
-        words = data.decode("ascii", "replace").split()
-        printed = words[::2]
-        try:
-            if printed != self._layout:
-                keys = [stat_key(name, self._version) for name in self.names]
-                self._places = [2 * printed.index(key) + 1 for key in keys]
-                self._layout = printed
-            return [int(words[place]) for place in self._places]
-        except (ValueError, IndexError) as error:
-            raise StreamError(f"{MEMORY_STAT} is not as expected: {error}") from error
 
     def close(self) -> None:
         """Twice is fine."""

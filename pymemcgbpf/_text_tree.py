@@ -16,6 +16,9 @@ from ._catalogue import MEMORY_STAT, ON_ROOT, PRESSURE, file_of
 from ._cgroupfs import Cgroup
 from .errors import CgroupPermissionError, errno_text
 
+# A directory of cgroupfs has so many links, and one more for each directory in it.
+_NO_DIRECTORY_BELOW = 2
+
 
 class Rows(NamedTuple):
     """The outcome of a walk.
@@ -45,27 +48,29 @@ class _Place(NamedTuple):
     level: int
 
 
-class _File(NamedTuple):
+class _File:
     """A file that is read of every cgroup.
 
     Attributes:
         file: as on cgroup v2.
-        name: as it is called in this hierarchy, of *version*.
-        version: 1 or 2.
-        places: item's name → its place in a row.
+        name: as it is called in this hierarchy.
     """
 
-    file: str
-    name: str
-    version: int
-    places: dict[str, int]
+    def __init__(self, file: str, version: int, places: dict[str, int]) -> None:
+        self.file, self._version = file, version
+        self.name = _cgroup_files.name_of(file, version) or file
+        self._places = places  # item's name → its place in a row
+        self._lines = _cgroup_files.StatLines(places, version, absent=_wire.ABSENT)
 
     def parse_into(self, values: list[int], data: bytes) -> None:
         """Puts the file's numbers where they belong."""
-        for name, value in _cgroup_files.parse_items(self.file, self.version, data).items():
-            place = self.places.get(name)
-            if place is not None:
+        if self.file == MEMORY_STAT:
+            for place, value in zip(self._places.values(), self._lines.values(data)):
                 values[place] = value
+            return
+        for name, value in _cgroup_files.parse_items(self.file, self._version, data).items():
+            if name in self._places:
+                values[self._places[name]] = value
 
 
 def _files(names: tuple[str, ...], version: int) -> list[_File]:
@@ -73,10 +78,7 @@ def _files(names: tuple[str, ...], version: int) -> list[_File]:
     places: dict[str, dict[str, int]] = {MEMORY_STAT: {}}
     for at, name in enumerate(names):
         places.setdefault(file_of(name), {})[name] = at
-    return [
-        _File(file, _cgroup_files.name_of(file, version) or file, version, items)
-        for file, items in places.items()
-    ]
+    return [_File(file, version, items) for file, items in places.items()]
 
 
 class TextTreeSource:
@@ -163,6 +165,8 @@ class TextTreeSource:
         """In the order of their making, which is the kernel's: ids only rise."""
         with self._opened(parent) as fd:
             if fd < 0:
+                return []
+            if os.fstat(fd).st_nlink == _NO_DIRECTORY_BELOW:
                 return []
             prefix = "" if parent.path == "." else f"{parent.path}/"
             with os.scandir(fd) as entries:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
+from typing import Optional
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from pymemcgbpf import UNLIMITED, StreamError, _cgroup_files
 from pymemcgbpf._catalogue import CATALOGUE, CURRENT, FILES, MEMORY_STAT
-from pymemcgbpf._cgroup_files import name_of, parse, parse_items, stat_key
+from pymemcgbpf._cgroup_files import StatLines, name_of, parse, parse_items, stat_key
 
 V1_MAX = UNLIMITED // mmap.PAGESIZE * mmap.PAGESIZE
 
@@ -85,6 +86,33 @@ def test_v1_s_lines_have_other_names_and_the_catalogue_s_order() -> None:
         assert stat_key(name, 1) == CATALOGUE[name].v1
         assert stat_key(name, 2) == name
     assert (stat_key("tomorrow", 2), stat_key("slab", 1)) == ("tomorrow", "")
+
+
+def test_lines_are_picked_by_place_and_a_change_of_them_is_seen() -> None:
+    lines = StatLines(["file", "anon"], 2)
+    assert lines.values(b"anon 1\nfile 2\npgfault 3\n") == [2, 1]
+    assert lines.values(b"anon 4\nfile 5\npgfault 6\n") == [5, 4]
+    assert lines.values(b"file 7\nnew 8\nanon 9\n") == [7, 9]
+    with pytest.raises(StreamError, match=r"memory\.stat is not as expected: 'file'"):
+        lines.values(b"anon 1\n")
+    assert lines.values(b"file 7\nanon 8\n") == [7, 8]
+
+
+def test_a_line_that_is_not_there_has_the_value_of_an_absent_one() -> None:
+    lines = StatLines(["file", "anon", "shmem"], 2, absent=77)
+    for _ in range(2):
+        assert lines.values(b"anon 1\nshmem 2\n") == [77, 1, 2]
+    assert lines.values(b"") == [77, 77, 77]
+    assert StatLines(["anon", "file_dirty", "kernel"], 1, absent=77).values(
+        b"rss 1\ntotal_rss 2\ntotal_dirty 3\n"
+    ) == [2, 3, 77]
+
+
+@pytest.mark.parametrize("data", [b"anon", b"anon x", b"anon 1 file", b"anon 1\nfile -\n"])
+@pytest.mark.parametrize("absent", [None, 77])
+def test_a_place_without_a_number_is_an_error(data: bytes, absent: Optional[int]) -> None:
+    with pytest.raises(StreamError, match=r"memory\.stat is not as expected"):
+        StatLines(["anon", "file"], 2, absent).values(data)
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,27 @@ def test_files_and_links_are_no_cgroups(root: Path, source: MakeSource) -> None:
     assert len(rows_of(source(root, "children"))) == 3
 
 
+def test_a_cgroup_with_none_below_is_not_listed(
+    root: Path, source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = []
+    scandir = os.scandir
+
+    def listing(fd: int) -> Any:
+        listed.append(os.fstat(fd).st_ino)
+        return scandir(fd)
+
+    rows = rows_of(source(root))
+    monkeypatch.setattr(os, "scandir", listing)
+    assert rows_of(source(root)) == rows
+    assert sorted(listed) == sorted(id_of(path) for path in pre(root) if children(path))
+    # A file system that does not count them, as btrfs, has a 1 there.
+    monkeypatch.setattr(_text_tree, "_NO_DIRECTORY_BELOW", -1)
+    listed.clear()
+    assert rows_of(source(root)) == rows
+    assert sorted(listed) == sorted(map(id_of, pre(root)))
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_levels_and_parents(order: str, root: Path, source: MakeSource) -> None:
     for start in (".", "a", "a/x/deep"):
