@@ -494,6 +494,8 @@ def close_names(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
     known = list(candidates)
     import difflib  # for a message alone
 
+    if name.removeprefix(f"{MEMORY_STAT}.") in known:  # its items go without the file's name
+        return (name.removeprefix(f"{MEMORY_STAT}."),)
     like = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.6)
     for candidate in known:
         if len(like) < 4 and name and candidate not in like and name.lower() in candidate:

@@ -109,7 +109,10 @@ def open_cgroup(path: Path) -> Cgroup:
         if not _exists(fd, "cgroup.procs"):
             if _is_going(text, opened):
                 raise removed(text)
-            raise NotACgroupError(f"{text} is a directory, but not a cgroup's: no cgroup.procs")
+            raise NotACgroupError(
+                f"{text} is a directory, but not a cgroup's: no cgroup.procs"
+                f"{_memory_is_elsewhere(text)}"
+            )
         version = 2 if _exists(fd, "cgroup.controllers") else 1
         if not _exists(fd, MEMORY_STAT):
             raise removed(text) if identity(text) != opened else _why_no_memory(text)
@@ -233,8 +236,8 @@ def _why_no_memory(path: str) -> MemcgError:
         if os.path.exists(os.path.join(above, MEMORY_STAT)):
             return removed(path)  # its parent has the controller, so it had a file there
         return MemoryControllerError(
-            f"{path} is in a cgroup v1 hierarchy without the memory controller: "
-            "use the memory hierarchy (most often /sys/fs/cgroup/memory)"
+            f"{path} is in a cgroup v1 hierarchy without the memory controller"
+            f"{_memory_is_elsewhere(path)}"
         )
     if "memory" in controllers.split():
         return removed(path)  # it has the controller; only the files are gone
@@ -249,10 +252,13 @@ def _why_no_memory(path: str) -> MemcgError:
         parent = os.path.dirname(at)
         controllers = _read(os.path.join(parent, "cgroup.controllers"))
         if parent == at or controllers is None:
+            elsewhere = _memory_is_elsewhere(path)
+            why = elsewhere or (
+                ": it is on a cgroup v1 hierarchy, switched off (cgroup_disable=memory), or not "
+                "handed to this container"
+            )
             return MemoryControllerError(
-                f"{path} has no memory controller, and none of its ancestors does: it is on a "
-                "cgroup v1 hierarchy, switched off (cgroup_disable=memory), or not handed to "
-                "this container"
+                f"{path} has no memory controller, and none of its ancestors does{why}"
             )
         if "memory" in controllers.split():
             file = os.path.join(parent, "cgroup.subtree_control")
@@ -262,6 +268,16 @@ def _why_no_memory(path: str) -> MemcgError:
                 + ("" if at == os.path.realpath(path) else ", then on down to it")
             )
         at = parent
+
+
+def _memory_is_elsewhere(path: str) -> str:
+    """The end of a sentence: where the hierarchy with the memory controller is mounted; "" if no
+    other than the path's own."""
+    at = os.path.realpath(path)
+    for _, mount in memory_mounts():
+        if _below(mount, at) is None and os.path.exists(os.path.join(mount, MEMORY_STAT)):
+            return f"; the memory controller's cgroups are in {mount}"
+    return ""
 
 
 def hierarchy_root(path: str) -> str:

@@ -51,6 +51,12 @@ class Parser(argparse.ArgumentParser):
         options.words += arguments[at + 1 :]
         return options
 
+    def exit(self, status: int = OK, message: Optional[str] = None) -> NoReturn:
+        """What --help and --version have printed may fail to be written yet."""
+        if status == OK and not _flushed():
+            status = FAILED
+        super().exit(status, message)
+
     def format_help(self) -> str:
         return super().format_help() + self.after_help
 
@@ -244,8 +250,15 @@ def _printed(text: str) -> bool:
         say("cannot write: standard output is closed")
         return False
     encoding = sys.stdout.encoding or "ascii"
+    return _flushed(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _flushed(text: str = "") -> bool:
+    """Whether standard output has taken this, and all that was printed before."""
+    if sys.stdout is None:
+        return True
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
         # What is buffered cannot be written either; Python would complain at exit.

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         "--output",
         metavar="FILE",
         help="write to this file, which is replaced at once when all is written; a new one has "
-        "mode 0644 (default: print)",
+        "mode 0644 (default, or -: print)",
     )
     options = parser.parse_words(arguments)
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         command.say_if_text(reader.backend, reader.why)
         command.say_if_unseen(snapshot)
         families = _exposition(snapshot, _labels(snapshot, reader.path), options.format)
-        if options.output is None:
+        if options.output in (None, "-"):
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(encoding="utf-8")  # both formats are that
             yield from families

@@ -217,6 +217,7 @@ def test_the_order_is_memory_stat_s() -> None:
         ("slab_reclaimible", "slab_reclaimable"),
         ("memory.curent", "memory.current"),
         ("oom_kill", "memory.events.oom_kill"),
+        ("memory.stat.anon", "anon"),
     ],
 )
 def test_close_names(name: str, best: str) -> None:

@@ -215,15 +215,40 @@ def test_a_threaded_cgroup(tmp_path: Path) -> None:
     assert "threaded cgroup" in said and "nearest ancestor" in said
 
 
-def test_no_ancestor_has_memory(tmp_path: Path) -> None:
+def mounted(monkeypatch: pytest.MonkeyPatch, *mounts: Path) -> None:
+    """Has the memory controller's hierarchy be mounted there alone."""
+    found = [("/", str(mount)) for mount in mounts]
+    monkeypatch.setattr(_cgroupfs, "memory_mounts", lambda: iter(found))
+
+
+def test_no_ancestor_has_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted(monkeypatch)
     said = why(bare(bare(tmp_path / "top") / "a"))
     assert "none of its ancestors" in said and "cgroup_disable=memory" in said
 
 
-def test_v1_of_another_controller(tmp_path: Path) -> None:
+def test_v1_of_another_controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted(monkeypatch)
     said = why(make_v1(tmp_path / "cpu", stat=None))
-    assert "cgroup v1 hierarchy without the memory controller" in said
-    assert "/sys/fs/cgroup/memory" in said
+    assert said.endswith("cgroup v1 hierarchy without the memory controller")
+
+
+def test_where_the_memory_controller_is_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = make_v1(tmp_path / "memory")
+    # One that shows nothing of it, and one that is not there at all.
+    mounted(monkeypatch, tmp_path / "none", bare(tmp_path / "empty"), memory)
+    end = f"; the memory controller's cgroups are in {memory}"
+    assert why(make_v1(tmp_path / "cpu", stat=None)).endswith(end)
+    assert why(bare(bare(tmp_path / "unified") / "a")).endswith(f"none of its ancestors does{end}")
+    with pytest.raises(NotACgroupError) as caught:
+        open_cgroup(tmp_path)
+    assert str(caught.value).endswith(end)
+    # Its own hierarchy is no other place.
+    mounted(monkeypatch, memory.parent)
+    (memory.parent / "memory.stat").touch()
+    assert "cgroups are in" not in why(make_v1(bare(tmp_path / "a") / "pids", stat=None))
 
 
 @pytest.mark.parametrize("make", [make_v1, make_v2])

@@ -233,10 +233,10 @@ def test_help_on_a_terminal_of_ascii_alone(run_python: RunPython) -> None:
     assert "PATH" in ran.stdout and "--no-flush" in ran.stdout
 
 
-def command(v2: Path, stdout: int) -> subprocess.CompletedProcess[str]:
+def command(stdout: int, *words: object) -> subprocess.CompletedProcess[str]:
     package = Path(pymemcgbpf.__file__).resolve().parent
     return subprocess.run(
-        [sys.executable, "-m", "pymemcgbpf", *TEXT, str(v2)],
+        [sys.executable, "-m", "pymemcgbpf", *map(str, words)],
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
@@ -249,14 +249,19 @@ def test_a_broken_pipe_is_quiet(v2: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        ran = command(v2, writing)
+        ran = command(writing, *TEXT, v2)
     finally:
         os.close(writing)
     assert (ran.returncode, ran.stderr) == (1, "")
 
 
-def test_a_full_disk_is_one_line(v2: Path) -> None:
+@pytest.mark.parametrize(
+    "words", [(*TEXT, ""), ("--help",), ("tree", "--help"), ("items", "--version")]
+)
+def test_a_full_disk_is_one_line(words: tuple[str, ...], v2: Path) -> None:
     with open("/dev/full", "w") as full:
-        ran = command(v2, full.fileno())
-    assert ran.returncode == 1
-    assert ran.stderr.startswith("pymemcgbpf: ") and ran.stderr.count("\n") == 1
+        ran = command(full.fileno(), *(word or v2 for word in words))
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "pymemcgbpf: cannot write: No space left on device\n",
+    )

@@ -209,6 +209,14 @@ def test_the_file_is_replaced_at_once(forest: Path, tmp_path: Path, capsys: Capt
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+def test_a_dash_is_no_file(
+    forest: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert printed(capsys, "--output", "-", forest, "anon") == printed(capsys, forest, "anon")
+    assert not os.path.lexists("-")
+
+
 def test_a_link_is_followed(forest: Path, tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
     printed(capsys, "--output", tmp_path / "link", forest, "anon")
