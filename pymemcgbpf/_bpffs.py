@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterable
 from typing import Callable, NamedTuple, Union
 
@@ -109,6 +110,25 @@ def _nearest(path: str) -> str:
     return at
 
 
+def set_mode(path: str, mode: int) -> None:
+    """Sets the permissions of what this process has just made at a path.
+
+    Whoever owns a directory above may have put another's file or a link there since: that is
+    left alone.
+
+    Raises:
+        PinPathError: so it is.
+    """
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISLNK(status.st_mode) or status.st_uid != os.geteuid():
+            raise PinPathError(f"{path} was replaced by another user as soon as it was made")
+        os.chmod(f"/proc/self/fd/{fd}", mode)
+    finally:
+        os.close(fd)
+
+
 class Made:
     """What was made so far, to be taken back unless it is kept."""
 
@@ -128,11 +148,12 @@ class Made:
     def directory(self, path: str, mode: int) -> None:
         """Makes a directory, whatever the umask."""
         self._make(self._directories, path, lambda: os.mkdir(path, mode))
-        os.chmod(path, mode)
+        set_mode(path, mode)
 
-    def file(self, path: str, make: Callable[[], None]) -> None:
+    def file(self, path: str, make: Callable[[], None], mode: int) -> None:
         """Makes a file, by a function that does."""
         self._make(self._files, path, make)
+        set_mode(path, mode)
 
     @staticmethod
     def _make(made: list[str], path: str, make: Callable[[], None]) -> None:

@@ -171,7 +171,7 @@ def pin_tree(
                     source.pin(os.path.join(path, part.name), bits, made)
                 finally:
                     source.close()
-            os.chmod(path, _bpffs.DIRECTORY_MODE)
+            _bpffs.set_mode(path, _bpffs.DIRECTORY_MODE)
         except BaseException as error:
             made.undo()
             _explain(path, error)
@@ -306,8 +306,7 @@ class PinSource:
 
     def pin(self, path: str, mode: int, made: _bpffs.Made) -> None:
         """Pins it; what is made is taken note of."""
-        made.file(path, lambda: self._link.pin(path))
-        os.chmod(path, mode)
+        made.file(path, lambda: self._link.pin(path), mode)
 
     def close(self) -> None:
         """Lets go of the link; if it is pinned, it stays. Twice is fine."""

@@ -110,12 +110,12 @@ def test_what_was_made_is_taken_back(bpffs: Path) -> None:
     before = os.umask(0o077)
     try:
         made.parents(str(pin))
-        made.file(str(pin), pin.touch)
+        made.file(str(pin), pin.touch, 0o440)
         made.directory(str(bpffs / "other"), 0o700)
     finally:
         os.umask(before)
     assert [mode(path) for path in (pin.parent, pin.parent.parent)] == [0o755, 0o755]
-    assert mode(bpffs / "other") == 0o700
+    assert mode(bpffs / "other") == 0o700 and mode(pin) == 0o440
     made.undo()
     assert list(bpffs.rglob("*")) == [bpffs / "old"]
 
@@ -130,7 +130,7 @@ def test_what_others_made_stays(bpffs: Path) -> None:
         raise FileExistsError
 
     with pytest.raises(FileExistsError):
-        made.file(str(bpffs / "pin"), refuse)
+        made.file(str(bpffs / "pin"), refuse, 0o444)
     with pytest.raises(FileExistsError):
         made.directory(str(bpffs / "pin"), 0o700)
     made.undo()
@@ -145,9 +145,25 @@ def test_what_was_made_when_a_signal_came_is_taken_back(bpffs: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        made.file(str(bpffs / "pin"), make_and_be_interrupted)
+        made.file(str(bpffs / "pin"), make_and_be_interrupted, 0o444)
     made.undo()
     assert os.listdir(bpffs) == []
+
+
+def test_what_another_user_has_put_in_its_place_keeps_its_mode(
+    bpffs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, pin = tmp_path / "secret", bpffs / "pin"
+    secret.touch(0o600)
+    made = _bpffs.Made()
+    with pytest.raises(PinPathError, match=f"{pin} was replaced by another user"):
+        made.file(str(pin), lambda: pin.symlink_to(secret), 0o444)
+    made.undo()
+    assert mode(secret) == 0o600 and os.listdir(bpffs) == []
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(PinPathError, match="was replaced by another user"):
+        made.file(str(pin), lambda: pin.touch(0o600), 0o444)
+    assert mode(pin) == 0o600
 
 
 def test_a_directory_that_another_makes_meanwhile_is_used(
