@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import stat
-from collections.abc import Iterable
-from typing import Callable, NamedTuple, Union
+from collections.abc import Iterable, Iterator
+from typing import Callable, NamedTuple, Optional, Union
 
 from .errors import MemcgError, PinExistsError, PinPathError, PinPermissionError, errno_text
 
@@ -40,8 +41,16 @@ def is_bpffs(path: str) -> bool:
         OSError: there is nothing.
         MemcgError: it cannot be told.
     """
-    device = os.stat(path).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+    return is_on_bpffs(os.stat(path), path)
+
+
+def is_on_bpffs(status: os.stat_result, path: str) -> bool:
+    """The same of what os.stat() tells of it.
+
+    Raises:
+        MemcgError: it cannot be told.
+    """
+    wanted = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
@@ -56,6 +65,17 @@ def is_bpffs(path: str) -> bool:
             call="open",
         ) from error
     return False
+
+
+@contextlib.contextmanager
+def opened_directory(path: str, at: Optional[int] = None) -> Iterator[int]:
+    """An open directory: at a path, for names in it; or, to be listed, by its name in another."""
+    flags = os.O_PATH if at is None else os.O_RDONLY | os.O_NOFOLLOW
+    fd = os.open(path, flags | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def check_free(path: str) -> None:
@@ -73,13 +93,19 @@ def check_free(path: str) -> None:
                 f"{path} is not on a bpffs, where alone a pin can be ({_MOUNT}, "
                 "if there is none, and give a path below it)"
             )
-    except PermissionError as error:
-        raise not_allowed(path, error) from error
+    except MemcgError:
+        raise
+    except OSError as error:
+        if error.errno in NOT_ALLOWED:
+            raise not_allowed(path, error) from error
+        raise no_such_place(path, error) from error
     if _is_pinned_tree(above):
         raise PinPathError(f"{path} would lie in the directory of a pinned tree: {above}")
     for name in os.path.relpath(path, above).split(os.sep):
         if "." in name:
             raise PinPathError(f"a bpffs takes no name with a dot in it: {name!r} of {path}")
+        if parts_of([name]):
+            raise PinPathError(f"{name!r} is what a part of a pinned tree is called: {path}")
 
 
 def _is_pinned_tree(directory: str) -> bool:
@@ -110,54 +136,77 @@ def _nearest(path: str) -> str:
     return at
 
 
-def set_mode(path: str, mode: int) -> None:
-    """Sets the permissions of what this process has just made at a path.
+def no_such_place(path: str, error: OSError) -> PinPathError:
+    """The error for a path that leads nowhere where a pin could be."""
+    return PinPathError(
+        f"{path} cannot be a pin's path: {errno_text(error.errno or 0)}",
+        errno=error.errno,
+        call="bpffs",
+    )
 
-    Whoever owns a directory above may have put another's file or a link there since: that is
-    left alone.
 
-    Raises:
-        PinPathError: so it is.
-    """
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        status = os.fstat(fd)
-        if stat.S_ISLNK(status.st_mode) or status.st_uid != os.geteuid():
-            raise PinPathError(f"{path} was replaced by another user as soon as it was made")
-        os.chmod(f"/proc/self/fd/{fd}", mode)
-    finally:
-        os.close(fd)
+class Place(NamedTuple):
+    """A name in an open directory, whatever that directory is called meanwhile."""
+
+    directory: int
+    name: str
+
+    @property
+    def path(self) -> str:
+        """For calls that take no directory."""
+        return f"/proc/self/fd/{self.directory}/{self.name}"
 
 
 class Made:
-    """What was made so far, to be taken back unless it is kept."""
+    """What was made so far, to be taken back unless it is kept. Closed, it is all kept."""
 
     def __init__(self) -> None:
-        self._directories: list[str] = []
-        self._files: list[str] = []
+        self._directories: list[Place] = []
+        self._files: list[Place] = []
+        self._open: list[int] = []
 
-    def parents(self, path: str) -> None:
-        """Makes the directories above a path that are not there, for all to enter."""
-        above = _nearest(path)
-        missing = os.path.relpath(os.path.dirname(path), above).split(os.sep)
-        for name in missing if missing != [os.curdir] else ():
-            above = os.path.join(above, name)
-            with contextlib.suppress(FileExistsError):  # another makes it just now, too
-                self.directory(above, DIRECTORY_MODE)
+    def above(self, path: str) -> Place:
+        """Makes the directories above an absolute path that are not there, for all to enter.
 
-    def directory(self, path: str, mode: int) -> None:
-        """Makes a directory, whatever the umask."""
-        self._make(self._directories, path, lambda: os.mkdir(path, mode))
-        set_mode(path, mode)
+        Raises:
+            PinPathError: the path does not lead into a bpffs; others may rename what is in there.
+            OSError.
+        """
+        nearest = _nearest(path)
+        at = self._opened(nearest, os.O_PATH)
+        if not is_bpffs(f"/proc/self/fd/{at}"):
+            raise PinPathError(f"{nearest} is no longer on a bpffs")
+        *missing, name = os.path.relpath(path, nearest).split(os.sep)
+        for each in missing:
+            try:
+                at = self.directory(Place(at, each), DIRECTORY_MODE)
+            except FileExistsError:  # another makes it just now, too
+                at = self._opened(each, os.O_PATH | os.O_NOFOLLOW, at)
+        return Place(at, name)
 
-    def file(self, path: str, make: Callable[[], None], mode: int) -> None:
-        """Makes a file, by a function that does."""
-        self._make(self._files, path, make)
-        set_mode(path, mode)
+    def directory(self, place: Place, mode: int) -> int:
+        """Makes a directory, whatever the umask; returns it, open."""
+        _check_safe(place)
+        make = functools.partial(os.mkdir, place.name, mode, dir_fd=place.directory)
+        self._make(self._directories, place, make)
+        made = self._opened(place.name, os.O_RDONLY | os.O_NOFOLLOW, place.directory)
+        os.fchmod(made, mode)
+        return made
+
+    def file(self, place: Place, make: Callable[[str], None], mode: int) -> None:
+        """Makes a file, by a function that does at a path."""
+        _check_safe(place)
+        self._make(self._files, place, lambda: make(place.path))
+        os.chmod(place.name, mode, dir_fd=place.directory)
+
+    def _opened(self, path: str, flags: int, at: Optional[int] = None) -> int:
+        fd = os.open(path, flags | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+        self._open.append(fd)
+        return fd
 
     @staticmethod
-    def _make(made: list[str], path: str, make: Callable[[], None]) -> None:
-        made.append(path)  # before, as a signal handler may raise at once when it is there
+    def _make(made: list[Place], place: Place, make: Callable[[], None]) -> None:
+        made.append(place)  # before, as a signal handler may raise at once when it is there
         try:
             make()
         except OSError:  # so it is not there, or not ours
@@ -166,12 +215,30 @@ class Made:
 
     def undo(self) -> None:
         """Takes all back, but for directories that others use now."""
-        for path in reversed(self._files):
+        for place in reversed(self._files):
             with contextlib.suppress(OSError):
-                os.unlink(path)
-        for path in reversed(self._directories):
+                os.unlink(place.name, dir_fd=place.directory)
+        for place in reversed(self._directories):
             with contextlib.suppress(OSError):
-                os.rmdir(path)
+                os.rmdir(place.name, dir_fd=place.directory)
+
+    def close(self) -> None:
+        """Closes the directories. Twice is fine."""
+        while self._open:
+            os.close(self._open.pop())
+
+
+def _check_safe(place: Place) -> None:
+    """Raises where another user could put something else in the place of what is made, whose
+    permissions would then be set."""
+    status = os.fstat(place.directory)
+    others_write = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+    if others_write or status.st_uid not in (0, os.geteuid()):
+        where = os.readlink(f"/proc/self/fd/{place.directory}")
+        raise PinPathError(
+            f"other users may rename what is in {where}: pin into a directory that only this user "
+            "may write to (chown, chmod go-w)"
+        )
 
 
 # --- a tree's parts, in a directory of their own

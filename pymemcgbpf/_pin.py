@@ -31,7 +31,6 @@ from .errors import (
     BackendUnavailableError,
     ItemUnavailableError,
     MemcgError,
-    PinPathError,
     TreeTooLargeError,
     UnknownItemError,
 )
@@ -95,12 +94,12 @@ def pin(
         source = _chosen(cgroup, names, Walk(order, bool(flush), True))
         made = _bpffs.Made()
         try:
-            made.parents(path)
-            source.pin(path, bits, made)
+            source.pin(made.above(path), bits, made)
         except BaseException as error:
             made.undo()
             _explain(path, error)
         finally:
+            made.close()
             source.close()
     finally:
         os.close(cgroup.fd)
@@ -153,28 +152,30 @@ def pin_tree(
         source.close()
         if wanted is None:
             wanted = 2 * _tree_sources.likely_rows(cgroup, "pre") + _SPARE_ROWS
-        count = parts_for(wanted, pinned.capacity(len(source.names)))
+        fit = pinned.capacity(len(source.names))
+        count = parts_for(min(wanted, (MOST_PARTS + 1) * fit), fit)
         if count > MOST_PARTS:
             raise TreeTooLargeError(
-                f"{len(source.names)} items of {wanted} cgroups would take {count} parts, more "
-                f"than {MOST_PARTS}: pin fewer items, or with less room=",
+                f"{len(source.names)} items of {wanted:,} cgroups would take more than "
+                f"{MOST_PARTS:,} parts: pin fewer items, or with less room=",
                 rows=wanted,
             )
         made = _bpffs.Made()
         try:
-            made.parents(path)
-            made.directory(path, 0o700)  # nobody reads what is not whole
+            at = made.directory(made.above(path), 0o700)  # nobody reads what is not whole
             for number in range(count):
                 part = _bpffs.Part(number, count)
                 source = PinSource(cgroup, source.recipe, walk, part)
                 try:
-                    source.pin(os.path.join(path, part.name), bits, made)
+                    source.pin(_bpffs.Place(at, part.name), bits, made)
                 finally:
                     source.close()
-            _bpffs.set_mode(path, _bpffs.DIRECTORY_MODE)
+            os.fchmod(at, _bpffs.DIRECTORY_MODE)
         except BaseException as error:
             made.undo()
             _explain(path, error)
+        finally:
+            made.close()
     finally:
         os.close(cgroup.fd)
 
@@ -211,8 +212,7 @@ def _explain(path: str, error: BaseException) -> NoReturn:
         if of_the_place and error.errno in _bpffs.NOT_ALLOWED:
             raise _bpffs.not_allowed(path, error) from error
         if of_the_place and error.errno in _bpffs.NO_SUCH_PLACE:
-            message = f"{path} cannot be a pin's path: {os.strerror(error.errno)}"
-            raise PinPathError(message, errno=error.errno, call="bpffs") from error
+            raise _bpffs.no_such_place(path, error) from error
         if not isinstance(error, MemcgError):
             message = f"{path} cannot be made: {os.strerror(error.errno or 0)}"
             raise MemcgError(message, errno=error.errno, call="bpffs") from error
@@ -304,9 +304,9 @@ class PinSource:
             raise _cgroupfs.why_unreadable(self._cgroup.path, self._cgroup.identity)
         return absent
 
-    def pin(self, path: str, mode: int, made: _bpffs.Made) -> None:
+    def pin(self, place: _bpffs.Place, mode: int, made: _bpffs.Made) -> None:
         """Pins it; what is made is taken note of."""
-        made.file(path, lambda: self._link.pin(path), mode)
+        made.file(place, self._link.pin, mode)
 
     def close(self) -> None:
         """Lets go of the link; if it is pinned, it stays. Twice is fine."""

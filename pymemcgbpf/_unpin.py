@@ -30,49 +30,52 @@ def unpin(pin_path: _bpffs.Path) -> None:
     """
     path = _bpffs.absolute(pin_path)
     try:
-        if os.path.islink(path):
-            raise PinPathError(f"{path} is a symbolic link: name what it leads to")
-        if not _bpffs.is_bpffs(path):
-            raise PinPathError(f"{path} is not on a bpffs, so it is no pin")
-        if stat.S_ISDIR(os.stat(path).st_mode):
-            _remove_directory(path)
-        else:
-            directory, name = os.path.split(path)
-            if _bpffs.parts_of([name]):
-                raise PinPathError(f"{path} is part of a pinned tree: unpin {directory}")
-            pinned.read_head(path)
-            _remove(path)
+        # By directories that are open: what the path leads to may change meanwhile.
+        above, name = os.path.split(path)
+        with _bpffs.opened_directory(above) as at:
+            status = os.stat(name or ".", dir_fd=at, follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
+                raise PinPathError(f"{path} is a symbolic link: name what it leads to")
+            if not _bpffs.is_on_bpffs(status, path):
+                raise PinPathError(f"{path} is not on a bpffs, so it is no pin")
+            if stat.S_ISDIR(status.st_mode):
+                _remove_directory(path, at)
+            elif _bpffs.parts_of([name]):
+                raise PinPathError(f"{path} is part of a pinned tree: unpin {above}")
+            else:
+                pinned.read_head(path, at)
+                _taken_away(path, os.unlink, at)
     except MemcgError:
         raise
     except (OSError, ValueError) as error:
         raise pinned.open_error(path, error) from error
 
 
-def _remove_directory(path: str) -> None:
-    names = os.listdir(path)
-    mine = [part.name for part in _bpffs.parts_of(names)]
-    parts = [os.path.join(path, name) for name in mine]
-    if not parts:
-        raise StreamError(f"{path} is not a directory of a pinned tree: nothing was removed")
-    foreign = sorted(set(names) - set(mine))
-    if foreign:
-        raise StreamError(
-            f"{path} has {foreign[0]!r} beside the parts of a pinned tree: nothing was removed"
-        )
-    for part in parts:
-        pinned.read_head(part)
-    for part in reversed(parts):
-        _remove(part)
-    _taken_away(path, os.rmdir)
+def _remove_directory(path: str, above: int) -> None:
+    with _bpffs.opened_directory(os.path.basename(path) or ".", above) as at:
+        names = os.listdir(at)
+        parts = [os.path.join(path, part.name) for part in _bpffs.parts_of(names)]
+        if not parts:
+            way_out = "" if names else " (it is empty: rmdir it)"
+            raise StreamError(
+                f"{path} is not a directory of a pinned tree: nothing was removed{way_out}"
+            )
+        foreign = sorted(set(names) - set(map(os.path.basename, parts)))
+        if foreign:
+            raise StreamError(
+                f"{path} has {foreign[0]!r} beside the parts of a pinned tree: nothing was removed"
+            )
+        for part in parts:
+            pinned.read_head(part, at)
+        for part in reversed(parts):
+            _taken_away(part, os.unlink, at)
+    _taken_away(path, os.rmdir, above)
 
 
-def _remove(path: str) -> None:
-    _taken_away(path, os.unlink)
-
-
-def _taken_away(path: str, remove: Callable[[str], None]) -> None:
+def _taken_away(path: str, remove: Callable[..., None], at: int) -> None:
+    """Removes what the path's last word names in an open directory."""
     try:
-        remove(path)
+        remove(os.path.basename(path), dir_fd=at)
     except OSError as error:
         if error.errno in _bpffs.NOT_ALLOWED:
             raise _bpffs.not_allowed(path, error) from error

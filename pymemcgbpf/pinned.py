@@ -50,10 +50,9 @@ class PinnedReader:
         pin_path: the pin, or the directory that pin_tree() made.
 
     Raises:
-        PinNotFoundError: there is none.
+        PinNotFoundError: there is none, or it is just being made or removed.
         PinPermissionError: this user may not read it.
-        StreamError: it is not of this package, or of a version that this one does not know;
-            or parts of a tree are missing.
+        StreamError: it is not of this package, or of a version that this one does not know.
     """
 
     def __init__(self, pin_path: _bpffs.Path) -> None:
@@ -61,9 +60,15 @@ class PinnedReader:
         if not self._path:
             raise PinNotFoundError("'' cannot be a path")
         self._closed = False
-        parts = self._files()
-        self._in_parts = parts is not None
-        self._head = read_head(self._path if parts is None else parts[0])
+        tree = self._opened_tree()
+        self._in_parts = tree is not None
+        if tree is None:
+            self._head = read_head(self._path)
+        else:
+            try:
+                self._head = read_head(self._parts(tree)[0], tree)
+            finally:
+                os.close(tree)
         header = _wire.decode_header(self._head)
         self._items = _names(self._path, header)
         self._order = ORDERS[header.order]
@@ -100,25 +105,29 @@ class PinnedReader:
         Raises:
             CgroupRemovedError: the walk's root was removed, or has lost its memory controller.
             TreeTooLargeError: there are more cgroups than the pin can write.
-            PinNotFoundError: the pin was removed.
+            PinNotFoundError: the pin was removed, or is just being so.
             PinPermissionError, StreamError.
             ClosedError: the reader is closed.
         """
         if self._closed:
             raise ClosedError(f"this reader of {self._path} is closed")
         began = time.monotonic_ns()
-        parts = self._files() if self._in_parts else None
-        if parts is None:
+        tree = self._opened_tree() if self._in_parts else None
+        if tree is None:
             taken = self._take(self._path)
             if self._order == "self":
                 return self._only_row(taken)
             rows = taken.rows
         else:
-            rows = memoryview(b"".join(self._take(part, self._path).rows for part in parts))
+            try:  # by the directory: at its path there may be another tree meanwhile
+                parts = self._parts(tree)
+                rows = memoryview(b"".join(self._take(part, tree).rows for part in parts))
+            finally:
+                os.close(tree)
         ended = time.monotonic_ns()
         if not rows and self._order != "children":
             raise self._removed()
-        if parts is not None:
+        if tree is not None:
             rows = self._in_order(rows)
         return Snapshot(rows, self._items, self._order, began, ended, self._paths_of(rows))
 
@@ -128,25 +137,37 @@ class PinnedReader:
 
     # ---
 
-    def _files(self) -> Optional[list[str]]:
-        """The parts of a tree; None where it is not in parts."""
+    def _opened_tree(self) -> Optional[int]:
+        """The directory of a tree in parts, open; None where the pin is a file."""
         try:
-            names = os.listdir(self._path)
+            return os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except NotADirectoryError:
             return None
         except (OSError, ValueError) as error:
             raise open_error(self._path, error) from error
+
+    def _parts(self, tree: int) -> list[str]:
+        """The paths of the parts in an open directory."""
+        try:
+            names = os.listdir(tree)
+        except OSError as error:
+            raise open_error(self._path, error) from error
         parts = _bpffs.parts_of(names)
-        if not _bpffs.are_whole(parts):
+        if names and not parts:
             raise StreamError(
-                f"{self._path} is not the directory of a pinned tree: "
-                + (f"parts are missing, {len(parts)} are there" if parts else "it has no parts")
+                f"{self._path} is not the directory of a pinned tree: it has no parts"
+            )
+        if not _bpffs.are_whole(parts):
+            of = f" of {parts[0].of}" if parts else ""
+            raise PinNotFoundError(
+                f"the tree at {self._path} is being made or unpinned: {len(parts)}{of} parts are "
+                "there"
             )
         return [os.path.join(self._path, part.name) for part in parts]
 
-    def _take(self, path: str, directory: str = "") -> _wire.Taken:
+    def _take(self, path: str, tree: Optional[int] = None) -> _wire.Taken:
         """One walk's rows."""
-        data, full = _read(path)
+        data, full = _read(path, tree)
         try:
             taken = _wire.take_apart(data)
         except StreamError as error:
@@ -160,7 +181,9 @@ class PinnedReader:
             if not full:
                 raise StreamError(f"{path}: the stream of {len(data)} bytes is cut short")
             items = len(taken.header.items)
-            raise too_large(directory or f"of {path}", items, in_parts=bool(directory))
+            if tree is not None:
+                raise too_large(self._path, items, in_parts=True)
+            raise too_large(f"of {path}", items)
         return taken
 
     def _only_row(self, taken: _wire.Taken) -> dict[str, int]:
@@ -269,9 +292,17 @@ def read_walk(fd: int) -> _Read:
         return _Read(data, True)
 
 
-def _read(path: str) -> _Read:
+def _opened(path: str, tree: Optional[int]) -> int:
+    """A pin, open; one of a tree's by its name in the open directory. (A FIFO is no hindrance.)"""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    if tree is None:
+        return os.open(path, flags)
+    return os.open(os.path.basename(path), flags | os.O_NOFOLLOW, dir_fd=tree)
+
+
+def _read(path: str, tree: Optional[int]) -> _Read:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = _opened(path, tree)
         try:
             return read_walk(fd)
         finally:
@@ -280,15 +311,16 @@ def _read(path: str) -> _Read:
         raise open_error(path, error) from error
 
 
-def read_head(path: str) -> bytes:
-    """The header of the stream at a path: the walk ends at its first cgroup.
+def read_head(path: str, directory: Optional[int] = None) -> bytes:
+    """The header of the stream at a path: the walk ends at its first cgroup. The path's last word
+    alone counts, where an open directory is given.
 
     Raises:
         StreamError: it has none of ours.
         PinNotFoundError, PinPermissionError.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = _opened(path, directory)
         try:
             data = os.read(fd, _LARGEST_HEADER)
         finally:

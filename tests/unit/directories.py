@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Ordinary directories that look like cgroups."""
+"""Ordinary directories that look like cgroups, or like a bpffs."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Optional
+
+import pytest
+
+from pymemcgbpf import _bpffs
 
 STAT_V2 = "anon 4096\nfile 8192\npgfault 3\n"
 STAT_V1 = "cache 1\nrss 2\ntotal_cache 8192\ntotal_rss 4096\ntotal_pgfault 3\n"
@@ -51,3 +56,12 @@ def _make(path: Path, files: dict[str, Optional[str]]) -> Path:
             ending = "\n" if text and not text.endswith("\n") else ""
             (path / name).write_text(text + ending)
     return path
+
+
+def said_to_be(monkeypatch: pytest.MonkeyPatch, bpffs: Path) -> None:
+    """Has a directory, and all below it, be taken for a bpffs."""
+
+    def is_there(_: os.stat_result, path: str) -> bool:
+        return Path(os.path.realpath(path)).is_relative_to(bpffs)
+
+    monkeypatch.setattr(_bpffs, "is_on_bpffs", is_there)

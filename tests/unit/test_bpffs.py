@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pymemcgbpf import MemcgError, PinExistsError, PinPathError, PinPermissionError, _bpffs
+
+from ..open_files import open_files
+from .directories import said_to_be
 
 
 @pytest.fixture
@@ -16,7 +22,7 @@ def bpffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory that is taken for one."""
     made = tmp_path / "bpf"
     made.mkdir()
-    monkeypatch.setattr(_bpffs, "is_bpffs", lambda path: Path(path).is_relative_to(made))
+    said_to_be(monkeypatch, made)
     return made
 
 
@@ -95,23 +101,56 @@ def test_what_is_no_path(path: _bpffs.Path) -> None:
 
 
 def test_a_place_that_may_not_be_looked_at(bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [errno.EACCES, errno.EROFS, errno.ELOOP, errno.ENOENT]
+
     def refuse(path: str) -> bool:
-        raise PermissionError(13, "x")
+        raise OSError(numbers[0], "x")
 
     monkeypatch.setattr(_bpffs, "is_bpffs", refuse)
-    with pytest.raises(PinPermissionError, match=r"Permission denied \(13\)"):
-        _bpffs.check_free(str(bpffs / "pin"))
+    while numbers:
+        kind = PinPermissionError if numbers[0] in (errno.EACCES, errno.EROFS) else PinPathError
+        with pytest.raises(kind, match=rf"{os.strerror(numbers[0])} \({numbers[0]}\)"):
+            _bpffs.check_free(str(bpffs / "pin"))
+        del numbers[0]
 
 
-def test_what_was_made_is_taken_back(bpffs: Path) -> None:
-    (bpffs / "old").mkdir()
+def test_links_above_that_lead_nowhere(bpffs: Path) -> None:
+    (bpffs / "dangling").symlink_to("nowhere")
+    (bpffs / "loop").symlink_to("loop")
+    for name in ("dangling", "loop"):
+        for path in (bpffs / name / "pin", bpffs / name / "deep" / "pin"):
+            with pytest.raises(PinPathError, match="cannot be a pin's path"):
+                _bpffs.check_free(str(path))
+
+
+def test_a_part_s_name_is_a_tree_s(bpffs: Path) -> None:
+    for name in ("part-0000-of-0002", "part-0000-of-0002/pin", "deep/part-0000-of-0002"):
+        with pytest.raises(PinPathError, match="a part of a pinned tree is called"):
+            _bpffs.check_free(str(bpffs / name))
+
+
+@pytest.fixture
+def made() -> Iterator[_bpffs.Made]:
     made = _bpffs.Made()
+    before = open_files()
+    yield made
+    made.close()
+    made.close()
+    assert open_files() == before
+
+
+def touch(path: str) -> None:
+    Path(path).touch(0o600, exist_ok=False)
+
+
+def test_what_was_made_is_taken_back(bpffs: Path, made: _bpffs.Made) -> None:
+    (bpffs / "old").mkdir()
     pin = bpffs / "old" / "new" / "deep" / "pin"
     before = os.umask(0o077)
     try:
-        made.parents(str(pin))
-        made.file(str(pin), pin.touch, 0o440)
-        made.directory(str(bpffs / "other"), 0o700)
+        place = made.above(str(pin))
+        made.file(place, touch, 0o440)
+        made.directory(made.above(str(bpffs / "other")), 0o700)
     finally:
         os.umask(before)
     assert [mode(path) for path in (pin.parent, pin.parent.parent)] == [0o755, 0o755]
@@ -120,54 +159,93 @@ def test_what_was_made_is_taken_back(bpffs: Path) -> None:
     assert list(bpffs.rglob("*")) == [bpffs / "old"]
 
 
-def test_what_others_made_stays(bpffs: Path) -> None:
-    made = _bpffs.Made()
-    made.parents(str(bpffs / "new" / "pin"))
+def test_what_others_made_stays(bpffs: Path, made: _bpffs.Made) -> None:
+    made.above(str(bpffs / "new" / "pin"))
     (bpffs / "new" / "other").touch()
     (bpffs / "pin").touch()
-
-    def refuse() -> None:
-        raise FileExistsError
-
+    place = made.above(str(bpffs / "pin"))
     with pytest.raises(FileExistsError):
-        made.file(str(bpffs / "pin"), refuse, 0o444)
+        made.file(place, touch, 0o444)
     with pytest.raises(FileExistsError):
-        made.directory(str(bpffs / "pin"), 0o700)
+        made.directory(place, 0o700)
     made.undo()
     assert sorted(bpffs.rglob("*")) == [bpffs / "new", bpffs / "new" / "other", bpffs / "pin"]
 
 
-def test_what_was_made_when_a_signal_came_is_taken_back(bpffs: Path) -> None:
-    made = _bpffs.Made()
-
-    def make_and_be_interrupted() -> None:
-        (bpffs / "pin").touch()
+def test_what_was_made_when_a_signal_came_is_taken_back(bpffs: Path, made: _bpffs.Made) -> None:
+    def make_and_be_interrupted(path: str) -> None:
+        touch(path)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        made.file(str(bpffs / "pin"), make_and_be_interrupted, 0o444)
+        made.file(made.above(str(bpffs / "pin")), make_and_be_interrupted, 0o444)
     made.undo()
     assert os.listdir(bpffs) == []
 
 
-def test_what_another_user_has_put_in_its_place_keeps_its_mode(
-    bpffs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("bits", [0o777, 0o775, 0o757])
+def test_nothing_is_made_where_others_may_put_something_in_its_place(
+    bits: int, bpffs: Path, made: _bpffs.Made
 ) -> None:
-    secret, pin = tmp_path / "secret", bpffs / "pin"
-    secret.touch(0o600)
-    made = _bpffs.Made()
-    with pytest.raises(PinPathError, match=f"{pin} was replaced by another user"):
-        made.file(str(pin), lambda: pin.symlink_to(secret), 0o444)
+    bpffs.chmod(bits)
+    place = made.above(str(bpffs / "pin"))
+    for make in (lambda: made.file(place, touch, 0o444), lambda: made.directory(place, 0o755)):
+        with pytest.raises(PinPathError, match=f"other users may rename what is in {bpffs}: pin"):
+            make()
+    with pytest.raises(PinPathError, match="other users"):
+        made.above(str(bpffs / "deep" / "pin"))
+    assert os.listdir(bpffs) == []
+    bpffs.chmod(bits | 0o1000)  # as /tmp
+    made.file(place, touch, 0o444)
+    assert mode(bpffs / "pin") == 0o444
+
+
+def test_nothing_is_made_in_another_user_s_directory(
+    bpffs: Path, made: _bpffs.Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = made.above(str(bpffs / "pin"))
+    fstat = os.fstat
+
+    def owned_by(uid: int) -> Any:
+        def look(fd: int) -> os.stat_result:
+            return os.stat_result([*fstat(fd)[:4], uid, *fstat(fd)[5:10]])
+
+        return look
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    monkeypatch.setattr(os, "fstat", owned_by(4321))
+    with pytest.raises(PinPathError, match="other users"):
+        made.file(place, touch, 0o444)
+    for uid in (0, 1234):
+        monkeypatch.setattr(os, "fstat", owned_by(uid))
+        made.file(place, touch, 0o444)
+        os.unlink(bpffs / "pin")
+
+
+def test_a_directory_that_is_renamed_meanwhile_takes_the_pin_along(
+    bpffs: Path, tmp_path: Path, made: _bpffs.Made
+) -> None:
+    (bpffs / "mine").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "pin").touch(0o600)
+    place = made.above(str(bpffs / "mine" / "pin"))
+    (bpffs / "mine").rename(bpffs / "moved")
+    (bpffs / "mine").symlink_to(tmp_path / "elsewhere")
+    made.file(place, touch, 0o444)
+    assert mode(bpffs / "moved" / "pin") == 0o444
     made.undo()
-    assert mode(secret) == 0o600 and os.listdir(bpffs) == []
-    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(PinPathError, match="was replaced by another user"):
-        made.file(str(pin), lambda: pin.touch(0o600), 0o444)
-    assert mode(pin) == 0o600
+    assert os.listdir(bpffs / "moved") == []
+    assert mode(tmp_path / "elsewhere" / "pin") == 0o600
+
+
+def test_what_is_no_longer_a_bpffs(bpffs: Path, tmp_path: Path, made: _bpffs.Made) -> None:
+    (bpffs / "link").symlink_to(tmp_path)
+    with pytest.raises(PinPathError, match="no longer on a bpffs"):
+        made.above(str(bpffs / "link" / "pin"))
 
 
 def test_a_directory_that_another_makes_meanwhile_is_used(
-    bpffs: Path, monkeypatch: pytest.MonkeyPatch
+    bpffs: Path, made: _bpffs.Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nearest = _bpffs._nearest
 
@@ -177,8 +255,7 @@ def test_a_directory_that_another_makes_meanwhile_is_used(
         return found
 
     monkeypatch.setattr(_bpffs, "_nearest", and_then)
-    made = _bpffs.Made()
-    made.parents(str(bpffs / "new" / "deep" / "pin"))
+    made.above(str(bpffs / "new" / "deep" / "pin"))
     made.undo()
     assert list(bpffs.rglob("*")) == [bpffs / "new"]
 

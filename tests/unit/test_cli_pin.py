@@ -16,13 +16,13 @@ import pytest
 from pymemcgbpf import (
     BackendUnavailableError,
     ItemUnavailableError,
-    _bpffs,
     _pin,
     _wire,
 )
 from pymemcgbpf._cli.main import main
 
 from .conftest import RunPython
+from .directories import said_to_be
 from .test_pinned import ROW, TREE, pinned_file, pinned_parts, stream
 
 Captured = pytest.CaptureFixture[str]
@@ -128,7 +128,7 @@ def test_what_is_missing_is_named_and_no_more(capsys: Captured) -> None:
 def test_a_link_is_not_followed(
     capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_bpffs, "is_bpffs", lambda path: True)
+    said_to_be(monkeypatch, tmp_path)
     path = pinned_file(tmp_path / "it", stream([ROW]))
     (tmp_path / "link").symlink_to(path)
     assert "symbolic link" in refused(capsys, 1, "unpin", tmp_path / "link")
@@ -163,7 +163,7 @@ def test_what_is_made(made: Pinned, capsys: Captured) -> None:
 
 
 def test_unpin(capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_bpffs, "is_bpffs", lambda path: True)
+    said_to_be(monkeypatch, tmp_path)
     path = pinned_file(tmp_path / "it", stream([ROW]))
     assert printed(capsys, "unpin", path) == ""
     assert not path.exists()

@@ -35,6 +35,7 @@ from pymemcgbpf import (
     unpin,
 )
 
+from .directories import said_to_be
 from .tree_rows import pack
 
 ANON, PGSCAN = 1, 51
@@ -274,12 +275,49 @@ def test_parts_that_are_missing(tmp_path: Path) -> None:
     assert len(read_tree(reader)) == 4, "other files are not looked at"
     for part in sorted(directory.glob("part-*")):
         part.rename(tmp_path / "away")
-        with pytest.raises(StreamError, match="parts are missing, 2 are there"):
+        with pytest.raises(PinNotFoundError, match="made or unpinned: 2 of 3 parts are there"):
             reader.read()
         (tmp_path / "away").rename(part)
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(PinNotFoundError, match="0 parts are there"):
+        PinnedReader(tmp_path / "other")
+    (tmp_path / "other" / "something").touch()
     with pytest.raises(StreamError, match="no parts"):
-        PinnedReader(tmp_path / "empty")
+        PinnedReader(tmp_path / "other")
+
+
+def test_parts_of_two_trees_are_never_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = pinned_parts(tmp_path / "parts", TREE[:1], TREE[1:2], TREE[2:])
+    another = [row._replace(cgroup_id=row.cgroup_id + 1000) for row in TREE]
+    reader = PinnedReader(directory)
+    rows = read_tree(reader)
+    real_open, opened = os.open, []
+
+    def pinned_anew(path: str, *arguments: Any, **options: Any) -> int:
+        """After the first part."""
+        fd = real_open(path, *arguments, **options)
+        opened.append(path)
+        if len(opened) == 2:
+            directory.rename(tmp_path / "old")
+            pinned_parts(directory, another[:1], another[1:2], another[2:])
+            if how == "unpinned":
+                shutil.rmtree(tmp_path / "old")
+        return fd
+
+    for how in ("moved", "unpinned"):
+        opened.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", pinned_anew)
+            if how == "moved":
+                assert read_tree(reader).ids == rows.ids
+            else:
+                with pytest.raises(PinNotFoundError):
+                    reader.read()
+        assert set(read_tree(reader).ids) == {row.cgroup_id for row in another}
+        if how == "moved":
+            shutil.rmtree(tmp_path / "old")
 
 
 def test_a_cgroup_in_two_parts(tmp_path: Path) -> None:
@@ -436,11 +474,7 @@ def bpffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = tmp_path / "bpf"
     made.mkdir()
 
-    def is_bpffs(path: str) -> bool:
-        os.stat(path)
-        return Path(path).is_relative_to(made)
-
-    monkeypatch.setattr(_bpffs, "is_bpffs", is_bpffs)
+    said_to_be(monkeypatch, made)
     return made
 
 
@@ -481,12 +515,35 @@ def test_pins_are_removed(bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_pin_that_may_not_be_removed(bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pinned_file(bpffs / "one", stream([ROW]))
 
-    def refuse(path: str) -> None:
+    def refuse(path: str, *, dir_fd: int) -> None:
         raise PermissionError(errno.EPERM, "x")
 
     monkeypatch.setattr(os, "unlink", refuse)
     with pytest.raises(PinPermissionError, match="may not make or remove"):
         unpin(bpffs / "one")
+
+
+@pytest.mark.parametrize("name", ["one", "tree"])
+def test_what_the_path_leads_to_meanwhile_is_not_removed(
+    name: str, bpffs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for directory in (bpffs / "sub", tmp_path / "elsewhere"):
+        directory.mkdir()
+        pinned_file(directory / "one", stream([ROW]))
+        pinned_parts(directory / "tree", TREE[:2], TREE[2:])
+    read_head = pinned.read_head
+
+    def swapped(path: str, at: int) -> bytes:
+        if not (bpffs / "moved").exists():
+            (bpffs / "sub").rename(bpffs / "moved")
+            (bpffs / "sub").symlink_to(tmp_path / "elsewhere")
+        return read_head(path, at)
+
+    before = sorted((tmp_path / "elsewhere").rglob("*"))
+    monkeypatch.setattr(pinned, "read_head", swapped)
+    unpin(bpffs / "sub" / name)
+    assert sorted((tmp_path / "elsewhere").rglob("*")) == before
+    assert not (bpffs / "moved" / name).exists()
 
 
 # --- another language -----------------------------------------------------------------
