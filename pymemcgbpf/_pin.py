@@ -126,7 +126,7 @@ def pin_tree(
     whatever is made and removed between the reads of two. The first part does the flush.
 
     All that :func:`pin` says holds here, too. A read takes as many walks as there are parts:
-    pin the items that are needed, no more. Making it takes about 50 ms a part.
+    pin the items that are needed, no more. Making it takes a few milliseconds a part.
 
     Args:
         cgroup_path, items, flush: as of :func:`pin`.

@@ -62,9 +62,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def say(message: str) -> None:
-    """One line on stderr; nothing where that is closed (print would take stdout instead)."""
+    """One line on stderr; nothing where that is closed (print would take stdout instead), or where
+    nobody reads it."""
     if sys.stderr is not None:
-        print(f"{PROGRAM}: {message}".replace("\n", " "), file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(f"{PROGRAM}: {message}".replace("\n", " "), file=sys.stderr, flush=True)
 
 
 def parser(command: str, description: str, epilog: str, words: str) -> Parser:
@@ -107,6 +109,7 @@ def plain_parser(command: str, words: str, description: str, epilog: str) -> Par
 
 
 _SHORTEST, _LONGEST = 0.001, 1_000_000
+_MOST = 10**12
 
 
 def seconds(text: str) -> float:
@@ -126,7 +129,8 @@ def whole(what: str, least: int = 0) -> Callable[[str], int]:
     """The type of an option whose value is a number of *what*."""
 
     def number(text: str) -> int:
-        if not (text.isascii() and text.isdecimal()) or int(text) < least:
+        digits = text.isascii() and text.isdecimal() and len(text) <= len(str(_MOST))
+        if not digits or not least <= int(text) <= _MOST:
             raise argparse.ArgumentTypeError(f"{text!r} is no number of {what}")
         return int(text)
 
@@ -270,17 +274,23 @@ def _flushed(text: str = "") -> bool:
 
 
 @contextlib.contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Has SIGTERM end the program by an exception, as Ctrl-C does."""
+def signals_raise() -> Iterator[None]:
+    """Has SIGTERM, and SIGHUP where it is not ignored (nohup), end the program by an exception,
+    as Ctrl-C does."""
 
     def leave(number: int, frame: object) -> NoReturn:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {
+        number: signal.signal(number, leave)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def say_if_text(backend: str, why: str) -> None:

@@ -18,6 +18,7 @@ from .._catalogue import NUMA_STAT, UNLIMITED, item_named, unknown
 from ..errors import MemcgError
 from ..snapshot import ABSENT, Snapshot
 from . import command
+from .units import utf_8
 
 _PROMETHEUS, _OPENMETRICS = "prometheus", "openmetrics"
 
@@ -131,14 +132,9 @@ def _labels(snapshot: Snapshot, path: str) -> list[Optional[str]]:
     above = os.path.relpath(root, _cgroupfs.hierarchy_root(root))
     paths = (row.relative_path for row in snapshot)
     return [
-        None if path is None else _label(os.path.normpath(os.path.join("/", above, path)))
+        None if path is None else _escaped(utf_8(os.path.normpath(os.path.join("/", above, path))))
         for path in paths
     ]
-
-
-def _label(path: str) -> str:
-    """A path; bytes of it that are no UTF-8 as ``//xNN``, for no other path has two slashes."""
-    return _escaped(re.sub("[\udc80-\udcff]", lambda byte: f"//x{ord(byte[0]) - 0xDC00:02x}", path))
 
 
 def _number(value: int, unit: str) -> str:
@@ -158,23 +154,26 @@ _MODE = 0o644  # of a new file: the collector is another user
 
 
 def _replace(path: str, data: bytes) -> None:
-    """Writes a file such that whoever opens it finds the old one or all of the new one."""
+    """Writes a file such that whoever opens it finds the old one or all of the new one; the old
+    one's permissions and, where this user may give it away, its owner stay."""
     path = os.path.realpath(path)
     try:
-        if os.path.lexists(path) and not os.path.isfile(path):
+        old = os.stat(path) if os.path.lexists(path) else None
+        if old is not None and not stat.S_ISREG(old.st_mode):
             raise OSError(0, "it is no regular file")
-        mode = stat.S_IMODE(os.stat(path).st_mode) if os.path.exists(path) else _MODE
-        fd, temporary = tempfile.mkstemp(
-            ".tmp", f".{os.path.basename(path)}.", os.path.dirname(path)
-        )
-        try:
-            with open(fd, "wb") as file:
-                os.fchmod(fd, mode)
-                file.write(data)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        with command.signals_raise():  # so that what is half written is taken away
+            fd, temporary = tempfile.mkstemp(".tmp", ".pymemcgbpf-", os.path.dirname(path))
+            try:
+                with open(fd, "wb") as file:
+                    if old is not None:
+                        with contextlib.suppress(PermissionError):
+                            os.fchown(fd, old.st_uid, old.st_gid)
+                    os.fchmod(fd, _MODE if old is None else stat.S_IMODE(old.st_mode))
+                    file.write(data)
+                os.replace(temporary, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+                raise
     except OSError as error:
         raise MemcgError(f"{path} cannot be written: {error.strerror}") from error

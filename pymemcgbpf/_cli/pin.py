@@ -13,7 +13,7 @@ from .._unpin import unpin
 from ..pinned import ORDERS, PinnedReader
 from ..snapshot import Row, Snapshot
 from . import command
-from .units import Shown, human, printable
+from .units import Shown, columns, human, padded, printable, utf_8
 
 _STATUS = "Exit status: 0; 1 where it failed; 2 for wrong usage or an item that is not to be had."
 
@@ -86,7 +86,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             order = options.order or "self"
             pin(options.path, options.pin, items, order=order, flush=flush, mode=options.mode)
 
-    with command.sigterm_raises():  # so that what is half made is taken back
+    with command.signals_raise():  # so that what is half made is taken back
         return command.run(make)
 
 
@@ -136,7 +136,7 @@ def _mode(text: str) -> int:
 
 def _as_object(row: Row) -> dict[str, object]:
     return {
-        "path": row.path,
+        "path": None if row.path is None else utf_8(row.path),
         "id": row.id,
         "parent_id": row.parent_id,
         "level": row.level,
@@ -150,19 +150,19 @@ def _as_table(values: dict[str, int]) -> str:
 
 def _walk_as_table(snapshot: Snapshot) -> str:
     names = [[printable(row.path or f"cgroup {row.id}")] for row in snapshot]
-    columns = [
+    numbers = [
         [human(item, row[item]) if item in row else Shown("-", "") for row in snapshot]
         for item in snapshot.items
     ]
-    return _aligned([[""], *names], columns, snapshot.items)
+    return _aligned([[""], *names], numbers, snapshot.items)
 
 
-def _aligned(lines: list[list[str]], columns: list[list[Shown]], header: Sequence[str] = ()) -> str:
+def _aligned(lines: list[list[str]], numbers: list[list[Shown]], header: Sequence[str] = ()) -> str:
     """Names on the left, then columns of numbers with their units, each of one width."""
-    width = max((len(line[0]) for line in lines), default=0)
+    width = max((columns(line[0]) for line in lines), default=0)
     for line in lines:
-        line[0] = f"{line[0]:<{width}}"
-    for at, column in enumerate(columns):
+        line[0] = padded(line[0], width)
+    for at, column in enumerate(numbers):
         number = max((len(each.number) for each in column), default=0)
         unit = max((len(each.unit) for each in column), default=0)
         cells = [f"{each.number:>{number}} {each.unit:<{unit}}" for each in column]

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
             if options.sort is not None:
                 view.sort = reader.items.index(options.sort)
             try:
-                with command.sigterm_raises():  # so that the terminal is put back
+                with command.signals_raise():  # so that the terminal is put back
                     _check_cursor()
                     curses.wrapper(view.run)
             except curses.error as error:

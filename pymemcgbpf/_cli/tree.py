@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional
 from .._catalogue import CURRENT
 from ..snapshot import Row, Snapshot
 from . import command
-from .units import Shown, human, printable
+from .units import Shown, columns, human, padded, printable, utf_8
 
 _DEFAULT_ITEMS = (CURRENT, "anon", "file")
 
@@ -101,7 +101,7 @@ def _as_json(snapshot: Snapshot, lines: Sequence[_Line]) -> str:
     return json.dumps(
         [
             {
-                "path": os.path.normpath(os.path.join(snapshot.path or "", line.path)),
+                "path": utf_8(os.path.normpath(os.path.join(snapshot.path or "", line.path))),
                 "id": line.row.id,
                 "parent_id": line.row.parent_id,
                 "level": line.row.level,
@@ -115,12 +115,12 @@ def _as_json(snapshot: Snapshot, lines: Sequence[_Line]) -> str:
 
 def _as_table(snapshot: Snapshot, lines: Sequence[_Line]) -> str:
     names = [line.branch + printable(_name(snapshot, line)) for line in lines]
-    width = max(map(len, names))
-    columns = [_column(item, lines) for item in snapshot.items]
-    header = "".join(f"  {item:>{len(cells[0])}}" for item, cells in zip(snapshot.items, columns))
+    width = max(map(columns, names))
+    items = [_column(item, lines) for item in snapshot.items]
+    header = "".join(f"  {item:>{len(cells[0])}}" for item, cells in zip(snapshot.items, items))
     table = [" " * width + header]
     for at, name in enumerate(names):
-        table.append(f"{name:<{width}}" + "".join(f"  {cells[at]}" for cells in columns))
+        table.append(padded(name, width) + "".join(f"  {cells[at]}" for cells in items))
     return "\n".join(line.rstrip() for line in table)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Numbers for people: bytes in binary units, counts in groups of three digits."""
+"""Numbers and names for people: bytes in binary units, counts in groups of three digits."""
 
 from __future__ import annotations
 
@@ -49,9 +49,29 @@ def columns(text: str) -> int:
     return len(text) + wide - sum(map(bool, map(unicodedata.combining, text)))
 
 
+def padded(text: str, width: int) -> str:
+    """A text, and spaces up to so many columns."""
+    return text + " " * (width - columns(text))
+
+
 def printable(name: str) -> str:
     """A cgroup's name, which may hold any bytes, as a terminal can show it."""
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in name)
+
+
+def _escaped(letter: str) -> str:
+    if letter in _NO_UTF_8:
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode()
+
+
+# What os.fsdecode() makes of bytes that are no UTF-8.
+_NO_UTF_8 = {chr(number) for number in range(0xDC80, 0xDD00)}
+
+
+def utf_8(path: str) -> str:
+    """A path as text; bytes of it that are no UTF-8 as ``//xNN``, for no other path has two
+    slashes."""
     return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in name
+        f"//x{ord(letter) - 0xDC00:02x}" if letter in _NO_UTF_8 else letter for letter in path
     )

@@ -233,14 +233,42 @@ def test_help_on_a_terminal_of_ascii_alone(run_python: RunPython) -> None:
     assert "PATH" in ran.stdout and "--no-flush" in ran.stdout
 
 
+@pytest.mark.parametrize("stderr", ["/dev/full", "a closed pipe"])
+def test_nobody_to_complain_to_is_no_failure(stderr: str, v2: Path) -> None:
+    """There is a warning, as BPF cannot be had; the numbers are printed all the same."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = (
+        "import sys; from pymemcgbpf import _libbpf, errors\n"
+        "def load(): raise errors.BackendUnavailableError('x')\n"
+        "_libbpf.load = load\n"
+        "from pymemcgbpf._cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    with open("/dev/full", "w") as full:
+        for words, status, printed in (((v2, "anon"), 0, "anon"), (("--nonsense",), 2, "")):
+            ran = subprocess.run(
+                [sys.executable, "-c", code, *map(str, words)],
+                stdout=subprocess.PIPE,
+                stderr=full if stderr == "/dev/full" else writing,
+                text=True,
+                env={**os.environ, "PYTHONPATH": package_folder()},
+                timeout=60,
+            )
+            assert ran.returncode == status and ran.stdout.startswith(printed)
+    os.close(writing)
+
+
+def package_folder() -> str:
+    return str(Path(pymemcgbpf.__file__).resolve().parents[1])
+
+
 def command(stdout: int, *words: object) -> subprocess.CompletedProcess[str]:
-    package = Path(pymemcgbpf.__file__).resolve().parent
     return subprocess.run(
         [sys.executable, "-m", "pymemcgbpf", *map(str, words)],
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(package.parent)},
+        env={**os.environ, "PYTHONPATH": package_folder()},
         timeout=60,
     )
 

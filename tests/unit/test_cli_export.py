@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -233,6 +234,44 @@ def test_a_file_that_cannot_be_written(
     assert f"{path} cannot be written: " in said
     assert os.listdir(tmp_path / "folder") == []
     assert path.is_dir() or not path.is_file()
+
+
+def test_the_old_one_s_owner_and_permissions_stay(
+    forest: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ("x" * 250 + ".prom")
+    path.touch()
+    path.chmod(0o640)
+    owner = (65534, 65534) if os.geteuid() == 0 else (os.getuid(), os.getgid())
+    os.chown(path, *owner)
+    printed(capsys, "--output", path, forest, "anon")
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (*owner, 0o640)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refuse)  # as for any user but root
+    printed(capsys, "--output", path, forest, "anon")
+    assert path.stat().st_mode & 0o7777 == 0o640
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_the_old_one_and_no_other(
+    number: signal.Signals, forest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "textfile"
+    folder.mkdir()
+    path = folder / "it.prom"
+    path.write_text("the old one\n")
+    monkeypatch.setattr(os, "replace", lambda *_: os.kill(os.getpid(), number))
+    with pytest.raises(SystemExit) as caught:
+        commands.printed(
+            None,  # type: ignore[arg-type]
+            *("export", *TEXT, "--output", str(path), str(forest), "anon"),
+        )
+    assert caught.value.code == 128 + number
+    assert os.listdir(folder) == ["it.prom"] and path.read_text() == "the old one\n"
 
 
 def test_a_failure_while_it_is_written_leaves_the_old_one(

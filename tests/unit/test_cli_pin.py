@@ -135,18 +135,29 @@ def test_a_link_is_not_followed(
     assert path.exists() and (tmp_path / "link").is_symlink()
 
 
-def test_sigterm_ends_a_pin_by_an_exception(
-    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_pin_by_an_exception(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
+    seconds = 60.0
+
     def slow(*_: object, **__: object) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
+        os.kill(os.getpid(), number)
+        time.sleep(seconds)
 
     monkeypatch.setattr(_pin, "pin_tree", slow)
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with pytest.raises(SystemExit) as caught:
         main(["pin", "--tree", "a", "b"])
-    assert caught.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
+    assert caught.value.code == 128 + number and signal.getsignal(number) == before
+    signal.signal(number, signal.SIG_IGN)  # nohup
+    try:
+        seconds = 0
+        if number == signal.SIGHUP:
+            assert main(["pin", "--tree", "a", "b"]) == 0
+            assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_what_is_made(made: Pinned, capsys: Captured) -> None:
@@ -160,6 +171,23 @@ def test_what_is_made(made: Pinned, capsys: Captured) -> None:
         ("pin", ("a", "b", None), {"order": "post", "flush": True, "mode": 0o444}),
         ("pin_tree", ("a", "b", ["anon"]), {"flush": True, "mode": 0o444, "room": 70}),
     ]
+
+
+def test_unpin_says_what_to_do_with_an_empty_directory(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said_to_be(monkeypatch, tmp_path)
+    (tmp_path / "it").mkdir()
+    assert "nothing was removed (it is empty: rmdir it)" in refused(
+        capsys, 1, "unpin", tmp_path / "it"
+    )
+
+
+@pytest.mark.parametrize("room", ["0", "-1", "1" + "0" * 400, "10000000000000"])
+def test_a_room_that_is_none(room: str, capsys: Captured) -> None:
+    assert "is no number of cgroups" in refused(
+        capsys, 2, "pin", "--tree", "--room", room, "a", "b"
+    )
 
 
 def test_unpin(capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

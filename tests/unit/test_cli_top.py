@@ -273,7 +273,7 @@ def test_the_filter_does_not_look_above_the_root(forest: Path, tmp_path: Path) -
 
 def test_a_terminal_that_goes_away(run: Terminal) -> None:
     os.kill(run.process.pid, signal.SIGHUP)
-    assert run.wait()[0] == -signal.SIGHUP
+    assert run.wait()[0] == 128 + signal.SIGHUP
 
 
 @pytest.mark.parametrize("arguments", [("/nowhere",), ("--backend", "text", "/nowhere")])

@@ -549,6 +549,13 @@ def test_what_the_path_leads_to_meanwhile_is_not_removed(
 # --- another language -----------------------------------------------------------------
 
 
+def damaged(at: int, kind: str, number: int) -> bytes:
+    """A stream with another number at an offset."""
+    data = bytearray(stream(TREE, 2))
+    struct.pack_into(f"={kind}", data, at % len(data), number)
+    return bytes(data)
+
+
 def test_a_reader_in_c_reads_the_same(tmp_path: Path) -> None:
     source = Path(__file__).resolve().parents[1] / "wire" / "read_pin.c"
     compiler = shutil.which("gcc") or shutil.which("clang")
@@ -573,7 +580,17 @@ def test_a_reader_in_c_reads_the_same(tmp_path: Path) -> None:
         (stream(TREE, 2)[:-16], "cut short"),
         (stream(TREE, 2)[:-1], "cut short"),
         (b"anon 7\n", "no statistics"),
+        (damaged(4, "H", 2), "no statistics"),
+        (damaged(6, "H", 0), "damaged"),
+        (damaged(6, "H", 17), "damaged"),
+        (damaged(8, "I", 0), "damaged"),
+        (damaged(8, "I", 24), "damaged"),
+        (damaged(12, "H", 60000), "damaged"),
+        (damaged(-12, "I", 5), "cut short"),
+        (damaged(-12, "I", 1 << 31), "cut short"),
     ):
         ran = run(pinned_file(tmp_path / "it", data))
         assert ran.returncode == 1 and said in ran.stderr
+    with open("/dev/full", "wb") as full:
+        assert subprocess.run([program, *directory.iterdir()], stdout=full).returncode == 1
     assert run(tmp_path / "none").returncode == 1

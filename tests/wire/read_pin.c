@@ -29,9 +29,12 @@ static const char *print_pin(const char *path, char *data, size_t room)
 		return "cannot be read";
 	if (size < (ssize_t)sizeof(*head) || head->magic != 0x4753434d || head->version != 1)
 		return "no statistics of version 1";
+	if (head->size < sizeof(*head) + 2 * head->nr_items || head->size % 8 ||
+	    head->row_size < sizeof(struct row) + 8 * head->nr_items || head->row_size % 8)
+		return "damaged";
 	tail = (void *)(data + size - sizeof(*tail));
 	if (size % 8 || tail->magic != 0x4553434d ||
-	    size != head->size + (ssize_t)(tail->nr_rows * head->row_size + sizeof(*tail)))
+	    (uint64_t)size != head->size + (uint64_t)tail->nr_rows * head->row_size + sizeof(*tail))
 		return "cut short: too many cgroups";
 	for (i = 0; i < head->nr_items; i++)
 		printf("%s%u", i ? " " : "items ", head->items[i]);
@@ -43,7 +46,7 @@ static const char *print_pin(const char *path, char *data, size_t room)
 			printf(" %" PRIu64, row->values[i]);
 	}
 	putchar('\n');
-	return NULL;
+	return fflush(stdout) ? "cannot be printed" : NULL;
 }
 
 int main(int argc, char **argv)
