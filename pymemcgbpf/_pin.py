@@ -64,7 +64,8 @@ def pin(
     Args:
         cgroup_path: the directory of the cgroup, or of the walk's root.
         pin_path: where, in a bpffs. There must be nothing; directories above it that are not
-            there are made, with mode 0755. (A name in a bpffs has no dots. Many systems mount
+            there are made, with mode 0755. A directory in which other users could put something
+            else in its place is refused. (A name in a bpffs has no dots. Many systems mount
             /sys/fs/bpf for root alone: bind-mount what others may see, or mount another bpffs.)
         items: as of :class:`StatsReader`. Those that this version does not know, of a newer
             kernel, cannot be pinned: groups and None are without them.

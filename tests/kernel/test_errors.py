@@ -75,7 +75,8 @@ def test_a_directory_made_up_like_a_cgroup(bpf_way: Way, tmp_path: Path) -> None
 def test_a_cgroup_without_the_memory_controller(way: Way) -> None:
     if VERSION == 1:
         other = HIERARCHY.parent / "cpu"
-        with pytest.raises(MemoryControllerError, match=f"the memory controller.s cgroups are in {HIERARCHY}$"):
+        place = f"the memory controller.s cgroups are in {HIERARCHY}$"
+        with pytest.raises(MemoryControllerError, match=place):
             way.stats(other)
         return
     with cgroup() as parent:
