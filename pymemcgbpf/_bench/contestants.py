@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, Optional, Union
 
@@ -87,7 +87,7 @@ def readers(
                 break
             stack.enter_context(reader)
             name = f"StatsReader, {way}{'' if flush else ', flush=False'}"
-            yield Contestant(name, reader.read, reader.read if flush else None)
+            yield Contestant(name, reader.read, reader.read)
     text = stack.enter_context(StatsReader(path, items, backend="text"))
     yield Contestant("StatsReader, text", text.read, text.read)
     stack.callback(_cached_readers.clear_cache)
@@ -112,7 +112,9 @@ def trees(
     text = stack.enter_context(TreeReader(cgroup.path, items, backend="text"))
     count = len(text.read())
 
-    yield Contestant(WALKED, control.walked(cgroup.path, _by_key(cgroup, items)), per=count)
+    names = _by_key(cgroup, items)
+    walked = control.walked(cgroup.path, names)
+    yield Contestant(WALKED, walked, lambda: _sums(walked().values(), names), count)
     for backend, transport in ways(Tree("pre", None)):
         way = f"{backend}/{transport}"
         try:
@@ -132,9 +134,18 @@ def _one_tree(way: str, tree: TreeReader, count: int) -> Iterator[Contestant]:
     def dicts() -> object:
         return tree.read(copy=False).dicts()
 
-    yield Contestant(f"TreeReader, {way}, copy=False", view, per=count)
+    names = {name: name for name in tree.items}
+    yield Contestant(
+        f"TreeReader, {way}, copy=False", view, lambda: _sums(tree.read().dicts(), names), count
+    )
     yield Contestant(f"TreeReader, {way}", tree.read, per=count)
     yield Contestant(f"TreeReader, {way}, dicts", dicts, per=count)
+
+
+def _sums(rows: Collection[Values], names: dict[str, str]) -> Values:
+    """How many cgroups there are, and each item over all of them: key → the item."""
+    sums = {name: sum(row.get(key, 0) for row in rows) for key, name in names.items()}
+    return {"cgroups": len(rows), **sums}
 
 
 def ways(maker: Union[OneCgroup, Tree]) -> Iterator[tuple[str, str]]:

@@ -104,9 +104,7 @@ class _Report:
         try:
             with contextlib.ExitStack() as stack:
                 self.parts = self._parts(cgroup, stack)
-                self.compared = sum(
-                    contestants.compare(part.contestants) for part in self.parts[:-1]
-                )
+                self.compared = sum(contestants.compare(part.contestants) for part in self.parts)
                 each = seconds / sum(len(part.contestants) for part in self.parts)
                 for part in self.parts:
                     reads = None if part is self.parts[-1] else iterations
@@ -164,8 +162,8 @@ class _Report:
         reads = [one.reads for part in self.parts[:-1] for one in part.contestants]
         lines.append(
             _filled(
-                f"{self.compared} values of memory.stat compared; {min(reads):,} to {max(reads):,} "
-                f"reads of one cgroup in each way, in {rounds.ROUNDS} rounds"
+                f"{self.compared} values and sums of memory.stat compared; {min(reads):,} to "
+                f"{max(reads):,} reads of one cgroup in each way, in {rounds.ROUNDS} rounds"
             )
         )
         return "\n".join([*lines, _filled(_PUBLISHED)])

@@ -9,12 +9,12 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
 from pymemcgbpf import StreamError, _backend
-from pymemcgbpf._bench import contestants, formatting, rounds, tables
+from pymemcgbpf._bench import contestants, control, formatting, rounds, tables
 from pymemcgbpf._bench.rounds import Batch, Contestant
 from pymemcgbpf._cli import bench
 from pymemcgbpf._cli.main import main
@@ -71,15 +71,15 @@ def test_text(root: Path, capsys: Captured) -> None:
     assert said.count("lacks CAP_BPF") == 1
     assert "kfunc/run, kfunc/stream, rfc/run, rfc/stream, core/run, core/stream, " in said
     assert "could not be told: perf is not installed" in said
-    # Two parts: six items of opened, StatsReader and read_stats(); seven of all.
-    assert f"{3 * (6 + 7)} values of memory.stat compared" in said
+    # Six items of opened, StatsReader and read_stats(); seven of all; six sums and the cgroups.
+    assert f"{3 * (6 + 7) + 7} values and sums of memory.stat compared" in said
 
 
 def test_json(root: Path, capsys: Captured) -> None:
     report = json.loads(printed(capsys, "bench", "--json", *QUICK, str(root)))
     assert report["machine"]["path"] == str(root) and report["machine"]["cgroup"] == "cgroup v2"
     assert report["formatting"] == {"share": None, "samples": 0, "why": NO_PERF.why}
-    assert report["values_compared"] == 39
+    assert report["values_compared"] == 46
     assert [part["part"] for part in report["parts"]] == [
         "6 items",
         "all of memory.stat",
@@ -104,12 +104,27 @@ def test_so_many_reads(root: Path, capsys: Captured) -> None:
         assert {len(one["rounds"]) for one in part["results"]} == {16}  # of 3, but the last
 
 
+def test_a_tree_that_is_read_wrongly_is_not_timed(
+    root: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked = control.walked
+
+    def one_less(*arguments: Any) -> Any:
+        read = walked(*arguments)
+        return lambda: dict(list(read().items())[1:])
+
+    monkeypatch.setattr(control, "walked", one_less)
+    monkeypatch.setattr(contestants, "_PAUSE", 0)
+    said = failed(capsys, 1, "bench", *QUICK, str(root))
+    assert "TreeReader, text, copy=False: anon is " in said and "nothing was timed" in said
+
+
 def test_cgroup_v1(tmp_path: Path, capsys: Captured) -> None:
     root = make_v1(tmp_path / "root", root=True)
     report = json.loads(printed(capsys, "bench", "--json", *QUICK, str(root)))
     assert report["machine"]["cgroup"] == "cgroup v1"
     assert [part["part"] for part in report["parts"]][::2] == ["3 items", "1 cgroup, 3 items"]
-    assert report["values_compared"] == 3 * (3 + 3)
+    assert report["values_compared"] == 3 * (3 + 3) + 4
 
 
 def test_no_cgroup(tmp_path: Path, capsys: Captured) -> None:
