@@ -26,6 +26,7 @@ from .errors import (
     TreeTooLargeError,
     UnknownItemError,
     errno_text,
+    is_transient,
 )
 
 BEST_FIRST = ("kfunc", "rfc", "core", "text")
@@ -62,6 +63,10 @@ class Source(Protocol):
 
     def absent(self) -> set[str]:
         """Reads once; the items that this kernel does not keep."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed a descriptor of it."""
 
     def close(self) -> None:
         """Lets go of all it holds."""
@@ -247,8 +252,8 @@ class _Choosing(Generic[_Source]):
                 except NO_BACKEND_WOULD_HELP:
                     raise
                 except MemcgError as error:
-                    if error.errno in (errno.EMFILE, errno.ENFILE):
-                        raise  # it will pass: no reason to read as text for ever
+                    if is_transient(error):
+                        raise  # it will pass, and so is no reason for a lasting choice
                     self._refusals.append(_Refusal.by(backend, error))
             if request.transport != AUTO:
                 raise BackendUnavailableError(_why(self._refusals))
@@ -318,7 +323,7 @@ class _Choosing(Generic[_Source]):
             except NO_BACKEND_WOULD_HELP:
                 raise
             except MemcgError as error:
-                if transport == transports[-1]:
+                if is_transient(error) or transport == transports[-1]:
                     raise
                 refused.append(_Refusal.by(transport, error))
             else:

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import Callable, NamedTuple, Optional, Union
 
+from ._descriptors import Owned, opened_at
 from .errors import MemcgError, PinExistsError, PinPathError, PinPermissionError, errno_text
 
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
@@ -71,11 +72,11 @@ def is_on_bpffs(status: os.stat_result, path: str) -> bool:
 def opened_directory(path: str, at: Optional[int] = None) -> Iterator[int]:
     """An open directory: at a path, for names in it; or, to be listed, by its name in another."""
     flags = os.O_PATH if at is None else os.O_RDONLY | os.O_NOFOLLOW
-    fd = os.open(path, flags | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+    directory = opened_at(path, flags | os.O_DIRECTORY, at)
     try:
-        yield fd
+        yield directory.fileno()
     finally:
-        os.close(fd)
+        directory.close()
 
 
 def check_free(path: str) -> None:
@@ -163,7 +164,7 @@ class Made:
     def __init__(self) -> None:
         self._directories: list[Place] = []
         self._files: list[Place] = []
-        self._open: list[int] = []
+        self._open: list[Owned] = []
 
     def above(self, path: str) -> Place:
         """Makes the directories above an absolute path that are not there, for all to enter.
@@ -200,9 +201,9 @@ class Made:
         os.chmod(place.name, mode, dir_fd=place.directory)
 
     def _opened(self, path: str, flags: int, at: Optional[int] = None) -> int:
-        fd = os.open(path, flags | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
-        self._open.append(fd)
-        return fd
+        directory = opened_at(path, flags | os.O_DIRECTORY, at)
+        self._open.append(directory)
+        return directory.fileno()
 
     @staticmethod
     def _make(made: list[Place], place: Place, make: Callable[[], None]) -> None:
@@ -225,7 +226,7 @@ class Made:
     def close(self) -> None:
         """Closes the directories. Twice is fine."""
         while self._open:
-            os.close(self._open.pop())
+            self._open.pop().close()
 
 
 def _check_safe(place: Place) -> None:

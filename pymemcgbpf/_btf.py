@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
-from . import _fork, _libbpf
-from .errors import SHORTAGES, BtfNotFoundError, MemcgError
+from . import _fork, _signals
+from ._bindings import libbpf as _libbpf
+from .errors import BtfNotFoundError, MemcgError, is_transient
 
 VMLINUX = "/sys/kernel/btf/vmlinux"
 
@@ -100,14 +101,14 @@ def kernel() -> KernelTypes:
 
 def _read_kernel() -> KernelTypes:
     lib = _libbpf.load()
-    return _libbpf.explained(lambda log: _read_vmlinux(lib, log))
+    return _signals.held_back(lambda: _libbpf.explained(lambda log: _read_vmlinux(lib, log)))
 
 
 def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
     try:
         btf = lib.btf__load_vmlinux_btf()
     except MemcgError as error:
-        if error.errno in SHORTAGES:
+        if is_transient(error):
             raise
         raise BtfNotFoundError(
             f"this kernel offers no BTF type information ({VMLINUX}): "

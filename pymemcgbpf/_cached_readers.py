@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from typing import Optional
 
 from . import _backend, _cgroupfs, _fork
 from ._catalogue import requested_names
-from .errors import CgroupRemovedError, ClosedError
+from .errors import CgroupRemovedError, ClosedError, MemcgError
 from .reader import StatsReader
 
 # The last readers of read_stats(). Each holds one link, and with it its cgroup.
@@ -55,6 +56,9 @@ def read_stats(
                 return reader.read()
             except (CgroupRemovedError, ClosedError):
                 pass  # ClosedError: put out of the cache by another thread
+            except MemcgError as error:
+                if error.errno != errno.EBADF:  # which is a daemon's that closed all files
+                    raise
         _forget(key, reader)
     reader = StatsReader(path, names, flush=flush)
     try:

@@ -6,12 +6,12 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import weakref
 from collections.abc import Iterable
 from typing import Optional
 
 from ._catalogue import CATALOGUE, CURRENT, MEMORY_STAT, NUMA_STAT, PRESSURE, UNLIMITED
-from ._cgroupfs import Cgroup, above_standard
+from ._cgroupfs import Cgroup
+from ._descriptors import Descriptor, opened_at
 from .errors import StreamError
 
 # More than any kernel prints of memory.stat (below 4 KiB up to 7.3); read on if it is not enough.
@@ -34,17 +34,21 @@ class CgroupFile:
     """A file of a cgroup, open for reading until it is closed or forgotten."""
 
     def __init__(self, cgroup: Cgroup, name: str) -> None:
-        self.fd = above_standard(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=cgroup.fd))
-        self._finalizer = weakref.finalize(self, os.close, self.fd)
-        self._finalizer.atexit = False  # the kernel tidies up after a process
+        self._descriptor = Descriptor(opened_at(name, os.O_RDONLY, cgroup.fd))
+        self.fd = self._descriptor.fd
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed it."""
+        return self._descriptor.is_lost
 
     def read(self) -> bytes:
         """All of it, as it is now."""
         return read_whole(self.fd)
 
     def close(self) -> None:
-        """Twice is fine."""
-        self._finalizer()
+        """Calling it again does nothing."""
+        self._descriptor.close()
 
 
 class PressureFile:
@@ -52,7 +56,7 @@ class PressureFile:
 
     def __init__(self, cgroup: Cgroup) -> None:
         self._directory = CgroupFile(cgroup, ".")
-        self._cgroup = cgroup._replace(fd=self._directory.fd)
+        self._cgroup = cgroup._replace(fd=self._directory.fd, owner=None)
         try:
             self._file: Optional[CgroupFile] = CgroupFile(self._cgroup, PRESSURE)
         except BaseException:
@@ -83,6 +87,11 @@ class PressureFile:
                 raise
             return b""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed it."""
+        return self._directory.is_lost
+
     def close(self) -> None:
         """Twice is fine."""
         self._directory.close()
@@ -104,11 +113,11 @@ def read_whole(fd: int) -> bytes:
 
 def read_at(dir_fd: int, name: str) -> bytes:
     """All of a file in an open directory."""
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+    file = opened_at(name, os.O_RDONLY, dir_fd)
     try:
-        return read_whole(fd)
+        return read_whole(file.fileno())
     finally:
-        os.close(fd)
+        file.close()
 
 
 def name_of(file: str, version: int) -> Optional[str]:

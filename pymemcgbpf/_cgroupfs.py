@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-import fcntl
+import functools
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from typing import NamedTuple, Optional, Union
 
 from ._catalogue import MEMORY_STAT
+from ._descriptors import Owned, file_identity, opened_at
 from .errors import (
-    SHORTAGES,
     BackendUnavailableError,
     CgroupNotFoundError,
     CgroupPermissionError,
@@ -21,6 +22,8 @@ from .errors import (
     MemoryControllerError,
     NotACgroupError,
     errno_text,
+    is_transient,
+    shortage,
 )
 
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
@@ -33,11 +36,12 @@ class Cgroup(NamedTuple):
 
     Attributes:
         path: as the caller gave it.
-        fd: the directory, opened for reading; the holder closes it.
+        fd: the directory, opened for reading.
         identity: the directory's device and inode number. The number alone may be
             another cgroup's in another hierarchy.
         version: 1 or 2, of the hierarchy.
         is_root: the hierarchy's root, which has no usage counter of its own.
+        owner: what keeps the directory open, if that is this cgroup's own affair.
     """
 
     path: str
@@ -45,6 +49,12 @@ class Cgroup(NamedTuple):
     identity: Identity
     version: int
     is_root: bool
+    owner: Optional[Owned] = None
+
+    def close(self) -> None:
+        """Closes the directory."""
+        if self.owner is not None:
+            self.owner.close()
 
     @property
     def id(self) -> int:
@@ -53,7 +63,7 @@ class Cgroup(NamedTuple):
 
     def has_file(self, name: str) -> bool:
         """Whether the kernel shows this file there."""
-        return _exists(self.fd, name)
+        return exists(name, self.fd)
 
     @property
     def descendants(self) -> Optional[int]:
@@ -83,12 +93,12 @@ class Cgroup(NamedTuple):
 
         (v2 has no such file there; v1's root shows a sum of global statistics.)
         """
-        return not self.is_root and _exists(self.fd, self.current_file)
+        return not self.is_root and exists(self.current_file, self.fd)
 
     @property
     def has_lost_files(self) -> bool:
         """Whether it is being removed, or its memory controller disabled."""
-        return not _exists(self.fd, MEMORY_STAT) or not (self.is_root or self.has_current)
+        return not exists(MEMORY_STAT, self.fd) or not (self.is_root or self.has_current)
 
 
 def open_cgroup(path: Path) -> Cgroup:
@@ -100,25 +110,25 @@ def open_cgroup(path: Path) -> Cgroup:
     """
     text = os.fsdecode(path)
     try:
-        fd = above_standard(os.open(text, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        owner = opened_at(text, os.O_RDONLY | os.O_DIRECTORY)
     except (OSError, ValueError) as error:
         raise _open_error(text, error) from error
     try:
-        status = os.fstat(fd)
-        opened = (status.st_dev, status.st_ino)
-        if not _exists(fd, "cgroup.procs"):
+        fd = owner.fileno()
+        opened = file_identity(fd)
+        if not exists("cgroup.procs", fd):
             if _is_going(text, opened):
                 raise removed(text)
             raise NotACgroupError(
                 f"{text} is a directory, but not a cgroup's: no cgroup.procs"
                 f"{_memory_is_elsewhere(text)}"
             )
-        version = 2 if _exists(fd, "cgroup.controllers") else 1
-        if not _exists(fd, MEMORY_STAT):
+        version = 2 if exists("cgroup.controllers", fd) else 1
+        if not exists(MEMORY_STAT, fd):
             raise removed(text) if identity(text) != opened else _why_no_memory(text)
-        return Cgroup(text, fd, opened, version, is_hierarchy_root(fd, version))
+        return Cgroup(text, fd, opened, version, is_hierarchy_root(fd, version), owner)
     except BaseException:
-        os.close(fd)
+        owner.close()
         raise
 
 
@@ -128,36 +138,54 @@ def is_hierarchy_root(fd: int, version: int, path: str = ".") -> bool:
     Only a root lacks cgroup.type (v2); only a root has cgroup.sane_behavior (v1).
     """
     if version == 2:
-        return not _exists(fd, f"{path}/cgroup.type")
-    return _exists(fd, f"{path}/cgroup.sane_behavior")
+        return not exists(f"{path}/cgroup.type", fd)
+    return exists(f"{path}/cgroup.sane_behavior", fd)
 
 
-def above_standard(fd: int) -> int:
-    """The same file at a number above 2: where stdin is closed, open() gives 0, which
-    the kernel's cgroup iterator takes for "no file"."""
-    if fd > 2:
-        return fd
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        os.close(fd)
+def exists(path: str, directory: Optional[int] = None) -> bool:
+    """Whether there is something at a path, in an open directory if one is given.
 
-
-def _exists(dir_fd: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=dir_fd)
-    except OSError:
-        return False
-    return True
+    Raises:
+        MemcgError: there was no memory, or no descriptor, to find it out.
+    """
+    return _status(path, directory) is not None
 
 
 def identity(path: str) -> Optional[Identity]:
-    """The device and inode number that a path leads to now; None where it leads nowhere."""
+    """The device and inode number that a path leads to now; None where it leads nowhere.
+
+    Raises:
+        MemcgError: as :func:`exists`.
+    """
+    status = _status(path)
+    return None if status is None else (status.st_dev, status.st_ino)
+
+
+def _status(path: str, directory: Optional[int] = None) -> Optional[os.stat_result]:
     try:
-        status = os.stat(path)
-    except (OSError, ValueError):
+        return os.stat(path, dir_fd=directory)
+    except ValueError:  # a NUL in it
         return None
-    return status.st_dev, status.st_ino
+    except OSError as error:
+        if is_transient(error):
+            raise shortage(f"{path} cannot be looked at", error, "stat") from error
+        return None
+
+
+def resolved(path: str) -> str:
+    """A path without symbolic links.
+
+    Raises:
+        MemcgError: as :func:`exists`.
+    """
+    if sys.version_info < (3, 10):  # which cannot tell a failure from a path that is no link
+        return os.path.realpath(path)
+    try:
+        return os.path.realpath(path, strict=True)
+    except OSError as error:
+        if is_transient(error):
+            raise shortage(f"{path} cannot be looked at", error, "readlink") from error
+        return os.path.realpath(path)
 
 
 def _is_going(path: str, opened: Identity) -> bool:
@@ -167,7 +195,7 @@ def _is_going(path: str, opened: Identity) -> bool:
     """
     if identity(path) != opened:
         return True
-    above = identity(os.path.join(os.path.realpath(path), os.pardir, "cgroup.procs"))
+    above = identity(os.path.join(resolved(path), os.pardir, "cgroup.procs"))
     return above is not None and above[0] == opened[0]
 
 
@@ -175,6 +203,8 @@ def _open_error(path: str, error: Exception) -> MemcgError:
     if isinstance(error, ValueError):  # a NUL in it
         return CgroupNotFoundError(f"{path!r} cannot be a path: {error}")
     assert isinstance(error, OSError)
+    if is_transient(error):
+        return shortage(f"{path!r} cannot be opened", error, "open")
     kind: type[MemcgError] = MemcgError
     message = f"{path!r} cannot be opened: {errno_text(error.errno or 0)}"
     if isinstance(error, FileNotFoundError):
@@ -197,13 +227,15 @@ def why_unreadable(path: str, opened: Identity) -> MemcgError:
         os.stat(path)
     except PermissionError as error:
         return _open_error(path, error)
-    except OSError:
+    except OSError as error:
+        if is_transient(error):
+            return shortage(f"{path} cannot be looked at", error, "stat")
         return removed(path)
     if identity(path) != opened:
         return CgroupRemovedError(
             f"the cgroup {path} was removed; another one has its path now: make a new reader"
         )
-    if os.path.exists(os.path.join(path, MEMORY_STAT)):
+    if exists(os.path.join(path, MEMORY_STAT)):
         return removed(path)  # it is on its way out
     return _why_no_memory(path)
 
@@ -217,7 +249,7 @@ def why_not_found(path: str, opened: Identity) -> MemcgError:
     Its files go a moment after its statistics, so a while they may still be there.
     """
     for _ in range(_LOOKS):
-        if identity(path) != opened or not os.path.exists(os.path.join(path, MEMORY_STAT)):
+        if identity(path) != opened or not exists(os.path.join(path, MEMORY_STAT)):
             return why_unreadable(path, opened)
         time.sleep(_SECONDS_BETWEEN)
     return BackendUnavailableError(
@@ -228,12 +260,12 @@ def why_not_found(path: str, opened: Identity) -> MemcgError:
 
 def _why_no_memory(path: str) -> MemcgError:
     """Why a cgroup has no memory.stat, and what to do about it."""
-    if not os.path.exists(os.path.join(path, "cgroup.procs")):
+    if not exists(os.path.join(path, "cgroup.procs")):
         return removed(path)
     controllers = _read(os.path.join(path, "cgroup.controllers"))
     if controllers is None:
-        above = os.path.dirname(os.path.realpath(path))  # ".." would be gone with the path
-        if os.path.exists(os.path.join(above, MEMORY_STAT)):
+        above = os.path.dirname(resolved(path))  # ".." would be gone with the path
+        if exists(os.path.join(above, MEMORY_STAT)):
             return removed(path)  # its parent has the controller, so it had a file there
         return MemoryControllerError(
             f"{path} is in a cgroup v1 hierarchy without the memory controller"
@@ -241,7 +273,7 @@ def _why_no_memory(path: str) -> MemcgError:
         )
     if "memory" in controllers.split():
         return removed(path)  # it has the controller; only the files are gone
-    at = os.path.realpath(path)
+    at = resolved(path)
     if _read(os.path.join(at, "cgroup.type")) == "threaded":
         return MemoryControllerError(
             f"{path} is a threaded cgroup, which cannot have the memory controller: "
@@ -265,7 +297,7 @@ def _why_no_memory(path: str) -> MemcgError:
             return MemoryControllerError(
                 f"the memory controller is not enabled for {path}: "
                 f'write "+memory" to {file}'
-                + ("" if at == os.path.realpath(path) else ", then on down to it")
+                + ("" if at == resolved(path) else ", then on down to it")
             )
         at = parent
 
@@ -273,19 +305,19 @@ def _why_no_memory(path: str) -> MemcgError:
 def _memory_is_elsewhere(path: str) -> str:
     """The end of a sentence: where the hierarchy with the memory controller is mounted; "" if no
     other than the path's own."""
-    at = os.path.realpath(path)
+    at = resolved(path)
     for _, mount in memory_mounts():
-        if _below(mount, at) is None and os.path.exists(os.path.join(mount, MEMORY_STAT)):
+        if _below(mount, at) is None and exists(os.path.join(mount, MEMORY_STAT)):
             return f"; the memory controller's cgroups are in {mount}"
     return ""
 
 
 def hierarchy_root(path: str) -> str:
     """The topmost visible ancestor of a cgroup that has memory statistics itself."""
-    at = os.path.realpath(path)
+    at = resolved(path)
     while True:
         parent = os.path.dirname(at)
-        if parent == at or not os.path.exists(os.path.join(parent, MEMORY_STAT)):
+        if parent == at or not exists(os.path.join(parent, MEMORY_STAT)):
             return at
         at = parent
 
@@ -295,18 +327,20 @@ def _read(path: str) -> Optional[str]:
         # Names may hold any bytes but a line feed.
         with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             return file.read().strip()
-    except OSError:
+    except OSError as error:
+        if is_transient(error):
+            raise shortage(f"{path} cannot be read", error, "open") from error
         return None
 
 
 def _read_at(dir_fd: int, name: str) -> Optional[str]:
-    def opener(path: str, flags: int) -> int:
-        return os.open(path, flags, dir_fd=dir_fd)
-
+    opener = functools.partial(os.open, dir_fd=dir_fd)
     try:
         with open(name, encoding="ascii", opener=opener) as file:
             return file.read()
-    except OSError:
+    except OSError as error:
+        if is_transient(error):
+            raise shortage(f"{name} cannot be read", error, "open") from error
         return None
 
 
@@ -391,12 +425,8 @@ def _directories(path: str) -> dict[int, str]:
                 if entry.is_dir(follow_symlinks=False)
             }
     except OSError as error:
-        if error.errno in SHORTAGES:
-            raise MemcgError(
-                f"{path} cannot be listed: {errno_text(error.errno)}",
-                errno=error.errno,
-                call="open",
-            ) from error
+        if is_transient(error):
+            raise shortage(f"{path} cannot be listed", error, "open") from error
         return {}
 
 

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import NamedTuple, Optional
 
 from . import _btf, _cgroup_files, _cgroupfs, _program
 from ._catalogue import MEMORY_STAT
 from ._cgroupfs import Cgroup
+from .errors import is_transient
 
 # Files whose reading flushes first, and that are cheaper than memory.stat (mm/memcontrol.c:
 # the show functions that call mem_cgroup_flush_stats). Not every kernel has them.
@@ -34,13 +34,22 @@ class Flush(NamedTuple):
         for file in self.files:
             os.pread(file.fd, 1, 0)
         if self.pressure is not None:
-            with contextlib.suppress(OSError):  # the cgroup is gone: who reads it will say so
+            try:
                 self.pressure.read()
+            except OSError as error:  # the cgroup is gone: who reads it will say so
+                if is_transient(error):
+                    raise
 
     @property
     def reads(self) -> bool:
         """Whether user space has a part."""
         return bool(self.files) or self.pressure is not None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed one of the files."""
+        pressure = self.pressure is not None and self.pressure.is_lost
+        return pressure or any(file.is_lost for file in self.files)
 
     def close(self) -> None:
         """Closes the files. Twice is fine."""
@@ -96,4 +105,4 @@ def ancestors(cgroup: Cgroup) -> Flush:
     try:
         return by_file(top)
     finally:
-        os.close(top.fd)
+        top.close()

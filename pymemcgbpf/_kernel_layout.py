@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from typing import Optional
@@ -96,7 +95,7 @@ def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_layout
             if _gives_memory_stat(layout, types, top)
         ]
     finally:
-        os.close(top.fd)
+        top.close()
     return fitting[0] if len(fitting) == 1 else None
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import itertools
 import os
+import select
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from ctypes import POINTER, Structure, c_char_p, c_int, c_size_t, c_uint32, c_ui
 from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from . import _fork
+from ._descriptors import Identity, Owned, opened
 from .errors import LibbpfNotFoundError, LibbpfTooOldError, MemcgError
 
 SONAME = "libbpf.so.1"
@@ -135,6 +138,12 @@ class ProgInfo(Structure):
         ("attach_btf_id", c_uint32),
         ("padding", c_uint32),
     ]
+
+
+class ObjectInfo(Structure):
+    """What struct bpf_prog_info, bpf_map_info and bpf_link_info (linux/bpf.h) begin with."""
+
+    _fields_ = [("type", c_uint32), ("id", c_uint32)]
 
 
 class TestRunOpts(Structure):
@@ -279,7 +288,7 @@ BINDINGS = (
     Binding(
         "bpf_obj_get_info_by_fd",
         c_int,
-        [c_int, POINTER(ProgInfo), POINTER(c_uint32)],
+        [c_int, c_void_p, POINTER(c_uint32)],
         NEGATIVE,
         "0.0.1",
     ),
@@ -301,12 +310,31 @@ class Libbpf:
     """The loaded library: one attribute per row of :data:`BINDINGS`.
 
     A call that fails raises :class:`MemcgError` with ``errno`` and ``call`` set.
+
+    Attributes:
+        version: of the library, "1.5".
     """
+
+    libbpf_major_version: Any
 
     def __init__(self, library: Any) -> None:
         self.version = _version(library)
         for binding in BINDINGS:
             setattr(self, binding.name, _bind(library, binding, self.version))
+
+    @functools.cached_property
+    def no_print(self) -> Optional[int]:
+        """The address of a function that may be called in place of a print function and does
+        nothing: it takes no argument and returns a constant. It stands for silence, as NULL could
+        be the application's own choice."""
+        return ctypes.cast(self.libbpf_major_version, c_void_p).value
+
+    def descriptor(self, name: str, *arguments: Any) -> Owned:
+        """Calls a function that returns a new file descriptor: the owner of that."""
+        try:
+            return opened(_unchecked_descriptor(name), *arguments)
+        except OverflowError:  # a negative errno; asked again, the function says which
+            return opened(getattr(self, name), *arguments)
 
     def __getattr__(self, name: str) -> Any:  # only for what the table does not have
         raise AttributeError(f"{SONAME} binding {name!r} is not in the table")
@@ -484,39 +512,57 @@ def _on_print(level: int, text: bytes, arguments: int) -> int:
 
 
 _print_callback = PrintFn(_on_print)  # kept alive for as long as libbpf may call it
-_OUR_PRINT = ctypes.cast(_print_callback, c_void_p).value
+_PRINT = ctypes.cast(_print_callback, c_void_p).value
 _print_lock = _fork.renewed_lock(__name__, "_print_lock")
-_print_users: list[bool] = []  # for each, whether it wants the messages
+_print_users: list[object] = []
+_print_readers: list[object] = []  # those of them who want the messages
+# Of the application: what libbpf_set_print() has returned that is not ours.
 _print_before: Optional[int] = None
+_print_replaced: list[Optional[int]] = []
+
+
+def _set_print() -> None:
+    """Makes libbpf's print function the one that the users want; without any, that of before.
+
+    It is never lost, wherever a signal handler raises: what libbpf returns is in the list before
+    any Python code runs, and to call this again does no harm.
+    """
+    global _print_before
+    lib = load()
+    wanted = _PRINT if _print_readers else lib.no_print if _print_users else _print_before
+    _print_replaced.extend(map(lib.libbpf_set_print, (wanted,)))
+    for replaced in _print_replaced:
+        if replaced not in (_PRINT, lib.no_print):
+            _print_before = replaced
+    _print_replaced.clear()
 
 
 @contextlib.contextmanager
-def _printing(wanted: bool) -> Iterator[None]:
-    """libbpf's print function is the whole process's: it is ours (or none) only while
+def _printing(users: list[object], user: object) -> Iterator[None]:
+    """libbpf's print function is the whole process's: it is ours (or does nothing) only while
     somebody is inside, and then the one before is put back."""
-    global _print_before
-    lib = load()
-    with _print_lock:
-        _print_users.append(wanted)
-        before = lib.libbpf_set_print(_OUR_PRINT if any(_print_users) else None)
-        if len(_print_users) == 1 and before != _OUR_PRINT:
-            _print_before = before
+    load()
     try:
+        with _print_lock:
+            _print_users.append(user)
+            users.append(user)
+            _set_print()
         yield
     finally:
         with _print_lock:
-            if wanted in _print_users:  # a fork may have emptied it
-                _print_users.remove(wanted)
-            ours = _OUR_PRINT if any(_print_users) else None
-            lib.libbpf_set_print(ours if _print_users else _print_before)
+            for each in (_print_users, _print_readers):
+                if user in each:  # a fork may have emptied it
+                    each.remove(user)
+            _set_print()
 
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
     """Keeps libbpf from printing in this thread."""
-    outer, _messages.silent = _messages.silent, True
+    outer = _messages.silent
     try:
-        with _printing(False):
+        _messages.silent = True
+        with _printing([], object()):
             yield
     finally:
         _messages.silent = outer
@@ -525,10 +571,11 @@ def silence() -> Iterator[None]:
 @contextlib.contextmanager
 def messages() -> Iterator[list[str]]:
     """Collects what libbpf prints in this thread, and sends it to ``logging`` too."""
-    outer, _messages.lines = _messages.lines, []
+    outer = _messages.lines
     try:
-        with _printing(True):
-            yield _messages.lines
+        lines = _messages.lines = []
+        with _printing(_print_readers, object()):
+            yield lines
     finally:
         _messages.lines = outer
         raised, _messages.raised = _messages.raised, None
@@ -545,16 +592,18 @@ def initial_value(lib: Libbpf, bpf_map: Any) -> tuple[int, int]:
 
 def _restore_print_in_child() -> None:
     """A thread that was inside :func:`_printing` at a fork is not in the child."""
-    if _print_users and _loaded is not None:
-        _loaded.libbpf_set_print(_print_before)
+    users = bool(_print_users)
     _print_users.clear()
+    _print_readers.clear()
+    if users and _loaded is not None:
+        _set_print()
 
 
 os.register_at_fork(after_in_child=_restore_print_in_child)
 
 
 @functools.cache
-def _bare(name: str) -> Any:
+def _unchecked(name: str) -> Any:
     """A function of the table for the hot path: returns -errno, raises nothing.
 
     A function object of its own: libbpf 1.x returns the errno, so there is no need to
@@ -567,9 +616,38 @@ def _bare(name: str) -> Any:
     return function
 
 
-def iterator_creator(link_fd: int) -> tuple[Callable[[c_int], int], c_int]:
-    """bpf_iter_create, see :func:`_bare`, and its argument: returns a file descriptor."""
-    return _bare("bpf_iter_create"), c_int(link_fd)
+@functools.cache
+def _unchecked_descriptor(name: str) -> Any:
+    """The same of a function that returns a descriptor: a negative errno is too large a number
+    for one, and so an OverflowError for whoever takes it for one."""
+    function = _unchecked.__wrapped__(name)
+    function.restype = c_uint32
+    return function
+
+
+class IteratorMaker:
+    """bpf_iter_create for the hot path, of one link."""
+
+    def __init__(self, link_fd: int) -> None:
+        self._link_fd = c_int(link_fd)
+        create = _unchecked_descriptor("bpf_iter_create")
+        # One call of next() makes an iterator and its owner, without Python code between.
+        self._owners = map(select.epoll.fromfd, map(create, itertools.repeat(self._link_fd)))
+
+    def __call__(self) -> Owned:
+        """The owner of a new iterator.
+
+        Raises:
+            MemcgError: the kernel makes none.
+        """
+        try:
+            return next(self._owners)
+        except OverflowError:  # a negative errno; asked again, the function says which
+            return opened(load().bpf_iter_create, self._link_fd)
+
+    def close(self) -> None:
+        """Makes no more: the link's number may soon be another file's."""
+        self._link_fd.value = -1
 
 
 def runner(program_fd: int, context: bytearray) -> Callable[[], int]:
@@ -580,15 +658,15 @@ def runner(program_fd: int, context: bytearray) -> Callable[[], int]:
     )
     options.memory = memory  # as long as it lives, the bytearray stays where it is
     return functools.partial(
-        _bare("bpf_prog_test_run_opts"), c_int(program_fd), ctypes.pointer(options)
+        _unchecked("bpf_prog_test_run_opts"), c_int(program_fd), ctypes.pointer(options)
     )
 
 
 _TRACE_ITER = 28  # enum bpf_attach_type: BPF_TRACE_ITER
 
 
-def link_iterator(lib: Libbpf, program_fd: int, cgroup_fd: int, order: int) -> int:
-    """A link to an iterator that starts at one cgroup: its file descriptor."""
+def link_iterator(lib: Libbpf, program_fd: int, cgroup_fd: int, order: int) -> Owned:
+    """A link to an iterator that starts at one cgroup."""
     if cgroup_fd <= 0:  # the kernel takes fd 0 for "the whole hierarchy"
         raise ValueError(f"cgroup_fd must be above 0, not {cgroup_fd}")
     info = IterLinkInfo(order=order, cgroup_fd=cgroup_fd)
@@ -597,25 +675,42 @@ def link_iterator(lib: Libbpf, program_fd: int, cgroup_fd: int, order: int) -> i
         iter_info=ctypes.pointer(info),
         iter_info_len=ctypes.sizeof(info),
     )
-    return int(lib.bpf_link_create(program_fd, 0, _TRACE_ITER, ctypes.byref(options)))
+    return lib.descriptor("bpf_link_create", program_fd, 0, _TRACE_ITER, ctypes.byref(options))
 
 
 _MAP_TYPE_ARRAY = 2  # enum bpf_map_type: BPF_MAP_TYPE_ARRAY
 
 
-def create_array(lib: Libbpf, name: str, value_size: int, entries: int, flags: int) -> int:
-    """An array map: its file descriptor."""
+def create_array(lib: Libbpf, name: str, value_size: int, entries: int, flags: int) -> Owned:
+    """An array map."""
     options = MapCreateOpts(sz=ctypes.sizeof(MapCreateOpts), map_flags=flags)
-    fd = lib.bpf_map_create(
-        _MAP_TYPE_ARRAY, name.encode(), 4, value_size, entries, ctypes.byref(options)
+    return lib.descriptor(
+        "bpf_map_create",
+        _MAP_TYPE_ARRAY,
+        name.encode(),
+        4,
+        value_size,
+        entries,
+        ctypes.byref(options),
     )
-    return int(fd)
 
 
 def fill_for_ever(lib: Libbpf, map_fd: int, value: bytes) -> None:
     """Sets an array's only element, and lets nobody change it: the verifier knows it then."""
     lib.bpf_map_update_elem(map_fd, bytes(4), value, 0)
     lib.bpf_map_freeze(map_fd)
+
+
+def object_identity(lib: Libbpf, fd: int) -> Identity:
+    """What tells a link, a map or a program from all others, by its descriptor.
+
+    Raises:
+        MemcgError: it is none.
+    """
+    info = ObjectInfo()
+    size = c_uint32(ctypes.sizeof(info))
+    lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size))
+    return info.type, info.id
 
 
 class ProgramKind(NamedTuple):
@@ -648,8 +743,8 @@ def instructions(lib: Libbpf, program: Any) -> bytes:
 _SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
 
 
-def load_program(lib: Libbpf, name: str, kind: ProgramKind, code: bytes) -> int:
-    """Loads a sleepable program: its file descriptor."""
+def load_program(lib: Libbpf, name: str, kind: ProgramKind, code: bytes) -> Owned:
+    """Loads a sleepable program."""
     options = ProgLoadOpts(
         sz=ctypes.sizeof(ProgLoadOpts),
         expected_attach_type=kind.expected_attach_type,
@@ -657,10 +752,15 @@ def load_program(lib: Libbpf, name: str, kind: ProgramKind, code: bytes) -> int:
         attach_btf_id=kind.attach_btf_id,
     )
     licence = b"Dual BSD/GPL"
-    fd = lib.bpf_prog_load(
-        kind.type, name.encode()[:15], licence, code, len(code) // 8, ctypes.byref(options)
+    return lib.descriptor(
+        "bpf_prog_load",
+        kind.type,
+        name.encode()[:15],
+        licence,
+        code,
+        len(code) // 8,
+        ctypes.byref(options),
     )
-    return int(fd)
 
 
 def test_run(lib: Libbpf, program_fd: int) -> int:

@@ -73,15 +73,15 @@ def opened(path: Optional[_cgroupfs.Path]) -> Iterator[_cgroupfs.Cgroup]:
     try:
         yield cgroup
     finally:
-        os.close(cgroup.fd)
+        cgroup.close()
 
 
 def _nearest(path: str) -> str:
     """The cgroup, or the nearest above it, that has a memory.stat; itself if there is none."""
-    at = os.path.realpath(path)
-    while not os.path.exists(os.path.join(at, MEMORY_STAT)):
+    at = _cgroupfs.resolved(path)
+    while not _cgroupfs.exists(os.path.join(at, MEMORY_STAT)):
         above = os.path.dirname(at)
-        if not os.path.exists(os.path.join(above, "cgroup.procs")):
+        if not _cgroupfs.exists(os.path.join(above, "cgroup.procs")):
             return path
         at = above
     return at

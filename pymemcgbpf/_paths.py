@@ -16,7 +16,8 @@ from collections.abc import Collection
 from typing import Callable, Optional
 
 from . import _fork
-from .errors import SHORTAGES, MemcgError, errno_text
+from ._descriptors import opened_at
+from .errors import is_transient, shortage
 
 ROOT = "."
 
@@ -124,12 +125,9 @@ class Paths:
 
     def _note(self, error: OSError) -> None:
         """Why a directory could not be looked at: because it is not there any more, or else."""
-        if error.errno in SHORTAGES:
-            raise MemcgError(
-                f"the cgroups below {self.root} cannot be listed: {errno_text(error.errno)}",
-                errno=error.errno,
-                call="open",
-            ) from error
+        if is_transient(error):
+            message = f"the cgroups below {self.root} cannot be listed"
+            raise shortage(message, error, "open") from error
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV):
             self._obstacle = True
 
@@ -191,13 +189,14 @@ class Paths:
     def _list(self, parent: int, relative: str) -> Optional[dict[int, str]]:
         """Id → path of the directories in one; None unless that is this very cgroup's."""
         prefix = "" if relative == ROOT else f"{relative}/"
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        flags = os.O_RDONLY | os.O_DIRECTORY
         try:
-            fd = os.open(self.absolute(relative), flags)
+            directory = opened_at(self.absolute(relative), flags)
         except OSError as error:
             self._note(error)
             return None
         try:
+            fd = directory.fileno()
             if os.fstat(fd).st_ino != parent:
                 return None
             with os.scandir(fd) as entries:
@@ -210,7 +209,7 @@ class Paths:
             self._note(error)
             return None
         finally:
-            os.close(fd)
+            directory.close()
 
     def _forget_all_but(self, ids: Collection[int]) -> None:
         kept = {*ids, self._root_id}

@@ -17,7 +17,6 @@ from . import (
     _catalogue,
     _cgroupfs,
     _flush,
-    _libbpf,
     _program,
     _stat_sources,
     _tree_sources,
@@ -25,14 +24,15 @@ from . import (
     pinned,
 )
 from ._cgroupfs import Cgroup
+from ._bindings import libbpf as _libbpf
 from ._recipe import Recipe
 from .errors import (
-    SHORTAGES,
     BackendUnavailableError,
     ItemUnavailableError,
     MemcgError,
     TreeTooLargeError,
     UnknownItemError,
+    is_transient,
 )
 
 
@@ -103,7 +103,7 @@ def pin(
             made.close()
             source.close()
     finally:
-        os.close(cgroup.fd)
+        cgroup.close()
 
 
 def pin_tree(
@@ -178,7 +178,7 @@ def pin_tree(
         finally:
             made.close()
     finally:
-        os.close(cgroup.fd)
+        cgroup.close()
 
 
 MOST_PARTS = 1024
@@ -283,14 +283,11 @@ class PinSource:
     def absent(self) -> set[str]:
         """Reads once; the items that this kernel does not keep, and those without a number."""
         absent = {name for name in self.names if _catalogue.item_named(name) is None}
-        create, link_fd = _libbpf.iterator_creator(self._link.fd)
-        iterator = create(link_fd)
-        if iterator < 0:
-            raise _libbpf.failure(-iterator, "bpf_iter_create")
+        iterator = _libbpf.IteratorMaker(self._link.fd)()
         try:
-            data, _ = pinned.read_walk(iterator)
+            data, _ = pinned.read_walk(iterator.fileno())
         finally:
-            os.close(iterator)
+            iterator.close()
         header, rows, end_ns = _wire.take_apart(data)
         if end_ns is None and self._walk.whole:
             raise pinned.too_large(f"from {self._cgroup.path}", len(header.items))
@@ -308,6 +305,11 @@ class PinSource:
     def pin(self, place: _bpffs.Place, mode: int, made: _bpffs.Made) -> None:
         """Pins it; what is made is taken note of."""
         made.file(place, self._link.pin, mode)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed its descriptor."""
+        return self._link.is_lost
 
     def close(self) -> None:
         """Lets go of the link; if it is pinned, it stays. Twice is fine."""
@@ -347,7 +349,7 @@ def _chosen(cgroup: Cgroup, names: Optional[tuple[str, ...]], walk: Walk) -> Pin
         except (*_backend.NO_BACKEND_WOULD_HELP, UnknownItemError):
             raise
         except MemcgError as error:
-            if error.errno in SHORTAGES:
+            if is_transient(error):
                 raise
             if isinstance(error, ItemUnavailableError) and numberless:
                 raise _numberless(numberless) from error

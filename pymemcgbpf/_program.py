@@ -5,21 +5,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import mmap
 import os
 import struct
 import weakref
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
-from . import _btf, _libbpf, _relocated, _wire
+from . import _btf, _relocated, _signals, _wire
+from ._descriptors import Descriptor, Owned, abandon, duplicate, opened_at
+from ._bindings import libbpf as _libbpf
 from .errors import (
-    SHORTAGES,
     BpfObjectError,
     BpfPermissionError,
     MemcgError,
     VerifierError,
     errno_text,
+    is_transient,
+    shortage,
 )
 
 _HERE = os.path.dirname(__file__)
@@ -123,61 +127,183 @@ class Program:
         self, name: str, constants: dict[str, bytes], rows: Optional[MapSize] = None
     ) -> None:
         self._lib = _libbpf.load()
-        self._file = _file_of(name, constants)
         if missing_capabilities():  # spares the kernel, and us, all that follows
             raise BpfPermissionError(_permission_message(errno.EPERM), errno=errno.EPERM)
         _check_spare_descriptors()
-        self.fd = -1
-        self._rows_fd = -1
-        self._object: Any = None
-        self._finalizer: Any = None
-        self.constants = b""  # as it was loaded with them
-        if not self._load_again(name, constants, rows):
-            _libbpf.explained(lambda log: self._load(name, constants, rows, log))
+        loaded = _signals.held_back(lambda: _loaded(self._lib, name, constants, rows))
+        self.constants = loaded.constants
+        self._program = self._descriptor(loaded.program)
+        self.fd = self._program.fd
+        self._rows = None if loaded.rows is None else self._descriptor(loaded.rows)
+        self._variables = loaded.variables
+        self._unmap: Optional[Callable[[], object]] = None
 
-    def _load_again(self, name: str, constants: dict[str, bytes], rows: Optional[MapSize]) -> bool:
-        """Loads it without libbpf's loader, if that was done before. Where it fails the loader
-        is to try: it has words for it."""
-        before = _relocated.of(self._file, name)
-        if before is None:
-            return False
+    def _descriptor(self, owned: Owned) -> Descriptor:
+        return Descriptor(owned, functools.partial(_libbpf.object_identity, self._lib))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed its descriptor."""
+        return self._program.is_lost
+
+    def variable(self, name: str) -> bytes:
+        """A global variable's bytes, as the program left them."""
+        assert self._variables is not None, "only COPY_TABLES has variables to be read"
+        offset, size = self._variables.places[name]
+        # A mapping of our own: libbpf before 1.4 leaves its one as it was before load.
+        fd, length = self._variables.memory.fileno(), self._variables.size
+        with mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+            return memory[offset : offset + size]
+
+    def map_rows(self, rows: MapSize) -> mmap.mmap:
+        """The map of rows, to be read."""
+        assert self._rows is not None, "only a program with a map of rows is asked for it"
+        size = rows.value_size * rows.entries
+        memory = mmap.mmap(self._rows.fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+        finalizer = weakref.finalize(self, _unmap, memory, self._rows)
+        finalizer.atexit = False
+        self._unmap = finalizer
+        return memory
+
+    def run(self) -> int:
+        """Runs a syscall program once; returns what it returned."""
+        return _libbpf.test_run(self._lib, self.fd)
+
+    def attach(self, cgroup_fd: int, order: int) -> Link:
+        """A link to a cgroup iterator that starts at an open cgroup directory."""
+        owned = _libbpf.link_iterator(self._lib, self.fd, cgroup_fd, order)
+        return Link(self, self._lib, self._descriptor(owned))
+
+    def close(self) -> None:
+        """Unloads the program, once its links are closed. Calling it again does nothing."""
+        if self._unmap is not None:
+            self._unmap()
+        self._program.close()
+        if self._rows is not None:
+            self._rows.close()
+
+
+def _unmap(memory: mmap.mmap, rows: Descriptor) -> None:
+    """Closes the memory of a map of rows. It holds a descriptor as well, and would close whatever
+    has its number now."""
+    if rows.is_lost:
+        abandon(memory)
+    else:
+        with contextlib.suppress(BufferError):  # somebody has a view: it goes with the last
+            memory.close()
+
+
+class Link:
+    """An iterator link. Keeps its program loaded, and its cgroup from being freed."""
+
+    def __init__(self, program: Program, lib: _libbpf.Libbpf, descriptor: Descriptor) -> None:
+        self._program: Optional[Program] = program
+        self._lib, self._descriptor = lib, descriptor
+        self.fd = descriptor.fd
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed its descriptor."""
+        return self._descriptor.is_lost
+
+    def pin(self, path: str) -> None:
+        """Gives it a name in a bpffs, which keeps it beyond this object and this process."""
+        self._lib.bpf_obj_pin(self.fd, os.fsencode(path))
+
+    def close(self) -> None:
+        """Detaches, unless it is pinned. Calling it again does nothing."""
+        self._descriptor.close()
+        self._program = None
+
+
+class _Variables(NamedTuple):
+    """A program's global variables: the map that holds them, its size, and where each is."""
+
+    memory: Owned
+    size: int
+    places: dict[str, tuple[int, int]]
+
+
+class _Loaded(NamedTuple):
+    """A loaded program.
+
+    Attributes:
+        program: its descriptor.
+        rows: that of its map of rows, if it has one.
+        constants: what it was loaded with.
+        variables: of COPY_TABLES.
+    """
+
+    program: Owned
+    rows: Optional[Owned]
+    constants: bytes
+    variables: Optional[_Variables] = None
+
+
+def _loaded(
+    lib: _libbpf.Libbpf, name: str, constants: dict[str, bytes], rows: Optional[MapSize]
+) -> _Loaded:
+    """Loads a program, as it was loaded before in this process or else through libbpf."""
+    file = _file_of(name, constants)
+    before = _relocated.of(file, name)
+    if before is not None:
         try:
             with _libbpf.silence():
-                loaded = before.load(self._lib, constants, rows)
-        except MemcgError:
-            return False
-        self._finalizer = weakref.finalize(self, _relocated.close, loaded.fds)
-        self._finalizer.atexit = False  # the kernel tidies up after a process
-        self.fd, self._rows_fd = loaded.fd, loaded.rows_fd
-        self.constants = before.constants.with_values(constants)
-        return True
-
-    def _load(
-        self, name: str, constants: dict[str, bytes], rows: Optional[MapSize], log: list[str]
-    ) -> None:
-        self._object = _open(self._lib, self._file, log)
-        self._finalizer = weakref.finalize(self, self._lib.bpf_object__close, self._object)
-        self._finalizer.atexit = False
-        try:
-            program, initial = self._prepare(name, constants)
-            self._prepare_maps(name, rows)
-            self._lib.bpf_object__load(self._object)
-            self.fd = self._lib.bpf_program__fd(program)
-            if ROWS in PROGRAMS[name]:
-                self._rows_fd = self._lib.bpf_map__fd(self._map(ROWS))
-            if name != COPY_TABLES:  # which runs once, and is asked for its variables
-                with contextlib.suppress(MemcgError):
-                    kept = _relocated.made(self._lib, name, self._object, program, initial)
-                    _relocated.keep(self._file, kept)
+                program, rows_map = before.load(lib, constants, rows)
+            return _Loaded(program, rows_map, before.constants.with_values(constants))
         except MemcgError as error:
-            self.close()
-            raise _load_error(error, self._file, "".join(log)) from error
-        except BaseException:
-            self.close()
-            raise
+            if is_transient(error):
+                raise _load_error(error, file, "") from error
+            # Else libbpf's loader is to try: it has words for what is wrong.
+    return _libbpf.explained(lambda log: _load_object(lib, file, name, constants, rows, log))
 
-    def _prepare(self, name: str, constants: dict[str, bytes]) -> tuple[Any, _relocated.Section]:
-        """Sets the constants; returns the program, and the constants as they were."""
+
+def _load_object(
+    lib: _libbpf.Libbpf,
+    file: str,
+    name: str,
+    constants: dict[str, bytes],
+    rows: Optional[MapSize],
+    log: list[str],
+) -> _Loaded:
+    """Loads a program through libbpf, of which nothing but the descriptors is kept: it would
+    close them whatever they are then."""
+    opened = _open(lib, file, log)
+    try:
+        return _Object(lib, opened).load(file, name, constants, rows)
+    except MemcgError as error:
+        raise _load_error(error, file, "".join(log)) from error
+    finally:
+        lib.bpf_object__close(opened)
+
+
+class _Object:
+    """A ``struct bpf_object`` that is open, not yet loaded."""
+
+    def __init__(self, lib: _libbpf.Libbpf, opened: Any) -> None:
+        self._lib, self._object = lib, opened
+
+    def load(
+        self, file: str, name: str, constants: dict[str, bytes], rows: Optional[MapSize]
+    ) -> _Loaded:
+        """Loads one of its programs."""
+        lib = self._lib
+        program = self._choose(name)
+        initial, address = self._constants()
+        data = initial.with_values(constants)
+        _libbpf.poke(address, data)
+        self._prepare_maps(name, rows)
+        lib.bpf_object__load(self._object)
+        owned = duplicate(lib.bpf_program__fd(program))
+        if name == COPY_TABLES:  # which runs once, and is asked for its variables
+            return _Loaded(owned, None, data, self._variables())
+        with contextlib.suppress(MemcgError):
+            _relocated.keep(file, _relocated.made(lib, name, self._object, program, initial))
+        rows_map = duplicate(lib.bpf_map__fd(self._map(ROWS))) if ROWS in PROGRAMS[name] else None
+        return _Loaded(owned, rows_map, data)
+
+    def _choose(self, name: str) -> Any:
+        """The program of that name; no other will be loaded."""
         lib = self._lib
         for other in PROGRAMS:
             if (other == COPY_TABLES) == (name == COPY_TABLES):  # it is in this object
@@ -185,11 +311,16 @@ class Program:
                 lib.bpf_program__set_autoload(program, other == name)
                 if other == name:
                     wanted = program
+        return wanted
+
+    def _constants(self) -> tuple[_relocated.Section, int]:
+        """The constants as they were compiled, and where they are to be set."""
         _, (address, size), places = self._section(".rodata")
-        section = _relocated.Section(_libbpf.peek(address, size), places)
-        self.constants = section.with_values(constants)
-        _libbpf.poke(address, self.constants)
-        return wanted, section
+        return _relocated.Section(_libbpf.peek(address, size), places), address
+
+    def _variables(self) -> _Variables:
+        bpf_map, (_, size), places = self._section(".bss")
+        return _Variables(duplicate(self._lib.bpf_map__fd(bpf_map)), size, places)
 
     def _map(self, name: str) -> Any:
         return self._lib.bpf_object__find_map_by_name(self._object, name.encode())
@@ -210,52 +341,6 @@ class Program:
         types = _btf.Types(self._lib, self._lib.bpf_object__btf(self._object))
         return bpf_map, _libbpf.initial_value(self._lib, bpf_map), types.variables(name)
 
-    def variable(self, name: str) -> bytes:
-        """A global variable's bytes, as the program left them."""
-        bpf_map, address_and_size, variables = self._section(".bss")
-        offset, size = variables[name]
-        # A mapping of our own: libbpf before 1.4 leaves its one as it was before load.
-        fd = self._lib.bpf_map__fd(bpf_map)
-        with mmap.mmap(fd, address_and_size[1], mmap.MAP_SHARED, mmap.PROT_READ) as memory:
-            return memory[offset : offset + size]
-
-    def map_rows(self, rows: MapSize) -> mmap.mmap:
-        """The map of rows, to be read."""
-        size = rows.value_size * rows.entries
-        return mmap.mmap(self._rows_fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
-
-    def run(self) -> int:
-        """Runs a syscall program once; returns what it returned."""
-        return _libbpf.test_run(self._lib, self.fd)
-
-    def attach(self, cgroup_fd: int, order: int) -> Link:
-        """A link to a cgroup iterator that starts at an open cgroup directory."""
-        return Link(self, self._lib, _libbpf.link_iterator(self._lib, self.fd, cgroup_fd, order))
-
-    def close(self) -> None:
-        """Unloads the program, once its links are closed. Twice is fine."""
-        if self._finalizer is not None:
-            self._finalizer()
-
-
-class Link:
-    """An iterator link. Keeps its program loaded, and its cgroup from being freed."""
-
-    def __init__(self, program: Program, lib: _libbpf.Libbpf, fd: int) -> None:
-        self._program: Optional[Program] = program
-        self._lib, self.fd = lib, fd
-        self._finalizer = weakref.finalize(self, os.close, fd)
-        self._finalizer.atexit = False
-
-    def pin(self, path: str) -> None:
-        """Gives it a name in a bpffs, which keeps it beyond this object and this process."""
-        self._lib.bpf_obj_pin(self.fd, os.fsencode(path))
-
-    def close(self) -> None:
-        """Detaches, unless it is pinned. Twice is fine."""
-        self._finalizer()
-        self._program = None
-
 
 _DESCRIPTORS = 20  # what a reader takes while it is made (19 with libbpf 1.1)
 
@@ -263,21 +348,17 @@ _DESCRIPTORS = 20  # what a reader takes while it is made (19 with libbpf 1.1)
 def _check_spare_descriptors() -> None:
     """libbpf probes the kernel's features once per process: a probe that fails for want of
     file descriptors would count as a "no" for ever."""
-    taken: list[int] = []
     try:
-        for _ in range(_DESCRIPTORS):
-            taken.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        taken = [opened_at(os.devnull, os.O_RDONLY) for _ in range(_DESCRIPTORS)]
     except OSError as error:
-        if error.errno in SHORTAGES:
-            raise MemcgError(
-                f"a BPF program cannot be loaded: {errno_text(error.errno)}; it takes "
-                f"{_DESCRIPTORS} file descriptors for a moment (ulimit -n)",
-                errno=error.errno,
-                call="open",
-            ) from error
-    finally:
-        for fd in taken:
-            os.close(fd)
+        raise shortage(
+            f"a BPF program cannot be loaded, which takes {_DESCRIPTORS} file descriptors for a "
+            "moment (ulimit -n)",
+            error,
+            "open",
+        ) from error
+    for each in taken:
+        each.close()
 
 
 def _file_of(program: str, constants: dict[str, bytes]) -> str:
@@ -301,10 +382,8 @@ def read_object(file: Optional[str] = None) -> bytes:
         with open(file, "rb") as opened:
             return opened.read()
     except OSError as error:
-        if error.errno in SHORTAGES:
-            raise MemcgError(
-                f"{file}: {errno_text(error.errno)}", errno=error.errno, call="open"
-            ) from error
+        if is_transient(error):
+            raise shortage(f"the BPF object {file} cannot be read", error, "open") from error
         what_to_do = "install pymemcgbpf again"
         package = os.path.dirname(os.path.dirname(file))
         if os.path.exists(os.path.join(os.path.dirname(package), "setup.cfg")):
@@ -336,7 +415,7 @@ def _load_error(error: MemcgError, file: str, log: str) -> MemcgError:
     number = error.errno or 0
     verdict = _verdict(log)
     kind: type[MemcgError] = VerifierError
-    if number in SHORTAGES:
+    if is_transient(error):
         kind, message = MemcgError, f"the BPF program cannot be loaded: {errno_text(number)}"
     elif error.call != "bpf_object__load":
         kind = BpfObjectError

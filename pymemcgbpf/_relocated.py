@@ -9,12 +9,12 @@ maps' sizes. So the instructions are kept, and loaded again with other maps.
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional, Protocol
 
-from . import _libbpf
+from ._descriptors import Owned
+from ._bindings import libbpf as _libbpf
 from .errors import MemcgError
 
 RODATA, BSS, ROWS = ".rodata", ".bss", "rows"
@@ -62,11 +62,10 @@ class Size(Protocol):
 
 
 class Loaded(NamedTuple):
-    """A program that was loaded again: what must be closed with it, itself, its rows."""
+    """A loaded program, and its map of rows if it has one."""
 
-    fds: tuple[int, ...]
-    fd: int
-    rows_fd: int
+    program: Owned
+    rows: Optional[Owned]
 
 
 class Array(NamedTuple):
@@ -101,30 +100,19 @@ class Relocated(NamedTuple):
     ) -> Loaded:
         """Loads it with these constants, and a map of rows of this size."""
         data = self.constants.with_values(constants)
-        fds: dict[str, int] = {}
-        try:
-            for name, array in self.maps.items():
-                if name == ROWS and rows is not None:
-                    array = array._replace(value_size=rows.value_size, entries=rows.entries)
-                fds[name] = _libbpf.create_array(lib, name, *array)
-            if RODATA in fds:
-                _libbpf.fill_for_ever(lib, fds[RODATA], data)
-            code = bytearray(self.code)
-            for at, name in self.uses:
-                _IMMEDIATE.pack_into(code, at, fds[name])
-            fd = _libbpf.load_program(lib, self.name, self.kind, bytes(code))
-        except BaseException:
-            close(fds.values())
-            raise
-        rows_fd = fds.pop(ROWS, -1)
-        close(fds.values())  # the program has them
-        return Loaded((fd,) if rows_fd < 0 else (fd, rows_fd), fd, rows_fd)
-
-
-def close(fds: Iterable[int]) -> None:
-    """Closes file descriptors."""
-    for fd in fds:
-        os.close(fd)
+        made: dict[str, Owned] = {}
+        for name, array in self.maps.items():
+            if name == ROWS and rows is not None:
+                array = array._replace(value_size=rows.value_size, entries=rows.entries)
+            made[name] = _libbpf.create_array(lib, name, *array)
+        if RODATA in made:
+            _libbpf.fill_for_ever(lib, made[RODATA].fileno(), data)
+        code = bytearray(self.code)
+        for at, name in self.uses:
+            _IMMEDIATE.pack_into(code, at, made[name].fileno())
+        program = _libbpf.load_program(lib, self.name, self.kind, bytes(code))
+        # The program keeps its maps.
+        return Loaded(program, made.get(ROWS))
 
 
 _kept: dict[tuple[str, str], Relocated] = {}

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 
 from ._catalogue import CATALOGUE, MEMORY_STAT, ON_ROOT, file_of
 from ._cgroup_files import name_of, parse_items, read_at
 from ._cgroupfs import Cgroup
+from .errors import is_transient
 
 # The kernel counts them per cgroup on v2 only (cgroup_subsys_on_dfl); hugetlb there by a
 # mount option.
@@ -79,7 +79,7 @@ class Shown:
             for entry in entries:
                 if not entry.is_dir(follow_symlinks=False):
                     continue
-                with contextlib.suppress(OSError):  # no memory controller, or just gone
+                try:
                     os.stat(f"{entry.name}/{MEMORY_STAT}", dir_fd=self._cgroup.fd)
                     try:
                         data = read_at(self._cgroup.fd, f"{entry.name}/{name}")
@@ -87,4 +87,7 @@ class Shown:
                         os.stat(f"{entry.name}/{MEMORY_STAT}", dir_fd=self._cgroup.fd)
                         return ()
                     return tuple(parse_items(file, self._cgroup.version, data))
+                except OSError as error:  # no memory controller, or just gone
+                    if is_transient(error):
+                        raise
         return tuple(item.name for item in CATALOGUE.values() if item.file == file)

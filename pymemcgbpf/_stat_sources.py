@@ -10,9 +10,10 @@ import time
 from collections import OrderedDict
 from typing import Optional, Union
 
-from . import _cgroupfs, _flush, _fork, _libbpf, _program, _relocated, _wire
+from . import _cgroupfs, _flush, _fork, _program, _relocated, _wire
 from ._catalogue import MEMORY_STAT
 from ._cgroupfs import Cgroup
+from ._bindings import libbpf as _libbpf
 from ._recipe import Recipe
 from ._text_source import TextSource
 from .errors import BpfPermissionError, MemcgError, StreamError
@@ -38,7 +39,7 @@ class StreamSource:
         mode = _mode(recipe, flush, by_iterator=True)
         program = _cached_program(_program.STREAM, recipe, mode)
         self._link = attach(program, cgroup, _program.SELF)
-        self._create, self._link_fd = _libbpf.iterator_creator(self._link.fd)
+        self._new_iterator = _libbpf.IteratorMaker(self._link.fd)
         try:
             self._flush = _flush_of(cgroup, recipe, flush, mode)
             self._flush_reads = self._flush.reads
@@ -50,16 +51,15 @@ class StreamSource:
         """Name → value, now."""
         if self._flush_reads:
             self._flush.by_file()
-        iterator = self._create(self._link_fd)
-        if iterator < 0:
-            raise _libbpf.failure(-iterator, "bpf_iter_create")
+        iterator = self._new_iterator()
         try:
             # A whole stream is exactly as long as expected; its trailer is the end of file.
-            data = os.read(iterator, self._size + _ONE_MORE)
+            fd = iterator.fileno()
+            data = os.read(fd, self._size + _ONE_MORE)
             if len(data) != self._size:
-                data += read_rest(iterator)
+                data += read_rest(fd)
         finally:
-            os.close(iterator)
+            iterator.close()
         if len(data) != self._size:
             raise self._explain(data)
         values = self._blank.copy()
@@ -70,6 +70,11 @@ class StreamSource:
         """The items that this kernel does not keep."""
         return _absent(self.names, self.read())
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed a descriptor of it."""
+        return self._link.is_lost or self._flush.is_lost
+
     def _explain(self, data: bytes) -> MemcgError:
         rows = _wire.decode(data).rows
         if rows:
@@ -78,7 +83,7 @@ class StreamSource:
 
     def close(self) -> None:
         """Detaches the link. Twice is fine."""
-        self._link_fd.value = -1  # the number may soon be another file's
+        self._new_iterator.close()
         self._link.close()
         self._flush.close()
 
@@ -126,6 +131,11 @@ class RunSource:
     def absent(self) -> set[str]:
         """The items that this kernel does not keep."""
         return _absent(self.names, self.read())
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed a descriptor of it."""
+        return (self._program is not None and self._program.is_lost) or self._flush.is_lost
 
     def close(self) -> None:
         """Lets go of the program. Twice is fine."""
@@ -238,7 +248,7 @@ def _cached_program(name: str, recipe: Recipe, flush_mode: int) -> _program.Prog
     key = (name, flush_mode, recipe.key)
     with _programs_lock:
         program = _programs.get(key)
-        if program is None:
+        if program is None or program.is_lost:
             program = _program.Program(name, recipe.constants(flush_mode))
             _programs[key] = program
             while len(_programs) > _KEPT_PROGRAMS:

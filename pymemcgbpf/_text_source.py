@@ -45,6 +45,11 @@ class TextSource:
             found.update(zip(file.names, file.values()))
         return {name: found[name] for name in self._names if name in found}
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed one of the files."""
+        return any(file.is_lost for file in self._files)
+
     def absent(self) -> set[str]:
         """None: what the files show is kept."""
         return set()
@@ -89,6 +94,11 @@ class _File:
             return [shown[name] for name in self.names]
         except KeyError as error:
             raise StreamError(f"{self.file} is not as expected: no {error}") from error
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed it."""
+        return self._open.is_lost
 
     def close(self) -> None:
         """Twice is fine."""

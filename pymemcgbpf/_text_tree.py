@@ -14,7 +14,8 @@ from typing import Callable, NamedTuple, Optional, Union
 from . import _cgroup_files, _cgroupfs, _wire
 from ._catalogue import MEMORY_STAT, ON_ROOT, PRESSURE, file_of
 from ._cgroupfs import Cgroup
-from .errors import CgroupPermissionError, errno_text
+from ._descriptors import Owned, opened_at
+from .errors import CgroupPermissionError, errno_text, is_transient
 
 # A directory of cgroupfs has so many links, and one more for each directory in it.
 _NO_DIRECTORY_BELOW = 2
@@ -99,7 +100,7 @@ class TextTreeSource:
         self._files = _files(names, cgroup.version)
         self._pack_values = struct.Struct(f"={len(names)}Q").pack
         self._directory = _cgroup_files.CgroupFile(cgroup, ".")
-        self._root = cgroup._replace(fd=self._directory.fd)
+        self._root = cgroup._replace(fd=self._directory.fd, owner=None)
         self._above = tuple(self._ancestors())
         parent_id = self._above[0].id if self._above else 0
         self._start = _Place(".", cgroup.id, parent_id, len(self._above))
@@ -130,6 +131,11 @@ class TextTreeSource:
     def absent(self) -> set[str]:
         """None: what memory.stat shows is kept."""
         return set()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed a descriptor of it."""
+        return self._directory.is_lost
 
     def close(self) -> None:
         """Closes the root's directory. Twice is fine."""
@@ -193,7 +199,9 @@ class TextTreeSource:
         try:
             os.stat(f"{path}/cgroup.procs", dir_fd=self._directory.fd)
             status = os.stat(path, dir_fd=self._directory.fd)
-        except OSError:
+        except OSError as error:
+            if is_transient(error):
+                raise
             return None
         return status.st_ino if status.st_dev == self._root.identity[0] else None
 
@@ -201,18 +209,19 @@ class TextTreeSource:
     def _opened(self, place: _Place) -> Iterator[int]:
         """The directory, if the cgroup is still there; else -1."""
         try:
-            fd = _open_directory(place.path, self._directory.fd)
+            directory = _open_directory(place.path, self._directory.fd)
         except FileNotFoundError:
             yield -1
             return
         except PermissionError as error:
             raise self._forbidden(place, error) from error
         try:
+            fd = directory.fileno()
             yield fd if os.fstat(fd).st_ino == place.id else -1
         except PermissionError as error:
             raise self._forbidden(place, error) from error
         finally:
-            os.close(fd)
+            directory.close()
 
     def _forbidden(self, place: _Place, error: PermissionError) -> CgroupPermissionError:
         path = os.path.normpath(os.path.join(self._root.path, place.path))
@@ -249,25 +258,21 @@ class TextTreeSource:
 
     @staticmethod
     def _is_gone(fd: int) -> bool:
-        try:
-            os.stat(MEMORY_STAT, dir_fd=fd)
-        except OSError:
-            return True
-        return False
+        return not _cgroupfs.exists(MEMORY_STAT, fd)
 
 
 # Characters that the kernel takes at once in any case: PATH_MAX is 4096 bytes.
 _LONGEST = 1000
 
 
-def _open_directory(path: str, dir_fd: int) -> int:
+def _open_directory(path: str, dir_fd: int) -> Owned:
     """Opens a directory, however long the way to it is."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    flags = os.O_RDONLY | os.O_DIRECTORY
     if len(path) <= _LONGEST:
-        return os.open(path, flags, dir_fd=dir_fd)
+        return opened_at(path, flags, dir_fd)
     cut = path.rindex("/", 0, _LONGEST)
-    above = os.open(path[:cut], flags, dir_fd=dir_fd)
+    above = opened_at(path[:cut], flags, dir_fd)
     try:
-        return _open_directory(path[cut + 1 :], above)
+        return _open_directory(path[cut + 1 :], above.fileno())
     finally:
-        os.close(above)
+        above.close()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import time
@@ -15,13 +14,13 @@ from . import (
     _cgroup_files,
     _cgroupfs,
     _flush,
-    _libbpf,
     _program,
     _stat_sources,
     _text_tree,
     _wire,
 )
 from ._cgroupfs import Cgroup
+from ._bindings import libbpf as _libbpf
 from ._recipe import Recipe
 from .errors import MemcgError, TreeTooLargeError
 
@@ -32,10 +31,10 @@ class IteratorWalker:
     def __init__(
         self, constants: dict[str, bytes], rows: _program.MapSize, cgroup: Cgroup, order: int
     ) -> None:
-        program = _program.Program(_program.SHARE, constants, rows)
-        self.memory = program.map_rows(rows)
-        self._link = _stat_sources.attach(program, cgroup, order)
-        self._create, self._link_fd = _libbpf.iterator_creator(self._link.fd)
+        self._program = _program.Program(_program.SHARE, constants, rows)
+        self.memory = self._program.map_rows(rows)
+        self._link = _stat_sources.attach(self._program, cgroup, order)
+        self._new_iterator = _libbpf.IteratorMaker(self._link.fd)
 
     @staticmethod
     def flush(cgroup: Cgroup, backend: str, order: str) -> _flush.Flush:
@@ -46,19 +45,23 @@ class IteratorWalker:
 
     def walk(self) -> int:
         """Fills the map; returns how many rows there were, whether or not they fitted."""
-        iterator = self._create(self._link_fd)
-        if iterator < 0:
-            raise _libbpf.failure(-iterator, "bpf_iter_create")
+        iterator = self._new_iterator()
         try:
-            data = os.read(iterator, _HEADER_AND_TRAILER)
+            data = os.read(iterator.fileno(), _HEADER_AND_TRAILER)
         finally:
-            os.close(iterator)
+            iterator.close()
         return _wire.decode_trailer(data).nr_rows
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed a descriptor of it."""
+        return self._link.is_lost or self._program.is_lost
+
     def close(self) -> None:
-        """Detaches the link. Twice is fine."""
-        self._link_fd.value = -1  # the number may soon be another file's
+        """Detaches the link. Calling it again does nothing."""
+        self._new_iterator.close()
         self._link.close()
+        self._program.close()
 
 
 _HEADER_AND_TRAILER = _wire.header_size(_wire.MAX_ITEMS) + _wire.TRAILER.size
@@ -70,9 +73,8 @@ class RunWalker:
     def __init__(
         self, constants: dict[str, bytes], rows: _program.MapSize, cgroup: Cgroup, order: int
     ) -> None:
-        program = _program.Program(_program.RUN_TREE, constants, rows)
+        self._program = program = _program.Program(_program.RUN_TREE, constants, rows)
         self.memory = program.map_rows(rows)
-        self._program: Optional[_program.Program] = program
         self._path, self._identity = cgroup.path, cgroup.identity
         self._call = bytearray(_wire.CALL.size)
         _wire.CALL.pack_into(self._call, 0, cgroup.id, _wire.NOT_RUN, 0)
@@ -100,10 +102,15 @@ class RunWalker:
                 raise MemcgError(f"the kernel's cgroup walk failed (status {status})")
             time.sleep(_stat_sources.BUSY_SECONDS)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed a descriptor of it."""
+        return self._program.is_lost
+
     def close(self) -> None:
-        """Lets go of the program. Twice is fine."""
+        """Lets go of the program. Calling it again does nothing."""
         self._run = _stat_sources.closed_run
-        self._program = None
+        self._program.close()
 
 
 Walker = Union[IteratorWalker, RunWalker]
@@ -119,7 +126,7 @@ class MapSource:
         self._recipe, self._make_walker, self._tree = recipe, walker, tree
         self._walker: Optional[Walker] = None
         self._directory = _cgroup_files.CgroupFile(cgroup, ".")  # for a link to be made anew
-        self._root = cgroup._replace(fd=self._directory.fd)
+        self._root = cgroup._replace(fd=self._directory.fd, owner=None)
         self._flush = _flush.NO_FLUSH
         try:
             if flush and recipe.needs_flush:
@@ -177,8 +184,6 @@ class MapSource:
         walker, self._walker = self._walker, None
         if walker is not None:
             walker.close()
-            with contextlib.suppress(BufferError):  # somebody has a view: it goes with the last
-                walker.memory.close()
 
     def _check_root(self, memory: mmap.mmap, count: int) -> None:
         """Raises if the walk did not meet its root."""
@@ -190,6 +195,13 @@ class MapSource:
             if _wire.cgroup_id(memory, at * self._recipe.row_size) == self._root.id:
                 return
         raise _cgroupfs.why_unreadable(self._root.path, self._root.identity)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has closed a descriptor of it."""
+        walker = self._walker
+        lost = self._directory.is_lost or self._flush.is_lost
+        return lost or (walker is not None and walker.is_lost)
 
     def close(self) -> None:
         """Lets go of the program, its map and all files. Twice is fine."""

@@ -83,8 +83,22 @@ def errno_text(number: int) -> str:
     return f"{os.strerror(number)} ({number})"
 
 
-# What a process can run out of for a while; says nothing of what the kernel can do.
-SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_TRANSIENT_ERRNOS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR))
+
+
+def is_transient(error: OSError) -> bool:
+    """Whether a call failed for want of descriptors or memory, or because a signal was pending.
+
+    Such a failure says nothing of what the kernel can do, or of what is at a path.
+    """
+    return error.errno in _TRANSIENT_ERRNOS
+
+
+def shortage(what: str, error: OSError, call: str) -> MemcgError:
+    """The error for something that failed for such a reason: "… cannot be opened"."""
+    if isinstance(error, MemcgError):
+        return error
+    return MemcgError(f"{what}: {errno_text(error.errno or 0)}", errno=error.errno, call=call)
 
 
 class CgroupNotFoundError(MemcgError, FileNotFoundError):

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import NamedTuple, NoReturn, Optional, TypeVar, Union
 
 from . import _bpffs, _catalogue, _cgroupfs, _paths, _wire
+from ._descriptors import Owned, opened_at
 from .errors import (
     CgroupRemovedError,
     ClosedError,
@@ -66,9 +67,9 @@ class PinnedReader:
             self._head = read_head(self._path)
         else:
             try:
-                self._head = read_head(self._parts(tree)[0], tree)
+                self._head = read_head(self._parts(tree.fileno())[0], tree.fileno())
             finally:
-                os.close(tree)
+                tree.close()
         header = _wire.decode_header(self._head)
         self._items = _names(self._path, header)
         self._order = ORDERS[header.order]
@@ -120,10 +121,11 @@ class PinnedReader:
             rows = taken.rows
         else:
             try:  # by the directory: at its path there may be another tree meanwhile
-                parts = self._parts(tree)
-                rows = memoryview(b"".join(self._take(part, tree).rows for part in parts))
+                fd = tree.fileno()
+                parts = self._parts(fd)
+                rows = memoryview(b"".join(self._take(part, fd).rows for part in parts))
             finally:
-                os.close(tree)
+                tree.close()
         ended = time.monotonic_ns()
         if not rows and self._order != "children":
             raise self._removed()
@@ -137,10 +139,10 @@ class PinnedReader:
 
     # ---
 
-    def _opened_tree(self) -> Optional[int]:
+    def _opened_tree(self) -> Optional[Owned]:
         """The directory of a tree in parts, open; None where the pin is a file."""
         try:
-            return os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return opened_at(self._path, os.O_RDONLY | os.O_DIRECTORY)
         except NotADirectoryError:
             return None
         except (OSError, ValueError) as error:
@@ -292,21 +294,21 @@ def read_walk(fd: int) -> _Read:
         return _Read(data, True)
 
 
-def _opened(path: str, tree: Optional[int]) -> int:
+def _opened(path: str, tree: Optional[int]) -> Owned:
     """A pin, open; one of a tree's by its name in the open directory. (A FIFO is no hindrance.)"""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    flags = os.O_RDONLY | os.O_NONBLOCK
     if tree is None:
-        return os.open(path, flags)
-    return os.open(os.path.basename(path), flags | os.O_NOFOLLOW, dir_fd=tree)
+        return opened_at(path, flags)
+    return opened_at(os.path.basename(path), flags | os.O_NOFOLLOW, tree)
 
 
 def _read(path: str, tree: Optional[int]) -> _Read:
     try:
-        fd = _opened(path, tree)
+        pin = _opened(path, tree)
         try:
-            return read_walk(fd)
+            return read_walk(pin.fileno())
         finally:
-            os.close(fd)
+            pin.close()
     except (OSError, ValueError) as error:
         raise open_error(path, error) from error
 
@@ -320,11 +322,11 @@ def read_head(path: str, directory: Optional[int] = None) -> bytes:
         PinNotFoundError, PinPermissionError.
     """
     try:
-        fd = _opened(path, directory)
+        pin = _opened(path, directory)
         try:
-            data = os.read(fd, _LARGEST_HEADER)
+            data = os.read(pin.fileno(), _LARGEST_HEADER)
         finally:
-            os.close(fd)
+            pin.close()
     except (OSError, ValueError) as error:
         raise open_error(path, error) from error
     try:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import operator
 import os
 import threading
@@ -37,7 +38,7 @@ class _Reader(Generic[_Source]):
         try:
             choice = _backend.choose(cgroup, request, maker)
         finally:
-            os.close(cgroup.fd)
+            cgroup.close()
         self._path = cgroup.path
         self._cgroup_id, self._identity = cgroup.id, cgroup.identity
         self._names, self._backend, self._why = choice.names, choice.backend, choice.why
@@ -86,6 +87,17 @@ class _Reader(Generic[_Source]):
             source, self._source = self._source, None
             if source is not None:
                 source.close()
+
+    def _raise_clearly(self, source: _Source, error: OSError) -> NoReturn:
+        """Raises what a failure to read means."""
+        if source.is_lost:
+            raise MemcgError(
+                f"a file descriptor of this reader of {self._path} was closed, though not by it: "
+                "make another reader",
+                errno=errno.EBADF,
+                call="read",
+            ) from error
+        _backend.raise_clearly(self._path, self._identity, error)
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"this reader of {self._path} is closed")
@@ -177,7 +189,7 @@ class StatsReader(_Reader[StatSource]):
             try:
                 return source.read()
             except OSError as error:
-                _backend.raise_clearly(self._path, self._identity, error)
+                self._raise_clearly(source, error)
 
 
 class TreeReader(_Reader[TreeSource]):
@@ -283,7 +295,7 @@ class TreeReader(_Reader[TreeSource]):
                 raise self._closed() from error
             if not isinstance(error, OSError):
                 raise
-            _backend.raise_clearly(self._path, self._identity, error)
+            self._raise_clearly(source, error)
         if copy:
             rows = memoryview(bytes(rows))
         snapshot = Snapshot(rows, self._names, self._order, began, ended, self._paths)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import textwrap
 import time
@@ -116,7 +115,7 @@ class _Report:
                 progress("which part of it is formatting")
                 self.formatting = formatting.share(self.parts[0].contestants[0].read)
         finally:
-            os.close(cgroup.fd)
+            cgroup.close()
         self.machine = {
             **this_machine(),
             "cgroup": f"cgroup v{cgroup.version}",

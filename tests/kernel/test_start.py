@@ -12,6 +12,7 @@ import pytest
 
 import pymemcgbpf
 from pymemcgbpf import _libbpf, _program, _relocated
+from pymemcgbpf._descriptors import Owned
 
 from .cgroups import cgroup
 from .ways import Way
@@ -49,20 +50,19 @@ def test_a_program_is_loaded_again_without_libbpf_s_loader(
     items = ["anon", "file", "pgfault"]
     with bpf_way.stats(empty_cgroup, items):
         pass
-    again: list[int] = []
-    loaded_by_libbpf = _program.Program._load
+    again: list[Owned] = []
     load = _libbpf.load_program
 
-    def load_again(*arguments: object) -> int:
+    def load_again(*arguments: object) -> Owned:
         again.append(load(*arguments))  # type: ignore[arg-type]
         return again[-1]
 
     monkeypatch.setattr(_libbpf, "load_program", load_again)
-    monkeypatch.setattr(_program.Program, "_load", None)
+    monkeypatch.setattr(_program, "_load_object", None)
     with cgroup() as other, bpf_way.stats(other, ["pgfault", *items[:2]]) as reader:
         assert reader.read().keys() == set(items)
-        os.fstat(again[0])
-    monkeypatch.setattr(_program.Program, "_load", loaded_by_libbpf)
+        os.fstat(again[0].fileno())
+    again.clear()
 
 
 def test_a_tree_s_program_is_loaded_again(empty_cgroup: Path, tree_bpf_transport_way: Way) -> None:

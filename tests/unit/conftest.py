@@ -50,16 +50,16 @@ def _nothing_leaked() -> Iterator[None]:
 @pytest.fixture
 def opened() -> Iterator[Callable[[Path], Cgroup]]:
     """Opens cgroup directories, and closes them when the test is over."""
-    fds = []
+    cgroups = []
 
     def open_and_keep(path: Path) -> Cgroup:
         cgroup = open_cgroup(path)
-        fds.append(cgroup.fd)
+        cgroups.append(cgroup)
         return cgroup
 
     yield open_and_keep
-    for fd in fds:
-        os.close(fd)
+    for cgroup in cgroups:
+        cgroup.close()
 
 
 @pytest.fixture

@@ -7,13 +7,15 @@ import contextlib
 import ctypes
 import functools
 import os
+import select
 import tempfile
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, Callable
 
 import pytest
 
 from pymemcgbpf import MemcgError, _btf, _libbpf, _relocated
+from pymemcgbpf._descriptors import Owned, file_identity, opened_at
 
 from .printing import say
 
@@ -75,6 +77,15 @@ class FakeLibbpf:
         self.rodata = ctypes.create_string_buffer(sum(_ALL_RODATA.values()))
         self.bss = ctypes.create_string_buffer(sum(_ALL_BSS.values()))
 
+    @property
+    def no_print(self) -> int:
+        return 1
+
+    def descriptor(self, name: str, *arguments: Any) -> Owned:
+        """A descriptor of its own; another program's or map's number is never one to be closed."""
+        self._call(name, *arguments)
+        return opened_at(os.devnull, os.O_RDONLY)
+
     def __getattr__(self, name: str) -> Any:
         if not name.startswith(("bpf_", "btf_", "libbpf_")):
             raise AttributeError(name)
@@ -101,9 +112,11 @@ class FakeLibbpf:
             return 0
         if name == "bpf_program__fd":
             self.used.append(arguments[0])
+            return self.rows.fileno()  # any that can be duplicated
+        if name == "bpf_obj_get_info_by_fd":
+            return self._tell(*arguments)
         if name == "bpf_link_create":
             self.linked.append(arguments[0])
-            return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         if name == "bpf_program__set_autoload":
             self.autoload[arguments[0]] = arguments[1]
         if name == "bpf_map__set_autocreate":
@@ -112,6 +125,16 @@ class FakeLibbpf:
             what = name[len("bpf_map__set_") :]
             self.sizes.setdefault(arguments[0], {})[what] = arguments[1]
         return None if name == "libbpf_set_print" else 7
+
+    def _tell(self, fd: int, info: Any, size: Any) -> int:
+        """What tells an open file from others, in place of a BPF object's id."""
+        assert size._obj.value == ctypes.sizeof(info._obj)
+        try:
+            info._obj.type, info._obj.id = file_identity(fd)
+        except OSError as error:
+            call = "bpf_obj_get_info_by_fd"
+            raise MemcgError(f"{call}: failed", errno=error.errno, call=call) from error
+        return 0
 
     def _map_fd(self, bpf_map: Any) -> int:
         if bpf_map is self.bss:
@@ -131,6 +154,28 @@ class FakeLibbpf:
         """Objects opened and not closed."""
         opened = self.calls.count("bpf_object__open_mem") - ("bpf_object__open_mem" in self.fails)
         return opened - self.calls.count("bpf_object__close")
+
+
+class FakeIteratorMaker:
+    """Stands in for _libbpf.IteratorMaker.
+
+    Args:
+        create: in place of the function of the C library: a new descriptor or -errno.
+        link_fd: what it is given.
+    """
+
+    def __init__(self, create: Callable[[int], int], link_fd: int) -> None:
+        self._create, self._link_fd = create, link_fd
+
+    def __call__(self) -> Owned:
+        made = self._create(self._link_fd)
+        if made < 0:
+            call = "bpf_iter_create"
+            raise MemcgError(f"{call}: failed", errno=-made, call=call)
+        return select.epoll.fromfd(made)
+
+    def close(self) -> None:
+        self._link_fd = -1
 
 
 def _places(sizes: dict[str, int]) -> dict[str, tuple[int, int]]:

@@ -22,8 +22,14 @@ READ_ERRORS: list[tuple[int, type[MemcgError]]] = [
 ]
 
 
+# What passes, and says nothing of the kernel or of what is at a path.
+TRANSIENT = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR]
+
+
 class FakeSource:
     """Counts what is done to it, and fails or waits as the test says."""
+
+    is_lost = False
 
     def __init__(self) -> None:
         self.reads = self.closes = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -38,7 +39,7 @@ from pymemcgbpf._stat_sources import OneCgroup
 
 from .directories import make_v1, make_v2
 from .kernels import KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel
-from .sources import READ_ERRORS
+from .sources import READ_ERRORS, TRANSIENT
 
 Opened = Callable[[Path], Cgroup]
 BPF = ("kfunc", "rfc", "core")
@@ -292,9 +293,9 @@ def test_what_all_of_bpf_needs(
         BpfPermissionError("no CAP_BPF", errno=errno.EPERM),
         VerifierError("refused"),
         BackendUnavailableError("no"),
-        # A kernel whose iterators know no cgroups, a full table of descriptors, and the like.
+        # A kernel whose iterators know no cgroups, a security module, and the like.
         MemcgError("attach", errno=errno.EINVAL, call="bpf_link_create"),
-        MemcgError("attach", errno=errno.ENOMEM, call="bpf_link_create"),
+        MemcgError("attach", errno=errno.EACCES, call="bpf_link_create"),
     ],
 )
 def test_auto_falls_back_where_bpf_refuses(
@@ -309,7 +310,7 @@ def test_auto_falls_back_where_bpf_refuses(
             choose(opened(v2), ("anon",), True, backend)
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOMEM])
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL])
 def test_auto_falls_back_where_the_first_read_fails(
     number: int, world: World, v2: Path, opened: Opened
 ) -> None:
@@ -320,13 +321,49 @@ def test_auto_falls_back_where_the_first_read_fails(
     choice.source.close()
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
-def test_a_passing_lack_of_files_is_no_reason_to_read_as_text(
+@pytest.mark.parametrize("number", TRANSIENT)
+@pytest.mark.parametrize("when", ["refuses", "fails"])
+def test_what_passes_is_no_reason_to_read_as_text(
+    when: str, number: int, world: World, v2: Path, opened: Opened
+) -> None:
+    setattr(world, when, dict.fromkeys(BPF, MemcgError("not now", errno=number)))
+    for backend in ("auto", "kfunc"):
+        with pytest.raises(MemcgError, match="not now") as caught:
+            choose(opened(v2), ("anon",), True, backend)
+        assert (type(caught.value), caught.value.errno) == (MemcgError, number)
+    assert (world.made, world.open) == (["kfunc"] * 2, 0)
+    setattr(world, when, {})
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert (choice.backend, choice.why) == ("kfunc", ""), "the next one is the best"
+    choice.source.close()
+
+
+@pytest.mark.parametrize("number", TRANSIENT)
+def test_btf_that_cannot_be_read_now_is_no_reason_to_read_as_text(
+    number: int, world: World, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> _btf.KernelTypes:
+        raise MemcgError("not now", errno=number, call="btf__load_vmlinux_btf")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_btf, "kernel", refuse)
+        with pytest.raises(MemcgError, match="not now") as caught:
+            choose(opened(v2), ("anon",), True, "auto")
+    assert (type(caught.value), caught.value.errno) == (MemcgError, number)
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert choice.backend == "kfunc"
+    choice.source.close()
+
+
+@pytest.mark.parametrize("number", TRANSIENT)
+def test_a_file_that_cannot_be_opened_now_is_no_reason_to_read_as_text(
     number: int, world: World, v2: Path, opened: Opened
 ) -> None:
-    no_bpf(world, MemcgError("too many", errno=number))
-    with pytest.raises(MemcgError, match="too many"):
+    # One that is read for the kernel to flush: not libbpf's error, but the system's.
+    world.refuses = {"kfunc": OSError(number, os.strerror(number))}
+    with pytest.raises(MemcgError) as caught:
         choose(opened(v2), ("anon",), True, "auto")
+    assert (type(caught.value), caught.value.errno) == (MemcgError, number)
     assert world.made == ["kfunc"]
 
 
@@ -608,6 +645,24 @@ def test_a_fault_of_the_cgroup_is_not_met_with_another_transport(
     assert caught.value is error and error.__cause__ is None
     assert len(two_ways.made) == 1
     assert two_ways.open == 0
+
+
+@pytest.mark.parametrize("number", TRANSIENT)
+@pytest.mark.parametrize("when", ["refuses", "fails"])
+@pytest.mark.parametrize("backend", ["auto", "core"])
+def test_what_passes_is_no_reason_for_another_transport(
+    backend: str, when: str, number: int, two_ways: World, v2: Path, opened: Opened
+) -> None:
+    setattr(two_ways, when, {"run": MemcgError("not now", errno=number)})
+    with pytest.raises(MemcgError, match="not now") as caught:
+        choose(opened(v2), ("anon",), True, backend)
+    assert (type(caught.value), caught.value.errno) == (MemcgError, number)
+    best = "kfunc" if backend == "auto" else backend
+    assert (two_ways.made, two_ways.open) == ([f"{best}/run"], 0)
+    setattr(two_ways, when, {})
+    choice = choose(opened(v2), ("anon",), True, backend)
+    assert (choice.backend, choice.transport, choice.why) == (best, "run", "")
+    choice.source.close()
 
 
 @pytest.mark.parametrize("when", ["refuses", "fails"])

@@ -125,36 +125,36 @@ def test_the_gil_is_free_during_a_call(row: _libbpf.Binding) -> None:
 
 
 def test_the_gil_is_free_while_an_iterator_is_made() -> None:
-    create: Any
-    create, argument = _libbpf.iterator_creator(-1)
-    assert create(argument) == -errno.EBADF
-    assert not create._flags_ & _gil_flag()
+    with pytest.raises(MemcgError) as caught:
+        _libbpf.IteratorMaker(-1)()
+    assert (caught.value.errno, caught.value.call) == (errno.EBADF, "bpf_iter_create")
+    assert not _libbpf._unchecked_descriptor("bpf_iter_create")._flags_ & _gil_flag()
 
 
 def test_the_gil_is_free_while_a_program_is_run() -> None:
-    assert not _libbpf._bare("bpf_prog_test_run_opts")._flags_ & _gil_flag()
+    assert not _libbpf._unchecked("bpf_prog_test_run_opts")._flags_ & _gil_flag()
 
 
 # --- the hot path ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["bpf_iter_create", "bpf_prog_test_run_opts"])
-def test_a_bare_function_is_the_table_s_without_its_check(name: str) -> None:
+def test_an_unchecked_function_is_the_table_s_without_its_check(name: str) -> None:
     row = next(row for row in _libbpf.BINDINGS if row.name == name)
-    bare = _libbpf._bare(name)
-    assert (bare.restype, list(bare.argtypes)) == (row.restype, row.argtypes)
-    assert bare.errcheck is None
+    unchecked = _libbpf._unchecked(name)
+    assert (unchecked.restype, list(unchecked.argtypes)) == (row.restype, row.argtypes)
+    assert unchecked.errcheck is None
     # What is set of one function object is not set of the other.
     assert getattr(_libbpf.load(), name).errcheck is _libbpf._check_negative
-    assert _libbpf._bare(name) is bare
+    assert _libbpf._unchecked(name) is unchecked
 
 
-def test_a_bare_function_needs_a_library_that_is_new_enough(
+def test_an_unchecked_function_needs_a_library_that_is_new_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_libbpf, "_loaded", None)
     monkeypatch.setattr(_libbpf, "_open", lambda: Library("bpf_iter_create"))
-    _libbpf._bare.cache_clear()
+    _libbpf._unchecked.cache_clear()
     with pytest.raises(LibbpfTooOldError, match="bpf_iter_create"):
         _libbpf.runner(5, bytearray(16))
 
@@ -172,7 +172,7 @@ class Runs:
         self.seen: list[bytes] = []
         self.answer = b""
 
-    def bare(self, name: str) -> Any:
+    def unchecked(self, name: str) -> Any:
         assert name == "bpf_prog_test_run_opts"
         return self.run
 
@@ -192,7 +192,7 @@ class Runs:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     fake = Runs()
-    monkeypatch.setattr(_libbpf, "_bare", fake.bare)
+    monkeypatch.setattr(_libbpf, "_unchecked", fake.unchecked)
     return fake
 
 

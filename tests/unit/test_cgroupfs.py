@@ -144,7 +144,7 @@ def test_no_current_file_no_current(tmp_path: Path, opened: Opened) -> None:
 @pytest.mark.parametrize("form", [str, os.fsencode, Path])
 def test_a_path_in_any_form(form: Callable[[Path], Any], v2: Path) -> None:
     cgroup = open_cgroup(form(v2))
-    os.close(cgroup.fd)
+    cgroup.close()
     assert cgroup.path == str(v2)
 
 
@@ -152,7 +152,7 @@ def test_a_path_that_is_not_utf_8(tmp_path: Path) -> None:
     raw = os.fsencode(tmp_path) + b"/caf\xe9"
     make_v2(Path(os.fsdecode(raw)))
     cgroup = open_cgroup(raw)
-    os.close(cgroup.fd)
+    cgroup.close()
     assert os.fsencode(cgroup.path) == raw
 
 

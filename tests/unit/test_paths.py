@@ -15,15 +15,17 @@ from typing import Any, Optional
 import pytest
 
 from pymemcgbpf import MemcgError, _paths
+from pymemcgbpf._descriptors import Owned, opened_at
 from pymemcgbpf._paths import Paths
 
+from .sources import TRANSIENT
 from .tree_rows import paths_of
 
 SECOND = 1_000_000_000
 
 
 class System:
-    """The modules os and time as _paths.py sees them.
+    """The modules os and time, and opened_at(), as _paths.py sees them.
 
     Its file system ends at a directory (what is above is another device's, as it is above
     a mounted hierarchy), listings are counted, and the clock goes as the test says.
@@ -50,9 +52,9 @@ class System:
         mode, number, device, *rest = status[:10]
         return os.stat_result((mode, number, device + 1, *rest))
 
-    def open(self, path: str, flags: int) -> int:
+    def opened_at(self, path: str, flags: int) -> Owned:
         self.opening(path)
-        return os.open(path, flags)
+        return opened_at(path, flags)
 
     def scandir(self, fd: int) -> Any:
         self.listed.append(os.fstat(fd).st_ino)
@@ -75,6 +77,7 @@ def system(root: Path, monkeypatch: pytest.MonkeyPatch) -> System:
     fake = System(root.parent)
     monkeypatch.setattr(_paths, "os", fake)
     monkeypatch.setattr(_paths, "time", fake)
+    monkeypatch.setattr(_paths, "opened_at", fake.opened_at)
     return fake
 
 
@@ -500,35 +503,34 @@ def looked_up(paths: Paths, walk: Walk, path: Path) -> tuple[Optional[str], bool
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EIO])
 def test_what_may_not_be_listed_is_not_taken_for_removed(
-    number: int, root: Path, system: System, monkeypatch: pytest.MonkeyPatch
+    number: int, root: Path, system: System
 ) -> None:
     hidden, gone, plain = make(root, "a/b", "c", "d")
     paths, walk = paths_of(root), Walk(root, system)
     gone.rmdir()
 
-    def refused(path: str, flags: int) -> int:
+    def refuse(path: str) -> None:
         if path.endswith("/a"):
             raise OSError(number, os.strerror(number))
-        return os.open(path, flags)
 
-    monkeypatch.setattr(system, "open", refused)
+    system.opening = refuse
     assert looked_up(paths, walk, hidden) == (None, False)
     assert looked_up(paths, walk, gone) == (None, True)
     assert looked_up(paths, walk, plain) == ("d", False)
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+@pytest.mark.parametrize("number", TRANSIENT)
 def test_a_shortage_is_an_error_and_no_removal(
     number: int, root: Path, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (path,) = make(root, "a")
     paths, walk = paths_of(root), Walk(root, system)
 
-    def refuse(path: str, flags: int) -> int:
+    def refuse(path: str) -> None:
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(system, "open", refuse)
+        patch.setattr(system, "opening", refuse)
         for _ in range(2):
             with pytest.raises(MemcgError, match="cannot be listed") as caught:
                 looked_up(paths, walk, path)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import math
 import mmap
@@ -38,10 +37,11 @@ from pymemcgbpf import (
 )
 from pymemcgbpf._backend import Choice, Request
 from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._descriptors import Descriptor, opened_at
 from pymemcgbpf._recipe import Recipe, Term, Terms
 
 from .directories import said_to_be
-from .fake_libbpf import installed
+from .fake_libbpf import FakeIteratorMaker, installed
 from .kernels import KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel
 from .tree_rows import pack
 
@@ -103,15 +103,15 @@ class Pins:
         self.made.append(Made(name, constants))
         return self.made[-1]
 
-    def creator(self, link_fd: int) -> Any:
-        def create(_: ctypes.c_int) -> int:
+    def maker(self, link_fd: int) -> FakeIteratorMaker:
+        def create(_: int) -> int:
             data = self.made[-1].constants["header"] + pack(*self.rows)
             if not self.full:
                 data += _wire.TRAILER.pack(_wire.END_MAGIC, len(self.rows), 1)
             (self.folder / "stream").write_bytes(data)
             return os.open(self.folder / "stream", os.O_RDONLY)
 
-        return create, ctypes.c_int(link_fd)
+        return FakeIteratorMaker(create, link_fd)
 
     def choose(self, cgroup: Cgroup, request: Request, maker: Any) -> Choice[Any]:
         """Of _backend.choose(), what matters here."""
@@ -143,7 +143,7 @@ def pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pins:
     fake = Pins(tmp_path, root)
     said_to_be(monkeypatch, root)
     monkeypatch.setattr(_program, "Program", fake.program)
-    monkeypatch.setattr(_libbpf, "iterator_creator", fake.creator)
+    monkeypatch.setattr(_libbpf, "IteratorMaker", fake.maker)
     monkeypatch.setattr(_backend, "choose", fake.choose)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_12.types)
     monkeypatch.setattr(Pins, "refuses", 0)
@@ -467,8 +467,9 @@ def test_ids_with_a_stride_are_spread(stride: int) -> None:
 def test_a_link_is_pinned_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
     with installed(monkeypatch) as lib:
         lib.calls.clear()
-        fd = os.open(os.devnull, os.O_RDONLY)
-        link = _program.Link(None, lib, fd)  # type: ignore[arg-type]
+        descriptor = Descriptor(opened_at(os.devnull, os.O_RDONLY))
+        link = _program.Link(None, lib, descriptor)  # type: ignore[arg-type]
+        os.fstat(link.fd)
         link.pin("/sys/fs/bpf/\udcff")
         assert lib.calls == ["bpf_obj_pin"]
         lib.fails = {"bpf_obj_pin": errno.EEXIST}
@@ -478,4 +479,4 @@ def test_a_link_is_pinned_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
         link.close()
         link.close()
         with pytest.raises(OSError):
-            os.fstat(fd)
+            os.fstat(link.fd)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import gc
 import os
@@ -35,6 +34,7 @@ from pymemcgbpf._stat_sources import OneCgroup, RunSource, StreamSource
 
 from ..open_files import open_files
 from .directories import make_v1, make_v2
+from .fake_libbpf import FakeIteratorMaker
 from .kernels import LINUX_6_18
 
 Opened = Callable[[Path], Cgroup]
@@ -53,10 +53,13 @@ class Loaded:
     """A program, as far as is looked at it."""
 
     fd = 6
+    is_lost = False
 
 
 class Kernel:
     """A program that attaches, and an iterator that gives what the test says."""
+
+    is_lost = False
 
     def __init__(self, folder: Path) -> None:
         self.output = whole_stream(4096, 3)
@@ -81,8 +84,8 @@ class Kernel:
         self.links -= 1
 
     # bpf_iter_create:
-    def create(self, link_fd: ctypes.c_int) -> int:
-        if link_fd.value != self.fd:
+    def create(self, link_fd: int) -> int:
+        if link_fd != self.fd:
             return -errno.EBADF
         if self.create_error:
             return -self.create_error
@@ -92,8 +95,8 @@ class Kernel:
         (self.folder / "stream").write_bytes(self.output)
         return os.open(self.folder / "stream", os.O_RDONLY)
 
-    def creator(self, link_fd: int) -> Any:
-        return self.create, ctypes.c_int(link_fd)
+    def maker(self, link_fd: int) -> FakeIteratorMaker:
+        return FakeIteratorMaker(self.create, link_fd)
 
     def _pipe(self) -> int:
         # A datagram socket keeps the pieces apart; its end is an empty one.
@@ -107,7 +110,7 @@ class Kernel:
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     fake = Kernel(tmp_path)
-    monkeypatch.setattr(_libbpf, "iterator_creator", fake.creator)
+    monkeypatch.setattr(_libbpf, "IteratorMaker", fake.maker)
     monkeypatch.setattr(_stat_sources, "_cached_program", lambda *_: fake)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
     return fake
@@ -193,11 +196,14 @@ def test_an_iterator_may_have_the_descriptor_0(
 ) -> None:
     # Where standard input is closed.
     source = source_of(opened(v2))
-    files = SimpleNamespace(read=lambda fd, size: {0: kernel.output}[fd], close={0: None}.get)
+    files = SimpleNamespace(read=lambda fd, size: {0: kernel.output}[fd])
+    closed: list[int] = []
+    iterator = SimpleNamespace(fileno=lambda: 0, close=lambda: closed.append(0))
     with monkeypatch.context() as patch:
-        patch.setattr(source, "_create", lambda link_fd: 0)
+        patch.setattr(source, "_new_iterator", lambda: iterator)
         patch.setattr(_stat_sources, "os", files)
         assert source.read() == {"anon": 4096, "pgfault": 3}
+    assert closed == [0]
     source.close()
 
 
@@ -272,6 +278,8 @@ def test_where_no_file_can_be_opened_the_link_goes(
 
 class Runs:
     """A program that is run: what it answers, one call after the other."""
+
+    is_lost = False
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, int, tuple[int, ...]]] = []  # status, rows, values
@@ -596,6 +604,16 @@ def test_a_program_is_loaded_once(loads: list[str]) -> None:
     first = _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
     assert _stat_sources._cached_program(_program.STREAM, Recipe("core", {**TERMS}), 0) is first
     assert loads == [_program.STREAM]
+
+
+def test_a_lost_program_is_loaded_anew(loads: list[str]) -> None:
+    # By a process that became a daemon, and closed all that it found.
+    first: Any = _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
+    first.is_lost = True
+    second = _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
+    assert second is not first
+    assert _stat_sources._cached_program(_program.STREAM, RECIPE, 0) is second
+    assert loads == [_program.STREAM] * 2
 
 
 def test_programs_that_differ_are_told_apart(loads: list[str]) -> None:

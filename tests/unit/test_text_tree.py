@@ -23,6 +23,7 @@ from pymemcgbpf import (
     _wire,
 )
 from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._descriptors import Owned, opened_at
 from pymemcgbpf._text_tree import TextTreeSource
 from pymemcgbpf._tree_sources import Tree
 
@@ -342,15 +343,15 @@ def before_opening(monkeypatch: pytest.MonkeyPatch, wanted: str, action: Callabl
     """Does something once, just before something of this name is opened."""
     calls: list[str] = []
 
-    def opening(path: str, flags: int, *, dir_fd: int) -> int:
+    def opening(path: str, flags: int, directory: int) -> Owned:
         if path == wanted:
             if not calls:
                 action()
             calls.append(path)
-        return os.open(path, flags, dir_fd=dir_fd)
+        return opened_at(path, flags, directory)
 
     for module in (_text_tree, _cgroup_files):
-        monkeypatch.setattr(module, "os", Patched(open=opening))
+        monkeypatch.setattr(module, "opened_at", opening)
     return calls
 
 
@@ -396,15 +397,15 @@ def test_one_that_vanishes_between_its_row_and_its_children_keeps_its_row(
     shutil.rmtree(root / "b")
     shutil.rmtree(root / "c")
 
-    def opening(path: str, flags: int, *, dir_fd: int) -> int:
+    def opening(path: str, flags: int, directory: int) -> Owned:
         nonlocal opened_before
         if path == "a":
             opened_before += 1
             if opened_before == 2:
                 shutil.rmtree(root / "a")
-        return os.open(path, flags, dir_fd=dir_fd)
+        return opened_at(path, flags, directory)
 
-    monkeypatch.setattr(_text_tree, "os", Patched(open=opening))
+    monkeypatch.setattr(_text_tree, "opened_at", opening)
     assert [row.cgroup_id for row in rows_of(made)] == ids
     assert opened_before == 2
 
@@ -487,7 +488,7 @@ def test_a_failure_to_open_is_not_taken_for_a_removal(
     assert caught.value.errno == number
     assert open_files() == before
     for module in (_text_tree, _cgroup_files):
-        monkeypatch.setattr(module, "os", os)
+        monkeypatch.setattr(module, "opened_at", opened_at)
     assert made.walk().number == 9, "the next walk is a new one"
 
 
@@ -498,14 +499,14 @@ def test_what_may_not_be_read_is_named(
     made = source(root, names=("anon", CURRENT))
     refused = root / "a" / what
 
-    def opening(path: str, flags: int, *, dir_fd: int) -> int:
-        place = os.path.normpath(os.path.join(os.readlink(f"/proc/self/fd/{dir_fd}"), path))
+    def opening(path: str, flags: int, directory: int) -> Owned:
+        place = os.path.normpath(os.path.join(os.readlink(f"/proc/self/fd/{directory}"), path))
         if place == str(refused):
             raise PermissionError(errno.EACCES, "Permission denied")
-        return os.open(path, flags, dir_fd=dir_fd)
+        return opened_at(path, flags, directory)
 
     for module in (_text_tree, _cgroup_files):
-        monkeypatch.setattr(module, "os", Patched(open=opening))
+        monkeypatch.setattr(module, "opened_at", opening)
     with pytest.raises(CgroupPermissionError, match=f"^{root}/a cannot be read: Permission"):
         made.walk()
 
@@ -623,18 +624,18 @@ def test_a_deep_tree_takes_few_descriptors(
         path = make_v2(path / "d")
     most = 0
 
-    def opening(path: str, flags: int, *, dir_fd: int) -> int:
+    def opening(path: str, flags: int, directory: int) -> Owned:
         nonlocal most
-        fd = os.open(path, flags, dir_fd=dir_fd)
+        made = opened_at(path, flags, directory)
         most = max(most, len(open_files()))
-        return fd
+        return made
 
     for order in ("pre", "post"):
         made = source(root, order)
         before = len(open_files())
-        monkeypatch.setattr(_text_tree, "os", Patched(open=opening))
+        monkeypatch.setattr(_text_tree, "opened_at", opening)
         rows = rows_of(made)
-        monkeypatch.setattr(_text_tree, "os", os)
+        monkeypatch.setattr(_text_tree, "opened_at", opened_at)
         assert len(rows) == 61
         assert {row.level for row in rows} == set(range(61))
         assert before < most <= before + 2

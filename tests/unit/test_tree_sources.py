@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import errno
 import gc
 import mmap
@@ -41,7 +41,7 @@ from pymemcgbpf._tree_sources import IteratorWalker, MapSource, RunWalker, Tree
 
 from ..open_files import open_files
 from .directories import make_v2
-from .fake_libbpf import installed
+from .fake_libbpf import FakeIteratorMaker, installed
 from .kernels import LINUX_6_18, LINUX_7_3
 from .tree_rows import NAMES, pack, unpack
 
@@ -107,6 +107,8 @@ class Walkers:
 class Walker:
     """One loaded program, with its map."""
 
+    is_lost = False
+
     def __init__(
         self,
         kernel: Walkers,
@@ -132,6 +134,8 @@ class Walker:
 
     def close(self) -> None:
         self.closes += 1
+        with contextlib.suppress(BufferError):  # as the program does
+            self.memory.close()
 
 
 @pytest.fixture(autouse=True)
@@ -235,7 +239,7 @@ def test_a_source_holds_the_directory_itself(kernel: Walkers, v2: Path) -> None:
     cgroup = open_cgroup(v2)
     walkers: Any = kernel
     made = MapSource(cgroup, RECIPE, False, walkers, Tree("pre", None))
-    os.close(cgroup.fd)
+    cgroup.close()
     kernel.rows = kernel.rows * 3000
     assert made.walk().number == 3000
     assert [walker.directory for walker in kernel.made] == [str(v2)] * 2
@@ -726,13 +730,29 @@ def test_every_order_but_self_meets_other_cgroups(order: str) -> None:
 # --- walkers --------------------------------------------------------------------------
 
 
+class FakeLink:
+    """Stands in for _program.Link."""
+
+    fd = 33
+    is_lost = False
+
+    def __init__(self) -> None:
+        self.closes = 0
+
+    def close(self) -> None:
+        self.closes += 1
+
+
 class FakeProgram:
-    """Stands in for _program.Program; and for its link."""
+    """Stands in for _program.Program."""
+
+    is_lost = False
 
     def __init__(self, name: str, constants: dict[str, bytes], rows: MapSize) -> None:
         self.name, self.constants, self.rows = name, constants, rows
         self.fd = 33
         self.attached: list[tuple[int, int]] = []
+        self.link = FakeLink()
         self.closes = 0
 
     def map_rows(self, rows: MapSize) -> mmap.mmap:
@@ -741,7 +761,7 @@ class FakeProgram:
 
     def attach(self, cgroup_fd: int, order: int) -> Any:
         self.attached.append((cgroup_fd, order))
-        return self
+        return self.link
 
     def close(self) -> None:
         self.closes += 1
@@ -772,18 +792,18 @@ class Stream:
         head = _wire.encode_header(range(items), 1) if rows else b""
         self.path.write_bytes(head + _wire.TRAILER.pack(_wire.END_MAGIC, rows, 5))
 
-    def creator(self, link_fd: int) -> tuple[Callable[[ctypes.c_int], int], ctypes.c_int]:
-        return self.create, ctypes.c_int(link_fd)
+    def maker(self, link_fd: int) -> FakeIteratorMaker:
+        return FakeIteratorMaker(self.create, link_fd)
 
-    def create(self, link_fd: ctypes.c_int) -> int:
-        self.created.append(link_fd.value)
+    def create(self, link_fd: int) -> int:
+        self.created.append(link_fd)
         return -self.error if self.error else os.open(self.path, os.O_RDONLY)
 
 
 @pytest.fixture
 def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stream:
     made = Stream(tmp_path)
-    monkeypatch.setattr(_libbpf, "iterator_creator", made.creator)
+    monkeypatch.setattr(_libbpf, "IteratorMaker", made.maker)
     return made
 
 
@@ -804,7 +824,7 @@ def test_an_iterator_s_program(
     assert program.attached == [(cgroup.fd, _program.POST)]
     assert len(walker.memory) == 400
     walker.close()
-    assert program.closes == 1
+    assert (program.link.closes, program.closes) == (1, 1)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 10, 11, 1 << 31])
@@ -995,10 +1015,10 @@ def test_an_older_answer_is_not_taken_for_a_new_one(walker: RunWalker, runs: Run
 def test_a_closed_walker_lets_go_of_its_program_and_runs_no_other(
     programs: list[FakeProgram], walker: RunWalker, runs: Runs
 ) -> None:
-    gone = weakref.ref(programs.pop())
+    (program,) = programs
+    assert program.closes == 0
     walker.close()
-    gc.collect()
-    assert gone() is None
+    assert program.closes == 1, "and its memory with it"
     with pytest.raises(MemcgError):
         walker.walk()
     assert runs.ran == []
@@ -1035,7 +1055,6 @@ def test_a_walker_s_map_is_as_large_as_asked_for_and_cannot_be_written_to(
         with pytest.raises(TypeError):
             walker.memory[0] = 1
         walker.close()
-        walker.memory.close()
-        gc.collect()
+        assert walker.memory.closed
         assert lib.opened() == 0
     assert open_files() == before

@@ -60,6 +60,8 @@ class FakeTree:
         error: what a walk raises.
     """
 
+    is_lost = False
+
     def __init__(self, memory: Any, number: int) -> None:
         self.memory, self.number = memory, number
         self.walks = self.closes = 0
