@@ -154,7 +154,8 @@ def test_reading_pins_takes_no_ctypes(run_python: RunPython, tmp_path: Path) -> 
     (tmp_path / "pin").write_bytes(header + row + _wire.TRAILER.pack(_wire.END_MAGIC, 1, 9))
     code = (
         "import sys; sys.modules['ctypes'] = sys.modules['_ctypes'] = None\n"
-        "from pymemcgbpf import PinnedReader, StreamError, Snapshot, UNLIMITED, unpin\n"
+        "from pymemcgbpf import PinnedReader, StreamError, Snapshot, UNLIMITED, unpin, _bpffs\n"
+        "_bpffs.is_on_bpffs = lambda status, path: True\n"
         "print(PinnedReader('pin').read())\n"
     )
     ran = run_python("-c", code)
