@@ -8,15 +8,18 @@ import re
 import signal
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import pymemcgbpf
 from pymemcgbpf import UNLIMITED, MemcgError, Snapshot
 from pymemcgbpf._catalogue import CATALOGUE, item_named
 from pymemcgbpf._cli import export, output_file
 
+from ..terminal import terminal
 from . import commands
 from .commands import TEXT, Captured, failed
 from .conftest import RunPython
@@ -167,6 +170,26 @@ def test_a_name_of_any_bytes(form: str, forest: Path, tmp_path: Path, capsys: Ca
         assert promtool("check", "metrics", text=text) == ""
     else:
         check_openmetrics(text, tmp_path)
+
+
+EVIL = "evil\x1b[2J\x07\x9b1m\x7f\rx"
+
+
+def test_control_characters_are_printed_as_they_are(forest: Path, capsys: Captured) -> None:
+    make_v2(forest / EVIL)
+    assert f'cgroup_memory_anon_bytes{{cgroup="/{EVIL}"}} 4096\n' in printed(capsys, forest, "anon")
+
+
+def test_a_terminal_gets_no_control_characters(
+    forest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_v2(forest / EVIL)
+    monkeypatch.setenv("PYTHONPATH", str(Path(pymemcgbpf.__file__).resolve().parents[1]))
+    arguments = (sys.executable, "-m", "pymemcgbpf", "export", *TEXT, str(forest), "anon")
+    with terminal(arguments, tmp_path, columns=100) as run:
+        assert run.wait() == (0, "")
+        shown = r'cgroup_memory_anon_bytes{cgroup="/evil\x1b[2J\x07\x9b1m\x7f\rx"} 4096'
+        assert shown in run.screen.lines, run.screen.lines
 
 
 def test_what_is_printed_is_utf_8_anywhere(forest: Path, run_python: RunPython) -> None:
