@@ -36,7 +36,7 @@ PACKAGE_FILES := $(shell find pymemcgbpf bpf_src -name '*.py' -o -name '*.[ch]' 
 
 demo: build/installed
 	@echo
-	@cd / && "$(CURDIR)/$(RUN)" -m pymemcgbpf
+	@"$(CURDIR)/$(VENV)/bin/pymemcgbpf"
 
 test: lint types unit live lab
 
