@@ -69,6 +69,20 @@ def v2(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def default_signals() -> Iterator[None]:
+    """SIGHUP and SIGTERM end the process. Under nohup, and some supervisors, they are ignored.
+
+    Not for all tests: a hang-up would then end what nohup is to keep alive.
+    """
+    before = {
+        number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGTERM)
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
 def on_bpffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files of the test are taken for pins, as if they were on a bpffs."""
     said_to_be(monkeypatch, tmp_path)

@@ -443,6 +443,7 @@ def test_a_planted_file_s_owner_and_permissions_are_not_kept(tmp_path: Path) -> 
     assert found.st_mode & 0o7777 == 0o644
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_the_old_one_and_no_other(
     number: signal.Signals, forest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

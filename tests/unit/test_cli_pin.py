@@ -138,6 +138,7 @@ def test_a_link_is_not_followed(
     assert path.exists() and (tmp_path / "link").is_symlink()
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_pin_by_an_exception(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: Captured
