@@ -6,6 +6,7 @@ reads pins alone (:class:`PinnedReader`) never imports ctypes. One that is to ch
 its root directory should name what it needs before: ``from pymemcgbpf import StatsReader``.
 """
 
+import os
 from typing import TYPE_CHECKING
 
 from ._version import VERSION
@@ -123,3 +124,33 @@ if not TYPE_CHECKING:  # else a type checker would take any name for one of ours
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_ROOMS})
+
+
+def _unbuilt() -> str:
+    """What to do where this is the source tree, which has no BPF object until it is built; ""
+    where this is anything else."""
+    file = globals().get("__file__")  # which some that freeze programs leave out
+    if not file or os.path.exists(os.path.join(os.path.dirname(file), _BPF_OBJECT)):
+        return ""
+    tree = os.path.dirname(os.path.dirname(os.path.abspath(file)))
+    if not os.path.exists(os.path.join(tree, "bpf_src", "memcg_stats.bpf.c")):
+        return ""
+    return (
+        f"this is the source tree of pymemcgbpf ({tree}), which has no BPF object until it is "
+        "built: everything is read as text, many times slower. Start Python in another directory, "
+        "with pymemcgbpf installed, or build it here (pip install -e .)"
+    )
+
+
+def _warn_if_unbuilt() -> None:
+    """At once, as otherwise only a reader's ``.why`` would say so."""
+    message = _unbuilt()
+    if message:
+        import warnings
+
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+_BPF_OBJECT = os.path.join("_bpf", "memcg_stats.bpf.o")
+
+_warn_if_unbuilt()

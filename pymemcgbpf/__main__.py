@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""``python3 -m pymemcgbpf``: the command line."""
+"""``python3 -m pymemcgbpf``: the command line.
+
+Python looks for modules in the current directory first then. The console script ``pymemcgbpf`` does
+not, nor does ``python3 -I -m pymemcgbpf``.
+"""
 
 import sys
 

@@ -68,6 +68,11 @@ def is_on_bpffs(status: os.stat_result, path: str) -> bool:
     return False
 
 
+def no_pin(path: str) -> PinPathError:
+    """The error for what is on another file system."""
+    return PinPathError(f"{path} is not on a bpffs, so it is no pin")
+
+
 @contextlib.contextmanager
 def opened_directory(path: str, at: Optional[int] = None) -> Iterator[int]:
     """An open directory: at a path, for names in it; or, to be listed, by its name in another."""
@@ -243,6 +248,9 @@ def _check_safe(place: Place) -> None:
 
 
 # --- a tree's parts, in a directory of their own
+
+MOST_PARTS = 1024
+"""How many parts a tree can have: pin_tree() makes no more, and PinnedReader takes no more."""
 
 
 class Part(NamedTuple):

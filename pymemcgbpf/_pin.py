@@ -154,11 +154,12 @@ def pin_tree(
         if wanted is None:
             wanted = 2 * _tree_sources.likely_rows(cgroup, "pre") + _SPARE_ROWS
         fit = pinned.capacity(len(source.names))
-        count = parts_for(min(wanted, (MOST_PARTS + 1) * fit), fit)
-        if count > MOST_PARTS:
+        most = _bpffs.MOST_PARTS
+        count = parts_for(min(wanted, (most + 1) * fit), fit)
+        if count > most:
             raise TreeTooLargeError(
                 f"{len(source.names)} items of {wanted:,} cgroups would take more than "
-                f"{MOST_PARTS:,} parts: pin fewer items, or with less room=",
+                f"{most:,} parts: pin fewer items, or with less room=",
                 rows=wanted,
             )
         made = _bpffs.Made()
@@ -181,7 +182,6 @@ def pin_tree(
         cgroup.close()
 
 
-MOST_PARTS = 1024
 _SPARE_ROWS = 64
 
 

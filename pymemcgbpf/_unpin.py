@@ -37,7 +37,7 @@ def unpin(pin_path: _bpffs.Path) -> None:
             if stat.S_ISLNK(status.st_mode):
                 raise PinPathError(f"{path} is a symbolic link: name what it leads to")
             if not _bpffs.is_on_bpffs(status, path):
-                raise PinPathError(f"{path} is not on a bpffs, so it is no pin")
+                raise _bpffs.no_pin(path)
             if stat.S_ISDIR(status.st_mode):
                 _remove_directory(path, at)
             elif _bpffs.parts_of([name]):

@@ -9,7 +9,7 @@ import os
 import struct
 import time
 from types import TracebackType
-from typing import NamedTuple, NoReturn, Optional, TypeVar, Union
+from typing import Callable, NamedTuple, NoReturn, Optional, TypeVar, Union
 
 from . import _bpffs, _catalogue, _cgroupfs, _paths, _wire
 from ._descriptors import Owned, opened_at
@@ -28,6 +28,7 @@ from .snapshot import Snapshot
 __all__ = ["PinnedReader"]
 
 _Self = TypeVar("_Self", bound="PinnedReader")
+_T = TypeVar("_T")
 
 ORDERS = {1: "self", 2: "pre", 3: "post", 4: "up", 5: "children"}
 
@@ -43,7 +44,8 @@ class PinnedReader:
         ...     reader.read()
         {'anon': 17727488, 'file': 708608}
 
-    All that it takes is permission to read the file. It may be used from several threads, and
+    All that it takes is permission to read the file, and a mounted /proc, which says that the
+    file is on a bpffs. It may be used from several threads, and
     in a child after fork(); nothing is open between reads. A pin that is removed and made
     anew with the same items and order is read on.
 
@@ -53,7 +55,9 @@ class PinnedReader:
     Raises:
         PinNotFoundError: there is none, or it is just being made or removed.
         PinPermissionError: this user may not read it.
-        StreamError: it is not of this package, or of a version that this one does not know.
+        PinPathError: it is not on a bpffs.
+        StreamError: it is not of this package, or of a version that this one does not know; or
+            a tree of more parts than pin_tree() makes.
     """
 
     def __init__(self, pin_path: _bpffs.Path) -> None:
@@ -61,13 +65,14 @@ class PinnedReader:
         if not self._path:
             raise PinNotFoundError("'' cannot be a path")
         self._closed = False
+        self._check = _OnBpffs()
         tree = self._opened_tree()
         self._in_parts = tree is not None
         if tree is None:
-            self._head = read_head(self._path)
+            self._head = read_head(self._path, check=self._check)
         else:
             try:
-                self._head = read_head(self._parts(tree.fileno())[0], tree.fileno())
+                self._head = read_head(self._parts(tree.fileno())[0], tree.fileno(), self._check)
             finally:
                 tree.close()
         header = _wire.decode_header(self._head)
@@ -107,7 +112,7 @@ class PinnedReader:
             CgroupRemovedError: the walk's root was removed, or has lost its memory controller.
             TreeTooLargeError: there are more cgroups than the pin can write.
             PinNotFoundError: the pin was removed, or is just being so.
-            PinPermissionError, StreamError.
+            PinPermissionError, PinPathError, StreamError.
             ClosedError: the reader is closed.
         """
         if self._closed:
@@ -121,9 +126,7 @@ class PinnedReader:
             rows = taken.rows
         else:
             try:  # by the directory: at its path there may be another tree meanwhile
-                fd = tree.fileno()
-                parts = self._parts(fd)
-                rows = memoryview(b"".join(self._take(part, fd).rows for part in parts))
+                rows = memoryview(self._take_parts(tree.fileno()))
             finally:
                 tree.close()
         ended = time.monotonic_ns()
@@ -142,11 +145,17 @@ class PinnedReader:
     def _opened_tree(self) -> Optional[Owned]:
         """The directory of a tree in parts, open; None where the pin is a file."""
         try:
-            return opened_at(self._path, os.O_RDONLY | os.O_DIRECTORY)
+            tree = opened_at(self._path, os.O_RDONLY | os.O_DIRECTORY)
         except NotADirectoryError:
             return None
         except (OSError, ValueError) as error:
             raise open_error(self._path, error) from error
+        try:
+            self._check(tree.fileno(), self._path)
+        except BaseException:
+            tree.close()
+            raise
+        return tree
 
     def _parts(self, tree: int) -> list[str]:
         """The paths of the parts in an open directory."""
@@ -165,11 +174,23 @@ class PinnedReader:
                 f"the tree at {self._path} is being made or unpinned: {len(parts)}{of} parts are "
                 "there"
             )
+        if len(parts) > _bpffs.MOST_PARTS:
+            raise StreamError(
+                f"{self._path} has {len(parts):,} parts; a pinned tree has at most "
+                f"{_bpffs.MOST_PARTS:,}"
+            )
         return [os.path.join(self._path, part.name) for part in parts]
+
+    def _take_parts(self, tree: int) -> bytearray:
+        """The rows of all parts, one part's after another's."""
+        rows = bytearray()
+        for part in self._parts(tree):
+            rows += self._take(part, tree).rows
+        return rows
 
     def _take(self, path: str, tree: Optional[int] = None) -> _wire.Taken:
         """One walk's rows."""
-        data, full = _read(path, tree)
+        data, full = _read(path, tree, read_walk, self._check)
         try:
             taken = _wire.take_apart(data)
         except StreamError as error:
@@ -225,15 +246,17 @@ class PinnedReader:
             root = min(waiting, key=lambda one: _wire.level(words[places[one] // 8 + 2]))
             waiting.remove(root)
             waiting.append(root)
-        ordered = []
+        ordered = bytearray()
         while waiting:
             cgroup_id = waiting.pop()
             at = places[cgroup_id]
-            ordered.append(rows[at : at + size])
+            ordered += rows[at : at + size]
             below = children.get(cgroup_id)
             if below:
                 waiting += sorted(below, reverse=True)
-        return memoryview(b"".join(ordered))
+        if len(ordered) != len(rows):
+            raise StreamError(f"{self._path}: damaged stream: a cgroup is below itself")
+        return memoryview(ordered).toreadonly()
 
     def _paths_of(self, rows: memoryview) -> _paths.PathsOfId:
         """The paths below the walk's root, which is known by its row alone."""
@@ -302,33 +325,55 @@ def _opened(path: str, tree: Optional[int]) -> Owned:
     return opened_at(os.path.basename(path), flags | os.O_NOFOLLOW, tree)
 
 
-def _read(path: str, tree: Optional[int]) -> _Read:
+def _read(
+    path: str, tree: Optional[int], read: Callable[[int], _T], check: Optional[_OnBpffs]
+) -> _T:
+    """What a function reads of a pin that it is given open."""
     try:
         pin = _opened(path, tree)
         try:
-            return read_walk(pin.fileno())
+            fd = pin.fileno()
+            if check is not None:
+                check(fd, path)
+            return read(fd)
         finally:
             pin.close()
+    except MemcgError:
+        raise
     except (OSError, ValueError) as error:
         raise open_error(path, error) from error
 
 
-def read_head(path: str, directory: Optional[int] = None) -> bytes:
+class _OnBpffs:
+    """Raises unless an open file is on a bpffs: any other file may be as large as its owner likes.
+
+    The mount table is long on some machines, so it is read once for each file system.
+    """
+
+    def __init__(self) -> None:
+        self._device: Optional[int] = None
+
+    def __call__(self, fd: int, path: str) -> None:
+        status = os.fstat(fd)
+        if status.st_dev == self._device:
+            return
+        if not _bpffs.is_on_bpffs(status, path):
+            raise _bpffs.no_pin(path)
+        self._device = status.st_dev
+
+
+def read_head(
+    path: str, directory: Optional[int] = None, check: Optional[_OnBpffs] = None
+) -> bytes:
     """The header of the stream at a path: the walk ends at its first cgroup. The path's last word
     alone counts, where an open directory is given.
 
     Raises:
         StreamError: it has none of ours.
         PinNotFoundError, PinPermissionError.
+        PinPathError: the check says that it is not on a bpffs.
     """
-    try:
-        pin = _opened(path, directory)
-        try:
-            data = os.read(pin.fileno(), _LARGEST_HEADER)
-        finally:
-            pin.close()
-    except (OSError, ValueError) as error:
-        raise open_error(path, error) from error
+    data = _read(path, directory, lambda fd: os.read(fd, _LARGEST_HEADER), check)
     try:
         header = _wire.decode_header(data)
     except StreamError as error:

@@ -137,6 +137,13 @@ class Screen:
             assert command == "m", f"an unknown sequence: {command}"
 
 
+def _as_from_a_login() -> None:
+    """The child has the terminal, and no signal is ignored, as SIGHUP is under nohup."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Terminal:
     """A program in a terminal.
 
@@ -168,7 +175,7 @@ class Terminal:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_as_from_a_login,
             env=environment,
         )
 

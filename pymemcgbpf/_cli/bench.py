@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Callable, Optional
 
-from .. import _cgroupfs
+from .. import _cgroupfs, _unbuilt
 from .._bench import contestants, formatting, rounds, tables
 from .._bench.machine import this_machine
 from .._bench.tables import Part
-from ..errors import MemcgError
+from ..errors import BpfObjectError, MemcgError
 from . import command
 
 _SECONDS = 40.0
@@ -74,6 +74,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     def text() -> str:
+        unbuilt = _unbuilt()
+        if unbuilt:
+            raise BpfObjectError(f"nothing was timed: {unbuilt}", call="open")
         with _progress() as progress:
             try:
                 report = _Report(options.path, options.seconds, options.iterations, progress)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 from .._catalogue import CATALOGUE, close_names, is_group, item_named
 from .._version import VERSION
 from ..errors import ItemUnavailableError, MemcgError, UnknownItemError
+from .units import printable
 
 if TYPE_CHECKING:
     from ..reader import StatsReader, TreeReader
@@ -62,11 +63,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def say(message: str) -> None:
-    """One line on stderr; nothing where that is closed (print would take stdout instead), or where
-    nobody reads it."""
+    """One line on stderr, without control characters; nothing where that is closed (print would
+    take stdout instead), or where nobody reads it."""
     if sys.stderr is not None:
+        line = printable(f"{PROGRAM}: {message}".replace("\n", " "))
         with contextlib.suppress(OSError):
-            print(f"{PROGRAM}: {message}".replace("\n", " "), file=sys.stderr, flush=True)
+            print(line, file=sys.stderr, flush=True)
 
 
 def parser(command: str, description: str, epilog: str, words: str) -> Parser:
@@ -253,6 +255,8 @@ def _printed(text: str) -> bool:
     if sys.stdout is None:
         say("cannot write: standard output is closed")
         return False
+    if sys.stdout.isatty():  # whoever names a cgroup must not command the terminal
+        text = "\n".join(map(printable, text.split("\n")))
     encoding = sys.stdout.encoding or "ascii"
     return _flushed(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
 

@@ -3,21 +3,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import re
-import stat
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from .. import _cgroupfs
 from .._catalogue import NUMA_STAT, UNLIMITED, item_named, unknown
-from ..errors import MemcgError
 from ..snapshot import ABSENT, Snapshot
-from . import command
+from . import command, output_file
 from .units import utf_8
 
 _PROMETHEUS, _OPENMETRICS = "prometheus", "openmetrics"
@@ -45,8 +41,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="write to this file, which is replaced at once when all is written; a new one has "
-        "mode 0644 (default, or -: print)",
+        help="write to this file, which is replaced at once when all is written, and keeps its "
+        "owner and permissions; a new one has mode 0644, and a symbolic link is refused (default, "
+        "or -: print)",
     )
     options = parser.parse_words(arguments)
 
@@ -61,7 +58,8 @@ def main(arguments: Sequence[str]) -> int:
                 sys.stdout.reconfigure(encoding="utf-8")  # both formats are that
             yield from families
         else:
-            _replace(options.output, "".join(f"{family}\n" for family in families).encode())
+            data = "".join(f"{family}\n" for family in families).encode()
+            output_file.replace(options.output, data)
 
     return command.run_each(texts)
 
@@ -148,32 +146,3 @@ def _number(value: int, unit: str) -> str:
 def _escaped(text: str) -> str:
     """For a label or a description."""
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-_MODE = 0o644  # of a new file: the collector is another user
-
-
-def _replace(path: str, data: bytes) -> None:
-    """Writes a file such that whoever opens it finds the old one or all of the new one; the old
-    one's permissions and, where this user may give it away, its owner stay."""
-    path = os.path.realpath(path)
-    try:
-        old = os.stat(path) if os.path.lexists(path) else None
-        if old is not None and not stat.S_ISREG(old.st_mode):
-            raise OSError(0, "it is no regular file")
-        with command.signals_raise():  # so that what is half written is taken away
-            fd, temporary = tempfile.mkstemp(".tmp", ".pymemcgbpf-", os.path.dirname(path))
-            try:
-                with open(fd, "wb") as file:
-                    if old is not None:
-                        with contextlib.suppress(PermissionError):
-                            os.fchown(fd, old.st_uid, old.st_gid)
-                    os.fchmod(fd, _MODE if old is None else stat.S_IMODE(old.st_mode))
-                    file.write(data)
-                os.replace(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
-    except OSError as error:
-        raise MemcgError(f"{path} cannot be written: {error.strerror}") from error

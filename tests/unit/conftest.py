@@ -21,7 +21,7 @@ import pymemcgbpf
 from pymemcgbpf._cgroupfs import Cgroup, open_cgroup
 
 from ..open_files import open_files
-from .directories import make_v2
+from .directories import make_v2, said_to_be
 
 # Nothing is written beside the tests, and no run is lucky.
 set_hypothesis_home_dir(Path(tempfile.gettempdir(), "hypothesis"))
@@ -66,6 +66,26 @@ def opened() -> Iterator[Callable[[Path], Cgroup]]:
 def v2(tmp_path: Path) -> Path:
     """A fake cgroup v2 directory."""
     return make_v2(tmp_path / "v2")
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """SIGHUP and SIGTERM end the process. Under nohup, and some supervisors, they are ignored.
+
+    Not for all tests: a hang-up would then end what nohup is to keep alive.
+    """
+    before = {
+        number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGTERM)
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def on_bpffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of the test are taken for pins, as if they were on a bpffs."""
+    said_to_be(monkeypatch, tmp_path)
 
 
 @pytest.fixture

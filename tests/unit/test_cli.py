@@ -31,6 +31,12 @@ def test_what_cannot_be_read_is_status_1(name: str, tmp_path: Path, capsys: Capt
     assert name.strip(".") in failed(capsys, 1, *TEXT, str(tmp_path / name))
 
 
+def test_a_complaint_has_no_control_characters(tmp_path: Path, capsys: Captured) -> None:
+    path = str(tmp_path / "evil\x1b[2J\x9b\udcff\n" / "it.prom")
+    said = failed(capsys, 1, "export", *TEXT, "--output", path, str(make_v2(tmp_path / "v2")))
+    assert r"evil\x1b[2J\x9b\xff /it.prom" in said and said[:-1].isprintable()
+
+
 def test_an_unknown_item_is_status_2(v2: Path, capsys: Captured) -> None:
     said = failed(capsys, 2, *TEXT, str(v2), "anon", "pgfalt")
     assert "'pgfalt'" in said and "'pgfault'" in said

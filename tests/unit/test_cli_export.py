@@ -6,15 +6,20 @@ from __future__ import annotations
 import os
 import re
 import signal
+import stat
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pymemcgbpf import UNLIMITED, Snapshot
+import pymemcgbpf
+from pymemcgbpf import UNLIMITED, MemcgError, Snapshot
 from pymemcgbpf._catalogue import CATALOGUE, item_named
-from pymemcgbpf._cli import export
+from pymemcgbpf._cli import export, output_file
 
+from ..terminal import terminal
 from . import commands
 from .commands import TEXT, Captured, failed
 from .conftest import RunPython
@@ -167,6 +172,26 @@ def test_a_name_of_any_bytes(form: str, forest: Path, tmp_path: Path, capsys: Ca
         check_openmetrics(text, tmp_path)
 
 
+EVIL = "evil\x1b[2J\x07\x9b1m\x7f\rx"
+
+
+def test_control_characters_are_printed_as_they_are(forest: Path, capsys: Captured) -> None:
+    make_v2(forest / EVIL)
+    assert f'cgroup_memory_anon_bytes{{cgroup="/{EVIL}"}} 4096\n' in printed(capsys, forest, "anon")
+
+
+def test_a_terminal_gets_no_control_characters(
+    forest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_v2(forest / EVIL)
+    monkeypatch.setenv("PYTHONPATH", str(Path(pymemcgbpf.__file__).resolve().parents[1]))
+    arguments = (sys.executable, "-m", "pymemcgbpf", "export", *TEXT, str(forest), "anon")
+    with terminal(arguments, tmp_path, columns=100) as run:
+        assert run.wait() == (0, "")
+        shown = r'cgroup_memory_anon_bytes{cgroup="/evil\x1b[2J\x07\x9b1m\x7f\rx"} 4096'
+        assert shown in run.screen.lines, run.screen.lines
+
+
 def test_what_is_printed_is_utf_8_anywhere(forest: Path, run_python: RunPython) -> None:
     make_v2(forest / "ä")
     arguments = ("-m", "pymemcgbpf", "export", *TEXT, str(forest), "anon")
@@ -218,10 +243,119 @@ def test_a_dash_is_no_file(
     assert not os.path.lexists("-")
 
 
-def test_a_link_is_followed(forest: Path, tmp_path: Path, capsys: Captured) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "file")
-    printed(capsys, "--output", tmp_path / "link", forest, "anon")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").is_file()
+def write(path: Path, data: bytes = b"new") -> None:
+    output_file.replace(str(path), data)
+
+
+@pytest.mark.parametrize("target", ["file", "none", "folder", "link"])
+def test_a_link_is_refused(target: str, tmp_path: Path, forest: Path, capsys: Captured) -> None:
+    (tmp_path / "file").write_text("secret")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    before = sorted(tmp_path.rglob("*"))
+    output = ("--output", str(tmp_path / "link"))
+    said = failed(capsys, 1, "export", *TEXT, *output, str(forest), "anon")
+    assert "link cannot be written: it is a symbolic link" in said
+    assert (tmp_path / "file").read_text() == "secret"
+    assert (tmp_path / "link").is_symlink() and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_link_above_the_file_is_the_caller_s(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    write(tmp_path / "link" / "it.prom")
+    assert (tmp_path / "folder" / "it.prom").read_text() == "new"
+
+
+def test_a_path_without_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    output_file.replace("it.prom", b"new")
+    assert (tmp_path / "it.prom").read_text() == "new"
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket"])
+def test_what_is_no_regular_file_stays(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "it.prom"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    with pytest.raises(MemcgError, match="it is no regular file"):
+        write(path)
+    assert os.listdir(tmp_path) == ["it.prom"] and not path.is_file()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "folder/", "folder/."])
+def test_a_directory_is_no_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MemcgError, match="it is no regular file"):
+        output_file.replace(name, b"new")
+    assert os.listdir(tmp_path) == ["folder"] and os.listdir("folder") == []
+
+
+def test_other_names_of_the_old_file_keep_its_data(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("old")
+    os.link(tmp_path / "other", tmp_path / "it.prom")
+    write(tmp_path / "it.prom")
+    assert (tmp_path / "other").read_text() == "old"
+    assert (tmp_path / "it.prom").read_text() == "new"
+
+
+def test_what_the_path_leads_to_meanwhile_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("folder", "elsewhere"):
+        (tmp_path / name).mkdir()
+    real_open = os.open
+
+    def swap_then_open(path: str, *arguments: Any, **options: Any) -> int:
+        if options.get("dir_fd") is not None:
+            (tmp_path / "folder").rename(tmp_path / "moved")
+            (tmp_path / "folder").symlink_to("elsewhere")
+        return real_open(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", swap_then_open)
+        write(tmp_path / "folder" / "it.prom")
+    assert os.listdir(tmp_path / "elsewhere") == []
+    assert (tmp_path / "moved" / "it.prom").read_text() == "new"
+    assert os.listdir(tmp_path / "moved") == ["it.prom"]
+
+
+def test_a_link_that_comes_after_the_look_is_replaced_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("secret")
+    real_replace = os.replace
+
+    def plant_then_replace(*arguments: Any, **options: Any) -> None:
+        (tmp_path / "it.prom").symlink_to("secret")
+        real_replace(*arguments, **options)
+
+    monkeypatch.setattr(os, "replace", plant_then_replace)
+    write(tmp_path / "it.prom")
+    assert (tmp_path / "secret").read_text() == "secret"
+    assert not (tmp_path / "it.prom").is_symlink()
+
+
+def test_a_temporary_file_is_new_and_for_this_user_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_open, opened = os.open, []
+
+    def note(path: str, flags: int, mode: int = 0o777, **options: Any) -> int:
+        if options.get("dir_fd") is not None:
+            opened.append((path, flags, mode))
+        return real_open(path, flags, mode, **options)
+
+    monkeypatch.setattr(os, "open", note)
+    for _ in range(2):
+        write(tmp_path / "it.prom")
+    wanted = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    assert all(flags & wanted == wanted and mode == 0o600 for _, flags, mode in opened)
+    first, second = (path for path, _, _ in opened)
+    assert first != second and len(first) > 32
 
 
 @pytest.mark.parametrize("name", ["none/x.prom", "folder", "/dev/full", "/dev/null/x"])
@@ -256,6 +390,60 @@ def test_the_old_one_s_owner_and_permissions_stay(
     assert path.stat().st_mode & 0o7777 == 0o640
 
 
+def test_setuid_setgid_and_sticky_bits_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "it.prom"
+    path.touch()
+    path.chmod(0o7751)
+    write(path)
+    assert path.stat().st_mode & 0o7777 == 0o751
+
+
+def status(mode: int, owner: int, links: int = 1) -> os.stat_result:
+    return os.stat_result((mode, 1, 1, links, owner, owner, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("directory", "owner", "links", "planted"),
+    [
+        ((0o1777, 0), 1000, 1, True),
+        ((0o1777, 0), 0, 1, False),
+        ((0o1777, 0), 77, 1, False),  # this user
+        ((0o1777, 0), 77, 2, True),  # a hard link, which anybody may have made
+        ((0o1775, 5), 1000, 1, True),
+        ((0o1775, 5), 5, 1, False),  # the directory's owner, who may replace any file in it
+        ((0o1755, 0), 1000, 1, False),
+        ((0o0777, 0), 1000, 1, False),  # where everybody may replace the new one, too
+        ((0o0755, 0), 1000, 2, False),
+    ],
+)
+def test_whose_file_may_be_planted(
+    directory: tuple[int, int],
+    owner: int,
+    links: int,
+    planted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 77)
+    found = output_file._may_be_planted(status(*directory), status(0o666, owner, links))
+    assert found is planted
+
+
+def test_a_planted_file_s_owner_and_permissions_are_not_kept(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    path = tmp_path / "it.prom"
+    path.touch()
+    path.chmod(0o666)
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+    else:
+        os.link(path, tmp_path / "other")
+    write(path)
+    found = path.stat()
+    assert (found.st_uid, found.st_gid) == (os.geteuid(), os.getegid())
+    assert found.st_mode & 0o7777 == 0o644
+
+
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_the_old_one_and_no_other(
     number: signal.Signals, forest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -264,7 +452,7 @@ def test_a_signal_leaves_the_old_one_and_no_other(
     folder.mkdir()
     path = folder / "it.prom"
     path.write_text("the old one\n")
-    monkeypatch.setattr(os, "replace", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr(os, "replace", lambda *_, **__: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as caught:
         commands.printed(
             None,  # type: ignore[arg-type]
@@ -277,7 +465,7 @@ def test_a_signal_leaves_the_old_one_and_no_other(
 def test_a_failure_while_it_is_written_leaves_the_old_one(
     forest: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     path = tmp_path / "x.prom"

@@ -27,6 +27,8 @@ from .test_pinned import ROW, TREE, pinned_file, pinned_parts, stream
 
 Captured = pytest.CaptureFixture[str]
 
+pytestmark = pytest.mark.usefixtures("on_bpffs")
+
 
 class Pinned:
     """Stands in for pin() and pin_tree()."""
@@ -109,7 +111,8 @@ def test_what_fails_is_status_1_and_an_item_2(
     assert "'x'" in refused(capsys, 2, "pin", "a", "b", "x")
     assert "no pin at" in refused(capsys, 1, "unpin", tmp_path / "none")
     assert "no pin at" in refused(capsys, 1, "cat", tmp_path / "none")
-    assert "not on a bpffs" in refused(capsys, 1, "unpin", tmp_path)
+    assert "not on a bpffs" in refused(capsys, 1, "unpin", tmp_path.parent)
+    assert "not on a bpffs" in refused(capsys, 1, "cat", tmp_path.parent)
     assert "not a statistics stream" in refused(
         capsys, 1, "cat", pinned_file(tmp_path / "it", b"x" * 40)
     )
@@ -135,6 +138,7 @@ def test_a_link_is_not_followed(
     assert path.exists() and (tmp_path / "link").is_symlink()
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_pin_by_an_exception(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: Captured
@@ -234,6 +238,7 @@ def test_cat_takes_no_ctypes(run_python: RunPython, tmp_path: Path) -> None:
     pinned_file(tmp_path / "it", stream([ROW]))
     code = (
         "import sys; sys.modules['ctypes'] = sys.modules['_ctypes'] = None\n"
+        "from pymemcgbpf import _bpffs; _bpffs.is_on_bpffs = lambda status, path: True\n"
         "from pymemcgbpf._cli.main import main; sys.exit(main(['cat', 'it']))\n"
     )
     ran = run_python("-c", code)

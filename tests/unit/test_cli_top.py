@@ -276,6 +276,20 @@ def test_a_terminal_that_goes_away(run: Terminal) -> None:
     assert run.wait()[0] == 128 + signal.SIGHUP
 
 
+def test_the_terminal_s_program_is_not_under_nohup(forest: Path, tmp_path: Path) -> None:
+    """Whatever this process ignores."""
+    numbers = (signal.SIGHUP, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        with started(tmp_path, str(forest)) as run:
+            run.wait_for(is_drawn)
+            os.kill(run.process.pid, signal.SIGHUP)
+            assert run.wait()[0] == 128 + signal.SIGHUP
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("arguments", [("/nowhere",), ("--backend", "text", "/nowhere")])
 def test_what_cannot_be_read_leaves_the_terminal_alone(
     arguments: tuple[str, ...], tmp_path: Path

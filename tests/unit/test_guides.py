@@ -101,6 +101,14 @@ def test_every_block_is_of_a_known_language() -> None:
         assert languages.count("python") and languages.count("sh")
 
 
+@pytest.mark.parametrize("path", [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))])
+def test_examples_are_of_the_console_script(path: Path) -> None:
+    """Not of python3 -m or -c, which imports what lies in the current directory, also as root."""
+    text = path.read_text(encoding="utf-8")
+    for code in re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL):
+        assert not re.search("python3? -(m pymemcgbpf|c )", code)
+
+
 @pytest.mark.parametrize("guide", GUIDES)
 def test_a_guides_links_lead_somewhere(guide: str) -> None:
     text = (DOCS / guide).read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import _wire
+from pymemcgbpf import _program, _wire
 
 from .conftest import RunPython
 
@@ -72,6 +73,69 @@ def test_an_import_leaves_the_command_line_alone(run_python: RunPython) -> None:
 def test_an_import_warns_of_nothing(run_python: RunPython) -> None:
     ran = run_python("-W", "error", "-X", "dev", "-c", "import pymemcgbpf")
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+# --- the source tree --------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A source tree that is not built."""
+    made = tmp_path / "tree"
+    shutil.copytree(PACKAGE, made / "pymemcgbpf", ignore=shutil.ignore_patterns("_bpf"))
+    (made / "bpf_src").mkdir()
+    (made / "bpf_src" / "memcg_stats.bpf.c").touch()
+    return made
+
+
+IMPORTS = "import pymemcgbpf\nimport pymemcgbpf\nfrom pymemcgbpf import StatsReader, errors\n"
+WARNS = "this is the source tree of pymemcgbpf ({}), which has no BPF object until it is built"
+
+
+def test_an_import_from_the_unbuilt_source_tree_warns_once(
+    tree: Path, run_python: RunPython
+) -> None:
+    ran = run_python("-c", IMPORTS, PYTHONPATH=str(tree))
+    assert ran.returncode == 0 and ran.stderr.count("RuntimeWarning") == 1
+    assert f"<string>:1: RuntimeWarning: {WARNS.format(tree)}" in ran.stderr
+    ran = run_python("-W", "error", "-c", IMPORTS, PYTHONPATH=str(tree))
+    assert ran.returncode == 1 and f"RuntimeWarning: {WARNS.format(tree)}" in ran.stderr
+
+
+def test_the_unbuilt_source_tree_is_not_timed(tree: Path, run_python: RunPython) -> None:
+    words = ("-W", "ignore", "-m", "pymemcgbpf", "bench")
+    ran = run_python(*words, PYTHONPATH=str(tree))
+    assert (ran.returncode, ran.stdout) == (1, "")
+    said = f"pymemcgbpf: nothing was timed: {WARNS.format(tree)}"
+    assert ran.stderr.startswith(said) and ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("what", ["built", "a copy", "a zip"])
+def test_nothing_else_warns(what: str, tree: Path, run_python: RunPython) -> None:
+    found = tree
+    if what == "built":  # as pip install -e does
+        (tree / "pymemcgbpf" / "_bpf").mkdir()
+        (tree / "pymemcgbpf" / "_bpf" / "memcg_stats.bpf.o").touch()
+    elif what == "a copy":  # for PinnedReader alone
+        shutil.rmtree(tree / "bpf_src")
+    else:
+        found = Path(shutil.make_archive(str(tree.parent / "it"), "zip", tree))
+        shutil.rmtree(tree)
+    code = f"{IMPORTS}print(pymemcgbpf.__file__)"
+    ran = run_python("-W", "error", "-c", code, PYTHONPATH=str(found))
+    assert (ran.returncode, ran.stderr) == (0, "") and ran.stdout.startswith(str(found))
+
+
+def test_a_package_without_a_file_is_imported(run_python: RunPython) -> None:
+    code = "import pymemcgbpf; del pymemcgbpf.__file__; print(repr(pymemcgbpf._unbuilt()))"
+    assert run_python("-c", code).stdout == "''\n"
+
+
+def test_the_object_that_is_looked_for_is_the_readers_own() -> None:
+    assert str(PACKAGE / pymemcgbpf._BPF_OBJECT) == _program.OBJECT_FILE
+
+
+# --- names ------------------------------------------------------------------------------
 
 
 def test_the_public_names() -> None:
@@ -154,7 +218,8 @@ def test_reading_pins_takes_no_ctypes(run_python: RunPython, tmp_path: Path) -> 
     (tmp_path / "pin").write_bytes(header + row + _wire.TRAILER.pack(_wire.END_MAGIC, 1, 9))
     code = (
         "import sys; sys.modules['ctypes'] = sys.modules['_ctypes'] = None\n"
-        "from pymemcgbpf import PinnedReader, StreamError, Snapshot, UNLIMITED, unpin\n"
+        "from pymemcgbpf import PinnedReader, StreamError, Snapshot, UNLIMITED, unpin, _bpffs\n"
+        "_bpffs.is_on_bpffs = lambda status, path: True\n"
         "print(PinnedReader('pin').read())\n"
     )
     ran = run_python("-c", code)

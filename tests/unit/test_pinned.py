@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import threading
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from pymemcgbpf import (
 
 from .directories import said_to_be
 from .tree_rows import pack
+
+pytestmark = pytest.mark.usefixtures("on_bpffs")
 
 ANON, PGSCAN = 1, 51
 ROW = _wire.Row(9, 1, 1, 0, (4096, 3))
@@ -139,6 +142,60 @@ def test_another_pin_in_its_place(one: Path) -> None:
             reader.read()
     one.write_bytes(stream([ROW._replace(cgroup_id=77, values=(1, 2))]))
     assert reader.read() == {"anon": 1, "pgscan": 2}
+
+
+def test_what_is_on_another_file_system(
+    one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:])
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(one)
+    said_to_be(monkeypatch, tmp_path / "bpf")
+    for path in (one, parts, tmp_path / "fifo", tmp_path / "link", tmp_path):
+        with pytest.raises(PinPathError, match="is not on a bpffs, so it is no pin") as caught:
+            PinnedReader(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_file_system_that_is_another_one_meanwhile(
+    one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:])
+    readers = [PinnedReader(one), PinnedReader(parts)]
+    asked = []
+
+    def is_on_bpffs(status: os.stat_result, path: str) -> bool:
+        asked.append(path)
+        return False
+
+    monkeypatch.setattr(_bpffs, "is_on_bpffs", is_on_bpffs)
+    for reader in readers:
+        reader.read()
+    assert asked == [], "the mount table is read once a file system"
+    real_fstat = os.fstat
+
+    def elsewhere(fd: int) -> os.stat_result:
+        found = list(real_fstat(fd))
+        found[2] += 1
+        return os.stat_result(found)
+
+    monkeypatch.setattr(os, "fstat", elsewhere)
+    for reader in readers:
+        with pytest.raises(PinPathError):
+            reader.read()
+    assert asked == [str(one), str(parts)]
+
+
+def test_where_the_mount_table_cannot_be_read(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "x")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(MemcgError, match="cannot be told: /proc/self/mountinfo") as caught:
+        PinnedReader(one)
+    assert type(caught.value) is MemcgError
 
 
 def test_no_pin(one: Path, tmp_path: Path) -> None:
@@ -318,6 +375,60 @@ def test_parts_of_two_trees_are_never_mixed(
         assert set(read_tree(reader).ids) == {row.cgroup_id for row in another}
         if how == "moved":
             shutil.rmtree(tmp_path / "old")
+
+
+def test_more_parts_than_a_tree_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _bpffs.MOST_PARTS == 1024
+    monkeypatch.setattr(_bpffs, "MOST_PARTS", 3)
+    directory = pinned_parts(tmp_path / "parts", TREE[:1], TREE[1:2], TREE[2:])
+    reader = PinnedReader(directory)
+    assert len(read_tree(reader)) == 4
+    shutil.rmtree(directory)
+    pinned_parts(directory, TREE[:1], TREE[1:2], TREE[2:3], TREE[3:])
+    for read in (reader.read, lambda: PinnedReader(directory)):
+        with pytest.raises(StreamError, match="has 4 parts; a pinned tree has at most 3"):
+            read()
+
+
+def test_a_part_that_is_larger_than_the_kernel_s_buffer(tmp_path: Path) -> None:
+    directory = pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:])
+    reader = PinnedReader(directory)
+    part = directory / _bpffs.Part(1, 2).name
+    part.write_bytes(stream(TREE * pinned.capacity(2), 2))
+    with pytest.raises(StreamError, match="cut short"):
+        reader.read()
+
+
+def test_a_cgroup_that_is_below_itself(tmp_path: Path) -> None:
+    circle = [ROW._replace(cgroup_id=21, parent_id=22), ROW._replace(cgroup_id=22, parent_id=21)]
+    reader = PinnedReader(pinned_parts(tmp_path / "parts", TREE, circle))
+    with pytest.raises(StreamError, match="below itself"):
+        reader.read()
+
+
+def test_the_memory_that_a_read_takes(tmp_path: Path) -> None:
+    """The rows once as they were read and once in order, and what the order itself takes."""
+    fit = pinned.capacity(2)
+    ids = iter(range(100, 100 + 20 * fit))
+    rows = [[_wire.Row(next(ids), 99, 2, 0, (7, 8)) for _ in range(fit)] for _ in range(20)]
+    rows[0][0] = _wire.Row(99, 1, 1, 0, (7, 8))
+    reader = PinnedReader(pinned_parts(tmp_path / "parts", *rows))
+    total = 20 * fit * _wire.row_size(2)
+    reader.read()
+    tracemalloc.start()
+    try:
+        snapshot = read_tree(reader)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(snapshot) == 20 * fit
+    assert kept < 1.5 * total, kept / total
+    assert peak < 2.5 * total + 260 * len(snapshot), (peak - 2 * total) / len(snapshot)
+
+
+def test_a_snapshot_of_parts_cannot_be_written_to(tmp_path: Path) -> None:
+    snapshot = read_tree(PinnedReader(pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:])))
+    assert snapshot.ids.readonly and snapshot.column("anon").readonly
 
 
 def test_a_cgroup_in_two_parts(tmp_path: Path) -> None:
