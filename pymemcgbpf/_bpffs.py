@@ -13,7 +13,16 @@ from collections.abc import Iterable, Iterator
 from typing import Callable, NamedTuple, Optional, Union
 
 from ._descriptors import Owned, opened_at
-from .errors import MemcgError, PinExistsError, PinPathError, PinPermissionError, errno_text
+from ._lookup import status
+from .errors import (
+    MemcgError,
+    PinExistsError,
+    PinPathError,
+    PinPermissionError,
+    errno_text,
+    is_transient,
+    shortage,
+)
 
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
@@ -90,7 +99,7 @@ def check_free(path: str) -> None:
     Raises:
         PinExistsError, PinPathError, PinPermissionError.
     """
-    if os.path.lexists(path):
+    if _is_taken(path):
         raise exists(path)
     above = _nearest(path)
     try:
@@ -102,6 +111,8 @@ def check_free(path: str) -> None:
     except MemcgError:
         raise
     except OSError as error:
+        if is_transient(error):
+            raise shortage(f"{above} cannot be looked at", error, "stat") from error
         if error.errno in NOT_ALLOWED:
             raise not_allowed(path, error) from error
         raise no_such_place(path, error) from error
@@ -114,10 +125,17 @@ def check_free(path: str) -> None:
             raise PinPathError(f"{name!r} is what a part of a pinned tree is called: {path}")
 
 
+def _is_taken(path: str) -> bool:
+    return status(path, follow_symlinks=False) is not None
+
+
 def _is_pinned_tree(directory: str) -> bool:
-    with contextlib.suppress(OSError):
+    try:
         return bool(parts_of(os.listdir(directory)))
-    return False
+    except OSError as error:
+        if is_transient(error):
+            raise shortage(f"{directory} cannot be listed", error, "open") from error
+        return False
 
 
 def exists(path: str) -> PinExistsError:
@@ -137,7 +155,7 @@ def not_allowed(path: str, error: OSError) -> PinPermissionError:
 def _nearest(path: str) -> str:
     """The nearest directory above that is there."""
     at = os.path.dirname(path)
-    while not os.path.lexists(at):
+    while not _is_taken(at):
         at = os.path.dirname(at)
     return at
 

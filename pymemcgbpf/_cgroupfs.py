@@ -6,13 +6,13 @@ from __future__ import annotations
 import functools
 import os
 import re
-import sys
 import time
 from collections.abc import Iterator
 from typing import NamedTuple, Optional, Union
 
 from ._catalogue import MEMORY_STAT
 from ._descriptors import Owned, file_identity, opened_at
+from ._lookup import exists, identity, resolved
 from .errors import (
     BackendUnavailableError,
     CgroupNotFoundError,
@@ -140,52 +140,6 @@ def is_hierarchy_root(fd: int, version: int, path: str = ".") -> bool:
     if version == 2:
         return not exists(f"{path}/cgroup.type", fd)
     return exists(f"{path}/cgroup.sane_behavior", fd)
-
-
-def exists(path: str, directory: Optional[int] = None) -> bool:
-    """Whether there is something at a path, in an open directory if one is given.
-
-    Raises:
-        MemcgError: there was no memory, or no descriptor, to find it out.
-    """
-    return _status(path, directory) is not None
-
-
-def identity(path: str) -> Optional[Identity]:
-    """The device and inode number that a path leads to now; None where it leads nowhere.
-
-    Raises:
-        MemcgError: as :func:`exists`.
-    """
-    status = _status(path)
-    return None if status is None else (status.st_dev, status.st_ino)
-
-
-def _status(path: str, directory: Optional[int] = None) -> Optional[os.stat_result]:
-    try:
-        return os.stat(path, dir_fd=directory)
-    except ValueError:  # a NUL in it
-        return None
-    except OSError as error:
-        if is_transient(error):
-            raise shortage(f"{path} cannot be looked at", error, "stat") from error
-        return None
-
-
-def resolved(path: str) -> str:
-    """A path without symbolic links.
-
-    Raises:
-        MemcgError: as :func:`exists`.
-    """
-    if sys.version_info < (3, 10):  # which cannot tell a failure from a path that is no link
-        return os.path.realpath(path)
-    try:
-        return os.path.realpath(path, strict=True)
-    except OSError as error:
-        if is_transient(error):
-            raise shortage(f"{path} cannot be looked at", error, "readlink") from error
-        return os.path.realpath(path)
 
 
 def _is_going(path: str, opened: Identity) -> bool:

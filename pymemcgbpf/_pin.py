@@ -23,8 +23,8 @@ from . import (
     _wire,
     pinned,
 )
-from ._cgroupfs import Cgroup
 from ._bindings import libbpf as _libbpf
+from ._cgroupfs import Cgroup
 from ._recipe import Recipe
 from .errors import (
     BackendUnavailableError,

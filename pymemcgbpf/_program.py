@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from typing import Any, Callable, NamedTuple, Optional
 
 from . import _btf, _relocated, _signals, _wire
-from ._descriptors import Descriptor, Owned, abandon, duplicate, opened_at
 from ._bindings import libbpf as _libbpf
+from ._descriptors import Descriptor, Owned, abandon, duplicate, opened_at
 from .errors import (
     BpfObjectError,
     BpfPermissionError,

@@ -13,8 +13,8 @@ import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional, Protocol
 
-from ._descriptors import Owned
 from ._bindings import libbpf as _libbpf
+from ._descriptors import Owned
 from .errors import MemcgError
 
 RODATA, BSS, ROWS = ".rodata", ".bss", "rows"

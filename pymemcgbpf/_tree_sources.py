@@ -19,8 +19,8 @@ from . import (
     _text_tree,
     _wire,
 )
-from ._cgroupfs import Cgroup
 from ._bindings import libbpf as _libbpf
+from ._cgroupfs import Cgroup
 from ._recipe import Recipe
 from .errors import MemcgError, TreeTooLargeError
 

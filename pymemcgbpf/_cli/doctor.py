@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import Callable, NamedTuple, Optional, Union
 
 from .. import _backend, _btf, _flush, _kernel_layout, _offer, _program
-from .._catalogue import MEMORY_STAT
 from .._bindings import libbpf as _libbpf
+from .._catalogue import MEMORY_STAT
 from .._stat_sources import OneCgroup
 from .._tree_sources import Tree
 from ..errors import (

@@ -29,9 +29,8 @@ TRANSIENT = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR
 class FakeSource:
     """Counts what is done to it, and fails or waits as the test says."""
 
-    is_lost = False
-
     def __init__(self) -> None:
+        self.is_lost = False
         self.reads = self.closes = 0
         self.at_once = self.most_at_once = 0
         self.read_after_close = False

@@ -6,12 +6,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
+import os
+from pathlib import Path
 from typing import Any, Optional
 
 import pytest
 
 from pymemcgbpf import LibbpfNotFoundError, LibbpfTooOldError, MemcgError, _libbpf
 
+from ..open_files import open_files
 from .c_values import c_layout
 
 BPF_H, BTF_H = "<bpf/bpf.h>", "<linux/btf.h>"
@@ -157,6 +160,126 @@ def test_an_unchecked_function_needs_a_library_that_is_new_enough(
     _libbpf._unchecked.cache_clear()
     with pytest.raises(LibbpfTooOldError, match="bpf_iter_create"):
         _libbpf.runner(5, bytearray(16))
+
+
+class Iterators:
+    """bpf_iter_create, unchecked and checked.
+
+    Attributes:
+        error: what it fails with; 0 for not at all.
+        asked: the links, in order.
+    """
+
+    def __init__(self) -> None:
+        self.error = 0
+        self.asked: list[int] = []
+
+    def unchecked(self, link_fd: ctypes.c_int) -> int:
+        """An unsigned number, as a negative errno is too large to be one of a descriptor."""
+        return self.bpf_iter_create(link_fd, raises=False) % (1 << 32)
+
+    def bpf_iter_create(self, link_fd: ctypes.c_int, *, raises: bool = True) -> int:
+        self.asked.append(link_fd.value)
+        error = errno.EBADF if link_fd.value < 0 else self.error
+        if not error:
+            return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        if raises:
+            raise MemcgError("no", errno=error, call="bpf_iter_create")
+        return -error
+
+
+@pytest.fixture
+def iterators(monkeypatch: pytest.MonkeyPatch) -> Iterators:
+    made = Iterators()
+    monkeypatch.setattr(_libbpf, "_unchecked_descriptor", lambda name: made.unchecked)
+    monkeypatch.setattr(_libbpf, "load", lambda: made)
+    return made
+
+
+def test_a_maker_of_iterators_makes_one_per_call(iterators: Iterators) -> None:
+    before = open_files()
+    maker = _libbpf.IteratorMaker(5)
+    assert open_files() == before and iterators.asked == []
+    first, second = maker(), maker()
+    assert iterators.asked == [5, 5]
+    assert len(open_files()) == len(before) + 2
+    first.close()
+    del second
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOMEM, errno.EMFILE, errno.EINTR])
+def test_a_refusal_to_make_an_iterator_is_no_end_of_it(number: int, iterators: Iterators) -> None:
+    before = open_files()
+    maker = _libbpf.IteratorMaker(5)
+    iterators.error = number
+    for _ in range(3):
+        with pytest.raises(MemcgError) as caught:
+            maker()
+        assert (caught.value.errno, caught.value.call) == (number, "bpf_iter_create")
+    iterators.error = 0
+    maker().close()
+    assert open_files() == before
+
+
+def test_an_iterator_that_is_made_at_the_second_attempt_is_given(
+    iterators: Iterators, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = open_files()
+    iterators.error = errno.ENOMEM
+    real = iterators.bpf_iter_create
+
+    def later(link_fd: ctypes.c_int) -> int:
+        iterators.error = 0
+        return real(link_fd)
+
+    monkeypatch.setattr(iterators, "bpf_iter_create", later)
+    monkeypatch.setattr(iterators, "unchecked", lambda _: (1 << 32) - errno.ENOMEM)
+    maker = _libbpf.IteratorMaker(5)
+    owner = maker()
+    assert len(open_files()) == len(before) + 1
+    owner.close()
+    assert open_files() == before
+
+
+def test_a_closed_maker_of_iterators_asks_about_no_other_s_link(iterators: Iterators) -> None:
+    maker = _libbpf.IteratorMaker(5)
+    maker().close()
+    maker.close()
+    maker.close()
+    for _ in range(2):
+        with pytest.raises(MemcgError) as caught:
+            maker()
+        assert caught.value.errno == errno.EBADF
+    assert set(iterators.asked[1:]) == {-1}
+
+
+def test_a_function_that_returns_a_descriptor_has_no_error_check_of_its_own() -> None:
+    for name in ("bpf_iter_create", "bpf_map_create", "bpf_prog_load", "bpf_link_create"):
+        row = next(row for row in _libbpf.BINDINGS if row.name == name)
+        function = _libbpf._unchecked_descriptor(name)
+        assert (function.restype, list(function.argtypes)) == (ctypes.c_uint32, row.argtypes)
+        assert function.errcheck is None and not function._flags_ & _gil_flag()
+        assert function is not _libbpf._unchecked(name)
+        assert _libbpf._unchecked(name).restype is ctypes.c_int, "another one than that"
+
+
+def test_a_descriptor_that_is_refused_is_our_error() -> None:
+    # The real libbpf and kernel: to be refused needs no privilege.
+    before = open_files()
+    with pytest.raises(MemcgError) as caught:
+        _libbpf.load().descriptor("bpf_iter_create", -1)
+    assert (caught.value.errno, caught.value.call) == (errno.EBADF, "bpf_iter_create")
+    with pytest.raises(MemcgError) as caught:
+        _libbpf.object_identity(_libbpf.load(), -1)
+    assert (caught.value.errno, caught.value.call) == (errno.EBADF, "bpf_obj_get_info_by_fd")
+    assert open_files() == before
+
+
+def test_a_file_is_no_bpf_object(tmp_path: Path) -> None:
+    with open(tmp_path / "file", "wb") as file, pytest.raises(MemcgError) as caught:
+        _libbpf.object_identity(_libbpf.load(), file.fileno())
+    assert caught.value.errno in (errno.EINVAL, errno.EPERM, errno.EBADF, errno.ENOSYS)
 
 
 def test_a_run_returns_its_error_number() -> None:

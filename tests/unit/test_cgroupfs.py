@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -20,10 +22,13 @@ from pymemcgbpf import (
     MemoryControllerError,
     NotACgroupError,
     _cgroupfs,
+    _lookup,
 )
 from pymemcgbpf._cgroupfs import Cgroup, open_cgroup
 
+from ..open_files import open_files
 from .directories import make_v1, make_v2
+from .sources import TRANSIENT
 
 Opened = Callable[[Path], Cgroup]
 
@@ -334,6 +339,196 @@ def test_one_that_stays_is_out_of_sight(v2: Path, monkeypatch: pytest.MonkeyPatc
 def test_one_whose_path_is_another_s_is_removed(v2: Path) -> None:
     error = _cgroupfs.why_not_found(str(v2), (v2.stat().st_dev, 1))
     assert isinstance(error, CgroupRemovedError)
+
+
+# --- what passes ----------------------------------------------------------------------
+
+
+class Calls:
+    """The system calls by which something is looked at: counted, until one fails.
+
+    Attributes:
+        made: the calls, in order.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.made: list[str] = []
+        self._failing, self._number = -1, 0
+        for where, name in (
+            (os, "stat"),
+            (os, "lstat"),
+            (os, "readlink"),
+            (os, "open"),
+            (os, "scandir"),
+        ):
+            patch.setattr(where, name, self._counted(name, getattr(where, name)))
+        patch.setattr(_cgroupfs, "open", self._counted("open()", builtins.open), raising=False)
+
+    def fail_at(self, failing: int, number: int) -> None:
+        """Has a call fail, by its place in the order, with an error number."""
+        self.made.clear()
+        self._failing, self._number = failing, number
+
+    def _counted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.made.append(name)
+            if len(self.made) - 1 == self._failing:
+                raise OSError(self._number, os.strerror(self._number), arguments[0])
+            return function(*arguments, **options)
+
+        return call
+
+
+Look = Callable[[str], object]
+
+
+def unreadable(path: str) -> object:
+    """What is found out about a cgroup whose files cannot be read any more."""
+    status = os.stat(path)
+    return raised(_cgroupfs.why_unreadable(path, (status.st_dev, status.st_ino)))
+
+
+def not_found(path: str) -> object:
+    status = os.stat(path)
+    return raised(_cgroupfs.why_not_found(path, (status.st_dev, status.st_ino)))
+
+
+def raised(error: MemcgError) -> object:
+    """An error, raised if it is the one that says what passes."""
+    if type(error) is MemcgError:
+        raise error
+    return error
+
+
+def cannot_be_opened(path: str) -> object:
+    """Opens one that cannot be; the error, unless it is the one that says what passes."""
+    try:
+        return open_cgroup(path)
+    except MemcgError as error:
+        return raised(error)
+
+
+def in_tree(name: str) -> Look:
+    """Opens one of the directories that are no cgroups with memory statistics."""
+    return lambda path: cannot_be_opened(f"{path}/{name}")
+
+
+def opened_and_closed(path: str) -> object:
+    cgroup = open_cgroup(path)
+    cgroup.close()
+    return cgroup.version, cgroup.is_root
+
+
+LOOKS: dict[str, tuple[Look, int]] = {
+    "exists": (_lookup.exists, 0),
+    "exists, but is not there": (lambda path: _lookup.exists(f"{path}/none"), 0),
+    "identity": (_lookup.identity, 0),
+    "identity of nothing": (lambda path: _lookup.identity(f"{path}/none"), 0),
+    "resolved": (_lookup.resolved, 0),
+    "open_cgroup": (opened_and_closed, 0),
+    "open_cgroup of nothing": (in_tree("none"), 0),
+    "open_cgroup of an ordinary directory": (lambda path: cannot_be_opened(f"{path}/.."), 0),
+    "open_cgroup of one that is going": (in_tree("going"), 0),
+    "open_cgroup of one without the controller": (in_tree("bare"), 0),
+    "open_cgroup of one below without the controller": (in_tree("bare/below"), 0),
+    "open_cgroup of one whose files went": (in_tree("without"), 0),
+    "open_cgroup of a threaded one": (in_tree("threaded"), 0),
+    "open_cgroup of v1 of another controller": (in_tree("cpu"), 0),
+    # The first call is the test's own.
+    "why_unreadable": (unreadable, 1),
+    "why_unreadable without the controller": (lambda path: unreadable(f"{path}/bare"), 1),
+    "why_not_found": (not_found, 1),
+    "hierarchy_root": (_cgroupfs.hierarchy_root, 0),
+    "find_cgroup": (lambda _: _cgroupfs.find_cgroup(-5), 0),
+    "own_cgroup": (lambda _: cgroup_of_this_process(), 0),
+}
+
+
+def cgroup_of_this_process() -> object:
+    try:
+        return _cgroupfs.own_cgroup()
+    except CgroupNotFoundError as error:  # this machine has none
+        return error
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cgroup with others below it that have no memory statistics, for all reasons."""
+    top = make_v2(tmp_path / "top")
+    make_v2(make_v2(top / "a") / "b")
+    bare(bare(top / "bare") / "below")
+    (top / "going").mkdir()
+    make_v2(top / "without", stat=None)
+    bare(top / "threaded", kind="threaded")
+    make_v1(bare(top / "cpu"), stat=None)
+    (top / "cpu" / "cgroup.controllers").unlink()
+    mounts = [("/", str(top))]
+    monkeypatch.setattr(_cgroupfs, "memory_mounts", lambda: iter(mounts))
+    monkeypatch.setattr(_cgroupfs, "_SECONDS_BETWEEN", 0)
+    monkeypatch.setattr(_cgroupfs, "_LOOKS", 2)
+    return top
+
+
+@pytest.mark.parametrize("number", TRANSIENT)
+@pytest.mark.parametrize("look", LOOKS)
+def test_what_passes_is_no_answer(look: str, number: int, tree: Path) -> None:
+    """A lack of descriptors or memory says neither that something is there nor that it is not."""
+    work, before = LOOKS[look]
+    path = str(tree)
+    files = open_files()
+    with pytest.MonkeyPatch.context() as patch:
+        calls = Calls(patch)
+        expected = work(path)
+        all_calls = list(calls.made)
+        assert len(all_calls) > before
+        for failing in range(before, len(all_calls)):
+            calls.fail_at(failing, number)
+            with pytest.raises(MemcgError) as caught:
+                work(path)
+            assert calls.made == all_calls[: failing + 1], "nothing more was asked"
+            assert (type(caught.value), caught.value.errno) == (MemcgError, number), all_calls
+            assert os.strerror(number) in str(caught.value) and caught.value.call
+        calls.fail_at(-1, 0)
+        assert str(work(path)) == str(expected)
+    assert open_files() == files
+
+
+@pytest.mark.parametrize("number", TRANSIENT)
+def test_what_passes_is_no_answer_about_a_cgroup_s_files(
+    number: int, v2: Path, opened: Opened
+) -> None:
+    cgroup = opened(v2)
+    (v2 / "cgroup.stat").write_text("nr_descendants 12\n")
+    looks: list[Callable[[], object]] = [
+        lambda: cgroup.has_file("memory.stat"),
+        lambda: cgroup.has_current,
+        lambda: cgroup.has_lost_files,
+        lambda: cgroup.descendants,
+    ]
+    expected = [look() for look in looks]
+    assert expected == [True, True, False, 12]
+    with pytest.MonkeyPatch.context() as patch:
+        calls = Calls(patch)
+        for look in looks:
+            calls.fail_at(0, number)
+            with pytest.raises(MemcgError) as caught:
+                look()
+            assert (type(caught.value), caught.value.errno) == (MemcgError, number)
+    assert [look() for look in looks] == expected
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.EIO])
+def test_what_lasts_is_an_answer(number: int, v2: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        calls = Calls(patch)
+        for look in (_lookup.exists, _lookup.identity):
+            calls.fail_at(0, number)
+            assert not look(str(v2))
+
+
+def test_a_nul_is_in_no_path() -> None:
+    assert not _lookup.exists("a\0b")
+    assert _lookup.identity("a\0b") is None
 
 
 # --- hierarchy_root -------------------------------------------------------------------

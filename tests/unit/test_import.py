@@ -259,22 +259,52 @@ def test_only_the_standard_library(path: Path) -> None:
         ("errors", set()),
         ("_catalogue", set()),
         ("_wire", {"errors"}),
-        ("_cgroupfs", {"_catalogue", "errors"}),
+        ("_descriptors", set()),
+        ("_signals", set()),
+        ("_lookup", {"errors"}),
+        ("_cgroupfs", {"_catalogue", "_descriptors", "_lookup", "errors"}),
         ("_fork", set()),
-        ("_libbpf", {"_fork", "errors"}),
-        ("_btf", {"_fork", "_libbpf", "errors"}),
+        ("_libbpf", {"_descriptors", "_fork", "errors"}),
+        ("_bindings", {"_libbpf", "errors"}),
+        ("_btf", {"_bindings", "_fork", "_signals", "errors"}),
         ("_layout", {"_btf"}),
-        ("_cgroup_files", {"_catalogue", "_cgroupfs", "errors"}),
+        ("_cgroup_files", {"_catalogue", "_cgroupfs", "_descriptors", "errors"}),
         ("_text_source", {"_catalogue", "_cgroup_files", "_cgroupfs", "errors"}),
-        ("_text_tree", {"_catalogue", "_cgroup_files", "_cgroupfs", "_wire", "errors"}),
-        ("_shown", {"_catalogue", "_cgroup_files", "_cgroupfs"}),
-        ("_relocated", {"_libbpf", "errors"}),
-        ("_program", {"_btf", "_libbpf", "_relocated", "_wire", "errors"}),
+        (
+            "_text_tree",
+            {
+                "_catalogue",
+                "_cgroup_files",
+                "_cgroupfs",
+                "_descriptors",
+                "_lookup",
+                "_wire",
+                "errors",
+            },
+        ),
+        ("_shown", {"_catalogue", "_cgroup_files", "_cgroupfs", "errors"}),
+        ("_relocated", {"_bindings", "_descriptors", "errors"}),
+        (
+            "_program",
+            {"_bindings", "_btf", "_descriptors", "_relocated", "_signals", "_wire", "errors"},
+        ),
         ("_recipe", {"_btf", "_catalogue", "_layout", "_program", "_wire", "errors"}),
-        ("_flush", {"_btf", "_catalogue", "_cgroup_files", "_cgroupfs", "_program"}),
-        ("_paths", {"_fork", "errors"}),
-        ("_bpffs", {"errors"}),
-        ("pinned", {"_bpffs", "_catalogue", "_cgroupfs", "_paths", "_wire", "errors", "snapshot"}),
+        ("_flush", {"_btf", "_catalogue", "_cgroup_files", "_cgroupfs", "_program", "errors"}),
+        ("_paths", {"_descriptors", "_fork", "errors"}),
+        ("_bpffs", {"_descriptors", "_lookup", "errors"}),
+        (
+            "pinned",
+            {
+                "_bpffs",
+                "_catalogue",
+                "_cgroupfs",
+                "_descriptors",
+                "_paths",
+                "_wire",
+                "errors",
+                "snapshot",
+            },
+        ),
         ("_unpin", {"_bpffs", "errors", "pinned"}),
         ("snapshot", {"_cgroupfs", "_paths", "_wire", "errors"}),
     ],
@@ -294,6 +324,11 @@ def test_only_the_sources_and_the_choice_know_the_programs() -> None:
     sources = {"_flush", "_kernel_layout", "_pin", "_recipe", "_stat_sources", "_tree_sources"}
     users -= {"reader", "_cli.doctor"}  # the orders' names alone; what there is to be wrong
     assert users == sources
+
+
+def test_only_the_bindings_import_what_needs_ctypes() -> None:
+    # Of all others, a Python without ctypes must be able to make use.
+    assert {name_of(path) for path in SOURCES if "_libbpf" in of_package(path)} == {"_bindings"}
 
 
 def test_imports_have_no_circle() -> None:

@@ -7,8 +7,8 @@ import contextlib
 import ctypes
 import logging
 import threading
-from collections.abc import Iterator
-from typing import Callable, Optional
+from collections.abc import Iterable, Iterator
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -213,3 +213,207 @@ def test_a_silent_thread_stays_silent_while_another_listens() -> None:
     with another_user() as heard, _libbpf.messages():
         in_another_thread(lambda: _libbpf.explained(lambda _: say(0, b"libbpf: in silence")))
     assert heard == []
+
+
+# --- never lost -----------------------------------------------------------------------
+
+
+class Replaced(list[Optional[int]]):
+    """What libbpf_set_print() has returned; a signal handler raises right after one of the calls.
+
+    That is as soon as any Python code runs again: its result is in the list by then.
+    """
+
+    def __init__(self, raise_after: int) -> None:
+        super().__init__()
+        self.calls, self._raise_after = 0, raise_after
+
+    def extend(self, results: Iterable[Optional[int]]) -> None:
+        super().extend(results)
+        self.calls += 1
+        if self.calls == self._raise_after:
+            raise KeyboardInterrupt
+
+
+def calls_of(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often some work calls libbpf_set_print()."""
+    replaced = Replaced(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(_libbpf, "_print_replaced", replaced)
+        work()
+    return replaced.calls
+
+
+def interrupted(
+    work: Callable[[], object], after_call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Does some work, and has it interrupted after that call."""
+    with monkeypatch.context() as patch:
+        patch.setattr(_libbpf, "_print_replaced", Replaced(after_call))
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    _libbpf._print_replaced.clear()
+
+
+def silently() -> None:
+    with _libbpf.silence():
+        pass
+
+
+def listening() -> None:
+    with _libbpf.messages():
+        pass
+
+
+def one_in_another() -> None:
+    with _libbpf.silence(), _libbpf.messages(), _libbpf.silence():
+        pass
+
+
+def with_a_failure() -> None:
+    def fail(lines: list[str]) -> None:
+        raise MemcgError("no")
+
+    with contextlib.suppress(MemcgError):
+        _libbpf.explained(fail)
+
+
+WORKS = [silently, listening, one_in_another, with_a_failure]
+Work = Callable[[], object]
+
+
+def nobody_is_inside() -> None:
+    assert (_libbpf._print_users, _libbpf._print_readers) == ([], [])
+    assert (_libbpf._messages.lines, _libbpf._messages.silent) == (None, False)
+    free: list[bool] = []
+
+    def take() -> None:
+        free.append(_libbpf._print_lock.acquire(timeout=5))
+        if free[0]:
+            _libbpf._print_lock.release()
+
+    in_another_thread(take)
+    assert free == [True]
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_an_interrupt_during_the_replacement_does_not_lose_the_function(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with another_user() as heard:
+        before = current_function()
+        calls = calls_of(work, monkeypatch)
+        assert calls >= 2
+        for number in range(1, calls + 1):
+            interrupted(work, number, monkeypatch)
+            assert current_function() == before, f"after call {number} of {calls}"
+            nobody_is_inside()
+            work()
+            assert current_function() == before
+        make_libbpf_complain()
+        assert heard
+
+
+def test_an_interrupted_silence_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with another_user() as heard:
+        interrupted(silently, 1, monkeypatch)
+        make_libbpf_complain()
+        assert heard, "the other user hears libbpf again"
+        count = len(heard)
+        with _libbpf.silence():
+            make_libbpf_complain()
+        assert len(heard) == count
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_inner_one_s_interrupt_leaves_the_outer_one_as_it_was(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = current_function()
+    with _libbpf.messages() as lines:
+        interrupted(listening, number, monkeypatch)
+        assert current_function() == ours()
+        say(0, b"still heard\n")
+    assert lines == ["still heard\n"]
+    assert current_function() == before
+    with _libbpf.silence():
+        interrupted(silently, number, monkeypatch)
+        assert current_function() == _libbpf.load().no_print
+    assert current_function() == before
+    nobody_is_inside()
+
+
+def test_no_function_of_the_application_s_is_its_choice_as_well() -> None:
+    """NULL is libbpf's silence; who set it finds it there again."""
+    lib = _libbpf.load()
+    before = lib.libbpf_set_print(None)
+    try:
+        for work in WORKS:
+            work()
+            assert current_function() is None
+        with _libbpf.silence():
+            assert current_function() == lib.no_print
+            with _libbpf.messages():
+                assert current_function() == ours()
+            assert current_function() == lib.no_print
+        assert current_function() is None
+        with _libbpf.messages() as lines:
+            in_another_thread(lambda: say(0, b"libbpf: for nobody"))
+        assert lines == []
+    finally:
+        lib.libbpf_set_print(before)
+
+
+@pytest.mark.parametrize("use", [_libbpf.silence, _libbpf.messages])
+def test_a_signal_handler_may_use_it_as_well(
+    use: Callable[[], contextlib.AbstractContextManager[object]],
+) -> None:
+    before = current_function()
+    with _libbpf.silence():
+        with use():
+            with pytest.raises(MemcgError), use():
+                raise MemcgError("inside")
+            make_libbpf_complain()
+        assert current_function() == _libbpf.load().no_print
+    assert current_function() == before
+    nobody_is_inside()
+
+
+def test_a_handler_that_uses_it_during_the_replacement_disturbs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The lock must be one that its holder may take again."""
+    real = _libbpf.load()
+
+    class Reentrant:
+        """The library: a signal handler uses ours right after each call."""
+
+        depth = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def libbpf_set_print(self, function: Optional[int]) -> Optional[int]:
+            before: Optional[int] = real.libbpf_set_print(function)
+            if not self.depth:
+                self.depth += 1
+                one_in_another()
+                self.depth -= 1
+            return before
+
+    lib = Reentrant()
+    with another_user():
+        before = current_function()
+        with monkeypatch.context() as patch:
+            patch.setattr(_libbpf, "load", lambda: lib)
+            for work in WORKS:
+                work()
+                assert current_function() == before
+    nobody_is_inside()
+
+
+def test_the_address_of_silence_can_be_called() -> None:
+    """libbpf calls it with three arguments, of which it takes none."""
+    address = _libbpf.load().no_print
+    assert address
+    assert _libbpf.PrintFn(address)(0, b"text", None) == _libbpf.load().libbpf_major_version()

@@ -7,6 +7,7 @@ import builtins
 import errno
 import gc
 import io
+import mmap
 import os
 import weakref
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from pymemcgbpf import (
     BpfPermissionError,
     MemcgError,
     VerifierError,
+    _descriptors,
     _libbpf,
     _program,
 )
@@ -460,6 +462,66 @@ def test_a_forgotten_link_is_closed(lib: FakeLibbpf) -> None:
     link = Program(STREAM, {}).attach(9, _program.SELF)
     os.fstat(link.fd)
     del link
+    gc.collect()
+    assert open_files() == before
+
+
+def replace(fd: int, path: Path) -> None:
+    """What a daemon does that closes all files and opens others."""
+    other = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(other, fd, inheritable=False)
+    os.close(other)
+
+
+def test_a_lost_program_closes_no_other_s_file(lib: FakeLibbpf, object_file: Path) -> None:
+    before = open_files()
+    program = Program(SHARE, {}, MapSize(48, 100))
+    link = program.attach(9, _program.SELF)
+    numbers = sorted(map(int, open_files().keys() - before.keys()))
+    assert len(numbers) == 3 and {program.fd, link.fd} < set(numbers)
+    assert (program.is_lost, link.is_lost) == (False, False)
+    for number in numbers:
+        replace(number, object_file)
+    taken = open_files()
+    assert (program.is_lost, link.is_lost) == (True, True)
+    link.close()
+    program.close()
+    del link, program
+    gc.collect()
+    assert open_files() == taken
+    for number in numbers:
+        assert os.pread(number, 99, 0) == b"an object"
+        os.close(number)
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "forgotten"])
+def test_a_lost_map_s_memory_closes_no_other_s_file(
+    closed: bool, lib: FakeLibbpf, object_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mapping holds a descriptor of its own: it is let be, once and for all."""
+    kept: list[object] = []
+    monkeypatch.setattr(_program, "abandon", kept.append)
+    monkeypatch.setattr(_descriptors, "abandon", kept.append)
+    before = open_files()
+    size = MapSize(48, 100)
+    program = Program(SHARE, {}, size)
+    memory = program.map_rows(size)
+    numbers = sorted(map(int, open_files().keys() - before.keys()))
+    assert len(numbers) >= 2
+    for number in numbers:
+        replace(number, object_file)
+    taken = open_files()
+    if closed:
+        program.close()
+        assert not memory.closed
+    del program, memory
+    gc.collect()
+    assert open_files() == taken
+    assert any(isinstance(each, mmap.mmap) for each in kept), "kept for ever"
+    for number in numbers:
+        assert os.pread(number, 99, 0) == b"an object"
+        os.dup2(lib.rows.fileno(), number, inheritable=False)
+    kept.clear()  # closes what is of no other's
     gc.collect()
     assert open_files() == before
 

@@ -22,6 +22,7 @@ from pymemcgbpf import (
     read_stats,
 )
 
+from .conftest import RunPython
 from .directories import make_v2
 from .sources import Sources
 
@@ -155,6 +156,89 @@ def test_another_error_of_a_kept_reader_is_raised(v2: Path, sources: Sources) ->
     sources.made[0].error = MemcgError("no", errno=errno.EMFILE)
     with pytest.raises(MemcgError, match="no"):
         read_stats(v2)
+
+
+def test_a_kept_reader_whose_descriptor_is_lost_is_made_anew(v2: Path, sources: Sources) -> None:
+    # By a daemon that closed all files, or had them closed under it.
+    read_stats(v2)
+    lost = sources.made[0]
+    lost.is_lost, lost.error = True, OSError(errno.EBADF, "Bad file descriptor")
+    for _ in range(2):
+        assert read_stats(v2) == {"anon": 1}
+    assert [source.closes for source in sources.made] == [1, 0]
+
+
+def test_a_new_reader_s_bad_descriptor_is_raised(v2: Path, sources: Sources) -> None:
+    sources.error = MemcgError("no", errno=errno.EBADF)
+    for _ in range(2):
+        with pytest.raises(MemcgError, match="no"):
+            read_stats(v2)
+    assert sources.made == []
+
+
+DAEMON = r"""
+import errno, gc, os, sys
+from pymemcgbpf import MemcgError, StatsReader, TreeReader, clear_cache, read_stats
+
+paths, items = sys.argv[1:], ["anon", "memory.current"]
+first = [read_stats(path, items) for path in paths]
+assert first[0] == {"anon": 4096, "memory.current": 12288}, first
+reader = StatsReader(paths[0], ["anon"], backend="text")
+forgotten = StatsReader(paths[0], ["anon"], backend="text")
+tree = TreeReader(paths[0], ["anon"], backend="text")
+assert reader.read() == {"anon": 4096} and len(tree.read()) == 1
+numbers = sorted(int(fd) for fd in os.listdir("/proc/self/fd"))
+held = [fd for fd in numbers if fd > 2 and os.path.exists(f"/proc/self/fd/{fd}")]
+assert len(held) >= 5, held
+
+os.closerange(3, 4096)
+last = max(held)
+for number in range(3, last + 20):  # each another file, so that none can be mistaken
+    with open(f"file-{number}", "w") as file:
+        print(number, file=file)
+opened = {}
+for number in range(3, last + 20):
+    fd = os.open(f"file-{number}", os.O_RDONLY)
+    assert fd == number
+    opened[fd] = f"{number}\n".encode()
+
+def others_are_open():
+    for fd, text in opened.items():
+        assert os.pread(fd, 99, 0) == text, fd
+    return True
+
+for one in (reader, tree):
+    for _ in range(2):
+        try:
+            print(one.read())
+        except MemcgError as error:
+            assert type(error) is MemcgError and error.errno == errno.EBADF, repr(error)
+            assert "closed" in str(error), error
+        else:
+            raise AssertionError("it read what is another's")
+assert others_are_open()
+assert [read_stats(path, items) for path in paths] == first
+assert [read_stats(path, items) for path in paths] == first
+assert others_are_open()
+del forgotten
+gc.collect()
+reader.close(), reader.close(), tree.close()
+assert others_are_open()
+clear_cache()
+gc.collect()
+assert others_are_open()
+now = {fd for fd in map(int, os.listdir("/proc/self/fd")) if os.path.exists(f"/proc/self/fd/{fd}")}
+assert now == {0, 1, 2, *opened}, now
+print("well")
+"""
+
+
+def test_a_daemon_that_closed_all_files_closes_no_other_s(
+    tmp_path: Path, run_python: RunPython
+) -> None:
+    paths = [make_v2(tmp_path / name) for name in ("a", "b", "c")]
+    ran = run_python("-X", "dev", "-c", DAEMON, *map(str, paths))
+    assert (ran.stdout, ran.stderr) == ("well\n", "")
 
 
 def test_clear_cache(v2: Path, sources: Sources) -> None:

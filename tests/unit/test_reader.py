@@ -22,6 +22,7 @@ from pymemcgbpf import (
     MemcgError,
     NotACgroupError,
     StatsReader,
+    StreamError,
     _backend,
     _kernel_layout,
     _stat_sources,
@@ -158,6 +159,31 @@ def test_an_error_of_ours_passes_as_it_is(v2: Path, sources: Sources) -> None:
         with pytest.raises(CgroupRemovedError) as caught:
             reader.read()
         assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EBADF, "Bad file descriptor"),
+        OSError(errno.ESPIPE, "Illegal seek"),
+        OSError(errno.ENOENT, "No such file or directory"),
+        MemcgError("bpf_iter_create: failed", errno=errno.EINVAL, call="bpf_iter_create"),
+        StreamError("not as expected"),
+        CgroupRemovedError("gone"),
+    ],
+)
+def test_what_fails_because_its_descriptor_is_lost_says_so(
+    error: OSError, v2: Path, sources: Sources
+) -> None:
+    with StatsReader(v2) as reader:
+        (source,) = sources.made
+        source.error, source.is_lost = error, True
+        for _ in range(2):
+            with pytest.raises(MemcgError, match="make another reader") as caught:
+                reader.read()
+            assert (type(caught.value), caught.value.errno) == (MemcgError, errno.EBADF)
+            assert str(v2) in str(caught.value) and caught.value.__cause__ is error
+    assert source.closes == 1
 
 
 def test_a_failed_read_does_not_lock_the_reader(v2: Path, sources: Sources) -> None:

@@ -66,9 +66,7 @@ class Kernel(FakeLibbpf):
 
     def _call(self, name: str, *arguments: Any) -> Any:
         known = getattr(self, f"on_{name}", None)
-        if name == "bpf_obj_get_info_by_fd" and not isinstance(
-            arguments[1]._obj, _libbpf.ProgInfo
-        ):
+        if name == "bpf_obj_get_info_by_fd" and not isinstance(arguments[1]._obj, _libbpf.ProgInfo):
             return self._tell(*arguments)  # whose descriptor it is can always be told
         if known is None or name in self.fails:
             return super()._call(name, *arguments)

@@ -498,6 +498,26 @@ def test_close_lets_go_of_the_flushing_file(
     source.close()
 
 
+def test_a_source_is_lost_with_any_of_its_descriptors(
+    kind: Callable[..., Any], kernel: Kernel, runs: Runs, v2: Path, opened: Opened
+) -> None:
+    cgroup = opened(v2)
+    before = open_files()
+    source = kind(cgroup, RECIPE, True)
+    assert not source.is_lost
+    fake = kernel if kind is StreamSource else runs
+    fake.is_lost = True
+    assert source.is_lost
+    fake.is_lost = False
+    assert not source.is_lost
+    (flushing,) = open_files().keys() - before.keys()
+    os.dup2(cgroup.fd, int(flushing), inheritable=False)
+    assert source.is_lost
+    source.close()
+    assert open_files().keys() - before.keys() == {flushing}, "it is another's"
+    os.close(int(flushing))
+
+
 # --- which transport ------------------------------------------------------------------
 
 

@@ -413,6 +413,25 @@ def test_errors_are_translated(
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EBADF, "Bad file descriptor"),
+        MemcgError("no", errno=errno.EINVAL, call="bpf_iter_create"),
+        CgroupRemovedError("gone"),
+    ],
+)
+def test_what_fails_because_a_descriptor_is_lost_says_so(
+    error: OSError, v2: Path, trees: Trees, source: FakeTree
+) -> None:
+    with TreeReader(v2) as tree:
+        source.error, source.is_lost = error, True
+        with pytest.raises(MemcgError, match="make another reader") as caught:
+            tree.read()
+        assert (type(caught.value), caught.value.errno) == (MemcgError, errno.EBADF)
+        assert str(v2) in str(caught.value) and caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
     "error", [CgroupRemovedError("gone"), TreeTooLargeError("many", rows=2, max_rows=1)]
 )
 def test_an_error_of_ours_passes_as_it_is(

@@ -246,6 +246,43 @@ def test_a_source_holds_the_directory_itself(kernel: Walkers, v2: Path) -> None:
     made.close()
 
 
+def test_a_source_is_lost_with_any_of_its_descriptors(kernel: Walkers, v2: Path) -> None:
+    cgroup = open_cgroup(v2)
+    walkers: Any = kernel
+    with open(v2 / "memory.stat", "rb") as other:
+        before = open_files()
+        made = MapSource(cgroup, RECIPE, False, walkers, Tree("pre", None))
+        assert not made.is_lost
+        (walker,) = kernel.made
+        walker.is_lost = True
+        assert made.is_lost
+        walker.is_lost = False
+        assert not made.is_lost
+        (directory,) = open_files().keys() - before.keys()
+        os.dup2(other.fileno(), int(directory), inheritable=False)
+        assert made.is_lost
+        made.close()
+        assert open_files().keys() - before.keys() == {directory}, "it is another's"
+        os.close(int(directory))
+    cgroup.close()
+
+
+def test_a_source_is_lost_with_the_file_by_which_it_flushes(
+    kernel: Walkers, v2: Path, opened: Opened
+) -> None:
+    cgroup = opened(v2)
+    before = open_files()
+    kernel.flush_by = _flush.by_file(cgroup)
+    (flushing,) = open_files().keys() - before.keys()
+    walkers: Any = kernel
+    made = MapSource(cgroup, RECIPE, True, walkers, Tree("pre", None))
+    assert not made.is_lost
+    os.dup2(cgroup.fd, int(flushing), inheritable=False)
+    assert made.is_lost
+    made.close()
+    os.close(int(flushing))
+
+
 # --- how many rows --------------------------------------------------------------------
 
 
@@ -905,6 +942,25 @@ def test_an_iterator_that_does_not_attach_leaves_nothing(
     del caught
     gc.collect()
     assert [each() for each in mapped] == [None]
+
+
+@pytest.mark.parametrize("transport", [IteratorWalker, RunWalker])
+def test_a_walker_is_lost_with_its_program_or_link(
+    transport: type[Any],
+    programs: list[FakeProgram],
+    stream: Stream,
+    runs: Runs,
+    v2: Path,
+    opened: Opened,
+) -> None:
+    walker = transport({}, ROOM, opened(v2), _program.PRE)
+    (program,) = programs
+    assert not walker.is_lost
+    program.is_lost = True
+    assert walker.is_lost
+    program.is_lost, program.link.is_lost = False, True
+    assert walker.is_lost is (transport is IteratorWalker), "the other has none"
+    walker.close()
 
 
 class Runs:

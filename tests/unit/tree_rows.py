@@ -60,11 +60,10 @@ class FakeTree:
         error: what a walk raises.
     """
 
-    is_lost = False
-
     def __init__(self, memory: Any, number: int) -> None:
         self.memory, self.number = memory, number
         self.walks = self.closes = 0
+        self.is_lost = False
         self.at_once = self.most_at_once = 0
         self.error: Optional[BaseException] = None
         self.hold: Optional[threading.Event] = None

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Allocations that fail when they are told to, in a kernel that can be told.
+
+Documentation/fault-injection/fault-injection.rst in the kernel's source has the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+from pathlib import Path
+from typing import Callable
+
+from pymemcgbpf import MemcgError
+
+from ..open_files import open_files
+
+FAIL_NTH = Path("/proc/thread-self/fail-nth")
+# Of every kind, and as many as there are.
+SETTINGS = {
+    "failslab": {"ignore-gfp-wait": "N", "cache-filter": "N"},
+    "fail_page_alloc": {"ignore-gfp-wait": "N", "ignore-gfp-highmem": "N", "min-order": "0"},
+}
+# What the kernel makes of a lack of memory: a bpffs says that it has no room.
+SHORTAGES = (errno.ENOMEM, errno.ENOSPC)
+
+
+class FailingMemory:
+    """Lets the n-th allocation of this thread fail."""
+
+    def __init__(self) -> None:
+        self._file = FAIL_NTH.open("r+b", buffering=0)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def reaches(self, number: int, work: Callable[[], object]) -> bool:
+        """Runs *work*, the number-th allocation of which fails; whether there are as many."""
+        os.pwrite(self._file.fileno(), b"%d\n" % number, 0)
+        try:
+            with contextlib.suppress(MemoryError):  # Python's own: the heap could not grow
+                work()
+        except MemcgError as error:
+            assert error.errno in SHORTAGES, (number, repr(error), str(error))
+        finally:
+            left = int(os.pread(self._file.fileno(), 20, 0))
+            os.pwrite(self._file.fileno(), b"0\n", 0)
+        return left == 0
+
+    def sweep(self, work: Callable[[], object], start: int = 1, step: int = 1) -> int:
+        """Lets one allocation after another fail, and has *work* succeed after each; returns how
+        many there are."""
+        work()
+        gc.collect()
+        before = open_files()
+        number = start
+        while self.reaches(number, work):
+            work()
+            gc.collect()
+            assert open_files() == before, number
+            number += step
+        return number - 1

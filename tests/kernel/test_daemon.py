@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""A process that becomes a daemon closes every descriptor that it finds, ours too."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+import pymemcgbpf
+from pymemcgbpf import MemcgError, StatsReader, TreeReader, read_stats
+
+from .cgroups import in_child
+from .surroundings import BEST_BACKEND
+from .ways import Way
+
+ITEMS = ["anon", "file", "pgfault"]
+
+
+def take_all_numbers() -> list[tuple[int, int]]:
+    """Closes all descriptors but the standard ones, and gives their numbers to files of the
+    application; returns those, with what tells each."""
+    os.closerange(3, 4096)
+    files = [os.memfd_create(f"application-{number}") for number in range(64)]
+    assert files == list(range(3, 67))
+    return [(fd, os.fstat(fd).st_ino) for fd in files]
+
+
+def are_open(files: list[tuple[int, int]]) -> bool:
+    return [os.fstat(fd).st_ino for fd, _ in files] == [inode for _, inode in files]
+
+
+def refuses(read: Callable[[], object]) -> bool:
+    with pytest.raises(MemcgError, match="make another reader") as caught:
+        read()
+    return caught.value.errno == errno.EBADF
+
+
+def test_read_stats_goes_on_and_closes_nobody_s_files(empty_cgroup: Path) -> None:
+    def daemon() -> None:
+        expected = read_stats(empty_cgroup, ITEMS)
+        with_others = read_stats(empty_cgroup)
+        files = take_all_numbers()
+        assert read_stats(empty_cgroup, ITEMS) == expected
+        assert read_stats(empty_cgroup).keys() == with_others.keys()
+        pymemcgbpf.clear_cache()
+        gc.collect()
+        assert are_open(files)
+        with StatsReader(empty_cgroup, ITEMS) as reader, TreeReader(empty_cgroup, ITEMS) as tree:
+            assert (reader.backend, tree.backend) == (BEST_BACKEND, BEST_BACKEND)
+            assert reader.read() == dict(tree.read()[0]) == expected
+
+    assert in_child(daemon) == 0
+
+
+@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "forgotten"])
+def test_a_reader_says_what_happened(empty_cgroup: Path, way: Way, is_closed: bool) -> None:
+    def daemon() -> None:
+        reader = way.stats(empty_cgroup, ITEMS)
+        reader.read()
+        files = take_all_numbers()
+        assert refuses(reader.read)
+        if is_closed:
+            reader.close()
+        del reader
+        gc.collect()
+        assert are_open(files)
+
+    assert in_child(daemon) == 0
+
+
+@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "forgotten"])
+def test_a_tree_s_reader_says_what_happened(
+    empty_cgroup: Path, tree_way: Way, is_closed: bool
+) -> None:
+    def daemon() -> None:
+        reader = tree_way.tree(empty_cgroup, ITEMS)
+        reader.read()  # in a child: the program is its own
+        files = take_all_numbers()
+        assert refuses(reader.read)
+        if is_closed:
+            reader.close()
+        del reader
+        gc.collect()
+        assert are_open(files)
+
+    assert in_child(daemon) == 0

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Where the kernel can be told to (the lab's guest "seed"), one allocation after another fails in
+each operation. The outcome is the right number, or an error that says what lacked; and afterwards
+all is as before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pymemcgbpf import StatsReader, TreeReader, _stat_sources, pin, read_stats, unpin
+
+from .cgroups import cgroup, enable_memory
+from .failing_memory import FAIL_NTH, SETTINGS, FailingMemory
+from .pins import bpffs
+from .ways import STAT_BPF_WAYS, TREE_BPF_WAYS, Way
+
+STATS = (STAT_BPF_WAYS[0].backend, STAT_BPF_WAYS[0].transport)
+TREE = (TREE_BPF_WAYS[0].backend, TREE_BPF_WAYS[0].transport)
+
+
+if FAIL_NTH.exists():
+
+    @pytest.fixture(scope="module", autouse=True)
+    def _every_kind_of_allocation() -> None:
+        for name, settings in SETTINGS.items():
+            for file, value in settings.items():
+                Path("/sys/kernel/debug", name, file).write_text(value)
+
+    @pytest.fixture
+    def memory() -> Iterator[FailingMemory]:
+        failing = FailingMemory()
+        yield failing
+        failing.close()
+
+    @pytest.fixture
+    def tree() -> Iterator[Path]:
+        """A cgroup with three below it."""
+        with cgroup() as top:
+            enable_memory(top)
+            with cgroup(top), cgroup(top), cgroup(top):
+                yield top
+
+    def test_reads(memory: FailingMemory, tree: Path, way: Way) -> None:
+        with way.stats(tree, ["anon", "memory.current"]) as reader:
+            expected = reader.read()
+
+            def read() -> None:
+                assert reader.read() == expected
+
+            assert memory.sweep(read) >= 1
+
+    def test_walks(memory: FailingMemory, tree: Path, tree_way: Way) -> None:
+        with tree_way.tree(tree, ["anon"]) as reader:
+
+            def read() -> None:
+                assert [dict(row) for row in reader.read()] == [{"anon": 0}] * 4
+
+            assert memory.sweep(read) >= 1
+
+    def test_readers_are_made_as_ever(memory: FailingMemory, tree: Path) -> None:
+        def make() -> None:
+            _stat_sources._programs.clear()  # and what libbpf made of it is loaded again
+            with StatsReader(tree, ["anon", "memory.current"]) as reader:
+                assert (reader.backend, reader.transport) == STATS
+                assert reader.read().keys() == {"anon", "memory.current"}
+
+        assert memory.sweep(make) > 100
+
+    def test_readers_of_trees_are_made_as_ever(memory: FailingMemory, tree: Path) -> None:
+        def make() -> None:
+            with TreeReader(tree, ["anon"]) as reader:
+                assert (reader.backend, reader.transport) == TREE
+                assert len(reader.read()) == 4
+
+        assert memory.sweep(make) > 100
+
+    def test_a_map_that_grows(memory: FailingMemory, tree: Path) -> None:
+        number, reached = 1, True
+        while reached:
+            with TreeReader(tree, ["anon"], order="children") as reader:
+                with contextlib.ExitStack() as more:
+                    for _ in range(24):
+                        more.enter_context(cgroup(tree))
+
+                    def grow() -> None:
+                        assert len(reader.read()) == 27
+
+                    reached = memory.reaches(number, grow)
+                    grow()
+                    assert (reader.backend, reader.transport) == TREE
+            number += 5
+        assert number > 20
+
+    def test_read_stats(memory: FailingMemory, tree: Path) -> None:
+        def read() -> None:
+            assert read_stats(tree, ["anon"]) == {"anon": 0}
+
+        assert memory.sweep(read) >= 1
+
+    def test_pins(memory: FailingMemory, tree: Path) -> None:
+        with bpffs() as folder:
+            place = folder / "pin"
+
+            def make() -> None:
+                if place.exists():
+                    unpin(place)
+                pin(tree, place, ["anon"])
+                assert place.exists()
+
+            assert memory.sweep(make, step=3) > 100
+            unpin(place)
+
+    @pytest.mark.parametrize("start", [1, 8, 15, 22])
+    def test_a_process_s_first_reader(tree: Path, start: int) -> None:
+        # What libbpf finds out about the kernel it asks once for each process.
+        command = [sys.executable, "-m", "tests.kernel.first_reader", str(tree), *STATS]
+        ran = subprocess.run([*command, str(start), "28"], capture_output=True, text=True)
+        assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr[-4000:]}"
+        assert int(ran.stdout) > 300

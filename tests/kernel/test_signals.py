@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Signals at any moment: what their handlers raise leaves nothing behind, and readers are made as
+if there were none."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+import pymemcgbpf
+from pymemcgbpf import PinnedReader, StatsReader, TreeReader, pin, unpin
+
+from ..open_files import open_files
+from .pins import bpffs
+from .surroundings import BEST_BACKEND, STAT_TRANSPORTS, TREE_TRANSPORTS
+from .ways import Way
+
+READS = 1500
+
+# A handler that raises while Python calls a weak reference's callback is reported, not raised.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+class Interrupted(Exception):
+    """What the handler raises."""
+
+
+def interrupt(signum: int, frame: object) -> None:
+    raise Interrupted
+
+
+@contextlib.contextmanager
+def handling(handler: Callable[[int, object], None]) -> Iterator[None]:
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def duration_of(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    for _ in range(20):
+        work()
+    return (time.perf_counter() - begun) / 20
+
+
+def interrupted(work: Callable[[], object], times: int) -> int:
+    """Runs *work* again and again, with a signal at a moment of each; how many ended by it."""
+    duration = duration_of(work)
+    moments = random.Random(1)
+    hit = 0
+    with handling(interrupt):
+        for _ in range(times):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + 1.2 * duration * moments.random())
+                work()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupted:
+                hit += 1
+    return hit
+
+
+def files_after(work: Callable[[], object], times: int) -> tuple[int, dict[str, str]]:
+    hit = interrupted(work, times)
+    gc.collect()
+    return hit, open_files()
+
+
+def test_an_interrupted_read_leaves_nothing_open(empty_cgroup: Path, way: Way) -> None:
+    with way.stats(empty_cgroup, ["anon", "file"]) as reader:
+        expected, before = reader.read(), open_files()
+        hit, after = files_after(reader.read, READS)
+        assert after == before
+        assert hit > READS // 20
+        assert reader.read() == expected
+
+
+def test_an_interrupted_walk_leaves_nothing_open(empty_cgroup: Path, tree_way: Way) -> None:
+    with tree_way.tree(empty_cgroup, ["anon", "file"]) as reader:
+        before = open_files()
+        hit, after = files_after(reader.read, READS)
+        assert after == before
+        assert hit > READS // 20
+        assert len(reader.read()) == 1
+
+
+def test_an_interrupted_reader_of_a_pin_leaves_nothing_open(empty_cgroup: Path) -> None:
+    with bpffs() as folder:
+        pin(empty_cgroup, folder / "one", ["anon"], flush=False)
+        with PinnedReader(folder / "one") as reader:
+            before = open_files()
+            hit, after = files_after(reader.read, READS)
+            assert after == before
+            assert hit > READS // 20
+            assert reader.read() == {"anon": 0}
+        unpin(folder / "one")
+
+
+def test_a_reader_whose_making_is_interrupted_leaves_nothing_open(
+    empty_cgroup: Path, bpf_way: Way
+) -> None:
+    def make() -> None:
+        bpf_way.stats(empty_cgroup, ["anon", "file"]).close()
+
+    make()
+    before = open_files()
+    _, after = files_after(make, 300)
+    assert after == before
+
+
+def test_a_tree_s_reader_whose_making_is_interrupted_leaves_nothing_open(
+    empty_cgroup: Path, tree_bpf_transport_way: Way
+) -> None:
+    def make() -> None:
+        tree_bpf_transport_way.tree(empty_cgroup, ["anon", "file"]).close()
+
+    make()
+    before = open_files()
+    _, after = files_after(make, 200)
+    assert after == before
+
+
+def test_one_that_is_loaded_by_libbpf_leaves_nothing_open(empty_cgroup: Path) -> None:
+    def make() -> None:
+        pymemcgbpf.clear_cache()
+        StatsReader(empty_cgroup, ["anon", "file"]).close()
+
+    pymemcgbpf.clear_cache()
+    before = open_files()
+    interrupted(make, 30)
+    pymemcgbpf.clear_cache()
+    gc.collect()
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("in_thread", [False, True], ids=["main thread", "another thread"])
+def test_a_timer_is_no_reason_for_a_lesser_backend(empty_cgroup: Path, in_thread: bool) -> None:
+    # The verifier gives up while a signal is pending, and a timer's is most of the time.
+    ticks = [0]
+    made: list[tuple[str, str]] = []
+
+    def tick(signum: int, frame: object) -> None:
+        ticks[0] += 1
+
+    def make() -> None:
+        for _ in range(3):
+            pymemcgbpf.clear_cache()  # the next is loaded by libbpf
+            with StatsReader(empty_cgroup) as stats, TreeReader(empty_cgroup) as tree:
+                made.append((stats.backend, stats.transport))
+                made.append((tree.backend, tree.transport))
+
+    with handling(tick):
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        if in_thread:
+            thread = threading.Thread(target=make)
+            thread.start()
+            while thread.is_alive():
+                thread.join(0.05)
+        else:
+            make()
+    assert ticks[0] > 10
+    with StatsReader(empty_cgroup) as undisturbed:
+        best = (undisturbed.backend, undisturbed.transport)
+    assert best[0] == BEST_BACKEND and best[1] in STAT_TRANSPORTS
+    assert made == [best, (BEST_BACKEND, TREE_TRANSPORTS[0])] * 3

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Signals wait while something is made."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Optional
+
+import pytest
+
+from pymemcgbpf import _signals
+from pymemcgbpf._signals import held_back
+
+from .conftest import RunPython
+
+SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGINT)
+FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
+
+
+class HandlerError(Exception):
+    """What a handler raises."""
+
+
+class Handlers:
+    """Notes which signals were handled, and raises if it should."""
+
+    def __init__(self) -> None:
+        self.handled: list[int] = []
+        self.raises = False
+
+    def __call__(self, number: int, frame: Optional[FrameType]) -> None:
+        self.handled.append(number)
+        if self.raises:
+            raise HandlerError
+
+
+@pytest.fixture
+def handlers() -> Iterator[Handlers]:
+    made = Handlers()
+    before = {number: signal.signal(number, made) for number in SIGNALS}
+    yield made
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _mask_as_it_was() -> Iterator[None]:
+    before = blocked()
+    yield
+    assert blocked() == before
+
+
+def blocked() -> set[int]:
+    """The signals that wait in this thread."""
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+
+def send(number: int) -> None:
+    """To this thread alone."""
+    signal.pthread_kill(threading.get_ident(), number)
+
+
+def test_what_work_returns_is_returned() -> None:
+    made = object()
+    assert held_back(lambda: made) is made
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_waits_until_the_work_is_done(number: int, handlers: Handlers) -> None:
+    def work() -> list[int]:
+        send(number)
+        os.kill(os.getpid(), number)  # one that is sent to the process waits as well
+        for _ in range(1000):
+            pass
+        return list(handlers.handled)
+
+    assert held_back(work) == [], "not while it works"
+    assert handlers.handled and set(handlers.handled) == {number}
+
+
+def test_all_that_arrive_are_handled_afterwards(handlers: Handlers) -> None:
+    held_back(lambda: [send(number) for number in SIGNALS])
+    assert sorted(handlers.handled) == sorted(SIGNALS)
+
+
+def test_what_is_blocked_meanwhile() -> None:
+    assert blocked() & {*SIGNALS, *FAULTS} == set()
+    during = held_back(blocked)
+    unstoppable = {signal.SIGKILL, signal.SIGSTOP}
+    assert during == set(signal.valid_signals()) - FAULTS - unstoppable
+    assert blocked() & {*SIGNALS, *FAULTS} == set()
+
+
+def test_a_fault_is_not_held_back(run_python: RunPython) -> None:
+    # The kernel would kill the process all the same, and no handler could say where.
+    code = (
+        "import os, signal\n"
+        "from pymemcgbpf._signals import held_back\n"
+        "def work():\n"
+        "    for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):\n"
+        "        signal.signal(number, lambda *_: print(number.name))\n"
+        "        os.kill(os.getpid(), number)\n"
+        "    print('done')\n"
+        "held_back(work)\n"
+    )
+    ran = run_python("-c", code)
+    assert ran.stdout == "SIGSEGV\nSIGBUS\nSIGFPE\nSIGILL\ndone\n", ran.stderr
+
+
+def test_the_mask_of_before_is_put_back() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        mine = blocked()
+        assert signal.SIGUSR2 in mine and signal.SIGUSR1 not in mine
+        held_back(lambda: None)
+        assert blocked() == mine
+        held_back(lambda: held_back(lambda: None))
+        assert blocked() == mine
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_an_inner_one_does_not_let_the_outer_one_s_through(handlers: Handlers) -> None:
+    def work() -> list[int]:
+        send(signal.SIGUSR1)
+        held_back(lambda: send(signal.SIGUSR2))
+        return list(handlers.handled)
+
+    assert held_back(work) == []
+    assert sorted(handlers.handled) == sorted({signal.SIGUSR1, signal.SIGUSR2})
+
+
+@pytest.mark.parametrize("error", [RuntimeError("work"), KeyboardInterrupt(), SystemExit(3)])
+def test_the_mask_is_put_back_after_an_exception(error: BaseException, handlers: Handlers) -> None:
+    before = blocked()
+
+    def work() -> None:
+        send(signal.SIGUSR1)
+        assert handlers.handled == []
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        held_back(work)
+    assert caught.value is error
+    assert handlers.handled == [signal.SIGUSR1]
+    assert blocked() == before
+
+
+def test_the_mask_is_put_back_where_a_handler_raises_then(handlers: Handlers) -> None:
+    handlers.raises = True
+    before = blocked()
+    done: list[str] = []
+
+    def work() -> str:
+        send(signal.SIGUSR1)
+        done.append("made")
+        return "lost"
+
+    with pytest.raises(HandlerError):
+        held_back(work)
+    assert done == ["made"] and handlers.handled == [signal.SIGUSR1]
+    assert blocked() == before
+
+
+def test_a_handler_s_exception_follows_that_of_the_work(handlers: Handlers) -> None:
+    handlers.raises = True
+    before = blocked()
+
+    def work() -> None:
+        send(signal.SIGUSR1)
+        raise RuntimeError("work")
+
+    with pytest.raises(HandlerError) as caught:
+        held_back(work)
+    assert isinstance(caught.value.__context__, RuntimeError)
+    assert blocked() == before
+
+
+def test_the_mask_is_put_back_where_many_handlers_raise(handlers: Handlers) -> None:
+    handlers.raises = True
+    before = blocked()
+    with pytest.raises(HandlerError):
+        held_back(lambda: [send(number) for number in SIGNALS])
+    handlers.raises = False
+    assert blocked() == before
+    assert sorted(handlers.handled) == sorted(SIGNALS), "each had its turn"
+
+
+def test_the_mask_is_put_back_where_a_handler_raises_at_the_start(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal arrived when Python had no chance any more to run its handler before."""
+    handlers.raises = True
+    before = blocked()
+    began: list[str] = []
+    real = _signals._signal
+    masks: list[object] = []
+
+    class Signal:
+        """The module: the handler runs in the call that blocks the signals."""
+
+        SIG_BLOCK, SIG_SETMASK = real.SIG_BLOCK, real.SIG_SETMASK
+
+        @staticmethod
+        def pthread_sigmask(how: int, mask: object) -> object:
+            masks.append(mask)
+            found = real.pthread_sigmask(how, mask)
+            if len(masks) == 2:
+                handlers(signal.SIGUSR1, None)
+            return found
+
+    monkeypatch.setattr(_signals, "_signal", Signal)
+    with pytest.raises(HandlerError):
+        held_back(lambda: began.append("work"))
+    assert blocked() == before
+    assert began == [] and len(masks) >= 3
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_handler_may_raise_before_any_call(
+    call: int, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another thread's signal, which is none of those that wait here."""
+    before = blocked()
+    real = _signals._signal
+    calls = 0
+
+    class Signal:
+        SIG_BLOCK, SIG_SETMASK = real.SIG_BLOCK, real.SIG_SETMASK
+
+        @staticmethod
+        def pthread_sigmask(how: int, mask: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise HandlerError
+            return real.pthread_sigmask(how, mask)
+
+    monkeypatch.setattr(_signals, "_signal", Signal)
+    with pytest.raises(HandlerError):
+        held_back(lambda: None)
+    assert calls >= call
+    assert blocked() == before
+
+
+def test_a_signal_that_is_pending_before_is_handled(handlers: Handlers) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        send(signal.SIGUSR1)
+        held_back(lambda: None)
+        assert handlers.handled == [], "who blocked it wants it to wait still"
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert handlers.handled == [signal.SIGUSR1]
+
+
+def test_one_that_arrived_just_before_is_handled_and_not_lost(handlers: Handlers) -> None:
+    for number in SIGNALS:
+        signal.raise_signal(number)
+        held_back(lambda: None)
+    assert handlers.handled == list(SIGNALS)
+
+
+def test_a_timer_of_a_millisecond_does_not_disturb(handlers: Handlers) -> None:
+    """The kernel's verifier gives up while a signal is pending and could be delivered."""
+    disturbed: list[int] = []
+
+    def work() -> None:
+        while len(signal.sigpending()) == 0:
+            disturbed.extend(handlers.handled[at:])
+
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        for _ in range(20):
+            at = len(handlers.handled)
+            held_back(work)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    assert disturbed == []
+    assert len(handlers.handled) >= 20
+
+
+def test_a_thread_holds_back_its_own_signals_alone(handlers: Handlers) -> None:
+    inside, leave = threading.Event(), threading.Event()
+    seen: list[set[int]] = []
+    pending: list[bool] = []
+
+    def work() -> None:
+        send(signal.SIGUSR1)
+        pending.append(signal.SIGUSR1 in signal.sigpending())
+        inside.set()
+        assert leave.wait(30)
+
+    def in_thread() -> None:
+        seen.append(blocked())
+        held_back(work)
+        seen.append(blocked())
+
+    thread = threading.Thread(target=in_thread)
+    thread.start()
+    assert inside.wait(30)
+    assert handlers.handled == [], "the thread's waits"
+    send(signal.SIGUSR2)
+    assert handlers.handled == [signal.SIGUSR2], "this thread's does not"
+    leave.set()
+    thread.join()
+    assert pending == [True]
+    assert seen[0] == seen[1]
+    # Python runs all handlers in the main thread.
+    assert handlers.handled == [signal.SIGUSR2, signal.SIGUSR1]
+
+
+def test_no_python_code_of_the_standard_library_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler could run in it, and raise."""
+    called: list[str] = []
+    monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: called.append("sigmask"))
+    assert held_back(lambda: 5) == 5
+    monkeypatch.undo()
+    assert called == []
