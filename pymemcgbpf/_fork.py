@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Locks that a forked child can use.
+"""What a forked child cannot share with its parent: locks, and who it is.
 
 A lock that another thread held at the moment of fork() would stay held in the
 child for ever; so the child gets new ones. All are re-entrant: a signal handler
@@ -13,6 +13,14 @@ import sys
 import threading
 import weakref
 from typing import Any
+
+generation = 0
+"""How many forks lie between this process and the one that imported this module.
+
+It tells a process from those that it was forked from, and so what is its own from what it
+inherited. A process's id does not: each can be 1, in a PID namespace of its own. (What forks behind
+Python's back, by clone() through ctypes, is not counted.)
+"""
 
 _owners: weakref.WeakSet[Any] = weakref.WeakSet()
 _module_locks: list[tuple[str, str]] = []
@@ -30,6 +38,8 @@ def renew_in_child(owner: Any) -> None:
 
 
 def _after_fork_in_child() -> None:
+    global generation
+    generation += 1
     for module, attribute in _module_locks:
         setattr(sys.modules[module], attribute, threading.RLock())
     for owner in list(_owners):

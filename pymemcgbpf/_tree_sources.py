@@ -15,6 +15,7 @@ from . import (
     _cgroup_files,
     _cgroupfs,
     _flush,
+    _fork,
     _libbpf,
     _program,
     _stat_sources,
@@ -137,7 +138,7 @@ class MapSource:
             CgroupRemovedError: the walk's root was removed.
         """
         walker = self._walker
-        if walker is None or self._owner != os.getpid():
+        if walker is None or self._owner != _fork.generation:
             # A forked child has the same map: both processes would write into it.
             walker = self._load(self._room)
         while True:
@@ -170,7 +171,7 @@ class MapSource:
         rows = _program.MapSize(self._recipe.row_size, room)
         walker = self._make_walker(constants, rows, self._root, order)
         self._unload()
-        self._walker, self._room, self._owner = walker, room, os.getpid()
+        self._walker, self._room, self._owner = walker, room, _fork.generation
         return walker
 
     def _unload(self) -> None:

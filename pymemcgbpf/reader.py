@@ -229,7 +229,7 @@ class TreeReader(_Reader[TreeSource]):
         request = _backend.Request(requested_names(items), bool(flush), backend, transport)
         self._order = order
         self._view: Optional[Snapshot] = None
-        self._reading = 0  # the process that is in read()
+        self._reading: Optional[int] = None  # _fork.generation of the process that is in read()
         super().__init__(cgroup_path, request, Tree(order, cap))
         self._row_size = _wire.row_size(len(self._names))
         self._paths = _paths.Paths(self._path, self._identity)
@@ -258,16 +258,16 @@ class TreeReader(_Reader[TreeSource]):
             source = self._source
             if source is None:
                 raise self._closed()
-            if self._reading == os.getpid():
+            if self._reading == _fork.generation:
                 raise MemcgError(
                     f"this reader of {self._path} is reading already: a signal handler that "
                     "interrupts a read needs a TreeReader of its own"
                 )
-            self._reading = os.getpid()
+            self._reading = _fork.generation
             try:
                 return self._read(source, copy)
             finally:
-                self._reading = 0
+                self._reading = None
 
     def _read(self, source: TreeSource, copy: bool) -> Snapshot:
         view, self._view = self._view, None

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -409,6 +410,56 @@ def test_a_forked_child_and_its_parent_read_at_once(small: Forest, tree_way: Way
         os.close(go)
         with pytest.raises(ClosedError):
             view[0]["shmem"]
+
+
+NEW_PID_NAMESPACE = 0x20000000
+
+
+def first_process(work: Callable[[], None]) -> int:
+    """Forks a child that runs *work* as process 1 of a new PID namespace, as all do after it."""
+    assert ctypes.CDLL(None).unshare(NEW_PID_NAMESPACE) == 0
+
+    def checked() -> None:
+        assert os.getpid() == 1
+        work()
+
+    return forked(checked)
+
+
+def test_parent_and_child_may_both_be_process_1(
+    empty_cgroup: Path, tree_bpf_transport_way: Way
+) -> None:
+    enable_memory(empty_cgroup)
+    for name in "abc":
+        (empty_cgroup / name).mkdir()
+    wait, go = os.pipe(), os.pipe()
+
+    def parent() -> None:
+        with tree_bpf_transport_way.tree(empty_cgroup, ["anon"]) as tree:
+            assert len(tree.read()) == 4
+
+            def child() -> None:
+                ids = tree.read(copy=False).ids
+                before = ids.tolist()
+                os.write(wait[1], b".")
+                assert os.read(go[0], 1) == b"."
+                assert ids.tolist() == before, "its parent's walk is in the same map"
+
+            pid = first_process(child)
+            assert os.read(wait[0], 1) == b"."
+            remove(empty_cgroup / "a")
+            assert len(tree.read()) == 3
+            os.write(go[1], b".")
+            assert ended(pid) == 0
+
+    def apart() -> None:
+        assert ended(first_process(parent)) == 0
+
+    try:
+        assert in_child(apart) == 0
+    finally:
+        for fd in (*wait, *go):
+            os.close(fd)
 
 
 def test_readers_come_and_go_without_leaving_anything(small: Forest, tree_way: Way) -> None:

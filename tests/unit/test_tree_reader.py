@@ -617,9 +617,12 @@ def test_a_forked_child_reads(v2: Path, trees: Trees) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("same_id", [False, True], ids=["", "same id"])
 def test_a_child_forked_while_another_thread_reads_is_not_locked_out(
-    v2: Path, trees: Trees, source: FakeTree
+    same_id: bool, v2: Path, trees: Trees, source: FakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if same_id:  # as in PID namespaces of their own
+        monkeypatch.setattr(os, "getpid", lambda: 1)
     source.hold = hold = threading.Event()
     with TreeReader(v2) as tree:
         thread = threading.Thread(target=tree.read)

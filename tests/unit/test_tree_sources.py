@@ -28,6 +28,7 @@ from pymemcgbpf import (
     _btf,
     _cgroupfs,
     _flush,
+    _fork,
     _libbpf,
     _program,
     _stat_sources,
@@ -493,14 +494,47 @@ def test_a_forked_child_has_a_map_of_its_own(
     made = source()
     kernel.rows = kernel.rows * 30
     first = made.walk()
-    parent, child = os.getpid(), os.getpid() + 1
-    monkeypatch.setattr(os, "getpid", lambda: child)
+    monkeypatch.setattr(_fork, "generation", _fork.generation + 1)
     second = made.walk()
     assert second.memory is not first.memory
     assert kernel.rooms == [17, 53, 53], "as large as its parent's"
     assert made.walk().memory is second.memory, "made once"
-    monkeypatch.setattr(os, "getpid", lambda: parent)
     assert len(kernel.open) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_with_its_parent_s_id_has_a_map_of_its_own(
+    source: MakeSource, kernel: Walkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As both have in PID namespaces of their own."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    made = source()
+    first = made.walk()
+
+    def child() -> None:
+        second = made.walk()
+        assert second.memory is not first.memory
+
+        def grandchild() -> None:
+            assert made.walk().memory is not second.memory
+
+        assert in_child(grandchild) == 0
+
+    assert in_child(child) == 0
+    assert made.walk().memory is first.memory
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Runs *work* in a forked child; returns its exit status."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_a_child_that_cannot_load_does_not_walk_in_its_parent_s_map(
@@ -508,8 +542,7 @@ def test_a_child_that_cannot_load_does_not_walk_in_its_parent_s_map(
 ) -> None:
     made = source()
     made.walk()
-    child = os.getpid() + 1
-    monkeypatch.setattr(os, "getpid", lambda: child)
+    monkeypatch.setattr(_fork, "generation", _fork.generation + 1)
     kernel.load_error = MemcgError("no")
     for _ in range(2):
         with pytest.raises(MemcgError, match="no"):
