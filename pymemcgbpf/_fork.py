@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What a forked child cannot share with its parent: locks, and who it is.
+"""What a forked child cannot share with its parent: locks, views, and who it is.
 
 A lock that another thread held at the moment of fork() would stay held in the
 child for ever; so the child gets new ones. All are re-entrant: a signal handler
@@ -23,6 +23,7 @@ Python's back, by clone() through ctypes, is not counted.)
 """
 
 _owners: weakref.WeakSet[Any] = weakref.WeakSet()
+_views: weakref.WeakSet[Any] = weakref.WeakSet()
 _module_locks: list[tuple[str, str]] = []
 
 
@@ -37,6 +38,11 @@ def renew_in_child(owner: Any) -> None:
     _owners.add(owner)
 
 
+def expire_in_child(view: Any) -> None:
+    """Calls ``view._expire_in_child()`` in a forked child."""
+    _views.add(view)
+
+
 def _after_fork_in_child() -> None:
     global generation
     generation += 1
@@ -44,6 +50,8 @@ def _after_fork_in_child() -> None:
         setattr(sys.modules[module], attribute, threading.RLock())
     for owner in list(_owners):
         owner._lock = threading.RLock()
+    for view in list(_views):
+        view._expire_in_child()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -247,7 +247,9 @@ class TreeReader(_Reader[TreeSource]):
                 memcpy of the rows). False for a view of the memory that the kernel wrote
                 into: it is good until the next read() of this reader, after which its rows
                 raise ClosedError; columns that were taken from it show the new walk's
-                numbers, or nothing that makes sense.
+                numbers, or nothing that makes sense. In a child after fork() its rows raise
+                ClosedError, too, as the parent may read again at any time; but columns that were
+                taken before the fork cannot be revoked: do not use them there.
 
         Raises:
             CgroupRemovedError: the walk's root was removed.
@@ -289,4 +291,5 @@ class TreeReader(_Reader[TreeSource]):
         snapshot = Snapshot(rows, self._names, self._order, began, ended, self._paths)
         if not copy:
             self._view = snapshot
+            _fork.expire_in_child(snapshot)
         return snapshot

@@ -412,6 +412,21 @@ def test_a_forked_child_and_its_parent_read_at_once(small: Forest, tree_way: Way
             view[0]["shmem"]
 
 
+def test_a_forked_child_does_not_see_its_parent_s_walk(small: Forest, tree_way: Way) -> None:
+    with tree_way.tree(small.root, ["shmem"]) as tree:
+        kept, view = tree.read(), tree.read(copy=False)
+        row = view[1]
+
+        def child() -> None:
+            for use in (lambda: row["shmem"], lambda: view.ids, view.dicts):
+                with pytest.raises(ClosedError, match="this process was forked since"):
+                    use()
+            check(kept, small)
+
+        assert in_child(child) == 0
+        check(view, small)
+
+
 NEW_PID_NAMESPACE = 0x20000000
 
 

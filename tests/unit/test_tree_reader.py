@@ -12,9 +12,10 @@ import shutil
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -594,18 +595,29 @@ def test_a_thread_that_waits_its_turn_is_not_refused(
     assert [values_of(snapshot) for snapshot in found] == [VALUES] * 2
 
 
-def in_child(tree: TreeReader) -> int:
-    """Reads in a forked child; returns its exit status."""
+def ended(work: Callable[[], None]) -> int:
+    """Runs *work* in a forked child; returns its exit status."""
     child = os.fork()
     if child == 0:
         signal.alarm(10)  # a deadlock ends by this
         status = 1
         try:
-            if values_of(tree.read()) == values_of(tree.read(copy=False)) == VALUES:
-                status = 0
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def in_child(tree: TreeReader) -> int:
+    """Reads in a forked child; returns its exit status."""
+
+    def work() -> None:
+        assert values_of(tree.read()) == values_of(tree.read(copy=False)) == VALUES
+
+    return ended(work)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -614,6 +626,50 @@ def test_a_forked_child_reads(v2: Path, trees: Trees) -> None:
         view = tree.read(copy=False)
         assert in_child(tree) == 0
         assert values_of(view) == VALUES, "the parent's view is the parent's"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+def test_a_forked_child_s_view_has_expired(closed: bool, v2: Path, trees: Trees) -> None:
+    """The memory is shared with the parent, which may walk again at any time."""
+    tree = TreeReader(v2)
+    kept = tree.read()
+    view = tree.read(copy=False)
+    row = view[1]
+    if closed:
+        tree.close()
+
+    def child() -> None:
+        for use in (
+            lambda: row["pgscan"],
+            lambda: row.id,
+            lambda: dict(row),
+            lambda: view.ids,
+            lambda: view.column("anon"),
+            view.dicts,
+            lambda: values_of(view),
+        ):
+            with pytest.raises(ClosedError, match=r"copy=False.*forked since.*its parent's"):
+                use()
+        assert len(view) == 5 and values_of(kept) == VALUES
+
+    assert ended(child) == 0
+    assert values_of(view) == VALUES and row["pgscan"] == 10
+    tree.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_s_own_view_is_good_in_the_child(v2: Path, trees: Trees) -> None:
+    def child() -> None:
+        view = tree.read(copy=False)
+        assert values_of(view) == VALUES
+        tree.read()
+        with pytest.raises(ClosedError, match="its reader has read again since"):
+            values_of(view)
+
+    with TreeReader(v2) as tree:
+        tree.read(copy=False)
+        assert ended(child) == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
