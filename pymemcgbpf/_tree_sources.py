@@ -207,14 +207,24 @@ def may_lack(name: str, on_root: bool) -> bool:
 
 
 def likely_rows(cgroup: Cgroup, order: str) -> int:
-    """About how many rows a walk has."""
+    """About how many rows a walk has; on v1 fewer: the first walk counts them, and a map grows."""
     if order in ("self", "up"):
         return 1
-    below = cgroup.children if order == "children" else cgroup.descendants
-    return 1 + (_UNKNOWN if below is None else below)
+    below = None if order == "children" else cgroup.descendants
+    return 1 + (cgroup.children if below is None else below)
 
 
-_UNKNOWN = 1000
+def count_rows(cgroup: Cgroup, recipe: Recipe) -> int:
+    """How many rows a tree has now, by a walk."""
+    constants = recipe.constants(_program.FLUSH_NONE, _program.PRE)
+    room = _program.MapSize(recipe.row_size, 1)
+    walker = IteratorWalker(constants, room, cgroup, _program.PRE)
+    try:
+        return walker.walk()
+    finally:
+        walker.close()
+        walker.memory.close()
+
 
 TreeSource = Union[MapSource, _text_tree.TextTreeSource]
 

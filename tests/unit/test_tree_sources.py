@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import gc
@@ -32,6 +33,7 @@ from pymemcgbpf import (
     _libbpf,
     _program,
     _stat_sources,
+    _tree_sources,
     _wire,
 )
 from pymemcgbpf._cgroupfs import Cgroup, open_cgroup
@@ -41,7 +43,7 @@ from pymemcgbpf._text_tree import TextTreeSource
 from pymemcgbpf._tree_sources import IteratorWalker, MapSource, RunWalker, Tree
 
 from ..open_files import open_files
-from .directories import make_v2
+from .directories import make_v1, make_v2
 from .fake_libbpf import installed
 from .kernels import LINUX_6_18, LINUX_7_3
 from .tree_rows import NAMES, pack, unpack
@@ -265,11 +267,46 @@ def test_the_first_map_has_room_for_what_the_kernel_says(
     assert kernel.rooms[-1] == 4 + 1 + 16
 
 
-def test_where_the_kernel_does_not_say_there_is_room_for_a_thousand(
-    source: MakeSource, kernel: Walkers
+@pytest.mark.parametrize("order", ["pre", "post", "children"])
+def test_where_the_kernel_does_not_say_there_is_room_for_the_children(
+    order: str, source: MakeSource, kernel: Walkers, v2: Path
 ) -> None:
-    source("pre")
-    assert kernel.rooms == [1001 + 250 + 16]
+    made = source(order)
+    for name in "abc":
+        (v2 / name).mkdir()
+    source(order)
+    assert kernel.rooms == [1 + 16, 4 + 1 + 16]
+    kernel.rows = kernel.rows * 18
+    assert made.walk().number == 18, "and the first walk counts them"
+    assert kernel.rooms[2:] == [18 + 4 + 16]
+
+
+def test_on_v1_room_is_not_made_for_other_cgroups(
+    kernel: Walkers, tmp_path: Path, opened: Opened
+) -> None:
+    """The kernel's own count there is of the whole hierarchy, with all that wait to be freed."""
+    cgroup = opened(make_v1(tmp_path / "v1"))
+    (tmp_path / "v1" / "child").mkdir()
+    walkers: Any = kernel
+    with contextlib.closing(MapSource(cgroup, RECIPE, False, walkers, Tree("pre", None))):
+        assert kernel.rooms == [2 + 16]
+
+
+def test_rows_are_counted_by_a_walk_that_keeps_nothing(
+    kernel: Walkers, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_tree_sources, "IteratorWalker", kernel)
+    kernel.rows = kernel.rows * 5000
+    cgroup = opened(v2)
+    before = open_files()
+    assert _tree_sources.count_rows(cgroup, RECIPE) == 5000
+    kernel.walk_error = MemcgError("no")
+    with pytest.raises(MemcgError, match="no"):
+        _tree_sources.count_rows(cgroup, RECIPE)
+    assert open_files() == before
+    assert (kernel.rooms, kernel.open) == ([1, 1], [])
+    assert {walker.order for walker in kernel.made} == {_program.PRE}
+    assert all(walker.memory.closed for walker in kernel.made)
 
 
 def test_a_map_grows_until_the_rows_fit(source: MakeSource, kernel: Walkers, v2: Path) -> None:
