@@ -206,10 +206,13 @@ def raise_clearly(path: str, identity: _cgroupfs.Identity, error: OSError) -> No
         del clear, error
 
 
+_CALLS_OF_A_READ = ("bpf_iter_create", "bpf_prog_test_run_opts")
+
+
 def read_error(path: str, identity: _cgroupfs.Identity, error: OSError) -> MemcgError:
     """What a failure to open or read something of a cgroup's means."""
     if isinstance(error, MemcgError):
-        if error.call == "bpf_iter_create" and error.errno == errno.EPERM:
+        if error.call in _CALLS_OF_A_READ and error.errno == errno.EPERM:
             return BpfPermissionError(
                 f"the kernel no longer lets this process read {path} through BPF: {error}",
                 errno=error.errno,

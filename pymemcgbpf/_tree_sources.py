@@ -130,12 +130,19 @@ class MapSource:
             self.close()
             raise
 
+    @property
+    def root(self) -> Cgroup:
+        """The walk's root, open as long as this is."""
+        return self._root
+
     def walk(self) -> _text_tree.Rows:
         """All rows, now. The next walk overwrites them.
 
         Raises:
             TreeTooLargeError: there are more than the caller's cap.
             CgroupRemovedError: the walk's root was removed.
+            BpfPermissionError: a program of this process's own, or one with more room, is needed,
+                and it may no longer load any.
         """
         walker = self._walker
         if walker is None or self._owner != _fork.generation:

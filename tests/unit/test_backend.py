@@ -961,8 +961,9 @@ def test_an_error_of_ours_stays_itself() -> None:
     assert _backend.read_error("/x", (1, 1), error) is error
 
 
-def test_a_forbidden_iterator_is_a_permission_error() -> None:
-    error = MemcgError("no", errno=errno.EPERM, call="bpf_iter_create")
+@pytest.mark.parametrize("call", ["bpf_iter_create", "bpf_prog_test_run_opts"])
+def test_a_forbidden_read_is_a_permission_error(call: str) -> None:
+    error = MemcgError("no", errno=errno.EPERM, call=call)
     assert isinstance(_backend.read_error("/x", (1, 1), error), BpfPermissionError)
 
 
