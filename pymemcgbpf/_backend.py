@@ -211,10 +211,13 @@ def raise_clearly(path: str, identity: _cgroupfs.Identity, error: OSError) -> No
         del clear, error
 
 
+_CALLS_OF_A_READ = ("bpf_iter_create", "bpf_prog_test_run_opts")
+
+
 def read_error(path: str, identity: _cgroupfs.Identity, error: OSError) -> MemcgError:
     """What a failure to open or read something of a cgroup's means."""
     if isinstance(error, MemcgError):
-        if error.call == "bpf_iter_create" and error.errno == errno.EPERM:
+        if error.call in _CALLS_OF_A_READ and error.errno == errno.EPERM:
             return BpfPermissionError(
                 f"the kernel no longer lets this process read {path} through BPF: {error}",
                 errno=error.errno,
@@ -348,7 +351,18 @@ class _Choosing(Generic[_Source]):
         missing = [name for name in self._required if not terms[name]]
         if missing:
             raise _unavailable(missing, f"the {backend} backend on this kernel")
-        return Recipe(backend, {name: parts for name, parts in terms.items() if parts})
+        return self._of_some(Recipe(backend, {name: part for name, part in terms.items() if part}))
+
+    def _of_some(self, recipe: Recipe) -> Recipe:
+        """The same, if anything is left of what was asked for: another backend may have it.
+
+        Raises:
+            ItemUnavailableError: it has no items.
+        """
+        if not recipe.terms:
+            asked = self._request.names or (MEMORY_STAT,)
+            raise _unavailable(asked, f"the {recipe.backend} backend on {self._cgroup.path}")
+        return recipe
 
     def _layout(
         self, backend: str, types: _btf.KernelTypes, names: Sequence[str]
@@ -411,7 +425,7 @@ class _Choosing(Generic[_Source]):
             if missing:
                 raise _unavailable(missing, "this kernel")
             kept = {name: terms for name, terms in recipe.terms.items() if name not in absent}
-            recipe = recipe._replace(terms=kept)
+            recipe = self._of_some(recipe._replace(terms=kept))
 
 
 def forget() -> None:

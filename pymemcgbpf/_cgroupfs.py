@@ -67,15 +67,14 @@ class Cgroup(NamedTuple):
 
     @property
     def descendants(self) -> Optional[int]:
-        """About how many cgroups are below it; None where the kernel does not say."""
-        if self.version == 2:
-            words = (_read_at(self.fd, "cgroup.stat") or "").split()
-            counts = dict(zip(words[::2], words[1::2]))
-            return int(counts["nr_descendants"]) if "nr_descendants" in counts else None
-        for line in (_read("/proc/cgroups") or "").split("\n"):  # of the whole hierarchy
-            if line.startswith("memory\t"):
-                return int(line.split("\t")[2])
-        return None
+        """How many cgroups are below it; None where the kernel does not say.
+
+        (v1 has but /proc/cgroups, which counts the whole hierarchy, and those with it that were
+        removed and are not yet freed: there can be thousands of them.)
+        """
+        words = (_read_at(self.fd, "cgroup.stat") or "").split() if self.version == 2 else []
+        counts = dict(zip(words[::2], words[1::2]))
+        return int(counts["nr_descendants"]) if "nr_descendants" in counts else None
 
     @property
     def children(self) -> int:

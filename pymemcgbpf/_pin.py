@@ -152,7 +152,7 @@ def pin_tree(
         source = _chosen(cgroup, names, walk)
         source.close()
         if wanted is None:
-            wanted = 2 * _tree_sources.likely_rows(cgroup, "pre") + _SPARE_ROWS
+            wanted = 2 * _rows_now(cgroup, source.recipe) + _SPARE_ROWS
         fit = pinned.capacity(len(source.names))
         most = _bpffs.MOST_PARTS
         count = parts_for(min(wanted, (most + 1) * fit), fit)
@@ -183,6 +183,12 @@ def pin_tree(
 
 
 _SPARE_ROWS = 64
+
+
+def _rows_now(cgroup: Cgroup, recipe: Recipe) -> int:
+    """How many cgroups a tree has: a walk counts them where the kernel does not say."""
+    below = cgroup.descendants
+    return _tree_sources.count_rows(cgroup, recipe) if below is None else 1 + below
 
 
 def parts_for(room: int, fit: int) -> int:

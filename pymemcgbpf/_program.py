@@ -465,9 +465,9 @@ CAP_SYS_ADMIN = 21
 
 
 def effective_capabilities() -> Optional[int]:
-    """Those that this process has in effect, a bit each; None where that cannot be seen."""
+    """Those that this thread has in effect, a bit each; None where that cannot be seen."""
     try:
-        with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
+        with open("/proc/thread-self/status", encoding="utf-8", errors="replace") as status:
             return next(int(line.split()[1], 16) for line in status if line[:7] == "CapEff:")
     except (OSError, StopIteration):
         return None

@@ -109,6 +109,11 @@ class TextTreeSource:
         is_root = _cgroupfs.is_hierarchy_root(cgroup.fd, cgroup.version, topmost.path)
         self._root_id = topmost.id if is_root else 0
 
+    @property
+    def root(self) -> Cgroup:
+        """The walk's root, open as long as this is."""
+        return self._root
+
     def walk(self) -> Rows:
         """All rows, now.
 

@@ -14,6 +14,7 @@ from . import (
     _cgroup_files,
     _cgroupfs,
     _flush,
+    _fork,
     _program,
     _stat_sources,
     _text_tree,
@@ -136,15 +137,22 @@ class MapSource:
             self.close()
             raise
 
+    @property
+    def root(self) -> Cgroup:
+        """The walk's root, open as long as this is."""
+        return self._root
+
     def walk(self) -> _text_tree.Rows:
         """All rows, now. The next walk overwrites them.
 
         Raises:
             TreeTooLargeError: there are more than the caller's cap.
             CgroupRemovedError: the walk's root was removed.
+            BpfPermissionError: a program of this process's own, or one with more room, is needed,
+                and it may no longer load any.
         """
         walker = self._walker
-        if walker is None or self._owner != os.getpid():
+        if walker is None or self._owner != _fork.generation:
             # A forked child has the same map: both processes would write into it.
             walker = self._load(self._room)
         while True:
@@ -177,7 +185,7 @@ class MapSource:
         rows = _program.MapSize(self._recipe.row_size, room)
         walker = self._make_walker(constants, rows, self._root, order)
         self._unload()
-        self._walker, self._room, self._owner = walker, room, os.getpid()
+        self._walker, self._room, self._owner = walker, room, _fork.generation
         return walker
 
     def _unload(self) -> None:
@@ -218,14 +226,23 @@ def may_lack(name: str, on_root: bool) -> bool:
 
 
 def likely_rows(cgroup: Cgroup, order: str) -> int:
-    """About how many rows a walk has."""
+    """About how many rows a walk has; on v1 fewer: the first walk counts them, and a map grows."""
     if order in ("self", "up"):
         return 1
-    below = cgroup.children if order == "children" else cgroup.descendants
-    return 1 + (_UNKNOWN if below is None else below)
+    below = None if order == "children" else cgroup.descendants
+    return 1 + (cgroup.children if below is None else below)
 
 
-_UNKNOWN = 1000
+def count_rows(cgroup: Cgroup, recipe: Recipe) -> int:
+    """How many rows a tree has now, by a walk."""
+    constants = recipe.constants(_program.FLUSH_NONE, _program.PRE)
+    room = _program.MapSize(recipe.row_size, 1)
+    walker = IteratorWalker(constants, room, cgroup, _program.PRE)
+    try:
+        return walker.walk()
+    finally:
+        walker.close()
+
 
 TreeSource = Union[MapSource, _text_tree.TextTreeSource]
 

@@ -16,7 +16,14 @@ from . import _backend, _cgroupfs, _fork, _paths, _program, _wire
 from ._catalogue import requested_names
 from ._stat_sources import OneCgroup, StatSource
 from ._tree_sources import Tree, TreeSource
-from .errors import ClosedError, MemcgError
+from .errors import (
+    BpfPermissionError,
+    CgroupNotFoundError,
+    CgroupPermissionError,
+    ClosedError,
+    ItemUnavailableError,
+    MemcgError,
+)
 from .snapshot import Snapshot
 
 __all__ = ["StatsReader", "TreeReader"]
@@ -39,6 +46,7 @@ class _Reader(Generic[_Source]):
             choice = _backend.choose(cgroup, request, maker)
         finally:
             cgroup.close()
+        self._request, self._maker = request, maker
         self._path = cgroup.path
         self._cgroup_id, self._identity = cgroup.id, cgroup.identity
         self._names, self._backend, self._why = choice.names, choice.backend, choice.why
@@ -78,8 +86,52 @@ class _Reader(Generic[_Source]):
 
     @property
     def why(self) -> str:
-        """Why no better backend or transport serves here; "" where none is better."""
+        """Why no better backend or transport serves here; "" where none is better.
+
+        With "auto", this and the two above change in a process that loses the rights to read on
+        through BPF: it reads text from then on.
+        """
         return self._why
+
+    def _reads_text_next(self, error: MemcgError) -> bool:
+        """Whether "auto" reads on as text after an error: if rights were lost, not if something is
+        short for a moment, for it does so from then on."""
+        return (
+            isinstance(error, BpfPermissionError)
+            and error.errno in (errno.EPERM, errno.EACCES)
+            and self._request.backend == self._request.transport == _backend.AUTO
+            and self._backend != "text"
+        )
+
+    def _read_text_instead(self, error: MemcgError) -> None:
+        """Puts text in the place of BPF, with the same items.
+
+        Raises:
+            BpfPermissionError: text does not have them all, or may not be read either.
+        """
+        lost = f"this process has lost the rights that its reader was made with: {error}"
+        request = self._request._replace(names=self._names, backend="text")
+        try:
+            choice = self._choose_again(request)
+        except (ItemUnavailableError, CgroupPermissionError) as text_error:
+            raise BpfPermissionError(
+                f"{self._path} cannot be read any more: {lost}; as text: {text_error}",
+                errno=error.errno,
+                call=error.call,
+                log=error.log,
+            ) from text_error
+        source, self._source = self._source, choice.source
+        if source is None:  # a signal handler has closed this reader meanwhile
+            self.close()
+            raise self._closed()
+        why = f"{self._backend}: {lost}"
+        self._why = f"{self._why}; {why}" if self._why else why
+        self._backend, self._transport = choice.backend, choice.transport
+        source.close()
+
+    def _choose_again(self, request: _backend.Request) -> _backend.Choice[_Source]:
+        """What a request means for this reader's cgroup."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Lets go of the BPF program and all files. Twice is fine."""
@@ -134,9 +186,10 @@ class StatsReader(_Reader[StatSource]):
         ...     reader.read()
         {'anon': 17727488, 'pgfault': 1613}
 
-    May be used from several threads, and in a child after fork(). With the transport
-    "stream" an open reader keeps a removed cgroup's memory from being freed by the
-    kernel: close it.
+    May be used from several threads, and in a child after fork(). A process that gives up its
+    rights reads on; where the kernel refuses that (before Linux 5.19), "auto" reads text from then
+    on, and :attr:`why` says so. With the transport "stream" an open reader keeps a removed
+    cgroup's memory from being freed by the kernel: close it.
 
     Args:
         cgroup_path: the cgroup's directory.
@@ -171,6 +224,7 @@ class StatsReader(_Reader[StatSource]):
     ) -> None:
         request = _backend.Request(requested_names(items), bool(flush), backend, transport)
         super().__init__(cgroup_path, request, OneCgroup())
+        self._real_path = os.path.realpath(self._path)  # the working directory may change
 
     def read(self) -> dict[str, int]:
         """The values now: item's name → value in its file's unit (bytes, a count, or µs).
@@ -180,16 +234,41 @@ class StatsReader(_Reader[StatSource]):
 
         Raises:
             CgroupRemovedError: the cgroup was removed since.
+            BpfPermissionError: the process has lost the rights to read on, and text cannot serve.
             ClosedError: the reader is closed.
         """
         with self._lock:
-            source = self._source
-            if source is None:
-                raise self._closed()
-            try:
-                return source.read()
-            except OSError as error:
-                self._raise_clearly(source, error)
+            while True:
+                source = self._source
+                if source is None:
+                    raise self._closed()
+                try:
+                    return source.read()
+                except OSError as error:
+                    self._recover(source, error)
+
+    def _recover(self, source: StatSource, error: OSError) -> None:
+        """Reads text from now on, where that is the remedy; else raises what the error means."""
+        try:
+            self._raise_clearly(source, error)
+        except MemcgError as clear:
+            if not self._reads_text_next(clear):
+                raise
+            self._read_text_instead(clear)
+        finally:
+            del error  # it holds this frame
+
+    def _choose_again(self, request: _backend.Request) -> _backend.Choice[StatSource]:
+        try:
+            cgroup = _cgroupfs.open_cgroup(self._real_path)
+        except CgroupNotFoundError as error:
+            raise _cgroupfs.why_unreadable(self._real_path, self._identity) from error
+        try:
+            if cgroup.identity != self._identity:
+                raise _cgroupfs.why_unreadable(self._real_path, self._identity)
+            return _backend.choose(cgroup, request, self._maker)
+        finally:
+            cgroup.close()
 
 
 class TreeReader(_Reader[TreeSource]):
@@ -203,7 +282,10 @@ class TreeReader(_Reader[TreeSource]):
     Cgroups without the memory controller (those that have no memory.stat) have no row.
     Making a reader walks once. It holds no reference to any cgroup but, with the transport
     "shared", to the walk's root. May be used from several threads; a child after fork()
-    loads a program of its own when it first reads.
+    loads a program of its own when it first reads, and so does any process when the rows
+    no longer fit. One that has given up the rights to do so reads text from then on with
+    "auto", and :attr:`why` says so; with a backend or transport that was asked for by name,
+    or where text does not have all of the items (as on cgroup v1), that is a BpfPermissionError.
 
     Args:
         cgroup_path: the directory of the walk's root.
@@ -241,7 +323,7 @@ class TreeReader(_Reader[TreeSource]):
         request = _backend.Request(requested_names(items), bool(flush), backend, transport)
         self._order = order
         self._view: Optional[Snapshot] = None
-        self._reading = 0  # the process that is in read()
+        self._reading: Optional[int] = None  # _fork.generation of the process that is in read()
         super().__init__(cgroup_path, request, Tree(order, cap))
         self._row_size = _wire.row_size(len(self._names))
         self._paths = _paths.Paths(self._path, self._identity)
@@ -259,29 +341,45 @@ class TreeReader(_Reader[TreeSource]):
                 memcpy of the rows). False for a view of the memory that the kernel wrote
                 into: it is good until the next read() of this reader, after which its rows
                 raise ClosedError; columns that were taken from it show the new walk's
-                numbers, or nothing that makes sense.
+                numbers, or nothing that makes sense. In a child after fork() its rows raise
+                ClosedError, too, as the parent may read again at any time; but columns that were
+                taken before the fork cannot be revoked: do not use them there.
 
         Raises:
             CgroupRemovedError: the walk's root was removed.
             TreeTooLargeError: there are more cgroups than *max_rows*.
+            BpfPermissionError: the process has lost the rights to read on, and text cannot serve.
             ClosedError: the reader is closed.
         """
         with self._lock:
-            source = self._source
-            if source is None:
+            if self._source is None:
                 raise self._closed()
-            if self._reading == os.getpid():
+            if self._reading == _fork.generation:
                 raise MemcgError(
                     f"this reader of {self._path} is reading already: a signal handler that "
                     "interrupts a read needs a TreeReader of its own"
                 )
-            self._reading = os.getpid()
+            self._reading = _fork.generation
             try:
-                return self._read(source, copy)
+                while True:
+                    try:
+                        return self._read(copy)
+                    except MemcgError as error:
+                        if not self._reads_text_next(error):
+                            raise
+                        self._read_text_instead(error)
             finally:
-                self._reading = 0
+                self._reading = None
 
-    def _read(self, source: TreeSource, copy: bool) -> Snapshot:
+    def _choose_again(self, request: _backend.Request) -> _backend.Choice[TreeSource]:
+        if self._source is None:  # a signal handler has closed it
+            raise self._closed()
+        return _backend.choose(self._source.root, request, self._maker)
+
+    def _read(self, copy: bool) -> Snapshot:
+        source = self._source
+        if source is None:
+            raise self._closed()
         view, self._view = self._view, None
         if view is not None:
             view._expire()
@@ -301,4 +399,5 @@ class TreeReader(_Reader[TreeSource]):
         snapshot = Snapshot(rows, self._names, self._order, began, ended, self._paths)
         if not copy:
             self._view = snapshot
+            _fork.expire_in_child(snapshot)
         return snapshot

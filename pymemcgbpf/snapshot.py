@@ -20,6 +20,10 @@ __all__ = ["ABSENT", "Row", "Snapshot"]
 ABSENT = _wire.ABSENT
 """In a column: this cgroup does not have the item (a hierarchy's root, memory.current)."""
 
+# Why a view has expired.
+_READ_AGAIN = "its reader has read again since"
+_FORKED = "this process was forked since: the memory is its parent's"
+
 _ABSENT_BYTES = b"\xff" * 8
 
 # Of a row, in words of 8 bytes: cgroup_id, parent_id, level and flags, values.
@@ -35,8 +39,8 @@ class Snapshot(Sequence["Row"]):
         >>> sum(snapshot.column("pgscan"))
         0
 
-    Made by :meth:`TreeReader.read` and :meth:`PinnedReader.read`. It never changes (but see
-    the first for ``copy=False``), and outlives its reader.
+    Made by :meth:`TreeReader.read` and :meth:`PinnedReader.read`. It never changes, outlives its
+    reader, and can be used in a forked child. (But see the first for ``copy=False``.)
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Snapshot(Sequence["Row"]):
         self._starts: Optional[dict[int, int]] = None  # id → its row's first word
         self._complete = False  # known to have no ABSENT anywhere
         self._iterated = False  # so it is worth while to know that
+        self._why_expired = _READ_AGAIN
 
     @property
     def items(self) -> tuple[str, ...]:
@@ -117,7 +122,7 @@ class Snapshot(Sequence["Row"]):
         try:
             return self._words[place :: self._width]
         except ValueError:
-            raise _expired() from None
+            raise self._expired() from None
 
     # --- rows
 
@@ -209,7 +214,7 @@ class Snapshot(Sequence["Row"]):
         try:
             data = bytes(self._bytes)
         except ValueError:
-            raise _expired() from None
+            raise self._expired() from None
         # Bytes of two numbers may look like one, too: then rows look for themselves.
         self._complete = _ABSENT_BYTES not in data
         return data
@@ -225,13 +230,13 @@ class Snapshot(Sequence["Row"]):
         try:
             return self._words[at]
         except ValueError:
-            raise _expired() from None
+            raise self._expired() from None
 
     def _values(self, start: int) -> list[int]:
         try:
             return self._words[start + _VALUES : start + self._width].tolist()
         except ValueError:
-            raise _expired() from None
+            raise self._expired() from None
 
     def _look_up(self, cgroup_id: int) -> tuple[Optional[str], bool]:
         """A cgroup's relative path, or None; and whether it is gone."""
@@ -243,6 +248,14 @@ class Snapshot(Sequence["Row"]):
         start = self._index().get(cgroup_id)
         return None if start is None else self._word(start + _PARENT_ID)
 
+    def _expire_in_child(self) -> None:
+        """The rows are the parent's, which may overwrite them at any time."""
+        self._why_expired = _FORKED
+        self._expire()
+
+    def _expired(self) -> ClosedError:
+        return ClosedError(f"this snapshot was a view (copy=False), and {self._why_expired}")
+
     def _expire(self) -> None:
         """The rows are about to be overwritten."""
         self._complete = self._iterated = False
@@ -253,10 +266,6 @@ class Snapshot(Sequence["Row"]):
 @functools.lru_cache(maxsize=32)  # a reader's snapshots all have the same
 def _places_of(names: tuple[str, ...]) -> dict[str, int]:
     return {name: _VALUES + at for at, name in enumerate(names)}
-
-
-def _expired() -> ClosedError:
-    return ClosedError("this snapshot was a view (copy=False), and its reader has read again since")
 
 
 class Row(Mapping[str, int]):
@@ -317,7 +326,7 @@ class Row(Mapping[str, int]):
         try:
             value = snapshot._words[self._start + snapshot._places[item]]
         except ValueError:
-            raise _expired() from None
+            raise snapshot._expired() from None
         if value == ABSENT:
             raise KeyError(item)
         return value

@@ -156,6 +156,16 @@ def forked(work: Callable[[], None]) -> int:
     return pid
 
 
+NOBODY = 65534
+
+
+def give_up_rights() -> None:
+    """Makes this process one of a user without any."""
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+
 def in_threads(count: int, work: Callable[[], None]) -> None:
     """Runs *work* in threads; raises what the first failing one raised."""
     failures: list[BaseException] = []

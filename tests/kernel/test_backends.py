@@ -91,7 +91,7 @@ def test_the_rebuilt_order_of_counters_is_the_kernels_own() -> None:
     try:
         printed = _shown.Shown(cgroup, False).names("memory.stat") if VERSION == 2 else ()
     finally:
-        os.close(cgroup.fd)
+        cgroup.close()
     layouts = _layout.rebuilt(types, printed)
     assert 1 <= len(layouts) <= 8
     tables = from_kernel_tables(types)

@@ -312,7 +312,7 @@ def test_a_tree_that_cannot_grow_for_want_of_files_grows_later(
     taken: list[int] = []
     enable_memory(empty_cgroup)
     with tree_bpf_transport_way.tree(empty_cgroup, ["anon"]) as tree:
-        for number in range(300):  # v1 counts others, too, and makes room for them
+        for number in range(300):
             (empty_cgroup / str(number)).mkdir()
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
         try:

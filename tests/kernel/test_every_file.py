@@ -18,6 +18,7 @@ from pymemcgbpf import (
     UNLIMITED,
     CgroupRemovedError,
     ItemUnavailableError,
+    StatsReader,
     UnknownItemError,
     _catalogue,
     _program,
@@ -358,6 +359,15 @@ if IN_LAB:
                 for name in reader.items:
                     assert low[name] <= values[name] <= high[name]
                 assert values[f"{PRESSURE}some.total"] > 0
+
+    def test_the_root_s_pressure_is_text_s_alone(way: Way) -> None:
+        if way.backend != "text":
+            with pytest.raises(ItemUnavailableError, match=r"memory\.pressure\.\*"):
+                way.stats(HIERARCHY, ["memory.pressure.*"])
+        with StatsReader(HIERARCHY, ["memory.pressure.*"]) as reader:
+            assert reader.backend == "text"
+            assert list(reader.read()) == list(reader.items)
+            assert reader.items == (f"{PRESSURE}some.total", f"{PRESSURE}full.total")
 
     def test_pressure_that_is_switched_off_is_absent(way: Way) -> None:
         with cgroup() as off:

@@ -25,7 +25,16 @@ from pymemcgbpf import (
 )
 
 from ..open_files import open_files
-from .cgroups import Worker, cgroup, enable_memory, fault_in, in_child, in_threads, remove
+from .cgroups import (
+    Worker,
+    cgroup,
+    enable_memory,
+    fault_in,
+    give_up_rights,
+    in_child,
+    in_threads,
+    remove,
+)
 from .surroundings import BEST_BACKEND, CAN_RUN, HIERARCHY, IN_LAB
 from .ways import Way
 
@@ -365,3 +374,19 @@ def test_a_child_after_fork_reads_and_closes_its_own(empty_cgroup: Path, way: Wa
             stop.set()
             thread.join()
         assert reader.read() == {"anon": 0, "pgfault": 0}
+
+
+def test_a_child_without_rights_reads_on(empty_cgroup: Path, way: Way) -> None:
+    """Nothing is to be loaded: what the reader has open is enough."""
+    with way.stats(empty_cgroup, ITEMS) as reader, StatsReader(empty_cgroup, ITEMS) as auto:
+        backend = auto.backend
+
+        def child() -> None:
+            give_up_rights()
+            for each in (reader, auto):
+                for _ in range(3):
+                    assert each.read() == {"anon": 0, "pgfault": 0}
+            assert (reader.backend, auto.backend) == (way.backend, backend)
+            assert read_stats(empty_cgroup, ITEMS) == {"anon": 0, "pgfault": 0}
+
+        assert in_child(child) == 0

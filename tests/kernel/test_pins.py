@@ -33,6 +33,7 @@ from pymemcgbpf import (
     TreeTooLargeError,
     UnknownItemError,
     _backend,
+    _pin,
     _wire,
     pin,
     pin_tree,
@@ -653,6 +654,22 @@ def test_readers_in_a_storm(quiet: Forest, pins: Path, nobody: Nobody) -> None:
     assert max(most for _, most in found) > len(quiet.paths), "no storm was seen"
     unpin(pins / "tree")
     unpin(pins / "walk")
+
+
+def test_room_is_made_for_the_tree_and_for_no_other(empty_cgroup: Path, pins: Path) -> None:
+    """v1's own count is of the whole hierarchy, and of removed cgroups that are not yet freed."""
+    items = ["anon", "file", "shmem", "pgfault", "pgmajfault", "active_file", "inactive_file"]
+    enable_memory(empty_cgroup)
+    for number in range(300):
+        (empty_cgroup / str(number)).mkdir()
+    pin_tree(empty_cgroup / "7", pins / "leaf", items, flush=False)
+    pin_tree(empty_cgroup, pins / "tree", items, flush=False)
+    parts = len(os.listdir(pins / "tree"))
+    assert len(os.listdir(pins / "leaf")) == 1 < parts
+    assert parts == _pin.parts_for(2 * 301 + 64, pinned.capacity(len(items)))
+    assert (len(read_tree(pins / "leaf")), len(read_tree(pins / "tree"))) == (1, 301)
+    unpin(pins / "leaf")
+    unpin(pins / "tree")
 
 
 def test_a_tree_that_outgrows_its_room(empty_cgroup: Path, pins: Path, nobody: Nobody) -> None:

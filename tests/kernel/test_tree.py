@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import struct
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
 from pymemcgbpf import (
+    BpfPermissionError,
     CgroupRemovedError,
     ClosedError,
     Snapshot,
@@ -21,6 +25,7 @@ from pymemcgbpf import (
     TreeTooLargeError,
 )
 
+from ..open_files import open_files
 from .cgroups import (
     Worker,
     cgroup,
@@ -28,6 +33,7 @@ from .cgroups import (
     ended,
     fault_in,
     forked,
+    give_up_rights,
     in_child,
     is_dying,
     memory_stat,
@@ -409,6 +415,188 @@ def test_a_forked_child_and_its_parent_read_at_once(small: Forest, tree_way: Way
         os.close(go)
         with pytest.raises(ClosedError):
             view[0]["shmem"]
+
+
+def test_a_forked_child_does_not_see_its_parent_s_walk(small: Forest, tree_way: Way) -> None:
+    with tree_way.tree(small.root, ["shmem"]) as tree:
+        kept, view = tree.read(), tree.read(copy=False)
+        row = view[1]
+
+        def child() -> None:
+            for use in (lambda: row["shmem"], lambda: view.ids, view.dicts):
+                with pytest.raises(ClosedError, match="this process was forked since"):
+                    use()
+            check(kept, small)
+
+        assert in_child(child) == 0
+        check(view, small)
+
+
+# --- rights given up ------------------------------------------------------------------
+
+LOST = "this process has lost the rights that its reader was made with: .*CAP_BPF and CAP_PERFMON"
+
+
+def check_turned_to_text(tree: TreeReader, why: str) -> None:
+    assert (tree.backend, tree.transport) == ("text", "text")
+    assert tree.why.startswith(why) and re.search(f"{BEST_BACKEND}: {LOST}", tree.why)
+
+
+def test_a_child_without_rights_reads_a_tree_as_text(
+    small: Forest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small.root)
+    before = open_files()
+    with TreeReader(".", ["shmem", "pgfault"]) as tree:
+        why = tree.why
+        values = tree.read().by_id()
+
+        def child() -> None:
+            os.chdir("/")
+            give_up_rights()
+            for _ in range(3):
+                snapshot = tree.read()
+                check(snapshot, small)
+                assert snapshot.by_id() == values
+                assert snapshot.items == tree.items == ("shmem", "pgfault")
+            check_turned_to_text(tree, why)
+            row = snapshot.find("group-1/leaf-1")
+            assert row is not None and row.path == str(small.root / "group-1" / "leaf-1")
+            tree.close()
+            assert len(open_files()) <= len(before)
+
+        assert in_child(child) == 0
+        assert tree.backend == BEST_BACKEND, "the parent's goes on"
+        check(tree.read(), small)
+
+
+def test_a_child_without_rights_is_told_what_it_lacks(
+    small: Forest, tree_bpf_transport_way: Way
+) -> None:
+    """What was asked for by name is not replaced; nor can text give all that BPF does on v1."""
+    with (
+        tree_bpf_transport_way.tree(small.root, ["shmem"]) as tree,
+        TreeReader(small.root, ["shmem", "kernel_stack"]) as auto,
+    ):
+
+        def child() -> None:
+            give_up_rights()
+            for _ in range(2):
+                with pytest.raises(BpfPermissionError, match="CAP_BPF and CAP_PERFMON"):
+                    tree.read()
+                if VERSION == 1:
+                    says = r"lost the rights .*; as text: .*does not have 'kernel_stack'"
+                    with pytest.raises(BpfPermissionError, match=says):
+                        auto.read()
+                else:
+                    check(auto.read(), small)
+            assert tree.backend == BEST_BACKEND
+            assert auto.backend == (BEST_BACKEND if VERSION == 1 else "text")
+
+        assert in_child(child) == 0
+
+
+def test_a_tree_that_outgrows_its_map_without_rights_is_read_as_text(empty_cgroup: Path) -> None:
+    def child() -> None:
+        with TreeReader(empty_cgroup, ["anon"]) as tree:
+            why = tree.why
+            give_up_rights()
+            assert len(tree.read()) == 1 and tree.backend == BEST_BACKEND, "nothing is to be loaded"
+            os.write(go[1], b".")
+            assert os.read(wait[0], 1) == b"."
+            assert len(tree.read()) == 101
+            check_turned_to_text(tree, why)
+
+    enable_memory(empty_cgroup)
+    go, wait = os.pipe(), os.pipe()
+    try:
+        pid = forked(child)
+        assert os.read(go[0], 1) == b"."
+        for number in range(100):
+            (empty_cgroup / str(number)).mkdir()
+        os.write(wait[1], b".")
+        assert ended(pid) == 0
+    finally:
+        for fd in (*go, *wait):
+            os.close(fd)
+
+
+def test_a_thread_without_rights_outgrows_a_map(empty_cgroup: Path) -> None:
+    """Rights are each thread's own: it is this one that must have them."""
+    read: list[Snapshot] = []
+
+    def without_rights(tree: TreeReader) -> None:
+        header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+        assert ctypes.CDLL(None).capset(header, bytes(24)) == 0
+        read.append(tree.read())
+
+    def child() -> None:
+        with TreeReader(empty_cgroup, ["anon"]) as tree:
+            why = tree.why
+            for number in range(100):
+                (empty_cgroup / str(number)).mkdir()
+            thread = threading.Thread(target=without_rights, args=(tree,))
+            thread.start()
+            thread.join()
+            assert [len(snapshot) for snapshot in read] == [101]
+            check_turned_to_text(tree, why)
+        with TreeReader(empty_cgroup, ["anon"]) as tree:
+            assert tree.backend == BEST_BACKEND
+
+    enable_memory(empty_cgroup)
+    assert in_child(child) == 0
+
+
+# --- process 1 ------------------------------------------------------------------------
+
+NEW_PID_NAMESPACE = 0x20000000
+
+
+def first_process(work: Callable[[], None]) -> int:
+    """Forks a child that runs *work* as process 1 of a new PID namespace, as all do after it."""
+    assert ctypes.CDLL(None).unshare(NEW_PID_NAMESPACE) == 0
+
+    def checked() -> None:
+        assert os.getpid() == 1
+        work()
+
+    return forked(checked)
+
+
+def test_parent_and_child_may_both_be_process_1(
+    empty_cgroup: Path, tree_bpf_transport_way: Way
+) -> None:
+    enable_memory(empty_cgroup)
+    for name in "abc":
+        (empty_cgroup / name).mkdir()
+    wait, go = os.pipe(), os.pipe()
+
+    def parent() -> None:
+        with tree_bpf_transport_way.tree(empty_cgroup, ["anon"]) as tree:
+            assert len(tree.read()) == 4
+
+            def child() -> None:
+                ids = tree.read(copy=False).ids
+                before = ids.tolist()
+                os.write(wait[1], b".")
+                assert os.read(go[0], 1) == b"."
+                assert ids.tolist() == before, "its parent's walk is in the same map"
+
+            pid = first_process(child)
+            assert os.read(wait[0], 1) == b"."
+            remove(empty_cgroup / "a")
+            assert len(tree.read()) == 3
+            os.write(go[1], b".")
+            assert ended(pid) == 0
+
+    def apart() -> None:
+        assert ended(first_process(parent)) == 0
+
+    try:
+        assert in_child(apart) == 0
+    finally:
+        for fd in (*wait, *go):
+            os.close(fd)
 
 
 def test_readers_come_and_go_without_leaving_anything(small: Forest, tree_way: Way) -> None:

@@ -891,6 +891,59 @@ def test_what_a_group_has_and_the_kernel_does_not_keep_is_left_out(
         choose(opened(v2), ("file", "*"), True, "core")
 
 
+def with_pressure(path: Path) -> Path:
+    (path / "memory.pressure").write_text("some avg10=0.00 total=7\nfull avg10=0.00 total=5\n")
+    return path
+
+
+PRESSURE = ("memory.pressure.some.total", "memory.pressure.full.total")
+
+
+@pytest.mark.parametrize("backend", BPF)
+def test_a_request_of_which_bpf_keeps_nothing_is_refused(
+    backend: str, world: World, v2: Path, opened: Opened
+) -> None:
+    cgroup = opened(with_pressure(v2))
+    world.absent = set(PRESSURE)
+    message = rf"the {backend} backend on {v2} does not have 'memory\.pressure\.\*'"
+    with pytest.raises(ItemUnavailableError, match=message) as caught:
+        choose(cgroup, ("memory.pressure.*",), True, backend)
+    assert caught.value.items == ("memory.pressure.*",)
+    assert world.open == 0
+    choice = choose(cgroup, ("memory.pressure.*", "anon"), True, backend)
+    assert choice.names == ("anon",)
+    choice.source.close()
+
+
+def test_auto_reads_as_text_what_bpf_keeps_nothing_of(
+    two_ways: World, v2: Path, opened: Opened
+) -> None:
+    cgroup = opened(with_pressure(v2))
+    two_ways.absent = set(PRESSURE)
+    choice = choose(cgroup, ("memory.pressure.*",), True, "auto")
+    assert (choice.backend, choice.transport) == ("text", "text")
+    assert choice.names == PRESSURE
+    assert list(choice.source.read().values()) == [7, 5]
+    assert "the core backend on" in choice.why and "memory.pressure.*" in choice.why
+    choice.source.close()
+    assert two_ways.open == 0
+
+
+@pytest.mark.parametrize("backend", ["kfunc", "rfc"])
+def test_a_group_of_items_that_need_a_layout_is_refused_without_one(
+    backend: str, world: World, v2: Path, opened: Opened
+) -> None:
+    cgroup = opened(with_files(v2))
+    world.layout_error = BackendUnavailableError("not to be found")
+    with pytest.raises(ItemUnavailableError, match=f"the {backend} backend on") as caught:
+        choose(cgroup, ("memory.numa_stat.*",), True, backend)
+    assert caught.value.items == ("memory.numa_stat.*",)
+    assert world.made == []
+    choice = choose(cgroup, ("memory.numa_stat.*",), True, "auto")
+    assert (choice.backend, choice.names) == ("text", NUMA)
+    choice.source.close()
+
+
 @pytest.mark.parametrize("backend", ["kfunc", "rfc"])
 def test_a_node_s_items_need_a_layout_on_every_backend(
     backend: str, world: World, v2: Path, opened: Opened
@@ -963,8 +1016,9 @@ def test_an_error_of_ours_stays_itself() -> None:
     assert _backend.read_error("/x", (1, 1), error) is error
 
 
-def test_a_forbidden_iterator_is_a_permission_error() -> None:
-    error = MemcgError("no", errno=errno.EPERM, call="bpf_iter_create")
+@pytest.mark.parametrize("call", ["bpf_iter_create", "bpf_prog_test_run_opts"])
+def test_a_forbidden_read_is_a_permission_error(call: str) -> None:
+    error = MemcgError("no", errno=errno.EPERM, call=call)
     assert isinstance(_backend.read_error("/x", (1, 1), error), BpfPermissionError)
 
 

@@ -311,6 +311,7 @@ def test_what_tells_files_apart_is_asked_about_the_number(file: str) -> None:
     ("number", "lost"),
     [
         (errno.EBADF, True),
+        (errno.EBADFD, True),  # what bpf() says of a number that is no open file's
         (errno.EINVAL, True),  # a file, but no BPF object
         (errno.EPERM, False),
         (errno.EACCES, False),

@@ -30,6 +30,7 @@ from pymemcgbpf import (
     _libbpf,
     _pin,
     _program,
+    _tree_sources,
     _wire,
     pin,
     pin_tree,
@@ -40,7 +41,7 @@ from pymemcgbpf._cgroupfs import Cgroup
 from pymemcgbpf._descriptors import Descriptor, opened_at
 from pymemcgbpf._recipe import Recipe, Term, Terms
 
-from .directories import said_to_be
+from .directories import make_v1, said_to_be
 from .fake_libbpf import FakeIteratorMaker, installed
 from .kernels import KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel
 from .tree_rows import pack
@@ -145,6 +146,7 @@ def pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pins:
     monkeypatch.setattr(_program, "Program", fake.program)
     monkeypatch.setattr(_libbpf, "IteratorMaker", fake.maker)
     monkeypatch.setattr(_backend, "choose", fake.choose)
+    monkeypatch.setattr(_tree_sources, "count_rows", lambda *_: 1001)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_12.types)
     monkeypatch.setattr(Pins, "refuses", 0)
     return fake
@@ -423,6 +425,27 @@ def test_room_by_default_is_twice_what_is_there(pins: Pins, v2: Path) -> None:
     pin_tree(v2, pins.root / "tree")
     count = _pin.parts_for(2 * 5000 + 64, pinned.capacity(2))
     assert len(os.listdir(pins.root / "tree")) == count
+
+
+def test_room_by_default_is_counted_where_the_kernel_does_not_say(
+    pins: Pins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/proc/cgroups, all there is on v1, counts other trees, and cgroups that wait to be freed."""
+    cgroup = make_v1(tmp_path / "v1")
+    counted: list[str] = []
+
+    def count(opened: Cgroup, recipe: Recipe) -> int:
+        assert recipe == RECIPE
+        counted.append(opened.path)
+        return 2000
+
+    monkeypatch.setattr(_tree_sources, "count_rows", count)
+    pin_tree(cgroup, pins.root / "tree")
+    assert counted == [str(cgroup)]
+    count_of_parts = _pin.parts_for(2 * 2000 + 64, pinned.capacity(2))
+    assert len(os.listdir(pins.root / "tree")) == count_of_parts
+    pin_tree(cgroup, pins.root / "small", room=1)
+    assert len(counted) == 1
 
 
 @pytest.mark.parametrize("items", [1, 2, 6, 68, 110, 512])

@@ -71,10 +71,10 @@ def lib(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibbpf]:
 
 
 def fake_status(monkeypatch: pytest.MonkeyPatch, text: Optional[str]) -> None:
-    """What /proc/self/status says; None where /proc is not mounted."""
+    """What /proc/thread-self/status says; None where /proc is not mounted."""
 
     def fake_open(path: Any, *arguments: Any, **options: Any) -> Any:
-        if path != "/proc/self/status":
+        if path != "/proc/thread-self/status":
             return builtins.open(path, *arguments, **options)
         if text is None:
             raise FileNotFoundError(2, "No such file or directory", path)

@@ -7,6 +7,7 @@ import copy
 import errno
 import os
 import pickle
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any, Optional
 import pytest
 
 from pymemcgbpf import (
+    BpfPermissionError,
     CgroupNotFoundError,
     CgroupRemovedError,
     ClosedError,
@@ -27,8 +29,11 @@ from pymemcgbpf import (
     _kernel_layout,
     _stat_sources,
 )
+from pymemcgbpf._backend import Choice, Request
+from pymemcgbpf._cgroupfs import Cgroup
 
 from ..open_files import open_files
+from .directories import make_v2
 from .sources import READ_ERRORS, FakeSource, Sources
 
 
@@ -193,6 +198,93 @@ def test_a_failed_read_does_not_lock_the_reader(v2: Path, sources: Sources) -> N
             reader.read()
         sources.made[0].error = None
         assert reader.read() == {"anon": 1}
+
+
+# --- when BPF can no longer be had ----------------------------------------------------
+
+REFUSALS = [
+    MemcgError("no", errno=errno.EPERM, call="bpf_iter_create"),
+    MemcgError("no", errno=errno.EPERM, call="bpf_prog_test_run_opts"),
+    BpfPermissionError("no", errno=errno.EPERM),
+]
+
+
+@pytest.fixture
+def core(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> Sources:
+    """Readers are made on fakes, and what is asked to be text is text."""
+
+    def made_of(cgroup: Cgroup, request: Request, maker: Any) -> Choice[Any]:
+        return (choose if request.backend == "text" else sources.choose)(cgroup, request, maker)
+
+    monkeypatch.setattr(_backend, "choose", made_of)
+    return sources
+
+
+choose = _backend.choose
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.call)
+def test_a_reader_that_lost_its_rights_reads_text(
+    error: MemcgError, core: Sources, v2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(v2.parent)
+    with StatsReader(v2.name, ["file", "anon"]) as reader:
+        assert reader.read() == {"anon": 1}
+        monkeypatch.chdir("/")
+        core.made[0].error = error
+        for _ in range(2):
+            assert reader.read() == {"file": 8192, "anon": 4096}
+        assert (reader.backend, reader.transport) == ("text", "text")
+        assert reader.why.startswith("because; fake: this process has lost the rights")
+        assert core.made[0].closes == 1 and core.made[0].reads == 2
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.call)
+@pytest.mark.parametrize("asked", [{"backend": "core"}, {"transport": "run"}])
+def test_what_was_asked_for_by_name_is_not_replaced(
+    asked: dict[str, Any], error: MemcgError, core: Sources, v2: Path
+) -> None:
+    with StatsReader(v2, ["anon"], **asked) as reader:
+        core.made[0].error = error
+        for _ in range(2):
+            with pytest.raises(BpfPermissionError):
+                reader.read()
+        assert (reader.backend, core.made[0].closes) == ("fake", 0)
+
+
+@pytest.mark.parametrize("call", ["bpf_iter_create", "bpf_prog_test_run_opts", "read"])
+@pytest.mark.parametrize("number", [24, 23, 12, 11, 4])  # EMFILE, ENFILE, ENOMEM, EAGAIN, EINTR
+def test_what_passes_is_no_reason_to_read_as_text(
+    number: int, call: str, core: Sources, v2: Path
+) -> None:
+    with StatsReader(v2, ["anon"]) as reader:
+        core.made[0].error = MemcgError("short", errno=number, call=call)
+        with pytest.raises(MemcgError, match="short"):
+            reader.read()
+        core.made[0].error = None
+        assert (reader.read(), reader.backend) == ({"anon": 1}, "fake")
+
+
+def test_rights_lost_where_text_cannot_serve(core: Sources, v2: Path) -> None:
+    with StatsReader(v2, ["anon", "pgscan"]) as reader:
+        core.made[0].error = REFUSALS[0]
+        for _ in range(2):
+            with pytest.raises(BpfPermissionError, match=r"; as text: .*'pgscan'"):
+                reader.read()
+        assert (reader.backend, reader.items) == ("fake", ("anon", "pgscan"))
+
+
+def test_rights_lost_with_the_cgroup(core: Sources, v2: Path) -> None:
+    with StatsReader(v2, ["anon"]) as reader:
+        core.made[0].error = REFUSALS[0]
+        v2.rename(v2.with_name("elsewhere"))
+        make_v2(v2)
+        with pytest.raises(CgroupRemovedError, match="another one has its path now"):
+            reader.read()
+        shutil.rmtree(v2)
+        with pytest.raises(CgroupRemovedError):
+            reader.read()
+        assert (reader.backend, core.made[0].closes) == ("fake", 0)
 
 
 # --- threads and fork -----------------------------------------------------------------

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 
@@ -64,6 +65,11 @@ def send(number: int) -> None:
     signal.pthread_kill(threading.get_ident(), number)
 
 
+def send_all() -> None:
+    for number in SIGNALS:
+        send(number)
+
+
 def test_what_work_returns_is_returned() -> None:
     made = object()
     assert held_back(lambda: made) is made
@@ -83,7 +89,7 @@ def test_a_signal_waits_until_the_work_is_done(number: int, handlers: Handlers) 
 
 
 def test_all_that_arrive_are_handled_afterwards(handlers: Handlers) -> None:
-    held_back(lambda: [send(number) for number in SIGNALS])
+    held_back(send_all)
     assert sorted(handlers.handled) == sorted(SIGNALS)
 
 
@@ -184,7 +190,7 @@ def test_the_mask_is_put_back_where_many_handlers_raise(handlers: Handlers) -> N
     handlers.raises = True
     before = blocked()
     with pytest.raises(HandlerError):
-        held_back(lambda: [send(number) for number in SIGNALS])
+        held_back(send_all)
     handlers.raises = False
     assert blocked() == before
     assert sorted(handlers.handled) == sorted(SIGNALS), "each had its turn"
@@ -197,7 +203,7 @@ def test_the_mask_is_put_back_where_a_handler_raises_at_the_start(
     handlers.raises = True
     before = blocked()
     began: list[str] = []
-    real = _signals._signal
+    real: Any = sys.modules["_signal"]
     masks: list[object] = []
 
     class Signal:
@@ -226,7 +232,7 @@ def test_a_handler_may_raise_before_any_call(
 ) -> None:
     """Of another thread's signal, which is none of those that wait here."""
     before = blocked()
-    real = _signals._signal
+    real: Any = sys.modules["_signal"]
     calls = 0
 
     class Signal:

@@ -12,14 +12,18 @@ import shutil
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 
 from pymemcgbpf import (
+    BackendUnavailableError,
+    BpfPermissionError,
     CgroupNotFoundError,
+    CgroupPermissionError,
     CgroupRemovedError,
     ClosedError,
     MemcgError,
@@ -27,9 +31,13 @@ from pymemcgbpf import (
     Snapshot,
     TreeReader,
     TreeTooLargeError,
+    VerifierError,
     _backend,
+    _text_tree,
     _wire,
 )
+from pymemcgbpf._backend import Choice, Request
+from pymemcgbpf._cgroupfs import Cgroup
 from pymemcgbpf._tree_sources import Tree
 
 from ..open_files import open_files
@@ -73,6 +81,9 @@ def trees(source: FakeTree, monkeypatch: pytest.MonkeyPatch) -> Trees:
 def values_of(snapshot: Snapshot) -> list[tuple[int, ...]]:
     return [(row.id, *row.values()) for row in snapshot]
 
+
+# What passes.
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
 
 VALUES = [(row.cgroup_id, *row.values) for row in ROWS]
 OTHER = tuple(row._replace(values=(7, 8)) for row in ROWS[:3])
@@ -457,6 +468,168 @@ def test_a_failed_read_does_not_lock_the_reader(
             assert values_of(tree.read()) == VALUES
 
 
+# --- when BPF can no longer be had ----------------------------------------------------
+
+REFUSED = BpfPermissionError("it lacks CAP_BPF", errno=errno.EPERM)
+ITEMS = ["file", "anon"]
+
+
+@pytest.fixture
+def choosing(
+    source: FakeTree, v2: Path, opened: Callable[[Path], Cgroup], monkeypatch: pytest.MonkeyPatch
+) -> list[Request]:
+    """A reader is made on *source*; what is asked for beyond that, is got, and listed here."""
+    choose = _backend.choose
+    asked: list[Request] = []
+
+    def choose_first(cgroup: Cgroup, request: Request, maker: Any) -> Choice[Any]:
+        if not source.walks:
+            names = request.names or NAMES
+            return Choice(source, names, "core", "shared", "kfunc: no such function")
+        asked.append(request)
+        assert cgroup is source.root
+        return choose(cgroup, request, maker)
+
+    source.root = opened(v2)
+    monkeypatch.setattr(_backend, "choose", choose_first)
+    return asked
+
+
+def test_a_reader_that_lost_its_rights_reads_text(
+    choosing: list[Request], v2: Path, source: FakeTree
+) -> None:
+    before = open_files()
+    with TreeReader(v2, ITEMS, flush=False) as tree:
+        assert (tree.backend, tree.transport) == ("core", "shared")
+        assert values_of(tree.read()) == VALUES
+        view = tree.read(copy=False)
+        source.error = REFUSED
+        for by_copy in (True, False, True):
+            snapshot = tree.read(copy=by_copy)
+            assert [dict(row) for row in snapshot] == [{"file": 8192, "anon": 4096}]
+            assert snapshot.items == tree.items == tuple(ITEMS)
+        assert (tree.backend, tree.transport) == ("text", "text")
+        assert tree.why == (
+            "kfunc: no such function; core: this process has lost the rights that its reader was "
+            "made with: it lacks CAP_BPF"
+        )
+        assert (source.walks, source.closes, len(choosing)) == (3, 1, 1), "once for all"
+        with pytest.raises(ClosedError):
+            values_of(view)
+    assert open_files() == before
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"backend": "core"}, {"transport": "shared"}, {"backend": "core", "transport": "shared"}],
+    ids=lambda asked: "-".join(asked),
+)
+def test_what_was_asked_for_by_name_is_not_replaced(
+    asked: dict[str, Any], choosing: list[Request], v2: Path, source: FakeTree
+) -> None:
+    with TreeReader(v2, ITEMS, **asked) as tree:
+        source.error = REFUSED
+        for _ in range(2):
+            with pytest.raises(BpfPermissionError) as caught:
+                tree.read()
+            assert caught.value is REFUSED
+        source.error = None
+        assert values_of(tree.read()) == VALUES
+        assert (tree.backend, tree.why) == ("core", "kfunc: no such function")
+    assert choosing == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(MemcgError("short", errno=number) for number in SHORT),
+        *(BpfPermissionError("short", errno=number) for number in SHORT),
+        *(OSError(number, "short") for number in SHORT),
+        BackendUnavailableError("no", errno=errno.EPERM),
+        VerifierError("no", errno=errno.EACCES),
+        CgroupPermissionError("no", errno=errno.EACCES),
+    ],
+    ids=lambda error: f"{type(error).__name__}-{error.errno}",
+)
+def test_what_passes_is_no_reason_to_read_as_text(
+    error: OSError, choosing: list[Request], v2: Path, source: FakeTree
+) -> None:
+    with TreeReader(v2, ITEMS) as tree:
+        source.error = error
+        for _ in range(2):
+            with pytest.raises(MemcgError) as caught:
+                tree.read()
+            assert caught.value.errno == error.errno
+        source.error = None
+        assert values_of(tree.read()) == VALUES
+        assert tree.backend == "core"
+    assert choosing == []
+
+
+@pytest.mark.parametrize("lack", ["item", "rights"])
+def test_rights_lost_where_text_cannot_serve(
+    lack: str, choosing: list[Request], v2: Path, source: FakeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(*_: object) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    if lack == "rights":
+        monkeypatch.setattr(_text_tree, "TextTreeSource", forbid)
+    with TreeReader(v2, [*ITEMS, "pgscan"] if lack == "item" else ITEMS) as tree:
+        items = tree.items
+        source.error = REFUSED
+        said = "memory.stat does not have 'pgscan'" if lack == "item" else "Permission denied"
+        says = rf"it lacks CAP_BPF; as text: .*{said}"
+        for _ in range(2):
+            with pytest.raises(BpfPermissionError, match=says) as caught:
+                tree.read()
+            assert caught.value.errno == errno.EPERM and str(v2) in str(caught.value)
+        assert (tree.backend, tree.items, source.closes) == ("core", items, 0)
+
+
+def test_rights_lost_with_the_cgroup(choosing: list[Request], v2: Path, source: FakeTree) -> None:
+    with TreeReader(v2, ITEMS) as tree:
+        source.error = REFUSED
+        shutil.rmtree(v2)
+        with pytest.raises(CgroupRemovedError):
+            tree.read()
+        assert tree.backend == "core"
+
+
+def test_rights_lost_in_a_shortage_of_files(
+    choosing: list[Request], v2: Path, source: FakeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with TreeReader(v2, ITEMS) as tree:
+        source.error = REFUSED
+        with monkeypatch.context() as patch, pytest.raises(MemcgError, match="Too many") as caught:
+            patch.setattr(_text_tree, "TextTreeSource", fail)
+            tree.read()
+        assert type(caught.value) is MemcgError and tree.backend == "core"
+        assert len(tree.read()) == 1 and tree.backend == "text"
+
+
+def test_a_reader_that_is_closed_while_it_turns_to_text_stays_closed(
+    choosing: list[Request], v2: Path, source: FakeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = _text_tree.TextTreeSource
+
+    def interrupted(*arguments: Any) -> Any:
+        tree.close()  # as a signal handler may
+        return make(*arguments)
+
+    monkeypatch.setattr(_text_tree, "TextTreeSource", interrupted)
+    tree = TreeReader(v2, ITEMS)
+    source.error = REFUSED
+    before = open_files()
+    for _ in range(2):
+        with pytest.raises(ClosedError, match=r"this reader of .* is closed"):
+            tree.read()
+    assert open_files() == before
+
+
 # --- closing --------------------------------------------------------------------------
 
 
@@ -613,18 +786,29 @@ def test_a_thread_that_waits_its_turn_is_not_refused(
     assert [values_of(snapshot) for snapshot in found] == [VALUES] * 2
 
 
-def in_child(tree: TreeReader) -> int:
-    """Reads in a forked child; returns its exit status."""
+def ended(work: Callable[[], None]) -> int:
+    """Runs *work* in a forked child; returns its exit status."""
     child = os.fork()
     if child == 0:
         signal.alarm(10)  # a deadlock ends by this
         status = 1
         try:
-            if values_of(tree.read()) == values_of(tree.read(copy=False)) == VALUES:
-                status = 0
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def in_child(tree: TreeReader) -> int:
+    """Reads in a forked child; returns its exit status."""
+
+    def work() -> None:
+        assert values_of(tree.read()) == values_of(tree.read(copy=False)) == VALUES
+
+    return ended(work)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -636,9 +820,56 @@ def test_a_forked_child_reads(v2: Path, trees: Trees) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+def test_a_forked_child_s_view_has_expired(closed: bool, v2: Path, trees: Trees) -> None:
+    """The memory is shared with the parent, which may walk again at any time."""
+    tree = TreeReader(v2)
+    kept = tree.read()
+    view = tree.read(copy=False)
+    row = view[1]
+    if closed:
+        tree.close()
+
+    def child() -> None:
+        for use in (
+            lambda: row["pgscan"],
+            lambda: row.id,
+            lambda: dict(row),
+            lambda: view.ids,
+            lambda: view.column("anon"),
+            view.dicts,
+            lambda: values_of(view),
+        ):
+            with pytest.raises(ClosedError, match=r"copy=False.*forked since.*its parent's"):
+                use()
+        assert len(view) == 5 and values_of(kept) == VALUES
+
+    assert ended(child) == 0
+    assert values_of(view) == VALUES and row["pgscan"] == 10
+    tree.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_s_own_view_is_good_in_the_child(v2: Path, trees: Trees) -> None:
+    def child() -> None:
+        view = tree.read(copy=False)
+        assert values_of(view) == VALUES
+        tree.read()
+        with pytest.raises(ClosedError, match="its reader has read again since"):
+            values_of(view)
+
+    with TreeReader(v2) as tree:
+        tree.read(copy=False)
+        assert ended(child) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("same_id", [False, True], ids=["", "same id"])
 def test_a_child_forked_while_another_thread_reads_is_not_locked_out(
-    v2: Path, trees: Trees, source: FakeTree
+    same_id: bool, v2: Path, trees: Trees, source: FakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if same_id:  # as in PID namespaces of their own
+        monkeypatch.setattr(os, "getpid", lambda: 1)
     source.hold = hold = threading.Event()
     with TreeReader(v2) as tree:
         thread = threading.Thread(target=tree.read)

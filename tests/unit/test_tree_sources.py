@@ -28,9 +28,11 @@ from pymemcgbpf import (
     _btf,
     _cgroupfs,
     _flush,
+    _fork,
     _libbpf,
     _program,
     _stat_sources,
+    _tree_sources,
     _wire,
 )
 from pymemcgbpf._cgroupfs import Cgroup, open_cgroup
@@ -40,7 +42,7 @@ from pymemcgbpf._text_tree import TextTreeSource
 from pymemcgbpf._tree_sources import IteratorWalker, MapSource, RunWalker, Tree
 
 from ..open_files import open_files
-from .directories import make_v2
+from .directories import make_v1, make_v2
 from .fake_libbpf import FakeIteratorMaker, installed
 from .kernels import LINUX_6_18, LINUX_7_3
 from .tree_rows import NAMES, pack, unpack
@@ -305,11 +307,46 @@ def test_the_first_map_has_room_for_what_the_kernel_says(
     assert kernel.rooms[-1] == 4 + 1 + 16
 
 
-def test_where_the_kernel_does_not_say_there_is_room_for_a_thousand(
-    source: MakeSource, kernel: Walkers
+@pytest.mark.parametrize("order", ["pre", "post", "children"])
+def test_where_the_kernel_does_not_say_there_is_room_for_the_children(
+    order: str, source: MakeSource, kernel: Walkers, v2: Path
 ) -> None:
-    source("pre")
-    assert kernel.rooms == [1001 + 250 + 16]
+    made = source(order)
+    for name in "abc":
+        (v2 / name).mkdir()
+    source(order)
+    assert kernel.rooms == [1 + 16, 4 + 1 + 16]
+    kernel.rows = kernel.rows * 18
+    assert made.walk().number == 18, "and the first walk counts them"
+    assert kernel.rooms[2:] == [18 + 4 + 16]
+
+
+def test_on_v1_room_is_not_made_for_other_cgroups(
+    kernel: Walkers, tmp_path: Path, opened: Opened
+) -> None:
+    """The kernel's own count there is of the whole hierarchy, with all that wait to be freed."""
+    cgroup = opened(make_v1(tmp_path / "v1"))
+    (tmp_path / "v1" / "child").mkdir()
+    walkers: Any = kernel
+    with contextlib.closing(MapSource(cgroup, RECIPE, False, walkers, Tree("pre", None))):
+        assert kernel.rooms == [2 + 16]
+
+
+def test_rows_are_counted_by_a_walk_that_keeps_nothing(
+    kernel: Walkers, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_tree_sources, "IteratorWalker", kernel)
+    kernel.rows = kernel.rows * 5000
+    cgroup = opened(v2)
+    before = open_files()
+    assert _tree_sources.count_rows(cgroup, RECIPE) == 5000
+    kernel.walk_error = MemcgError("no")
+    with pytest.raises(MemcgError, match="no"):
+        _tree_sources.count_rows(cgroup, RECIPE)
+    assert open_files() == before
+    assert (kernel.rooms, kernel.open) == ([1, 1], [])
+    assert {walker.order for walker in kernel.made} == {_program.PRE}
+    assert all(walker.memory.closed for walker in kernel.made)
 
 
 def test_a_map_grows_until_the_rows_fit(source: MakeSource, kernel: Walkers, v2: Path) -> None:
@@ -534,14 +571,47 @@ def test_a_forked_child_has_a_map_of_its_own(
     made = source()
     kernel.rows = kernel.rows * 30
     first = made.walk()
-    parent, child = os.getpid(), os.getpid() + 1
-    monkeypatch.setattr(os, "getpid", lambda: child)
+    monkeypatch.setattr(_fork, "generation", _fork.generation + 1)
     second = made.walk()
     assert second.memory is not first.memory
     assert kernel.rooms == [17, 53, 53], "as large as its parent's"
     assert made.walk().memory is second.memory, "made once"
-    monkeypatch.setattr(os, "getpid", lambda: parent)
     assert len(kernel.open) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_with_its_parent_s_id_has_a_map_of_its_own(
+    source: MakeSource, kernel: Walkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As both have in PID namespaces of their own."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    made = source()
+    first = made.walk()
+
+    def child() -> None:
+        second = made.walk()
+        assert second.memory is not first.memory
+
+        def grandchild() -> None:
+            assert made.walk().memory is not second.memory
+
+        assert in_child(grandchild) == 0
+
+    assert in_child(child) == 0
+    assert made.walk().memory is first.memory
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Runs *work* in a forked child; returns its exit status."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_a_child_that_cannot_load_does_not_walk_in_its_parent_s_map(
@@ -549,8 +619,7 @@ def test_a_child_that_cannot_load_does_not_walk_in_its_parent_s_map(
 ) -> None:
     made = source()
     made.walk()
-    child = os.getpid() + 1
-    monkeypatch.setattr(os, "getpid", lambda: child)
+    monkeypatch.setattr(_fork, "generation", _fork.generation + 1)
     kernel.load_error = MemcgError("no")
     for _ in range(2):
         with pytest.raises(MemcgError, match="no"):

@@ -58,7 +58,10 @@ class FakeTree:
         memory: what a walk returns, with the number of rows; the next walk returns it again.
         hold: what a walk waits for, when it has set *entered*.
         error: what a walk raises.
+        root: the open directory of the walk's root, for those that ask.
     """
+
+    root: Cgroup
 
     def __init__(self, memory: Any, number: int) -> None:
         self.memory, self.number = memory, number
