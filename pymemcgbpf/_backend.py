@@ -229,6 +229,7 @@ _WHY_UNPROVED = (
     "its symbols do not show mem_cgroup_events_index (no CONFIG_KALLSYMS_ALL, or "
     "kernel.kptr_restrict), and no number has told it from its neighbours yet"
 )
+_WHY_NO_GUESS = "memory.stat does not show the number, other than 0, of the counter called like it"
 
 
 class _Choosing(Generic[_Source]):
@@ -364,11 +365,22 @@ class _Choosing(Generic[_Source]):
     def _no_terms(self, missing: list[str], source: Numbers) -> ItemUnavailableError:
         """Why a backend does not offer items that the kernel counts."""
         unproved = [name for name in missing if source.lacks_proof(name)]
-        self._lacked_proof = self._lacked_proof or bool(unproved)
-        if unproved:
-            listed = ", ".join(map(repr, unproved))
-            why = f"this kernel's order of counters could not be proved for {listed}"
-            return ItemUnavailableError(f"{why}: {_WHY_UNPROVED}", items=missing)
+        guesses = [
+            name
+            for name in missing
+            if name not in unproved
+            and _catalogue.item_named(name) is None
+            and _recipe.guessed(name, source.types.counters)
+        ]
+        self._lacked_proof = self._lacked_proof or bool(unproved or guesses)
+        for names, why in (
+            (unproved, "this kernel's order of counters could not be proved for {}: {}"),
+            (guesses, "this version does not know {}: {}"),
+        ):
+            if names:
+                listed = ", ".join(map(repr, names))
+                text = why.format(listed, _WHY_UNPROVED if names is unproved else _WHY_NO_GUESS)
+                return ItemUnavailableError(text, items=missing)
         return _unavailable(missing, f"the {source.backend} backend on this kernel")
 
     def _layout(
@@ -384,7 +396,8 @@ class _Choosing(Generic[_Source]):
         return None
 
     def _check_guesses(self, backend: str, terms: Terms) -> None:
-        """Drops items of a newer kernel that are not the counters they are called like."""
+        """Drops items of a newer kernel that are not proved to be the counters they are called
+        like, in their unit: by the same number in memory.stat, which is not 0."""
         guesses = {
             name: parts
             for name, parts in terms.items()

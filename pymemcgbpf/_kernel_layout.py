@@ -238,8 +238,8 @@ _ATTEMPTS = 20
 
 
 def comparisons(cgroup: Cgroup, recipe: Recipe) -> Iterator[set[str]]:
-    """Which keys of memory.stat have the value there that a recipe gives them, again and
-    again: the numbers move while they are compared."""
+    """Which keys of memory.stat have just the value there that a recipe gives them, and not
+    0, which proves nothing; again and again: the numbers move while they are compared."""
     file = _cgroup_files.CgroupFile(cgroup, MEMORY_STAT)
     try:
         bpf = StreamSource(cgroup, recipe, False)
@@ -251,8 +251,7 @@ def comparisons(cgroup: Cgroup, recipe: Recipe) -> Iterator[set[str]]:
                 yield {
                     key
                     for key, value in values.items()
-                    if key not in after
-                    or min(before[key], after[key]) <= value <= max(before[key], after[key])
+                    if value and before.get(key) == value == after.get(key)
                 }
         finally:
             bpf.close()

@@ -26,6 +26,7 @@ from pymemcgbpf import (
     VerifierError,
     _backend,
     _btf,
+    _cgroup_files,
     _kernel_layout,
     _layout,
     _shown,
@@ -874,13 +875,53 @@ def test_a_guess_must_agree_with_memory_stat(
     assert choice.names == ("anon", "pgright", CURRENT)
     choice.source.close()
     assert compared == [{"pgright", "pgwrong"}]
-    with pytest.raises(ItemUnavailableError, match=r"the kfunc backend.*'pgwrong'"):
+    with pytest.raises(ItemUnavailableError, match=r"does not know 'pgwrong'.*other than 0"):
         choose(cgroup, ("pgwrong",), True, "kfunc")
     for names in (None, ("pgwrong",)):
         choice = choose(cgroup, names, True, "auto")
         assert choice.backend == "text"
+        assert re.match("kfunc, rfc.*: this version does not know 'pgwrong'", choice.why)
         assert "pgwrong" in choice.names
         choice.source.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "after", "proves"),
+    [
+        pytest.param(3, 3, 3, True, id="the same"),
+        pytest.param(0, 0, 0, False, id="0"),
+        pytest.param(3, 3, 4, False, id="it moves"),
+        pytest.param(3, 4, 5, False, id="between"),
+        pytest.param(3, 12288, 3, False, id="another unit"),
+    ],
+)
+def test_a_guess_is_proved_by_a_number_alone(
+    before: int, value: int, after: int, proves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class File:
+        def __init__(self, *_: object) -> None:
+            self.texts = [f"pgnew {before}\n".encode(), f"pgnew {after}\n".encode()]
+
+        def read(self) -> bytes:
+            self.texts.reverse()
+            return self.texts[1]
+
+        def close(self) -> None: ...
+
+    class Stream:
+        def __init__(self, *_: object) -> None: ...
+
+        def read(self) -> dict[str, int]:
+            return {"pgnew": value}
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(_cgroup_files, "CgroupFile", File)
+    monkeypatch.setattr(_kernel_layout, "StreamSource", Stream)
+    cgroup: Any = None
+    recipe = Recipe("core", {"pgnew": ()})
+    found = set[str]().union(*_kernel_layout.comparisons(cgroup, recipe))
+    assert found == ({"pgnew"} if proves else set())
 
 
 # --- errors of reading ----------------------------------------------------------------
