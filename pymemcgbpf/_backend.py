@@ -12,6 +12,7 @@ from . import _btf, _catalogue, _cgroupfs, _kernel_layout, _layout, _recipe, _st
 from ._catalogue import CATALOGUE, CURRENT, MEMORY_STAT, NodeCounter, close_names
 from ._cgroupfs import Cgroup
 from ._recipe import Recipe, Terms
+from ._recipe import Source as Numbers
 from ._shown import Shown
 from .errors import (
     BackendUnavailableError,
@@ -232,6 +233,13 @@ def read_error(path: str, identity: _cgroupfs.Identity, error: OSError) -> Memcg
     return MemcgError(message, errno=error.errno, call="read")
 
 
+_WHY_UNPROVED = (
+    "its symbols do not show mem_cgroup_events_index (no CONFIG_KALLSYMS_ALL, or "
+    "kernel.kptr_restrict), and no number has told it from its neighbours yet"
+)
+_WHY_NO_GUESS = "memory.stat does not show the number, other than 0, of the counter called like it"
+
+
 class _Choosing(Generic[_Source]):
     """One choice: what was asked for, what is there, and what was refused so far."""
 
@@ -243,6 +251,7 @@ class _Choosing(Generic[_Source]):
         # The items that must be there; of groups, those that are to be had.
         self._required = [name for name in request.names or () if not _catalogue.is_group(name)]
         self._refusals: list[_Refusal] = []
+        self._lacked_proof = False  # of an item that a backend may well have
 
     def best(self) -> Choice[_Source]:
         request = self._request
@@ -264,7 +273,7 @@ class _Choosing(Generic[_Source]):
             return translated(self._cgroup, self._through_text)
         except ItemUnavailableError as error:
             # v1's text shows but some items; BPF, if it could be had, might show the others.
-            nowhere = any(refusal.of_items for refusal in self._refusals)
+            nowhere = any(refusal.of_items for refusal in self._refusals) and not self._lacked_proof
             if self._cgroup.version == 2 or not self._refusals or nowhere:
                 raise
             message = f"{error}; {_why(self._refusals)}"
@@ -349,8 +358,10 @@ class _Choosing(Generic[_Source]):
         terms = {name: source.terms_of(name) for name in wanted}
         self._check_guesses(backend, terms)
         missing = [name for name in self._required if not terms[name]]
+        if self._request.backend == self._request.transport == AUTO:  # else text is not asked for
+            missing += [name for name in wanted if not terms[name] and self._would_be_lost(name)]
         if missing:
-            raise _unavailable(missing, f"the {backend} backend on this kernel")
+            raise self._no_terms(list(dict.fromkeys(missing)), source)
         return self._of_some(Recipe(backend, {name: part for name, part in terms.items() if part}))
 
     def _of_some(self, recipe: Recipe) -> Recipe:
@@ -363,6 +374,33 @@ class _Choosing(Generic[_Source]):
             asked = self._request.names or (MEMORY_STAT,)
             raise _unavailable(asked, f"the {recipe.backend} backend on {self._cgroup.path}")
         return recipe
+
+    def _would_be_lost(self, name: str) -> bool:
+        """Whether text has a key that a group, or all of memory.stat, would then be without. (Of
+        v1's few keys text would lose more than it saves.)"""
+        in_stat = _catalogue.file_of(name) == MEMORY_STAT
+        return self._cgroup.version == 2 and in_stat and self._shown.has(name)
+
+    def _no_terms(self, missing: list[str], source: Numbers) -> ItemUnavailableError:
+        """Why a backend does not offer items that the kernel counts."""
+        unproved = [name for name in missing if source.lacks_proof(name)]
+        guesses = [
+            name
+            for name in missing
+            if name not in unproved
+            and _catalogue.item_named(name) is None
+            and _recipe.guessed(name, source.types.counters)
+        ]
+        self._lacked_proof = self._lacked_proof or bool(unproved or guesses)
+        for names, why in (
+            (unproved, "this kernel's order of counters could not be proved for {}: {}"),
+            (guesses, "this version does not know {}: {}"),
+        ):
+            if names:
+                listed = ", ".join(map(repr, names))
+                text = why.format(listed, _WHY_UNPROVED if names is unproved else _WHY_NO_GUESS)
+                return ItemUnavailableError(text, items=missing)
+        return _unavailable(missing, f"the {source.backend} backend on this kernel")
 
     def _layout(
         self, backend: str, types: _btf.KernelTypes, names: Sequence[str]
@@ -377,7 +415,8 @@ class _Choosing(Generic[_Source]):
         return None
 
     def _check_guesses(self, backend: str, terms: Terms) -> None:
-        """Drops items of a newer kernel that are not the counters they are called like."""
+        """Drops items of a newer kernel that are not proved, by the same number in memory.stat, to
+        be the counters they are called like, in their unit."""
         guesses = {
             name: parts
             for name, parts in terms.items()

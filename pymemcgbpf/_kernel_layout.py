@@ -3,49 +3,65 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Optional
 
-from . import _btf, _cgroup_files, _cgroupfs, _fork, _layout, _program, _shown
+from . import _btf, _catalogue, _cgroup_files, _cgroupfs, _fork, _layout, _program
 from ._catalogue import MEMORY_STAT, Counters
 from ._cgroupfs import Cgroup
-from ._recipe import Recipe, Source
+from ._recipe import Base, Recipe, Term, Terms, guessed, unit_of
 from ._stat_sources import StreamSource
-from .errors import BackendUnavailableError
+from .errors import BackendUnavailableError, is_transient
 
 _lock = _fork.renewed_lock(__name__, "_lock")
 _found: Optional[_layout.Layout] = None
 _why_not = ""  # why there is none
 _ask_again_at = 0.0  # CLOCK_MONOTONIC; asking costs tens of milliseconds
-_SECONDS_BETWEEN = 60.0  # a check can fail because the numbers moved, or all were 0
+_SECONDS_BETWEEN = 60.0  # a look can tell less because the numbers moved, or were 0
 
 
 def find(types: _btf.KernelTypes, cgroup: Cgroup) -> _layout.Layout:
-    """This kernel's layout, found on the first call.
+    """This kernel's layout, found on the first call. What of a rebuilt one is not proved is
+    looked for again from time to time: counters do not stay 0.
 
     Raises:
         BackendUnavailableError: neither found nor rebuilt.
     """
     global _found, _why_not, _ask_again_at
     with _lock:
-        if _found is None and time.monotonic() >= _ask_again_at:
+        complete = _found is not None and not _found.unproved
+        if not complete and time.monotonic() >= _ask_again_at:
             if {"state", "events"} <= types.vmstats.keys():
-                _found = from_kernel_tables(types) or _rebuilt_layout(types, cgroup)
+                layout = from_kernel_tables(types) or _rebuilt_layout(types, cgroup)
+                _found = _united(_found, layout)
                 _why_not = "" if _found else _NOT_TO_BE_FOUND
             else:
                 _why_not = "this kernel's struct memcg_vmstats is not known to this package"
-            if _found is None:
+            if _found is None or _found.unproved:
                 _ask_again_at = time.monotonic() + _SECONDS_BETWEEN
         if _found is None:
             raise BackendUnavailableError(_why_not)
         return _found
 
 
+def _united(
+    old: Optional[_layout.Layout], new: Optional[_layout.Layout]
+) -> Optional[_layout.Layout]:
+    """What was proved before, or is now; nothing where the two contradict each other."""
+    if old is None or new is None or not new.rebuilt:
+        return new or old
+    if any(old.slots.get(name, at) != at for name, at in new.slots.items()):
+        return None
+    slots = {**old.slots, **new.slots}
+    return new._replace(slots=slots, unproved=new.unproved - slots.keys())
+
+
 _NOT_TO_BE_FOUND = (
     "where this kernel keeps its counters is not known: its symbols do not show "
     "mem_cgroup_events_index (no CONFIG_KALLSYMS_ALL, or kernel.kptr_restrict), and no order "
-    "rebuilt from BTF, or more than one, agrees with memory.stat"
+    "of them could be proved from BTF and memory.stat"
 )
 
 
@@ -82,53 +98,167 @@ def from_kernel_tables(types: _btf.KernelTypes) -> Optional[_layout.Layout]:
 
 
 def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_layout.Layout]:
-    """The one rebuilt order whose numbers are memory.stat's own, if there is just one.
-
-    Checked on the topmost cgroup that is visible, where the fewest counters are 0.
-    """
+    """The order as far as it is proved by the topmost cgroup that is visible, where the
+    fewest counters are 0."""
     top = _cgroupfs.open_cgroup(_cgroupfs.hierarchy_root(cgroup.path))
     try:
-        shown = _shown.Shown(top, False).names(MEMORY_STAT) if top.version == 2 else ()
-        fitting = [
-            layout
-            for layout in _layout.rebuilt(types, shown)
-            if _gives_memory_stat(layout, types, top)
-        ]
+        file = _cgroup_files.CgroupFile(top, MEMORY_STAT)
+        try:
+            keys = tuple(_cgroup_files.parse(file.read()))
+            printed = _printed(types, keys, top.version)
+            return _layout.rebuilt(types, printed, list(_observations(types, top, file)))
+        finally:
+            file.close()
     finally:
         top.close()
-    return fitting[0] if len(fitting) == 1 else None
+
+
+def _counter_of(types: _btf.KernelTypes, key: str, version: int) -> Optional[tuple[str, int]]:
+    """The one enumerator behind a key of memory.stat, and the factor to the key's unit."""
+    source: Optional[_catalogue.Source]
+    if version == 1:
+        source = _V1_COUNTERS.get(key)
+    else:
+        item = _catalogue.CATALOGUE.get(key)
+        event = _layout.event_printed_as(types, key)
+        if item is None and event is not None:
+            return event, 1
+        source = None if item is None else item.source
+    if not isinstance(source, Counters) or len(source.parts) != 1:
+        return None
+    names = [name for name in source.parts[0] if name in types.counters]
+    return (names[0], unit_of(source.scale)) if names else None
+
+
+def _printed(types: _btf.KernelTypes, keys: tuple[str, ...], version: int) -> _layout.Printed:
+    found = [_counter_of(types, key, version) for key in keys]
+    counters = frozenset(pair[0] for pair in found if pair is not None)
+    if version == 1:
+        return _layout.Printed(counters)
+    events = [_layout.event_printed_as(types, key) for key in keys]
+    unknown = any(
+        key not in _catalogue.CATALOGUE and event is None and guessed(key, types.counters) is None
+        for key, event in zip(keys, events)
+    )
+    return _layout.Printed(counters, tuple(filter(None, events)), unknown)
+
+
+_LOOKS, _MOST_LOOKS = 8, 40
+
+
+def _observations(
+    types: _btf.KernelTypes, cgroup: Cgroup, file: _cgroup_files.CgroupFile
+) -> Iterator[_layout.Observation]:
+    """The counters, again and again: the numbers move while they are looked at. It ends when
+    each number of the files has been met in the kernel's memory, most likely."""
+    not_met: Optional[set[str]] = None
+    words = _WordReader(types, cgroup)
+    try:
+        for look in range(_MOST_LOOKS):
+            before = _known_numbers(types, cgroup, file)
+            found = words.read()
+            after = _known_numbers(types, cgroup, file)
+            ranges = {
+                name: _widened(before[name], after[name]) for name in before.keys() & after.keys()
+            }
+            yield _layout.Observation(found, ranges)
+            met = {
+                name
+                for name, (low, high) in ranges.items()
+                if any(low <= value <= high for value in found.values())
+            }
+            not_met = (ranges.keys() if not_met is None else not_met) - met
+            if look + 1 >= _LOOKS and not not_met:
+                return
+    finally:
+        words.close()
+
+
+def _widened(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    """The range of a number that was seen twice; what moves may have moved to and fro."""
+    low, high = min(one[0], other[0]), max(one[1], other[1])
+    moved = abs(one[0] - other[0])
+    return max(0, low - moved), high + moved
+
+
+def _known_numbers(
+    types: _btf.KernelTypes, cgroup: Cgroup, file: _cgroup_files.CgroupFile
+) -> dict[str, tuple[int, int]]:
+    """Enumerator → the least and the most that its counter can be, by the cgroup's files."""
+    known = {}
+    for key, value in _cgroup_files.parse(file.read()).items():
+        counter = _counter_of(types, key, cgroup.version)
+        if counter is not None:
+            name, unit = counter
+            known[name] = value // unit, value // unit
+    if cgroup.version == 1 and _KMEM in types.counters:
+        try:
+            text = _cgroup_files.read_at(cgroup.fd, "memory.kmem.usage_in_bytes")
+        except OSError as error:
+            if is_transient(error):
+                raise
+            return known
+        pages, doubt = int(text) // unit_of(_catalogue.PAGES), _most_pending()
+        known[_KMEM] = max(0, pages - doubt), pages + doubt
+    return known
+
+
+_KMEM = "MEMCG_KMEM"
+
+
+def _most_pending() -> int:
+    """How many pages a counter may lag behind the charges that it counts.
+
+    memory.stat is not flushed for fewer than 64 updates per CPU, and each CPU has up to 64
+    that are not counted for that (MEMCG_CHARGE_BATCH, memcg_rstat_updated()).
+    """
+    return 2 * 64 * (os.cpu_count() or 1)
+
+
+class _WordReader:
+    """Reads all the words of a cgroup's counters, whatever they count."""
+
+    def __init__(self, types: _btf.KernelTypes, cgroup: Cgroup) -> None:
+        base = Base(_program.START_MEMCG, (types.structs["mem_cgroup"]["vmstats"].offset,))
+        terms: Terms = {}
+        for array, kind in (("state", _program.KIND_SIGNED), ("events", _program.KIND_WORD)):
+            member = types.vmstats[array]
+            for at in range(member.offset // 8, member.offset // 8 + member.length):
+                terms[str(at)] = (Term(kind, 8 * at, 1, base),)
+        self._source = StreamSource(cgroup, Recipe("core", terms), False)
+
+    def read(self) -> dict[int, int]:
+        """Place → word, now."""
+        return {int(at): value for at, value in self._source.read().items()}
+
+    def close(self) -> None:
+        """Lets go of all it holds."""
+        self._source.close()
 
 
 _ATTEMPTS = 20
 
 
-def _gives_memory_stat(layout: _layout.Layout, types: _btf.KernelTypes, cgroup: Cgroup) -> bool:
-    source = Source("core", types, layout)
-    names = _shown.Shown(cgroup, False).names(MEMORY_STAT)
-    terms = {_cgroup_files.stat_key(name, cgroup.version): source.terms_of(name) for name in names}
-    if cgroup.version == 1:
-        terms.update((key, source.terms(counter)) for key, counter in _V1_ALSO.items())
-    terms = {key: parts for key, parts in terms.items() if parts}
-    compared = comparisons(cgroup, Recipe("core", terms))
-    return any(agreeing == terms.keys() for agreeing in compared)
-
-
 def comparisons(cgroup: Cgroup, recipe: Recipe) -> Iterator[set[str]]:
-    """Which keys of memory.stat have the value there that a recipe gives them, again and
-    again: the numbers move while they are compared."""
+    """Which keys of memory.stat have just the value there that a recipe gives them; again and
+    again: the numbers move while they are compared.
+
+    0 proves nothing of a unit that is a guess, which it is where this package reads the counter;
+    the kernel's functions apply the unit themselves.
+    """
+    zero_will_do = recipe.backend != "core"
     file = _cgroup_files.CgroupFile(cgroup, MEMORY_STAT)
     try:
         bpf = StreamSource(cgroup, recipe, False)
         try:
             for _ in range(_ATTEMPTS):
-                before = _cgroup_files.parse(_cgroup_files.read_whole(file.fd))
+                before = _cgroup_files.parse(file.read())
                 values = bpf.read()
-                after = _cgroup_files.parse(_cgroup_files.read_whole(file.fd))
+                after = _cgroup_files.parse(file.read())
                 yield {
                     key
                     for key, value in values.items()
-                    if key not in after
-                    or min(before[key], after[key]) <= value <= max(before[key], after[key])
+                    if (value or zero_will_do) and before.get(key) == value == after.get(key)
                 }
         finally:
             bpf.close()
@@ -136,8 +266,9 @@ def comparisons(cgroup: Cgroup, recipe: Recipe) -> Iterator[set[str]]:
         file.close()
 
 
-# Keys of v1's memory.stat that are no items but help to tell one order from another.
-_V1_ALSO = {
+# What v1's memory.stat shows: items, and some that are none.
+_V1_COUNTERS: dict[str, _catalogue.Source] = {
+    **{item.v1: item.source for item in _catalogue.CATALOGUE.values() if item.v1},
     "total_pgpgin": Counters((("PGPGIN",),), "one"),
     "total_pgpgout": Counters((("PGPGOUT",),), "one"),
     "total_swap": Counters((("MEMCG_SWAP",),), "pages"),

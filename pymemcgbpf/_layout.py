@@ -4,13 +4,14 @@
 Up to Linux 6.9 ``state[]`` is indexed by the enumerator itself. From 6.10 on the
 kernel keeps only some, and two static tables tell which lies where; ``events[]``
 has had such a table since 6.1. Where the tables cannot be found (a kernel without
-CONFIG_KALLSYMS_ALL), the order is rebuilt from the order in the kernel's source.
+CONFIG_KALLSYMS_ALL), the order is rebuilt from the order in the kernel's source,
+as far as there is evidence: a kernel may keep counters that this package does not know.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from ._btf import KernelTypes
@@ -25,12 +26,16 @@ class Layout(NamedTuple):
     Attributes:
         slots: enumerator's name → which 64-bit word of struct memcg_vmstats.
         size: bytes from the structure's start to the last counter's end.
-        rebuilt: the order was rebuilt, so it must be checked before use.
+        rebuilt: the order was rebuilt, not read from the kernel's tables.
+        unproved: enumerators that may be kept, but it is not proved where.
+        not_kept: enumerators that are proved not to be kept.
     """
 
     slots: dict[str, int]
     size: int
     rebuilt: bool
+    unproved: frozenset[str] = frozenset()
+    not_kept: frozenset[str] = frozenset()
 
 
 def table_sizes(types: KernelTypes) -> tuple[int, int]:
@@ -184,73 +189,221 @@ _EVENT_ORDER = tuple(
     )
 )
 
-# Enumerators that exist on some kernels which do not keep them per cgroup, together.
-_STATE_DOUBTFUL = (("NR_VMSCAN_WRITE",), ("PGROTATE_ANON", "PGROTATE_FILE"))
-_EVENT_DOUBTFUL = (
-    ("PGPGIN", "PGPGOUT"),  # CONFIG_MEMCG_V1
-    ("PSWPIN", "PSWPOUT"),
-    ("PGSCAN_KHUGEPAGED", "PGSTEAL_KHUGEPAGED"),
-    ("PGSCAN_PROACTIVE", "PGSTEAL_PROACTIVE"),
-    ("ZSWPWB",),
-    ("THP_SWPOUT", "THP_SWPOUT_FALLBACK"),
-    ("NUMA_PAGE_MIGRATE", "NUMA_PTE_UPDATES", "NUMA_HINT_FAULTS"),
-)
+# Enumerators that some released kernels have and do not keep per cgroup. Each with others that only
+# kernels have which keep it: where BTF has one of these, the kernel settles it. Every other name of
+# the two orders has been kept since there are both its enumerator and an order. That a counter is
+# not kept needs no proof: what is kept all the same is then one that is not known here.
+_DOUBTFUL: dict[str, tuple[str, ...]] = {
+    # 7.3, with the vmstat-derived cost of reclaim
+    **dict.fromkeys(("NR_VMSCAN_WRITE", "PGROTATE_ANON", "PGROTATE_FILE"), ("PGROTATE_ANON",)),
+    # 6.12, f77f0c751478; SWPIN_ZERO is of that release, too, the others are of 6.13 and 6.17
+    **dict.fromkeys(
+        (
+            *("PGPROMOTE_SUCCESS", "PGDEMOTE_KSWAPD", "PGDEMOTE_DIRECT", "PGDEMOTE_KHUGEPAGED"),
+            *("NUMA_PAGE_MIGRATE", "NUMA_PTE_UPDATES", "NUMA_HINT_FAULTS"),
+        ),
+        ("SWPIN_ZERO", "NR_HUGETLB", "PGDEMOTE_PROACTIVE"),
+    ),
+    # Between 6.12 and 6.17, which has PGDEMOTE_PROACTIVE
+    **dict.fromkeys(("PSWPIN", "PSWPOUT"), ("PGDEMOTE_PROACTIVE",)),
+    # 6.7; ZSWPWB is of 6.8
+    **dict.fromkeys(
+        ("THP_SWPOUT", "THP_SWPOUT_FALLBACK"),
+        ("ZSWPWB", "SWPIN_ZERO", "NR_HUGETLB", "PGDEMOTE_PROACTIVE"),
+    ),
+    **dict.fromkeys(("PGPGIN", "PGPGOUT"), ()),  # CONFIG_MEMCG_V1, from 6.11 on
+}
 
 
-def rebuilt(types: KernelTypes, printed: Sequence[str]) -> list[Layout]:
-    """The layouts that fit what BTF says, to be checked against memory.stat.
+class Printed(NamedTuple):
+    """What memory.stat shows.
 
-    Args:
-        printed: memory.stat's keys, in its order, as far as they name items (v2). The
-            kernel prints its events in the array's order, so v2 leaves little choice.
+    Attributes:
+        counters: the enumerators behind its keys, which are kept for certain.
+        events: those of them that are events, in their order (v2, which prints all that there
+            are but PGPGIN and PGPGOUT, in the array's order); empty on v1.
+        unknown: whether there are keys that no enumerator is known of.
     """
+
+    counters: frozenset[str]
+    events: tuple[str, ...] = ()
+    unknown: bool = False
+
+
+class Observation(NamedTuple):
+    """The counters at one moment, as the kernel's memory and as its files have them.
+
+    Attributes:
+        words: place in struct memcg_vmstats → what was there.
+        ranges: enumerator → the least and the most that it was, in its own unit.
+    """
+
+    words: dict[int, int]
+    ranges: dict[str, tuple[int, int]]
+
+
+def rebuilt(
+    types: KernelTypes, printed: Printed, observations: Sequence[Observation]
+) -> Optional[Layout]:
+    """The places that are proved without the kernel's tables; None if there are none.
+
+    Every order is thought possible that keeps the known counters in the order of the kernel's
+    source, leaves out any of those in doubt and has any number of unknown counters in any
+    places, as long as BTF's array lengths and all that was observed agree with it. A counter
+    is proved where all these orders put it into the same place.
+    """
+    direct: dict[str, int] = {}
     if state_is_direct(types):
-        states = [{name: at for name, (enum, at) in types.counters.items() if enum != _EVENT}]
-    else:
-        states = _orders(types, _STATE_ORDER, _STATE_DOUBTFUL, types.vmstats["state"].length)
-    events = _orders(types, _EVENT_ORDER, _EVENT_DOUBTFUL, types.vmstats["events"].length)
-    shown = _events_in(types, printed)
+        start = _starts(types)[0]
+        direct = {name: start + at for name, (enum, at) in types.counters.items() if enum != _EVENT}
+    names: set[str] = set()
+    proved: dict[str, _Place] = {}
+    for section in _sections(types, printed):
+        names.update(name for name, _ in section.names)
+        proved.update(_proved_in(section, observations))
+    places = {name: at for name, at in proved.items() if at is not None}
+    if not places:
+        return None
+    return Layout(
+        _without_limits({**direct, **places}),
+        _size(types),
+        rebuilt=True,
+        unproved=frozenset(names - proved.keys()),
+        not_kept=frozenset(proved.keys() - places.keys()),
+    )
+
+
+_Place = Optional[int]  # in struct memcg_vmstats; None: not kept
+
+
+class _Section(NamedTuple):
+    """A part of the arrays that has an order of its own.
+
+    Attributes:
+        start: its first place in struct memcg_vmstats.
+        length: how many places it has.
+        names: the known counters in their order, and whether each may be missing.
+    """
+
+    start: int
+    length: int
+    names: tuple[tuple[str, bool], ...]
+
+
+def _sections(types: KernelTypes, printed: Printed) -> Iterator[_Section]:
     state_at, events_at = _starts(types)
-    layouts = []
-    for state, event in itertools.product(states, events):
-        if shown and [name for name in event if name not in _NEVER_PRINTED] != shown:
-            continue
-        slots = {name: state_at + at for name, at in state.items()}
-        slots.update((name, events_at + at) for name, at in event.items())
-        layouts.append(Layout(_without_limits(slots), _size(types), True))
-    return layouts
+    if not state_is_direct(types):
+        # The nodes' counters come first; how many they are is the length of each node's own array.
+        length = types.vmstats["state"].length
+        node = types.structs.get("lruvec_stats", {}).get("state")
+        cuts = [0, node.length, length] if node and 0 < node.length < length else [0, length]
+        kinds: list[tuple[str, ...]] = (
+            [(_NODE,), (_MEMCG,)] if len(cuts) == 3 else [(_NODE, _MEMCG)]
+        )
+        for first, end, enums in zip(cuts, cuts[1:], kinds):
+            order = [name for name, enum in _STATE_ORDER if enum in enums]
+            names = _with_doubts(types, [(name, enums) for name in order], printed)
+            yield _Section(state_at + first, end - first, names)
+    length = types.vmstats["events"].length
+    yield _Section(events_at, length, _events(types, printed, length))
 
 
-def _orders(
-    types: KernelTypes,
-    order: Sequence[tuple[str, str]],
-    doubtful: Sequence[tuple[str, ...]],
-    length: int,
-) -> list[dict[str, int]]:
-    """The choices of doubtful names that make up an array of *length*: name → place."""
-    fitting = []
-    present = [name for name, enum in order if types.counters.get(name, ("", 0))[0] == enum]
-    groups = [group for group in doubtful if set(group) & set(present)]
-    for chosen in itertools.product((True, False), repeat=len(groups)):
-        absent = {name for group, kept in zip(groups, chosen) if not kept for name in group}
-        candidate = [name for name in present if name not in absent]
-        if len(candidate) == length:
-            fitting.append({name: at for at, name in enumerate(candidate)})
-    return fitting
+def _with_doubts(
+    types: KernelTypes, order: Sequence[tuple[str, tuple[str, ...]]], printed: Printed
+) -> tuple[tuple[str, bool], ...]:
+    """The names of an order that BTF has, each with whether it may not be kept."""
+    found = []
+    for name, enums in order:
+        if types.counters.get(name, ("", 0))[0] in enums:
+            settled = name in printed.counters or name not in _DOUBTFUL
+            signs = _DOUBTFUL.get(name, ())
+            found.append((name, not settled and types.counters.keys().isdisjoint(signs)))
+    return tuple(found)
+
+
+def _events(types: KernelTypes, printed: Printed, length: int) -> tuple[tuple[str, bool], ...]:
+    if not printed.events:
+        return _with_doubts(types, [(name, (_EVENT,)) for name, _ in _EVENT_ORDER], printed)
+    hidden = [name for name in _NEVER_PRINTED if types.counters.get(name, ("", 0))[0] == _EVENT]
+    shown = tuple((name, False) for name in printed.events)
+    doubted = printed.unknown or length not in (len(shown), len(hidden) + len(shown))
+    if not doubted and length == len(shown):
+        hidden = []
+    return (*((name, doubted) for name in hidden), *shown)
+
+
+def _proved_in(section: _Section, observations: Sequence[Observation]) -> dict[str, _Place]:
+    """The section's counters whose places are proved."""
+    seen: dict[str, set[int]] = {}
+    nonzero: set[str] = set()
+    for words, ranges in observations:
+        for name, _ in section.names:
+            if name in ranges:
+                low, high = ranges[name]
+                places = range(section.start, section.start + section.length)
+                fitting = {at for at in places if low <= words[at] <= high}
+                seen.setdefault(name, set()).update(fitting)
+                nonzero |= {name} if low > 0 else set()
+    # A length alone is no evidence: some number must have been met, in one place only.
+    if not any(len(seen[name]) == 1 for name in nonzero):
+        return {}
+    # What is met nowhere tells nothing about the others.
+    nowhere = {name for name, places in seen.items() if not places}
+    known = {name: places for name, places in seen.items() if places}
+    places_of = _possible_places(section, known)
+    return {
+        name: at for name, (at, *others) in places_of.items() if not others and name not in nowhere
+    }
+
+
+def _possible_places(section: _Section, seen: dict[str, set[int]]) -> dict[str, list[_Place]]:
+    """The places of each counter in all possible orders, None for not kept; empty where no
+    order is possible.
+
+    An order is a way through a grid, from no counter and no place to all of them.
+    """
+    names, length = section.names, section.length
+    everywhere = range(section.start, section.start + length)
+    allowed = [[at in seen.get(name, everywhere) for at in everywhere] for name, _ in section.names]
+    before = [[False] * (length + 1) for _ in range(len(names) + 1)]
+    for which, at in itertools.product(range(len(names) + 1), range(length + 1)):
+        before[which][at] = (
+            which == at == 0
+            or (at > 0 and before[which][at - 1])
+            or (which > 0 and names[which - 1][1] and before[which - 1][at])
+            or (which > 0 and at > 0 and before[which - 1][at - 1] and allowed[which - 1][at - 1])
+        )
+    after = [[False] * (length + 1) for _ in range(len(names) + 1)]
+    for which, at in itertools.product(range(len(names), -1, -1), range(length, -1, -1)):
+        more, room = which < len(names), at < length
+        after[which][at] = (
+            not more
+            or (room and after[which][at + 1])
+            or (names[which][1] and after[which + 1][at])
+            or (room and after[which + 1][at + 1] and allowed[which][at])
+        )
+    found: dict[str, list[_Place]] = {}
+    for which, (name, may_be_missing) in enumerate(names):
+        places: list[_Place] = [
+            section.start + at
+            for at in range(length)
+            if before[which][at] and allowed[which][at] and after[which + 1][at + 1]
+        ]
+        if may_be_missing and any(map(all, zip(before[which], after[which + 1]))):
+            places.append(None)
+        if places:
+            found[name] = places
+    return found
 
 
 _NEVER_PRINTED = ("PGPGIN", "PGPGOUT")  # on v2
 
 
-def _events_in(types: KernelTypes, printed: Sequence[str]) -> list[str]:
-    """The events among memory.stat's keys, in its order."""
-    events = []
-    for key in printed:
-        # One key is not its enumerator's name in small letters.
-        name = "NUMA_PAGE_MIGRATE" if key == "numa_pages_migrated" else key.upper()
-        if types.counters.get(name, ("", 0))[0] == _EVENT:
-            events.append(name)
-    return events
+def event_printed_as(types: KernelTypes, key: str) -> Optional[str]:
+    """The event that a key of v2's memory.stat shows; None if it is no event's."""
+    # One key is not its enumerator's name in small letters.
+    name = "NUMA_PAGE_MIGRATE" if key == "numa_pages_migrated" else key.upper()
+    return name if types.counters.get(name, ("", 0))[0] == _EVENT else None
 
 
 _LIMITS = ("NR_VM_", "MEMCG_NR_")

@@ -67,12 +67,30 @@ class Source(NamedTuple):
         """The numbers that make up what the catalogue names."""
         try:
             if isinstance(source, Counters):
-                return tuple(self._counters(source))
+                return () if self._is_unproved(source) else tuple(self._counters(source))
             if isinstance(source, NodeCounter):
                 return self._on_node(source)
             return (self._field(source) if isinstance(source, Field) else self._pressure(source),)
         except KeyError:  # this kernel has no such structure, member or enumerator
             return ()
+
+    def lacks_proof(self, name: str) -> bool:
+        """Whether an item is withheld because the order of the counters is not proved for it."""
+        item = _catalogue.item_named(name) or guessed(name, self.types.counters)
+        return item is not None and self._is_unproved(item.source)
+
+    def _is_unproved(self, source: _catalogue.Source) -> bool:
+        of = source.of if isinstance(source, NodeCounter) else source
+        layout = self.layout
+        if not isinstance(of, Counters) or (self.backend != "core" and of is source):
+            return False
+        if layout is None or not layout.rebuilt:
+            return False
+        found = [
+            next((name for name in part if name in self.types.counters), None) for part in of.parts
+        ]
+        known = layout.slots.keys() | layout.not_kept
+        return any(name is not None and name not in known for name in found)
 
     def _counters(self, source: Counters) -> Iterable[Term]:
         for alternatives in source.parts:
@@ -85,7 +103,7 @@ class Source(NamedTuple):
                 elif self.layout is not None and enumerator in self.layout.slots:
                     base = Base(_program.START_MEMCG, (self._member("mem_cgroup", "vmstats"),))
                     at = 8 * self.layout.slots[enumerator]
-                    yield Term(_word_kind(enum), at, _unit(source.scale), base)
+                    yield Term(_word_kind(enum), at, unit_of(source.scale), base)
                 break
 
     def _on_node(self, source: NodeCounter) -> tuple[Term, ...]:
@@ -106,7 +124,7 @@ class Source(NamedTuple):
             slot = self.layout.slots.get(enumerator, first - 1) - first
             if enum == "node_stat_item" and 0 <= slot < state.length:
                 base = Base(_program.START_MEMCG, steps)
-                unit = _unit(source.of.scale)
+                unit = unit_of(source.of.scale)
                 return (Term(_program.KIND_SIGNED, start + 8 * slot, unit, base),)
         return ()
 
@@ -146,7 +164,8 @@ def _word_kind(enum: str) -> int:
     return _program.KIND_WORD if enum == "vm_event_item" else _program.KIND_SIGNED
 
 
-def _unit(scale: str) -> int:
+def unit_of(scale: str) -> int:
+    """The factor from a counter's own unit to its item's."""
     return {_catalogue.PAGES: mmap.PAGESIZE, _catalogue.KIB: 1024}.get(scale, 1)
 
 

@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Callable, NamedTuple, Optional, Union
 
-from .. import _backend, _btf, _flush, _kernel_layout, _offer, _program
+from .. import _backend, _btf, _flush, _kernel_layout, _offer, _program, _recipe
 from .._bindings import libbpf as _libbpf
 from .._catalogue import MEMORY_STAT
+from .._shown import Shown
 from .._stat_sources import OneCgroup
 from .._tree_sources import Tree
 from ..errors import (
@@ -269,13 +270,30 @@ def _index_tables(path: Optional[str]) -> _Check:
     try:
         with _offer.opened(path) as cgroup:
             layout = _kernel_layout.find(types, cgroup)
+            shown = Shown(cgroup, walks=False).counted(MEMORY_STAT)
     except BackendUnavailableError as error:
         if type(error) is BackendUnavailableError:
             raise
         raise _CouldNotTellError(f"it takes a BPF program to see: {error}") from error
-    if layout.rebuilt:
-        return _Check(_OK, "rebuilt from BTF, in agreement with memory.stat")
-    return _Check(_OK, "found by the kernel's symbols")
+    if not layout.rebuilt:
+        return _Check(_OK, "found by the kernel's symbols")
+    source = _recipe.Source("core", types, layout)
+    proved = [name for name in shown if source.terms_of(name)]
+    unproved = [name for name in shown if source.lacks_proof(name)]
+    found = (
+        "the kernel's symbols do not show them; the order of the counters is rebuilt from BTF, and "
+        f"proved for {len(proved)} items"
+    )
+    if not unproved:
+        return _Check(_OK, found)
+    found = f"{found}, but not for {len(unproved)}, which core does not offer"
+    return _Check(_OK, f"{found}: {', '.join(unproved)}", _TO_SEE_TABLES)
+
+
+_TO_SEE_TABLES = (
+    "CAP_SYSLOG, or kernel.kptr_restrict=0, may show the kernel's symbols; a number other than 0 "
+    "may prove more of them later"
+)
 
 
 def _reads(what: str, path: Optional[str], backend: str, transport: str) -> _Check:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from pathlib import Path
 
 import pytest
@@ -14,14 +12,9 @@ from pymemcgbpf import (
     ItemUnavailableError,
     StatsReader,
     VerifierError,
-    _btf,
-    _cgroupfs,
-    _layout,
     _program,
-    _shown,
 )
 from pymemcgbpf._backend import BEST_FIRST
-from pymemcgbpf._kernel_layout import from_kernel_tables
 from pymemcgbpf._recipe import Recipe, Term
 
 from .surroundings import (
@@ -30,10 +23,7 @@ from .surroundings import (
     CAN_RUN,
     HAS_RFC,
     HIERARCHY,
-    IN_LAB,
     RUN_BACKENDS,
-    VERSION,
-    symbols,
 )
 
 
@@ -82,36 +72,3 @@ def test_the_root_cgroup_has_no_memory_current() -> None:
     with pytest.raises(ItemUnavailableError, match=r"root cgroup .* 'memory\.current'") as caught:
         StatsReader(HIERARCHY, ["anon", "memory.current"], backend=BEST_BACKEND)
     assert caught.value.items == ("memory.current",)
-
-
-def test_the_rebuilt_order_of_counters_is_the_kernels_own() -> None:
-    """Where the kernel shows its index tables, the order rebuilt without them agrees."""
-    types = _btf.kernel()
-    cgroup = _cgroupfs.open_cgroup(HIERARCHY)
-    try:
-        printed = _shown.Shown(cgroup, False).names("memory.stat") if VERSION == 2 else ()
-    finally:
-        cgroup.close()
-    layouts = _layout.rebuilt(types, printed)
-    assert 1 <= len(layouts) <= 8
-    tables = from_kernel_tables(types)
-    if tables is None:
-        # Debian's kernels show their tables, but for the one of 6.1 for arm64.
-        assert not (IN_LAB and platform.machine() == "x86_64")
-        assert symbols("mem_cgroup_events_index") == set()
-        return
-    # Some enumerators are other names of the same counter (NR_LRU_BASE).
-    assert {slot for layout in layouts for slot in layout.slots.values()} == set(
-        tables.slots.values()
-    )
-    agreeing = [layout for layout in layouts if layout.slots.items() <= tables.slots.items()]
-    assert len(agreeing) == 1, _differences(layouts, tables)
-    if VERSION == 2:
-        assert len(layouts) == 1
-
-
-def _differences(layouts: list[_layout.Layout], tables: _layout.Layout) -> str:
-    def order(layout: _layout.Layout) -> list[str]:
-        return sorted(layout.slots, key=layout.slots.__getitem__)
-
-    return f"the kernel's: {order(tables)}; rebuilt: {[order(layout) for layout in layouts]}"

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
+import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -26,7 +27,7 @@ from pymemcgbpf import (
     VerifierError,
     _backend,
     _btf,
-    _cgroupfs,
+    _cgroup_files,
     _kernel_layout,
     _layout,
     _shown,
@@ -982,11 +983,53 @@ def test_a_guess_must_agree_with_memory_stat(
     assert choice.names == ("anon", "pgright", CURRENT)
     choice.source.close()
     assert compared == [{"pgright", "pgwrong"}]
-    with pytest.raises(ItemUnavailableError, match=r"the kfunc backend.*'pgwrong'"):
+    with pytest.raises(ItemUnavailableError, match=r"does not know 'pgwrong'.*other than 0"):
         choose(cgroup, ("pgwrong",), True, "kfunc")
-    choice = choose(cgroup, ("pgwrong",), True, "auto")
-    assert choice.backend == "text"
-    choice.source.close()
+    for names in (None, ("pgwrong",)):
+        choice = choose(cgroup, names, True, "auto")
+        assert choice.backend == "text"
+        assert re.match("kfunc, rfc.*: this version does not know 'pgwrong'", choice.why)
+        assert "pgwrong" in choice.names
+        choice.source.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "after", "proves"),
+    [
+        pytest.param(3, 3, 3, True, id="the same"),
+        pytest.param(0, 0, 0, False, id="0"),
+        pytest.param(3, 3, 4, False, id="it moves"),
+        pytest.param(3, 4, 5, False, id="between"),
+        pytest.param(3, 12288, 3, False, id="another unit"),
+    ],
+)
+def test_a_guess_is_proved_by_a_number_alone(
+    before: int, value: int, after: int, proves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class File:
+        def __init__(self, *_: object) -> None:
+            self.texts = [f"pgnew {before}\n".encode(), f"pgnew {after}\n".encode()]
+
+        def read(self) -> bytes:
+            self.texts.reverse()
+            return self.texts[1]
+
+        def close(self) -> None: ...
+
+    class Stream:
+        def __init__(self, *_: object) -> None: ...
+
+        def read(self) -> dict[str, int]:
+            return {"pgnew": value}
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(_cgroup_files, "CgroupFile", File)
+    monkeypatch.setattr(_kernel_layout, "StreamSource", Stream)
+    cgroup: Any = None
+    recipe = Recipe("core", {"pgnew": ()})
+    found = set[str]().union(*_kernel_layout.comparisons(cgroup, recipe))
+    assert found == ({"pgnew"} if proves else set())
 
 
 # --- errors of reading ----------------------------------------------------------------
@@ -1048,33 +1091,130 @@ def test_an_unknown_vmstats_is_said(v2: Path, opened: Opened) -> None:
             _kernel_layout.find(types, opened(v2))
 
 
+class Looks:
+    """What comes of one look for the rebuilt order after the other."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *found: Optional[_layout.Layout]) -> None:
+        self.coming = list(found)
+        monkeypatch.setattr(_kernel_layout, "from_kernel_tables", lambda types: None)
+        monkeypatch.setattr(_kernel_layout, "_rebuilt_layout", lambda *_: self.coming.pop(0))
+
+
+def rebuilt(unproved: Iterable[str] = (), **slots: int) -> _layout.Layout:
+    return _layout.Layout(slots, 8, True, frozenset(unproved))
+
+
 @pytest.mark.usefixtures("unknown_layout")
-@pytest.mark.parametrize("fitting", [0, 1, 2])
-def test_just_one_rebuilt_layout_must_fit(
-    fitting: int, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+def test_no_order_that_is_proved_is_said_and_looked_for_again(
+    v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layouts = [_layout.Layout({"PGFAULT": at}, 8, True) for at in range(3)]
-    asked: list[int] = []
-
-    def fits(layout: _layout.Layout, *_: Any) -> bool:
-        asked.append(layout.slots["PGFAULT"])
-        return layout.slots["PGFAULT"] < fitting
-
-    monkeypatch.setattr(_kernel_layout, "from_kernel_tables", lambda types: None)
-    monkeypatch.setattr(_layout, "rebuilt", lambda types, printed: layouts)
-    monkeypatch.setattr(_kernel_layout, "_gives_memory_stat", fits)
-    monkeypatch.setattr(_cgroupfs, "hierarchy_root", str)
+    looks = Looks(monkeypatch, None, rebuilt(PGFAULT=1))
     for _ in range(2):
-        if fitting == 1:
-            assert _kernel_layout.find(LINUX_6_18.types(), opened(v2)) is layouts[0]
-        else:
-            with pytest.raises(BackendUnavailableError, match="CONFIG_KALLSYMS_ALL"):
-                _kernel_layout.find(LINUX_6_18.types(), opened(v2))
-    assert asked == [0, 1, 2], "the answer is kept"
+        with pytest.raises(BackendUnavailableError, match="CONFIG_KALLSYMS_ALL"):
+            _kernel_layout.find(LINUX_6_18.types(), opened(v2))
+    assert len(looks.coming) == 1, "the answer is kept for a while"
     _backend.forget()
-    with contextlib.suppress(BackendUnavailableError):
-        _kernel_layout.find(LINUX_6_18.types(), opened(v2))
-    assert len(asked) == (3 if fitting == 1 else 6), "a no is asked again"
+    for _ in range(2):
+        found = _kernel_layout.find(LINUX_6_18.types(), opened(v2))
+        assert found.slots == {"PGFAULT": 1}
+    _backend.forget()
+    assert _kernel_layout.find(LINUX_6_18.types(), opened(v2)) is found, "it is complete"
+
+
+@pytest.mark.usefixtures("unknown_layout")
+def test_what_is_not_proved_yet_is_looked_for_again(
+    v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    looks = Looks(
+        monkeypatch,
+        rebuilt(["PSWPIN", "PSWPOUT"], PGFAULT=1),
+        rebuilt(["PGFAULT", "PSWPOUT"], PSWPIN=5),
+        None,
+        rebuilt(["PSWPOUT"], PGFAULT=2),
+    )
+
+    def slots() -> dict[str, int]:
+        return _kernel_layout.find(LINUX_6_18.types(), opened(v2)).slots
+
+    assert slots() == slots() == {"PGFAULT": 1}
+    now += 61
+    assert slots() == {"PGFAULT": 1, "PSWPIN": 5}, "what was proved stays so"
+    assert _kernel_layout.find(LINUX_6_18.types(), opened(v2)).unproved == {"PSWPOUT"}
+    now += 61
+    assert slots() == {"PGFAULT": 1, "PSWPIN": 5}
+    now += 61
+    with pytest.raises(BackendUnavailableError):
+        slots()  # a contradiction: nothing is believed
+    assert looks.coming == []
+
+
+VMALLOC_UNPROVED = _layout.Layout(
+    {name: at for name, at in LINUX_6_18.slots().items() if name != "MEMCG_VMALLOC"},
+    8 * 71,
+    True,
+    frozenset({"MEMCG_VMALLOC"}),
+)
+NOT_PROVED = r"order of counters could not be proved for 'vmalloc': .*CONFIG_KALLSYMS_ALL"
+
+
+def test_an_item_that_is_not_proved(
+    world: World, tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.types = world.types._replace(functions=frozenset())
+    monkeypatch.setattr(_kernel_layout, "find", lambda *_: VMALLOC_UNPROVED)
+    cgroup = opened(make_v2(tmp_path / "new", stat="anon 1\nvmalloc 2\nfile 3\n"))
+    with pytest.raises(ItemUnavailableError, match=NOT_PROVED) as caught:
+        choose(cgroup, ("anon", "vmalloc"), True, "core")
+    assert caught.value.items == ("vmalloc",)
+    choice = choose(cgroup, None, True, "core")
+    assert choice.names == ("anon", "file", CURRENT), "the backend that was asked for"
+    choice.source.close()
+    for names in (None, ("*",), ("vmalloc",), ("anon", "vm*")):
+        choice = choose(cgroup, names, True, "auto")
+        assert choice.backend == "text", "no key of memory.stat is lost"
+        assert re.search(NOT_PROVED, choice.why)
+        assert "vmalloc" in choice.names
+        choice.source.close()
+    choice = choose(cgroup, ("anon", "fil*"), True, "auto")
+    assert choice.backend == "core"
+    choice.source.close()
+    choice = choose(cgroup, None, True, "auto", "stream")
+    assert choice.backend == "core", "text has no transport"
+    assert choice.names == ("anon", "file", CURRENT)
+    choice.source.close()
+
+
+def test_an_item_that_is_not_proved_and_that_no_file_shows(
+    world: World, tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.types = world.types._replace(functions=frozenset())
+    monkeypatch.setattr(_kernel_layout, "find", lambda *_: VMALLOC_UNPROVED)
+    cgroup = opened(make_v1(tmp_path / "old"))
+    choice = choose(cgroup, None, True, "auto")
+    assert choice.backend == "core"
+    assert "kernel" in choice.names and "vmalloc" not in choice.names
+    choice.source.close()
+    with pytest.raises(ItemUnavailableError, match=NOT_PROVED):
+        choose(cgroup, ("vmalloc",), True, "auto")
+
+
+def test_v1_s_text_has_fewer_items_than_are_not_proved(
+    world: World, tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.types = world.types._replace(functions=frozenset())
+    slots = {name: at for name, at in LINUX_6_18.slots().items() if name != "NR_FILE_PAGES"}
+    layout = _layout.Layout(slots, 8 * 71, True, frozenset({"NR_FILE_PAGES"}))
+    monkeypatch.setattr(_kernel_layout, "find", lambda *_: layout)
+    cgroup = opened(make_v1(tmp_path / "old"))
+    choice = choose(cgroup, None, True, "auto")
+    assert choice.backend == "core" and "file" not in choice.names
+    choice.source.close()
+    choice = choose(cgroup, ("file",), True, "auto")
+    assert choice.backend == "text"
+    assert "could not be proved for 'file'" in choice.why
+    choice.source.close()
 
 
 @pytest.mark.usefixtures("unknown_layout")

@@ -56,7 +56,9 @@ def raising(error: Exception) -> Callable[..., Any]:
 NO_LIBBPF = raising(LibbpfNotFoundError("libbpf.so.1 cannot be loaded: apt-get install libbpf1"))
 NO_BTF = raising(BtfNotFoundError("no BTF: it needs CONFIG_DEBUG_INFO_BTF=y"))
 NO_OBJECT = raising(BpfObjectError("the BPF object cannot be read: install pymemcgbpf again"))
-REBUILT = lambda *_: Layout({}, 0, True)  # noqa: E731
+SLOTS = {"NR_ANON_MAPPED": 3, "NR_FILE_PAGES": 4, "PGFAULT": 9}
+REBUILT = lambda *_: Layout(SLOTS, 0, True)  # noqa: E731
+PARTLY = lambda *_: Layout({"NR_ANON_MAPPED": 3}, 0, True)  # noqa: E731
 NO_LAYOUT = raising(BackendUnavailableError("where the counters are is not known"))
 NO_PERMISSION = raising(BpfPermissionError("lacks CAP_BPF"))
 
@@ -183,7 +185,11 @@ LACKS = "this process lacks"
         look("lockdown", "ok", "none", None, LOCKDOWN, "[none] integrity confidentiality\n"),
         look("lockdown", UNKNOWN, "Permission denied", None, LOCKDOWN, errno.EACCES),
         look("unprivileged BPF", UNKNOWN, "No such file", None, UNPRIVILEGED, errno.ENOENT),
-        look("index tables", "ok", "rebuilt", _kernel_layout, "find", REBUILT),
+        look("index tables", "ok", "proved for 3 items", _kernel_layout, "find", REBUILT),
+        look("index tables", "ok", "1 items, but not for 2", _kernel_layout, "find", PARTLY),
+        look(
+            "index tables", "ok", "offer: file, pgfault: CAP_SYSLOG", _kernel_layout, "find", PARTLY
+        ),
         look("index tables", "no", "not known", _kernel_layout, "find", NO_LAYOUT),
         look("index tables", UNKNOWN, "CAP_BPF", _kernel_layout, "find", NO_PERMISSION),
     ],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Where the counters lie, by the kernel's tables and rebuilt without them."""
+"""Where the counters lie, by the kernel's own tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pymemcgbpf import _layout
-from pymemcgbpf._btf import KernelTypes, Member
+from pymemcgbpf._btf import KernelTypes
 
 from .kernels import EVENT, KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel
 
@@ -149,96 +149,9 @@ def test_a_kernel_without_state_is_not_direct() -> None:
     assert not _layout.state_is_direct(KernelTypes({}, None, frozenset(), frozenset(), {}, {}))
 
 
-# --- rebuilt --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-def test_rebuilt_is_the_truth(kernel: Kernel) -> None:
-    layouts = _layout.rebuilt(kernel.types(), kernel.printed.split())
-    assert len(layouts) == 1, "memory.stat's order leaves no choice"
-    slots = layouts[0].slots
-    truth = without_counts(kernel.slots())
-    assert {name: slots.get(name) for name in truth} == truth
-    assert layouts[0].rebuilt
-
-
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-def test_rebuilt_without_memory_stat_s_order_has_the_truth_among_others(kernel: Kernel) -> None:
-    truth = without_counts(kernel.slots())
-    found = _layout.rebuilt(kernel.types(), ())
-    assert truth in [{name: layout.slots.get(name) for name in truth} for layout in found], (
-        f"none of {len(found)} layouts"
-    )
-
-
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-def test_every_rebuilt_layout_fits_the_arrays(kernel: Kernel) -> None:
-    types = kernel.types()
-    words = sum(types.vmstats[name].length for name in ("state", "events"))
-    for layout in _layout.rebuilt(types, ()):
-        assert layout.size == 8 * words
-        assert max(layout.slots.values()) < words
-
-
-def resized(kernel: Kernel, array: str, by: int) -> KernelTypes:
-    types = kernel.types()
-    member = types.vmstats[array]
-    changed = {**types.vmstats, array: Member(member.offset, member.length + by)}
-    return types._replace(structs={**types.structs, "memcg_vmstats": changed})
-
-
-@pytest.mark.parametrize(
-    ("array", "by"),
-    # A difference that no counter in doubt explains.
-    [("state", -4), ("state", 2), ("state", 8), ("events", -1), ("events", 1), ("events", 8)],
-)
-@pytest.mark.parametrize("kernel", [LINUX_6_12, LINUX_6_18, LINUX_7_3], ids=["6.12", "6.18", "7.3"])
-def test_an_unknown_counter_gives_no_layout(kernel: Kernel, array: str, by: int) -> None:
-    types = resized(kernel, array, by)
-    assert _layout.rebuilt(types, kernel.printed.split()) == []
-
-
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-def test_events_printed_in_another_order_give_no_layout(kernel: Kernel) -> None:
-    printed = kernel.printed.split()
-    at, other = printed.index("pgfault"), printed.index("pgmajfault")
-    printed[at], printed[other] = printed[other], printed[at]
-    assert _layout.rebuilt(kernel.types(), printed) == []
-
-
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-def test_an_event_that_is_not_printed_gives_no_layout(kernel: Kernel) -> None:
-    printed = [name for name in kernel.printed.split() if name != "pglazyfreed"]
-    assert _layout.rebuilt(kernel.types(), printed) == []
-
-
-def test_the_printed_order_tells_swap_events_from_hidden_ones() -> None:
-    # Without CONFIG_MEMCG_V1 but with swap events, events[] is as long as the other way round.
-    swapping = LINUX_6_12._replace(
-        events=LINUX_6_12.events.replace("PGPGIN PGPGOUT", "PSWPIN PSWPOUT"),
-        printed=LINUX_6_12.printed.replace(" pgsteal ", " pgsteal pswpin pswpout "),
-    )
-    assert swapping.types() == LINUX_6_12.types()
-    for kernel in (swapping, LINUX_6_12):
-        layouts = _layout.rebuilt(kernel.types(), kernel.printed.split())
-        assert len(layouts) == 1
-        truth = kernel.slots()
-        assert {name: layouts[0].slots.get(name) for name in kernel.events.split()} == {
-            name: truth[name] for name in kernel.events.split()
-        }
-
-
-@pytest.mark.parametrize("rebuild", [True, False], ids=["rebuilt", "from tables"])
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-def test_the_counts_of_enumerators_are_no_counters(kernel: Kernel, rebuild: bool) -> None:
-    if rebuild:
-        layouts = _layout.rebuilt(kernel.types(), ())
-    else:
-        form = as_u8 if kernel.state else as_int
-        layout = _layout.from_tables(kernel.types(), *tables_of(kernel, form, form))
-        layouts = [layout] if layout else []
-    assert layouts
-    for layout in layouts:
-        assert not {"MEMCG_NR_STAT", "NR_VM_NODE_STAT_ITEMS", "NR_VM_EVENT_ITEMS"} & set(
-            layout.slots
-        )
+def test_the_counts_of_enumerators_are_no_counters(kernel: Kernel) -> None:
+    form = as_u8 if kernel.state else as_int
+    layout = _layout.from_tables(kernel.types(), *tables_of(kernel, form, form))
+    assert layout is not None
+    assert not {"MEMCG_NR_STAT", "NR_VM_NODE_STAT_ITEMS", "NR_VM_EVENT_ITEMS"} & set(layout.slots)

@@ -83,6 +83,25 @@ def test_a_counter_that_this_kernel_does_not_keep_is_no_term() -> None:
     assert made.terms_of("anon") == ()
 
 
+def test_what_is_not_proved_of_a_rebuilt_order_is_withheld() -> None:
+    slots = {"NR_SLAB_RECLAIMABLE_B": 5, "NR_ANON_MAPPED": 14}
+    layout = _layout.Layout(slots, 0, True, not_kept=frozenset({"PSWPIN"}))
+    made = Source("core", LINUX_6_18.types(), layout)
+    assert made.terms_of("anon") == (Term(_program.KIND_SIGNED, 112, PAGE, VMSTATS),)
+    assert made.terms_of("slab_reclaimable")
+    assert made.terms_of("slab") == (), "half of a sum is a wrong number"
+    assert made.lacks_proof("slab") and made.lacks_proof("vmalloc")
+    assert made.lacks_proof("memory.numa_stat.file.N0")
+    assert made.terms_of("pswpin") == ()
+    assert not made.lacks_proof("pswpin"), "this kernel does not keep it"
+    assert not made.lacks_proof("anon")
+    assert not made.lacks_proof("memory.current")
+    assert not made.lacks_proof("an_item_of_tomorrow")
+    by_kfunc = made._replace(backend="kfunc")
+    assert by_kfunc.terms_of("slab") and not by_kfunc.lacks_proof("slab")
+    assert by_kfunc.lacks_proof("memory.numa_stat.file.N0"), "no kfunc reads a node's"
+
+
 @pytest.mark.parametrize(
     ("name", "enumerator", "unit"),
     [

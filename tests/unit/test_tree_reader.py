@@ -402,7 +402,10 @@ def test_text_needs_no_kernel(tmp_path: Path) -> None:
         ]
         assert repr(tree) == f"<TreeReader {str(root)!r} text, 2 items>"
         assert list(tree.read(copy=False).column("anon")) == [4096] * 3
-    with pytest.raises(TreeTooLargeError) as caught, TreeReader(root, max_rows=2) as tree:
+    with (
+        pytest.raises(TreeTooLargeError) as caught,
+        TreeReader(root, max_rows=2, backend="text") as tree,
+    ):
         tree.read()
     assert (caught.value.rows, caught.value.max_rows) == (3, 2)
 
