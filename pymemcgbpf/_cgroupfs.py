@@ -12,7 +12,9 @@ from typing import NamedTuple, Optional, Union
 
 from ._catalogue import MEMORY_STAT
 from ._descriptors import Owned, file_identity, opened_at
-from ._lookup import exists, identity, resolved
+from ._lookup import exists as exists
+from ._lookup import identity as identity
+from ._lookup import resolved as resolved
 from .errors import (
     BackendUnavailableError,
     CgroupNotFoundError,

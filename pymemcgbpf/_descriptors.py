@@ -19,6 +19,8 @@ import select
 import weakref
 from typing import Any, Callable, Optional
 
+from .errors import is_transient
+
 Owned = select.epoll
 """What owns a descriptor: closed when the last reference to it goes, by C code alone.
 
@@ -75,7 +77,14 @@ class Descriptor:
 
     def __init__(self, owned: Owned, identify: Callable[[int], Identity] = file_identity) -> None:
         self.fd = owned.fileno()
-        self._owned, self._identify, self._identity = owned, identify, identify(self.fd)
+        try:
+            identity = identify(self.fd)
+        except OSError as error:
+            if is_transient(error):
+                raise
+            # It may be used, but nothing may be asked about it: seccomp can have it so.
+            identify, identity = file_identity, file_identity(self.fd)
+        self._owned, self._identify, self._identity = owned, identify, identity
         self._finalizer = weakref.finalize(self, _close, owned, identify, self._identity)
         self._finalizer.atexit = False  # the kernel closes what is open after a process
 
@@ -93,7 +102,11 @@ def _is_lost(owned: Owned, identify: Callable[[int], Identity], identity: Identi
     try:
         return identify(owned.fileno()) != identity
     except OSError as error:
-        return error.errno in (errno.EBADF, errno.EINVAL)  # else it cannot be told
+        return error.errno in _NOT_THIS_FILE  # else it cannot be told
+
+
+# Of a number that is no open file's, of one that is no BPF object's.
+_NOT_THIS_FILE = (errno.EBADF, errno.EBADFD, errno.EINVAL)
 
 
 def _close(owned: Owned, identify: Callable[[int], Identity], identity: Identity) -> None:

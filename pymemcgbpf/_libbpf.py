@@ -522,15 +522,25 @@ _print_replaced: list[Optional[int]] = []
 
 
 def _set_print() -> None:
-    """Makes libbpf's print function the one that the users want; without any, that of before.
+    """Makes libbpf's print function the one that the users want; without any, the application's
+    last.
 
     It is never lost, wherever a signal handler raises: what libbpf returns is in the list before
     any Python code runs, and to call this again does no harm.
     """
-    global _print_before
     lib = load()
+    _note_replaced(lib)
     wanted = _PRINT if _print_readers else lib.no_print if _print_users else _print_before
     _print_replaced.extend(map(lib.libbpf_set_print, (wanted,)))
+    _note_replaced(lib)
+    if not _print_users and wanted != _print_before:
+        # The application has set another one meanwhile, which was just replaced.
+        lib.libbpf_set_print(_print_before)
+
+
+def _note_replaced(lib: Libbpf) -> None:
+    """Remembers the application's print function, if it was replaced."""
+    global _print_before
     for replaced in _print_replaced:
         if replaced not in (_PRINT, lib.no_print):
             _print_before = replaced

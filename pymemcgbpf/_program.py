@@ -351,6 +351,8 @@ def _check_spare_descriptors() -> None:
     try:
         taken = [opened_at(os.devnull, os.O_RDONLY) for _ in range(_DESCRIPTORS)]
     except OSError as error:
+        if not is_transient(error):
+            return  # there is no /dev/null: nothing is known
         raise shortage(
             f"a BPF program cannot be loaded, which takes {_DESCRIPTORS} file descriptors for a "
             "moment (ulimit -n)",

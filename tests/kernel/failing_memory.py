@@ -49,16 +49,31 @@ class FailingMemory:
             os.pwrite(self._file.fileno(), b"0\n", 0)
         return left == 0
 
-    def sweep(self, work: Callable[[], object], start: int = 1, step: int = 1) -> int:
-        """Lets one allocation after another fail, and has *work* succeed after each; returns how
-        many there are."""
+    def sweep(
+        self,
+        work: Callable[[], object],
+        *,
+        prepare: Callable[[], object] = lambda: None,
+        step: int = 1,
+    ) -> int:
+        """Lets one allocation of *work* after another fail, and has it succeed after each; returns
+        how many there are. Before each *prepare* runs, with memory enough."""
+        prepare()
         work()
         gc.collect()
-        before = open_files()
-        number = start
-        while self.reaches(number, work):
+        before = kinds_of_open_files()
+        number, reached = 1, True
+        while reached:
+            prepare()
+            reached = self.reaches(number, work)
+            prepare()
             work()
             gc.collect()
-            assert open_files() == before, number
+            assert kinds_of_open_files() == before, number
             number += step
-        return number - 1
+        return number - step
+
+
+def kinds_of_open_files() -> list[str]:
+    """What this process has open, whatever the numbers."""
+    return sorted(open_files().values())

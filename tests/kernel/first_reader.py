@@ -7,6 +7,8 @@ Its process loads no libbpf, so each of its children asks the kernel's features 
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 
 from pymemcgbpf import StatsReader
@@ -17,9 +19,9 @@ from .failing_memory import FailingMemory
 NOT_REACHED = 3
 
 
-def main(path: str, backend: str, transport: str, start: int, step: int) -> int:
-    """Returns 0 if it succeeded, or failed for want of memory, each time; prints how many
-    allocations there are."""
+def main(path: str, backend: str, transport: str, numbers: range) -> int:
+    """Lets each of those allocations fail; prints the last that there was. Returns how often the
+    outcome was neither a reader as usual nor an error for want of memory."""
 
     def make() -> None:
         with StatsReader(path, ["anon"]) as reader:
@@ -30,16 +32,18 @@ def main(path: str, backend: str, transport: str, start: int, step: int) -> int:
         reached = FailingMemory().reaches(number, make)
         make()
         if not reached:
-            sys.exit(NOT_REACHED)
+            os._exit(NOT_REACHED)
 
-    number, failed = start, []
-    while (status := ended(forked(lambda: first(number)))) != NOT_REACHED:
-        if status:
-            failed.append(number)
-        number += step
-    print(number, *failed)
-    return len(failed)
+    failures = 0
+    for number in numbers:
+        status = ended(forked(functools.partial(first, number)))
+        if status == NOT_REACHED:
+            print(number)
+            break
+        failures += bool(status)
+    return failures
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:4], *map(int, sys.argv[4:])))  # type: ignore[misc]
+    path, backend, transport, start, step = sys.argv[1:]
+    sys.exit(main(path, backend, transport, range(int(start), 1 << 20, int(step))))

@@ -417,3 +417,13 @@ def test_the_address_of_silence_can_be_called() -> None:
     address = _libbpf.load().no_print
     assert address
     assert _libbpf.PrintFn(address)(0, b"text", None) == _libbpf.load().libbpf_major_version()
+
+
+def test_the_function_that_the_application_sets_meanwhile_stays() -> None:
+    with another_user():
+        before = current_function()
+        lib = _libbpf.load()
+        with _libbpf.messages():
+            lib.libbpf_set_print(None)
+        assert current_function() is None
+        lib.libbpf_set_print(before)

@@ -178,7 +178,13 @@ def test_a_new_reader_s_bad_descriptor_is_raised(v2: Path, sources: Sources) -> 
 
 DAEMON = r"""
 import errno, gc, os, sys
-from pymemcgbpf import MemcgError, StatsReader, TreeReader, clear_cache, read_stats
+from pymemcgbpf import BtfNotFoundError, MemcgError, StatsReader, TreeReader, _btf, clear_cache
+from pymemcgbpf import read_stats
+
+def no_btf():
+    raise BtfNotFoundError("these cgroups are none: they can be read as text alone")
+
+_btf.kernel = no_btf
 
 paths, items = sys.argv[1:], ["anon", "memory.current"]
 first = [read_stats(path, items) for path in paths]
