@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import itertools
 import os
@@ -21,7 +22,7 @@ from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from . import _fork
 from ._descriptors import Identity, Owned, opened
-from .errors import LibbpfNotFoundError, LibbpfTooOldError, MemcgError
+from .errors import TRANSIENT_ERRNOS, LibbpfNotFoundError, LibbpfTooOldError, MemcgError
 
 SONAME = "libbpf.so.1"
 
@@ -318,6 +319,7 @@ class Libbpf:
     libbpf_major_version: Any
 
     def __init__(self, library: Any) -> None:
+        self._library = library
         self.version = _version(library)
         for binding in BINDINGS:
             setattr(self, binding.name, _bind(library, binding, self.version))
@@ -328,6 +330,12 @@ class Libbpf:
         nothing: it takes no argument and returns a constant. It stands for silence, as NULL could
         be the application's own choice."""
         return ctypes.cast(self.libbpf_major_version, c_void_p).value
+
+    def another(self, name: str) -> Any:
+        """Another function object of a function, of which nothing is set yet, and that leaves
+        errno alone."""
+        function: Any = ctypes.CDLL(SONAME, handle=self._library._handle)[name]
+        return function
 
     def descriptor(self, name: str, *arguments: Any) -> Owned:
         """Calls a function that returns a new file descriptor: the owner of that."""
@@ -380,9 +388,9 @@ def _check_null(result: Any, function: Any, arguments: tuple[Any, ...]) -> Any:
     return result
 
 
-def failure(errno: int, call: str) -> MemcgError:
-    """The error of a call that returned -errno."""
-    return MemcgError(f"{call}: {strerror(errno)}", errno=errno, call=call)
+def failure(number: int, call: str) -> MemcgError:
+    """The error of a call that returned an errno, negated."""
+    return MemcgError(f"{call}: {strerror(number)}", errno=number, call=call)
 
 
 _lock = _fork.renewed_lock(__name__, "_lock")
@@ -406,8 +414,13 @@ def load() -> Libbpf:
 
 def _open() -> Any:
     try:
-        return ctypes.CDLL(SONAME, use_errno=True)
+        return _open_again_if_unclear(SONAME)
     except OSError as error:
+        for number in TRANSIENT_ERRNOS:  # which dlopen() tells in words alone
+            if os.strerror(number) in str(error):
+                raise MemcgError(
+                    f"{SONAME} cannot be loaded: {error}", errno=number, call="dlopen"
+                ) from error
         raise LibbpfNotFoundError(
             f"{SONAME} cannot be loaded ({error}): install libbpf 1.0 or later "
             "(Debian and Ubuntu: apt-get install libbpf1)",
@@ -415,13 +428,64 @@ def _open() -> Any:
         ) from error
 
 
-def strerror(errno: int) -> str:
+def _open_again_if_unclear(file: str) -> Any:
+    try:
+        return ctypes.CDLL(file, use_errno=True)
+    except OSError as error:
+        # For want of memory, or because nothing in that file system may be executed.
+        if "failed to map segment" not in str(error):
+            raise
+        return ctypes.CDLL(file, use_errno=True)
+
+
+def load_anew() -> Libbpf:
+    """Opens the library once more, as one of its own, and uses that from now on.
+
+    libbpf asks once for each feature of the kernel, and takes a question that failed for want of
+    memory for a "no", for as long as it is loaded.
+
+    Raises:
+        MemcgError: it cannot be opened again.
+    """
+    global _loaded
+    try:
+        library = _open_copy()
+    except OSError as error:
+        raise MemcgError(
+            "libbpf has taken a lack of memory for a feature that this kernel lacks, and cannot be "
+            f"loaded anew ({error}): start this process again",
+            errno=errno.ENOMEM,
+            call="dlopen",
+        ) from error
+    with _lock:
+        _loaded = Libbpf(library)
+    _unchecked.cache_clear()
+    _unchecked_descriptor.cache_clear()
+    return _loaded
+
+
+def _open_copy() -> Any:
+    """The library's file under another name: under its own it would be the one that is loaded."""
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as lines:
+        path = next((line.split(maxsplit=5)[5] for line in lines if "/libbpf.so." in line), "")
+    with open(path.rstrip("\n"), "rb") as file:
+        data = file.read()
+    copy = opened(os.memfd_create, "libbpf.so")
+    try:
+        if os.write(copy.fileno(), data) != len(data):
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return ctypes.CDLL(f"/proc/self/fd/{copy.fileno()}", use_errno=True)
+    finally:
+        copy.close()
+
+
+def strerror(number: int) -> str:
     """libbpf's words for one of its error numbers, the system's for the others."""
     if _loaded is None:
-        return f"error {errno}"
+        return f"error {number}"
     buffer = ctypes.create_string_buffer(256)
-    _loaded.libbpf_strerror(errno, buffer, len(buffer))
-    return f"{buffer.value.decode(errors='replace')} ({errno})"
+    _loaded.libbpf_strerror(number, buffer, len(buffer))
+    return f"{buffer.value.decode(errors='replace')} ({number})"
 
 
 _Result = TypeVar("_Result")
@@ -619,9 +683,9 @@ def _unchecked(name: str) -> Any:
     A function object of its own: libbpf 1.x returns the errno, so there is no need to
     swap errno around the call, nor for an errcheck. :func:`failure` makes the error.
     """
-    load()  # checks the symbols
+    lib = load()  # checks the symbols
     binding = next(binding for binding in BINDINGS if binding.name == name)
-    function = ctypes.CDLL(SONAME)[name]
+    function = lib.another(name)
     function.restype, function.argtypes = binding.restype, binding.argtypes
     return function
 

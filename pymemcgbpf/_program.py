@@ -255,7 +255,18 @@ def _loaded(
             if is_transient(error):
                 raise _load_error(error, file, "") from error
             # Else libbpf's loader is to try: it has words for what is wrong.
-    return _libbpf.explained(lambda log: _load_object(lib, file, name, constants, rows, log))
+    try:
+        return _libbpf.explained(lambda log: _load_object(lib, file, name, constants, rows, log))
+    except MemcgError as error:
+        if not any(words in error.log for words in _MAP_WAS_NOT_MADE):
+            raise
+        lib = _libbpf.load_anew()
+        return _libbpf.explained(lambda log: _load_object(lib, file, name, constants, rows, log))
+
+
+# What the kernel says, and an older libbpf, of a program whose map of constants libbpf did not
+# make: it does not where the kernel has no such maps. All that this package serves do.
+_MAP_WAS_NOT_MADE = ("is not pointing to valid bpf_map", "is referenced but wasn't created")
 
 
 def _load_object(

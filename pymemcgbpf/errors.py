@@ -83,7 +83,7 @@ def errno_text(number: int) -> str:
     return f"{os.strerror(number)} ({number})"
 
 
-_TRANSIENT_ERRNOS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR))
+TRANSIENT_ERRNOS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR))
 
 
 def is_transient(error: OSError) -> bool:
@@ -91,7 +91,7 @@ def is_transient(error: OSError) -> bool:
 
     Such a failure says nothing of what the kernel can do, or of what is at a path.
     """
-    return error.errno in _TRANSIENT_ERRNOS
+    return error.errno in TRANSIENT_ERRNOS
 
 
 def shortage(what: str, error: OSError, call: str) -> MemcgError:

@@ -14,7 +14,7 @@ import pymemcgbpf
 from pymemcgbpf import _libbpf, _program, _relocated
 from pymemcgbpf._descriptors import Owned
 
-from .cgroups import cgroup
+from .cgroups import cgroup, in_child
 from .ways import Way
 
 # The interpreter's own modules that the package needs count apart: most processes have them.
@@ -73,3 +73,15 @@ def test_a_tree_s_program_is_loaded_again(empty_cgroup: Path, tree_bpf_transport
         assert again.read()[0].keys() == {"pgfault", "anon"}
         assert first.read()[0].id == again.read()[0].id
     assert _relocated._kept == kept != {}
+
+
+def test_a_library_that_was_loaded_anew_serves(empty_cgroup: Path, bpf_way: Way) -> None:
+    def read() -> None:
+        with bpf_way.stats(empty_cgroup, ["anon"]) as before:
+            _libbpf.load_anew()
+            pymemcgbpf.clear_cache()  # the next program is loaded by that one
+            with bpf_way.stats(empty_cgroup, ["anon", "file"]) as now:
+                assert now.read() == {"anon": 0, "file": 0}
+                assert before.read() == {"anon": 0}
+
+    assert in_child(read) == 0

@@ -14,9 +14,11 @@ import pytest
 
 from pymemcgbpf import LibbpfNotFoundError, LibbpfTooOldError, MemcgError, _libbpf
 from pymemcgbpf._descriptors import Descriptor, Identity, opened_at
+from pymemcgbpf.errors import TRANSIENT_ERRNOS
 
 from ..open_files import open_files
 from .c_values import c_layout
+from .conftest import RunPython
 
 BPF_H, BTF_H = "<bpf/bpf.h>", "<linux/btf.h>"
 FAILING = {row.name: row.fails for row in _libbpf.BINDINGS if row.fails != _libbpf.NEVER}
@@ -503,3 +505,78 @@ def test_iter_link_info_is_the_cgroup_form_of_the_union() -> None:
     offsets = [getattr(_libbpf.IterLinkInfo, name).offset for name in fields]
     assert offsets == [layout[f"cgroup.{name}"] for name in fields] == [0, 4, 8]
     assert ctypes.sizeof(_libbpf.IterLinkInfo) == layout[""] == 16
+
+
+# --- a library that cannot be loaded, or must be loaded anew ----------------------------
+
+
+@pytest.mark.parametrize("number", sorted(TRANSIENT_ERRNOS))
+def test_a_shortage_while_the_library_is_loaded(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        # dlopen() has no number for what is wrong, only words.
+        raise OSError(f"libelf.so.1: cannot create shared object descriptor: {os.strerror(number)}")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    with pytest.raises(MemcgError) as caught:
+        _libbpf._open()
+    assert type(caught.value) is MemcgError
+    assert (caught.value.errno, caught.value.call) == (number, "dlopen")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_segment_that_cannot_be_mapped(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It says neither that memory lacks nor that nothing may be executed there.
+    left = [times]
+    load = ctypes.CDLL
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise OSError("libelf.so.1: failed to map segment from shared object")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    if times == 1:
+        assert _libbpf._open().bpf_iter_create
+    else:
+        with pytest.raises(LibbpfNotFoundError, match="failed to map segment"):
+            _libbpf._open()
+
+
+LOAD_ANEW = """
+import ctypes
+from pymemcgbpf import _libbpf
+def address(lib):
+    return ctypes.cast(lib.libbpf_major_version, ctypes.c_void_p).value
+before = _libbpf.load()
+run_before = _libbpf._unchecked("bpf_iter_create")
+now = _libbpf.load_anew()
+assert _libbpf.load() is now is not before and address(now) != address(before)
+assert now.version == before.version
+assert _libbpf._unchecked("bpf_iter_create") is not run_before
+assert run_before(-1) == _libbpf._unchecked("bpf_iter_create")(-1) == -9
+with _libbpf.messages() as lines:
+    try:
+        now.bpf_object__open_mem(b"nothing", 7, None)
+    except _libbpf.MemcgError as error:
+        print(error.call, len(lines) > 0)
+"""
+
+
+def test_the_library_is_loaded_anew_as_another(run_python: RunPython) -> None:
+    ran = run_python("-c", LOAD_ANEW)
+    assert (ran.stdout, ran.stderr) == ("bpf_object__open_mem True\n", "")
+
+
+def test_where_it_cannot_be_loaded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EPERM, "no")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    before = _libbpf.load()
+    with pytest.raises(MemcgError, match="start this process again") as caught:
+        _libbpf.load_anew()
+    assert caught.value.errno == errno.ENOMEM
+    assert _libbpf.load() is before

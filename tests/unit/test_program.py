@@ -196,6 +196,32 @@ def test_a_refusal_to_load(
     assert lib.opened() == 0, "the object stays open"
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["fd 7 is not pointing to valid bpf_map", "BPF map '.rodata' is referenced but wasn't created"],
+)
+def test_a_library_that_takes_a_shortage_for_a_no_is_loaded_anew(
+    words: str, lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[FakeLibbpf] = []
+
+    def load_anew() -> FakeLibbpf:
+        lib.fails.clear()
+        loaded.append(lib)
+        return lib
+
+    monkeypatch.setattr(_libbpf, "load_anew", load_anew)
+    lib.fails["bpf_object__load"] = errno.EINVAL
+    lib.says = words
+    Program(STREAM, {}).close()
+    assert len(loaded) == 1
+    lib.fails["bpf_object__load"] = errno.EINVAL
+    lib.says = "something else"
+    with pytest.raises(VerifierError):
+        Program(SHARE, {})
+    assert len(loaded) == 1
+
+
 def test_no_such_process_is_not_said(lib: FakeLibbpf) -> None:
     lib.fails["bpf_object__load"] = errno.ESRCH
     with pytest.raises(VerifierError) as caught:
