@@ -18,10 +18,15 @@ from pymemcgbpf import MemcgError
 from ..open_files import open_files
 
 FAIL_NTH = Path("/proc/thread-self/fail-nth")
-# Of every kind, and as many as there are.
+# Of every kind, and without a word in the kernel's log.
 SETTINGS = {
-    "failslab": {"ignore-gfp-wait": "N", "cache-filter": "N"},
-    "fail_page_alloc": {"ignore-gfp-wait": "N", "ignore-gfp-highmem": "N", "min-order": "0"},
+    "failslab": {"ignore-gfp-wait": "N", "cache-filter": "N", "verbose": "0"},
+    "fail_page_alloc": {
+        "ignore-gfp-wait": "N",
+        "ignore-gfp-highmem": "N",
+        "min-order": "0",
+        "verbose": "0",
+    },
 }
 # What the kernel makes of a lack of memory: a bpffs says that it has no room.
 SHORTAGES = (errno.ENOMEM, errno.ENOSPC)
