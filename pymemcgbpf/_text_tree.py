@@ -74,7 +74,7 @@ class _File:
                 values[self._places[name]] = value
 
 
-def _files(names: tuple[str, ...], version: int) -> list[_File]:
+def _files_with(names: tuple[str, ...], version: int) -> list[_File]:
     """The files that have these items; memory.stat in any case, as it says who has a row."""
     places: dict[str, dict[str, int]] = {MEMORY_STAT: {}}
     for at, name in enumerate(names):
@@ -97,7 +97,7 @@ class TextTreeSource:
     ) -> None:
         self.names = names
         self._order, self._check_cap = order, check_cap
-        self._files = _files(names, cgroup.version)
+        self._files = _files_with(names, cgroup.version)
         self._pack_values = struct.Struct(f"={len(names)}Q").pack
         self._directory = _cgroup_files.CgroupFile(cgroup, ".")
         self._root = cgroup._replace(fd=self._directory.fd, owner=None)
