@@ -114,6 +114,10 @@ int memcg_stats_run_one(struct one *one)
 	__u32 i, nr_items, slot;
 	bool found;
 
+	if (one->call.program != program_key) {
+		one->call.status = MEMCG_STATS_OTHER;
+		return 0;
+	}
 	cgrp = bpf_cgroup_from_id(one->call.cgroup_id);
 	if (!cgrp) {
 		one->call.status = MEMCG_STATS_GONE;
@@ -158,6 +162,10 @@ int memcg_stats_run_tree(struct memcg_stats_call *call)
 	int err;
 	__u32 order = header.order, slot;
 
+	if (call->program != program_key) {
+		call->status = MEMCG_STATS_OTHER;
+		return 0;
+	}
 	root = bpf_cgroup_from_id(call->cgroup_id);
 	if (!root) {
 		call->status = MEMCG_STATS_GONE;

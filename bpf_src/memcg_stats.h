@@ -60,6 +60,7 @@ struct memcg_stats_trailer {
  */
 struct memcg_stats_call {
 	__u64 cgroup_id;	/* in: the walk's root */
+	__u64 program;		/* in: the key that this very program was loaded with */
 	__u32 status;		/* out: enum memcg_stats_status */
 	__u32 nr_rows;		/* out: found, whether or not they fitted into the map */
 };
@@ -70,6 +71,7 @@ enum memcg_stats_status {
 	MEMCG_STATS_GONE = 2,	/* no cgroup of the v2 hierarchy has this id */
 	MEMCG_STATS_BUSY = 3,	/* too many calls at once: call again */
 	MEMCG_STATS_BAD_ORDER = 4,	/* this kernel does not walk in it */
+	MEMCG_STATS_OTHER = 5,	/* another program has that descriptor's number by now */
 };
 
 /* Where the numbers come from. */

@@ -6,6 +6,7 @@
 #define ROWS_BPF_H
 
 const volatile struct memcg_stats_header header = {};
+const volatile __u64 program_key = 0;	/* of a program that is run: see memcg_stats_call */
 const volatile __u64 children_of = 0;	/* a cgroup's id: rows of its children only */
 /* A stream may be one of several that share a tree: each cgroup is in just one of them. */
 const volatile __u32 nr_parts = 0;

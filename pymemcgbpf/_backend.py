@@ -314,12 +314,12 @@ class _Choosing(Generic[_Source]):
             raise _unavailable(missing, self._where(missing))
 
     def _where(self, missing: Sequence[str]) -> str:
+        of_stat = all(_catalogue.file_of(name) == MEMORY_STAT for name in missing)
+        if of_stat and self._cgroup.version == 1:
+            return "this kernel's cgroup v1 memory.stat"
         if self._cgroup.is_root:
             return f"the root cgroup {self._cgroup.path} of this kernel"
-        if any(_catalogue.file_of(name) != MEMORY_STAT for name in missing):
-            return f"the cgroup {self._cgroup.path}"
-        version = "" if self._cgroup.version == 2 else "cgroup v1 "
-        return f"this kernel's {version}memory.stat"
+        return "this kernel's memory.stat" if of_stat else f"the cgroup {self._cgroup.path}"
 
     # --- BPF
 

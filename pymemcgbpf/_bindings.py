@@ -29,5 +29,5 @@ if TYPE_CHECKING:
 else:
     try:
         from . import _libbpf as libbpf
-    except ImportError as error:
+    except (ImportError, MemoryError, OSError) as error:  # no libffi, or nothing may be executed
         libbpf = _NoCtypes(str(error))

@@ -57,8 +57,9 @@ def read_stats(
             except (CgroupRemovedError, ClosedError):
                 pass  # ClosedError: put out of the cache by another thread
             except MemcgError as error:
-                if error.errno != errno.EBADF:  # which is a daemon's that closed all files
+                if error.errno != errno.EBADF:
                     raise
+                _forget_lost()
         _forget(key, reader)
     reader = StatsReader(path, names, flush=flush)
     try:
@@ -75,6 +76,15 @@ def _forget(key: object, reader: StatsReader) -> None:
         if _readers.get(key) is reader:
             del _readers[key]
     reader.close()
+
+
+def _forget_lost() -> None:
+    """Forgets all readers whose files somebody else has closed, as a daemon does: the next ones'
+    files will have their numbers."""
+    with _readers_lock:
+        lost = [(key, reader) for key, reader in _readers.items() if reader._is_lost()]
+    for key, reader in lost:
+        _forget(key, reader)
 
 
 def _keep(key: object, reader: StatsReader) -> None:

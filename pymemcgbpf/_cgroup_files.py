@@ -11,7 +11,7 @@ from typing import Optional
 
 from ._catalogue import CATALOGUE, CURRENT, MEMORY_STAT, NUMA_STAT, PRESSURE, UNLIMITED
 from ._cgroupfs import Cgroup
-from ._descriptors import Descriptor, opened_at
+from ._descriptors import Descriptor, file_identity, opened_at
 from .errors import StreamError
 
 # More than any kernel prints of memory.stat (below 4 KiB up to 7.3); read on if it is not enough.
@@ -36,6 +36,7 @@ class CgroupFile:
     def __init__(self, cgroup: Cgroup, name: str) -> None:
         self._descriptor = Descriptor(opened_at(name, os.O_RDONLY, cgroup.fd))
         self.fd = self._descriptor.fd
+        self._identity = file_identity(self.fd)
 
     @property
     def is_lost(self) -> bool:
@@ -43,7 +44,13 @@ class CgroupFile:
         return self._descriptor.is_lost
 
     def read(self) -> bytes:
-        """All of it, as it is now."""
+        """All of it, as it is now.
+
+        Raises:
+            OSError: EBADF where its number is another file's.
+        """
+        if file_identity(self.fd) != self._identity:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return read_whole(self.fd)
 
     def close(self) -> None:

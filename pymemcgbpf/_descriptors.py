@@ -14,14 +14,32 @@ from __future__ import annotations
 import errno
 import fcntl
 import functools
+import importlib.util
 import os
 import select
 import weakref
-from typing import Any, Callable, Optional
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from .errors import is_transient
 
-Owned = select.epoll
+
+def _owning_type() -> Any:
+    """select.epoll, also where a library has taken it away, as those for green threads do: then
+    it is that of the module made once more."""
+    if hasattr(select, "epoll"):
+        return select.epoll
+    spec = importlib.util.find_spec("select")
+    assert spec is not None and spec.loader is not None, "it was imported"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.epoll
+
+
+if TYPE_CHECKING:
+    Owned = select.epoll
+else:
+    Owned = _owning_type()
 """What owns a descriptor: closed when the last reference to it goes, by C code alone.
 
 The type has nothing to do with what it is used for. It is the one in the standard library that
@@ -29,7 +47,7 @@ takes over any descriptor as it is, asks no system call about it, closes it with
 code, and does not warn of that.
 """
 
-_own = select.epoll.fromfd
+_own = Owned.fromfd
 
 Identity = tuple[object, ...]
 
@@ -39,7 +57,12 @@ def opened(function: Callable[..., int], *arguments: Any) -> Owned:
 
     From the call until the descriptor has its owner no Python code runs.
     """
-    return next(map(_own, map(function, *((argument,) for argument in arguments))))
+    return next(owned(map(function, *zip(arguments))))
+
+
+def owned(descriptors: Iterable[int]) -> Iterator[Owned]:
+    """The owner of each descriptor that comes of an iterable, if that is C code too."""
+    return map(_own, descriptors)
 
 
 def opened_at(path: str, flags: int, directory: Optional[int] = None) -> Owned:
@@ -49,15 +72,23 @@ def opened_at(path: str, flags: int, directory: Optional[int] = None) -> Owned:
     (Where stdin is closed, open() would return 0, which the kernel's cgroup iterator takes for
     "no file".)
     """
-    flags |= os.O_CLOEXEC
     at = os.open if directory is None else functools.partial(os.open, dir_fd=directory)
-    owned = opened(at, path, flags)
-    return owned if owned.fileno() > 2 else duplicate(owned.fileno())
+    file = next(map(_own, map(at, (path,), (flags | os.O_CLOEXEC,))))
+    return file if file.fileno() > 2 else duplicate(file.fileno())
 
 
 def duplicate(fd: int) -> Owned:
     """Another descriptor of the same file, above those of stdin, stdout and stderr."""
     return opened(fcntl.fcntl, fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def kind_of(fd: int) -> str:
+    """What is open, in the kernel's words: the path of a file, "anon_inode:bpf-map"; "" where
+    /proc does not tell."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
 
 
 def file_identity(fd: int) -> tuple[int, int]:
@@ -72,48 +103,71 @@ class Descriptor:
 
     Args:
         owned: what it takes over.
-        identify: what tells this file from all others, by its number.
+        number_of: of a BPF object, all of which look alike: what tells it from the others of its
+            kind, by its descriptor.
     """
 
-    def __init__(self, owned: Owned, identify: Callable[[int], Identity] = file_identity) -> None:
+    def __init__(self, owned: Owned, number_of: Optional[Callable[[int], Identity]] = None) -> None:
         self.fd = owned.fileno()
-        try:
-            identity = identify(self.fd)
-        except OSError as error:
-            if is_transient(error):
-                raise
-            # It may be used, but nothing may be asked about it: seccomp can have it so.
-            identify, identity = file_identity, file_identity(self.fd)
-        self._owned, self._identify, self._identity = owned, identify, identity
-        self._finalizer = weakref.finalize(self, _close, owned, identify, self._identity)
+        self._owned, self._identity = owned, _Identity(self.fd, number_of)
+        self._finalizer = weakref.finalize(self, _close, owned, self._identity)
         self._finalizer.atexit = False  # the kernel closes what is open after a process
 
     @property
     def is_lost(self) -> bool:
         """Whether somebody else has closed it."""
-        return not self._owned.closed and _is_lost(self._owned, self._identify, self._identity)
+        return not self._owned.closed and not self._identity.is_of(self.fd)
 
     def close(self) -> None:
         """Closes it, unless somebody else has. Calling it again does nothing."""
         self._finalizer()
 
 
-def _is_lost(owned: Owned, identify: Callable[[int], Identity], identity: Identity) -> bool:
-    try:
-        return identify(owned.fileno()) != identity
-    except OSError as error:
-        return error.errno in _NOT_THIS_FILE  # else it cannot be told
+class _Identity:
+    """What tells an open file from all others.
+
+    Raises:
+        MemcgError: there was no memory to find it out.
+    """
+
+    def __init__(self, fd: int, number_of: Optional[Callable[[int], Identity]]) -> None:
+        self._number_of = number_of
+        self._file = file_identity(fd)
+        self._number: Optional[Identity] = None
+        if number_of is None:
+            return
+        self._kind = kind_of(fd)
+        try:
+            self._number = number_of(fd)
+        except OSError as error:
+            if is_transient(error):
+                raise
+            # It may be used, but nothing may be asked about it: seccomp can have it so.
+
+    def is_of(self, fd: int) -> bool:
+        """Whether a descriptor is of this file."""
+        try:
+            if file_identity(fd) != self._file:
+                return False
+            if self._number_of is None:
+                return True
+            if kind_of(fd) != self._kind:
+                return False
+            return self._number is None or self._number_of(fd) == self._number
+        except OSError as error:
+            # EPERM, among others: before Linux 5.19 nothing may be asked without rights.
+            return error.errno not in _NOT_THIS_FILE
 
 
 # Of a number that is no open file's, of one that is no BPF object's.
 _NOT_THIS_FILE = (errno.EBADF, errno.EBADFD, errno.EINVAL)
 
 
-def _close(owned: Owned, identify: Callable[[int], Identity], identity: Identity) -> None:
-    if _is_lost(owned, identify, identity):
-        abandon(owned)
-    else:
+def _close(owned: Owned, identity: _Identity) -> None:
+    if identity.is_of(owned.fileno()):
         owned.close()
+    else:
+        abandon(owned)
 
 
 _abandoned: list[object] = []

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import NamedTuple, Optional
 
@@ -32,7 +33,9 @@ class Flush(NamedTuple):
     def by_file(self) -> None:
         """Does user space's part. Releases the GIL."""
         for file in self.files:
-            os.pread(file.fd, 1, 0)
+            # Each of them begins with a letter or a digit.
+            if not os.pread(file.fd, 1, 0).isalnum() and file.is_lost:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if self.pressure is not None:
             try:
                 self.pressure.read()

@@ -13,11 +13,12 @@ from ._catalogue import MEMORY_STAT, Counters
 from ._cgroupfs import Cgroup
 from ._recipe import Base, Recipe, Term, Terms, guessed, unit_of
 from ._stat_sources import StreamSource
-from .errors import BackendUnavailableError, is_transient
+from .errors import BackendUnavailableError, MemcgError, is_transient
 
 _lock = _fork.renewed_lock(__name__, "_lock")
 _found: Optional[_layout.Layout] = None
 _why_not = ""  # why there is none
+_contradicted = False  # two looks have proved what cannot both be true: neither is believed
 _ask_again_at = 0.0  # CLOCK_MONOTONIC; asking costs tens of milliseconds
 _SECONDS_BETWEEN = 60.0  # a look can tell less because the numbers moved, or were 0
 
@@ -33,12 +34,12 @@ def find(types: _btf.KernelTypes, cgroup: Cgroup) -> _layout.Layout:
     with _lock:
         complete = _found is not None and not _found.unproved
         if not complete and time.monotonic() >= _ask_again_at:
-            if {"state", "events"} <= types.vmstats.keys():
-                layout = from_kernel_tables(types) or _rebuilt_layout(types, cgroup)
-                _found = _united(_found, layout)
-                _why_not = "" if _found else _NOT_TO_BE_FOUND
-            else:
-                _why_not = "this kernel's struct memcg_vmstats is not known to this package"
+            try:
+                _look(types, cgroup)
+            except MemcgError as error:
+                if _found is None or is_transient(error):
+                    raise
+                # What was proved before is still true.
             if _found is None or _found.unproved:
                 _ask_again_at = time.monotonic() + _SECONDS_BETWEEN
         if _found is None:
@@ -46,16 +47,48 @@ def find(types: _btf.KernelTypes, cgroup: Cgroup) -> _layout.Layout:
         return _found
 
 
+def _look(types: _btf.KernelTypes, cgroup: Cgroup) -> None:
+    """Looks for the layout, or for what is still unproved of it."""
+    global _found, _why_not, _contradicted
+    if not {"state", "events"} <= types.vmstats.keys():
+        _why_not = "this kernel's struct memcg_vmstats is not known to this package"
+        return
+    if _contradicted:
+        return
+    layout = from_kernel_tables(types) or _rebuilt_layout(types, cgroup)
+    _contradicted = not _agree(_found, layout)
+    _found = None if _contradicted else _united(_found, layout)
+    _why_not = "" if _found else _NOT_TO_BE_FOUND
+
+
+def _agree(old: Optional[_layout.Layout], new: Optional[_layout.Layout]) -> bool:
+    """Whether two layouts can both be true: a counter has one place, and a place one counter.
+    (Some enumerators are other names of the same counter, in one layout.)"""
+    if old is None or new is None or not new.rebuilt:
+        return True
+    if old.not_kept & new.slots.keys() or new.not_kept & old.slots.keys():
+        return False
+    for name, at in new.slots.items():
+        if old.slots.get(name, at) != at:
+            return False
+        before = {other for other, place in old.slots.items() if place == at}
+        now = {other for other, place in new.slots.items() if place == at}
+        if before and not before & now:
+            return False
+    return True
+
+
 def _united(
     old: Optional[_layout.Layout], new: Optional[_layout.Layout]
 ) -> Optional[_layout.Layout]:
-    """What was proved before, or is now; nothing where the two contradict each other."""
+    """What was proved before, and what is now."""
     if old is None or new is None or not new.rebuilt:
         return new or old
-    if any(old.slots.get(name, at) != at for name, at in new.slots.items()):
-        return None
     slots = {**old.slots, **new.slots}
-    return new._replace(slots=slots, unproved=new.unproved - slots.keys())
+    not_kept = old.not_kept | new.not_kept
+    return new._replace(
+        slots=slots, not_kept=not_kept, unproved=new.unproved - slots.keys() - not_kept
+    )
 
 
 _NOT_TO_BE_FOUND = (
@@ -100,7 +133,12 @@ def from_kernel_tables(types: _btf.KernelTypes) -> Optional[_layout.Layout]:
 def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_layout.Layout]:
     """The order as far as it is proved by the topmost cgroup that is visible, where the
     fewest counters are 0."""
-    top = _cgroupfs.open_cgroup(_cgroupfs.hierarchy_root(cgroup.path))
+    try:
+        top = _cgroupfs.open_cgroup(_cgroupfs.hierarchy_root(cgroup.path))
+    except MemcgError as error:
+        if is_transient(error):
+            raise
+        top = _cgroupfs.open_cgroup(cgroup.path)  # this user may not look at the topmost
     try:
         file = _cgroup_files.CgroupFile(top, MEMORY_STAT)
         try:
@@ -198,7 +236,8 @@ def _known_numbers(
             if is_transient(error):
                 raise
             return known
-        pages, doubt = int(text) // unit_of(_catalogue.PAGES), _most_pending()
+        pages = int(text) // unit_of(_catalogue.PAGES)
+        doubt = _CAUTION * _most_pending()
         known[_KMEM] = max(0, pages - doubt), pages + doubt
     return known
 
@@ -212,7 +251,20 @@ def _most_pending() -> int:
     memory.stat is not flushed for fewer than 64 updates per CPU, and each CPU has up to 64
     that are not counted for that (MEMCG_CHARGE_BATCH, memcg_rstat_updated()).
     """
-    return 2 * 64 * (os.cpu_count() or 1)
+    return 2 * 64 * _possible_cpus()
+
+
+# Charges that were not yet counted have been seen at three times as many.
+_CAUTION = 16
+
+
+def _possible_cpus() -> int:
+    """How many CPUs the kernel keeps counters for; os.cpu_count() can be told something else."""
+    try:
+        with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
+            return int(file.read().strip().split("-")[-1].split(",")[-1]) + 1
+    except (OSError, ValueError):
+        return os.cpu_count() or 1
 
 
 class _WordReader:

@@ -12,16 +12,27 @@ import ctypes
 import errno
 import functools
 import itertools
+import mmap
 import os
-import select
 import sys
 import threading
 from collections.abc import Iterator
-from ctypes import POINTER, Structure, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    c_char,
+    c_char_p,
+    c_int,
+    c_long,
+    c_size_t,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from . import _fork
-from ._descriptors import Identity, Owned, opened
+from ._descriptors import Identity, Owned, opened, owned
 from .errors import TRANSIENT_ERRNOS, LibbpfNotFoundError, LibbpfTooOldError, MemcgError
 
 SONAME = "libbpf.so.1"
@@ -527,16 +538,19 @@ class _LibC(NamedTuple):
     malloc: Any
     free: Any
     vsnprintf: Any
+    mmap: Any
 
 
 @functools.cache
 def _libc() -> _LibC:
-    library = ctypes.CDLL(None)
-    functions = _LibC(library.malloc, library.free, library.vsnprintf)
+    library = ctypes.CDLL(None, use_errno=True)
+    functions = _LibC(library.malloc, library.free, library.vsnprintf, library.mmap)
     functions.malloc.restype, functions.malloc.argtypes = c_void_p, [c_size_t]
     functions.free.restype, functions.free.argtypes = None, [c_void_p]
     functions.vsnprintf.restype = c_int
     functions.vsnprintf.argtypes = [c_void_p, c_size_t, c_char_p, c_void_p]
+    functions.mmap.restype = c_void_p
+    functions.mmap.argtypes = [c_void_p, c_size_t, c_int, c_int, c_int, c_long]
     return functions
 
 
@@ -699,6 +713,43 @@ def _unchecked_descriptor(name: str) -> Any:
     return function
 
 
+_MAP_FIXED = 0x10  # linux/mman.h, on x86-64 and arm64
+
+
+class _Buffer(Structure):
+    """Py_buffer, of which one field is wanted."""
+
+    _fields_ = [("address", c_void_p), ("owner", c_void_p), ("rest", c_char * 128)]
+
+
+def _address_of(memory: mmap.mmap) -> int:
+    buffer = _Buffer()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(memory), ctypes.byref(buffer), 0)
+    address: int = buffer.address
+    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
+    return address
+
+
+def map_memory(fd: int, size: int) -> mmap.mmap:
+    """A map's elements, to be read.
+
+    mmap.mmap(fd) would keep a descriptor of its own, of the lowest number that is free, and close
+    whatever has that number in the end. So Python maps memory of no file, which the map replaces.
+
+    Raises:
+        MemcgError: the kernel maps it not.
+    """
+    memory = mmap.mmap(-1, size, prot=mmap.PROT_READ)
+    address = _address_of(memory)
+    flags = mmap.MAP_SHARED | _MAP_FIXED
+    mapped = _libc().mmap(address, size, mmap.PROT_READ, flags, fd, 0)
+    if mapped != address:
+        number = ctypes.get_errno()
+        memory.close()
+        raise failure(number, "mmap")
+    return memory
+
+
 class IteratorMaker:
     """bpf_iter_create for the hot path, of one link."""
 
@@ -706,7 +757,7 @@ class IteratorMaker:
         self._link_fd = c_int(link_fd)
         create = _unchecked_descriptor("bpf_iter_create")
         # One call of next() makes an iterator and its owner, without Python code between.
-        self._owners = map(select.epoll.fromfd, map(create, itertools.repeat(self._link_fd)))
+        self._owners = owned(map(create, itertools.repeat(self._link_fd)))
 
     def __call__(self) -> Owned:
         """The owner of a new iterator.

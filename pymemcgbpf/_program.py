@@ -9,13 +9,13 @@ import functools
 import mmap
 import os
 import struct
-import weakref
+import sys
 from collections.abc import Iterable
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from . import _btf, _relocated, _signals, _wire
 from ._bindings import libbpf as _libbpf
-from ._descriptors import Descriptor, Owned, abandon, duplicate, opened_at
+from ._descriptors import Descriptor, Owned, duplicate, opened_at
 from .errors import (
     BpfObjectError,
     BpfPermissionError,
@@ -130,13 +130,18 @@ class Program:
         if missing_capabilities():  # spares the kernel, and us, all that follows
             raise BpfPermissionError(_permission_message(errno.EPERM), errno=errno.EPERM)
         _check_spare_descriptors()
+        self.key = 0
+        if name in (RUN_ONE, RUN_TREE):
+            # Whoever runs it says the key: the descriptor's number may be another program's.
+            key = os.urandom(8)
+            self.key = int.from_bytes(key, sys.byteorder)
+            constants = {**constants, "program_key": key}
         loaded = _signals.held_back(lambda: _loaded(self._lib, name, constants, rows))
         self.constants = loaded.constants
         self._program = self._descriptor(loaded.program)
         self.fd = self._program.fd
         self._rows = None if loaded.rows is None else self._descriptor(loaded.rows)
         self._variables = loaded.variables
-        self._unmap: Optional[Callable[[], object]] = None
 
     def _descriptor(self, owned: Owned) -> Descriptor:
         return Descriptor(owned, functools.partial(_libbpf.object_identity, self._lib))
@@ -152,18 +157,14 @@ class Program:
         offset, size = self._variables.places[name]
         # A mapping of our own: libbpf before 1.4 leaves its one as it was before load.
         fd, length = self._variables.memory.fileno(), self._variables.size
-        with mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+        with _libbpf.map_memory(fd, length) as memory:
             return memory[offset : offset + size]
 
     def map_rows(self, rows: MapSize) -> mmap.mmap:
         """The map of rows, to be read."""
         assert self._rows is not None, "only a program with a map of rows is asked for it"
         size = rows.value_size * rows.entries
-        memory = mmap.mmap(self._rows.fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
-        finalizer = weakref.finalize(self, _unmap, memory, self._rows)
-        finalizer.atexit = False
-        self._unmap = finalizer
-        return memory
+        return _libbpf.map_memory(self._rows.fd, size)
 
     def run(self) -> int:
         """Runs a syscall program once; returns what it returned."""
@@ -176,21 +177,9 @@ class Program:
 
     def close(self) -> None:
         """Unloads the program, once its links are closed. Calling it again does nothing."""
-        if self._unmap is not None:
-            self._unmap()
         self._program.close()
         if self._rows is not None:
             self._rows.close()
-
-
-def _unmap(memory: mmap.mmap, rows: Descriptor) -> None:
-    """Closes the memory of a map of rows. It holds a descriptor as well, and would close whatever
-    has its number now."""
-    if rows.is_lost:
-        abandon(memory)
-    else:
-        with contextlib.suppress(BufferError):  # somebody has a view: it goes with the last
-            memory.close()
 
 
 class Link:
@@ -353,7 +342,7 @@ class _Object:
         return bpf_map, _libbpf.initial_value(self._lib, bpf_map), types.variables(name)
 
 
-_DESCRIPTORS = 20  # what a reader takes while it is made (19 with libbpf 1.1)
+_DESCRIPTORS = 28  # what a reader takes while it is made (24 with libbpf 1.1)
 
 
 def _check_spare_descriptors() -> None:

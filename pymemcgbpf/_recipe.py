@@ -220,6 +220,10 @@ class Recipe(NamedTuple):
         """Whether it has totals that the kernel brings up to date when their file is read."""
         return any(name.startswith(_catalogue.PRESSURE) for name in self.terms)
 
+    def header(self, order: int) -> bytes:
+        """What a stream of it begins with."""
+        return _wire.encode_header([_number(name) for name in self.terms], order)
+
     def constants(self, flush_mode: int, order: int = _program.SELF) -> dict[str, bytes]:
         """The constants of any program of the object that reads rows.
 
@@ -238,7 +242,6 @@ class Recipe(NamedTuple):
             raise BackendUnavailableError(
                 f"{len(self.terms)} items are too many for the BPF program"
             )
-        numbers = [_number(name) for name in self.terms]
         return {
             "backend": _program.u32(_program.BACKENDS[self.backend]),
             "flush": _program.u32(flush_mode),
@@ -248,7 +251,7 @@ class Recipe(NamedTuple):
             "blocks": _program.encode_blocks(blocks.values()),
             "nr_terms": _program.u32(len(terms)),
             "terms": _program.encode_terms(terms),
-            "header": _wire.encode_header(numbers, order),
+            "header": self.header(order),
         }
 
 

@@ -15,8 +15,15 @@ from typing import Callable, TypeVar
 
 _Result = TypeVar("_Result")
 
-# A fault of the process's own cannot wait.
-_FAULTS = (_signal.SIGSEGV, _signal.SIGBUS, _signal.SIGFPE, _signal.SIGILL, _signal.SIGTRAP)
+# A fault of the process's own cannot wait, nor can what seccomp sends for a system call.
+_FAULTS = (
+    _signal.SIGSEGV,
+    _signal.SIGBUS,
+    _signal.SIGFPE,
+    _signal.SIGILL,
+    _signal.SIGTRAP,
+    _signal.SIGSYS,
+)
 _HELD_BACK = frozenset(_signal.valid_signals()).difference(_FAULTS)
 
 

@@ -36,6 +36,9 @@ class StreamSource:
         self._values = struct.Struct(f"={count}Q").unpack_from
         self._values_at = _wire.header_size(count) + _wire.ROW.size
         self._can_vanish = recipe.has_pressure
+        # What it begins with tells these items of this cgroup from all others: the link's number
+        # may be another link's.
+        self._begins = recipe.header(_program.SELF) + _wire.encode_id(cgroup.id)
         mode = _mode(recipe, flush, by_iterator=True)
         program = _cached_program(_program.STREAM, recipe, mode)
         self._link = attach(program, cgroup, _program.SELF)
@@ -60,7 +63,7 @@ class StreamSource:
                 data += read_rest(fd)
         finally:
             iterator.close()
-        if len(data) != self._size:
+        if len(data) != self._size or not data.startswith(self._begins):
             raise self._explain(data)
         values = self._blank.copy()
         values.update(zip(self.names, self._values(data, self._values_at)))
@@ -76,7 +79,10 @@ class StreamSource:
         return self._link.is_lost or self._flush.is_lost
 
     def _explain(self, data: bytes) -> MemcgError:
-        rows = _wire.decode(data).rows
+        stream = _wire.decode(data)
+        rows = stream.rows
+        if len(rows) == 1:
+            return another_reader_s()
         if rows:
             return StreamError(f"{len(rows)} rows of {len(data)} bytes instead of one")
         return _cgroupfs.why_unreadable(self._path, self._identity)
@@ -102,7 +108,7 @@ class RunSource:
         mode = _mode(recipe, flush, by_iterator=False)
         self._program: Optional[_program.Program] = _cached_program(_program.RUN_ONE, recipe, mode)
         self._buffer = bytearray(_wire.CALL.size + recipe.row_size)
-        _wire.CALL.pack_into(self._buffer, 0, cgroup.id, _wire.NOT_RUN, 0)
+        _wire.CALL.pack_into(self._buffer, 0, cgroup.id, self._program.key, _wire.NOT_RUN, 0)
         self._run = _libbpf.runner(self._program.fd, self._buffer)
         self._values = struct.Struct(f"={len(self.names)}Q").unpack_from
         self._can_vanish = recipe.has_pressure
@@ -121,7 +127,9 @@ class RunSource:
                 values = self._blank.copy()
                 values.update(zip(self.names, self._values(self._buffer, _VALUES_AT)))
                 return _present(values) if self._can_vanish else values
-            _, status, _ = _wire.CALL.unpack_from(self._buffer)
+            _, _, status, _ = _wire.CALL.unpack_from(self._buffer)
+            if status == _wire.OTHER:
+                raise another_reader_s()
             if status == _wire.GONE:
                 raise _cgroupfs.why_not_found(self._path, self._identity)
             if status != _wire.BUSY:
@@ -142,6 +150,11 @@ class RunSource:
         self._run = closed_run  # the program's number may soon be another file's
         self._program = None
         self._flush.close()
+
+
+def another_reader_s() -> MemcgError:
+    """The error for what came of a descriptor whose number is another reader's by now."""
+    return MemcgError("the numbers are another reader's", errno=errno.EBADF, call="read")
 
 
 def closed_run() -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import time
@@ -46,6 +47,8 @@ class IteratorWalker:
 
     def walk(self) -> int:
         """Fills the map; returns how many rows there were, whether or not they fitted."""
+        if self._link.is_lost:  # its number may be another reader's, whose map would be filled
+            raise _stat_sources.another_reader_s()
         iterator = self._new_iterator()
         try:
             data = os.read(iterator.fileno(), _HEADER_AND_TRAILER)
@@ -63,6 +66,7 @@ class IteratorWalker:
         self._new_iterator.close()
         self._link.close()
         self._program.close()
+        _unmap(self.memory)
 
 
 _HEADER_AND_TRAILER = _wire.header_size(_wire.MAX_ITEMS) + _wire.TRAILER.size
@@ -78,7 +82,7 @@ class RunWalker:
         self.memory = program.map_rows(rows)
         self._path, self._identity = cgroup.path, cgroup.identity
         self._call = bytearray(_wire.CALL.size)
-        _wire.CALL.pack_into(self._call, 0, cgroup.id, _wire.NOT_RUN, 0)
+        _wire.CALL.pack_into(self._call, 0, cgroup.id, program.key, _wire.NOT_RUN, 0)
         self._run = _libbpf.runner(program.fd, self._call)
 
     @staticmethod
@@ -94,11 +98,13 @@ class RunWalker:
             error = self._run()
             if error:
                 raise _libbpf.failure(-error, "bpf_prog_test_run_opts")
-            _, status, count = _wire.CALL.unpack_from(self._call)
+            _, _, status, count = _wire.CALL.unpack_from(self._call)
             if status == _wire.DONE:
                 return int(count)
             if status == _wire.GONE:
                 raise _cgroupfs.why_not_found(self._path, self._identity)
+            if status == _wire.OTHER:
+                raise _stat_sources.another_reader_s()
             if status != _wire.BUSY:
                 raise MemcgError(f"the kernel's cgroup walk failed (status {status})")
             time.sleep(_stat_sources.BUSY_SECONDS)
@@ -112,6 +118,12 @@ class RunWalker:
         """Lets go of the program. Calling it again does nothing."""
         self._run = _stat_sources.closed_run
         self._program.close()
+        _unmap(self.memory)
+
+
+def _unmap(memory: mmap.mmap) -> None:
+    with contextlib.suppress(BufferError):  # somebody has a view: it goes with the last
+        memory.close()
 
 
 Walker = Union[IteratorWalker, RunWalker]

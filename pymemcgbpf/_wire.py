@@ -37,10 +37,15 @@ TERM = struct.Struct("=BBHIQ")
 # struct memcg_stats_block: start, nr_steps, steps[2], offset, size, word, guard
 BLOCK = struct.Struct("=HH6I")
 
-# struct memcg_stats_call: cgroup_id, status, nr_rows
-CALL = struct.Struct("=QII")
+# struct memcg_stats_call: cgroup_id, program, status, nr_rows
+CALL = struct.Struct("=QQII")
 # enum memcg_stats_status
-NOT_RUN, DONE, GONE, BUSY, BAD_ORDER = 0, 1, 2, 3, 4
+NOT_RUN, DONE, GONE, BUSY, BAD_ORDER, OTHER = 0, 1, 2, 3, 4, 5
+
+
+def encode_id(cgroup_id: int) -> bytes:
+    """What a row begins with."""
+    return _ID.pack(cgroup_id)
 
 
 def level(word: int) -> int:

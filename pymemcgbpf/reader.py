@@ -140,6 +140,11 @@ class _Reader(Generic[_Source]):
             if source is not None:
                 source.close()
 
+    def _is_lost(self) -> bool:
+        """Whether somebody else has closed a descriptor of it."""
+        source = self._source
+        return source is not None and source.is_lost
+
     def _raise_clearly(self, source: _Source, error: OSError) -> NoReturn:
         """Raises what a failure to read means."""
         if source.is_lost:
@@ -262,6 +267,10 @@ class StatsReader(_Reader[StatSource]):
         try:
             cgroup = _cgroupfs.open_cgroup(self._real_path)
         except CgroupNotFoundError as error:
+            if not _cgroupfs.exists(os.path.join(os.path.dirname(self._real_path), "cgroup.procs")):
+                raise CgroupPermissionError(
+                    f"{self._real_path} is out of this process's sight"
+                ) from error
             raise _cgroupfs.why_unreadable(self._real_path, self._identity) from error
         try:
             if cgroup.identity != self._identity:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -14,11 +15,12 @@ import pytest
 import pymemcgbpf
 from pymemcgbpf import MemcgError, StatsReader, TreeReader, read_stats
 
-from .cgroups import in_child
-from .surroundings import BEST_BACKEND
+from .cgroups import MIB, cgroup, in_child
+from .surroundings import BEST_BACKEND, VERSION
 from .ways import Way
 
 ITEMS = ["anon", "file", "pgfault"]
+MAX_FILE = "memory.max" if VERSION == 2 else "memory.limit_in_bytes"
 
 
 def take_all_numbers() -> list[tuple[int, int]]:
@@ -87,5 +89,31 @@ def test_a_tree_s_reader_says_what_happened(
         del reader
         gc.collect()
         assert are_open(files)
+
+    assert in_child(daemon) == 0
+
+
+def test_no_number_is_another_reader_s(way: Way) -> None:
+    """The numbers of readers that were made before are those of new ones, of other cgroups."""
+
+    def daemon() -> None:
+        with contextlib.ExitStack() as stack:
+            paths = [stack.enter_context(cgroup()) for _ in range(4)]
+            limits = [number * MIB for number in (1, 2, 3, 4)]
+            for path, limit in zip(paths, limits):
+                (path / MAX_FILE).write_text(str(limit))
+            items = ["memory.max", "anon"]
+            old = [way.stats(path, items) for path in paths]
+            assert [reader.read()["memory.max"] for reader in old] == limits
+            os.closerange(3, 4096)
+            new = [way.stats(path, items) for path in reversed(paths)]
+            for reader in old:
+                assert refuses(reader.read)
+            assert [reader.read()["memory.max"] for reader in new] == limits[::-1]
+            for _ in range(2):
+                assert [read_stats(path, items)["memory.max"] for path in paths] == limits
+            os.closerange(3, 4096)
+            for _ in range(2):
+                assert [read_stats(path, items)["memory.max"] for path in paths] == limits
 
     assert in_child(daemon) == 0

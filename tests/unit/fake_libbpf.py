@@ -32,6 +32,7 @@ RODATA = {
     "nr_terms": 4,
     "terms": 9216,
     "header": 1040,
+    "program_key": 8,
     "children_of": 8,
     "nr_parts": 4,
     "part": 4,

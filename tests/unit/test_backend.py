@@ -1080,6 +1080,7 @@ def test_another_failure_is_none(number: int, call: str) -> None:
 def unknown_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_kernel_layout, "_found", None)
     monkeypatch.setattr(_kernel_layout, "_why_not", "")
+    monkeypatch.setattr(_kernel_layout, "_contradicted", False)
     monkeypatch.setattr(_kernel_layout, "_ask_again_at", 0.0)
 
 
@@ -1224,6 +1225,8 @@ def test_a_failure_to_look_is_not_taken_for_a_no(
     def refuse(_: object) -> None:
         raise BpfPermissionError("no CAP_BPF")
 
+    monkeypatch.setattr(_kernel_layout, "_found", None)
+    monkeypatch.setattr(_kernel_layout, "_ask_again_at", 0.0)
     monkeypatch.setattr(_kernel_layout, "from_kernel_tables", refuse)
     for _ in range(2):
         with pytest.raises(BpfPermissionError):

@@ -365,3 +365,24 @@ def test_what_is_abandoned_is_never_let_go_of(monkeypatch: pytest.MonkeyPatch, f
     gc.collect()
     assert is_open(fd)
     # Undone with the patch: both are let go of, and the file is closed.
+
+
+WITHOUT_EPOLL = """
+import os, select
+del select.epoll  # as libraries for green threads do
+from pymemcgbpf import PinnedReader, StatsReader
+from pymemcgbpf._descriptors import opened_at
+with_owner = opened_at(os.devnull, os.O_RDONLY)
+os.fstat(with_owner.fileno())
+number = with_owner.fileno()
+del with_owner
+try:
+    os.fstat(number)
+except OSError:
+    print("closed")
+"""
+
+
+def test_a_library_that_takes_select_s_epoll_away(run_python: RunPython) -> None:
+    ran = run_python("-c", WITHOUT_EPOLL)
+    assert (ran.stdout, ran.stderr) == ("closed\n", "")

@@ -30,6 +30,7 @@ CONSTANTS = {
     "MEMCG_STATS_GONE": _wire.GONE,
     "MEMCG_STATS_BUSY": _wire.BUSY,
     "MEMCG_STATS_BAD_ORDER": _wire.BAD_ORDER,
+    "MEMCG_STATS_OTHER": _wire.OTHER,
     "MEMCG_STATS_BACKEND_KFUNC": _program.BACKENDS["kfunc"],
     "MEMCG_STATS_BACKEND_RFC": _program.BACKENDS["rfc"],
     "MEMCG_STATS_BACKEND_CORE": _program.BACKENDS["core"],
@@ -67,7 +68,7 @@ STRUCTS = {
     ),
     "row": (_wire.ROW, ("cgroup_id", "parent_id", "level", "flags")),
     "trailer": (_wire.TRAILER, ("magic", "nr_rows", "end_ns")),
-    "call": (_wire.CALL, ("cgroup_id", "status", "nr_rows")),
+    "call": (_wire.CALL, ("cgroup_id", "program", "status", "nr_rows")),
     "term": (_wire.TERM, ("kind", "flags", "block", "counter", "unit")),
     "block": (
         _wire.BLOCK,
@@ -117,11 +118,11 @@ def test_byte_order_is_the_machine_s_own_without_padding(name: str) -> None:
 def test_an_answer_is_taken_apart_where_it_lies() -> None:
     # What follows a struct memcg_stats_call is the row of a struct one.
     assert _wire.CALL.size % 8 == _wire.ROW.size % 8 == 0
-    call = _wire.CALL.pack(1 << 40, _wire.BUSY, 1)
+    call = _wire.CALL.pack(1 << 40, 7, _wire.BUSY, 1)
     layout = c_layout([HEADER], "struct memcg_stats_call", ("status", "nr_rows"))
     assert struct.unpack_from("=I", call, layout["status"]) == (_wire.BUSY,)
     assert call[_stat_sources._ANSWER] == call[layout["status"] :]
-    done = _wire.CALL.pack(1 << 40, _wire.DONE, 1)
+    done = _wire.CALL.pack(1 << 40, 7, _wire.DONE, 1)
     assert done[_stat_sources._ANSWER] == _stat_sources._ONE_ROW
     row = c_values([HEADER], ["sizeof(struct memcg_stats_call) + sizeof(struct memcg_stats_row)"])
     assert [*row.values()] == [_stat_sources._VALUES_AT]

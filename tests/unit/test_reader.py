@@ -274,7 +274,17 @@ def test_rights_lost_where_text_cannot_serve(core: Sources, v2: Path) -> None:
         assert (reader.backend, reader.items) == ("fake", ("anon", "pgscan"))
 
 
+def test_rights_lost_with_the_sight_of_the_cgroup(core: Sources, v2: Path) -> None:
+    # As in a chroot: nobody knows whether it was removed.
+    with StatsReader(v2, ["anon"]) as reader:
+        core.made[0].error = REFUSALS[0]
+        shutil.rmtree(v2)
+        with pytest.raises(BpfPermissionError, match="out of this process's sight"):
+            reader.read()
+
+
 def test_rights_lost_with_the_cgroup(core: Sources, v2: Path) -> None:
+    (v2.parent / "cgroup.procs").touch()
     with StatsReader(v2, ["anon"]) as reader:
         core.made[0].error = REFUSALS[0]
         v2.rename(v2.with_name("elsewhere"))

@@ -8,7 +8,6 @@ prints. Then the package is made to forget a counter, or the kernel has one that
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -104,7 +103,7 @@ class Machine(NamedTuple):
         """What the package makes of it."""
         kmem = f"{mmap.PAGESIZE * (self.value('MEMCG_KMEM') + 3)}\n".encode()
         monkeypatch.setattr(_cgroup_files, "read_at", lambda *_: kmem)
-        monkeypatch.setattr(os, "cpu_count", lambda: 4)
+        monkeypatch.setattr(_kernel_layout, "_possible_cpus", lambda: 2)
         file: Any = SimpleNamespace(read=self.text)
         cgroup: Any = SimpleNamespace(version=self.version, fd=-1)
         types = self.types()

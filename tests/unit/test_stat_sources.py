@@ -43,8 +43,11 @@ NAMES = ("anon", "pgfault")
 TERMS: Terms = {name: (Term(1, at),) for at, name in enumerate(NAMES)}
 
 
+SOME_ID = 42
+
+
 def whole_stream(*values: int, rows: int = 1) -> bytes:
-    row = _wire.ROW.pack(42, 1, 2, 0) + struct.pack("=2Q", *values)
+    row = _wire.ROW.pack(SOME_ID, 1, 2, 0) + struct.pack("=2Q", *values)
     trailer = _wire.TRAILER.pack(_wire.END_MAGIC, rows, 0)
     return _wire.encode_header((1, 55), 1) + rows * row + trailer
 
@@ -52,7 +55,7 @@ def whole_stream(*values: int, rows: int = 1) -> bytes:
 class Loaded:
     """A program, as far as is looked at it."""
 
-    fd = 6
+    fd, key = 6, 5
     is_lost = False
 
 
@@ -73,6 +76,7 @@ class Kernel:
 
     # The program:
     def attach(self, cgroup_fd: int, order: int) -> Any:
+        self.cgroup_id = os.fstat(cgroup_fd).st_ino if cgroup_fd > 0 else 0
         assert (cgroup_fd > 0, order) == (True, _program.SELF)
         if self.attach_error is not None:
             raise self.attach_error
@@ -90,6 +94,11 @@ class Kernel:
         if self.create_error:
             return -self.create_error
         self.iterators += 1
+        # The row is of the cgroup that the link is of.
+        row = _wire.header_size(2)
+        if self.output[row:].startswith(_wire.encode_id(SOME_ID)):
+            own = _wire.encode_id(self.cgroup_id)
+            self.output = self.output[:row] + own + self.output[row + len(own) :]
         if self.piecewise:
             return self._pipe()
         (self.folder / "stream").write_bytes(self.output)
@@ -130,6 +139,24 @@ def test_a_whole_stream(kernel: Kernel, v2: Path, opened: Opened) -> None:
     assert source.read() == {"anon": 1, "pgfault": (1 << 64) - 2}
     source.close()
     assert kernel.links == 0
+
+
+ANOTHERS = {
+    "another cgroup's": _wire.encode_header((1, 55), 1) + _wire.ROW.pack(7, 1, 2, 0),
+    "other items": _wire.encode_header((1, 56), 1) + _wire.ROW.pack(SOME_ID, 1, 2, 0),
+}
+
+
+@pytest.mark.parametrize("begins", ANOTHERS.values(), ids=ANOTHERS)
+def test_a_stream_that_is_another_reader_s(
+    begins: bytes, kernel: Kernel, v2: Path, opened: Opened
+) -> None:
+    source = source_of(opened(v2))
+    kernel.output = begins + whole_stream(4096, 3)[len(begins) :]
+    with pytest.raises(MemcgError, match="another reader's") as caught:
+        source.read()
+    assert caught.value.errno == errno.EBADF
+    source.close()
 
 
 @pytest.mark.parametrize("bytes_a_read", [1, 7, 64, 80])
@@ -196,6 +223,7 @@ def test_an_iterator_may_have_the_descriptor_0(
 ) -> None:
     # Where standard input is closed.
     source = source_of(opened(v2))
+    source.read()  # the output is of that cgroup then
     files = SimpleNamespace(read=lambda fd, size: {0: kernel.output}[fd])
     closed: list[int] = []
     iterator = SimpleNamespace(fileno=lambda: 0, close=lambda: closed.append(0))
@@ -248,6 +276,7 @@ def test_where_bpf_cannot_flush_the_cheapest_file_does(
         (zswap, "memory.zswap.current"),
         (old, "memory.numa_stat"),
     ):
+        kernel.output = whole_stream(4096, 3)
         source, files = flushing_files(opened(path))
         assert files == {name}
         assert source.read() == {"anon": 4096, "pgfault": 3}
@@ -285,18 +314,19 @@ class Runs:
         self.answers: list[tuple[int, int, tuple[int, ...]]] = []  # status, rows, values
         self.error = 0
         self.asked: list[int] = []  # the ids
-        self.fd = 6
+        self.fd, self.key = 6, 1 << 63
 
     def runner(self, program_fd: int, context: bytearray) -> Callable[[], int]:
         assert program_fd == self.fd
 
         def run() -> int:
-            cgroup_id, _, _ = _wire.CALL.unpack_from(context)
+            cgroup_id, key, _, _ = _wire.CALL.unpack_from(context)
+            assert key == self.key
             self.asked.append(cgroup_id)
             if self.error:
                 return -self.error
             status, rows, values = self.answers.pop(0)
-            _wire.CALL.pack_into(context, 0, cgroup_id, status, rows)
+            _wire.CALL.pack_into(context, 0, cgroup_id, key, status, rows)
             if rows:
                 _wire.ROW.pack_into(context, _wire.CALL.size, cgroup_id, 1, 2, 0)
                 struct.pack_into(
@@ -340,6 +370,15 @@ def test_what_a_stream_finds_absent(kernel: Kernel, v2: Path, opened: Opened) ->
     assert source.absent() == {"anon"}
     kernel.output = whole_stream(0, 0)
     assert source.absent() == set(), "0 is a measurement"
+    source.close()
+
+
+def test_a_run_of_another_program(runs: Runs, v2: Path, opened: Opened) -> None:
+    source = RunSource(opened(v2), RECIPE, False)
+    runs.answers = [(_wire.OTHER, 0, ())]
+    with pytest.raises(MemcgError, match="another reader's") as caught:
+        source.read()
+    assert caught.value.errno == errno.EBADF
     source.close()
 
 

@@ -856,7 +856,7 @@ class FakeProgram:
 
     def __init__(self, name: str, constants: dict[str, bytes], rows: MapSize) -> None:
         self.name, self.constants, self.rows = name, constants, rows
-        self.fd = 33
+        self.fd, self.key = 33, 1 << 63
         self.attached: list[tuple[int, int]] = []
         self.link = FakeLink()
         self.closes = 0
@@ -1045,13 +1045,14 @@ class Runs:
 
     def runner(self, program_fd: int, call: bytearray) -> Callable[[], int]:
         def run() -> int:
-            cgroup_id = _wire.CALL.unpack_from(call)[0]
+            cgroup_id, key, _, _ = _wire.CALL.unpack_from(call)
+            assert key == 1 << 63
             self.ran.append((program_fd, cgroup_id))
             error, status, rows = self.answers[0]
             if len(self.answers) > 1:
                 self.answers.pop(0)
             if not error:
-                _wire.CALL.pack_into(call, 0, cgroup_id, status, rows)
+                _wire.CALL.pack_into(call, 0, cgroup_id, key, status, rows)
             return error
 
         return run
