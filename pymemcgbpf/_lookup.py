@@ -57,7 +57,7 @@ def resolved(path: str) -> str:
     if sys.version_info < (3, 10):  # which cannot tell a failure from a path that is no link
         return os.path.realpath(path)
     try:
-        return os.path.realpath(path, strict=True)
+        return os.path.realpath(path, strict=True)  # novm: Python 3.10
     except OSError as error:
         if is_transient(error):
             raise shortage(f"{path} cannot be looked at", error, "readlink") from error
