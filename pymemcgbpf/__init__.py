@@ -13,7 +13,7 @@ from ._version import VERSION
 
 if TYPE_CHECKING:
     from ._cached_readers import clear_cache, read_stats
-    from ._catalogue import UNLIMITED, Item
+    from ._items import UNLIMITED, Item
     from ._offer import items, unknown_keys
     from ._pin import pin, pin_tree
     from ._unpin import unpin

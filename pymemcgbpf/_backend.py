@@ -8,9 +8,9 @@ import errno
 from collections.abc import Sequence
 from typing import Callable, Generic, NamedTuple, NoReturn, Optional, Protocol, TypeVar
 
-from . import _btf, _catalogue, _cgroupfs, _kernel_layout, _layout, _recipe, _stat_sources
-from ._catalogue import CATALOGUE, CURRENT, MEMORY_STAT, NodeCounter, close_names
+from . import _btf, _cgroupfs, _items, _kernel_layout, _layout, _recipe, _stat_sources
 from ._cgroupfs import Cgroup
+from ._items import CATALOGUE, CURRENT, MEMORY_STAT, NodeCounter, close_names
 from ._recipe import Recipe, Terms
 from ._recipe import Source as Numbers
 from ._shown import Shown
@@ -182,14 +182,14 @@ def _check_known(names: Optional[tuple[str, ...]], shown: Shown) -> None:
     """Raises where nobody knows a name: neither the catalogue, nor the kernel's files."""
     known = dict.fromkeys((*shown.names(MEMORY_STAT), *CATALOGUE))
     for name in names or ():
-        if _catalogue.is_group(name):
-            files = _catalogue.files_of_group(name)
-            if len(files) == 1 or any(_catalogue.in_group(name, one) for one in known):
+        if _items.is_group(name):
+            files = _items.files_of_group(name)
+            if len(files) == 1 or any(_items.in_group(name, one) for one in known):
                 continue
             printed = (one for file in files for one in shown.names(file))
-            if not any(_catalogue.in_group(name, one) for one in printed):
+            if not any(_items.in_group(name, one) for one in printed):
                 raise UnknownItemError(f"no item is called like {name!r}", item=name)
-        elif name not in known and not _catalogue.item_named(name) and not shown.has(name):
+        elif name not in known and not _items.item_named(name) and not shown.has(name):
             like = close_names(name, known)
             hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ""
             raise UnknownItemError(f"no item is called {name!r}{hint}", item=name, suggestions=like)
@@ -249,7 +249,7 @@ class _Choosing(Generic[_Source]):
         self._cgroup, self._request, self._maker = cgroup, request, maker
         self._shown = shown
         # The items that must be there; of groups, those that are to be had.
-        self._required = [name for name in request.names or () if not _catalogue.is_group(name)]
+        self._required = [name for name in request.names or () if not _items.is_group(name)]
         self._refusals: list[_Refusal] = []
         self._lacked_proof = False  # of an item that a backend may well have
 
@@ -300,10 +300,10 @@ class _Choosing(Generic[_Source]):
         found: dict[str, None] = {}
         for name in self._request.names:
             members = [name]
-            if _catalogue.is_group(name):
-                files = _catalogue.files_of_group(name)
+            if _items.is_group(name):
+                files = _items.files_of_group(name)
                 among = [item for file in files for item in offered(file)]
-                members = [item for item in among if _catalogue.in_group(name, item)]
+                members = [item for item in among if _items.in_group(name, item)]
             found.update(dict.fromkeys(members))
         if not found:
             raise _unavailable(self._request.names, self._cgroup.path)
@@ -314,7 +314,7 @@ class _Choosing(Generic[_Source]):
             raise _unavailable(missing, self._where(missing))
 
     def _where(self, missing: Sequence[str]) -> str:
-        of_stat = all(_catalogue.file_of(name) == MEMORY_STAT for name in missing)
+        of_stat = all(_items.file_of(name) == MEMORY_STAT for name in missing)
         if of_stat and self._cgroup.version == 1:
             return "this kernel's cgroup v1 memory.stat"
         if self._cgroup.is_root:
@@ -378,7 +378,7 @@ class _Choosing(Generic[_Source]):
     def _would_be_lost(self, name: str) -> bool:
         """Whether text has a key that a group, or all of memory.stat, would then be without. (Of
         v1's few keys text would lose more than it saves.)"""
-        in_stat = _catalogue.file_of(name) == MEMORY_STAT
+        in_stat = _items.file_of(name) == MEMORY_STAT
         return self._cgroup.version == 2 and in_stat and self._shown.has(name)
 
     def _no_terms(self, missing: list[str], source: Numbers) -> ItemUnavailableError:
@@ -388,7 +388,7 @@ class _Choosing(Generic[_Source]):
             name
             for name in missing
             if name not in unproved
-            and _catalogue.item_named(name) is None
+            and _items.item_named(name) is None
             and _recipe.guessed(name, source.types.counters)
         ]
         self._lacked_proof = self._lacked_proof or bool(unproved or guesses)
@@ -408,7 +408,7 @@ class _Choosing(Generic[_Source]):
         """Where the counters lie, if these items take it from there."""
         if backend == "core" and any(map(_recipe.is_flushed, names)):
             return _kernel_layout.find(types, self._cgroup)
-        items = map(_catalogue.item_named, names)
+        items = map(_items.item_named, names)
         if any(item is not None and isinstance(item.source, NodeCounter) for item in items):
             with contextlib.suppress(BackendUnavailableError):
                 return _kernel_layout.find(types, self._cgroup)
@@ -420,7 +420,7 @@ class _Choosing(Generic[_Source]):
         guesses = {
             name: parts
             for name, parts in terms.items()
-            if parts and _catalogue.item_named(name) is None
+            if parts and _items.item_named(name) is None
         }
         if not guesses:
             return

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Optional
 
 from . import _backend, _cgroupfs, _fork
-from ._catalogue import requested_names
+from ._items import requested_names
 from .errors import CgroupRemovedError, ClosedError, MemcgError
 from .reader import StatsReader
 

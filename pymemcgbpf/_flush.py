@@ -8,8 +8,8 @@ import os
 from typing import NamedTuple, Optional
 
 from . import _btf, _cgroup_files, _cgroupfs, _program
-from ._catalogue import MEMORY_STAT
 from ._cgroupfs import Cgroup
+from ._items import MEMORY_STAT
 from .errors import is_transient
 
 # Files whose reading flushes first, and that are cheaper than memory.stat (mm/memcontrol.c:

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 from typing import Optional
 
-from . import _btf, _catalogue, _cgroup_files, _cgroupfs, _fork, _layout, _program
-from ._catalogue import MEMORY_STAT, Counters
+from . import _btf, _cgroup_files, _cgroupfs, _fork, _items, _layout, _program
 from ._cgroupfs import Cgroup
+from ._items import MEMORY_STAT, Counters
 from ._recipe import Base, Recipe, Term, Terms, guessed, unit_of
 from ._stat_sources import StreamSource
 from .errors import BackendUnavailableError, MemcgError, is_transient
@@ -153,11 +153,11 @@ def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_layout
 
 def _counter_of(types: _btf.KernelTypes, key: str, version: int) -> Optional[tuple[str, int]]:
     """The one enumerator behind a key of memory.stat, and the factor to the key's unit."""
-    source: Optional[_catalogue.Source]
+    source: Optional[_items.Source]
     if version == 1:
         source = _V1_COUNTERS.get(key)
     else:
-        item = _catalogue.CATALOGUE.get(key)
+        item = _items.CATALOGUE.get(key)
         event = _layout.event_printed_as(types, key)
         if item is None and event is not None:
             return event, 1
@@ -175,7 +175,7 @@ def _printed(types: _btf.KernelTypes, keys: tuple[str, ...], version: int) -> _l
         return _layout.Printed(counters)
     events = [_layout.event_printed_as(types, key) for key in keys]
     unknown = any(
-        key not in _catalogue.CATALOGUE and event is None and guessed(key, types.counters) is None
+        key not in _items.CATALOGUE and event is None and guessed(key, types.counters) is None
         for key, event in zip(keys, events)
     )
     return _layout.Printed(counters, tuple(filter(None, events)), unknown)
@@ -236,7 +236,7 @@ def _known_numbers(
             if is_transient(error):
                 raise
             return known
-        pages = int(text) // unit_of(_catalogue.PAGES)
+        pages = int(text) // unit_of(_items.PAGES)
         doubt = _CAUTION * _most_pending()
         known[_KMEM] = max(0, pages - doubt), pages + doubt
     return known
@@ -319,8 +319,8 @@ def comparisons(cgroup: Cgroup, recipe: Recipe) -> Iterator[set[str]]:
 
 
 # What v1's memory.stat shows: items, and some that are none.
-_V1_COUNTERS: dict[str, _catalogue.Source] = {
-    **{item.v1: item.source for item in _catalogue.CATALOGUE.values() if item.v1},
+_V1_COUNTERS: dict[str, _items.Source] = {
+    **{item.v1: item.source for item in _items.CATALOGUE.values() if item.v1},
     "total_pgpgin": Counters((("PGPGIN",),), "one"),
     "total_pgpgout": Counters((("PGPGOUT",),), "one"),
     "total_swap": Counters((("MEMCG_SWAP",),), "pages"),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Optional
 
 from . import _backend, _btf, _cgroupfs
-from ._catalogue import CATALOGUE, FILES, MEMORY_STAT, Item, item_named, unknown
+from ._items import CATALOGUE, FILES, MEMORY_STAT, Item, item_named, unknown
 from ._recipe import guessed
 from ._shown import Shown
 from .errors import BackendUnavailableError

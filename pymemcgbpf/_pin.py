@@ -14,9 +14,9 @@ from . import (
     _backend,
     _bpffs,
     _btf,
-    _catalogue,
     _cgroupfs,
     _flush,
+    _items,
     _program,
     _stat_sources,
     _tree_sources,
@@ -87,7 +87,7 @@ def pin(
     if order not in _program.ORDERS:
         known = ", ".join(map(repr, _program.ORDERS))
         raise ValueError(f"order must be one of {known}, not {order!r}")
-    names = _catalogue.requested_names(items)
+    names = _items.requested_names(items)
     path, bits = _bpffs.absolute(pin_path), _mode(mode)
     _bpffs.check_free(path)
     cgroup = _cgroupfs.open_cgroup(cgroup_path)
@@ -140,7 +140,7 @@ def pin_tree(
         What :func:`pin` raises; TreeTooLargeError: so many items of so many cgroups would take
         more than 1,024 parts.
     """
-    names = _catalogue.requested_names(items)
+    names = _items.requested_names(items)
     wanted = None if room is None else operator.index(room)
     if wanted is not None and wanted < 1:
         raise ValueError(f"room must be at least 1, not {wanted}")
@@ -288,7 +288,7 @@ class PinSource:
 
     def absent(self) -> set[str]:
         """Reads once; the items that this kernel does not keep, and those without a number."""
-        absent = {name for name in self.names if _catalogue.item_named(name) is None}
+        absent = {name for name in self.names if _items.item_named(name) is None}
         iterator = _libbpf.IteratorMaker(self._link.fd)()
         try:
             data, _ = pinned.read_walk(iterator.fileno())
@@ -343,7 +343,7 @@ def _chosen(cgroup: Cgroup, names: Optional[tuple[str, ...]], walk: Walk) -> Pin
     numberless = [
         name
         for name in names or ()
-        if not _catalogue.is_group(name) and _catalogue.item_named(name) is None
+        if not _items.is_group(name) and _items.item_named(name) is None
     ]
     refusal: Optional[MemcgError] = None
     for backend in _backend.BEST_FIRST:

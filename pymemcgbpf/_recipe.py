@@ -7,8 +7,8 @@ import mmap
 from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
-from . import _btf, _catalogue, _layout, _program, _wire
-from ._catalogue import Counters, Field, Item, NodeCounter, Pressure
+from . import _btf, _items, _layout, _program, _wire
+from ._items import Counters, Field, Item, NodeCounter, Pressure
 from .errors import BackendUnavailableError
 
 
@@ -60,10 +60,10 @@ class Source(NamedTuple):
 
     def terms_of(self, name: str) -> tuple[Term, ...]:
         """The numbers that an item is the sum of; none where this kernel has none."""
-        item = _catalogue.item_named(name) or guessed(name, self.types.counters)
+        item = _items.item_named(name) or guessed(name, self.types.counters)
         return () if item is None else self.terms(item.source)
 
-    def terms(self, source: _catalogue.Source) -> tuple[Term, ...]:
+    def terms(self, source: _items.Source) -> tuple[Term, ...]:
         """The numbers that make up what the catalogue names."""
         try:
             if isinstance(source, Counters):
@@ -76,10 +76,10 @@ class Source(NamedTuple):
 
     def lacks_proof(self, name: str) -> bool:
         """Whether an item is withheld because the order of the counters is not proved for it."""
-        item = _catalogue.item_named(name) or guessed(name, self.types.counters)
+        item = _items.item_named(name) or guessed(name, self.types.counters)
         return item is not None and self._is_unproved(item.source)
 
-    def _is_unproved(self, source: _catalogue.Source) -> bool:
+    def _is_unproved(self, source: _items.Source) -> bool:
         of = source.of if isinstance(source, NodeCounter) else source
         layout = self.layout
         if not isinstance(of, Counters) or (self.backend != "core" and of is source):
@@ -166,7 +166,7 @@ def _word_kind(enum: str) -> int:
 
 def unit_of(scale: str) -> int:
     """The factor from a counter's own unit to its item's."""
-    return {_catalogue.PAGES: mmap.PAGESIZE, _catalogue.KIB: 1024}.get(scale, 1)
+    return {_items.PAGES: mmap.PAGESIZE, _items.KIB: 1024}.get(scale, 1)
 
 
 def guessed(name: str, enumerators: Iterable[str]) -> Optional[Item]:
@@ -177,15 +177,15 @@ def guessed(name: str, enumerators: Iterable[str]) -> Optional[Item]:
     """
     upper = name.upper()
     for enumerator, scale in (
-        (upper, _catalogue.ONE),
-        (f"NR_{upper}", _catalogue.PAGES),
-        (f"MEMCG_{upper}", _catalogue.PAGES),
-        (f"NR_{upper}_B", _catalogue.ONE),
-        (f"MEMCG_{upper}_B", _catalogue.ONE),
-        (f"NR_{upper}_KB", _catalogue.KIB),
+        (upper, _items.ONE),
+        (f"NR_{upper}", _items.PAGES),
+        (f"MEMCG_{upper}", _items.PAGES),
+        (f"NR_{upper}_B", _items.ONE),
+        (f"MEMCG_{upper}_B", _items.ONE),
+        (f"NR_{upper}_KB", _items.KIB),
     ):
         if enumerator in enumerators:
-            return _catalogue.guess(name, enumerator, scale)
+            return _items.guess(name, enumerator, scale)
     return None
 
 
@@ -218,7 +218,7 @@ class Recipe(NamedTuple):
     @property
     def has_pressure(self) -> bool:
         """Whether it has totals that the kernel brings up to date when their file is read."""
-        return any(name.startswith(_catalogue.PRESSURE) for name in self.terms)
+        return any(name.startswith(_items.PRESSURE) for name in self.terms)
 
     def header(self, order: int) -> bytes:
         """What a stream of it begins with."""
@@ -257,18 +257,18 @@ class Recipe(NamedTuple):
 
 def is_flushed(name: str) -> bool:
     """Whether an item is one of the counters that are flushed."""
-    item = _catalogue.item_named(name)
+    item = _items.item_named(name)
     return item is None or isinstance(item.source, (Counters, NodeCounter))
 
 
 def _number(name: str) -> int:
-    item = _catalogue.item_named(name)
+    item = _items.item_named(name)
     return 0 if item is None else item.number
 
 
 def _flags(name: str, last: bool) -> int:
     flags = _program.TERM_LAST if last else 0
-    on_root = _catalogue.file_of(name) in _catalogue.ON_ROOT
+    on_root = _items.file_of(name) in _items.ON_ROOT
     return flags if on_root else flags | _program.TERM_NOT_ON_ROOT
 
 

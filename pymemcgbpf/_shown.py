@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from ._catalogue import CATALOGUE, MEMORY_STAT, ON_ROOT, file_of
 from ._cgroup_files import name_of, parse_items, read_at
 from ._cgroupfs import Cgroup
+from ._items import CATALOGUE, MEMORY_STAT, ON_ROOT, file_of
 from .errors import is_transient
 
 # The kernel counts them per cgroup on v2 only (cgroup_subsys_on_dfl); hugetlb there by a

@@ -12,8 +12,8 @@ from typing import Optional, Union
 
 from . import _cgroupfs, _flush, _fork, _program, _relocated, _wire
 from ._bindings import libbpf as _libbpf
-from ._catalogue import MEMORY_STAT
 from ._cgroupfs import Cgroup
+from ._items import MEMORY_STAT
 from ._recipe import Recipe
 from ._text_source import TextSource
 from .errors import BpfPermissionError, MemcgError, StreamError

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Callable, NamedTuple, Optional, Union
 
 from . import _cgroup_files, _cgroupfs, _wire
-from ._catalogue import MEMORY_STAT, ON_ROOT, PRESSURE, file_of
 from ._cgroupfs import Cgroup
 from ._descriptors import Owned, opened_at
+from ._items import MEMORY_STAT, ON_ROOT, PRESSURE, file_of
 from .errors import CgroupPermissionError, errno_text, is_transient
 
 # A directory of cgroupfs has so many links, and one more for each directory in it.

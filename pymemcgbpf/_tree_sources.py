@@ -11,11 +11,11 @@ from typing import NamedTuple, Optional, Union
 
 from . import (
     _btf,
-    _catalogue,
     _cgroup_files,
     _cgroupfs,
     _flush,
     _fork,
+    _items,
     _program,
     _stat_sources,
     _text_tree,
@@ -233,8 +233,8 @@ class MapSource:
 def may_lack(name: str, on_root: bool) -> bool:
     """Whether one cgroup, perhaps its hierarchy's root, may lack what others have: pressure can
     be switched off."""
-    file = _catalogue.file_of(name)
-    return file == _catalogue.PRESSURE or (on_root and file not in _catalogue.ON_ROOT)
+    file = _items.file_of(name)
+    return file == _items.PRESSURE or (on_root and file not in _items.ON_ROOT)
 
 
 def likely_rows(cgroup: Cgroup, order: str) -> int:

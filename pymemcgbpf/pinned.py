@@ -11,7 +11,7 @@ import time
 from types import TracebackType
 from typing import Callable, NamedTuple, NoReturn, Optional, TypeVar, Union
 
-from . import _bpffs, _catalogue, _cgroupfs, _paths, _wire
+from . import _bpffs, _cgroupfs, _items, _paths, _wire
 from ._descriptors import Owned, opened_at
 from .errors import (
     CgroupRemovedError,
@@ -404,7 +404,7 @@ def open_error(path: str, error: Exception) -> MemcgError:
 
 
 def _names(path: str, header: _wire.Header) -> tuple[str, ...]:
-    found = [_catalogue.item_numbered(number) for number in header.items]
+    found = [_items.item_numbered(number) for number in header.items]
     names = [
         item.name if item is not None else f"#{number}" for item, number in zip(found, header.items)
     ]

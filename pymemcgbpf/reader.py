@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Generic, NoReturn, Optional, SupportsIndex, TypeVar
 
 from . import _backend, _cgroupfs, _fork, _paths, _program, _wire
-from ._catalogue import requested_names
+from ._items import requested_names
 from ._stat_sources import OneCgroup, StatSource
 from ._tree_sources import Tree, TreeSource
 from .errors import (

@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from typing import NamedTuple, Optional, Union
 
 from .. import _backend, _cached_readers, _cgroup_files
-from .._catalogue import MEMORY_STAT
 from .._cgroupfs import Cgroup
+from .._items import MEMORY_STAT
 from .._shown import Shown
 from .._stat_sources import OneCgroup
 from .._tree_sources import Tree

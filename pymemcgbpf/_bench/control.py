@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 from typing import Callable
 
-from .._catalogue import MEMORY_STAT
+from .._items import MEMORY_STAT
 
 Values = dict[str, int]
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 
-from .._catalogue import CATALOGUE, close_names, is_group, item_named
+from .._items import CATALOGUE, close_names, is_group, item_named
 from .._version import VERSION
 from ..errors import ItemUnavailableError, MemcgError, UnknownItemError
 from .units import printable
@@ -73,7 +73,7 @@ def say(message: str) -> None:
 
 def parser(command: str, description: str, epilog: str, words: str) -> Parser:
     """The parser of a command that reads cgroups itself, with the options that all those have."""
-    from .. import _backend  # not for commands that do without ctypes
+    from .. import _backend
 
     made = plain_parser(
         command,
@@ -180,7 +180,7 @@ def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[s
     if (item_named(first) or is_group(first)) and not os.path.isdir(first):
         return None, list(words)
     if os.sep not in first and not os.path.lexists(first):
-        from .main import COMMANDS  # which has imported us, or nobody has
+        from .main import COMMANDS
 
         like = close_names(first, COMMANDS) or close_names(first, CATALOGUE)
         hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ""

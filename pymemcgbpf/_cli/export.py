@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from .. import _cgroupfs
-from .._catalogue import NUMA_STAT, UNLIMITED, item_named, unknown
+from .._items import NUMA_STAT, UNLIMITED, item_named, unknown
 from ..snapshot import ABSENT, Snapshot
 from . import command, output_file
 from .units import utf_8

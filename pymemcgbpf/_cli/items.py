@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 from .. import _offer
-from .._catalogue import Item, item_named
+from .._items import Item, item_named
 from . import command
 
 _COLUMNS = ("name", "unit", "kind", "file", "description")

@@ -70,7 +70,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         parser.error("--room is of use with --tree alone")
 
     def make() -> None:
-        from .._pin import pin, pin_tree  # which imports ctypes
+        from .._pin import pin, pin_tree
 
         items, flush = options.items or None, not options.no_flush
         if options.tree:

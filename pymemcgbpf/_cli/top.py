@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
-from .._catalogue import COUNTER, CURRENT, item_named
+from .._items import COUNTER, CURRENT, item_named
 from ..errors import MemcgError
 from ..reader import TreeReader
 from ..snapshot import ABSENT, Row, Snapshot

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
-from .._catalogue import CURRENT
+from .._items import CURRENT
 from ..snapshot import Row, Snapshot
 from . import command
 from .units import Shown, columns, human, padded, printable, utf_8

@@ -6,7 +6,7 @@ from __future__ import annotations
 import unicodedata
 from typing import NamedTuple
 
-from .._catalogue import UNLIMITED, item_named
+from .._items import UNLIMITED, item_named
 
 
 class Shown(NamedTuple):

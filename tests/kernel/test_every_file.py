@@ -20,7 +20,7 @@ from pymemcgbpf import (
     ItemUnavailableError,
     StatsReader,
     UnknownItemError,
-    _catalogue,
+    _items,
     _program,
 )
 
@@ -201,7 +201,7 @@ def test_a_group_is_all_of_a_file(empty_cgroup: Path, way: Way) -> None:
     shown = everything(empty_cgroup)
     groups = ["memory.events", "memory.events.local", "memory.swap.events", "memory.numa_stat"]
     for file in groups if VERSION == 2 else ("memory.max", "memory.peak"):
-        wanted = [name for name in shown if _catalogue.file_of(name) == file]
+        wanted = [name for name in shown if _items.file_of(name) == file]
         name = f"{file}.*" if VERSION == 2 else f"{file}*"
         with way.stats(empty_cgroup, [name]) as reader:
             assert list(reader.items) == wanted and wanted
@@ -279,7 +279,7 @@ if VERSION == 2:
     def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
         """A version of the package that does not know some items of this kernel's."""
         for name in FORGOTTEN:
-            monkeypatch.delitem(_catalogue.CATALOGUE, name)
+            monkeypatch.delitem(_items.CATALOGUE, name)
 
     @pytest.mark.usefixtures("forgetful")
     def test_an_unknown_key_is_reported_and_read_by_its_enumerator(

@@ -11,7 +11,7 @@ from typing import Callable, Union
 import pytest
 
 from pymemcgbpf import StatsReader, TreeReader, read_stats
-from pymemcgbpf._catalogue import CATALOGUE
+from pymemcgbpf._items import CATALOGUE
 
 from .cgroups import (
     ANON_BYTES,

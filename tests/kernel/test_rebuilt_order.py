@@ -16,8 +16,8 @@ import pytest
 
 import pymemcgbpf
 from pymemcgbpf import ItemUnavailableError, StatsReader, _btf, _cgroupfs, _kernel_layout, _layout
-from pymemcgbpf._catalogue import CATALOGUE, MEMORY_STAT
 from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._items import CATALOGUE, MEMORY_STAT
 from pymemcgbpf._recipe import Source
 
 from .cgroups import Worker

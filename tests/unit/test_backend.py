@@ -33,8 +33,8 @@ from pymemcgbpf import (
     _shown,
 )
 from pymemcgbpf._backend import Choice, Request
-from pymemcgbpf._catalogue import CATALOGUE, CURRENT
 from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._items import CATALOGUE, CURRENT
 from pymemcgbpf._recipe import Recipe
 from pymemcgbpf._stat_sources import OneCgroup
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pymemcgbpf import _catalogue
-from pymemcgbpf._catalogue import (
+from pymemcgbpf import _items
+from pymemcgbpf._items import (
     CATALOGUE,
     FILES,
     Counters,
@@ -141,12 +141,12 @@ def test_published_numbers_keep_their_names() -> None:
 
 
 def test_new_items_have_numbers_of_their_own() -> None:
-    everything = (*_catalogue._STAT, *_catalogue._OTHERS)
+    everything = (*_items._STAT, *_items._OTHERS)
     assert len(everything) == len(CATALOGUE), "two of a name"
     numbers = [item.number for item in everything]
     assert len(set(numbers)) == len(numbers)
     assert set(numbers) == set(PUBLISHED), "a new item: add it to PUBLISHED"
-    assert all(0 < number < _catalogue._NODE_BIT for number in numbers)
+    assert all(0 < number < _items._NODE_BIT for number in numbers)
     assert all(name == item.name for name, item in CATALOGUE.items())
 
 
@@ -165,7 +165,7 @@ def test_an_item_is_whole(item: Item) -> None:
     assert item.name.startswith(item.file) == (item.file != "memory.stat")
     assert item.file in FILES
     if isinstance(item.source, Counters):
-        assert item.unit == "bytes" or item.source.scale == _catalogue.ONE
+        assert item.unit == "bytes" or item.source.scale == _items.ONE
         for alternatives in item.source.parts:
             assert alternatives and all(name.isupper() for name in alternatives)
 
@@ -303,7 +303,7 @@ def test_a_node_s_item_is_memory_stat_s_on_that_node() -> None:
 def test_the_numbers_of_node_items_are_all_different() -> None:
     numbers = [item.number for item in CATALOGUE.values()]
     for node in (0, 1, 127):
-        for name in _catalogue.CATALOGUE:
+        for name in _items.CATALOGUE:
             item = item_named(f"memory.numa_stat.{name}.N{node}")
             if item is not None:
                 numbers.append(item.number)

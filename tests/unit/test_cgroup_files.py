@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pymemcgbpf import UNLIMITED, StreamError, _cgroup_files
-from pymemcgbpf._catalogue import CATALOGUE, CURRENT, FILES, MEMORY_STAT
 from pymemcgbpf._cgroup_files import StatLines, name_of, parse, parse_items, stat_key
+from pymemcgbpf._items import CATALOGUE, CURRENT, FILES, MEMORY_STAT
 
 V1_MAX = UNLIMITED // mmap.PAGESIZE * mmap.PAGESIZE
 

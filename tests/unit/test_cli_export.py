@@ -16,8 +16,8 @@ import pytest
 
 import pymemcgbpf
 from pymemcgbpf import UNLIMITED, MemcgError, Snapshot
-from pymemcgbpf._catalogue import CATALOGUE, item_named
 from pymemcgbpf._cli import export, output_file
+from pymemcgbpf._items import CATALOGUE, item_named
 
 from ..terminal import terminal
 from . import commands

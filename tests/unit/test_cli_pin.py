@@ -13,12 +13,7 @@ from typing import Any
 
 import pytest
 
-from pymemcgbpf import (
-    BackendUnavailableError,
-    ItemUnavailableError,
-    _pin,
-    _wire,
-)
+from pymemcgbpf import BackendUnavailableError, ItemUnavailableError, _pin, _wire
 from pymemcgbpf._cli.main import main
 
 from .conftest import RunPython

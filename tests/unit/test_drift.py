@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from pymemcgbpf import _catalogue, _program, _stat_sources, _tree_sources, _wire
+from pymemcgbpf import _items, _program, _stat_sources, _tree_sources, _wire
 
 from .c_values import BPF_SRC, c_layout, c_values
 
@@ -23,7 +23,7 @@ CONSTANTS = {
     "MEMCG_STATS_MAX_BLOCKS": _wire.MAX_BLOCKS,
     "MEMCG_STATS_MAX_STEPS": 2,
     "MEMCG_STATS_ABSENT": _wire.ABSENT,
-    "MEMCG_STATS_UNLIMITED": _catalogue.UNLIMITED,
+    "MEMCG_STATS_UNLIMITED": _items.UNLIMITED,
     "MEMCG_STATS_ROW_ROOT": _wire.ROW_ROOT,
     "MEMCG_STATS_NOT_RUN": _wire.NOT_RUN,
     "MEMCG_STATS_DONE": _wire.DONE,

@@ -17,7 +17,7 @@ from pymemcgbpf import (
     _btf,
     _cgroupfs,
 )
-from pymemcgbpf._catalogue import CATALOGUE, CURRENT
+from pymemcgbpf._items import CATALOGUE, CURRENT
 
 from .directories import make_v1, make_v2
 from .kernels import LINUX_6_18

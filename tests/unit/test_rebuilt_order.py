@@ -16,7 +16,7 @@ import pytest
 
 from pymemcgbpf import _cgroup_files, _kernel_layout, _layout
 from pymemcgbpf._btf import KernelTypes
-from pymemcgbpf._catalogue import CATALOGUE, MEMORY_STAT, Counters
+from pymemcgbpf._items import CATALOGUE, MEMORY_STAT, Counters
 from pymemcgbpf._recipe import Source, unit_of
 
 from .kernels import KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel

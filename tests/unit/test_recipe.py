@@ -10,7 +10,7 @@ from typing import Optional
 import pytest
 
 from pymemcgbpf import BackendUnavailableError, _btf, _layout, _program, _wire
-from pymemcgbpf._catalogue import CATALOGUE, CURRENT, Counters
+from pymemcgbpf._items import CATALOGUE, CURRENT, Counters
 from pymemcgbpf._recipe import Base, Recipe, Source, Term, Terms, guessed
 
 from .fake_libbpf import RODATA

@@ -10,8 +10,8 @@ from typing import Callable
 import pytest
 
 from pymemcgbpf import StreamError, _cgroup_files, _shown
-from pymemcgbpf._catalogue import CATALOGUE, CURRENT, FILES, MEMORY_STAT
 from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._items import CATALOGUE, CURRENT, FILES, MEMORY_STAT
 from pymemcgbpf._shown import Shown
 
 from .directories import make_v1, make_v2

@@ -11,16 +11,10 @@ from typing import Callable
 
 import pytest
 
-from pymemcgbpf import (
-    UNLIMITED,
-    ItemUnavailableError,
-    MemcgError,
-    StreamError,
-    _cgroup_files,
-)
-from pymemcgbpf._catalogue import CATALOGUE, CURRENT
+from pymemcgbpf import UNLIMITED, ItemUnavailableError, MemcgError, StreamError, _cgroup_files
 from pymemcgbpf._cgroup_files import parse
 from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._items import CATALOGUE, CURRENT
 from pymemcgbpf._text_source import TextSource
 
 from ..open_files import open_files

@@ -10,7 +10,7 @@ from typing import Callable
 import pytest
 
 from pymemcgbpf import LibbpfNotFoundError
-from pymemcgbpf._bindings import _NoCtypes  # type: ignore[attr-defined,unused-ignore]
+from pymemcgbpf._bindings import _NoCtypes
 
 from .conftest import RunPython
 
