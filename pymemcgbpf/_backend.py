@@ -8,12 +8,13 @@ import errno
 from collections.abc import Sequence
 from typing import Callable, Generic, NamedTuple, NoReturn, Optional, Protocol, TypeVar
 
-from . import _btf, _cgroupfs, _items, _kernel_layout, _layout, _recipe, _stat_sources
-from ._cgroupfs import Cgroup
+from . import _btf, _items, _kernel_layout, _layout, _recipe, _stat_sources
+from ._cgroup import directory as _directory
+from ._cgroup.directory import Cgroup
+from ._cgroup.present_items import Shown
 from ._items import CATALOGUE, CURRENT, MEMORY_STAT, NodeCounter, close_names
 from ._recipe import Recipe, Terms
 from ._recipe import Source as Numbers
-from ._shown import Shown
 from .errors import (
     BackendUnavailableError,
     BpfPermissionError,
@@ -172,7 +173,7 @@ def translated(cgroup: Cgroup, make: Callable[[], _Result]) -> _Result:
         return make()
     except ItemUnavailableError as error:
         if cgroup.has_lost_files:
-            raise _cgroupfs.why_unreadable(cgroup.path, cgroup.identity) from error
+            raise _directory.why_unreadable(cgroup.path, cgroup.identity) from error
         raise
     except OSError as error:
         raise_clearly(cgroup.path, cgroup.identity, error)
@@ -200,7 +201,7 @@ def _unavailable(missing: Sequence[str], where: str) -> ItemUnavailableError:
     return ItemUnavailableError(f"{where} does not have {listed}", items=missing)
 
 
-def raise_clearly(path: str, identity: _cgroupfs.Identity, error: OSError) -> NoReturn:
+def raise_clearly(path: str, identity: _directory.Identity, error: OSError) -> NoReturn:
     """Raises what a failure to open or read something of a cgroup's means."""
     clear = read_error(path, identity, error)
     try:
@@ -215,7 +216,7 @@ def raise_clearly(path: str, identity: _cgroupfs.Identity, error: OSError) -> No
 _CALLS_OF_A_READ = ("bpf_iter_create", "bpf_prog_test_run_opts")
 
 
-def read_error(path: str, identity: _cgroupfs.Identity, error: OSError) -> MemcgError:
+def read_error(path: str, identity: _directory.Identity, error: OSError) -> MemcgError:
     """What a failure to open or read something of a cgroup's means."""
     if isinstance(error, MemcgError):
         if error.call in _CALLS_OF_A_READ and error.errno == errno.EPERM:
@@ -226,7 +227,7 @@ def read_error(path: str, identity: _cgroupfs.Identity, error: OSError) -> Memcg
             )
         return error
     if error.errno in (errno.ENOENT, errno.ENODEV):
-        return _cgroupfs.why_unreadable(path, identity)
+        return _directory.why_unreadable(path, identity)
     message = f"{path} cannot be read: {errno_text(error.errno or 0)}"
     if error.errno in (errno.EACCES, errno.EPERM):
         return CgroupPermissionError(message, errno=error.errno, call="read")

@@ -9,7 +9,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Optional
 
-from . import _backend, _cgroupfs, _fork
+from . import _backend, _fork
+from ._cgroup import directory as _directory
 from ._items import requested_names
 from .errors import CgroupRemovedError, ClosedError, MemcgError
 from .reader import StatsReader
@@ -21,7 +22,7 @@ _readers_lock = _fork.renewed_lock(__name__, "_readers_lock")
 
 
 def read_stats(
-    cgroup_path: _cgroupfs.Path, items: Optional[Iterable[str]] = None, *, flush: bool = True
+    cgroup_path: _directory.Path, items: Optional[Iterable[str]] = None, *, flush: bool = True
 ) -> dict[str, int]:
     """One cgroup's memory statistics, now::
 

@@ -7,8 +7,10 @@ import errno
 import os
 from typing import NamedTuple, Optional
 
-from . import _btf, _cgroup_files, _cgroupfs, _program
-from ._cgroupfs import Cgroup
+from . import _btf, _program
+from ._cgroup import directory as _directory
+from ._cgroup import files as _files
+from ._cgroup.directory import Cgroup
 from ._items import MEMORY_STAT
 from .errors import is_transient
 
@@ -27,8 +29,8 @@ class Flush(NamedTuple):
     """
 
     mode: int
-    files: tuple[_cgroup_files.CgroupFile, ...]
-    pressure: Optional[_cgroup_files.PressureFile] = None
+    files: tuple[_files.CgroupFile, ...]
+    pressure: Optional[_files.PressureFile] = None
 
     def by_file(self) -> None:
         """Does user space's part. Releases the GIL."""
@@ -64,7 +66,7 @@ class Flush(NamedTuple):
     def with_pressure(self, cgroup: Cgroup) -> Flush:
         """This, and the kernel's totals of stalled time brought up to date."""
         try:
-            file = _cgroup_files.PressureFile(cgroup)
+            file = _files.PressureFile(cgroup)
         except BaseException:
             self.close()
             raise
@@ -93,7 +95,7 @@ def within(mode: int, cgroup: Cgroup) -> Flush:
 
 def by_file(cgroup: Cgroup) -> Flush:
     """Flushes a cgroup, with what is below it, by a file of its own."""
-    return Flush(_program.FLUSH_NONE, (_cgroup_files.CgroupFile(cgroup, cheapest_file(cgroup)),))
+    return Flush(_program.FLUSH_NONE, (_files.CgroupFile(cgroup, cheapest_file(cgroup)),))
 
 
 def cheapest_file(cgroup: Cgroup) -> str:
@@ -104,7 +106,7 @@ def cheapest_file(cgroup: Cgroup) -> str:
 
 def ancestors(cgroup: Cgroup) -> Flush:
     """Flushes all that are above a cgroup, and itself."""
-    top = _cgroupfs.open_cgroup(_cgroupfs.hierarchy_root(cgroup.path))
+    top = _directory.open_cgroup(_directory.hierarchy_root(cgroup.path))
     try:
         return by_file(top)
     finally:

@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator
 from typing import Optional
 
-from . import _btf, _cgroup_files, _cgroupfs, _fork, _items, _layout, _program
-from ._cgroupfs import Cgroup
+from . import _btf, _fork, _items, _layout, _program
+from ._cgroup import directory as _directory
+from ._cgroup import files as _files
+from ._cgroup.directory import Cgroup
 from ._items import MEMORY_STAT, Counters
 from ._recipe import Base, Recipe, Term, Terms, guessed, unit_of
 from ._stat_sources import StreamSource
@@ -134,15 +136,15 @@ def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_layout
     """The order as far as it is proved by the topmost cgroup that is visible, where the
     fewest counters are 0."""
     try:
-        top = _cgroupfs.open_cgroup(_cgroupfs.hierarchy_root(cgroup.path))
+        top = _directory.open_cgroup(_directory.hierarchy_root(cgroup.path))
     except MemcgError as error:
         if is_transient(error):
             raise
-        top = _cgroupfs.open_cgroup(cgroup.path)  # this user may not look at the topmost
+        top = _directory.open_cgroup(cgroup.path)  # this user may not look at the topmost
     try:
-        file = _cgroup_files.CgroupFile(top, MEMORY_STAT)
+        file = _files.CgroupFile(top, MEMORY_STAT)
         try:
-            keys = tuple(_cgroup_files.parse(file.read()))
+            keys = tuple(_files.parse(file.read()))
             printed = _printed(types, keys, top.version)
             return _layout.rebuilt(types, printed, list(_observations(types, top, file)))
         finally:
@@ -185,7 +187,7 @@ _LOOKS, _MOST_LOOKS = 8, 40
 
 
 def _observations(
-    types: _btf.KernelTypes, cgroup: Cgroup, file: _cgroup_files.CgroupFile
+    types: _btf.KernelTypes, cgroup: Cgroup, file: _files.CgroupFile
 ) -> Iterator[_layout.Observation]:
     """The counters, again and again: the numbers move while they are looked at. It ends when
     each number of the files has been met in the kernel's memory, most likely."""
@@ -220,18 +222,18 @@ def _widened(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
 
 
 def _known_numbers(
-    types: _btf.KernelTypes, cgroup: Cgroup, file: _cgroup_files.CgroupFile
+    types: _btf.KernelTypes, cgroup: Cgroup, file: _files.CgroupFile
 ) -> dict[str, tuple[int, int]]:
     """Enumerator → the least and the most that its counter can be, by the cgroup's files."""
     known = {}
-    for key, value in _cgroup_files.parse(file.read()).items():
+    for key, value in _files.parse(file.read()).items():
         counter = _counter_of(types, key, cgroup.version)
         if counter is not None:
             name, unit = counter
             known[name] = value // unit, value // unit
     if cgroup.version == 1 and _KMEM in types.counters:
         try:
-            text = _cgroup_files.read_at(cgroup.fd, "memory.kmem.usage_in_bytes")
+            text = _files.read_at(cgroup.fd, "memory.kmem.usage_in_bytes")
         except OSError as error:
             if is_transient(error):
                 raise
@@ -299,14 +301,14 @@ def comparisons(cgroup: Cgroup, recipe: Recipe) -> Iterator[set[str]]:
     the kernel's functions apply the unit themselves.
     """
     zero_will_do = recipe.backend != "core"
-    file = _cgroup_files.CgroupFile(cgroup, MEMORY_STAT)
+    file = _files.CgroupFile(cgroup, MEMORY_STAT)
     try:
         bpf = StreamSource(cgroup, recipe, False)
         try:
             for _ in range(_ATTEMPTS):
-                before = _cgroup_files.parse(file.read())
+                before = _files.parse(file.read())
                 values = bpf.read()
-                after = _cgroup_files.parse(file.read())
+                after = _files.parse(file.read())
                 yield {
                     key
                     for key, value in values.items()

@@ -8,15 +8,16 @@ import os
 from collections.abc import Iterator
 from typing import Optional
 
-from . import _backend, _btf, _cgroupfs
+from . import _backend, _btf
+from ._cgroup import directory as _directory
+from ._cgroup.present_items import Shown
 from ._items import CATALOGUE, FILES, MEMORY_STAT, Item, item_named, unknown
 from ._recipe import guessed
-from ._shown import Shown
 from .errors import BackendUnavailableError
 from .reader import StatsReader
 
 
-def items(cgroup_path: Optional[_cgroupfs.Path] = None) -> tuple[Item, ...]:
+def items(cgroup_path: Optional[_directory.Path] = None) -> tuple[Item, ...]:
     """The items that this kernel offers, file by file, as the group ``"*"`` has them::
 
         >>> item = items()[0]
@@ -46,7 +47,7 @@ def items(cgroup_path: Optional[_cgroupfs.Path] = None) -> tuple[Item, ...]:
     return tuple(map(_item, names))
 
 
-def unknown_keys(cgroup_path: Optional[_cgroupfs.Path] = None) -> tuple[str, ...]:
+def unknown_keys(cgroup_path: Optional[_directory.Path] = None) -> tuple[str, ...]:
     """The keys of this kernel's memory.stat that this version of the package does not know::
 
         >>> unknown_keys()
@@ -67,9 +68,9 @@ def unknown_keys(cgroup_path: Optional[_cgroupfs.Path] = None) -> tuple[str, ...
 
 
 @contextlib.contextmanager
-def opened(path: Optional[_cgroupfs.Path]) -> Iterator[_cgroupfs.Cgroup]:
+def opened(path: Optional[_directory.Path]) -> Iterator[_directory.Cgroup]:
     """A cgroup; without a path the process's own, or the nearest above with a memory.stat."""
-    cgroup = _cgroupfs.open_cgroup(_nearest(_cgroupfs.own_cgroup()) if path is None else path)
+    cgroup = _directory.open_cgroup(_nearest(_directory.own_cgroup()) if path is None else path)
     try:
         yield cgroup
     finally:
@@ -78,10 +79,10 @@ def opened(path: Optional[_cgroupfs.Path]) -> Iterator[_cgroupfs.Cgroup]:
 
 def _nearest(path: str) -> str:
     """The cgroup, or the nearest above it, that has a memory.stat; itself if there is none."""
-    at = _cgroupfs.resolved(path)
-    while not _cgroupfs.exists(os.path.join(at, MEMORY_STAT)):
+    at = _directory.resolved(path)
+    while not _directory.exists(os.path.join(at, MEMORY_STAT)):
         above = os.path.dirname(at)
-        if not _cgroupfs.exists(os.path.join(above, "cgroup.procs")):
+        if not _directory.exists(os.path.join(above, "cgroup.procs")):
             return path
         at = above
     return at

@@ -14,7 +14,6 @@ from . import (
     _backend,
     _bpffs,
     _btf,
-    _cgroupfs,
     _flush,
     _items,
     _program,
@@ -24,7 +23,8 @@ from . import (
     pinned,
 )
 from ._bindings import libbpf as _libbpf
-from ._cgroupfs import Cgroup
+from ._cgroup import directory as _directory
+from ._cgroup.directory import Cgroup
 from ._recipe import Recipe
 from .errors import (
     BackendUnavailableError,
@@ -37,7 +37,7 @@ from .errors import (
 
 
 def pin(
-    cgroup_path: _cgroupfs.Path,
+    cgroup_path: _directory.Path,
     pin_path: _bpffs.Path,
     items: Optional[Iterable[str]] = None,
     *,
@@ -90,7 +90,7 @@ def pin(
     names = _items.requested_names(items)
     path, bits = _bpffs.absolute(pin_path), _mode(mode)
     _bpffs.check_free(path)
-    cgroup = _cgroupfs.open_cgroup(cgroup_path)
+    cgroup = _directory.open_cgroup(cgroup_path)
     try:
         source = _chosen(cgroup, names, Walk(order, bool(flush), True))
         made = _bpffs.Made()
@@ -107,7 +107,7 @@ def pin(
 
 
 def pin_tree(
-    cgroup_path: _cgroupfs.Path,
+    cgroup_path: _directory.Path,
     directory: _bpffs.Path,
     items: Optional[Iterable[str]] = None,
     *,
@@ -146,7 +146,7 @@ def pin_tree(
         raise ValueError(f"room must be at least 1, not {wanted}")
     path, bits = _bpffs.absolute(directory), _mode(mode)
     _bpffs.check_free(path)
-    cgroup = _cgroupfs.open_cgroup(cgroup_path)
+    cgroup = _directory.open_cgroup(cgroup_path)
     try:
         walk = Walk("pre", bool(flush), False)
         source = _chosen(cgroup, names, walk)
@@ -305,7 +305,7 @@ class PinSource:
                 lacking = {name for name in lacking if not _tree_sources.may_lack(name, on_root)}
             absent |= lacking
         elif self._walk.order != "children":
-            raise _cgroupfs.why_unreadable(self._cgroup.path, self._cgroup.identity)
+            raise _directory.why_unreadable(self._cgroup.path, self._cgroup.identity)
         return absent
 
     def pin(self, place: _bpffs.Place, mode: int, made: _bpffs.Made) -> None:

@@ -10,9 +10,10 @@ import time
 from collections import OrderedDict
 from typing import Optional, Union
 
-from . import _cgroupfs, _flush, _fork, _program, _relocated, _wire
+from . import _flush, _fork, _program, _relocated, _wire
 from ._bindings import libbpf as _libbpf
-from ._cgroupfs import Cgroup
+from ._cgroup import directory as _directory
+from ._cgroup.directory import Cgroup
 from ._items import MEMORY_STAT
 from ._recipe import Recipe
 from ._text_source import TextSource
@@ -85,7 +86,7 @@ class StreamSource:
             return another_reader_s()
         if rows:
             return StreamError(f"{len(rows)} rows of {len(data)} bytes instead of one")
-        return _cgroupfs.why_unreadable(self._path, self._identity)
+        return _directory.why_unreadable(self._path, self._identity)
 
     def close(self) -> None:
         """Detaches the link. Twice is fine."""
@@ -131,9 +132,9 @@ class RunSource:
             if status == _wire.OTHER:
                 raise another_reader_s()
             if status == _wire.GONE:
-                raise _cgroupfs.why_not_found(self._path, self._identity)
+                raise _directory.why_not_found(self._path, self._identity)
             if status != _wire.BUSY:
-                raise _cgroupfs.why_unreadable(self._path, self._identity)
+                raise _directory.why_unreadable(self._path, self._identity)
             time.sleep(BUSY_SECONDS)
 
     def absent(self) -> set[str]:
@@ -207,7 +208,7 @@ def attach(program: _program.Program, cgroup: Cgroup, order: int) -> _program.Li
         return program.attach(cgroup.fd, order)
     except MemcgError as error:
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.EBADF):
-            raise _cgroupfs.why_unreadable(cgroup.path, cgroup.identity) from error
+            raise _directory.why_unreadable(cgroup.path, cgroup.identity) from error
         if error.errno in (errno.EPERM, errno.EACCES):
             raise BpfPermissionError(
                 f"the kernel does not let this process attach a BPF iterator: {error}",

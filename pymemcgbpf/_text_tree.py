@@ -11,8 +11,10 @@ import struct
 from collections.abc import Iterator
 from typing import Callable, NamedTuple, Optional, Union
 
-from . import _cgroup_files, _cgroupfs, _wire
-from ._cgroupfs import Cgroup
+from . import _wire
+from ._cgroup import directory as _directory
+from ._cgroup import files as _files
+from ._cgroup.directory import Cgroup
 from ._descriptors import Owned, opened_at
 from ._items import MEMORY_STAT, ON_ROOT, PRESSURE, file_of
 from .errors import CgroupPermissionError, errno_text, is_transient
@@ -59,9 +61,9 @@ class _File:
 
     def __init__(self, file: str, version: int, places: dict[str, int]) -> None:
         self.file, self._version = file, version
-        self.name = _cgroup_files.name_of(file, version) or file
+        self.name = _files.name_of(file, version) or file
         self._places = places  # item's name → its place in a row
-        self._lines = _cgroup_files.StatLines(places, version, absent=_wire.ABSENT)
+        self._lines = _files.StatLines(places, version, absent=_wire.ABSENT)
 
     def parse_into(self, values: list[int], data: bytes) -> None:
         """Puts the file's numbers where they belong."""
@@ -69,7 +71,7 @@ class _File:
             for place, value in zip(self._places.values(), self._lines.values(data)):
                 values[place] = value
             return
-        for name, value in _cgroup_files.parse_items(self.file, self._version, data).items():
+        for name, value in _files.parse_items(self.file, self._version, data).items():
             if name in self._places:
                 values[self._places[name]] = value
 
@@ -99,14 +101,14 @@ class TextTreeSource:
         self._order, self._check_cap = order, check_cap
         self._files = _files_with(names, cgroup.version)
         self._pack_values = struct.Struct(f"={len(names)}Q").pack
-        self._directory = _cgroup_files.CgroupFile(cgroup, ".")
+        self._directory = _files.CgroupFile(cgroup, ".")
         self._root = cgroup._replace(fd=self._directory.fd, owner=None)
         self._above = tuple(self._ancestors())
         parent_id = self._above[0].id if self._above else 0
         self._start = _Place(".", cgroup.id, parent_id, len(self._above))
         # In a cgroup namespace the topmost that is visible is no root.
         topmost = (self._start, *self._above)[-1]
-        is_root = _cgroupfs.is_hierarchy_root(cgroup.fd, cgroup.version, topmost.path)
+        is_root = _directory.is_hierarchy_root(cgroup.fd, cgroup.version, topmost.path)
         self._root_id = topmost.id if is_root else 0
 
     @property
@@ -127,9 +129,9 @@ class TextTreeSource:
             if row is not None:
                 rows.append(row)
             elif place is self._start:
-                raise _cgroupfs.why_unreadable(self._root.path, self._root.identity)
+                raise _directory.why_unreadable(self._root.path, self._root.identity)
         if not rows and self._root.has_lost_files:
-            raise _cgroupfs.why_unreadable(self._root.path, self._root.identity)
+            raise _directory.why_unreadable(self._root.path, self._root.identity)
         self._check_cap(len(rows), self._root.path)
         return Rows(b"".join(rows), len(rows))
 
@@ -249,7 +251,7 @@ class TextTreeSource:
                 if is_root and file.file not in ON_ROOT:
                     continue
                 try:
-                    shown = _cgroup_files.read_at(fd, file.name)
+                    shown = _files.read_at(fd, file.name)
                 except OSError as error:
                     if error.errno not in (errno.ENOENT, errno.ENODEV):
                         raise
@@ -263,7 +265,7 @@ class TextTreeSource:
 
     @staticmethod
     def _is_gone(fd: int) -> bool:
-        return not _cgroupfs.exists(MEMORY_STAT, fd)
+        return not _directory.exists(MEMORY_STAT, fd)
 
 
 # Characters that the kernel takes at once in any case: PATH_MAX is 4096 bytes.

@@ -9,20 +9,11 @@ import os
 import time
 from typing import NamedTuple, Optional, Union
 
-from . import (
-    _btf,
-    _cgroup_files,
-    _cgroupfs,
-    _flush,
-    _fork,
-    _items,
-    _program,
-    _stat_sources,
-    _text_tree,
-    _wire,
-)
+from . import _btf, _flush, _fork, _items, _program, _stat_sources, _text_tree, _wire
 from ._bindings import libbpf as _libbpf
-from ._cgroupfs import Cgroup
+from ._cgroup import directory as _directory
+from ._cgroup import files as _files
+from ._cgroup.directory import Cgroup
 from ._recipe import Recipe
 from .errors import MemcgError, TreeTooLargeError
 
@@ -102,7 +93,7 @@ class RunWalker:
             if status == _wire.DONE:
                 return int(count)
             if status == _wire.GONE:
-                raise _cgroupfs.why_not_found(self._path, self._identity)
+                raise _directory.why_not_found(self._path, self._identity)
             if status == _wire.OTHER:
                 raise _stat_sources.another_reader_s()
             if status != _wire.BUSY:
@@ -138,7 +129,7 @@ class MapSource:
         self.names = tuple(recipe.terms)
         self._recipe, self._make_walker, self._tree = recipe, walker, tree
         self._walker: Optional[Walker] = None
-        self._directory = _cgroup_files.CgroupFile(cgroup, ".")  # for a link to be made anew
+        self._directory = _files.CgroupFile(cgroup, ".")  # for a link to be made anew
         self._root = cgroup._replace(fd=self._directory.fd, owner=None)
         self._flush = _flush.NO_FLUSH
         try:
@@ -214,7 +205,7 @@ class MapSource:
             at = count - 1 if self._tree.order == "post" else 0
             if _wire.cgroup_id(memory, at * self._recipe.row_size) == self._root.id:
                 return
-        raise _cgroupfs.why_unreadable(self._root.path, self._root.identity)
+        raise _directory.why_unreadable(self._root.path, self._root.identity)
 
     @property
     def is_lost(self) -> bool:

@@ -11,7 +11,9 @@ import time
 from types import TracebackType
 from typing import Callable, NamedTuple, NoReturn, Optional, TypeVar, Union
 
-from . import _bpffs, _cgroupfs, _items, _paths, _wire
+from . import _bpffs, _items, _wire
+from ._cgroup import directory as _directory
+from ._cgroup import paths as _paths
 from ._descriptors import Owned, opened_at
 from .errors import (
     CgroupRemovedError,
@@ -265,7 +267,7 @@ class PinnedReader:
         root_id = struct.unpack_from("=Q", rows, at)[0] if rows else 0
         paths = self._paths
         if paths is None or paths.root_id != root_id:
-            paths = self._paths = _paths.PathsOfId(root_id, _cgroupfs.find_cgroup)
+            paths = self._paths = _paths.PathsOfId(root_id, _directory.find_cgroup)
         return paths
 
     def __enter__(self: _Self) -> _Self:

@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Optional, SupportsIndex, TypeVar
 
-from . import _backend, _cgroupfs, _fork, _paths, _program, _wire
+from . import _backend, _fork, _program, _wire
+from ._cgroup import directory as _directory
+from ._cgroup import paths as _paths
 from ._items import requested_names
 from ._stat_sources import OneCgroup, StatSource
 from ._tree_sources import Tree, TreeSource
@@ -37,11 +39,11 @@ class _Reader(Generic[_Source]):
 
     def __init__(
         self,
-        cgroup_path: _cgroupfs.Path,
+        cgroup_path: _directory.Path,
         request: _backend.Request,
         maker: _backend.Maker[_Source],
     ) -> None:
-        cgroup = _cgroupfs.open_cgroup(cgroup_path)
+        cgroup = _directory.open_cgroup(cgroup_path)
         try:
             choice = _backend.choose(cgroup, request, maker)
         finally:
@@ -67,7 +69,7 @@ class _Reader(Generic[_Source]):
 
     def _is_at(self, path: str) -> bool:
         """Whether a path leads to this very cgroup."""
-        return _cgroupfs.identity(path) == self._identity
+        return _directory.identity(path) == self._identity
 
     @property
     def items(self) -> tuple[str, ...]:
@@ -220,7 +222,7 @@ class StatsReader(_Reader[StatSource]):
 
     def __init__(
         self,
-        cgroup_path: _cgroupfs.Path,
+        cgroup_path: _directory.Path,
         items: Optional[Iterable[str]] = None,
         *,
         flush: bool = True,
@@ -265,16 +267,18 @@ class StatsReader(_Reader[StatSource]):
 
     def _choose_again(self, request: _backend.Request) -> _backend.Choice[StatSource]:
         try:
-            cgroup = _cgroupfs.open_cgroup(self._real_path)
+            cgroup = _directory.open_cgroup(self._real_path)
         except CgroupNotFoundError as error:
-            if not _cgroupfs.exists(os.path.join(os.path.dirname(self._real_path), "cgroup.procs")):
+            if not _directory.exists(
+                os.path.join(os.path.dirname(self._real_path), "cgroup.procs")
+            ):
                 raise CgroupPermissionError(
                     f"{self._real_path} is out of this process's sight"
                 ) from error
-            raise _cgroupfs.why_unreadable(self._real_path, self._identity) from error
+            raise _directory.why_unreadable(self._real_path, self._identity) from error
         try:
             if cgroup.identity != self._identity:
-                raise _cgroupfs.why_unreadable(self._real_path, self._identity)
+                raise _directory.why_unreadable(self._real_path, self._identity)
             return _backend.choose(cgroup, request, self._maker)
         finally:
             cgroup.close()
@@ -314,7 +318,7 @@ class TreeReader(_Reader[TreeSource]):
 
     def __init__(
         self,
-        cgroup_path: _cgroupfs.Path,
+        cgroup_path: _directory.Path,
         items: Optional[Iterable[str]] = None,
         *,
         order: str = "pre",

@@ -12,10 +12,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, Optional, Union
 
-from .. import _backend, _cached_readers, _cgroup_files
-from .._cgroupfs import Cgroup
+from .. import _backend, _cached_readers
+from .._cgroup import files as _files
+from .._cgroup.directory import Cgroup
+from .._cgroup.present_items import Shown
 from .._items import MEMORY_STAT
-from .._shown import Shown
 from .._stat_sources import OneCgroup
 from .._tree_sources import Tree
 from ..errors import MemcgError, StreamError
@@ -69,7 +70,7 @@ def controls(cgroup: Cgroup, items: Items, stack: ExitStack) -> Iterator[Contest
 
 def _by_key(cgroup: Cgroup, items: Iterable[str]) -> dict[str, str]:
     """memory.stat's key → the item."""
-    return {_cgroup_files.stat_key(name, cgroup.version): name for name in items}
+    return {_files.stat_key(name, cgroup.version): name for name in items}
 
 
 def readers(

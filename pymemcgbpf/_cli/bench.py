@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Callable, Optional
 
-from .. import _cgroupfs, _unbuilt
+from .. import _unbuilt
 from .._bench import contestants, formatting, rounds, tables
 from .._bench.machine import this_machine
 from .._bench.tables import Part
+from .._cgroup import directory as _directory
 from ..errors import BpfObjectError, MemcgError
 from . import command
 
@@ -100,8 +101,8 @@ class _Report:
         progress: Callable[[str], None],
     ) -> None:
         if path is None:
-            path = _cgroupfs.hierarchy_root(_cgroupfs.own_cgroup())
-        cgroup = _cgroupfs.open_cgroup(path)
+            path = _directory.hierarchy_root(_directory.own_cgroup())
+        cgroup = _directory.open_cgroup(path)
         self.absent: list[contestants.Absent] = []
         try:
             with contextlib.ExitStack() as stack:
@@ -125,7 +126,7 @@ class _Report:
             "path": cgroup.path,
         }
 
-    def _parts(self, cgroup: _cgroupfs.Cgroup, stack: contextlib.ExitStack) -> list[Part]:
+    def _parts(self, cgroup: _directory.Cgroup, stack: contextlib.ExitStack) -> list[Part]:
         six = contestants.six_of(cgroup)
         found = []
         for title, items in ((f"{len(six)} items", six), ("all of memory.stat", None)):

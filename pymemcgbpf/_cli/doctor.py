@@ -14,8 +14,8 @@ from typing import Callable, NamedTuple, Optional, Union
 
 from .. import _backend, _btf, _flush, _kernel_layout, _offer, _program, _recipe
 from .._bindings import libbpf as _libbpf
+from .._cgroup.present_items import Shown
 from .._items import MEMORY_STAT
-from .._shown import Shown
 from .._stat_sources import OneCgroup
 from .._tree_sources import Tree
 from ..errors import (

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import ItemUnavailableError, StatsReader, _btf, _cgroupfs, _kernel_layout, _layout
-from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf import ItemUnavailableError, StatsReader, _btf, _kernel_layout, _layout
+from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._items import CATALOGUE, MEMORY_STAT
 from pymemcgbpf._recipe import Source
 
@@ -30,7 +31,7 @@ _SECONDS_TO_BE_QUIET = 30
 
 @pytest.fixture
 def top() -> Iterator[Cgroup]:
-    cgroup = _cgroupfs.open_cgroup(HIERARCHY)
+    cgroup = _directory.open_cgroup(HIERARCHY)
     yield cgroup
     cgroup.close()
 
@@ -50,7 +51,7 @@ def truth() -> _layout.Layout:
         # Debian's kernels show their tables, but for the one of 6.1 for arm64.
         assert not (IN_LAB and platform.machine() == "x86_64")
         assert symbols("mem_cgroup_events_index") == set()
-        cgroup = _cgroupfs.open_cgroup(HIERARCHY)
+        cgroup = _directory.open_cgroup(HIERARCHY)
         try:
             tables = _kernel_layout._rebuilt_layout(types, cgroup)
         finally:

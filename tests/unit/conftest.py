@@ -18,7 +18,7 @@ from hypothesis import settings
 from hypothesis.configuration import set_hypothesis_home_dir
 
 import pymemcgbpf
-from pymemcgbpf._cgroupfs import Cgroup, open_cgroup
+from pymemcgbpf._cgroup.directory import Cgroup, open_cgroup
 
 from ..open_files import open_files
 from .directories import make_v2, said_to_be

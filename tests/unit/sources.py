@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from pymemcgbpf import CgroupPermissionError, CgroupRemovedError, MemcgError
 from pymemcgbpf._backend import Choice, Request
-from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._cgroup.directory import Cgroup
 
 # What an error number of the cgroup's files means to a caller.
 READ_ERRORS: list[tuple[int, type[MemcgError]]] = [

@@ -27,13 +27,13 @@ from pymemcgbpf import (
     VerifierError,
     _backend,
     _btf,
-    _cgroup_files,
     _kernel_layout,
     _layout,
-    _shown,
 )
 from pymemcgbpf._backend import Choice, Request
-from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._cgroup import files as _files
+from pymemcgbpf._cgroup import present_items as _present_items
+from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._items import CATALOGUE, CURRENT
 from pymemcgbpf._recipe import Recipe
 from pymemcgbpf._stat_sources import OneCgroup
@@ -1024,7 +1024,7 @@ def test_a_guess_is_proved_by_a_number_alone(
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr(_cgroup_files, "CgroupFile", File)
+    monkeypatch.setattr(_files, "CgroupFile", File)
     monkeypatch.setattr(_kernel_layout, "StreamSource", Stream)
     cgroup: Any = None
     recipe = Recipe("core", {"pgnew": ()})
@@ -1046,7 +1046,7 @@ def test_an_error_of_the_files_becomes_ours(
     def refuse(_: int, name: str) -> bytes:
         raise OSError(number, "words")
 
-    monkeypatch.setattr(_shown, "read_at", refuse)
+    monkeypatch.setattr(_present_items, "read_at", refuse)
     with pytest.raises(MemcgError) as caught:
         choose(opened(v2), None, True, "text")
     assert type(caught.value) is kind

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pymemcgbpf import UNLIMITED, StreamError, _cgroup_files
-from pymemcgbpf._cgroup_files import StatLines, name_of, parse, parse_items, stat_key
+from pymemcgbpf import UNLIMITED, StreamError
+from pymemcgbpf._cgroup import files as _files
+from pymemcgbpf._cgroup.files import StatLines, name_of, parse, parse_items, stat_key
 from pymemcgbpf._items import CATALOGUE, CURRENT, FILES, MEMORY_STAT
 
 V1_MAX = UNLIMITED // mmap.PAGESIZE * mmap.PAGESIZE
@@ -201,7 +202,7 @@ def test_v1_has_few_of_the_files() -> None:
 @pytest.mark.parametrize("size", [-1, 0, 1, 16384, 40000])
 def test_a_file_as_long_as_the_chunk_or_longer(size: int, tmp_path: Path) -> None:
     data = bytes(range(256)) * 256
-    data = data[: _cgroup_files._CHUNK + size]
+    data = data[: _files._CHUNK + size]
     (tmp_path / "file").write_bytes(data)
     with (tmp_path / "file").open("rb") as file:
-        assert _cgroup_files.read_whole(file.fileno()) == data
+        assert _files.read_whole(file.fileno()) == data

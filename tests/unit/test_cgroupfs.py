@@ -21,10 +21,10 @@ from pymemcgbpf import (
     MemcgError,
     MemoryControllerError,
     NotACgroupError,
-    _cgroupfs,
     _lookup,
 )
-from pymemcgbpf._cgroupfs import Cgroup, open_cgroup
+from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._cgroup.directory import Cgroup, open_cgroup
 
 from ..open_files import open_files
 from .directories import make_v1, make_v2
@@ -223,7 +223,7 @@ def test_a_threaded_cgroup(tmp_path: Path) -> None:
 def mounted(monkeypatch: pytest.MonkeyPatch, *mounts: Path) -> None:
     """Has the memory controller's hierarchy be mounted there alone."""
     found = [("/", str(mount)) for mount in mounts]
-    monkeypatch.setattr(_cgroupfs, "memory_mounts", lambda: iter(found))
+    monkeypatch.setattr(_directory, "memory_mounts", lambda: iter(found))
 
 
 def test_no_ancestor_has_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,31 +269,31 @@ def test_with_the_controller_but_without_the_file_it_is_going(
 
 
 def test_a_path_that_is_gone(tmp_path: Path) -> None:
-    error = _cgroupfs.why_unreadable(str(tmp_path / "gone"), (7, 7))
+    error = _directory.why_unreadable(str(tmp_path / "gone"), (7, 7))
     assert isinstance(error, CgroupRemovedError)
     assert str(error) == f"the cgroup {tmp_path}/gone was removed"
 
 
 def test_a_path_that_is_another_s_now(v2: Path) -> None:
-    error = _cgroupfs.why_unreadable(str(v2), (v2.stat().st_dev, v2.stat().st_ino + 1))
+    error = _directory.why_unreadable(str(v2), (v2.stat().st_dev, v2.stat().st_ino + 1))
     assert isinstance(error, CgroupRemovedError)
     assert "another one has its path now" in str(error)
 
 
 def test_the_same_number_on_another_device_is_another_s(v2: Path) -> None:
-    error = _cgroupfs.why_unreadable(str(v2), (v2.stat().st_dev + 1, v2.stat().st_ino))
+    error = _directory.why_unreadable(str(v2), (v2.stat().st_dev + 1, v2.stat().st_ino))
     assert "another one has its path now" in str(error)
 
 
 def test_the_same_directory_on_its_way_out(v2: Path) -> None:
-    error = _cgroupfs.why_unreadable(str(v2), (v2.stat().st_dev, v2.stat().st_ino))
+    error = _directory.why_unreadable(str(v2), (v2.stat().st_dev, v2.stat().st_ino))
     assert isinstance(error, CgroupRemovedError)
 
 
 def test_the_controller_was_taken_away(tmp_path: Path) -> None:
     top = make_v2(tmp_path / "top")
     path = bare(top / "a")
-    error = _cgroupfs.why_unreadable(str(path), (path.stat().st_dev, path.stat().st_ino))
+    error = _directory.why_unreadable(str(path), (path.stat().st_dev, path.stat().st_ino))
     assert isinstance(error, MemoryControllerError)
 
 
@@ -305,8 +305,8 @@ def test_a_directory_that_goes_while_it_is_asked_about(
     def remove(_: str) -> None:
         shutil.rmtree(path)
 
-    monkeypatch.setattr(_cgroupfs, "_read", remove)
-    error = _cgroupfs.why_unreadable(str(path), (path.stat().st_dev, path.stat().st_ino))
+    monkeypatch.setattr(_directory, "_read", remove)
+    error = _directory.why_unreadable(str(path), (path.stat().st_dev, path.stat().st_ino))
     assert isinstance(error, CgroupRemovedError)
 
 
@@ -324,20 +324,20 @@ def test_one_whose_files_go_a_moment_later_is_removed(
 
     if not looks:
         (v2 / "memory.stat").unlink()
-    monkeypatch.setattr(_cgroupfs, "time", SimpleNamespace(sleep=wait))
-    assert isinstance(_cgroupfs.why_not_found(str(v2), opened), CgroupRemovedError)
+    monkeypatch.setattr(_directory, "time", SimpleNamespace(sleep=wait))
+    assert isinstance(_directory.why_not_found(str(v2), opened), CgroupRemovedError)
     assert len(waited) == looks
     assert all(0 < seconds <= 0.05 for seconds in waited)
 
 
 def test_one_that_stays_is_out_of_sight(v2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cgroupfs, "_SECONDS_BETWEEN", 0)
-    error = _cgroupfs.why_not_found(str(v2), (v2.stat().st_dev, v2.stat().st_ino))
+    monkeypatch.setattr(_directory, "_SECONDS_BETWEEN", 0)
+    error = _directory.why_not_found(str(v2), (v2.stat().st_dev, v2.stat().st_ino))
     assert isinstance(error, BackendUnavailableError) and "namespace" in str(error)
 
 
 def test_one_whose_path_is_another_s_is_removed(v2: Path) -> None:
-    error = _cgroupfs.why_not_found(str(v2), (v2.stat().st_dev, 1))
+    error = _directory.why_not_found(str(v2), (v2.stat().st_dev, 1))
     assert isinstance(error, CgroupRemovedError)
 
 
@@ -362,7 +362,7 @@ class Calls:
             (os, "scandir"),
         ):
             patch.setattr(where, name, self._counted(name, getattr(where, name)))
-        patch.setattr(_cgroupfs, "open", self._counted("open()", builtins.open), raising=False)
+        patch.setattr(_directory, "open", self._counted("open()", builtins.open), raising=False)
 
     def fail_at(self, failing: int, number: int) -> None:
         """Has a call fail, by its place in the order, with an error number."""
@@ -385,12 +385,12 @@ Look = Callable[[str], object]
 def unreadable(path: str) -> object:
     """What is found out about a cgroup whose files cannot be read any more."""
     status = os.stat(path)
-    return raised(_cgroupfs.why_unreadable(path, (status.st_dev, status.st_ino)))
+    return raised(_directory.why_unreadable(path, (status.st_dev, status.st_ino)))
 
 
 def not_found(path: str) -> object:
     status = os.stat(path)
-    return raised(_cgroupfs.why_not_found(path, (status.st_dev, status.st_ino)))
+    return raised(_directory.why_not_found(path, (status.st_dev, status.st_ino)))
 
 
 def raised(error: MemcgError) -> object:
@@ -438,15 +438,15 @@ LOOKS: dict[str, tuple[Look, int]] = {
     "why_unreadable": (unreadable, 1),
     "why_unreadable without the controller": (lambda path: unreadable(f"{path}/bare"), 1),
     "why_not_found": (not_found, 1),
-    "hierarchy_root": (_cgroupfs.hierarchy_root, 0),
-    "find_cgroup": (lambda _: _cgroupfs.find_cgroup(-5), 0),
+    "hierarchy_root": (_directory.hierarchy_root, 0),
+    "find_cgroup": (lambda _: _directory.find_cgroup(-5), 0),
     "own_cgroup": (lambda _: cgroup_of_this_process(), 0),
 }
 
 
 def cgroup_of_this_process() -> object:
     try:
-        return _cgroupfs.own_cgroup()
+        return _directory.own_cgroup()
     except CgroupNotFoundError as error:  # this machine has none
         return error
 
@@ -463,9 +463,9 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_v1(bare(top / "cpu"), stat=None)
     (top / "cpu" / "cgroup.controllers").unlink()
     mounts = [("/", str(top))]
-    monkeypatch.setattr(_cgroupfs, "memory_mounts", lambda: iter(mounts))
-    monkeypatch.setattr(_cgroupfs, "_SECONDS_BETWEEN", 0)
-    monkeypatch.setattr(_cgroupfs, "_LOOKS", 2)
+    monkeypatch.setattr(_directory, "memory_mounts", lambda: iter(mounts))
+    monkeypatch.setattr(_directory, "_SECONDS_BETWEEN", 0)
+    monkeypatch.setattr(_directory, "_LOOKS", 2)
     return top
 
 
@@ -540,13 +540,13 @@ def test_hierarchy_root_is_the_topmost_with_statistics(tmp_path: Path) -> None:
     deep = make_v2(make_v2(top / "a") / "b")
     (tmp_path / "link").symlink_to(deep)
     for path in (top, deep, tmp_path / "link", deep / ".." / "b"):
-        assert _cgroupfs.hierarchy_root(str(path)) == str(top)
+        assert _directory.hierarchy_root(str(path)) == str(top)
 
 
 def test_hierarchy_root_stops_at_a_gap(tmp_path: Path) -> None:
     make_v2(tmp_path / "top")
     path = make_v2(bare(tmp_path / "top" / "gap") / "below")
-    assert _cgroupfs.hierarchy_root(str(path)) == str(path)
+    assert _directory.hierarchy_root(str(path)) == str(path)
 
 
 # --- how many, and which files --------------------------------------------------------
@@ -569,7 +569,7 @@ def test_nobody_says_how_many_descendants_there_are_on_v1(
     """/proc/cgroups counts the whole hierarchy, and the dead."""
     cgroup = opened(make_v1(tmp_path / "v1"))
     (tmp_path / "v1" / "cgroup.stat").write_text("nr_descendants 12\n")
-    monkeypatch.setattr(_cgroupfs, "_read", {"/proc/cgroups": "memory\t5\t93\t1\n"}.get)
+    monkeypatch.setattr(_directory, "_read", {"/proc/cgroups": "memory\t5\t93\t1\n"}.get)
     assert cgroup.descendants is None
 
 

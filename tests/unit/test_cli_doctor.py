@@ -18,11 +18,11 @@ from pymemcgbpf import (
     LibbpfNotFoundError,
     _backend,
     _btf,
-    _cgroupfs,
     _kernel_layout,
     _libbpf,
     _program,
 )
+from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cli import doctor
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._layout import Layout
@@ -284,7 +284,7 @@ def test_a_cgroup_without_the_memory_controller(
 def test_no_cgroup_at_all(
     machine: Machine, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_cgroupfs, "_read", lambda _: None)  # nothing is mounted
+    monkeypatch.setattr(_directory, "_read", lambda _: None)  # nothing is mounted
     assert main(["doctor"]) == 1
     out, err = capsys.readouterr()
     assert "no     " in out and "in no memory cgroup" in out and err == ""
@@ -294,7 +294,7 @@ def test_default_is_the_nearest_with_statistics(
     machine: Machine, v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     below = make_v2(v2 / "below", stat=None, current=None)
-    monkeypatch.setattr(_cgroupfs, "own_cgroup", lambda: str(below))
+    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(below))
     assert main(["doctor"]) == 0
     assert f"{v2}/memory.stat\n" in capsys.readouterr().out
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pymemcgbpf import BtfNotFoundError, _btf, _cgroupfs
+from pymemcgbpf import BtfNotFoundError, _btf
+from pymemcgbpf._cgroup import directory as _directory
 
 from .commands import Captured, failed, printed
 from .directories import make_v2
@@ -58,7 +59,7 @@ def test_json(new: Path, capsys: Captured) -> None:
 def test_default_is_the_own_cgroup(
     new: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_cgroupfs, "own_cgroup", lambda: str(new))
+    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(new))
     assert "pgtomorrow?" in printed(capsys, "items")
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pymemcgbpf import Snapshot, _backend, _cgroupfs
+from pymemcgbpf import Snapshot, _backend
+from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cli import tree
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._cli.units import columns
@@ -105,7 +106,7 @@ def test_json_is_exact(forest: Path, capsys: Captured) -> None:
 def test_default_is_the_topmost_cgroup(
     forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_cgroupfs, "own_cgroup", lambda: str(forest / "b" / "x"))
+    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(forest / "b" / "x"))
     shown = json.loads(printed(capsys, "--json"))
     assert shown[0]["path"] == str(forest)
     assert list(shown[1]["items"]) == ["memory.current", "anon", "file"]

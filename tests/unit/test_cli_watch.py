@@ -17,7 +17,8 @@ from typing import Any, Optional
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import CgroupRemovedError, _backend, _cgroupfs
+from pymemcgbpf import CgroupRemovedError, _backend
+from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cli import watch
 from pymemcgbpf._cli.main import main
 
@@ -104,7 +105,7 @@ def test_what_is_switched_off_meanwhile_is_an_empty_field(
 def test_default_is_the_own_cgroup(
     v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_cgroupfs, "own_cgroup", lambda: str(v2))
+    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(v2))
     assert printed(capsys, "--count", "1", "anon").endswith(",4096\n")
 
 

@@ -10,7 +10,7 @@ from typing import Callable
 import pytest
 
 from pymemcgbpf import _btf, _flush, _program
-from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._cgroup.directory import Cgroup
 
 from .directories import make_v1, make_v2
 from .kernels import LINUX_6_18

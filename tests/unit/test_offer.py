@@ -15,8 +15,8 @@ from pymemcgbpf import (
     MemcgError,
     NotACgroupError,
     _btf,
-    _cgroupfs,
 )
+from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._items import CATALOGUE, CURRENT
 
 from .directories import make_v1, make_v2
@@ -97,7 +97,7 @@ def test_the_process_s_own_cgroup_or_the_nearest_with_statistics(
     top = make_v2(tmp_path / "top", stat="anon 1\n")
     below = make_v2(top / "a", stat=None, current=None)
     below = make_v2(below / "b", stat=None, current=None)
-    monkeypatch.setattr(_cgroupfs, "own_cgroup", lambda: str(below))
+    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(below))
     assert [item.name for item in pymemcgbpf.items()] == ["anon", CURRENT]
     assert pymemcgbpf.unknown_keys() == ()
     (below / "memory.stat").write_text("file 1\n")
@@ -113,7 +113,7 @@ def test_errors_of_the_path(
         function(tmp_path / "none")
     with pytest.raises(NotACgroupError):
         function(tmp_path)
-    monkeypatch.setattr(_cgroupfs, "own_cgroup", lambda: str(tmp_path))
+    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(tmp_path))
     with pytest.raises(NotACgroupError):
         function()
 
@@ -125,7 +125,7 @@ def test_an_error_of_the_files_becomes_ours(
     def refuse(*_: object) -> bytes:
         raise OSError(number, "words")
 
-    monkeypatch.setattr("pymemcgbpf._shown.read_at", refuse)
+    monkeypatch.setattr("pymemcgbpf._cgroup.present_items.read_at", refuse)
     for function in (pymemcgbpf.items, pymemcgbpf.unknown_keys):
         with pytest.raises(MemcgError) as caught:
             function(v2)

@@ -9,7 +9,8 @@ from typing import Callable, Optional
 
 import pytest
 
-from pymemcgbpf import CgroupNotFoundError, _cgroupfs
+from pymemcgbpf import CgroupNotFoundError
+from pymemcgbpf._cgroup import directory as _directory
 
 Proc = Callable[[str, str], None]
 
@@ -35,7 +36,7 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> Proc:
         def read(path: str) -> Optional[str]:
             return files[path].strip()
 
-        monkeypatch.setattr(_cgroupfs, "_read", read)
+        monkeypatch.setattr(_directory, "_read", read)
 
     return say
 
@@ -57,7 +58,7 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> Proc:
 def test_not_to_be_found(cgroup: str, mountinfo: str, proc: Proc) -> None:
     proc(cgroup, mountinfo)
     with pytest.raises(CgroupNotFoundError):
-        _cgroupfs.own_cgroup()
+        _directory.own_cgroup()
 
 
 @pytest.mark.parametrize(
@@ -114,16 +115,16 @@ def test_not_to_be_found(cgroup: str, mountinfo: str, proc: Proc) -> None:
 )
 def test_found(cgroup: str, mountinfo: str, found: str, proc: Proc) -> None:
     proc(cgroup, mountinfo)
-    assert _cgroupfs.own_cgroup() == found
+    assert _directory.own_cgroup() == found
 
 
 def test_a_file_of_proc_may_hold_any_bytes(tmp_path: Path) -> None:
     # Some mount's name, in mountinfo, need not be UTF-8.
     (tmp_path / "mountinfo").write_bytes(b"/media/caf\xe9 rw\n")
-    text = _cgroupfs._read(str(tmp_path / "mountinfo"))
+    text = _directory._read(str(tmp_path / "mountinfo"))
     assert text is not None
     assert os.fsencode(text) == b"/media/caf\xe9 rw"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    assert _cgroupfs._read(str(tmp_path / "none")) is None
+    assert _directory._read(str(tmp_path / "none")) is None

@@ -14,9 +14,10 @@ from typing import Any, Optional
 
 import pytest
 
-from pymemcgbpf import MemcgError, _paths
+from pymemcgbpf import MemcgError
+from pymemcgbpf._cgroup import paths as _paths
+from pymemcgbpf._cgroup.paths import Paths
 from pymemcgbpf._descriptors import Owned, opened_at
-from pymemcgbpf._paths import Paths
 
 from .sources import TRANSIENT
 from .tree_rows import paths_of

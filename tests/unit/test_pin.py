@@ -37,7 +37,7 @@ from pymemcgbpf import (
     pinned,
 )
 from pymemcgbpf._backend import Choice, Request
-from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._descriptors import Descriptor, opened_at
 from pymemcgbpf._recipe import Recipe, Term, Terms
 

@@ -30,11 +30,11 @@ from pymemcgbpf import (
     StreamError,
     TreeTooLargeError,
     _bpffs,
-    _cgroupfs,
     _wire,
     pinned,
     unpin,
 )
+from pymemcgbpf._cgroup import directory as _directory
 
 from .directories import said_to_be
 from .tree_rows import pack
@@ -519,7 +519,7 @@ def of_directories(cgroups: dict[str, Path], *names: str) -> bytes:
 def test_paths_are_found_below_the_mount(
     cgroups: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_cgroupfs, "memory_mounts", lambda: [("/", str(cgroups["."]))])
+    monkeypatch.setattr(_directory, "memory_mounts", lambda: [("/", str(cgroups["."]))])
     pin = pinned_file(tmp_path / "it", of_directories(cgroups, "a", "a/b", "a/b/c"))
     snapshot = read_tree(PinnedReader(pin))
     assert snapshot.path == str(cgroups["a"])
@@ -545,7 +545,7 @@ def test_paths_where_nothing_is_seen(
         asked.append(1)
         return [("/", str(tmp_path / "none")), ("/", str(cgroups["d"]))]
 
-    monkeypatch.setattr(_cgroupfs, "memory_mounts", mounts)
+    monkeypatch.setattr(_directory, "memory_mounts", mounts)
     pin = pinned_file(tmp_path / "it", of_directories(cgroups, "a", "a/b"))
     reader = PinnedReader(pin)
     for _ in range(3):

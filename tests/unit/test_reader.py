@@ -30,7 +30,7 @@ from pymemcgbpf import (
     _stat_sources,
 )
 from pymemcgbpf._backend import Choice, Request
-from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._cgroup.directory import Cgroup
 
 from ..open_files import open_files
 from .directories import make_v2

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pymemcgbpf import _cgroup_files, _kernel_layout, _layout
+from pymemcgbpf import _kernel_layout, _layout
 from pymemcgbpf._btf import KernelTypes
+from pymemcgbpf._cgroup import files as _files
 from pymemcgbpf._items import CATALOGUE, MEMORY_STAT, Counters
 from pymemcgbpf._recipe import Source, unit_of
 
@@ -102,12 +103,12 @@ class Machine(NamedTuple):
     def rebuilt(self, monkeypatch: pytest.MonkeyPatch) -> Any:
         """What the package makes of it."""
         kmem = f"{mmap.PAGESIZE * (self.value('MEMCG_KMEM') + 3)}\n".encode()
-        monkeypatch.setattr(_cgroup_files, "read_at", lambda *_: kmem)
+        monkeypatch.setattr(_files, "read_at", lambda *_: kmem)
         monkeypatch.setattr(_kernel_layout, "_possible_cpus", lambda: 2)
         file: Any = SimpleNamespace(read=self.text)
         cgroup: Any = SimpleNamespace(version=self.version, fd=-1)
         types = self.types()
-        keys = tuple(_cgroup_files.parse(self.text()))
+        keys = tuple(_files.parse(self.text()))
         known = _kernel_layout._known_numbers(types, cgroup, file)
         ranges = {
             name: _kernel_layout._widened(numbers, numbers) for name, numbers in known.items()

@@ -9,10 +9,12 @@ from typing import Callable
 
 import pytest
 
-from pymemcgbpf import StreamError, _cgroup_files, _shown
-from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf import StreamError
+from pymemcgbpf._cgroup import files as _files
+from pymemcgbpf._cgroup import present_items as _present_items
+from pymemcgbpf._cgroup.directory import Cgroup
+from pymemcgbpf._cgroup.present_items import Shown
 from pymemcgbpf._items import CATALOGUE, CURRENT, FILES, MEMORY_STAT
-from pymemcgbpf._shown import Shown
 
 from .directories import make_v1, make_v2
 
@@ -37,13 +39,13 @@ def test_a_file_s_items_are_its_lines(v2: Path, opened: Opened) -> None:
 
 def test_a_file_is_read_once(v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    read_at = _cgroup_files.read_at
+    read_at = _files.read_at
 
     def reading(fd: int, name: str) -> bytes:
         read.append(name)
         return read_at(fd, name)
 
-    monkeypatch.setattr(_shown, "read_at", reading)
+    monkeypatch.setattr(_present_items, "read_at", reading)
     shown = Shown(opened(v2), walks=False)
     for _ in range(3):
         assert shown.has("anon") and shown.has("file") and shown.has(CURRENT)
@@ -111,7 +113,7 @@ def test_a_child_that_goes_while_it_is_looked_at(
     for name in ("a", "b"):
         (make_v2(root / name) / "memory.events").write_text("low 1\n")
     gone: list[str] = []
-    read_at = _cgroup_files.read_at
+    read_at = _files.read_at
 
     def reading(fd: int, name: str) -> bytes:
         if not gone:
@@ -119,6 +121,6 @@ def test_a_child_that_goes_while_it_is_looked_at(
             os.rename(root / name.partition("/")[0], tmp_path / "elsewhere")
         return read_at(fd, name)
 
-    monkeypatch.setattr(_shown, "read_at", reading)
+    monkeypatch.setattr(_present_items, "read_at", reading)
     assert Shown(opened(root), walks=True).names("memory.events") == ("memory.events.low",)
     assert gone

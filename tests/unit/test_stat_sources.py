@@ -28,7 +28,7 @@ from pymemcgbpf import (
     _stat_sources,
     _wire,
 )
-from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._recipe import Recipe, Term, Terms
 from pymemcgbpf._stat_sources import OneCgroup, RunSource, StreamSource
 

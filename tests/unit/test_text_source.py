@@ -11,9 +11,10 @@ from typing import Callable
 
 import pytest
 
-from pymemcgbpf import UNLIMITED, ItemUnavailableError, MemcgError, StreamError, _cgroup_files
-from pymemcgbpf._cgroup_files import parse
-from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf import UNLIMITED, ItemUnavailableError, MemcgError, StreamError
+from pymemcgbpf._cgroup import files as _files
+from pymemcgbpf._cgroup.directory import Cgroup
+from pymemcgbpf._cgroup.files import parse
 from pymemcgbpf._items import CATALOGUE, CURRENT
 from pymemcgbpf._text_source import TextSource
 
@@ -122,7 +123,7 @@ def test_a_usage_that_is_no_number_is_one_of_our_errors(
 @pytest.mark.parametrize("size", [-1, 0, 1, 16384, 40000])
 def test_a_file_as_long_as_the_chunk_or_longer(size: int, tmp_path: Path, opened: Opened) -> None:
     head, line = "anon 4096\n", "filler_{:06} 00000000\n"
-    wanted = _cgroup_files._CHUNK + size
+    wanted = _files._CHUNK + size
     text = head
     while len(text) + 40 < wanted:
         text += line.format(len(text))
@@ -218,14 +219,14 @@ def test_pressure_can_be_switched_off_and_on(
     source = TextSource(cgroup, names)
     all_values = dict(zip(names, (5, 1)))
     assert source.read() == all_values
-    read_whole, old = _cgroup_files.read_whole, (v2 / "memory.pressure").stat().st_ino
+    read_whole, old = _files.read_whole, (v2 / "memory.pressure").stat().st_ino
 
     def read(fd: int) -> bytes:
         if os.fstat(fd).st_ino == old:  # a hidden file is never to be read again
             raise OSError(errno.ENODEV, "No such device")
         return read_whole(fd)
 
-    monkeypatch.setattr(_cgroup_files, "read_whole", read)
+    monkeypatch.setattr(_files, "read_whole", read)
     os.rename(v2 / "memory.pressure", v2 / "hidden")
     for _ in range(2):
         assert source.read() == {name: 1 for name in names if name != PRESSURE}
@@ -234,7 +235,7 @@ def test_pressure_can_be_switched_off_and_on(
     (v2 / "memory.pressure").unlink()
     (v2 / "memory.stat").unlink()
     old = -1
-    monkeypatch.setattr(_cgroup_files, "read_whole", failing(errno.ENODEV))
+    monkeypatch.setattr(_files, "read_whole", failing(errno.ENODEV))
     with pytest.raises(OSError, match="No such device"):
         source.read()
     source.close()
@@ -255,7 +256,7 @@ def test_another_failure_to_read_pressure_is_one(
 ) -> None:
     write(v2, pressure="some avg10=0 total=7\nfull avg10=0 total=5\n")
     source = TextSource(opened(v2), (PRESSURE,))
-    monkeypatch.setattr(_cgroup_files, "read_whole", failing(number))
+    monkeypatch.setattr(_files, "read_whole", failing(number))
     with pytest.raises(OSError) as caught:
         source.read()
     assert caught.value.errno == number

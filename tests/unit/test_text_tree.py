@@ -18,11 +18,11 @@ from pymemcgbpf import (
     CgroupRemovedError,
     MemoryControllerError,
     TreeTooLargeError,
-    _cgroup_files,
     _text_tree,
     _wire,
 )
-from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._cgroup import files as _files
+from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._descriptors import Owned, opened_at
 from pymemcgbpf._text_tree import TextTreeSource
 from pymemcgbpf._tree_sources import Tree
@@ -350,7 +350,7 @@ def before_opening(monkeypatch: pytest.MonkeyPatch, wanted: str, action: Callabl
             calls.append(path)
         return opened_at(path, flags, directory)
 
-    for module in (_text_tree, _cgroup_files):
+    for module in (_text_tree, _files):
         monkeypatch.setattr(module, "opened_at", opening)
     return calls
 
@@ -458,14 +458,14 @@ def test_a_dying_cgroup_s_files_may_be_open_and_not_to_be_read(
 
 def failing_reads(monkeypatch: pytest.MonkeyPatch, path: Path, number: int) -> None:
     """To read one file fails so."""
-    read_whole = _cgroup_files.read_whole
+    read_whole = _files.read_whole
 
     def read(fd: int) -> bytes:
         if os.readlink(f"/proc/self/fd/{fd}") == str(path):
             raise OSError(number, os.strerror(number))
         return read_whole(fd)
 
-    monkeypatch.setattr(_cgroup_files, "read_whole", read)
+    monkeypatch.setattr(_files, "read_whole", read)
 
 
 # --- failures -------------------------------------------------------------------------
@@ -487,7 +487,7 @@ def test_a_failure_to_open_is_not_taken_for_a_removal(
         made.walk()
     assert caught.value.errno == number
     assert open_files() == before
-    for module in (_text_tree, _cgroup_files):
+    for module in (_text_tree, _files):
         monkeypatch.setattr(module, "opened_at", opened_at)
     assert made.walk().number == 9, "the next walk is a new one"
 
@@ -505,7 +505,7 @@ def test_what_may_not_be_read_is_named(
             raise PermissionError(errno.EACCES, "Permission denied")
         return opened_at(path, flags, directory)
 
-    for module in (_text_tree, _cgroup_files):
+    for module in (_text_tree, _files):
         monkeypatch.setattr(module, "opened_at", opening)
     with pytest.raises(CgroupPermissionError, match=f"^{root}/a cannot be read: Permission"):
         made.walk()

@@ -37,7 +37,7 @@ from pymemcgbpf import (
     _wire,
 )
 from pymemcgbpf._backend import Choice, Request
-from pymemcgbpf._cgroupfs import Cgroup
+from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._tree_sources import Tree
 
 from ..open_files import open_files

@@ -26,7 +26,6 @@ from pymemcgbpf import (
     StreamError,
     TreeTooLargeError,
     _btf,
-    _cgroupfs,
     _flush,
     _fork,
     _libbpf,
@@ -35,7 +34,8 @@ from pymemcgbpf import (
     _tree_sources,
     _wire,
 )
-from pymemcgbpf._cgroupfs import Cgroup, open_cgroup
+from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._cgroup.directory import Cgroup, open_cgroup
 from pymemcgbpf._program import FLUSH_KFUNC, FLUSH_NONE, FLUSH_RFC, FLUSH_RSTAT, MapSize
 from pymemcgbpf._recipe import Recipe, Term, Terms
 from pymemcgbpf._text_tree import TextTreeSource
@@ -1096,7 +1096,7 @@ def test_a_run_that_finds_no_cgroup(
     walker: RunWalker, runs: Runs, v2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs.answers = [(0, _wire.GONE, 0)]
-    monkeypatch.setattr(_cgroupfs, "_SECONDS_BETWEEN", 0)
+    monkeypatch.setattr(_directory, "_SECONDS_BETWEEN", 0)
     with pytest.raises(BackendUnavailableError, match="outside of the cgroup namespace"):
         walker.walk()
     (v2 / "memory.stat").unlink()

@@ -11,8 +11,8 @@ from typing import Any, Optional, Union
 
 from pymemcgbpf import Snapshot, _wire
 from pymemcgbpf._backend import Choice, Request
-from pymemcgbpf._cgroupfs import Cgroup
-from pymemcgbpf._paths import Paths
+from pymemcgbpf._cgroup.directory import Cgroup
+from pymemcgbpf._cgroup.paths import Paths
 from pymemcgbpf._text_tree import Rows
 
 NAMES = ("anon", "pgscan")

@@ -15,9 +15,9 @@ import time
 from collections.abc import Collection
 from typing import Callable, Optional
 
-from . import _fork
-from ._descriptors import opened_at
-from .errors import is_transient, shortage
+from .. import _fork
+from .._descriptors import opened_at
+from ..errors import is_transient, shortage
 
 ROOT = "."
 

@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterable
 from typing import Optional
 
-from ._cgroupfs import Cgroup
-from ._descriptors import Descriptor, file_identity, opened_at
-from ._items import CATALOGUE, CURRENT, MEMORY_STAT, NUMA_STAT, PRESSURE, UNLIMITED
-from .errors import StreamError
+from .._descriptors import Descriptor, file_identity, opened_at
+from .._items import CATALOGUE, CURRENT, MEMORY_STAT, NUMA_STAT, PRESSURE, UNLIMITED
+from ..errors import StreamError
+from .directory import Cgroup
 
 # More than any kernel prints of memory.stat (below 4 KiB up to 7.3); read on if it is not enough.
 _CHUNK = 16384

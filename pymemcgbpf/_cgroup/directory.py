@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple, Optional, Union
 
-from ._descriptors import Owned, file_identity, opened_at
-from ._items import MEMORY_STAT
-from ._lookup import exists as exists
-from ._lookup import identity as identity
-from ._lookup import resolved as resolved
-from .errors import (
+from .._descriptors import Owned, file_identity, opened_at
+from .._items import MEMORY_STAT
+from .._lookup import exists as exists
+from .._lookup import identity as identity
+from .._lookup import resolved as resolved
+from ..errors import (
     BackendUnavailableError,
     CgroupNotFoundError,
     CgroupPermissionError,

@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from ._cgroup_files import name_of, parse_items, read_at
-from ._cgroupfs import Cgroup
-from ._items import CATALOGUE, MEMORY_STAT, ON_ROOT, file_of
-from .errors import is_transient
+from .._items import CATALOGUE, MEMORY_STAT, ON_ROOT, file_of
+from ..errors import is_transient
+from .directory import Cgroup
+from .files import name_of, parse_items, read_at
 
 # The kernel counts them per cgroup on v2 only (cgroup_subsys_on_dfl); hugetlb there by a
 # mount option.
