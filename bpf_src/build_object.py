@@ -17,7 +17,7 @@ OLDEST_CLANG = 14
 NEWEST_CLANG = 30  # how far versioned names (clang-14, clang-15, …) are looked for
 
 SOURCES = Path(__file__).resolve().parent
-FOLDER = Path("pymemcgbpf", "_bpf")
+FOLDER = Path("pymemcgbpf", "_bpf", "objects")
 
 # Object → the C file that it is compiled from, and with what.
 OBJECTS = {

@@ -8,13 +8,16 @@ import errno
 from collections.abc import Sequence
 from typing import Callable, Generic, NamedTuple, NoReturn, Optional, Protocol, TypeVar
 
-from . import _btf, _items, _kernel_layout, _layout, _recipe, _stat_sources
+from . import _items, _kernel_layout, _stat_sources
+from ._bpf import btf as _btf
+from ._bpf import counter_slots as _counter_slots
+from ._bpf import plan as _plan
+from ._bpf.plan import Recipe, Terms
+from ._bpf.plan import Source as Numbers
 from ._cgroup import directory as _directory
 from ._cgroup.directory import Cgroup
 from ._cgroup.present_items import Shown
 from ._items import CATALOGUE, CURRENT, MEMORY_STAT, NodeCounter, close_names
-from ._recipe import Recipe, Terms
-from ._recipe import Source as Numbers
 from .errors import (
     BackendUnavailableError,
     BpfPermissionError,
@@ -355,7 +358,7 @@ class _Choosing(Generic[_Source]):
             raise BackendUnavailableError("this kernel is built without the memory controller")
         wanted = self._wanted(self._shown.counted)
         self._check_there([name for name in self._required if not self._shown.counts(name)])
-        source = _recipe.Source(backend, types, self._layout(backend, types, wanted))
+        source = _plan.Source(backend, types, self._layout(backend, types, wanted))
         terms = {name: source.terms_of(name) for name in wanted}
         self._check_guesses(backend, terms)
         missing = [name for name in self._required if not terms[name]]
@@ -390,7 +393,7 @@ class _Choosing(Generic[_Source]):
             for name in missing
             if name not in unproved
             and _items.item_named(name) is None
-            and _recipe.guessed(name, source.types.counters)
+            and _plan.guessed(name, source.types.counters)
         ]
         self._lacked_proof = self._lacked_proof or bool(unproved or guesses)
         for names, why in (
@@ -405,9 +408,9 @@ class _Choosing(Generic[_Source]):
 
     def _layout(
         self, backend: str, types: _btf.KernelTypes, names: Sequence[str]
-    ) -> Optional[_layout.Layout]:
+    ) -> Optional[_counter_slots.Layout]:
         """Where the counters lie, if these items take it from there."""
-        if backend == "core" and any(map(_recipe.is_flushed, names)):
+        if backend == "core" and any(map(_plan.is_flushed, names)):
             return _kernel_layout.find(types, self._cgroup)
         items = map(_items.item_named, names)
         if any(item is not None and isinstance(item.source, NodeCounter) for item in items):

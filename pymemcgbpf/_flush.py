@@ -7,7 +7,8 @@ import errno
 import os
 from typing import NamedTuple, Optional
 
-from . import _btf, _program
+from ._bpf import btf as _btf
+from ._bpf import program as _program
 from ._cgroup import directory as _directory
 from ._cgroup import files as _files
 from ._cgroup.directory import Cgroup

@@ -8,24 +8,27 @@ import time
 from collections.abc import Iterator
 from typing import Optional
 
-from . import _btf, _fork, _items, _layout, _program
+from . import _fork, _items
+from ._bpf import btf as _btf
+from ._bpf import counter_slots as _counter_slots
+from ._bpf import program as _program
+from ._bpf.plan import Base, Recipe, Term, Terms, guessed, unit_of
 from ._cgroup import directory as _directory
 from ._cgroup import files as _files
 from ._cgroup.directory import Cgroup
 from ._items import MEMORY_STAT, Counters
-from ._recipe import Base, Recipe, Term, Terms, guessed, unit_of
 from ._stat_sources import StreamSource
 from .errors import BackendUnavailableError, MemcgError, is_transient
 
 _lock = _fork.renewed_lock(__name__, "_lock")
-_found: Optional[_layout.Layout] = None
+_found: Optional[_counter_slots.Layout] = None
 _why_not = ""  # why there is none
 _contradicted = False  # two looks have proved what cannot both be true: neither is believed
 _ask_again_at = 0.0  # CLOCK_MONOTONIC; asking costs tens of milliseconds
 _SECONDS_BETWEEN = 60.0  # a look can tell less because the numbers moved, or were 0
 
 
-def find(types: _btf.KernelTypes, cgroup: Cgroup) -> _layout.Layout:
+def find(types: _btf.KernelTypes, cgroup: Cgroup) -> _counter_slots.Layout:
     """This kernel's layout, found on the first call. What of a rebuilt one is not proved is
     looked for again from time to time: counters do not stay 0.
 
@@ -63,7 +66,7 @@ def _look(types: _btf.KernelTypes, cgroup: Cgroup) -> None:
     _why_not = "" if _found else _NOT_TO_BE_FOUND
 
 
-def _agree(old: Optional[_layout.Layout], new: Optional[_layout.Layout]) -> bool:
+def _agree(old: Optional[_counter_slots.Layout], new: Optional[_counter_slots.Layout]) -> bool:
     """Whether two layouts can both be true: a counter has one place, and a place one counter.
     (Some enumerators are other names of the same counter, in one layout.)"""
     if old is None or new is None or not new.rebuilt:
@@ -81,8 +84,8 @@ def _agree(old: Optional[_layout.Layout], new: Optional[_layout.Layout]) -> bool
 
 
 def _united(
-    old: Optional[_layout.Layout], new: Optional[_layout.Layout]
-) -> Optional[_layout.Layout]:
+    old: Optional[_counter_slots.Layout], new: Optional[_counter_slots.Layout]
+) -> Optional[_counter_slots.Layout]:
     """What was proved before, and what is now."""
     if old is None or new is None or not new.rebuilt:
         return new or old
@@ -104,10 +107,10 @@ _NOT_TO_BE_FOUND = (
 COPIED, NOT_SHOWN, NOT_READ = 0, 1, 2
 
 
-def from_kernel_tables(types: _btf.KernelTypes) -> Optional[_layout.Layout]:
+def from_kernel_tables(types: _btf.KernelTypes) -> Optional[_counter_slots.Layout]:
     """The layout by the kernel's own index tables; None where they are not to be seen."""
-    stats_size, events_size = _layout.table_sizes(types)
-    if _layout.state_is_direct(types):
+    stats_size, events_size = _counter_slots.table_sizes(types)
+    if _counter_slots.state_is_direct(types):
         stats_size = 0
     for width in (4, 1):  # the older tables hold ints
         program = _program.Program(
@@ -120,7 +123,7 @@ def from_kernel_tables(types: _btf.KernelTypes) -> Optional[_layout.Layout]:
         try:
             status = program.run()
             if status == COPIED:
-                return _layout.from_tables(
+                return _counter_slots.from_tables(
                     types,
                     program.variable("stats_index")[:stats_size],
                     program.variable("events_index")[: width * events_size],
@@ -132,7 +135,7 @@ def from_kernel_tables(types: _btf.KernelTypes) -> Optional[_layout.Layout]:
     return None
 
 
-def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_layout.Layout]:
+def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_counter_slots.Layout]:
     """The order as far as it is proved by the topmost cgroup that is visible, where the
     fewest counters are 0."""
     try:
@@ -146,7 +149,7 @@ def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_layout
         try:
             keys = tuple(_files.parse(file.read()))
             printed = _printed(types, keys, top.version)
-            return _layout.rebuilt(types, printed, list(_observations(types, top, file)))
+            return _counter_slots.rebuilt(types, printed, list(_observations(types, top, file)))
         finally:
             file.close()
     finally:
@@ -160,7 +163,7 @@ def _counter_of(types: _btf.KernelTypes, key: str, version: int) -> Optional[tup
         source = _V1_COUNTERS.get(key)
     else:
         item = _items.CATALOGUE.get(key)
-        event = _layout.event_printed_as(types, key)
+        event = _counter_slots.event_printed_as(types, key)
         if item is None and event is not None:
             return event, 1
         source = None if item is None else item.source
@@ -170,17 +173,19 @@ def _counter_of(types: _btf.KernelTypes, key: str, version: int) -> Optional[tup
     return (names[0], unit_of(source.scale)) if names else None
 
 
-def _printed(types: _btf.KernelTypes, keys: tuple[str, ...], version: int) -> _layout.Printed:
+def _printed(
+    types: _btf.KernelTypes, keys: tuple[str, ...], version: int
+) -> _counter_slots.Printed:
     found = [_counter_of(types, key, version) for key in keys]
     counters = frozenset(pair[0] for pair in found if pair is not None)
     if version == 1:
-        return _layout.Printed(counters)
-    events = [_layout.event_printed_as(types, key) for key in keys]
+        return _counter_slots.Printed(counters)
+    events = [_counter_slots.event_printed_as(types, key) for key in keys]
     unknown = any(
         key not in _items.CATALOGUE and event is None and guessed(key, types.counters) is None
         for key, event in zip(keys, events)
     )
-    return _layout.Printed(counters, tuple(filter(None, events)), unknown)
+    return _counter_slots.Printed(counters, tuple(filter(None, events)), unknown)
 
 
 _LOOKS, _MOST_LOOKS = 8, 40
@@ -188,7 +193,7 @@ _LOOKS, _MOST_LOOKS = 8, 40
 
 def _observations(
     types: _btf.KernelTypes, cgroup: Cgroup, file: _files.CgroupFile
-) -> Iterator[_layout.Observation]:
+) -> Iterator[_counter_slots.Observation]:
     """The counters, again and again: the numbers move while they are looked at. It ends when
     each number of the files has been met in the kernel's memory, most likely."""
     not_met: Optional[set[str]] = None
@@ -201,7 +206,7 @@ def _observations(
             ranges = {
                 name: _widened(before[name], after[name]) for name in before.keys() & after.keys()
             }
-            yield _layout.Observation(found, ranges)
+            yield _counter_slots.Observation(found, ranges)
             met = {
                 name
                 for name, (low, high) in ranges.items()

@@ -8,11 +8,12 @@ import os
 from collections.abc import Iterator
 from typing import Optional
 
-from . import _backend, _btf
+from . import _backend
+from ._bpf import btf as _btf
+from ._bpf.plan import guessed
 from ._cgroup import directory as _directory
 from ._cgroup.present_items import Shown
 from ._items import CATALOGUE, FILES, MEMORY_STAT, Item, item_named, unknown
-from ._recipe import guessed
 from .errors import BackendUnavailableError
 from .reader import StatsReader
 

@@ -10,22 +10,13 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple, NoReturn, Optional, SupportsIndex
 
-from . import (
-    _backend,
-    _bpffs,
-    _btf,
-    _flush,
-    _items,
-    _program,
-    _stat_sources,
-    _tree_sources,
-    _wire,
-    pinned,
-)
-from ._bindings import libbpf as _libbpf
+from . import _backend, _bpffs, _flush, _items, _stat_sources, _tree_sources, _wire, pinned
+from ._bpf import btf as _btf
+from ._bpf import program as _program
+from ._bpf.bindings import libbpf as _libbpf
+from ._bpf.plan import Recipe
 from ._cgroup import directory as _directory
 from ._cgroup.directory import Cgroup
-from ._recipe import Recipe
 from .errors import (
     BackendUnavailableError,
     ItemUnavailableError,

@@ -10,12 +10,14 @@ import time
 from collections import OrderedDict
 from typing import Optional, Union
 
-from . import _flush, _fork, _program, _relocated, _wire
-from ._bindings import libbpf as _libbpf
+from . import _flush, _fork, _wire
+from ._bpf import program as _program
+from ._bpf import reload as _reload
+from ._bpf.bindings import libbpf as _libbpf
+from ._bpf.plan import Recipe
 from ._cgroup import directory as _directory
 from ._cgroup.directory import Cgroup
 from ._items import MEMORY_STAT
-from ._recipe import Recipe
 from ._text_source import TextSource
 from .errors import BpfPermissionError, MemcgError, StreamError
 
@@ -276,4 +278,4 @@ def forget_programs() -> None:
     is made from the object's file again."""
     with _programs_lock:
         _programs.clear()
-        _relocated.forget()
+        _reload.forget()

@@ -9,12 +9,14 @@ import os
 import time
 from typing import NamedTuple, Optional, Union
 
-from . import _btf, _flush, _fork, _items, _program, _stat_sources, _text_tree, _wire
-from ._bindings import libbpf as _libbpf
+from . import _flush, _fork, _items, _stat_sources, _text_tree, _wire
+from ._bpf import btf as _btf
+from ._bpf import program as _program
+from ._bpf.bindings import libbpf as _libbpf
+from ._bpf.plan import Recipe
 from ._cgroup import directory as _directory
 from ._cgroup import files as _files
 from ._cgroup.directory import Cgroup
-from ._recipe import Recipe
 from .errors import MemcgError, TreeTooLargeError
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Optional, SupportsIndex, TypeVar
 
-from . import _backend, _fork, _program, _wire
+from . import _backend, _fork, _wire
+from ._bpf import program as _program
 from ._cgroup import directory as _directory
 from ._cgroup import paths as _paths
 from ._items import requested_names

@@ -7,7 +7,7 @@ import contextlib
 import os
 import platform
 
-from .._bindings import libbpf as _libbpf
+from .._bpf.bindings import libbpf as _libbpf
 from ..errors import BackendUnavailableError
 
 

@@ -12,8 +12,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Callable, NamedTuple, Optional, Union
 
-from .. import _backend, _btf, _flush, _kernel_layout, _offer, _program, _recipe
-from .._bindings import libbpf as _libbpf
+from .. import _backend, _flush, _kernel_layout, _offer
+from .._bpf import btf as _btf
+from .._bpf import plan as _plan
+from .._bpf import program as _program
+from .._bpf.bindings import libbpf as _libbpf
 from .._cgroup.present_items import Shown
 from .._items import MEMORY_STAT
 from .._stat_sources import OneCgroup
@@ -277,7 +280,7 @@ def _index_tables(path: Optional[str]) -> _Check:
         raise _CouldNotTellError(f"it takes a BPF program to see: {error}") from error
     if not layout.rebuilt:
         return _Check(_OK, "found by the kernel's symbols")
-    source = _recipe.Source("core", types, layout)
+    source = _plan.Source("core", types, layout)
     proved = [name for name in shown if source.terms_of(name)]
     unproved = [name for name in shown if source.lacks_proof(name)]
     found = (

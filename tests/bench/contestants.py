@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Callable, Optional
 
 import pymemcgbpf
-from pymemcgbpf import _flush, _libbpf, _program, _stat_sources
+from pymemcgbpf import _flush, _stat_sources
 from pymemcgbpf._bench import control
+from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import program as _program
 from tests.kernel.oracle import V1_KEYS
 from tests.kernel.surroundings import CAN_RUN, VERSION
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Callable, Optional
 
 import pymemcgbpf
-from pymemcgbpf import TreeReader, _libbpf, _program, _tree_sources
+from pymemcgbpf import TreeReader, _tree_sources
 from pymemcgbpf._bench import control
-from pymemcgbpf._btf import Types
+from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf.btf import Types
 from tests.kernel.oracle import V1_KEYS
 from tests.kernel.surroundings import BEST_BACKEND, VERSION
 from tests.kernel.ways import TREE_BPF_WAYS

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pymemcgbpf
-from pymemcgbpf import _libbpf
+from pymemcgbpf._bpf import libbpf as _libbpf
 
 from .surroundings import BEST_BACKEND, EXPECTED_BACKEND, HAS_RFC, IN_LAB, VERSION, symbols
 

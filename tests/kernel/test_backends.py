@@ -7,15 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pymemcgbpf import (
-    BackendUnavailableError,
-    ItemUnavailableError,
-    StatsReader,
-    VerifierError,
-    _program,
-)
+from pymemcgbpf import BackendUnavailableError, ItemUnavailableError, StatsReader, VerifierError
 from pymemcgbpf._backend import BEST_FIRST
-from pymemcgbpf._recipe import Recipe, Term
+from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf.plan import Recipe, Term
 
 from .surroundings import (
     BEST_BACKEND,

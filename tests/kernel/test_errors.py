@@ -28,9 +28,9 @@ from pymemcgbpf import (
     NotACgroupError,
     StatsReader,
     UnknownItemError,
-    _libbpf,
-    _program,
 )
+from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import program as _program
 
 from .cgroups import cgroup, enable_memory, in_child
 from .surroundings import BEST_BACKEND, HIERARCHY, VERSION

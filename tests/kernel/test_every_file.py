@@ -21,8 +21,8 @@ from pymemcgbpf import (
     StatsReader,
     UnknownItemError,
     _items,
-    _program,
 )
+from pymemcgbpf._bpf import program as _program
 
 from .cgroups import MIB, Worker, busy_cgroup, cgroup, enable_memory, fault_in
 from .oracle import V1_FILES, everything

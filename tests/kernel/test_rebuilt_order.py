@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import ItemUnavailableError, StatsReader, _btf, _kernel_layout, _layout
+from pymemcgbpf import ItemUnavailableError, StatsReader, _kernel_layout
+from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import counter_slots as _counter_slots
+from pymemcgbpf._bpf.plan import Source
 from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._items import CATALOGUE, MEMORY_STAT
-from pymemcgbpf._recipe import Source
 
 from .cgroups import Worker
 from .oracle import by_text
@@ -36,7 +38,7 @@ def top() -> Iterator[Cgroup]:
     cgroup.close()
 
 
-def offered(layout: _layout.Layout) -> dict[str, list[int]]:
+def offered(layout: _counter_slots.Layout) -> dict[str, list[int]]:
     """Item of memory.stat → the offsets of its words; of those that a layout offers."""
     source = Source("core", _btf.kernel(), layout)
     names = [item.name for item in CATALOGUE.values() if item.file == MEMORY_STAT]
@@ -44,7 +46,7 @@ def offered(layout: _layout.Layout) -> dict[str, list[int]]:
     return {name: places for name, places in found.items() if places}
 
 
-def truth() -> _layout.Layout:
+def truth() -> _counter_slots.Layout:
     types = _btf.kernel()
     tables = _kernel_layout.from_kernel_tables(types)
     if tables is None:
@@ -77,14 +79,16 @@ def test_no_item_is_wrong_if_the_package_forgets_a_counter(
 ) -> None:
     types = _btf.kernel()
     right = offered(truth())
-    orders = _layout._STATE_ORDER, _layout._EVENT_ORDER
+    orders = _counter_slots._STATE_ORDER, _counter_slots._EVENT_ORDER
     names = [name for order in orders for name, _ in order if name in types.counters]
     assert len(names) >= 40
     fewest = len(right)
     for name in dict.fromkeys(names):
         with monkeypatch.context() as patch:
             for which, order in zip(("_STATE_ORDER", "_EVENT_ORDER"), orders):
-                patch.setattr(_layout, which, tuple(pair for pair in order if pair[0] != name))
+                patch.setattr(
+                    _counter_slots, which, tuple(pair for pair in order if pair[0] != name)
+                )
             layout = _kernel_layout._rebuilt_layout(types, top)
         if layout is not None:
             found = offered(layout)
@@ -122,11 +126,11 @@ def test_every_item_is_exact_by_the_rebuilt_order(busy: Busy) -> None:
 def test_what_cannot_be_proved_is_read_as_text_or_refused(
     busy: Busy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if _layout.state_is_direct(_btf.kernel()):
+    if _counter_slots.state_is_direct(_btf.kernel()):
         return  # the order of state[] is the enumerators' own
-    forgotten = ("NR_ACTIVE_FILE", _layout._STATE_ORDER[3][1])
-    order = tuple(pair for pair in _layout._STATE_ORDER if pair != forgotten)
-    monkeypatch.setattr(_layout, "_STATE_ORDER", order)
+    forgotten = ("NR_ACTIVE_FILE", _counter_slots._STATE_ORDER[3][1])
+    order = tuple(pair for pair in _counter_slots._STATE_ORDER if pair != forgotten)
+    monkeypatch.setattr(_counter_slots, "_STATE_ORDER", order)
     with pytest.raises(ItemUnavailableError, match="could not be proved for 'active_file'"):
         StatsReader(busy[0], ["active_file"], backend="core")
     with StatsReader(busy[0], backend="core") as reader:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import _libbpf, _program, _relocated
+from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf import reload as _reload
 from pymemcgbpf._descriptors import Owned
 
 from .cgroups import cgroup, in_child
@@ -68,11 +70,11 @@ def test_a_program_is_loaded_again_without_libbpf_s_loader(
 def test_a_tree_s_program_is_loaded_again(empty_cgroup: Path, tree_bpf_transport_way: Way) -> None:
     way = tree_bpf_transport_way
     first = way.tree(empty_cgroup, ["anon"])
-    kept = dict(_relocated._kept)
+    kept = dict(_reload._kept)
     with first, way.tree(empty_cgroup, ["pgfault", "anon"], max_rows=5) as again:
         assert again.read()[0].keys() == {"pgfault", "anon"}
         assert first.read()[0].id == again.read()[0].id
-    assert _relocated._kept == kept != {}
+    assert _reload._kept == kept != {}
 
 
 def test_a_library_that_was_loaded_anew_serves(empty_cgroup: Path, bpf_way: Way) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""A libbpf that does as the test says, at the seam of pymemcgbpf._libbpf.load()."""
+"""A libbpf that does as the test says, at the seam of pymemcgbpf._bpf.libbpf.load()."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from typing import IO, Any, Callable
 
 import pytest
 
-from pymemcgbpf import MemcgError, _btf, _libbpf, _relocated
+from pymemcgbpf import MemcgError
+from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import reload as _reload
 from pymemcgbpf._descriptors import Owned, file_identity, opened_at
 
 from .printing import say
@@ -201,7 +204,7 @@ def installed(
 ) -> Iterator[FakeLibbpf]:
     """Puts a fake in the library's place."""
     monkeypatch.setattr(_btf, "Types", _FakeTypes)
-    monkeypatch.setattr(_relocated, "_kept", {})
+    monkeypatch.setattr(_reload, "_kept", {})
     with tempfile.TemporaryFile() as bss_file, tempfile.TemporaryFile() as rows:
         lib = kind(bss_file, rows)
         monkeypatch.setattr(_libbpf, "load", lambda: lib)

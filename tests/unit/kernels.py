@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pymemcgbpf._btf import KernelTypes, Member
+from pymemcgbpf._bpf.btf import KernelTypes, Member
 
 NODE, MEMCG, EVENT = "node_stat_item", "memcg_stat_item", "vm_event_item"
 
@@ -78,7 +78,7 @@ class Kernel(NamedTuple):
         return found
 
     def types(self) -> KernelTypes:
-        """What pymemcgbpf._btf would have read."""
+        """What pymemcgbpf._bpf.btf would have read."""
         counters = self.counters()
         state = len(self.state.split()) or counters["MEMCG_NR_STAT"][1]
         events = len(self.events.split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ctypes
 
-from pymemcgbpf import _libbpf
+from pymemcgbpf._bpf import libbpf as _libbpf
 
 # A va_list of no arguments; no architecture's is larger.
 _NO_ARGUMENTS = ctypes.create_string_buffer(64)

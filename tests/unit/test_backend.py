@@ -26,16 +26,16 @@ from pymemcgbpf import (
     UnknownItemError,
     VerifierError,
     _backend,
-    _btf,
     _kernel_layout,
-    _layout,
 )
 from pymemcgbpf._backend import Choice, Request
+from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import counter_slots as _counter_slots
+from pymemcgbpf._bpf.plan import Recipe
 from pymemcgbpf._cgroup import files as _files
 from pymemcgbpf._cgroup import present_items as _present_items
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._items import CATALOGUE, CURRENT
-from pymemcgbpf._recipe import Recipe
 from pymemcgbpf._stat_sources import OneCgroup
 
 from .directories import make_v1, make_v2
@@ -81,10 +81,10 @@ class World:
     def btf(self) -> _btf.KernelTypes:
         return self.types
 
-    def layout(self, types: _btf.KernelTypes, cgroup: Cgroup) -> _layout.Layout:
+    def layout(self, types: _btf.KernelTypes, cgroup: Cgroup) -> _counter_slots.Layout:
         if self.layout_error is not None:
             raise self.layout_error
-        return _layout.Layout(LINUX_6_18.slots(), 8 * 71, False)
+        return _counter_slots.Layout(LINUX_6_18.slots(), 8 * 71, False)
 
     def source(self, cgroup: Cgroup, recipe: Recipe, flush: bool, transport: str) -> Any:
         return Source(self, recipe.backend, transport, recipe.terms)
@@ -1095,14 +1095,16 @@ def test_an_unknown_vmstats_is_said(v2: Path, opened: Opened) -> None:
 class Looks:
     """What comes of one look for the rebuilt order after the other."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *found: Optional[_layout.Layout]) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *found: Optional[_counter_slots.Layout]
+    ) -> None:
         self.coming = list(found)
         monkeypatch.setattr(_kernel_layout, "from_kernel_tables", lambda types: None)
         monkeypatch.setattr(_kernel_layout, "_rebuilt_layout", lambda *_: self.coming.pop(0))
 
 
-def rebuilt(unproved: Iterable[str] = (), **slots: int) -> _layout.Layout:
-    return _layout.Layout(slots, 8, True, frozenset(unproved))
+def rebuilt(unproved: Iterable[str] = (), **slots: int) -> _counter_slots.Layout:
+    return _counter_slots.Layout(slots, 8, True, frozenset(unproved))
 
 
 @pytest.mark.usefixtures("unknown_layout")
@@ -1151,7 +1153,7 @@ def test_what_is_not_proved_yet_is_looked_for_again(
     assert looks.coming == []
 
 
-VMALLOC_UNPROVED = _layout.Layout(
+VMALLOC_UNPROVED = _counter_slots.Layout(
     {name: at for name, at in LINUX_6_18.slots().items() if name != "MEMCG_VMALLOC"},
     8 * 71,
     True,
@@ -1206,7 +1208,7 @@ def test_v1_s_text_has_fewer_items_than_are_not_proved(
 ) -> None:
     world.types = world.types._replace(functions=frozenset())
     slots = {name: at for name, at in LINUX_6_18.slots().items() if name != "NR_FILE_PAGES"}
-    layout = _layout.Layout(slots, 8 * 71, True, frozenset({"NR_FILE_PAGES"}))
+    layout = _counter_slots.Layout(slots, 8 * 71, True, frozenset({"NR_FILE_PAGES"}))
     monkeypatch.setattr(_kernel_layout, "find", lambda *_: layout)
     cgroup = opened(make_v1(tmp_path / "old"))
     choice = choose(cgroup, None, True, "auto")

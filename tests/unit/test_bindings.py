@@ -12,7 +12,8 @@ from typing import Any, Optional
 
 import pytest
 
-from pymemcgbpf import LibbpfNotFoundError, LibbpfTooOldError, MemcgError, _libbpf
+from pymemcgbpf import LibbpfNotFoundError, LibbpfTooOldError, MemcgError
+from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._descriptors import Descriptor, Identity, opened_at
 from pymemcgbpf.errors import TRANSIENT_ERRNOS
 

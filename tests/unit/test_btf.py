@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from pymemcgbpf import BtfNotFoundError, MemcgError, _btf, _program
+from pymemcgbpf import BtfNotFoundError, MemcgError
+from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import program as _program
 
 from .fake_libbpf import FakeLibbpf, installed
 from .kernels import KERNELS, Kernel

@@ -14,7 +14,10 @@ import pytest
 from setuptools.errors import ExecError
 
 from bpf_src import build_object
-from pymemcgbpf import MemcgError, _btf, _libbpf, _program, _wire
+from pymemcgbpf import MemcgError, _wire
+from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import program as _program
 
 from .fake_libbpf import BSS, RODATA, TABLES_BSS, TABLES_RODATA
 

@@ -17,15 +17,15 @@ from pymemcgbpf import (
     BtfNotFoundError,
     LibbpfNotFoundError,
     _backend,
-    _btf,
     _kernel_layout,
-    _libbpf,
-    _program,
 )
+from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf.counter_slots import Layout
 from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cli import doctor
 from pymemcgbpf._cli.main import main
-from pymemcgbpf._layout import Layout
 from pymemcgbpf.errors import BackendUnavailableError, BpfObjectError
 
 from .commands import Captured, refuse_bpf
@@ -300,7 +300,7 @@ def test_default_is_the_nearest_with_statistics(
 
 
 def test_whatever_machine_this_is_it_is_no_traceback(run_python: RunPython) -> None:
-    for prelude in ("", "import pymemcgbpf._libbpf as lib; lib.SONAME = 'libnone.so.9'; "):
+    for prelude in ("", "import pymemcgbpf._bpf.libbpf as lib; lib.SONAME = 'libnone.so.9'; "):
         code = f"{prelude}from pymemcgbpf._cli.main import main; import sys; sys.exit(main())"
         ran = run_python("-c", code, "doctor")
         assert ran.stderr == "" and len(ran.stdout.splitlines()) == 28

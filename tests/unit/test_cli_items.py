@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pymemcgbpf import BtfNotFoundError, _btf
+from pymemcgbpf import BtfNotFoundError
+from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._cgroup import directory as _directory
 
 from .commands import Captured, failed, printed

@@ -8,7 +8,8 @@ import struct
 
 import pytest
 
-from pymemcgbpf import _items, _program, _stat_sources, _tree_sources, _wire
+from pymemcgbpf import _items, _stat_sources, _tree_sources, _wire
+from pymemcgbpf._bpf import program as _program
 
 from .c_values import BPF_SRC, c_layout, c_values
 

@@ -9,7 +9,9 @@ from typing import Callable
 
 import pytest
 
-from pymemcgbpf import _btf, _flush, _program
+from pymemcgbpf import _flush
+from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._cgroup.directory import Cgroup
 
 from .directories import make_v1, make_v2

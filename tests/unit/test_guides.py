@@ -29,7 +29,7 @@ GUIDES = ("guide-agents.md", "guide-containers.md")
 NOT_RUN = {"text", "dockerfile", "yaml", "ini"}
 
 # What is read are no cgroups: BPF would say so.
-NO_LIBBPF = "import pymemcgbpf._libbpf as lib; lib.SONAME = 'libnone.so.9'\n"
+NO_LIBBPF = "import pymemcgbpf._bpf.libbpf as lib; lib.SONAME = 'libnone.so.9'\n"
 COMMAND = f"{NO_LIBBPF}import sys; from pymemcgbpf._cli.main import main; sys.exit(main())\n"
 
 

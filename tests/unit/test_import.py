@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import _program, _wire
+from pymemcgbpf import _wire
+from pymemcgbpf._bpf import program as _program
 
 from .conftest import RunPython
 

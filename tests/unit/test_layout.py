@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pymemcgbpf import _layout
-from pymemcgbpf._btf import KernelTypes
+from pymemcgbpf._bpf import counter_slots as _counter_slots
+from pymemcgbpf._bpf.btf import KernelTypes
 
 from .kernels import EVENT, KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel
 
@@ -47,7 +47,7 @@ FORMS = {"u8": as_u8, "int": as_int, "s8": as_s8}
     ids=["first", "gaps", "unordered", "full"],
 )
 def test_places(form: Encode, table: dict[int, int]) -> None:
-    assert _layout.places(form(table, 10), len(table), 10) == table
+    assert _counter_slots.places(form(table, 10), len(table), 10) == table
 
 
 @given(
@@ -56,7 +56,7 @@ def test_places(form: Encode, table: dict[int, int]) -> None:
 )
 def test_places_round_trip(kept: list[int], form: Encode) -> None:
     table = {value: place for place, value in enumerate(kept)}
-    assert _layout.places(form(table, 120), len(kept), 120) == table
+    assert _counter_slots.places(form(table, 120), len(kept), 120) == table
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,13 @@ def test_places_round_trip(kept: list[int], form: Encode) -> None:
     ],
 )
 def test_no_places(table: bytes) -> None:
-    assert _layout.places(table, 3, 10) is None
+    assert _counter_slots.places(table, 3, 10) is None
 
 
 def test_a_table_that_is_too_short_is_no_table() -> None:
     table = {0: 0, 1: 1, 9: 2}
-    assert _layout.places(as_u8(table, 10)[:9], 3, 10) is None
-    assert _layout.places(as_int(table, 10)[:39], 3, 10) is None
+    assert _counter_slots.places(as_u8(table, 10)[:9], 3, 10) is None
+    assert _counter_slots.places(as_int(table, 10)[:39], 3, 10) is None
 
 
 # --- by the kernel's tables -----------------------------------------------------------
@@ -87,7 +87,7 @@ def test_a_table_that_is_too_short_is_no_table() -> None:
 
 def tables_of(kernel: Kernel, state: Encode, events: Encode) -> tuple[bytes, bytes]:
     counters, slots, types = kernel.counters(), kernel.slots(), kernel.types()
-    stats_size, events_size = _layout.table_sizes(types)
+    stats_size, events_size = _counter_slots.table_sizes(types)
     start = types.vmstats["state"].length
     kept_state = {counters[name][1]: slots[name] for name in kernel.state.split()}
     kept_events = {counters[name][1]: slots[name] - start for name in kernel.events.split()}
@@ -112,7 +112,7 @@ def without_counts(slots: dict[str, int]) -> dict[str, int]:
 )
 def test_from_tables(kernel: Kernel, state: Encode, events: Encode) -> None:
     types = kernel.types()
-    layout = _layout.from_tables(types, *tables_of(kernel, state, events))
+    layout = _counter_slots.from_tables(types, *tables_of(kernel, state, events))
     assert layout is not None
     truth = without_counts(kernel.slots())
     assert {name: layout.slots.get(name) for name in truth} == truth
@@ -126,12 +126,12 @@ def test_from_tables(kernel: Kernel, state: Encode, events: Encode) -> None:
 def test_from_damaged_tables(which: int) -> None:
     tables = list(tables_of(LINUX_6_12, as_u8, as_u8))
     tables[which] = bytes(len(tables[which]))
-    assert _layout.from_tables(LINUX_6_12.types(), tables[0], tables[1]) is None
+    assert _counter_slots.from_tables(LINUX_6_12.types(), tables[0], tables[1]) is None
 
 
 def test_a_direct_state_needs_no_table() -> None:
     events = tables_of(LINUX_6_1, as_u8, as_int)[1]
-    layout = _layout.from_tables(LINUX_6_1.types(), b"", events)
+    layout = _counter_slots.from_tables(LINUX_6_1.types(), b"", events)
     assert layout is not None
     assert layout.slots["NR_ANON_MAPPED"] == LINUX_6_1.counters()["NR_ANON_MAPPED"][1]
 
@@ -142,16 +142,18 @@ def test_a_direct_state_needs_no_table() -> None:
     ids=KERNELS,
 )
 def test_state_is_direct(kernel: Kernel, direct: bool) -> None:
-    assert _layout.state_is_direct(kernel.types()) is direct
+    assert _counter_slots.state_is_direct(kernel.types()) is direct
 
 
 def test_a_kernel_without_state_is_not_direct() -> None:
-    assert not _layout.state_is_direct(KernelTypes({}, None, frozenset(), frozenset(), {}, {}))
+    assert not _counter_slots.state_is_direct(
+        KernelTypes({}, None, frozenset(), frozenset(), {}, {})
+    )
 
 
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 def test_the_counts_of_enumerators_are_no_counters(kernel: Kernel) -> None:
     form = as_u8 if kernel.state else as_int
-    layout = _layout.from_tables(kernel.types(), *tables_of(kernel, form, form))
+    layout = _counter_slots.from_tables(kernel.types(), *tables_of(kernel, form, form))
     assert layout is not None
     assert not {"MEMCG_NR_STAT", "NR_VM_NODE_STAT_ITEMS", "NR_VM_EVENT_ITEMS"} & set(layout.slots)

@@ -12,7 +12,8 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from pymemcgbpf import MemcgError, _libbpf
+from pymemcgbpf import MemcgError
+from pymemcgbpf._bpf import libbpf as _libbpf
 
 from .printing import say
 

@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import (
-    BtfNotFoundError,
-    CgroupNotFoundError,
-    Item,
-    MemcgError,
-    NotACgroupError,
-    _btf,
-)
+from pymemcgbpf import BtfNotFoundError, CgroupNotFoundError, Item, MemcgError, NotACgroupError
+from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._items import CATALOGUE, CURRENT
 

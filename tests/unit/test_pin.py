@@ -26,10 +26,7 @@ from pymemcgbpf import (
     UnknownItemError,
     VerifierError,
     _backend,
-    _btf,
-    _libbpf,
     _pin,
-    _program,
     _tree_sources,
     _wire,
     pin,
@@ -37,9 +34,12 @@ from pymemcgbpf import (
     pinned,
 )
 from pymemcgbpf._backend import Choice, Request
+from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf.plan import Recipe, Term, Terms
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._descriptors import Descriptor, opened_at
-from pymemcgbpf._recipe import Recipe, Term, Terms
 
 from .directories import make_v1, said_to_be
 from .fake_libbpf import FakeIteratorMaker, installed

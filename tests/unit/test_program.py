@@ -15,15 +15,10 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from pymemcgbpf import (
-    BpfObjectError,
-    BpfPermissionError,
-    MemcgError,
-    VerifierError,
-    _libbpf,
-    _program,
-)
-from pymemcgbpf._program import SHARE, STREAM, MapSize, Program
+from pymemcgbpf import BpfObjectError, BpfPermissionError, MemcgError, VerifierError
+from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf.program import SHARE, STREAM, MapSize, Program
 
 from ..open_files import open_files
 from .fake_libbpf import FakeLibbpf, installed

@@ -381,7 +381,9 @@ def test_a_forked_child_is_not_locked_out(slow_read: StatsReader, sources: Sourc
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_finds_the_module_s_locks_open(v2: Path) -> None:
-    from pymemcgbpf import _btf, _cached_readers, _libbpf
+    from pymemcgbpf import _cached_readers
+    from pymemcgbpf._bpf import btf as _btf
+    from pymemcgbpf._bpf import libbpf as _libbpf
 
     locks = [
         (_libbpf, "_lock"),

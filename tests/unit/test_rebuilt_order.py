@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pymemcgbpf import _kernel_layout, _layout
-from pymemcgbpf._btf import KernelTypes
+from pymemcgbpf import _kernel_layout
+from pymemcgbpf._bpf import counter_slots as _counter_slots
+from pymemcgbpf._bpf.btf import KernelTypes
+from pymemcgbpf._bpf.plan import Source, unit_of
 from pymemcgbpf._cgroup import files as _files
 from pymemcgbpf._items import CATALOGUE, MEMORY_STAT, Counters
-from pymemcgbpf._recipe import Source, unit_of
 
 from .kernels import KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel
 
@@ -114,7 +115,9 @@ class Machine(NamedTuple):
             name: _kernel_layout._widened(numbers, numbers) for name, numbers in known.items()
         }
         printed = _kernel_layout._printed(types, keys, self.version)
-        return _layout.rebuilt(types, printed, [_layout.Observation(self.words(), ranges)])
+        return _counter_slots.rebuilt(
+            types, printed, [_counter_slots.Observation(self.words(), ranges)]
+        )
 
     def right_and_wrong(self, layout: Any) -> tuple[set[str], dict[str, tuple[int, int]]]:
         """The items of memory.stat that are offered and right, and those that are wrong."""
@@ -201,15 +204,15 @@ def test_between_two_releases_what_is_in_doubt_is_withheld(
 
 def forgetting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for order in ("_STATE_ORDER", "_EVENT_ORDER"):
-        kept = tuple(pair for pair in getattr(_layout, order) if pair[0] != name)
-        monkeypatch.setattr(_layout, order, kept)
+        kept = tuple(pair for pair in getattr(_counter_slots, order) if pair[0] != name)
+        monkeypatch.setattr(_counter_slots, order, kept)
 
 
 @each_machine
 def test_no_item_is_wrong_if_the_package_forgets_a_counter(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = [name for name, _ in (*_layout._STATE_ORDER, *_layout._EVENT_ORDER)]
+    names = [name for name, _ in (*_counter_slots._STATE_ORDER, *_counter_slots._EVENT_ORDER)]
     assert len(names) > 80
     for name in dict.fromkeys(names):
         with monkeypatch.context() as patch:

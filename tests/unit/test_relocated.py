@@ -16,9 +16,12 @@ from typing import Any, Optional
 
 import pytest
 
-from pymemcgbpf import MemcgError, _libbpf, _program, _relocated
+from pymemcgbpf import MemcgError
+from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf import reload as _reload
+from pymemcgbpf._bpf.program import SHARE, STREAM, MapSize, Program
 from pymemcgbpf._descriptors import Owned
-from pymemcgbpf._program import SHARE, STREAM, MapSize, Program
 
 from ..open_files import open_files
 from .fake_libbpf import FakeLibbpf, installed
@@ -31,7 +34,7 @@ def instruction(code: int, registers: int = 0, immediate: int = 0) -> bytes:
     return struct.pack("=BBhi", code, registers, 0, immediate)
 
 
-def load_map(fd: int, kind: int = _relocated._MAP_VALUE, offset: int = 0) -> bytes:
+def load_map(fd: int, kind: int = _reload._MAP_VALUE, offset: int = 0) -> bytes:
     return instruction(_LOAD_64, kind << 4 | 1, fd) + instruction(0, 0, offset)
 
 
@@ -39,7 +42,7 @@ def load_map(fd: int, kind: int = _relocated._MAP_VALUE, offset: int = 0) -> byt
 CODE = (
     instruction(_MOVE, 0, 41)
     + load_map(41, offset=16)
-    + load_map(43, _relocated._MAP_FD)
+    + load_map(43, _reload._MAP_FD)
     + instruction(_LOAD_64, 1, 43)
     + instruction(0)
     + load_map(41, offset=8)
@@ -262,7 +265,7 @@ def test_each_program_and_each_object_is_kept_for_itself(
     monkeypatch.setattr(_program, "OBJECT_FILE", str(other))
     Program(STREAM, {}).close()
     assert lib.calls.count("bpf_object__load") == 3
-    _relocated.forget()
+    _reload.forget()
     Program(STREAM, {}).close()
     assert lib.calls.count("bpf_object__load") == 4
 
@@ -272,7 +275,7 @@ def test_each_program_and_each_object_is_kept_for_itself(
     [("nonsense", b"1", "has no nonsense"), ("flush", bytes(8), "holds 4 bytes, not 8")],
 )
 def test_a_constant_that_does_not_fit(name: str, value: bytes, said: Optional[str]) -> None:
-    section = _relocated.Section(bytes(8), {"flush": (4, 4)})
+    section = _reload.Section(bytes(8), {"flush": (4, 4)})
     assert section.with_values({"flush": b"\1\2"}) == b"\0\0\0\0\1\2\0\0"
     with pytest.raises(MemcgError, match=said):
         section.with_values({name: value})

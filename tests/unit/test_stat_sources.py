@@ -22,14 +22,14 @@ from pymemcgbpf import (
     CgroupRemovedError,
     MemcgError,
     StreamError,
-    _btf,
-    _libbpf,
-    _program,
     _stat_sources,
     _wire,
 )
+from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf.plan import Recipe, Term, Terms
 from pymemcgbpf._cgroup.directory import Cgroup
-from pymemcgbpf._recipe import Recipe, Term, Terms
 from pymemcgbpf._stat_sources import OneCgroup, RunSource, StreamSource
 
 from ..open_files import open_files

@@ -25,19 +25,19 @@ from pymemcgbpf import (
     MemoryControllerError,
     StreamError,
     TreeTooLargeError,
-    _btf,
     _flush,
     _fork,
-    _libbpf,
-    _program,
     _stat_sources,
     _tree_sources,
     _wire,
 )
+from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf.plan import Recipe, Term, Terms
+from pymemcgbpf._bpf.program import FLUSH_KFUNC, FLUSH_NONE, FLUSH_RFC, FLUSH_RSTAT, MapSize
 from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cgroup.directory import Cgroup, open_cgroup
-from pymemcgbpf._program import FLUSH_KFUNC, FLUSH_NONE, FLUSH_RFC, FLUSH_RSTAT, MapSize
-from pymemcgbpf._recipe import Recipe, Term, Terms
 from pymemcgbpf._text_tree import TextTreeSource
 from pymemcgbpf._tree_sources import IteratorWalker, MapSource, RunWalker, Tree
 

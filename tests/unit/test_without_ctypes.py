@@ -10,7 +10,7 @@ from typing import Callable
 import pytest
 
 from pymemcgbpf import LibbpfNotFoundError
-from pymemcgbpf._bindings import _NoCtypes
+from pymemcgbpf._bpf.bindings import _NoCtypes
 
 from .conftest import RunPython
 
@@ -49,7 +49,7 @@ def test_readers_read_text(run: Run, v2: Path) -> None:
         "    print(tree.why)\n"
         "print(read_stats(sys.argv[1], ['file']))\n"
         "clear_cache()\n"
-        "assert 'pymemcgbpf._libbpf' not in sys.modules\n"
+        "assert 'pymemcgbpf._bpf.libbpf' not in sys.modules\n"
     )
     ran = run(code, str(v2))
     assert (ran.returncode, ran.stderr) == (0, "")

@@ -13,10 +13,9 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Optional
 
-from . import _btf, _relocated, _signals, _wire
-from ._bindings import libbpf as _libbpf
-from ._descriptors import Descriptor, Owned, duplicate, opened_at
-from .errors import (
+from .. import _signals, _wire
+from .._descriptors import Descriptor, Owned, duplicate, opened_at
+from ..errors import (
     BpfObjectError,
     BpfPermissionError,
     MemcgError,
@@ -25,11 +24,14 @@ from .errors import (
     is_transient,
     shortage,
 )
+from . import btf as _btf
+from . import reload as _reload
+from .bindings import libbpf as _libbpf
 
 _HERE = os.path.dirname(__file__)
-OBJECT_FILE = os.path.join(_HERE, "_bpf", "memcg_stats.bpf.o")
-CORE_FILE = os.path.join(_HERE, "_bpf", "memcg_stats_core.bpf.o")  # the same, for core alone
-TABLES_FILE = os.path.join(_HERE, "_bpf", "index_tables.bpf.o")  # COPY_TABLES, alone
+OBJECT_FILE = os.path.join(_HERE, "objects", "memcg_stats.bpf.o")
+CORE_FILE = os.path.join(_HERE, "objects", "memcg_stats_core.bpf.o")  # the same, for core alone
+TABLES_FILE = os.path.join(_HERE, "objects", "index_tables.bpf.o")  # COPY_TABLES, alone
 
 # The programs of the objects, and their maps: which program uses which.
 STREAM = "memcg_stats_stream"
@@ -115,7 +117,7 @@ class Program:
 
     Through libbpf the first time in a process. What libbpf finds out for that takes most of
     the time and depends on the kernel alone: so the next one of the name is loaded from what
-    it made of the first (_relocated.py). Closed when its last user lets go of it, or by
+    it made of the first (_reload.py). Closed when its last user lets go of it, or by
     :meth:`close`.
 
     Raises:
@@ -234,7 +236,7 @@ def _loaded(
 ) -> _Loaded:
     """Loads a program, as it was loaded before in this process or else through libbpf."""
     file = _file_of(name, constants)
-    before = _relocated.of(file, name)
+    before = _reload.of(file, name)
     if before is not None:
         try:
             with _libbpf.silence():
@@ -298,7 +300,7 @@ class _Object:
         if name == COPY_TABLES:  # which runs once, and is asked for its variables
             return _Loaded(owned, None, data, self._variables())
         with contextlib.suppress(MemcgError):
-            _relocated.keep(file, _relocated.made(lib, name, self._object, program, initial))
+            _reload.keep(file, _reload.made(lib, name, self._object, program, initial))
         rows_map = duplicate(lib.bpf_map__fd(self._map(ROWS))) if ROWS in PROGRAMS[name] else None
         return _Loaded(owned, rows_map, data)
 
@@ -313,10 +315,10 @@ class _Object:
                     wanted = program
         return wanted
 
-    def _constants(self) -> tuple[_relocated.Section, int]:
+    def _constants(self) -> tuple[_reload.Section, int]:
         """The constants as they were compiled, and where they are to be set."""
         _, (address, size), places = self._section(".rodata")
-        return _relocated.Section(_libbpf.peek(address, size), places), address
+        return _reload.Section(_libbpf.peek(address, size), places), address
 
     def _variables(self) -> _Variables:
         bpf_map, (_, size), places = self._section(".bss")

@@ -13,9 +13,9 @@ import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional, Protocol
 
-from ._bindings import libbpf as _libbpf
-from ._descriptors import Owned
-from .errors import MemcgError
+from .._descriptors import Owned
+from ..errors import MemcgError
+from .bindings import libbpf as _libbpf
 
 RODATA, BSS, ROWS = ".rodata", ".bss", "rows"
 _MAPS = (RODATA, BSS, ROWS, "scratches")

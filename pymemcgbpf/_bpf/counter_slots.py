@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
-from ._btf import KernelTypes
+from .btf import KernelTypes
 
 _NODE, _MEMCG, _EVENT = "node_stat_item", "memcg_stat_item", "vm_event_item"
 _WORD = 8  # bytes of a counter

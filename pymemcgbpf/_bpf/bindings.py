@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from .errors import LibbpfNotFoundError
+from ..errors import LibbpfNotFoundError
 
 
 class _NoCtypes:
@@ -23,11 +23,11 @@ class _NoCtypes:
 
 
 if TYPE_CHECKING:
-    from . import _libbpf
+    from . import libbpf as _libbpf
 
     libbpf = _libbpf
 else:
     try:
-        from . import _libbpf as libbpf
+        from . import libbpf
     except (ImportError, MemoryError, OSError) as error:  # no libffi, or nothing may be executed
         libbpf = _NoCtypes(str(error))

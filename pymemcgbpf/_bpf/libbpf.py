@@ -31,9 +31,9 @@ from ctypes import (
 )
 from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
-from . import _fork
-from ._descriptors import Identity, Owned, opened, owned
-from .errors import TRANSIENT_ERRNOS, LibbpfNotFoundError, LibbpfTooOldError, MemcgError
+from .. import _fork
+from .._descriptors import Identity, Owned, opened, owned
+from ..errors import TRANSIENT_ERRNOS, LibbpfNotFoundError, LibbpfTooOldError, MemcgError
 
 SONAME = "libbpf.so.1"
 

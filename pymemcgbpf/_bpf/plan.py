@@ -7,9 +7,12 @@ import mmap
 from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
-from . import _btf, _items, _layout, _program, _wire
-from ._items import Counters, Field, Item, NodeCounter, Pressure
-from .errors import BackendUnavailableError
+from .. import _items, _wire
+from .._items import Counters, Field, Item, NodeCounter, Pressure
+from ..errors import BackendUnavailableError
+from . import btf as _btf
+from . import counter_slots as _counter_slots
+from . import program as _program
 
 
 class Base(NamedTuple):
@@ -56,7 +59,7 @@ class Source(NamedTuple):
 
     backend: str
     types: _btf.KernelTypes
-    layout: Optional[_layout.Layout]
+    layout: Optional[_counter_slots.Layout]
 
     def terms_of(self, name: str) -> tuple[Term, ...]:
         """The numbers that an item is the sum of; none where this kernel has none."""

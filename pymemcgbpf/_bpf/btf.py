@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
-from . import _fork, _signals
-from ._bindings import libbpf as _libbpf
-from .errors import BtfNotFoundError, MemcgError, is_transient
+from .. import _fork, _signals
+from ..errors import BtfNotFoundError, MemcgError, is_transient
+from .bindings import libbpf as _libbpf
 
 VMLINUX = "/sys/kernel/btf/vmlinux"
 
