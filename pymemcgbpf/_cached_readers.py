@@ -9,9 +9,10 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Optional
 
-from . import _backend, _fork
+from . import _fork
 from ._cgroup import directory as _directory
 from ._items import requested_names
+from ._sources import choose as _choose
 from .errors import CgroupRemovedError, ClosedError, MemcgError
 from .reader import StatsReader
 
@@ -105,4 +106,4 @@ def clear_cache() -> None:
         _readers.clear()
     for reader in readers:
         reader.close()
-    _backend.forget()
+    _choose.forget()

@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterator
 from typing import Optional
 
-from . import _backend
 from ._bpf import btf as _btf
 from ._bpf.plan import guessed
 from ._cgroup import directory as _directory
 from ._cgroup.present_items import Shown
 from ._items import CATALOGUE, FILES, MEMORY_STAT, Item, item_named, unknown
+from ._sources import choose as _choose
 from .errors import BackendUnavailableError
 from .reader import StatsReader
 
@@ -39,7 +39,7 @@ def items(cgroup_path: Optional[_directory.Path] = None) -> tuple[Item, ...]:
     """
     with opened(cgroup_path) as cgroup:
         shown = Shown(cgroup, walks=True)
-        names = _backend.translated(
+        names = _choose.translated(
             cgroup, lambda: [name for file in FILES for name in shown.names(file)]
         )
     if cgroup.version == 1:
@@ -64,7 +64,7 @@ def unknown_keys(cgroup_path: Optional[_directory.Path] = None) -> tuple[str, ..
         if cgroup.version == 1:
             return ()
         shown = Shown(cgroup, walks=False)
-        printed = _backend.translated(cgroup, lambda: shown.names(MEMORY_STAT))
+        printed = _choose.translated(cgroup, lambda: shown.names(MEMORY_STAT))
     return tuple(name for name in printed if name not in CATALOGUE)
 
 

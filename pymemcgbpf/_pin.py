@@ -10,13 +10,25 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple, NoReturn, Optional, SupportsIndex
 
-from . import _backend, _bpffs, _flush, _items, _stat_sources, _tree_sources, _wire, pinned
+from . import _bpffs, _items, _wire, pinned
 from ._bpf import btf as _btf
 from ._bpf import program as _program
 from ._bpf.bindings import libbpf as _libbpf
 from ._bpf.plan import Recipe
 from ._cgroup import directory as _directory
 from ._cgroup.directory import Cgroup
+from ._sources import (
+    choose as _choose,
+)
+from ._sources import (
+    flush as _flush,
+)
+from ._sources import (
+    one_bpf as _one_bpf,
+)
+from ._sources import (
+    tree_bpf as _tree_bpf,
+)
 from .errors import (
     BackendUnavailableError,
     ItemUnavailableError,
@@ -179,7 +191,7 @@ _SPARE_ROWS = 64
 def _rows_now(cgroup: Cgroup, recipe: Recipe) -> int:
     """How many cgroups a tree has: a walk counts them where the kernel does not say."""
     below = cgroup.descendants
-    return _tree_sources.count_rows(cgroup, recipe) if below is None else 1 + below
+    return _tree_bpf.count_rows(cgroup, recipe) if below is None else 1 + below
 
 
 def parts_for(room: int, fit: int) -> int:
@@ -218,7 +230,7 @@ def _explain(path: str, error: BaseException) -> NoReturn:
 
 
 class Walk(NamedTuple):
-    """What is pinned, and a :class:`_backend.Maker` of it.
+    """What is pinned, and a :class:`_choose.Maker` of it.
 
     Attributes:
         order: of the walk.
@@ -275,7 +287,7 @@ class PinSource:
             constants["nr_parts"] = _program.u32(part.of)
             constants["part"] = _program.u32(part.number)
         program = _program.Program(_program.STREAM, constants)
-        self._link = _stat_sources.attach(program, cgroup, order)
+        self._link = _one_bpf.attach(program, cgroup, order)
 
     def absent(self) -> set[str]:
         """Reads once; the items that this kernel does not keep, and those without a number."""
@@ -293,7 +305,7 @@ class PinSource:
             lacking = {name for name, value in zip(self.names, row.values) if value == _wire.ABSENT}
             if self._walk.walks:
                 on_root = bool(row.flags & _wire.ROW_ROOT)
-                lacking = {name for name in lacking if not _tree_sources.may_lack(name, on_root)}
+                lacking = {name for name in lacking if not _tree_bpf.may_lack(name, on_root)}
             absent |= lacking
         elif self._walk.order != "children":
             raise _directory.why_unreadable(self._cgroup.path, self._cgroup.identity)
@@ -337,13 +349,13 @@ def _chosen(cgroup: Cgroup, names: Optional[tuple[str, ...]], walk: Walk) -> Pin
         if not _items.is_group(name) and _items.item_named(name) is None
     ]
     refusal: Optional[MemcgError] = None
-    for backend in _backend.BEST_FIRST:
+    for backend in _choose.BEST_FIRST:
         if backend == "text":
             break
-        request = _backend.Request(names, walk.flush, backend, _backend.AUTO)
+        request = _choose.Request(names, walk.flush, backend, _choose.AUTO)
         try:
-            source = _backend.choose(cgroup, request, walk).source
-        except (*_backend.NO_BACKEND_WOULD_HELP, UnknownItemError):
+            source = _choose.choose(cgroup, request, walk).source
+        except (*_choose.NO_BACKEND_WOULD_HELP, UnknownItemError):
             raise
         except MemcgError as error:
             if is_transient(error):

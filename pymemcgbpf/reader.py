@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Optional, SupportsIndex, TypeVar
 
-from . import _backend, _fork, _wire
+from . import _fork, _wire
 from ._bpf import program as _program
 from ._cgroup import directory as _directory
 from ._cgroup import paths as _paths
 from ._items import requested_names
-from ._stat_sources import OneCgroup, StatSource
-from ._tree_sources import Tree, TreeSource
+from ._sources import choose as _choose
+from ._sources.one_bpf import OneCgroup, StatSource
+from ._sources.tree_bpf import Tree, TreeSource
 from .errors import (
     BpfPermissionError,
     CgroupNotFoundError,
@@ -32,7 +33,7 @@ from .snapshot import Snapshot
 __all__ = ["StatsReader", "TreeReader"]
 
 _Self = TypeVar("_Self", bound="_Reader[Any]")
-_Source = TypeVar("_Source", bound=_backend.Source)
+_Source = TypeVar("_Source", bound=_choose.Source)
 
 
 class _Reader(Generic[_Source]):
@@ -41,12 +42,12 @@ class _Reader(Generic[_Source]):
     def __init__(
         self,
         cgroup_path: _directory.Path,
-        request: _backend.Request,
-        maker: _backend.Maker[_Source],
+        request: _choose.Request,
+        maker: _choose.Maker[_Source],
     ) -> None:
         cgroup = _directory.open_cgroup(cgroup_path)
         try:
-            choice = _backend.choose(cgroup, request, maker)
+            choice = _choose.choose(cgroup, request, maker)
         finally:
             cgroup.close()
         self._request, self._maker = request, maker
@@ -102,7 +103,7 @@ class _Reader(Generic[_Source]):
         return (
             isinstance(error, BpfPermissionError)
             and error.errno in (errno.EPERM, errno.EACCES)
-            and self._request.backend == self._request.transport == _backend.AUTO
+            and self._request.backend == self._request.transport == _choose.AUTO
             and self._backend != "text"
         )
 
@@ -132,7 +133,7 @@ class _Reader(Generic[_Source]):
         self._backend, self._transport = choice.backend, choice.transport
         source.close()
 
-    def _choose_again(self, request: _backend.Request) -> _backend.Choice[_Source]:
+    def _choose_again(self, request: _choose.Request) -> _choose.Choice[_Source]:
         """What a request means for this reader's cgroup."""
         raise NotImplementedError
 
@@ -157,7 +158,7 @@ class _Reader(Generic[_Source]):
                 errno=errno.EBADF,
                 call="read",
             ) from error
-        _backend.raise_clearly(self._path, self._identity, error)
+        _choose.raise_clearly(self._path, self._identity, error)
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"this reader of {self._path} is closed")
@@ -227,10 +228,10 @@ class StatsReader(_Reader[StatSource]):
         items: Optional[Iterable[str]] = None,
         *,
         flush: bool = True,
-        backend: str = _backend.AUTO,
-        transport: str = _backend.AUTO,
+        backend: str = _choose.AUTO,
+        transport: str = _choose.AUTO,
     ) -> None:
-        request = _backend.Request(requested_names(items), bool(flush), backend, transport)
+        request = _choose.Request(requested_names(items), bool(flush), backend, transport)
         super().__init__(cgroup_path, request, OneCgroup())
         self._real_path = os.path.realpath(self._path)  # the working directory may change
 
@@ -266,7 +267,7 @@ class StatsReader(_Reader[StatSource]):
         finally:
             del error  # it holds this frame
 
-    def _choose_again(self, request: _backend.Request) -> _backend.Choice[StatSource]:
+    def _choose_again(self, request: _choose.Request) -> _choose.Choice[StatSource]:
         try:
             cgroup = _directory.open_cgroup(self._real_path)
         except CgroupNotFoundError as error:
@@ -280,7 +281,7 @@ class StatsReader(_Reader[StatSource]):
         try:
             if cgroup.identity != self._identity:
                 raise _directory.why_unreadable(self._real_path, self._identity)
-            return _backend.choose(cgroup, request, self._maker)
+            return _choose.choose(cgroup, request, self._maker)
         finally:
             cgroup.close()
 
@@ -324,8 +325,8 @@ class TreeReader(_Reader[TreeSource]):
         *,
         order: str = "pre",
         flush: bool = True,
-        backend: str = _backend.AUTO,
-        transport: str = _backend.AUTO,
+        backend: str = _choose.AUTO,
+        transport: str = _choose.AUTO,
         max_rows: Optional[SupportsIndex] = None,
     ) -> None:
         if not isinstance(order, str) or order not in _program.ORDERS:
@@ -334,7 +335,7 @@ class TreeReader(_Reader[TreeSource]):
         cap = None if max_rows is None else operator.index(max_rows)
         if cap is not None and cap < 1:
             raise ValueError(f"max_rows must be at least 1, not {cap}")
-        request = _backend.Request(requested_names(items), bool(flush), backend, transport)
+        request = _choose.Request(requested_names(items), bool(flush), backend, transport)
         self._order = order
         self._view: Optional[Snapshot] = None
         self._reading: Optional[int] = None  # _fork.generation of the process that is in read()
@@ -385,10 +386,10 @@ class TreeReader(_Reader[TreeSource]):
             finally:
                 self._reading = None
 
-    def _choose_again(self, request: _backend.Request) -> _backend.Choice[TreeSource]:
+    def _choose_again(self, request: _choose.Request) -> _choose.Choice[TreeSource]:
         if self._source is None:  # a signal handler has closed it
             raise self._closed()
-        return _backend.choose(self._source.root, request, self._maker)
+        return _choose.choose(self._source.root, request, self._maker)
 
     def _read(self, copy: bool) -> Snapshot:
         source = self._source

@@ -12,13 +12,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, Optional, Union
 
-from .. import _backend, _cached_readers
+from .. import _cached_readers
 from .._cgroup import files as _files
 from .._cgroup.directory import Cgroup
 from .._cgroup.present_items import Shown
 from .._items import MEMORY_STAT
-from .._stat_sources import OneCgroup
-from .._tree_sources import Tree
+from .._sources import choose as _choose
+from .._sources.one_bpf import OneCgroup
+from .._sources.tree_bpf import Tree
 from ..errors import MemcgError, StreamError
 from ..reader import StatsReader, TreeReader
 from . import control
@@ -151,7 +152,7 @@ def _sums(rows: Collection[Values], names: dict[str, str]) -> Values:
 
 def ways(maker: Union[OneCgroup, Tree]) -> Iterator[tuple[str, str]]:
     """Each backend with each transport, the best first."""
-    for backend in _backend.BEST_FIRST[:-1]:
+    for backend in _choose.BEST_FIRST[:-1]:
         for transport in maker.transports:
             yield backend, transport
 

@@ -73,7 +73,7 @@ def say(message: str) -> None:
 
 def parser(command: str, description: str, epilog: str, words: str) -> Parser:
     """The parser of a command that reads cgroups itself, with the options that all those have."""
-    from .. import _backend
+    from .._sources import choose as _choose
 
     made = plain_parser(
         command,
@@ -86,8 +86,8 @@ def parser(command: str, description: str, epilog: str, words: str) -> Parser:
     made.add_argument("words", nargs="*", metavar="PATH, ITEM", help=words)
     made.add_argument(
         "--backend",
-        choices=(_backend.AUTO, *_backend.BEST_FIRST),
-        default=_backend.AUTO,
+        choices=(_choose.AUTO, *_choose.BEST_FIRST),
+        default=_choose.AUTO,
         help="where the numbers come from (default: the best that works here)",
     )
     made.add_argument(

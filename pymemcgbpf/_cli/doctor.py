@@ -12,15 +12,18 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Callable, NamedTuple, Optional, Union
 
-from .. import _backend, _flush, _kernel_layout, _offer
+from .. import _offer
 from .._bpf import btf as _btf
 from .._bpf import plan as _plan
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf as _libbpf
 from .._cgroup.present_items import Shown
 from .._items import MEMORY_STAT
-from .._stat_sources import OneCgroup
-from .._tree_sources import Tree
+from .._sources import choose as _choose
+from .._sources import flush as _flush
+from .._sources import slot_discovery as _slot_discovery
+from .._sources.one_bpf import OneCgroup
+from .._sources.tree_bpf import Tree
 from ..errors import (
     BackendUnavailableError,
     LibbpfNotFoundError,
@@ -115,12 +118,12 @@ def _checks(path: Optional[str]) -> Iterator[_Check]:
         "flush through BPF": _flush_through_bpf,
         "index tables": lambda: _index_tables(path),
     }
-    for backend in _backend.BEST_FIRST:
+    for backend in _choose.BEST_FIRST:
         for what, maker in ((_ONE, OneCgroup()), (_TREE, Tree("pre", None))):
             for transport in maker.transports if backend != "text" else ("",):
                 way = f"{backend}/{transport}".rstrip("/")
                 looks[f"{what}, {way}"] = functools.partial(
-                    _reads, what, path, backend, transport or _backend.AUTO
+                    _reads, what, path, backend, transport or _choose.AUTO
                 )
     looks["in use"] = lambda: _in_use(path)
     for name, look in looks.items():
@@ -245,7 +248,7 @@ def _kernel_types() -> _btf.KernelTypes:
 
 def _memcg_kfuncs() -> _Check:
     functions = _kernel_types().functions
-    found = sorted(functions & {function for function, _ in _backend.PROBE.values()})
+    found = sorted(functions & {function for function, _ in _choose.PROBE.values()})
     if found:
         return _Check(_OK, f"{' and '.join(found)} and kin")
     advice = "Linux 7.0 has them; until then core reads the counters themselves"
@@ -253,11 +256,11 @@ def _memcg_kfuncs() -> _Check:
 
 
 def _cgroup_kfuncs() -> _Check:
-    lacking = sorted(_backend.RUN_FUNCTIONS - _kernel_types().functions)
+    lacking = sorted(_choose.RUN_FUNCTIONS - _kernel_types().functions)
     if lacking:
         advice = "Linux 6.12 has all that run takes; until then iterators serve"
         return _Check(_NO, f"this kernel has no {' and no '.join(lacking)}", advice)
-    return _Check(_OK, " and ".join(sorted(_backend.RUN_FUNCTIONS)))
+    return _Check(_OK, " and ".join(sorted(_choose.RUN_FUNCTIONS)))
 
 
 def _flush_through_bpf() -> _Check:
@@ -272,7 +275,7 @@ def _index_tables(path: Optional[str]) -> _Check:
     types = _kernel_types()
     try:
         with _offer.opened(path) as cgroup:
-            layout = _kernel_layout.find(types, cgroup)
+            layout = _slot_discovery.find(types, cgroup)
             shown = Shown(cgroup, walks=False).counted(MEMORY_STAT)
     except BackendUnavailableError as error:
         if type(error) is BackendUnavailableError:
@@ -318,7 +321,7 @@ def _reads(what: str, path: Optional[str], backend: str, transport: str) -> _Che
 def _in_use(path: Optional[str]) -> _Check:
     said = []
     for what in (_ONE, _TREE):
-        with _reader(what, path, _backend.AUTO, _backend.AUTO) as reader:
+        with _reader(what, path, _choose.AUTO, _choose.AUTO) as reader:
             if reader.backend == "text":
                 return _Check(_NO, f"{what} is read as text", reader.why)
             said.append(f"{reader.backend}/{reader.transport} for {what}")

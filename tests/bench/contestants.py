@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Callable, Optional
 
 import pymemcgbpf
-from pymemcgbpf import _flush, _stat_sources
 from pymemcgbpf._bench import control
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._sources import flush as _flush
+from pymemcgbpf._sources import one_bpf as _one_bpf
 from tests.kernel.oracle import V1_KEYS
 from tests.kernel.surroundings import CAN_RUN, VERSION
 
@@ -154,18 +155,18 @@ def _by_name(values: dict[str, int]) -> dict[str, int]:
 # --- what the package does not tell ---------------------------------------------------
 
 
-def source_of(reader: pymemcgbpf.StatsReader) -> _stat_sources.StreamSource:
+def source_of(reader: pymemcgbpf.StatsReader) -> _one_bpf.StreamSource:
     """A reader's stream."""
     source = reader._source
-    if not isinstance(source, _stat_sources.StreamSource):
+    if not isinstance(source, _one_bpf.StreamSource):
         raise BenchError(f"{reader.path} is not read through a stream here: {reader.why}")
     return source
 
 
-def source_of_run(reader: pymemcgbpf.StatsReader) -> _stat_sources.RunSource:
+def source_of_run(reader: pymemcgbpf.StatsReader) -> _one_bpf.RunSource:
     """A reader's program."""
     source = reader._source
-    if not isinstance(source, _stat_sources.RunSource):
+    if not isinstance(source, _one_bpf.RunSource):
         raise BenchError(f"{reader.path} is not read by a run here: {reader.why}")
     return source
 
@@ -182,7 +183,7 @@ def flushing_file(flush: _flush.Flush) -> Iterator[str]:
         yield os.readlink(f"/proc/self/fd/{file.fd}")
 
 
-def _bare(source: _stat_sources.StreamSource) -> Callable[[], object]:
+def _bare(source: _one_bpf.StreamSource) -> Callable[[], object]:
     create, link, size = _libbpf.load().bpf_iter_create, source._link.fd, source._size
 
     def read() -> None:

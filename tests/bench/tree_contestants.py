@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Callable, Optional
 
 import pymemcgbpf
-from pymemcgbpf import TreeReader, _tree_sources
+from pymemcgbpf import TreeReader
 from pymemcgbpf._bench import control
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.btf import Types
+from pymemcgbpf._sources import tree_bpf as _tree_bpf
 from tests.kernel.oracle import V1_KEYS
 from tests.kernel.surroundings import BEST_BACKEND, VERSION
 from tests.kernel.ways import TREE_BPF_WAYS
@@ -65,7 +66,7 @@ def _one_way(
     stack: ExitStack,
 ) -> Iterator[Contestant]:
     source = tree._source
-    if not isinstance(source, _tree_sources.MapSource):
+    if not isinstance(source, _tree_bpf.MapSource):
         raise BenchError(f"{tree.path} is not read through BPF here: {tree.why}")
     label = f"{section}{way}".replace(", ", "-").replace(" ", "-")
     constants = programs.directory / f"constants-{label}"
@@ -186,14 +187,14 @@ def _all_names(root: Path) -> list[str]:
         return [name for name in tree.items if name != "memory.current"]
 
 
-def _program_of(source: _tree_sources.MapSource) -> Optional[_program.Program]:
+def _program_of(source: _tree_bpf.MapSource) -> Optional[_program.Program]:
     walker = source._walker
-    if isinstance(walker, _tree_sources.IteratorWalker):
+    if isinstance(walker, _tree_bpf.IteratorWalker):
         return walker._link._program
     return walker._program if walker else None
 
 
-def _hash_constants(path: Path, source: _tree_sources.MapSource) -> bytes:
+def _hash_constants(path: Path, source: _tree_bpf.MapSource) -> bytes:
     """The constants of hash_drain.bpf.c for the items of a reader."""
     lib = _libbpf.load()
     data = path.read_bytes()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pymemcgbpf import BackendUnavailableError, ItemUnavailableError, StatsReader, VerifierError
-from pymemcgbpf._backend import BEST_FIRST
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.plan import Recipe, Term
+from pymemcgbpf._sources.choose import BEST_FIRST
 
 from .surroundings import (
     BEST_BACKEND,

@@ -32,7 +32,6 @@ from pymemcgbpf import (
     TreeReader,
     TreeTooLargeError,
     UnknownItemError,
-    _backend,
     _pin,
     _wire,
     pin,
@@ -40,6 +39,7 @@ from pymemcgbpf import (
     pinned,
     unpin,
 )
+from pymemcgbpf._sources import choose as _choose
 
 from .cgroups import (
     Worker,
@@ -103,7 +103,7 @@ def quiet() -> Iterator[Forest]:
 @pytest.fixture(params=BPF_BACKENDS)
 def one_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each backend that this kernel has, made the only one."""
-    monkeypatch.setattr(_backend, "BEST_FIRST", (request.param, "text"))
+    monkeypatch.setattr(_choose, "BEST_FIRST", (request.param, "text"))
     return str(request.param)
 
 

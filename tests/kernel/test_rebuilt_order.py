@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import ItemUnavailableError, StatsReader, _kernel_layout
+from pymemcgbpf import ItemUnavailableError, StatsReader
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import counter_slots as _counter_slots
 from pymemcgbpf._bpf.plan import Source
 from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._items import CATALOGUE, MEMORY_STAT
+from pymemcgbpf._sources import slot_discovery as _slot_discovery
 
 from .cgroups import Worker
 from .oracle import by_text
@@ -48,14 +49,14 @@ def offered(layout: _counter_slots.Layout) -> dict[str, list[int]]:
 
 def truth() -> _counter_slots.Layout:
     types = _btf.kernel()
-    tables = _kernel_layout.from_kernel_tables(types)
+    tables = _slot_discovery.from_kernel_tables(types)
     if tables is None:
         # Debian's kernels show their tables, but for the one of 6.1 for arm64.
         assert not (IN_LAB and platform.machine() == "x86_64")
         assert symbols("mem_cgroup_events_index") == set()
         cgroup = _directory.open_cgroup(HIERARCHY)
         try:
-            tables = _kernel_layout._rebuilt_layout(types, cgroup)
+            tables = _slot_discovery._rebuilt_layout(types, cgroup)
         finally:
             cgroup.close()
     assert tables is not None
@@ -65,7 +66,7 @@ def truth() -> _counter_slots.Layout:
 @pytest.mark.usefixtures("busy")
 def test_every_place_that_is_proved_is_the_kernels_own(top: Cgroup) -> None:
     tables = truth()
-    layout = _kernel_layout._rebuilt_layout(_btf.kernel(), top)
+    layout = _slot_discovery._rebuilt_layout(_btf.kernel(), top)
     assert layout is not None
     assert layout.slots.items() <= tables.slots.items()
     assert layout.not_kept.isdisjoint(tables.slots)
@@ -89,7 +90,7 @@ def test_no_item_is_wrong_if_the_package_forgets_a_counter(
                 patch.setattr(
                     _counter_slots, which, tuple(pair for pair in order if pair[0] != name)
                 )
-            layout = _kernel_layout._rebuilt_layout(types, top)
+            layout = _slot_discovery._rebuilt_layout(types, top)
         if layout is not None:
             found = offered(layout)
             assert found.items() <= right.items(), name
@@ -100,8 +101,8 @@ def test_no_item_is_wrong_if_the_package_forgets_a_counter(
 @pytest.fixture
 def no_tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A kernel that does not show its tables."""
-    monkeypatch.setattr(_kernel_layout, "from_kernel_tables", lambda types: None)
-    monkeypatch.setattr(_kernel_layout, "_found", None)
+    monkeypatch.setattr(_slot_discovery, "from_kernel_tables", lambda types: None)
+    monkeypatch.setattr(_slot_discovery, "_found", None)
     pymemcgbpf.clear_cache()
     yield
     pymemcgbpf.clear_cache()

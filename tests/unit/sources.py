@@ -8,8 +8,8 @@ import threading
 from typing import Any, Optional
 
 from pymemcgbpf import CgroupPermissionError, CgroupRemovedError, MemcgError
-from pymemcgbpf._backend import Choice, Request
 from pymemcgbpf._cgroup.directory import Cgroup
+from pymemcgbpf._sources.choose import Choice, Request
 
 # What an error number of the cgroup's files means to a caller.
 READ_ERRORS: list[tuple[int, type[MemcgError]]] = [
@@ -58,7 +58,7 @@ class FakeSource:
 
 
 class Sources:
-    """Stands in for pymemcgbpf._backend.choose().
+    """Stands in for pymemcgbpf._sources.choose.choose().
 
     Attributes:
         made: the sources, in order.

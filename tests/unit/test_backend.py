@@ -25,10 +25,7 @@ from pymemcgbpf import (
     TreeTooLargeError,
     UnknownItemError,
     VerifierError,
-    _backend,
-    _kernel_layout,
 )
-from pymemcgbpf._backend import Choice, Request
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import counter_slots as _counter_slots
 from pymemcgbpf._bpf.plan import Recipe
@@ -36,7 +33,10 @@ from pymemcgbpf._cgroup import files as _files
 from pymemcgbpf._cgroup import present_items as _present_items
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._items import CATALOGUE, CURRENT
-from pymemcgbpf._stat_sources import OneCgroup
+from pymemcgbpf._sources import choose as _choose
+from pymemcgbpf._sources import slot_discovery as _slot_discovery
+from pymemcgbpf._sources.choose import Choice, Request
+from pymemcgbpf._sources.one_bpf import OneCgroup
 
 from .directories import make_v1, make_v2
 from .kernels import KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel
@@ -62,7 +62,7 @@ def choose(
     backend: str,
     transport: str = "auto",
 ) -> Choice[Any]:
-    return _backend.choose(cgroup, Request(names, flush, backend, transport), OneCgroup())
+    return _choose.choose(cgroup, Request(names, flush, backend, transport), OneCgroup())
 
 
 class World:
@@ -117,7 +117,7 @@ class Source:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
     monkeypatch.setattr(_btf, "kernel", made.btf)
-    monkeypatch.setattr(_kernel_layout, "find", made.layout)
+    monkeypatch.setattr(_slot_discovery, "find", made.layout)
     monkeypatch.setattr(OneCgroup, "bpf", lambda _, *arguments: made.source(*arguments))
     monkeypatch.setattr(OneCgroup, "declines", lambda _, *arguments: made.declines(*arguments))
     monkeypatch.setattr(OneCgroup, "transports", ("stream",))
@@ -978,7 +978,7 @@ def test_a_guess_must_agree_with_memory_stat(
         yield set()
         yield {"pgright"}
 
-    monkeypatch.setattr(_kernel_layout, "comparisons", comparisons)
+    monkeypatch.setattr(_slot_discovery, "comparisons", comparisons)
     choice = choose(cgroup, None, True, "kfunc")
     assert choice.names == ("anon", "pgright", CURRENT)
     choice.source.close()
@@ -1025,10 +1025,10 @@ def test_a_guess_is_proved_by_a_number_alone(
         def close(self) -> None: ...
 
     monkeypatch.setattr(_files, "CgroupFile", File)
-    monkeypatch.setattr(_kernel_layout, "StreamSource", Stream)
+    monkeypatch.setattr(_slot_discovery, "StreamSource", Stream)
     cgroup: Any = None
     recipe = Recipe("core", {"pgnew": ()})
-    found = set[str]().union(*_kernel_layout.comparisons(cgroup, recipe))
+    found = set[str]().union(*_slot_discovery.comparisons(cgroup, recipe))
     assert found == ({"pgnew"} if proves else set())
 
 
@@ -1056,13 +1056,13 @@ def test_an_error_of_the_files_becomes_ours(
 
 def test_an_error_of_ours_stays_itself() -> None:
     error = CgroupRemovedError("gone")
-    assert _backend.read_error("/x", (1, 1), error) is error
+    assert _choose.read_error("/x", (1, 1), error) is error
 
 
 @pytest.mark.parametrize("call", ["bpf_iter_create", "bpf_prog_test_run_opts"])
 def test_a_forbidden_read_is_a_permission_error(call: str) -> None:
     error = MemcgError("no", errno=errno.EPERM, call=call)
-    assert isinstance(_backend.read_error("/x", (1, 1), error), BpfPermissionError)
+    assert isinstance(_choose.read_error("/x", (1, 1), error), BpfPermissionError)
 
 
 @pytest.mark.parametrize(
@@ -1070,7 +1070,7 @@ def test_a_forbidden_read_is_a_permission_error(call: str) -> None:
 )
 def test_another_failure_is_none(number: int, call: str) -> None:
     error = MemcgError("no", errno=number, call=call)
-    assert _backend.read_error("/x", (1, 1), error) is error
+    assert _choose.read_error("/x", (1, 1), error) is error
 
 
 # --- where the counters lie -----------------------------------------------------------
@@ -1078,10 +1078,10 @@ def test_another_failure_is_none(number: int, call: str) -> None:
 
 @pytest.fixture
 def unknown_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_kernel_layout, "_found", None)
-    monkeypatch.setattr(_kernel_layout, "_why_not", "")
-    monkeypatch.setattr(_kernel_layout, "_contradicted", False)
-    monkeypatch.setattr(_kernel_layout, "_ask_again_at", 0.0)
+    monkeypatch.setattr(_slot_discovery, "_found", None)
+    monkeypatch.setattr(_slot_discovery, "_why_not", "")
+    monkeypatch.setattr(_slot_discovery, "_contradicted", False)
+    monkeypatch.setattr(_slot_discovery, "_ask_again_at", 0.0)
 
 
 @pytest.mark.usefixtures("unknown_layout")
@@ -1089,7 +1089,7 @@ def test_an_unknown_vmstats_is_said(v2: Path, opened: Opened) -> None:
     types = LINUX_6_18.types()._replace(structs={})
     for _ in range(2):
         with pytest.raises(BackendUnavailableError, match="struct memcg_vmstats"):
-            _kernel_layout.find(types, opened(v2))
+            _slot_discovery.find(types, opened(v2))
 
 
 class Looks:
@@ -1099,8 +1099,8 @@ class Looks:
         self, monkeypatch: pytest.MonkeyPatch, *found: Optional[_counter_slots.Layout]
     ) -> None:
         self.coming = list(found)
-        monkeypatch.setattr(_kernel_layout, "from_kernel_tables", lambda types: None)
-        monkeypatch.setattr(_kernel_layout, "_rebuilt_layout", lambda *_: self.coming.pop(0))
+        monkeypatch.setattr(_slot_discovery, "from_kernel_tables", lambda types: None)
+        monkeypatch.setattr(_slot_discovery, "_rebuilt_layout", lambda *_: self.coming.pop(0))
 
 
 def rebuilt(unproved: Iterable[str] = (), **slots: int) -> _counter_slots.Layout:
@@ -1114,14 +1114,14 @@ def test_no_order_that_is_proved_is_said_and_looked_for_again(
     looks = Looks(monkeypatch, None, rebuilt(PGFAULT=1))
     for _ in range(2):
         with pytest.raises(BackendUnavailableError, match="CONFIG_KALLSYMS_ALL"):
-            _kernel_layout.find(LINUX_6_18.types(), opened(v2))
+            _slot_discovery.find(LINUX_6_18.types(), opened(v2))
     assert len(looks.coming) == 1, "the answer is kept for a while"
-    _backend.forget()
+    _choose.forget()
     for _ in range(2):
-        found = _kernel_layout.find(LINUX_6_18.types(), opened(v2))
+        found = _slot_discovery.find(LINUX_6_18.types(), opened(v2))
         assert found.slots == {"PGFAULT": 1}
-    _backend.forget()
-    assert _kernel_layout.find(LINUX_6_18.types(), opened(v2)) is found, "it is complete"
+    _choose.forget()
+    assert _slot_discovery.find(LINUX_6_18.types(), opened(v2)) is found, "it is complete"
 
 
 @pytest.mark.usefixtures("unknown_layout")
@@ -1139,12 +1139,12 @@ def test_what_is_not_proved_yet_is_looked_for_again(
     )
 
     def slots() -> dict[str, int]:
-        return _kernel_layout.find(LINUX_6_18.types(), opened(v2)).slots
+        return _slot_discovery.find(LINUX_6_18.types(), opened(v2)).slots
 
     assert slots() == slots() == {"PGFAULT": 1}
     now += 61
     assert slots() == {"PGFAULT": 1, "PSWPIN": 5}, "what was proved stays so"
-    assert _kernel_layout.find(LINUX_6_18.types(), opened(v2)).unproved == {"PSWPOUT"}
+    assert _slot_discovery.find(LINUX_6_18.types(), opened(v2)).unproved == {"PSWPOUT"}
     now += 61
     assert slots() == {"PGFAULT": 1, "PSWPIN": 5}
     now += 61
@@ -1166,7 +1166,7 @@ def test_an_item_that_is_not_proved(
     world: World, tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.types = world.types._replace(functions=frozenset())
-    monkeypatch.setattr(_kernel_layout, "find", lambda *_: VMALLOC_UNPROVED)
+    monkeypatch.setattr(_slot_discovery, "find", lambda *_: VMALLOC_UNPROVED)
     cgroup = opened(make_v2(tmp_path / "new", stat="anon 1\nvmalloc 2\nfile 3\n"))
     with pytest.raises(ItemUnavailableError, match=NOT_PROVED) as caught:
         choose(cgroup, ("anon", "vmalloc"), True, "core")
@@ -1193,7 +1193,7 @@ def test_an_item_that_is_not_proved_and_that_no_file_shows(
     world: World, tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.types = world.types._replace(functions=frozenset())
-    monkeypatch.setattr(_kernel_layout, "find", lambda *_: VMALLOC_UNPROVED)
+    monkeypatch.setattr(_slot_discovery, "find", lambda *_: VMALLOC_UNPROVED)
     cgroup = opened(make_v1(tmp_path / "old"))
     choice = choose(cgroup, None, True, "auto")
     assert choice.backend == "core"
@@ -1209,7 +1209,7 @@ def test_v1_s_text_has_fewer_items_than_are_not_proved(
     world.types = world.types._replace(functions=frozenset())
     slots = {name: at for name, at in LINUX_6_18.slots().items() if name != "NR_FILE_PAGES"}
     layout = _counter_slots.Layout(slots, 8 * 71, True, frozenset({"NR_FILE_PAGES"}))
-    monkeypatch.setattr(_kernel_layout, "find", lambda *_: layout)
+    monkeypatch.setattr(_slot_discovery, "find", lambda *_: layout)
     cgroup = opened(make_v1(tmp_path / "old"))
     choice = choose(cgroup, None, True, "auto")
     assert choice.backend == "core" and "file" not in choice.names
@@ -1227,12 +1227,12 @@ def test_a_failure_to_look_is_not_taken_for_a_no(
     def refuse(_: object) -> None:
         raise BpfPermissionError("no CAP_BPF")
 
-    monkeypatch.setattr(_kernel_layout, "_found", None)
-    monkeypatch.setattr(_kernel_layout, "_ask_again_at", 0.0)
-    monkeypatch.setattr(_kernel_layout, "from_kernel_tables", refuse)
+    monkeypatch.setattr(_slot_discovery, "_found", None)
+    monkeypatch.setattr(_slot_discovery, "_ask_again_at", 0.0)
+    monkeypatch.setattr(_slot_discovery, "from_kernel_tables", refuse)
     for _ in range(2):
         with pytest.raises(BpfPermissionError):
-            _kernel_layout.find(LINUX_6_18.types(), opened(v2))
+            _slot_discovery.find(LINUX_6_18.types(), opened(v2))
 
 
 def test_one_reason_for_all_is_said_once(world: World, v2: Path, opened: Opened) -> None:

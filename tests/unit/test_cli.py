@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import CgroupNotFoundError, _backend
+from pymemcgbpf import CgroupNotFoundError
 from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cli.main import main
-from pymemcgbpf._text_source import TextSource
+from pymemcgbpf._sources import choose as _choose
+from pymemcgbpf._sources.one_text import TextSource
 
 from . import commands
 from .commands import TEXT, Captured, failed, refuse_bpf
@@ -58,7 +59,7 @@ def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured
 def test_a_backend_that_is_not_to_be_had_is_status_1(
     v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse_bpf)
+    monkeypatch.setattr(_choose._Choosing, "_through_bpf", refuse_bpf)
     assert failed(capsys, 1, "--backend", "core", str(v2)) == "pymemcgbpf: lacks CAP_BPF\n"
 
 
@@ -186,11 +187,11 @@ def test_no_flush(
 ) -> None:
     asked = []
 
-    def choose(cgroup: _directory.Cgroup, request: _backend.Request, maker: Any) -> Any:
+    def choose(cgroup: _directory.Cgroup, request: _choose.Request, maker: Any) -> Any:
         asked.append((request.flush, request.backend))
-        return _backend.Choice(TextSource(cgroup, ("anon",)), ("anon",), "kfunc", "run", "")
+        return _choose.Choice(TextSource(cgroup, ("anon",)), ("anon",), "kfunc", "run", "")
 
-    monkeypatch.setattr(_backend, "choose", choose)
+    monkeypatch.setattr(_choose, "choose", choose)
     assert main([str(v2), *arguments]) == 0
     assert asked == [(flush, "auto")]
     assert capsys.readouterr().err == ""
@@ -200,7 +201,7 @@ def test_no_flush(
 def test_a_fall_back_to_text_says_why(
     extra: tuple[str, ...], v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse_bpf)
+    monkeypatch.setattr(_choose._Choosing, "_through_bpf", refuse_bpf)
     assert main([*extra, str(v2), "anon"]) == 0
     out, err = capsys.readouterr()
     assert "anon" in out

@@ -13,11 +13,12 @@ from typing import Any, Callable
 
 import pytest
 
-from pymemcgbpf import StreamError, _backend
+from pymemcgbpf import StreamError
 from pymemcgbpf._bench import contestants, control, formatting, rounds, tables
 from pymemcgbpf._bench.rounds import Batch, Contestant
 from pymemcgbpf._cli import bench
 from pymemcgbpf._cli.main import main
+from pymemcgbpf._sources import choose as _choose
 
 from .commands import Captured, failed, printed, refuse_bpf
 from .directories import make_v1, make_v2
@@ -38,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse_bpf)
+    monkeypatch.setattr(_choose._Choosing, "_through_bpf", refuse_bpf)
     monkeypatch.setattr(formatting, "share", lambda read: NO_PERF)
     monkeypatch.setattr(rounds, "_CALIBRATION_NS", 10_000)
 

@@ -12,13 +12,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import pytest
 
-from pymemcgbpf import (
-    BpfPermissionError,
-    BtfNotFoundError,
-    LibbpfNotFoundError,
-    _backend,
-    _kernel_layout,
-)
+from pymemcgbpf import BpfPermissionError, BtfNotFoundError, LibbpfNotFoundError
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
@@ -26,6 +20,8 @@ from pymemcgbpf._bpf.counter_slots import Layout
 from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cli import doctor
 from pymemcgbpf._cli.main import main
+from pymemcgbpf._sources import choose as _choose
+from pymemcgbpf._sources import slot_discovery as _slot_discovery
 from pymemcgbpf.errors import BackendUnavailableError, BpfObjectError
 
 from .commands import Captured, refuse_bpf
@@ -75,8 +71,8 @@ class Machine:
         self.set(_libbpf, "load", lambda: _Library("1.5"))
         self.set(_program, "read_object", lambda: b"1234")
         self.set(_program, "effective_capabilities", lambda: ROOT)
-        self.set(_kernel_layout, "find", lambda *_: Layout({}, 0, False))
-        self.set(_backend._Choosing, "_through_bpf", _through_bpf)
+        self.set(_slot_discovery, "find", lambda *_: Layout({}, 0, False))
+        self.set(_choose._Choosing, "_through_bpf", _through_bpf)
 
     def set(self, where: Any, name: str, value: Any) -> None:
         self._monkeypatch.setattr(where, name, value)
@@ -98,7 +94,7 @@ def _through_bpf(self: Any, backend: str) -> Any:
         raise BackendUnavailableError("this kernel has no rfc")
     source = self._maker.text(self._cgroup, ("anon",))
     transport = self._request.transport
-    return _backend.Choice(source, ("anon",), backend, transport.replace("auto", "run"), "")
+    return _choose.Choice(source, ("anon",), backend, transport.replace("auto", "run"), "")
 
 
 @pytest.fixture
@@ -172,7 +168,7 @@ LACKS = "this process lacks"
         look("memcg kfuncs", UNKNOWN, "libbpf", _btf, "kernel", NO_LIBBPF),
         look("memcg kfuncs", "no", "Linux 7.0", _btf, "kernel", LINUX_6_18.types),
         look("flush through BPF", "no", "Linux 7.0", _btf, "kernel", LINUX_6_18.types),
-        look("cgroup kfuncs", "no", "no x", _backend, "RUN_FUNCTIONS", frozenset({"x"})),
+        look("cgroup kfuncs", "no", "no x", _choose, "RUN_FUNCTIONS", frozenset({"x"})),
         look("BPF object", "no", "install", _program, "read_object", NO_OBJECT),
         look("capabilities", "no", f"{LACKS} CAP_BPF and CAP_PERFMON: run it", *capable(NONE)),
         look("capabilities", "no", f"{LACKS} CAP_PERFMON: run it", *capable(BPF_ALONE)),
@@ -185,13 +181,18 @@ LACKS = "this process lacks"
         look("lockdown", "ok", "none", None, LOCKDOWN, "[none] integrity confidentiality\n"),
         look("lockdown", UNKNOWN, "Permission denied", None, LOCKDOWN, errno.EACCES),
         look("unprivileged BPF", UNKNOWN, "No such file", None, UNPRIVILEGED, errno.ENOENT),
-        look("index tables", "ok", "proved for 3 items", _kernel_layout, "find", REBUILT),
-        look("index tables", "ok", "1 items, but not for 2", _kernel_layout, "find", PARTLY),
+        look("index tables", "ok", "proved for 3 items", _slot_discovery, "find", REBUILT),
+        look("index tables", "ok", "1 items, but not for 2", _slot_discovery, "find", PARTLY),
         look(
-            "index tables", "ok", "offer: file, pgfault: CAP_SYSLOG", _kernel_layout, "find", PARTLY
+            "index tables",
+            "ok",
+            "offer: file, pgfault: CAP_SYSLOG",
+            _slot_discovery,
+            "find",
+            PARTLY,
         ),
-        look("index tables", "no", "not known", _kernel_layout, "find", NO_LAYOUT),
-        look("index tables", UNKNOWN, "CAP_BPF", _kernel_layout, "find", NO_PERMISSION),
+        look("index tables", "no", "not known", _slot_discovery, "find", NO_LAYOUT),
+        look("index tables", UNKNOWN, "CAP_BPF", _slot_discovery, "find", NO_PERMISSION),
     ],
 )
 def test_a_look(
@@ -253,7 +254,7 @@ def test_btf_is_looked_for_where_there_is_no_libbpf(
 
 
 def test_text_alone_is_status_1(machine: Machine, v2: Path, capsys: Captured) -> None:
-    machine.set(_backend._Choosing, "_through_bpf", refuse_bpf)
+    machine.set(_choose._Choosing, "_through_bpf", refuse_bpf)
     shown = examined(capsys, v2, 1)
     assert shown["in use"] == (
         "no",

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from pymemcgbpf import Snapshot, _backend
+from pymemcgbpf import Snapshot
 from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cli import tree
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._cli.units import columns
+from pymemcgbpf._sources import choose as _choose
 
 from . import commands
 from .commands import TEXT, Captured, failed, refuse_bpf
@@ -178,7 +179,7 @@ def test_what_cannot_be_read_is_status_1(tmp_path: Path, capsys: Captured) -> No
 def test_a_fall_back_to_text_says_why(
     forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse_bpf)
+    monkeypatch.setattr(_choose._Choosing, "_through_bpf", refuse_bpf)
     assert main(["tree", str(forest)]) == 0
     out, err = capsys.readouterr()
     assert len(names(out)) == 5

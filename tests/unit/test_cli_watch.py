@@ -17,10 +17,11 @@ from typing import Any, Optional
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import CgroupRemovedError, _backend
+from pymemcgbpf import CgroupRemovedError
 from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cli import watch
 from pymemcgbpf._cli.main import main
+from pymemcgbpf._sources import choose as _choose
 
 from . import commands
 from .commands import TEXT, Captured, failed, refuse_bpf
@@ -147,7 +148,7 @@ def test_a_cgroup_that_is_removed_meanwhile(
 def test_a_fall_back_to_text_says_why(
     extra: tuple[str, ...], v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_backend._Choosing, "_through_bpf", refuse_bpf)
+    monkeypatch.setattr(_choose._Choosing, "_through_bpf", refuse_bpf)
     assert main(["watch", "--count", "1", *extra, str(v2), "anon"]) == 0
     assert ("lacks CAP_BPF" in capsys.readouterr().err) == (not extra)
 

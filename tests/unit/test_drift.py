@@ -8,8 +8,10 @@ import struct
 
 import pytest
 
-from pymemcgbpf import _items, _stat_sources, _tree_sources, _wire
+from pymemcgbpf import _items, _wire
 from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._sources import one_bpf as _one_bpf
+from pymemcgbpf._sources import tree_bpf as _tree_bpf
 
 from .c_values import BPF_SRC, c_layout, c_values
 
@@ -122,17 +124,17 @@ def test_an_answer_is_taken_apart_where_it_lies() -> None:
     call = _wire.CALL.pack(1 << 40, 7, _wire.BUSY, 1)
     layout = c_layout([HEADER], "struct memcg_stats_call", ("status", "nr_rows"))
     assert struct.unpack_from("=I", call, layout["status"]) == (_wire.BUSY,)
-    assert call[_stat_sources._ANSWER] == call[layout["status"] :]
+    assert call[_one_bpf._ANSWER] == call[layout["status"] :]
     done = _wire.CALL.pack(1 << 40, 7, _wire.DONE, 1)
-    assert done[_stat_sources._ANSWER] == _stat_sources._ONE_ROW
+    assert done[_one_bpf._ANSWER] == _one_bpf._ONE_ROW
     row = c_values([HEADER], ["sizeof(struct memcg_stats_call) + sizeof(struct memcg_stats_row)"])
-    assert [*row.values()] == [_stat_sources._VALUES_AT]
+    assert [*row.values()] == [_one_bpf._VALUES_AT]
 
 
 def test_the_shared_walk_s_stream_is_read_whole() -> None:
     # The largest header, and the trailer.
     whole = "sizeof(struct memcg_stats_header) + sizeof(struct memcg_stats_trailer)"
-    assert c_values([HEADER], [whole])[whole] <= _tree_sources._HEADER_AND_TRAILER
+    assert c_values([HEADER], [whole])[whole] <= _tree_bpf._HEADER_AND_TRAILER
 
 
 def test_a_term_is_packed_as_the_program_reads_it() -> None:

@@ -9,10 +9,10 @@ from typing import Callable
 
 import pytest
 
-from pymemcgbpf import _flush
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._cgroup.directory import Cgroup
+from pymemcgbpf._sources import flush as _flush
 
 from .directories import make_v1, make_v2
 from .kernels import LINUX_6_18

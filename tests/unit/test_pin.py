@@ -25,21 +25,21 @@ from pymemcgbpf import (
     TreeTooLargeError,
     UnknownItemError,
     VerifierError,
-    _backend,
     _pin,
-    _tree_sources,
     _wire,
     pin,
     pin_tree,
     pinned,
 )
-from pymemcgbpf._backend import Choice, Request
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.plan import Recipe, Term, Terms
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._descriptors import Descriptor, opened_at
+from pymemcgbpf._sources import choose as _choose
+from pymemcgbpf._sources import tree_bpf as _tree_bpf
+from pymemcgbpf._sources.choose import Choice, Request
 
 from .directories import make_v1, said_to_be
 from .fake_libbpf import FakeIteratorMaker, installed
@@ -115,7 +115,7 @@ class Pins:
         return FakeIteratorMaker(create, link_fd)
 
     def choose(self, cgroup: Cgroup, request: Request, maker: Any) -> Choice[Any]:
-        """Of _backend.choose(), what matters here."""
+        """Of _choose.choose(), what matters here."""
         self.backends.append(request.backend)
         if request.backend != "core":
             raise BackendUnavailableError("no such function")
@@ -145,8 +145,8 @@ def pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pins:
     said_to_be(monkeypatch, root)
     monkeypatch.setattr(_program, "Program", fake.program)
     monkeypatch.setattr(_libbpf, "IteratorMaker", fake.maker)
-    monkeypatch.setattr(_backend, "choose", fake.choose)
-    monkeypatch.setattr(_tree_sources, "count_rows", lambda *_: 1001)
+    monkeypatch.setattr(_choose, "choose", fake.choose)
+    monkeypatch.setattr(_tree_bpf, "count_rows", lambda *_: 1001)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_12.types)
     monkeypatch.setattr(Pins, "refuses", 0)
     return fake
@@ -307,7 +307,7 @@ def test_an_item_without_a_number(pins: Pins, v2: Path) -> None:
         (pins.root / "it").unlink()
     pins.recipe, pins.rows = recipe, [_wire.Row(9, 1, 1, 0, (1, 2, 3))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_backend, "choose", and_fail)
+        patch.setattr(_choose, "choose", and_fail)
         with pytest.raises(ItemUnavailableError, match="'brand_new' cannot be pinned") as caught:
             pin(v2, pins.root / "it", ["anon", "brand_new"])
     assert caught.value.items == ("brand_new",)
@@ -340,7 +340,7 @@ def test_the_error_is_the_one_that_says_most(
     def refuse(cgroup: Cgroup, request: Request, maker: Any) -> Any:
         raise waiting.pop(0)
 
-    monkeypatch.setattr(_backend, "choose", refuse)
+    monkeypatch.setattr(_choose, "choose", refuse)
     with pytest.raises(MemcgError) as caught:
         pin(v2, pins.root / "it")
     assert caught.value is errors[told] and len(errors) - len(waiting) == tried
@@ -439,7 +439,7 @@ def test_room_by_default_is_counted_where_the_kernel_does_not_say(
         counted.append(opened.path)
         return 2000
 
-    monkeypatch.setattr(_tree_sources, "count_rows", count)
+    monkeypatch.setattr(_tree_bpf, "count_rows", count)
     pin_tree(cgroup, pins.root / "tree")
     assert counted == [str(cgroup)]
     count_of_parts = _pin.parts_for(2 * 2000 + 64, pinned.capacity(2))

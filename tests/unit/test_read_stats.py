@@ -16,11 +16,11 @@ from pymemcgbpf import (
     CgroupRemovedError,
     MemcgError,
     NotACgroupError,
-    _backend,
-    _stat_sources,
     clear_cache,
     read_stats,
 )
+from pymemcgbpf._sources import choose as _choose
+from pymemcgbpf._sources import one_bpf as _one_bpf
 
 from .conftest import RunPython
 from .directories import make_v2
@@ -31,7 +31,7 @@ from .sources import Sources
 def sources(monkeypatch: pytest.MonkeyPatch) -> Sources:
     clear_cache()
     made = Sources()
-    monkeypatch.setattr(_backend, "choose", made.choose)
+    monkeypatch.setattr(_choose, "choose", made.choose)
     return made
 
 
@@ -257,9 +257,9 @@ def test_clear_cache(v2: Path, sources: Sources) -> None:
 
 
 def test_clear_cache_forgets_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_stat_sources._programs, "key", None)
+    monkeypatch.setitem(_one_bpf._programs, "key", None)
     clear_cache()
-    assert not _stat_sources._programs
+    assert not _one_bpf._programs
 
 
 def test_a_reader_put_out_while_it_is_used(v2: Path, sources: Sources) -> None:

@@ -25,12 +25,18 @@ from pymemcgbpf import (
     NotACgroupError,
     StatsReader,
     StreamError,
-    _backend,
-    _kernel_layout,
-    _stat_sources,
 )
-from pymemcgbpf._backend import Choice, Request
 from pymemcgbpf._cgroup.directory import Cgroup
+from pymemcgbpf._sources import (
+    choose as _choose,
+)
+from pymemcgbpf._sources import (
+    one_bpf as _one_bpf,
+)
+from pymemcgbpf._sources import (
+    slot_discovery as _slot_discovery,
+)
+from pymemcgbpf._sources.choose import Choice, Request
 
 from ..open_files import open_files
 from .directories import make_v2
@@ -40,7 +46,7 @@ from .sources import READ_ERRORS, FakeSource, Sources
 @pytest.fixture
 def sources(monkeypatch: pytest.MonkeyPatch) -> Sources:
     made = Sources()
-    monkeypatch.setattr(_backend, "choose", made.choose)
+    monkeypatch.setattr(_choose, "choose", made.choose)
     return made
 
 
@@ -79,7 +85,7 @@ def test_what_it_was_made_with(v2: Path, sources: Sources) -> None:
     options: dict[str, Any] = {"flush": False, "backend": "core", "transport": "run"}
     with StatsReader(v2, ["file", "anon", "file"], **options) as reader:
         assert sources.asked == [(str(v2), (("file", "anon"), False, "core", "run"))]
-        assert isinstance(sources.makers[0], _stat_sources.OneCgroup)
+        assert isinstance(sources.makers[0], _one_bpf.OneCgroup)
         assert (reader.items, reader.backend, reader.why) == (("file", "anon"), "fake", "because")
         assert reader.transport == "thin air"
         assert (reader.path, reader.cgroup_id) == (str(v2), v2.stat().st_ino)
@@ -216,11 +222,11 @@ def core(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> Sources:
     def made_of(cgroup: Cgroup, request: Request, maker: Any) -> Choice[Any]:
         return (choose if request.backend == "text" else sources.choose)(cgroup, request, maker)
 
-    monkeypatch.setattr(_backend, "choose", made_of)
+    monkeypatch.setattr(_choose, "choose", made_of)
     return sources
 
 
-choose = _backend.choose
+choose = _choose.choose
 
 
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.call)
@@ -389,8 +395,8 @@ def test_a_forked_child_finds_the_module_s_locks_open(v2: Path) -> None:
         (_libbpf, "_lock"),
         (_libbpf, "_print_lock"),
         (_btf, "_lock"),
-        (_stat_sources, "_programs_lock"),
-        (_kernel_layout, "_lock"),
+        (_one_bpf, "_programs_lock"),
+        (_slot_discovery, "_lock"),
         (_cached_readers, "_readers_lock"),
     ]
     held = [getattr(module, name) for module, name in locks]

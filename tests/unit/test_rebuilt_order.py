@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pymemcgbpf import _kernel_layout
 from pymemcgbpf._bpf import counter_slots as _counter_slots
 from pymemcgbpf._bpf.btf import KernelTypes
 from pymemcgbpf._bpf.plan import Source, unit_of
 from pymemcgbpf._cgroup import files as _files
 from pymemcgbpf._items import CATALOGUE, MEMORY_STAT, Counters
+from pymemcgbpf._sources import slot_discovery as _slot_discovery
 
 from .kernels import KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel
 
@@ -105,16 +105,16 @@ class Machine(NamedTuple):
         """What the package makes of it."""
         kmem = f"{mmap.PAGESIZE * (self.value('MEMCG_KMEM') + 3)}\n".encode()
         monkeypatch.setattr(_files, "read_at", lambda *_: kmem)
-        monkeypatch.setattr(_kernel_layout, "_possible_cpus", lambda: 2)
+        monkeypatch.setattr(_slot_discovery, "_possible_cpus", lambda: 2)
         file: Any = SimpleNamespace(read=self.text)
         cgroup: Any = SimpleNamespace(version=self.version, fd=-1)
         types = self.types()
         keys = tuple(_files.parse(self.text()))
-        known = _kernel_layout._known_numbers(types, cgroup, file)
+        known = _slot_discovery._known_numbers(types, cgroup, file)
         ranges = {
-            name: _kernel_layout._widened(numbers, numbers) for name, numbers in known.items()
+            name: _slot_discovery._widened(numbers, numbers) for name, numbers in known.items()
         }
-        printed = _kernel_layout._printed(types, keys, self.version)
+        printed = _slot_discovery._printed(types, keys, self.version)
         return _counter_slots.rebuilt(
             types, printed, [_counter_slots.Observation(self.words(), ranges)]
         )

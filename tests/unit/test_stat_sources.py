@@ -17,20 +17,14 @@ from typing import Any, Callable
 
 import pytest
 
-from pymemcgbpf import (
-    BpfPermissionError,
-    CgroupRemovedError,
-    MemcgError,
-    StreamError,
-    _stat_sources,
-    _wire,
-)
+from pymemcgbpf import BpfPermissionError, CgroupRemovedError, MemcgError, StreamError, _wire
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.plan import Recipe, Term, Terms
 from pymemcgbpf._cgroup.directory import Cgroup
-from pymemcgbpf._stat_sources import OneCgroup, RunSource, StreamSource
+from pymemcgbpf._sources import one_bpf as _one_bpf
+from pymemcgbpf._sources.one_bpf import OneCgroup, RunSource, StreamSource
 
 from ..open_files import open_files
 from .directories import make_v1, make_v2
@@ -120,7 +114,7 @@ class Kernel:
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     fake = Kernel(tmp_path)
     monkeypatch.setattr(_libbpf, "IteratorMaker", fake.maker)
-    monkeypatch.setattr(_stat_sources, "_cached_program", lambda *_: fake)
+    monkeypatch.setattr(_one_bpf, "_cached_program", lambda *_: fake)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
     return fake
 
@@ -229,7 +223,7 @@ def test_an_iterator_may_have_the_descriptor_0(
     iterator = SimpleNamespace(fileno=lambda: 0, close=lambda: closed.append(0))
     with monkeypatch.context() as patch:
         patch.setattr(source, "_new_iterator", lambda: iterator)
-        patch.setattr(_stat_sources, "os", files)
+        patch.setattr(_one_bpf, "os", files)
         assert source.read() == {"anon": 4096, "pgfault": 3}
     assert closed == [0]
     source.close()
@@ -341,8 +335,8 @@ class Runs:
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     fake = Runs()
     monkeypatch.setattr(_libbpf, "runner", fake.runner)
-    monkeypatch.setattr(_stat_sources, "_cached_program", lambda *_: fake)
-    monkeypatch.setattr(_stat_sources, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(_one_bpf, "_cached_program", lambda *_: fake)
+    monkeypatch.setattr(_one_bpf, "BUSY_SECONDS", 0)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
     return fake
 
@@ -402,8 +396,8 @@ def test_a_busy_program_is_given_time(
     runs: Runs, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(_stat_sources, "time", SimpleNamespace(sleep=waited.append))
-    monkeypatch.setattr(_stat_sources, "BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(_one_bpf, "time", SimpleNamespace(sleep=waited.append))
+    monkeypatch.setattr(_one_bpf, "BUSY_SECONDS", 0.5)
     runs.answers = [(_wire.BUSY, 0, ())] * 2 + [(_wire.DONE, 1, (1, 2))]
     RunSource(opened(v2), RECIPE, False).read()
     assert waited == [0.5, 0.5]
@@ -459,7 +453,7 @@ def test_a_closed_run_source_lets_go_of_its_program(
     program = Loaded()
     seen = weakref.ref(program)
     programs = [program]
-    monkeypatch.setattr(_stat_sources, "_cached_program", lambda *_: programs.pop())
+    monkeypatch.setattr(_one_bpf, "_cached_program", lambda *_: programs.pop())
     del program
     source = RunSource(opened(v2), RECIPE, False)
     gc.collect()
@@ -495,7 +489,7 @@ def kind(
 ) -> Callable[..., Any]:
     """A kind of source, and what it reads from in the program's place."""
     fake = kernel if request.param is StreamSource else runs
-    monkeypatch.setattr(_stat_sources, "_cached_program", lambda *_: fake)
+    monkeypatch.setattr(_one_bpf, "_cached_program", lambda *_: fake)
     runs.answers = [(_wire.DONE, 1, (4096, 3))] * 2
     found: Callable[..., Any] = request.param
     return found
@@ -630,7 +624,7 @@ def test_which_program_is_used(
 
     types = LINUX_6_18.types()._replace(functions=frozenset(functions))
     monkeypatch.setattr(_btf, "kernel", lambda: types)
-    monkeypatch.setattr(_stat_sources, "_cached_program", cached)
+    monkeypatch.setattr(_one_bpf, "_cached_program", cached)
     before = open_files()
     source = kind(opened(v2), RECIPE, flush)
     assert asked == [(program, RECIPE, mode if flush else _program.FLUSH_NONE)]
@@ -654,24 +648,24 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     monkeypatch.setattr(_program, "Program", load)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
-    _stat_sources.forget_programs()
+    _one_bpf.forget_programs()
     yield loaded
-    _stat_sources.forget_programs()
+    _one_bpf.forget_programs()
 
 
 def test_a_program_is_loaded_once(loads: list[str]) -> None:
-    first = _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
-    assert _stat_sources._cached_program(_program.STREAM, Recipe("core", {**TERMS}), 0) is first
+    first = _one_bpf._cached_program(_program.STREAM, RECIPE, 0)
+    assert _one_bpf._cached_program(_program.STREAM, Recipe("core", {**TERMS}), 0) is first
     assert loads == [_program.STREAM]
 
 
 def test_a_lost_program_is_loaded_anew(loads: list[str]) -> None:
     # By a process that became a daemon, and closed all that it found.
-    first: Any = _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
+    first: Any = _one_bpf._cached_program(_program.STREAM, RECIPE, 0)
     first.is_lost = True
-    second = _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
+    second = _one_bpf._cached_program(_program.STREAM, RECIPE, 0)
     assert second is not first
-    assert _stat_sources._cached_program(_program.STREAM, RECIPE, 0) is second
+    assert _one_bpf._cached_program(_program.STREAM, RECIPE, 0) is second
     assert loads == [_program.STREAM] * 2
 
 
@@ -685,28 +679,28 @@ def test_programs_that_differ_are_told_apart(loads: list[str]) -> None:
         (_program.STREAM, Recipe("core", other_counter), 0),
         (_program.STREAM, Recipe("core", dict(reversed(TERMS.items()))), 0),
     ]
-    programs = [_stat_sources._cached_program(*each) for each in different]
+    programs = [_one_bpf._cached_program(*each) for each in different]
     assert len(set(map(id, programs))) == len(different)
 
 
 def test_only_the_last_programs_are_kept(loads: list[str]) -> None:
-    for mode in range(_stat_sources._KEPT_PROGRAMS + 1):
-        _stat_sources._cached_program(_program.STREAM, RECIPE, mode)
-    _stat_sources._cached_program(_program.STREAM, RECIPE, 1)
-    assert len(loads) == _stat_sources._KEPT_PROGRAMS + 1
-    _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
-    assert len(loads) == _stat_sources._KEPT_PROGRAMS + 2
-    assert len(_stat_sources._programs) == _stat_sources._KEPT_PROGRAMS == 8
+    for mode in range(_one_bpf._KEPT_PROGRAMS + 1):
+        _one_bpf._cached_program(_program.STREAM, RECIPE, mode)
+    _one_bpf._cached_program(_program.STREAM, RECIPE, 1)
+    assert len(loads) == _one_bpf._KEPT_PROGRAMS + 1
+    _one_bpf._cached_program(_program.STREAM, RECIPE, 0)
+    assert len(loads) == _one_bpf._KEPT_PROGRAMS + 2
+    assert len(_one_bpf._programs) == _one_bpf._KEPT_PROGRAMS == 8
 
 
 def test_the_program_that_was_used_last_is_kept_longest(loads: list[str]) -> None:
-    for mode in range(_stat_sources._KEPT_PROGRAMS):
-        _stat_sources._cached_program(_program.STREAM, RECIPE, mode)
+    for mode in range(_one_bpf._KEPT_PROGRAMS):
+        _one_bpf._cached_program(_program.STREAM, RECIPE, mode)
     for mode in (0, 99, 0):  # the second put 1 out
-        _stat_sources._cached_program(_program.STREAM, RECIPE, mode)
-    assert len(loads) == _stat_sources._KEPT_PROGRAMS + 1
-    _stat_sources._cached_program(_program.STREAM, RECIPE, 1)
-    assert len(loads) == _stat_sources._KEPT_PROGRAMS + 2
+        _one_bpf._cached_program(_program.STREAM, RECIPE, mode)
+    assert len(loads) == _one_bpf._KEPT_PROGRAMS + 1
+    _one_bpf._cached_program(_program.STREAM, RECIPE, 1)
+    assert len(loads) == _one_bpf._KEPT_PROGRAMS + 2
 
 
 def test_a_program_that_fails_to_load_is_not_kept(
@@ -718,19 +712,19 @@ def test_a_program_that_fails_to_load_is_not_kept(
     with monkeypatch.context() as patch:
         patch.setattr(_program, "Program", refuse)
         with pytest.raises(MemcgError):
-            _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
-    _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
+            _one_bpf._cached_program(_program.STREAM, RECIPE, 0)
+    _one_bpf._cached_program(_program.STREAM, RECIPE, 0)
     assert loads == [_program.STREAM]
 
 
 def test_forgotten_programs_are_loaded_anew_and_stay_with_their_users(loads: list[str]) -> None:
-    first = _stat_sources._cached_program(_program.STREAM, RECIPE, 0)
+    first = _one_bpf._cached_program(_program.STREAM, RECIPE, 0)
     seen = weakref.ref(first)
-    _stat_sources.forget_programs()
-    _stat_sources.forget_programs()
+    _one_bpf.forget_programs()
+    _one_bpf.forget_programs()
     gc.collect()
     assert seen() is not None, "it has a user"
-    assert _stat_sources._cached_program(_program.STREAM, RECIPE, 0) is not first
+    assert _one_bpf._cached_program(_program.STREAM, RECIPE, 0) is not first
     del first
     gc.collect()
     assert seen() is None
@@ -741,5 +735,5 @@ def test_a_program_is_loaded_with_its_recipe_s_constants(
 ) -> None:
     given: list[object] = []
     monkeypatch.setattr(_program, "Program", lambda *arguments: given.extend(arguments))
-    _stat_sources._cached_program(_program.RUN_ONE, RECIPE, _program.FLUSH_KFUNC)
+    _one_bpf._cached_program(_program.RUN_ONE, RECIPE, _program.FLUSH_KFUNC)
     assert given == [_program.RUN_ONE, RECIPE.constants(_program.FLUSH_KFUNC)]

@@ -16,7 +16,7 @@ from pymemcgbpf._cgroup import files as _files
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._cgroup.files import parse
 from pymemcgbpf._items import CATALOGUE, CURRENT
-from pymemcgbpf._text_source import TextSource
+from pymemcgbpf._sources.one_text import TextSource
 
 from ..open_files import open_files
 from .directories import make_v1, make_v2

@@ -18,14 +18,14 @@ from pymemcgbpf import (
     CgroupRemovedError,
     MemoryControllerError,
     TreeTooLargeError,
-    _text_tree,
     _wire,
 )
 from pymemcgbpf._cgroup import files as _files
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._descriptors import Owned, opened_at
-from pymemcgbpf._text_tree import TextTreeSource
-from pymemcgbpf._tree_sources import Tree
+from pymemcgbpf._sources import tree_text as _tree_text
+from pymemcgbpf._sources.tree_bpf import Tree
+from pymemcgbpf._sources.tree_text import TextTreeSource
 
 from ..open_files import open_files
 from .directories import STAT_V2, make_v1, make_v2
@@ -157,7 +157,7 @@ def test_siblings_are_in_the_order_of_their_numbers(
     made = source(root, order)
     for backwards in (False, True):
         os_of_module = Patched(scandir=lambda fd: Shuffled(fd, backwards))  # noqa: B023
-        monkeypatch.setattr(_text_tree, "os", os_of_module)
+        monkeypatch.setattr(_tree_text, "os", os_of_module)
         assert [row.cgroup_id for row in rows_of(made)] == expected
 
 
@@ -202,7 +202,7 @@ def test_a_cgroup_with_none_below_is_not_listed(
     assert rows_of(source(root)) == rows
     assert sorted(listed) == sorted(id_of(path) for path in pre(root) if children(path))
     # A file system that does not count them, as btrfs, has a 1 there.
-    monkeypatch.setattr(_text_tree, "_NO_DIRECTORY_BELOW", -1)
+    monkeypatch.setattr(_tree_text, "_NO_DIRECTORY_BELOW", -1)
     listed.clear()
     assert rows_of(source(root)) == rows
     assert sorted(listed) == sorted(map(id_of, pre(root)))
@@ -350,7 +350,7 @@ def before_opening(monkeypatch: pytest.MonkeyPatch, wanted: str, action: Callabl
             calls.append(path)
         return opened_at(path, flags, directory)
 
-    for module in (_text_tree, _files):
+    for module in (_tree_text, _files):
         monkeypatch.setattr(module, "opened_at", opening)
     return calls
 
@@ -405,7 +405,7 @@ def test_one_that_vanishes_between_its_row_and_its_children_keeps_its_row(
                 shutil.rmtree(root / "a")
         return opened_at(path, flags, directory)
 
-    monkeypatch.setattr(_text_tree, "opened_at", opening)
+    monkeypatch.setattr(_tree_text, "opened_at", opening)
     assert [row.cgroup_id for row in rows_of(made)] == ids
     assert opened_before == 2
 
@@ -423,7 +423,7 @@ def test_one_that_vanishes_while_it_is_listed_has_no_children(
         return os.scandir(fd)
 
     id_of_a = id_of(root / "a")
-    monkeypatch.setattr(_text_tree, "os", Patched(scandir=listing))
+    monkeypatch.setattr(_tree_text, "os", Patched(scandir=listing))
     assert {row.cgroup_id for row in rows_of(made)} == before - below
     assert not (root / "a").exists() and len(below) == 3
 
@@ -487,7 +487,7 @@ def test_a_failure_to_open_is_not_taken_for_a_removal(
         made.walk()
     assert caught.value.errno == number
     assert open_files() == before
-    for module in (_text_tree, _files):
+    for module in (_tree_text, _files):
         monkeypatch.setattr(module, "opened_at", opened_at)
     assert made.walk().number == 9, "the next walk is a new one"
 
@@ -505,7 +505,7 @@ def test_what_may_not_be_read_is_named(
             raise PermissionError(errno.EACCES, "Permission denied")
         return opened_at(path, flags, directory)
 
-    for module in (_text_tree, _files):
+    for module in (_tree_text, _files):
         monkeypatch.setattr(module, "opened_at", opening)
     with pytest.raises(CgroupPermissionError, match=f"^{root}/a cannot be read: Permission"):
         made.walk()
@@ -633,9 +633,9 @@ def test_a_deep_tree_takes_few_descriptors(
     for order in ("pre", "post"):
         made = source(root, order)
         before = len(open_files())
-        monkeypatch.setattr(_text_tree, "opened_at", opening)
+        monkeypatch.setattr(_tree_text, "opened_at", opening)
         rows = rows_of(made)
-        monkeypatch.setattr(_text_tree, "opened_at", opened_at)
+        monkeypatch.setattr(_tree_text, "opened_at", opened_at)
         assert len(rows) == 61
         assert {row.level for row in rows} == set(range(61))
         assert before < most <= before + 2

@@ -32,13 +32,13 @@ from pymemcgbpf import (
     TreeReader,
     TreeTooLargeError,
     VerifierError,
-    _backend,
-    _text_tree,
     _wire,
 )
-from pymemcgbpf._backend import Choice, Request
 from pymemcgbpf._cgroup.directory import Cgroup
-from pymemcgbpf._tree_sources import Tree
+from pymemcgbpf._sources import choose as _choose
+from pymemcgbpf._sources import tree_text as _tree_text
+from pymemcgbpf._sources.choose import Choice, Request
+from pymemcgbpf._sources.tree_bpf import Tree
 
 from ..open_files import open_files
 from .directories import make_v2
@@ -74,7 +74,7 @@ def fill(source: FakeTree, rows: tuple[_wire.Row, ...]) -> None:
 @pytest.fixture
 def trees(source: FakeTree, monkeypatch: pytest.MonkeyPatch) -> Trees:
     made = Trees(source)
-    monkeypatch.setattr(_backend, "choose", made.choose)
+    monkeypatch.setattr(_choose, "choose", made.choose)
     return made
 
 
@@ -482,7 +482,7 @@ def choosing(
     source: FakeTree, v2: Path, opened: Callable[[Path], Cgroup], monkeypatch: pytest.MonkeyPatch
 ) -> list[Request]:
     """A reader is made on *source*; what is asked for beyond that, is got, and listed here."""
-    choose = _backend.choose
+    choose = _choose.choose
     asked: list[Request] = []
 
     def choose_first(cgroup: Cgroup, request: Request, maker: Any) -> Choice[Any]:
@@ -494,7 +494,7 @@ def choosing(
         return choose(cgroup, request, maker)
 
     source.root = opened(v2)
-    monkeypatch.setattr(_backend, "choose", choose_first)
+    monkeypatch.setattr(_choose, "choose", choose_first)
     return asked
 
 
@@ -577,7 +577,7 @@ def test_rights_lost_where_text_cannot_serve(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     if lack == "rights":
-        monkeypatch.setattr(_text_tree, "TextTreeSource", forbid)
+        monkeypatch.setattr(_tree_text, "TextTreeSource", forbid)
     with TreeReader(v2, [*ITEMS, "pgscan"] if lack == "item" else ITEMS) as tree:
         items = tree.items
         source.error = REFUSED
@@ -608,7 +608,7 @@ def test_rights_lost_in_a_shortage_of_files(
     with TreeReader(v2, ITEMS) as tree:
         source.error = REFUSED
         with monkeypatch.context() as patch, pytest.raises(MemcgError, match="Too many") as caught:
-            patch.setattr(_text_tree, "TextTreeSource", fail)
+            patch.setattr(_tree_text, "TextTreeSource", fail)
             tree.read()
         assert type(caught.value) is MemcgError and tree.backend == "core"
         assert len(tree.read()) == 1 and tree.backend == "text"
@@ -617,13 +617,13 @@ def test_rights_lost_in_a_shortage_of_files(
 def test_a_reader_that_is_closed_while_it_turns_to_text_stays_closed(
     choosing: list[Request], v2: Path, source: FakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = _text_tree.TextTreeSource
+    make = _tree_text.TextTreeSource
 
     def interrupted(*arguments: Any) -> Any:
         tree.close()  # as a signal handler may
         return make(*arguments)
 
-    monkeypatch.setattr(_text_tree, "TextTreeSource", interrupted)
+    monkeypatch.setattr(_tree_text, "TextTreeSource", interrupted)
     tree = TreeReader(v2, ITEMS)
     source.error = REFUSED
     before = open_files()

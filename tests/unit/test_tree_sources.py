@@ -25,10 +25,7 @@ from pymemcgbpf import (
     MemoryControllerError,
     StreamError,
     TreeTooLargeError,
-    _flush,
     _fork,
-    _stat_sources,
-    _tree_sources,
     _wire,
 )
 from pymemcgbpf._bpf import btf as _btf
@@ -38,8 +35,11 @@ from pymemcgbpf._bpf.plan import Recipe, Term, Terms
 from pymemcgbpf._bpf.program import FLUSH_KFUNC, FLUSH_NONE, FLUSH_RFC, FLUSH_RSTAT, MapSize
 from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cgroup.directory import Cgroup, open_cgroup
-from pymemcgbpf._text_tree import TextTreeSource
-from pymemcgbpf._tree_sources import IteratorWalker, MapSource, RunWalker, Tree
+from pymemcgbpf._sources import flush as _flush
+from pymemcgbpf._sources import one_bpf as _one_bpf
+from pymemcgbpf._sources import tree_bpf as _tree_bpf
+from pymemcgbpf._sources.tree_bpf import IteratorWalker, MapSource, RunWalker, Tree
+from pymemcgbpf._sources.tree_text import TextTreeSource
 
 from ..open_files import open_files
 from .directories import make_v1, make_v2
@@ -335,14 +335,14 @@ def test_on_v1_room_is_not_made_for_other_cgroups(
 def test_rows_are_counted_by_a_walk_that_keeps_nothing(
     kernel: Walkers, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_tree_sources, "IteratorWalker", kernel)
+    monkeypatch.setattr(_tree_bpf, "IteratorWalker", kernel)
     kernel.rows = kernel.rows * 5000
     cgroup = opened(v2)
     before = open_files()
-    assert _tree_sources.count_rows(cgroup, RECIPE) == 5000
+    assert _tree_bpf.count_rows(cgroup, RECIPE) == 5000
     kernel.walk_error = MemcgError("no")
     with pytest.raises(MemcgError, match="no"):
-        _tree_sources.count_rows(cgroup, RECIPE)
+        _tree_bpf.count_rows(cgroup, RECIPE)
     assert open_files() == before
     assert (kernel.rooms, kernel.open) == ([1, 1], [])
     assert {walker.order for walker in kernel.made} == {_program.PRE}
@@ -811,7 +811,7 @@ def test_a_tree_says_how_it_is_read(
     v2: Path, opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("pymemcgbpf._tree_sources.MapSource", lambda *all: made.append(all))
+    monkeypatch.setattr("pymemcgbpf._sources.tree_bpf.MapSource", lambda *all: made.append(all))
     tree, cgroup = Tree("post", 7), opened(v2)
     assert tree.transports == ("run", "shared")
     tree.bpf(cgroup, RECIPE, True, "run")
@@ -1114,11 +1114,11 @@ def test_a_busy_program_is_run_again(
     walker: RunWalker, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("pymemcgbpf._tree_sources.time.sleep", slept.append)
+    monkeypatch.setattr("pymemcgbpf._sources.tree_bpf.time.sleep", slept.append)
     runs.answers = [(0, _wire.BUSY, 0)] * 5 + [(0, _wire.DONE, 6)]
     assert walker.walk() == 6
     assert len(runs.ran) == 6
-    assert slept == [_stat_sources.BUSY_SECONDS] * 5
+    assert slept == [_one_bpf.BUSY_SECONDS] * 5
 
 
 @pytest.mark.parametrize("status", [_wire.NOT_RUN, _wire.BAD_ORDER, 77])

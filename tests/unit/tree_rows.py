@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from pymemcgbpf import Snapshot, _wire
-from pymemcgbpf._backend import Choice, Request
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._cgroup.paths import Paths
-from pymemcgbpf._text_tree import Rows
+from pymemcgbpf._sources.choose import Choice, Request
+from pymemcgbpf._sources.tree_text import Rows
 
 NAMES = ("anon", "pgscan")
 
@@ -98,7 +98,7 @@ class FakeTree:
 
 
 class Trees:
-    """Stands in for pymemcgbpf._backend.choose().
+    """Stands in for pymemcgbpf._sources.choose.choose().
 
     Attributes:
         source: what every reader is given.

@@ -8,17 +8,17 @@ import errno
 from collections.abc import Sequence
 from typing import Callable, Generic, NamedTuple, NoReturn, Optional, Protocol, TypeVar
 
-from . import _items, _kernel_layout, _stat_sources
-from ._bpf import btf as _btf
-from ._bpf import counter_slots as _counter_slots
-from ._bpf import plan as _plan
-from ._bpf.plan import Recipe, Terms
-from ._bpf.plan import Source as Numbers
-from ._cgroup import directory as _directory
-from ._cgroup.directory import Cgroup
-from ._cgroup.present_items import Shown
-from ._items import CATALOGUE, CURRENT, MEMORY_STAT, NodeCounter, close_names
-from .errors import (
+from .. import _items
+from .._bpf import btf as _btf
+from .._bpf import counter_slots as _counter_slots
+from .._bpf import plan as _plan
+from .._bpf.plan import Recipe, Terms
+from .._bpf.plan import Source as Numbers
+from .._cgroup import directory as _directory
+from .._cgroup.directory import Cgroup
+from .._cgroup.present_items import Shown
+from .._items import CATALOGUE, CURRENT, MEMORY_STAT, NodeCounter, close_names
+from ..errors import (
     BackendUnavailableError,
     BpfPermissionError,
     CgroupNotFoundError,
@@ -33,6 +33,8 @@ from .errors import (
     errno_text,
     is_transient,
 )
+from . import one_bpf as _one_bpf
+from . import slot_discovery as _slot_discovery
 
 BEST_FIRST = ("kfunc", "rfc", "core", "text")
 AUTO = "auto"
@@ -82,7 +84,7 @@ _Made = TypeVar("_Made", bound=Source, covariant=True)
 
 
 class Maker(Protocol[_Made]):
-    """A kind of source: _stat_sources.OneCgroup or _tree_sources.Tree."""
+    """A kind of source: _one_bpf.OneCgroup or _tree_bpf.Tree."""
 
     @property
     def transports(self) -> tuple[str, ...]:
@@ -411,11 +413,11 @@ class _Choosing(Generic[_Source]):
     ) -> Optional[_counter_slots.Layout]:
         """Where the counters lie, if these items take it from there."""
         if backend == "core" and any(map(_plan.is_flushed, names)):
-            return _kernel_layout.find(types, self._cgroup)
+            return _slot_discovery.find(types, self._cgroup)
         items = map(_items.item_named, names)
         if any(item is not None and isinstance(item.source, NodeCounter) for item in items):
             with contextlib.suppress(BackendUnavailableError):
-                return _kernel_layout.find(types, self._cgroup)
+                return _slot_discovery.find(types, self._cgroup)
         return None
 
     def _check_guesses(self, backend: str, terms: Terms) -> None:
@@ -429,7 +431,7 @@ class _Choosing(Generic[_Source]):
         if not guesses:
             return
         right: set[str] = set()
-        for agreeing in _kernel_layout.comparisons(self._cgroup, Recipe(backend, guesses)):
+        for agreeing in _slot_discovery.comparisons(self._cgroup, Recipe(backend, guesses)):
             right |= agreeing
             if right >= guesses.keys():
                 return
@@ -474,5 +476,5 @@ class _Choosing(Generic[_Source]):
 def forget() -> None:
     """Lets go of the kept programs, each unloaded when its last user is closed; and of
     the opinion that this kernel's counters cannot be found."""
-    _stat_sources.forget_programs()
-    _kernel_layout.forget()
+    _one_bpf.forget_programs()
+    _slot_discovery.forget()

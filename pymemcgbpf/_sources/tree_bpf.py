@@ -9,15 +9,18 @@ import os
 import time
 from typing import NamedTuple, Optional, Union
 
-from . import _flush, _fork, _items, _stat_sources, _text_tree, _wire
-from ._bpf import btf as _btf
-from ._bpf import program as _program
-from ._bpf.bindings import libbpf as _libbpf
-from ._bpf.plan import Recipe
-from ._cgroup import directory as _directory
-from ._cgroup import files as _files
-from ._cgroup.directory import Cgroup
-from .errors import MemcgError, TreeTooLargeError
+from .. import _fork, _items, _wire
+from .._bpf import btf as _btf
+from .._bpf import program as _program
+from .._bpf.bindings import libbpf as _libbpf
+from .._bpf.plan import Recipe
+from .._cgroup import directory as _directory
+from .._cgroup import files as _files
+from .._cgroup.directory import Cgroup
+from ..errors import MemcgError, TreeTooLargeError
+from . import flush as _flush
+from . import one_bpf as _one_bpf
+from . import tree_text as _tree_text
 
 
 class IteratorWalker:
@@ -28,7 +31,7 @@ class IteratorWalker:
     ) -> None:
         self._program = _program.Program(_program.SHARE, constants, rows)
         self.memory = self._program.map_rows(rows)
-        self._link = _stat_sources.attach(self._program, cgroup, order)
+        self._link = _one_bpf.attach(self._program, cgroup, order)
         self._new_iterator = _libbpf.IteratorMaker(self._link.fd)
 
     @staticmethod
@@ -41,7 +44,7 @@ class IteratorWalker:
     def walk(self) -> int:
         """Fills the map; returns how many rows there were, whether or not they fitted."""
         if self._link.is_lost:  # its number may be another reader's, whose map would be filled
-            raise _stat_sources.another_reader_s()
+            raise _one_bpf.another_reader_s()
         iterator = self._new_iterator()
         try:
             data = os.read(iterator.fileno(), _HEADER_AND_TRAILER)
@@ -97,10 +100,10 @@ class RunWalker:
             if status == _wire.GONE:
                 raise _directory.why_not_found(self._path, self._identity)
             if status == _wire.OTHER:
-                raise _stat_sources.another_reader_s()
+                raise _one_bpf.another_reader_s()
             if status != _wire.BUSY:
                 raise MemcgError(f"the kernel's cgroup walk failed (status {status})")
-            time.sleep(_stat_sources.BUSY_SECONDS)
+            time.sleep(_one_bpf.BUSY_SECONDS)
 
     @property
     def is_lost(self) -> bool:
@@ -109,7 +112,7 @@ class RunWalker:
 
     def close(self) -> None:
         """Lets go of the program. Calling it again does nothing."""
-        self._run = _stat_sources.closed_run
+        self._run = _one_bpf.closed_run
         self._program.close()
         _unmap(self.memory)
 
@@ -147,7 +150,7 @@ class MapSource:
         """The walk's root, open as long as this is."""
         return self._root
 
-    def walk(self) -> _text_tree.Rows:
+    def walk(self) -> _tree_text.Rows:
         """All rows, now. The next walk overwrites them.
 
         Raises:
@@ -166,7 +169,7 @@ class MapSource:
             self._tree.check_cap(count, self._root.path)
             if count <= self._room:
                 self._check_root(walker.memory, count)
-                return _text_tree.Rows(walker.memory, count)
+                return _tree_text.Rows(walker.memory, count)
             walker = self._load(self._tree.room_for(count))
 
     def absent(self) -> set[str]:
@@ -249,7 +252,7 @@ def count_rows(cgroup: Cgroup, recipe: Recipe) -> int:
         walker.close()
 
 
-TreeSource = Union[MapSource, _text_tree.TextTreeSource]
+TreeSource = Union[MapSource, _tree_text.TextTreeSource]
 
 
 class Tree(NamedTuple):
@@ -293,6 +296,6 @@ class Tree(NamedTuple):
         walker = RunWalker if transport == "run" else IteratorWalker
         return MapSource(cgroup, recipe, flush, walker, self)
 
-    def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> _text_tree.TextTreeSource:
+    def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> _tree_text.TextTreeSource:
         """A source through the cgroups' files."""
-        return _text_tree.TextTreeSource(cgroup, names, self.order, self.check_cap)
+        return _tree_text.TextTreeSource(cgroup, names, self.order, self.check_cap)

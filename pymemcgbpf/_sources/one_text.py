@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Union
 
-from ._cgroup.directory import Cgroup
-from ._cgroup.files import CgroupFile, PressureFile, StatLines, name_of, parse_items
-from ._items import MEMORY_STAT, PRESSURE, file_of
-from .errors import ItemUnavailableError, StreamError
+from .._cgroup.directory import Cgroup
+from .._cgroup.files import CgroupFile, PressureFile, StatLines, name_of, parse_items
+from .._items import MEMORY_STAT, PRESSURE, file_of
+from ..errors import ItemUnavailableError, StreamError
 
 
 class TextSource:

@@ -7,13 +7,13 @@ import errno
 import os
 from typing import NamedTuple, Optional
 
-from ._bpf import btf as _btf
-from ._bpf import program as _program
-from ._cgroup import directory as _directory
-from ._cgroup import files as _files
-from ._cgroup.directory import Cgroup
-from ._items import MEMORY_STAT
-from .errors import is_transient
+from .._bpf import btf as _btf
+from .._bpf import program as _program
+from .._cgroup import directory as _directory
+from .._cgroup import files as _files
+from .._cgroup.directory import Cgroup
+from .._items import MEMORY_STAT
+from ..errors import is_transient
 
 # Files whose reading flushes first, and that are cheaper than memory.stat (mm/memcontrol.c:
 # the show functions that call mem_cgroup_flush_stats). Not every kernel has them.

@@ -10,16 +10,17 @@ import time
 from collections import OrderedDict
 from typing import Optional, Union
 
-from . import _flush, _fork, _wire
-from ._bpf import program as _program
-from ._bpf import reload as _reload
-from ._bpf.bindings import libbpf as _libbpf
-from ._bpf.plan import Recipe
-from ._cgroup import directory as _directory
-from ._cgroup.directory import Cgroup
-from ._items import MEMORY_STAT
-from ._text_source import TextSource
-from .errors import BpfPermissionError, MemcgError, StreamError
+from .. import _fork, _wire
+from .._bpf import program as _program
+from .._bpf import reload as _reload
+from .._bpf.bindings import libbpf as _libbpf
+from .._bpf.plan import Recipe
+from .._cgroup import directory as _directory
+from .._cgroup.directory import Cgroup
+from .._items import MEMORY_STAT
+from ..errors import BpfPermissionError, MemcgError, StreamError
+from . import flush as _flush
+from .one_text import TextSource
 
 _ONE_MORE = 8  # bytes asked for beyond what is expected, so that more is seen
 

@@ -11,13 +11,13 @@ import struct
 from collections.abc import Iterator
 from typing import Callable, NamedTuple, Optional, Union
 
-from . import _wire
-from ._cgroup import directory as _directory
-from ._cgroup import files as _files
-from ._cgroup.directory import Cgroup
-from ._descriptors import Owned, opened_at
-from ._items import MEMORY_STAT, ON_ROOT, PRESSURE, file_of
-from .errors import CgroupPermissionError, errno_text, is_transient
+from .. import _wire
+from .._cgroup import directory as _directory
+from .._cgroup import files as _files
+from .._cgroup.directory import Cgroup
+from .._descriptors import Owned, opened_at
+from .._items import MEMORY_STAT, ON_ROOT, PRESSURE, file_of
+from ..errors import CgroupPermissionError, errno_text, is_transient
 
 # A directory of cgroupfs has so many links, and one more for each directory in it.
 _NO_DIRECTORY_BELOW = 2

@@ -8,17 +8,17 @@ import time
 from collections.abc import Iterator
 from typing import Optional
 
-from . import _fork, _items
-from ._bpf import btf as _btf
-from ._bpf import counter_slots as _counter_slots
-from ._bpf import program as _program
-from ._bpf.plan import Base, Recipe, Term, Terms, guessed, unit_of
-from ._cgroup import directory as _directory
-from ._cgroup import files as _files
-from ._cgroup.directory import Cgroup
-from ._items import MEMORY_STAT, Counters
-from ._stat_sources import StreamSource
-from .errors import BackendUnavailableError, MemcgError, is_transient
+from .. import _fork, _items
+from .._bpf import btf as _btf
+from .._bpf import counter_slots as _counter_slots
+from .._bpf import program as _program
+from .._bpf.plan import Base, Recipe, Term, Terms, guessed, unit_of
+from .._cgroup import directory as _directory
+from .._cgroup import files as _files
+from .._cgroup.directory import Cgroup
+from .._items import MEMORY_STAT, Counters
+from ..errors import BackendUnavailableError, MemcgError, is_transient
+from .one_bpf import StreamSource
 
 _lock = _fork.renewed_lock(__name__, "_lock")
 _found: Optional[_counter_slots.Layout] = None
