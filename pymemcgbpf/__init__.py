@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from ._cached_readers import clear_cache, read_stats
     from ._items import UNLIMITED, Item
     from ._offer import items, unknown_keys
-    from ._pin import pin, pin_tree
-    from ._unpin import unpin
+    from ._pins.create import pin, pin_tree
+    from ._pins.read import PinnedReader
+    from ._pins.remove import unpin
     from .errors import (
         BackendUnavailableError,
         BpfObjectError,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
         UnknownItemError,
         VerifierError,
     )
-    from .pinned import PinnedReader
     from .reader import StatsReader, TreeReader
     from .snapshot import ABSENT, Row, Snapshot
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Optional
 
-from .._unpin import unpin
-from ..pinned import ORDERS, PinnedReader
+from .._pins.read import ORDERS, PinnedReader
+from .._pins.remove import unpin
 from ..snapshot import Row, Snapshot
 from . import command
 from .units import Shown, columns, human, padded, printable, utf_8
@@ -70,7 +70,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         parser.error("--room is of use with --tree alone")
 
     def make() -> None:
-        from .._pin import pin, pin_tree
+        from .._pins.create import pin, pin_tree
 
         items, flush = options.items or None, not options.no_flush
         if options.tree:

@@ -32,13 +32,13 @@ from pymemcgbpf import (
     TreeReader,
     TreeTooLargeError,
     UnknownItemError,
-    _pin,
     _wire,
     pin,
     pin_tree,
-    pinned,
     unpin,
 )
+from pymemcgbpf._pins import create as _create
+from pymemcgbpf._pins import read as _read
 from pymemcgbpf._sources import choose as _choose
 
 from .cgroups import (
@@ -482,7 +482,7 @@ def test_a_walk_that_grows_too_large(empty_cgroup: Path, pins: Path, nobody: Nob
     for items in (None, ["*"], [f"{name}*" for name in ("workingset", "anon", "memory.current")]):
         pin(empty_cgroup, pins / "walk", items, order="pre", flush=False)
         reader = PinnedReader(pins / "walk")
-        fit = pinned.capacity(len(reader.items))
+        fit = _read.capacity(len(reader.items))
         if fit > 400:
             unpin(pins / "walk")
             continue
@@ -666,7 +666,7 @@ def test_room_is_made_for_the_tree_and_for_no_other(empty_cgroup: Path, pins: Pa
     pin_tree(empty_cgroup, pins / "tree", items, flush=False)
     parts = len(os.listdir(pins / "tree"))
     assert len(os.listdir(pins / "leaf")) == 1 < parts
-    assert parts == _pin.parts_for(2 * 301 + 64, pinned.capacity(len(items)))
+    assert parts == _create.parts_for(2 * 301 + 64, _read.capacity(len(items)))
     assert (len(read_tree(pins / "leaf")), len(read_tree(pins / "tree"))) == (1, 301)
     unpin(pins / "leaf")
     unpin(pins / "tree")
@@ -684,7 +684,7 @@ def test_a_tree_that_outgrows_its_room(empty_cgroup: Path, pins: Path, nobody: N
         child.mkdir()
     with pytest.raises(TreeTooLargeError, match="more room=") as caught:
         reader.read()
-    fit = pinned.capacity(len(reader.items))
+    fit = _read.capacity(len(reader.items))
     assert caught.value.rows == fit
     kind, message = nobody.run(READ_ERROR, path)
     assert kind == "TreeTooLargeError" and "unpin" in message
@@ -709,7 +709,7 @@ def test_ids_with_a_stride_are_spread(empty_cgroup: Path, pins: Path) -> None:
     sizes = []
     for part in parts:
         with part.open("rb", buffering=0) as file:
-            rows = _wire.take_apart(file.read(pinned.BUFFER)).rows
+            rows = _wire.take_apart(file.read(_read.BUFFER)).rows
         sizes.append(len(rows) // 32)
     assert sum(sizes) == 321
     assert max(sizes) <= 321 / len(parts) + 6 * (321 / len(parts)) ** 0.5

@@ -9,7 +9,7 @@ from typing import Optional
 
 import pytest
 
-from pymemcgbpf import _bpffs
+from pymemcgbpf._pins import bpffs as _bpffs
 
 STAT_V2 = "anon 4096\nfile 8192\npgfault 3\n"
 STAT_V1 = "cache 1\nrss 2\ntotal_cache 8192\ntotal_rss 4096\ntotal_pgfault 3\n"

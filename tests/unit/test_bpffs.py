@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pymemcgbpf import MemcgError, PinExistsError, PinPathError, PinPermissionError, _bpffs
+from pymemcgbpf import MemcgError, PinExistsError, PinPathError, PinPermissionError
+from pymemcgbpf._pins import bpffs as _bpffs
 
 from ..open_files import open_files
 from .directories import said_to_be

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from pymemcgbpf import BackendUnavailableError, ItemUnavailableError, _pin, _wire
+from pymemcgbpf import BackendUnavailableError, ItemUnavailableError, _wire
 from pymemcgbpf._cli.main import main
+from pymemcgbpf._pins import create as _create
 
 from .conftest import RunPython
 from .directories import said_to_be
@@ -44,8 +45,8 @@ class Pinned:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Pinned:
     fake = Pinned()
-    monkeypatch.setattr(_pin, "pin", fake.of("pin"))
-    monkeypatch.setattr(_pin, "pin_tree", fake.of("pin_tree"))
+    monkeypatch.setattr(_create, "pin", fake.of("pin"))
+    monkeypatch.setattr(_create, "pin_tree", fake.of("pin_tree"))
     return fake
 
 
@@ -144,7 +145,7 @@ def test_a_signal_ends_a_pin_by_an_exception(
         os.kill(os.getpid(), number)
         time.sleep(seconds)
 
-    monkeypatch.setattr(_pin, "pin_tree", slow)
+    monkeypatch.setattr(_create, "pin_tree", slow)
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as caught:
         main(["pin", "--tree", "a", "b"])

@@ -180,9 +180,9 @@ def test_a_name_is_the_same_whoever_asks(run_python: RunPython) -> None:
         "assert MemcgError is pymemcgbpf.errors.MemcgError\n"
         "assert callable(items) and items is pymemcgbpf.items and callable(pymemcgbpf.items)\n"
         "assert __version__ == pymemcgbpf.__version__\n"
-        "import pymemcgbpf._pin, pymemcgbpf._unpin, pymemcgbpf.pinned\n"
+        "import pymemcgbpf._pins.create, pymemcgbpf._pins.remove, pymemcgbpf._pins.read\n"
         "assert all(map(inspect.isfunction, (pymemcgbpf.pin, pymemcgbpf.unpin)))\n"
-        "assert pymemcgbpf.pinned.PinnedReader is PinnedReader\n"
+        "assert pymemcgbpf._pins.read.PinnedReader is PinnedReader\n"
         "try: pymemcgbpf.StatReader\n"
         "except AttributeError as error: print(error)\n"
     )

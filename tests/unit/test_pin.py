@@ -25,11 +25,9 @@ from pymemcgbpf import (
     TreeTooLargeError,
     UnknownItemError,
     VerifierError,
-    _pin,
     _wire,
     pin,
     pin_tree,
-    pinned,
 )
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import libbpf as _libbpf
@@ -37,6 +35,8 @@ from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.plan import Recipe, Term, Terms
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._descriptors import Descriptor, opened_at
+from pymemcgbpf._pins import create as _create
+from pymemcgbpf._pins import read as _read
 from pymemcgbpf._sources import choose as _choose
 from pymemcgbpf._sources import tree_bpf as _tree_bpf
 from pymemcgbpf._sources.choose import Choice, Request
@@ -262,7 +262,7 @@ def test_a_walk_that_does_not_fit(pins: Pins, v2: Path) -> None:
     for order in ("pre", "post", "up", "children"):
         with pytest.raises(TreeTooLargeError, match="pin_tree") as caught:
             pin(v2, pins.root / "it", order=order)
-        assert caught.value.rows == pinned.capacity(2)
+        assert caught.value.rows == _read.capacity(2)
     pin_tree(v2, pins.root / "it")  # which looks at the first row alone
     assert pins.open() == 0
 
@@ -392,7 +392,7 @@ def test_a_tree(pins: Pins, v2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pin_tree(v2, pins.root / "new" / "tree", room=5000, mode=0o400)
     probe, *parts = pins.made
     count = len(parts)
-    assert count == _pin.parts_for(5000, pinned.capacity(2)) > 5
+    assert count == _create.parts_for(5000, _read.capacity(2)) > 5
     names = [f"part-{at:04}-of-{count:04}" for at in range(count)]
     assert sorted(os.listdir(pins.root / "new" / "tree")) == names
     assert [os.path.basename(part.pinned[0]) for part in parts] == names
@@ -423,7 +423,7 @@ def test_a_tree_that_is_not_whole_is_for_nobody(
 def test_room_by_default_is_twice_what_is_there(pins: Pins, v2: Path) -> None:
     (v2 / "cgroup.stat").write_text("nr_descendants 4999\nnr_dying_descendants 3\n")
     pin_tree(v2, pins.root / "tree")
-    count = _pin.parts_for(2 * 5000 + 64, pinned.capacity(2))
+    count = _create.parts_for(2 * 5000 + 64, _read.capacity(2))
     assert len(os.listdir(pins.root / "tree")) == count
 
 
@@ -442,7 +442,7 @@ def test_room_by_default_is_counted_where_the_kernel_does_not_say(
     monkeypatch.setattr(_tree_bpf, "count_rows", count)
     pin_tree(cgroup, pins.root / "tree")
     assert counted == [str(cgroup)]
-    count_of_parts = _pin.parts_for(2 * 2000 + 64, pinned.capacity(2))
+    count_of_parts = _create.parts_for(2 * 2000 + 64, _read.capacity(2))
     assert len(os.listdir(pins.root / "tree")) == count_of_parts
     pin_tree(cgroup, pins.root / "small", room=1)
     assert len(counted) == 1
@@ -450,18 +450,18 @@ def test_room_by_default_is_counted_where_the_kernel_does_not_say(
 
 @pytest.mark.parametrize("items", [1, 2, 6, 68, 110, 512])
 def test_a_part_never_fills_the_buffer(items: int) -> None:
-    fit = pinned.capacity(items)
+    fit = _read.capacity(items)
     size = _wire.header_size(items) + fit * _wire.row_size(items) + _wire.TRAILER.size
     assert size < 8 * mmap.PAGESIZE <= size + _wire.row_size(items)
 
 
 @pytest.mark.parametrize("fit", [7, 53, 455, 1000])
 def test_parts_have_head_room(fit: int) -> None:
-    assert _pin.parts_for(1, fit) == _pin.parts_for(fit, fit) == 1
+    assert _create.parts_for(1, fit) == _create.parts_for(fit, fit) == 1
     for room in (fit + 1, 2 * fit, 5000, 100_000):
-        average = room / _pin.parts_for(room, fit)
+        average = room / _create.parts_for(room, fit)
         assert average + 6 * math.sqrt(average) <= fit + 1e-6
-        fewer = room / (_pin.parts_for(room, fit) - 1)
+        fewer = room / (_create.parts_for(room, fit) - 1)
         assert fewer + 6 * math.sqrt(fewer) > fit, "more parts than needed"
 
 
@@ -477,7 +477,7 @@ def mixed(cgroup_id: int) -> int:
 def test_ids_with_a_stride_are_spread(stride: int) -> None:
     """By the same arithmetic; the tests on real kernels hold the program itself against it."""
     for fit, room in ((455, 10_000), (53, 10_000), (7, 500)):
-        count = _pin.parts_for(room, fit)
+        count = _create.parts_for(room, fit)
         sizes = [0] * count
         for at in range(room):
             sizes[mixed(81_178_121 + at * stride) % count] += 1

@@ -29,12 +29,12 @@ from pymemcgbpf import (
     Snapshot,
     StreamError,
     TreeTooLargeError,
-    _bpffs,
     _wire,
-    pinned,
     unpin,
 )
 from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._pins import bpffs as _bpffs
+from pymemcgbpf._pins import read as _read
 
 from .directories import said_to_be
 from .tree_rows import pack
@@ -268,7 +268,7 @@ def kernel_that_says(*answers: Any) -> Any:
     waiting = list(answers)
 
     def read(fd: int, size: int) -> bytes:
-        assert (fd, size) == (99, pinned.BUFFER)
+        assert (fd, size) == (99, _read.BUFFER)
         answer = waiting.pop(0)
         if isinstance(answer, int):
             raise OSError(answer, "x")
@@ -292,13 +292,13 @@ def test_a_full_buffer_is_told(
     answers: list[Any], full: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "read", kernel_that_says(*answers))
-    assert pinned.read_walk(99) == (answers[0], full)
+    assert _read.read_walk(99) == (answers[0], full)
 
 
 def test_another_failure_is_no_full_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "read", kernel_that_says(stream(TREE, 2)[:-16], errno.ENOMEM))
     with pytest.raises(OSError) as caught:
-        pinned.read_walk(99)
+        _read.read_walk(99)
     assert caught.value.errno == errno.ENOMEM
 
 
@@ -308,14 +308,14 @@ def test_too_large_a_walk_names_the_way_out(
     walk = PinnedReader(pinned_file(tmp_path / "walk", stream(TREE, 2)))
     parts = PinnedReader(pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:]))
     cut = stream(TREE, 2)[:-16]
-    monkeypatch.setattr(pinned, "read_walk", lambda fd: pinned._Read(cut, True))
+    monkeypatch.setattr(pinned, "read_walk", lambda fd: _read._Read(cut, True))
     with pytest.raises(TreeTooLargeError, match=r"pin_tree\(\) into a directory") as caught:
         walk.read()
-    fit = pinned.capacity(2)
+    fit = _read.capacity(2)
     assert (caught.value.rows, caught.value.max_rows) == (fit, fit)
     assert f"which takes {fit} cgroups" in str(caught.value)
     rows = TREE * fit
-    assert len(stream(rows[:fit], 2)) < pinned.BUFFER <= len(stream(rows[: fit + 1], 2))
+    assert len(stream(rows[:fit], 2)) < _read.BUFFER <= len(stream(rows[: fit + 1], 2))
     with pytest.raises(TreeTooLargeError, match=r"anew with more room=") as caught:
         parts.read()
     assert str(tmp_path / "parts") in str(caught.value)
@@ -394,7 +394,7 @@ def test_a_part_that_is_larger_than_the_kernel_s_buffer(tmp_path: Path) -> None:
     directory = pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:])
     reader = PinnedReader(directory)
     part = directory / _bpffs.Part(1, 2).name
-    part.write_bytes(stream(TREE * pinned.capacity(2), 2))
+    part.write_bytes(stream(TREE * _read.capacity(2), 2))
     with pytest.raises(StreamError, match="cut short"):
         reader.read()
 
@@ -408,7 +408,7 @@ def test_a_cgroup_that_is_below_itself(tmp_path: Path) -> None:
 
 def test_the_memory_that_a_read_takes(tmp_path: Path) -> None:
     """The rows once as they were read and once in order, and what the order itself takes."""
-    fit = pinned.capacity(2)
+    fit = _read.capacity(2)
     ids = iter(range(100, 100 + 20 * fit))
     rows = [[_wire.Row(next(ids), 99, 2, 0, (7, 8)) for _ in range(fit)] for _ in range(20)]
     rows[0][0] = _wire.Row(99, 1, 1, 0, (7, 8))
@@ -493,7 +493,7 @@ def test_one_cgroup(one: Path) -> None:
 def test_a_walk(order: int, rows: list[_wire.Row], root: int, tmp_path: Path) -> None:
     reader = PinnedReader(pinned_file(tmp_path / "it", stream(rows, order)))
     snapshot = read_tree(reader)
-    assert snapshot.order == reader.order == pinned.ORDERS[order]
+    assert snapshot.order == reader.order == _read.ORDERS[order]
     assert list(snapshot.ids) == [row.cgroup_id for row in rows]
     assert [row["pgscan"] for row in snapshot] == [row.values[1] for row in rows]
     assert snapshot._paths.root_id == root  # type: ignore[union-attr]
@@ -642,7 +642,7 @@ def test_what_the_path_leads_to_meanwhile_is_not_removed(
         directory.mkdir()
         pinned_file(directory / "one", stream([ROW]))
         pinned_parts(directory / "tree", TREE[:2], TREE[2:])
-    read_head = pinned.read_head
+    read_head = _read.read_head
 
     def swapped(path: str, at: int) -> bytes:
         if not (bpffs / "moved").exists():

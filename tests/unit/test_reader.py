@@ -27,15 +27,9 @@ from pymemcgbpf import (
     StreamError,
 )
 from pymemcgbpf._cgroup.directory import Cgroup
-from pymemcgbpf._sources import (
-    choose as _choose,
-)
-from pymemcgbpf._sources import (
-    one_bpf as _one_bpf,
-)
-from pymemcgbpf._sources import (
-    slot_discovery as _slot_discovery,
-)
+from pymemcgbpf._sources import choose as _choose
+from pymemcgbpf._sources import one_bpf as _one_bpf
+from pymemcgbpf._sources import slot_discovery as _slot_discovery
 from pymemcgbpf._sources.choose import Choice, Request
 
 from ..open_files import open_files

@@ -10,26 +10,18 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple, NoReturn, Optional, SupportsIndex
 
-from . import _bpffs, _items, _wire, pinned
-from ._bpf import btf as _btf
-from ._bpf import program as _program
-from ._bpf.bindings import libbpf as _libbpf
-from ._bpf.plan import Recipe
-from ._cgroup import directory as _directory
-from ._cgroup.directory import Cgroup
-from ._sources import (
-    choose as _choose,
-)
-from ._sources import (
-    flush as _flush,
-)
-from ._sources import (
-    one_bpf as _one_bpf,
-)
-from ._sources import (
-    tree_bpf as _tree_bpf,
-)
-from .errors import (
+from .. import _items, _wire
+from .._bpf import btf as _btf
+from .._bpf import program as _program
+from .._bpf.bindings import libbpf as _libbpf
+from .._bpf.plan import Recipe
+from .._cgroup import directory as _directory
+from .._cgroup.directory import Cgroup
+from .._sources import choose as _choose
+from .._sources import flush as _flush
+from .._sources import one_bpf as _one_bpf
+from .._sources import tree_bpf as _tree_bpf
+from ..errors import (
     BackendUnavailableError,
     ItemUnavailableError,
     MemcgError,
@@ -37,6 +29,8 @@ from .errors import (
     UnknownItemError,
     is_transient,
 )
+from . import bpffs as _bpffs
+from . import read as _read
 
 
 def pin(
@@ -156,7 +150,7 @@ def pin_tree(
         source.close()
         if wanted is None:
             wanted = 2 * _rows_now(cgroup, source.recipe) + _SPARE_ROWS
-        fit = pinned.capacity(len(source.names))
+        fit = _read.capacity(len(source.names))
         most = _bpffs.MOST_PARTS
         count = parts_for(min(wanted, (most + 1) * fit), fit)
         if count > most:
@@ -294,12 +288,12 @@ class PinSource:
         absent = {name for name in self.names if _items.item_named(name) is None}
         iterator = _libbpf.IteratorMaker(self._link.fd)()
         try:
-            data, _ = pinned.read_walk(iterator.fileno())
+            data, _ = _read.read_walk(iterator.fileno())
         finally:
             iterator.close()
         header, rows, end_ns = _wire.take_apart(data)
         if end_ns is None and self._walk.whole:
-            raise pinned.too_large(f"from {self._cgroup.path}", len(header.items))
+            raise _read.too_large(f"from {self._cgroup.path}", len(header.items))
         if rows:
             row = _wire.decode_row(rows, 0, len(self.names))
             lacking = {name for name, value in zip(self.names, row.values) if value == _wire.ABSENT}

@@ -11,11 +11,11 @@ import time
 from types import TracebackType
 from typing import Callable, NamedTuple, NoReturn, Optional, TypeVar, Union
 
-from . import _bpffs, _items, _wire
-from ._cgroup import directory as _directory
-from ._cgroup import paths as _paths
-from ._descriptors import Owned, opened_at
-from .errors import (
+from .. import _items, _wire
+from .._cgroup import directory as _directory
+from .._cgroup import paths as _paths
+from .._descriptors import Owned, opened_at
+from ..errors import (
     CgroupRemovedError,
     ClosedError,
     MemcgError,
@@ -25,7 +25,8 @@ from .errors import (
     TreeTooLargeError,
     errno_text,
 )
-from .snapshot import Snapshot
+from ..snapshot import Snapshot
+from . import bpffs as _bpffs
 
 __all__ = ["PinnedReader"]
 

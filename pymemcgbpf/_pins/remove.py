@@ -7,8 +7,9 @@ import os
 import stat
 from typing import Callable
 
-from . import _bpffs, pinned
-from .errors import MemcgError, PinPathError, StreamError
+from ..errors import MemcgError, PinPathError, StreamError
+from . import bpffs as _bpffs
+from . import read as _read
 
 
 def unpin(pin_path: _bpffs.Path) -> None:
@@ -43,12 +44,12 @@ def unpin(pin_path: _bpffs.Path) -> None:
             elif _bpffs.parts_of([name]):
                 raise PinPathError(f"{path} is part of a pinned tree: unpin {above}")
             else:
-                pinned.read_head(path, at)
+                _read.read_head(path, at)
                 _taken_away(path, os.unlink, at)
     except MemcgError:
         raise
     except (OSError, ValueError) as error:
-        raise pinned.open_error(path, error) from error
+        raise _read.open_error(path, error) from error
 
 
 def _remove_directory(path: str, above: int) -> None:
@@ -66,7 +67,7 @@ def _remove_directory(path: str, above: int) -> None:
                 f"{path} has {foreign[0]!r} beside the parts of a pinned tree: nothing was removed"
             )
         for part in parts:
-            pinned.read_head(part, at)
+            _read.read_head(part, at)
         for part in reversed(parts):
             _taken_away(part, os.unlink, at)
     _taken_away(path, os.rmdir, above)

@@ -12,9 +12,9 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import Callable, NamedTuple, Optional, Union
 
-from ._descriptors import Owned, opened_at
-from ._lookup import status
-from .errors import (
+from .._descriptors import Owned, opened_at
+from .._lookup import status
+from ..errors import (
     MemcgError,
     PinExistsError,
     PinPathError,
