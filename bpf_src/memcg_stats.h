@@ -3,7 +3,7 @@
  * What crosses from the kernel to the reader: the stream's header, its rows and
  * its trailer, and the tables of terms and blocks that user space writes before load.
  *
- * Native byte order throughout. pymemcgbpf/_wire.py and pymemcgbpf/_program.py are
+ * Native byte order throughout. pymemcgbpf/_wire.py and pymemcgbpf/program.py are
  * the other side; tests/unit/test_wire.py holds the two against each other.
  */
 #ifndef MEMCG_STATS_H

@@ -91,22 +91,22 @@ __all__ = [
 # Where the names are that are not in errors.py, and the modules that are public themselves.
 _HOMES = {
     "ABSENT": "snapshot",
-    "Item": "_catalogue",
-    "PinnedReader": "pinned",
+    "Item": "_items",
+    "PinnedReader": "_pins.read",
     "Row": "snapshot",
     "Snapshot": "snapshot",
     "StatsReader": "reader",
     "TreeReader": "reader",
-    "UNLIMITED": "_catalogue",
+    "UNLIMITED": "_items",
     "clear_cache": "_cached_readers",
     "items": "_offer",
-    "pin": "_pin",
-    "pin_tree": "_pin",
+    "pin": "_pins.create",
+    "pin_tree": "_pins.create",
     "read_stats": "_cached_readers",
     "unknown_keys": "_offer",
-    "unpin": "_unpin",
+    "unpin": "_pins.remove",
 }
-_ROOMS = ("errors", "pinned", "reader", "snapshot")
+_ROOMS = ("errors", "reader", "snapshot")
 
 if not TYPE_CHECKING:  # else a type checker would take any name for one of ours
 
@@ -151,6 +151,6 @@ def _warn_if_unbuilt() -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-_BPF_OBJECT = os.path.join("_bpf", "memcg_stats.bpf.o")
+_BPF_OBJECT = os.path.join("_bpf", "objects", "memcg_stats.bpf.o")
 
 _warn_if_unbuilt()

@@ -19,7 +19,7 @@ class Base(NamedTuple):
     """A structure in the kernel's memory, by the way to it.
 
     Attributes:
-        start: struct mem_cgroup or struct cgroup, a ``START_*`` of _program.py.
+        start: struct mem_cgroup or struct cgroup, a ``START_*`` of program.py.
         steps: the offsets of the pointers to follow.
         guard: the offset of a byte in it that is 0 where it is not in use, if there is one.
     """
@@ -33,7 +33,7 @@ class Term(NamedTuple):
     """One of the kernel's numbers; an item is the sum of its terms.
 
     Attributes:
-        kind: a ``KIND_*`` of _program.py.
+        kind: a ``KIND_*`` of program.py.
         at: what a kfunc is asked for; else the offset of a word, in *base*.
         unit: the factor from it to the item's unit.
         base: where the word is.

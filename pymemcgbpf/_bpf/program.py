@@ -389,7 +389,7 @@ def read_object(file: Optional[str] = None) -> bytes:
         if is_transient(error):
             raise shortage(f"the BPF object {file} cannot be read", error, "open") from error
         what_to_do = "install pymemcgbpf again"
-        package = os.path.dirname(os.path.dirname(file))
+        package = os.path.dirname(os.path.dirname(os.path.dirname(file)))
         if os.path.exists(os.path.join(os.path.dirname(package), "setup.cfg")):
             what_to_do = (
                 "this is the source tree, which holds none until it is built: use an installed "

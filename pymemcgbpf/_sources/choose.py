@@ -120,7 +120,7 @@ def choose(cgroup: Cgroup, request: Request, maker: Maker[_Source]) -> Choice[_S
     Raises:
         ValueError: no such backend or transport.
         BackendUnavailableError: the one asked for cannot serve here.
-        UnknownItemError, ItemUnavailableError, and what _cgroupfs raises.
+        UnknownItemError, ItemUnavailableError, and what _cgroup.directory raises.
     """
     _check_request(request, maker.transports)
     shown = Shown(cgroup, maker.walks)

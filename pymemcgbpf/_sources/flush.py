@@ -24,7 +24,7 @@ class Flush(NamedTuple):
     """A way to flush.
 
     Attributes:
-        mode: what the program does, a ``FLUSH_*`` of _program.py.
+        mode: what the program does, a ``FLUSH_*`` of program.py.
         files: what user space reads before, if anything.
         pressure: what it reads for totals of stalled time, if they are wanted.
     """

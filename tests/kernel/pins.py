@@ -72,7 +72,7 @@ class Nobody:
         shutil.copytree(package, Path(self._folder, "pymemcgbpf"))
         for path in (Path(self._folder), *Path(self._folder).rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
-        shutil.rmtree(Path(self._folder, "pymemcgbpf", "_bpf"))
+        shutil.rmtree(Path(self._folder, "pymemcgbpf", "_bpf", "objects"))
 
     def start(
         self, code: str, *arguments: object, hide: Optional[Path] = None

@@ -548,7 +548,7 @@ def test_a_segment_that_cannot_be_mapped(times: int, monkeypatch: pytest.MonkeyP
 
 LOAD_ANEW = """
 import ctypes
-from pymemcgbpf import _libbpf
+from pymemcgbpf._bpf import libbpf as _libbpf
 def address(lib):
     return ctypes.cast(lib.libbpf_major_version, ctypes.c_void_p).value
 before = _libbpf.load()

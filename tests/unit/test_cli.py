@@ -247,7 +247,8 @@ def test_nobody_to_complain_to_is_no_failure(stderr: str, v2: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     code = (
-        "import sys; from pymemcgbpf import _libbpf, errors\n"
+        "import sys; from pymemcgbpf import errors\n"
+        "from pymemcgbpf._bpf import libbpf as _libbpf\n"
         "def load(): raise errors.BackendUnavailableError('x')\n"
         "_libbpf.load = load\n"
         "from pymemcgbpf._cli.main import main; sys.exit(main(sys.argv[1:]))"

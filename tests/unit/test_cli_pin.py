@@ -234,7 +234,8 @@ def test_cat_takes_no_ctypes(run_python: RunPython, tmp_path: Path) -> None:
     pinned_file(tmp_path / "it", stream([ROW]))
     code = (
         "import sys; sys.modules['ctypes'] = sys.modules['_ctypes'] = None\n"
-        "from pymemcgbpf import _bpffs; _bpffs.is_on_bpffs = lambda status, path: True\n"
+        "from pymemcgbpf._pins import bpffs as _bpffs\n"
+        "_bpffs.is_on_bpffs = lambda status, path: True\n"
         "from pymemcgbpf._cli.main import main; sys.exit(main(['cat', 'it']))\n"
     )
     ran = run_python("-c", code)

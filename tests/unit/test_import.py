@@ -22,17 +22,20 @@ from .conftest import RunPython
 PACKAGE = Path(pymemcgbpf.__file__).resolve().parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 IDS = [str(path.relative_to(PACKAGE)) for path in SOURCES]
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+    for path in SOURCES
+}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Each imported module, with how many dots stand before it."""
+    """Each imported module, or name in one, with how many dots stand before it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.level, node.module
         elif isinstance(node, ast.ImportFrom):
-            yield from ((node.level, alias.name) for alias in node.names)
+            above = f"{node.module}." if node.module else ""
+            yield from ((node.level, above + alias.name) for alias in node.names)
 
 
 def of_package(path: Path) -> set[str]:
@@ -41,7 +44,10 @@ def of_package(path: Path) -> set[str]:
     found = set()
     for level, name in imports(path):
         if level:
-            found.add(".".join([*here[: len(here) - level + 1], name]))
+            parts = [*here[: len(here) - level + 1], *name.split(".")]
+            if ".".join(parts) not in MODULES:  # a name in a module
+                parts.pop()
+            found.add(".".join(parts))
         else:
             assert not name.startswith("pymemcgbpf"), f"{path.name}: import it relatively"
     return found
@@ -83,7 +89,7 @@ def test_an_import_warns_of_nothing(run_python: RunPython) -> None:
 def tree(tmp_path: Path) -> Path:
     """A source tree that is not built."""
     made = tmp_path / "tree"
-    shutil.copytree(PACKAGE, made / "pymemcgbpf", ignore=shutil.ignore_patterns("_bpf"))
+    shutil.copytree(PACKAGE, made / "pymemcgbpf", ignore=shutil.ignore_patterns("objects"))
     (made / "bpf_src").mkdir()
     (made / "bpf_src" / "memcg_stats.bpf.c").touch()
     return made
@@ -115,8 +121,9 @@ def test_the_unbuilt_source_tree_is_not_timed(tree: Path, run_python: RunPython)
 def test_nothing_else_warns(what: str, tree: Path, run_python: RunPython) -> None:
     found = tree
     if what == "built":  # as pip install -e does
-        (tree / "pymemcgbpf" / "_bpf").mkdir()
-        (tree / "pymemcgbpf" / "_bpf" / "memcg_stats.bpf.o").touch()
+        objects = tree / "pymemcgbpf" / "_bpf" / "objects"
+        objects.mkdir()
+        (objects / "memcg_stats.bpf.o").touch()
     elif what == "a copy":  # for PinnedReader alone
         shutil.rmtree(tree / "bpf_src")
     else:
@@ -160,7 +167,7 @@ def test_a_name_is_found_where_type_checkers_are_told() -> None:
     }
     assert {*homes, "__version__"} == set(pymemcgbpf.__all__)
     assert {name: home for name, home in homes.items() if home != "errors"} == pymemcgbpf._HOMES
-    assert set(homes.values()) >= {"errors", "pinned"}
+    assert set(homes.values()) >= {"errors", "_pins.read"}
     errors = importlib.import_module("pymemcgbpf.errors")
     assert {name for name, home in homes.items() if home == "errors"} == set(errors.__all__)
 
@@ -206,7 +213,8 @@ def test_an_import_takes_no_ctypes(run_python: RunPython) -> None:
 
 def test_a_reader_takes_no_heavy_modules(run_python: RunPython) -> None:
     code = (
-        "import sys; from pymemcgbpf import StatsReader, TreeReader, _libbpf; _libbpf.load(); "
+        "import sys; from pymemcgbpf import StatsReader, TreeReader; "
+        "from pymemcgbpf._bpf import libbpf; libbpf.load(); "
         f"print({HEAVY} & set(sys.modules), 'ctypes' in sys.modules)"
     )
     ran = run_python("-S", "-c", code)
@@ -219,7 +227,8 @@ def test_reading_pins_takes_no_ctypes(run_python: RunPython, tmp_path: Path) -> 
     (tmp_path / "pin").write_bytes(header + row + _wire.TRAILER.pack(_wire.END_MAGIC, 1, 9))
     code = (
         "import sys; sys.modules['ctypes'] = sys.modules['_ctypes'] = None\n"
-        "from pymemcgbpf import PinnedReader, StreamError, Snapshot, UNLIMITED, unpin, _bpffs\n"
+        "from pymemcgbpf import PinnedReader, StreamError, Snapshot, UNLIMITED, unpin\n"
+        "from pymemcgbpf._pins import bpffs as _bpffs\n"
         "_bpffs.is_on_bpffs = lambda status, path: True\n"
         "print(PinnedReader('pin').read())\n"
     )
@@ -237,7 +246,7 @@ def test_only_one_file_knows_ctypes() -> None:
         for path in SOURCES
         if any(name.partition(".")[0] == "ctypes" for _, name in imports(path))
     }
-    assert users == {"_libbpf"}
+    assert users == {"_bpf.libbpf"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
@@ -254,64 +263,36 @@ def test_only_the_standard_library(path: Path) -> None:
         assert not {"site-packages", "dist-packages"} & set(Path(found.origin).parts), name
 
 
-@pytest.mark.parametrize(
-    ("name", "allowed"),
-    [
-        ("errors", set()),
-        ("_catalogue", set()),
-        ("_wire", {"errors"}),
-        ("_descriptors", {"errors"}),
-        ("_signals", set()),
-        ("_lookup", {"errors"}),
-        ("_cgroupfs", {"_catalogue", "_descriptors", "_lookup", "errors"}),
-        ("_fork", set()),
-        ("_libbpf", {"_descriptors", "_fork", "errors"}),
-        ("_bindings", {"_libbpf", "errors"}),
-        ("_btf", {"_bindings", "_fork", "_signals", "errors"}),
-        ("_layout", {"_btf"}),
-        ("_cgroup_files", {"_catalogue", "_cgroupfs", "_descriptors", "errors"}),
-        ("_text_source", {"_catalogue", "_cgroup_files", "_cgroupfs", "errors"}),
-        (
-            "_text_tree",
-            {
-                "_catalogue",
-                "_cgroup_files",
-                "_cgroupfs",
-                "_descriptors",
-                "_lookup",
-                "_wire",
-                "errors",
-            },
-        ),
-        ("_shown", {"_catalogue", "_cgroup_files", "_cgroupfs", "errors"}),
-        ("_relocated", {"_bindings", "_descriptors", "errors"}),
-        (
-            "_program",
-            {"_bindings", "_btf", "_descriptors", "_relocated", "_signals", "_wire", "errors"},
-        ),
-        ("_recipe", {"_btf", "_catalogue", "_layout", "_program", "_wire", "errors"}),
-        ("_flush", {"_btf", "_catalogue", "_cgroup_files", "_cgroupfs", "_program", "errors"}),
-        ("_paths", {"_descriptors", "_fork", "errors"}),
-        ("_bpffs", {"_descriptors", "_lookup", "errors"}),
-        (
-            "pinned",
-            {
-                "_bpffs",
-                "_catalogue",
-                "_cgroupfs",
-                "_descriptors",
-                "_paths",
-                "_wire",
-                "errors",
-                "snapshot",
-            },
-        ),
-        ("_unpin", {"_bpffs", "errors", "pinned"}),
-        ("snapshot", {"_cgroupfs", "_paths", "_wire", "errors"}),
-    ],
-)
-def test_the_lower_rooms_know_nobody_above(name: str, allowed: set[str]) -> None:
-    assert of_package(PACKAGE / f"{name}.py") <= allowed
+# The rules of the house: a folder, or a file, and what it may know of the others.
+BASE = {
+    *("errors", "_items", "_wire", "_fork", "_version"),
+    *("_descriptors", "_signals", "_lookup"),
+}
+SNAPSHOT = {"snapshot", "_cgroup"}
+RULES = {
+    **dict.fromkeys(BASE, BASE),
+    "_cgroup": {*BASE, "_cgroup"},
+    "_bpf": {*BASE, "_bpf"},
+    "_sources": {*BASE, "_cgroup", "_bpf", "_sources"},
+    "snapshot": {*BASE, *SNAPSHOT},
+    # Whoever reads pins has no libbpf, and perhaps no ctypes.
+    **{f"_pins.{name}": {*BASE, *SNAPSHOT, "_pins"} for name in ("bpffs", "read", "remove")},
+}
+
+
+@pytest.mark.parametrize(("room", "known"), RULES.items(), ids=RULES)
+def test_a_room_knows_only_what_is_below_it(room: str, known: set[str]) -> None:
+    inside = [path for path in SOURCES if f"{name_of(path)}.".startswith(f"{room}.")]
+    assert inside
+    for path in inside:
+        for name in of_package(path):
+            folder = name.partition(".")[0]
+            assert name in known or folder in known, f"{name_of(path)} knows {name}"
+
+
+def test_whoever_reads_pins_imports_nobody_who_makes_them() -> None:
+    for name in ("bpffs", "read", "remove"):
+        assert "_pins.create" not in of_package(PACKAGE / "_pins" / f"{name}.py")
 
 
 def test_nobody_imports_the_command_line() -> None:
@@ -320,16 +301,11 @@ def test_nobody_imports_the_command_line() -> None:
             assert not any(name.startswith("_cli") for name in of_package(path)), path.name
 
 
-def test_only_the_sources_and_the_choice_know_the_programs() -> None:
-    users = {name_of(path) for path in SOURCES if "_program" in of_package(path)}
-    sources = {"_flush", "_kernel_layout", "_pin", "_recipe", "_stat_sources", "_tree_sources"}
-    users -= {"reader", "_cli.doctor"}  # the orders' names alone; what there is to be wrong
-    assert users == sources
-
-
 def test_only_the_bindings_import_what_needs_ctypes() -> None:
     # Of all others, a Python without ctypes must be able to make use.
-    assert {name_of(path) for path in SOURCES if "_libbpf" in of_package(path)} == {"_bindings"}
+    assert {name_of(path) for path in SOURCES if "_bpf.libbpf" in of_package(path)} == {
+        "_bpf.bindings"
+    }
 
 
 def test_imports_have_no_circle() -> None:

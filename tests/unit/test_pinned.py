@@ -308,7 +308,7 @@ def test_too_large_a_walk_names_the_way_out(
     walk = PinnedReader(pinned_file(tmp_path / "walk", stream(TREE, 2)))
     parts = PinnedReader(pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:]))
     cut = stream(TREE, 2)[:-16]
-    monkeypatch.setattr(pinned, "read_walk", lambda fd: _read._Read(cut, True))
+    monkeypatch.setattr(_read, "read_walk", lambda fd: _read._Read(cut, True))
     with pytest.raises(TreeTooLargeError, match=r"pin_tree\(\) into a directory") as caught:
         walk.read()
     fit = _read.capacity(2)
@@ -651,7 +651,7 @@ def test_what_the_path_leads_to_meanwhile_is_not_removed(
         return read_head(path, at)
 
     before = sorted((tmp_path / "elsewhere").rglob("*"))
-    monkeypatch.setattr(pinned, "read_head", swapped)
+    monkeypatch.setattr(_read, "read_head", swapped)
     unpin(bpffs / "sub" / name)
     assert sorted((tmp_path / "elsewhere").rglob("*")) == before
     assert not (bpffs / "moved" / name).exists()

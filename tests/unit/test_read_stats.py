@@ -178,8 +178,9 @@ def test_a_new_reader_s_bad_descriptor_is_raised(v2: Path, sources: Sources) -> 
 
 DAEMON = r"""
 import errno, gc, os, sys
-from pymemcgbpf import BtfNotFoundError, MemcgError, StatsReader, TreeReader, _btf, clear_cache
+from pymemcgbpf import BtfNotFoundError, MemcgError, StatsReader, TreeReader, clear_cache
 from pymemcgbpf import read_stats
+from pymemcgbpf._bpf import btf as _btf
 
 def no_btf():
     raise BtfNotFoundError("these cgroups are none: they can be read as text alone")

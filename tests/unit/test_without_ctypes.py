@@ -88,7 +88,8 @@ def test_what_is_offered_can_be_asked(run: Run, v2: Path) -> None:
 
 def test_pinning_is_refused(run: Run, v2: Path) -> None:
     code = (
-        "from pymemcgbpf import LibbpfNotFoundError, _bpffs, pin, pin_tree\n"
+        "from pymemcgbpf import LibbpfNotFoundError, pin, pin_tree\n"
+        "from pymemcgbpf._pins import bpffs as _bpffs\n"
         "_bpffs.is_on_bpffs = lambda status, path: True\n"
         "for make in (pin, pin_tree):\n"
         "    try: make(sys.argv[1], 'it', ['anon'])\n"
