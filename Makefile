@@ -6,7 +6,8 @@
 #   make bench   time it against the alternatives (make bench-lab: in two guests, in instructions,
 #                beside what the last make bench found)
 #
-# What `make test` runs, each alone: lint types unit live lab (lab-all in `make test-all`).
+# What `make test` runs, each alone: lint types unit docs live lab (lab-all in `make test-all`).
+# `make docs` builds the API reference out of the docstrings, into build/docs.
 # `make seed-kernel` builds the kernel of the guest "seed" (10 minutes, once); `make lab LAB=seed`
 # boots it. `make docs-kernels` writes docs/kernels.md, out of the record that lab-all leaves.
 
@@ -25,22 +26,23 @@ SEED_PACKAGES := bc bison dwarves flex libelf-dev xz-utils
 LAB_RECORD := build/lab/all.json
 BENCH_RECORD := build/bench.json
 BENCH_GUESTS := 7.3@trixie 6.12@trixie
-TEST_TOOLS := ruff==0.17.* mypy==2.4.* types-setuptools 'setuptools>=77' vermin pytest==9.* hypothesis==6.*
+TEST_TOOLS := ruff==0.17.* mypy==2.4.* types-setuptools 'setuptools>=77' vermin pytest==9.* hypothesis==6.* \
+	'sphinx>=7.4,<10'
 
 PACKAGE_FILES := $(shell find pymemcgbpf bpf_src -name '*.py' -o -name '*.[ch]' -o -name py.typed) \
 	setup.cfg pyproject.toml README.md LICENSE
 
-.PHONY: demo test test-all lint types unit live lab lab-all seed-kernel docs-kernels bench bench-lab \
-	wheel clean
+.PHONY: demo test test-all lint types unit docs live lab lab-all seed-kernel docs-kernels bench \
+	bench-lab wheel clean
 .DELETE_ON_ERROR:
 
 demo: build/installed
 	@echo
 	@"$(CURDIR)/$(VENV)/bin/pymemcgbpf"
 
-test: lint types unit live lab
+test: lint types unit docs live lab
 
-test-all: lint types unit live lab-all
+test-all: lint types unit docs live lab-all
 
 lint: build/tools
 	$(VENV)/bin/ruff check .
@@ -53,6 +55,11 @@ types: build/tools
 
 unit: $(AWAY)/ready
 	$(PYTEST) tests/unit tests/vm tests/seed_kernel
+
+# A warning of Sphinx's fails it: a reference that leads nowhere, a docstring that is no reST.
+docs: $(AWAY)/ready
+	cd $(AWAY) && ../../$(RUN) -m sphinx -q -E -W --keep-going -b html "$(CURDIR)/docs/reference" \
+		"$(CURDIR)/build/docs"
 
 live: $(AWAY)/ready
 	cd $(AWAY) && ../../$(RUN) -m tests.kernel -p no:cacheprovider
