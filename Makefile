@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #
+#   make check   lint, types, unit tests and the API reference: no root, no packages installed, no
+#                BPF; about a minute on two cores
 #   make demo    install what is missing, build, print this machine's statistics
 #   make test    install what is missing, run every check and test
 #   make test-all  the same on every kernel, userland and architecture that Debian has
 #   make bench   time it against the alternatives (make bench-lab: in two guests, in instructions,
 #                beside what the last make bench found)
 #
-# What `make test` runs, each alone: lint types unit live lab (lab-all in `make test-all`).
+# What `make test` runs, each alone: lint types unit docs live lab (lab-all in `make test-all`).
+# `make docs` builds the API reference out of the docstrings, into build/docs.
 # `make seed-kernel` builds the kernel of the guest "seed" (10 minutes, once); `make lab LAB=seed`
 # boots it. `make docs-kernels` writes docs/kernels.md, out of the record that lab-all leaves.
 
@@ -25,22 +28,47 @@ SEED_PACKAGES := bc bison dwarves flex libelf-dev xz-utils
 LAB_RECORD := build/lab/all.json
 BENCH_RECORD := build/bench.json
 BENCH_GUESTS := 7.3@trixie 6.12@trixie
-TEST_TOOLS := ruff==0.17.* mypy==2.4.* types-setuptools 'setuptools>=77' vermin pytest==9.* hypothesis==6.*
+TEST_TOOLS := ruff==0.17.* mypy==2.4.* types-setuptools 'setuptools>=77' vermin pytest==9.* hypothesis==6.* \
+	'sphinx>=7.4,<10'
+# What `make check` looks for instead of Debian's packages: COMMAND:PACKAGE.
+CHECK_COMMANDS := $(or $(CLANG),clang):clang llvm-strip:llvm gcc:gcc dpkg:dpkg shellcheck:shellcheck \
+	promtool:prometheus
+# Set to nothing by `make check`: then no rule installs packages.
+INSTALL := yes
 
 PACKAGE_FILES := $(shell find pymemcgbpf bpf_src -name '*.py' -o -name '*.[ch]' -o -name py.typed) \
 	setup.cfg pyproject.toml README.md LICENSE
 
-.PHONY: demo test test-all lint types unit live lab lab-all seed-kernel docs-kernels bench bench-lab \
-	wheel clean
+.PHONY: check demo test test-all commands lint types unit docs live lab lab-all seed-kernel \
+	docs-kernels bench bench-lab wheel clean
 .DELETE_ON_ERROR:
+
+check: commands
+	@$(MAKE) --no-print-directory INSTALL= lint types unit docs
+
+# Says in one sentence what make check lacks.
+commands:
+	@missing=; packages=; \
+	for pair in $(CHECK_COMMANDS); do \
+		command -v "$${pair%:*}" >/dev/null || \
+			{ missing="$$missing $${pair%:*}"; packages="$$packages $${pair##*:}"; }; \
+	done; \
+	[ -e /usr/include/bpf/bpf_helpers.h ] || \
+		{ missing="$$missing bpf/bpf_helpers.h"; packages="$$packages libbpf-dev"; }; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ missing="$$missing $(PYTHON)-with-venv"; packages="$$packages python3-venv"; }; \
+	if [ -n "$$missing" ]; then \
+		echo "make check lacks$$missing: install$$packages (these are the names of Debian's" \
+			"packages), or run make test as root, which installs them" >&2; exit 1; \
+	fi
 
 demo: build/installed
 	@echo
 	@"$(CURDIR)/$(VENV)/bin/pymemcgbpf"
 
-test: lint types unit live lab
+test: lint types unit docs live lab
 
-test-all: lint types unit live lab-all
+test-all: lint types unit docs live lab-all
 
 lint: build/tools
 	$(VENV)/bin/ruff check .
@@ -53,6 +81,11 @@ types: build/tools
 
 unit: $(AWAY)/ready
 	$(PYTEST) tests/unit tests/vm tests/seed_kernel
+
+# A warning of Sphinx's fails it: a reference that leads nowhere, a docstring that is no reST.
+docs: $(AWAY)/ready
+	cd $(AWAY) && ../../$(RUN) -m sphinx -q -E -W --keep-going -b html "$(CURDIR)/docs/reference" \
+		"$(CURDIR)/build/docs"
 
 live: $(AWAY)/ready
 	cd $(AWAY) && ../../$(RUN) -m tests.kernel -p no:cacheprovider
@@ -113,11 +146,12 @@ build/seed-packages: build/test-packages
 	$(call install_packages,$(SEED_PACKAGES))
 	@touch $@
 
-$(VENV)/ready: build/packages
+$(VENV)/ready: $(if $(INSTALL),build/packages)
+	@mkdir -p build
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-build/tools: $(VENV)/ready build/test-packages
+build/tools: Makefile $(VENV)/ready $(if $(INSTALL),build/test-packages)
 	$(RUN) -m pip install -q --disable-pip-version-check $(TEST_TOOLS)
 	@touch $@
 
