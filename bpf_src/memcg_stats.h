@@ -25,7 +25,7 @@
 
 /*
  * Once, before the first row, if any. The items are the project's own stable numbers
- * (pymemcgbpf/_catalogue.py), in the order of a row's values. docs/wire-format.md tells it all.
+ * (pymemcgbpf/_items.py), in the order of a row's values. docs/wire-format.md tells it all.
  */
 struct memcg_stats_header {
 	__u32 magic;

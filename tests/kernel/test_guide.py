@@ -1,78 +1,137 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The examples of docs/guide-containers.md that need a kernel: those of pins, each in its place."""
+"""The examples of README.md and docs/ on real cgroups, those of pins too, each in its place."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from ..doc_examples import DOCS, TOP, Block, assert_alike, blocks, run_session, session
+from .cgroups import Worker, cgroup, enable_memory, fault_in
 from .forest import forest
 from .pins import Nobody, bpffs
 
-# Tests run from a copy of theirs below the repository; a guest has one of docs/, too.
-GUIDE = next(
-    above / "docs" / "guide-containers.md"
-    for above in Path(__file__).resolve().parents
-    if (above / "docs" / "guide-containers.md").exists()
-)
+# A guest has a copy of docs/, not of README.md, whose examples the live machine runs.
+PAGES = [page for page in (TOP / "README.md", *sorted(DOCS.glob("*.md"))) if page.exists()]
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+OF_PINNED_LINKS = ("On the host", "In the container", "At the end")
 
 
-def examples() -> dict[str, list[str]]:
-    """The code below each heading of the part about pins."""
-    _, _, text = GUIDE.read_text(encoding="utf-8").partition("\n## Pinned links\n")
-    return {
-        part.split("\n", 1)[0]: re.findall(r"^```(?:sh|python)\n(.*?)^```$", part, re.M | re.S)
-        for part in re.split("^### ", text, flags=re.M)[1:]
-    }
+@contextlib.contextmanager
+def cgroups() -> Iterator[Path]:
+    """Real cgroups, to be read instead of /sys/fs/cgroup."""
+    with cgroup() as root:
+        enable_memory(root)
+        for name in ("system.slice", "user.slice"):
+            (root / name).mkdir()
+        enable_memory(root / "system.slice")
+        for name in ("cron", "dbus", "web"):
+            (root / "system.slice" / f"{name}.service").mkdir()
+        with Worker(root / "system.slice" / "web.service", lambda: fault_in(1 << 20)):
+            yield root
 
 
-def test_the_examples_of_pins(tmp_path: Path) -> None:
-    parts = examples()
-    assert {head: len(code) for head, code in parts.items()} == {
-        "On the host": 1,
-        "In the container": 1,
-        "At the end": 1,
-    }
-    command = tmp_path / "pymemcgbpf"
+def in_place(text: str, places: dict[str, Path]) -> str:
+    """An example, with the paths of this machine in it."""
+    return re.sub("|".join(places), lambda found: str(places[found[0]]), text)
+
+
+def as_root(code: str, folder: Path) -> str:
+    """What a shell prints that runs an example."""
+    command = folder / "pymemcgbpf"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m pymemcgbpf "$@"\n')
     command.chmod(0o755)
+    ran = subprocess.run(
+        ["sh", "-eu", "-c", code],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+    )
+    assert ran.returncode == 0 and not ran.stderr, ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for block in BLOCKS if block.language == "python" and block.head not in OF_PINNED_LINKS],
+    ids=lambda block: f"{block.page}:{block.line}",
+)
+def test_an_example_runs(block: Block) -> None:
+    with cgroups() as root:
+        code = in_place(block.text, {"/sys/fs/cgroup": root})
+        ran = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd="/"
+        )
+    assert ran.returncode == 0 and not ran.stderr, ran.stderr
+
+
+@pytest.mark.parametrize(
+    "page", dict.fromkeys(block.page for block in BLOCKS if block.language == "pycon")
+)
+def test_a_pages_session_prints_what_it_shows(page: str) -> None:
+    text = "".join(
+        block.text for block in BLOCKS if (block.page, block.language) == (page, "pycon")
+    )
+    with cgroups() as root, bpffs() as folder:
+        places = {"/sys/fs/cgroup": root, "/sys/fs/bpf": folder}
+        steps = session("pycon", in_place(text, places))
+        outputs = run_session(steps)
+        if (folder / "stats").exists():
+            assert not any((folder / "stats").iterdir())
+            (folder / "stats").rmdir()
+    # Why a faster way is unavailable, and which events there are, differs from kernel to kernel.
+    steps = [
+        step._replace(shown="...")
+        if "why" in step.source or "memory.events" in step.source
+        else step
+        for step in steps
+    ]
+    assert_alike(outputs, steps)
+
+
+def test_the_commands_of_pins(tmp_path: Path) -> None:
+    (block,) = (one for one in blocks(DOCS / "pins.md") if one.language == "console")
+    with cgroups() as root, bpffs() as folder:
+        places = {"/sys/fs/cgroup": root, "/sys/fs/bpf": folder}
+        for step in session("console", in_place(block.text, places)):
+            printed = as_root(step.source, tmp_path)
+            assert re.findall("^[a-z]+", printed, re.M) == re.findall("^[a-z]+", step.shown, re.M)
+        assert not any((folder / "stats").iterdir())
+        (folder / "stats").rmdir()
+
+
+def test_the_examples_of_pinned_links(tmp_path: Path) -> None:
+    parts: dict[str, list[str]] = {head: [] for head in OF_PINNED_LINKS}
+    for block in blocks(DOCS / "containers.md"):
+        if block.head in parts and block.language in ("sh", "python"):
+            parts[block.head].append(block.text)
+    assert {head: len(code) for head, code in parts.items()} == dict.fromkeys(OF_PINNED_LINKS, 1)
     with forest(2, 2) as quiet, bpffs() as folder:
         nobody = Nobody(folder)
-        leaf = next(iter(quiet.shmem))
         places = {
-            "/sys/fs/cgroup/system.slice": quiet.paths[leaf],
+            "/sys/fs/cgroup/system.slice": quiet.paths[next(iter(quiet.shmem))],
             "/sys/fs/cgroup": quiet.root,
             "/sys/fs/bpf/stats": folder / "stats",
             "/stats": folder / "stats",
         }
-
-        def placed(code: str) -> str:
-            return re.sub("|".join(places), lambda found: str(places[found[0]]), code)
-
-        def as_root(code: str) -> str:
-            path = f"{tmp_path}:{os.environ['PATH']}"
-            ran = subprocess.run(
-                ["sh", "-eu", "-c", placed(code)],
-                capture_output=True,
-                text=True,
-                cwd="/",
-                env={**os.environ, "PATH": path},
-            )
-            assert ran.returncode == 0 and not ran.stderr, ran.stderr
-            return ran.stdout
-
         try:
-            assert as_root(parts["On the host"][0]).split() == ["all", "system"]
-            process = nobody.start(placed(parts["In the container"][0]))
+            host = as_root(in_place(parts["On the host"][0], places), tmp_path)
+            assert host.split() == ["all", "system"]
+            process = nobody.start(in_place(parts["In the container"][0], places))
             out, err = process.communicate(timeout=300)
             assert process.returncode == 0, err
             first, *rows = out.splitlines()
             assert int(first) >= 0
             assert {int(row.split()[0]) for row in rows} == quiet.paths.keys()
-            as_root(parts["At the end"][0])
+            as_root(in_place(parts["At the end"][0], places), tmp_path)
             assert not any((folder / "stats").iterdir())
             (folder / "stats").rmdir()
         finally:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The examples of docs/guide-*.md: each is run as it stands, on fake cgroup directories.
+"""The examples of README.md and docs/: each is run as it stands, on fake cgroup directories.
 
-Those of pins need a kernel: tests/kernel/test_guide.py.
+tests/kernel/test_guide.py runs them on real cgroups, and those of pins, which need a kernel.
 """
 
 from __future__ import annotations
@@ -11,111 +11,168 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 import pymemcgbpf
 
-from .directories import make_v2
+from ..doc_examples import DOCS, RUN, TOP, Block, assert_alike, blocks, prose, run_session, session
+from .directories import STAT_V2, make_v2
 
-# Tests run from a copy of theirs below the repository.
-DOCS = next(
-    above / "docs"
-    for above in Path(__file__).resolve().parents
-    if (above / "docs" / "guide-agents.md").exists()
-)
-GUIDES = ("guide-agents.md", "guide-containers.md")
-NOT_RUN = {"text", "dockerfile", "yaml", "ini"}
+PAGES = (TOP / "README.md", *sorted(DOCS.glob("*.md")))
+# Pins need a kernel.
+BLOCKS = [
+    block
+    for page in PAGES
+    for block in blocks(page)
+    if page.name != "pins.md"
+    and block.head not in ("On the host", "In the container", "At the end")
+]
+NOT_RUN = {"text", "dockerfile", "yaml", "ini", "c"}
+NEEDED = {
+    "README.md": {"pycon", "console"},
+    "agents.md": {"python", "sh"},
+    "command-line.md": {"console"},
+    "containers.md": {"python", "sh"},
+    "errors.md": {"pycon"},
+    "items.md": {"pycon"},
+    "limits.md": {"pycon"},
+    "pins.md": {"pycon", "console"},
+    "trees.md": {"pycon"},
+}
+"""The languages of examples that a page must have: that none is missed."""
 
 # What is read are no cgroups: BPF would say so.
 NO_LIBBPF = "import pymemcgbpf._bpf.libbpf as lib; lib.SONAME = 'libnone.so.9'\n"
 COMMAND = f"{NO_LIBBPF}import sys; from pymemcgbpf._cli.main import main; sys.exit(main())\n"
 
-
-class Block(NamedTuple):
-    """An example."""
-
-    guide: str
-    line: int
-    language: str
-    text: str
+STAT = f"{STAT_V2}workingset_refault_anon 0\nworkingset_refault_file 0\npgscan 0\n"
+EVENTS = ("low", "high", "max", "oom", "oom_kill", "oom_group_kill", "sock_throttled")
 
 
-def blocks() -> list[Block]:
-    found = []
-    for guide in GUIDES:
-        text, _, _ = (DOCS / guide).read_text(encoding="utf-8").partition("\n## Pinned links\n")
-        for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            line = text.count("\n", 0, match.start()) + 1
-            found.append(Block(guide, line, match[1], match[2]))
-    return found
+SERVICES = ("cron", "dbus", "web")
 
 
-BLOCKS = blocks()
+@pytest.fixture
+def cgroups(tmp_path: Path) -> Path:
+    """Fake cgroups, to be read instead of /sys/fs/cgroup."""
+    root = make_v2(tmp_path / "cgroups", kind=None, current=None)
+    names = ("system.slice", "user.slice", *(f"system.slice/{one}.service" for one in SERVICES))
+    for name in names:
+        path = make_v2(root / name, stat=STAT)
+        (path / "memory.max").write_text("67108864\n")
+        (path / "memory.peak").write_text("67108864\n")
+        (path / "memory.events").write_text("".join(f"{event} 0\n" for event in EVENTS))
+    return root
 
 
-def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
-    """An example's run, with cgroups in a folder instead of /sys/fs/cgroup."""
-    root = make_v2(folder / "cgroups", kind=None, current=None)
-    for name in ("system.slice", "user.slice"):
-        make_v2(root / name)
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of examples, with the command in it."""
     (folder / "command.py").write_text(COMMAND)
     script = f'#!/bin/sh\nexec {sys.executable} {folder}/command.py "$@"\n'
     (folder / "pymemcgbpf").write_text(script)
     (folder / "pymemcgbpf").chmod(0o755)
-    text = block.text.replace("/sys/fs/cgroup", str(root))
-    arguments = ["sh", "-eu", "-c", text]
-    if block.language == "python":
-        arguments = [sys.executable, "-W", "error", "-c", NO_LIBBPF + text]
-    return subprocess.run(
+    return {
+        **os.environ,
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(pymemcgbpf.__file__).resolve().parents[1]),
+    }
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    """What an example prints."""
+    ran = subprocess.run(
         arguments,
         capture_output=True,
         text=True,
         cwd=folder,
-        env={
-            **os.environ,
-            "PATH": f"{folder}:{os.environ['PATH']}",
-            "PYTHONPATH": str(Path(pymemcgbpf.__file__).resolve().parents[1]),
-        },
+        env=environment(folder),
         timeout=60,
     )
+    assert ran.returncode == 0, ran.stderr
+    said = [line for line in ran.stderr.splitlines() if "read as text" not in line]
+    assert said == [], ran.stderr
+    return ran.stdout
 
 
 @pytest.mark.parametrize(
     "block",
     [block for block in BLOCKS if block.language in ("python", "sh")],
-    ids=lambda block: f"{block.guide}:{block.line}",
+    ids=lambda block: f"{block.page}:{block.line}",
 )
-def test_an_example_runs(block: Block, tmp_path: Path) -> None:
-    ran = run(block, tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    said = [line for line in ran.stderr.splitlines() if "read as text" not in line]
-    assert said == [], ran.stderr
+def test_an_example_runs(block: Block, cgroups: Path, tmp_path: Path) -> None:
+    text = block.text.replace("/sys/fs/cgroup", str(cgroups))
+    if block.language == "python":
+        run([sys.executable, "-W", "error", "-c", NO_LIBBPF + text], tmp_path)
+    else:
+        run(["sh", "-eu", "-c", text], tmp_path)
+
+
+@pytest.mark.parametrize("page", [name for name, has in NEEDED.items() if "pycon" in has])
+def test_a_pages_session_prints_what_it_shows(page: str, cgroups: Path, tmp_path: Path) -> None:
+    text = "".join(
+        block.text for block in BLOCKS if (block.page, block.language) == (page, "pycon")
+    )
+    steps = session("pycon", text.replace("/sys/fs/cgroup", str(cgroups)))
+    outputs = run_session(steps, before=NO_LIBBPF, env=environment(tmp_path))
+    # Why text is read here is not why it is on a kernel.
+    steps = [
+        step._replace(shown="...") if "why" in step.source else step for step in steps
+    ]
+    assert_alike(outputs, steps)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for block in BLOCKS if block.language == "console"],
+    ids=lambda block: f"{block.page}:{block.line}",
+)
+def test_a_command_prints_what_is_shown(block: Block, cgroups: Path, tmp_path: Path) -> None:
+    steps = session("console", block.text.replace("/sys/fs/cgroup", str(cgroups)))
+    for step in steps:
+        shown, printed = step.shown, run(["sh", "-eu", "-c", step.source], tmp_path)
+        assert len(printed.splitlines()) == len(shown.splitlines())
+        assert _words(printed) == _words(shown)
+
+
+def _words(output: str) -> list[str]:
+    """An output's names, without numbers and their units."""
+    unit = r"\b(?:[KMG]iB|B)(?=\s|$)"
+    return re.findall(r"[a-zA-Z_][\w.]*", re.sub(f"{unit}|T[0-9:.]+Z", "", _no_paths(output)))
+
+
+def _no_paths(output: str) -> str:
+    return re.sub(r"\S*system\.slice\S*", "", re.sub(r"(cron|dbus|web)\.service", "", output))
 
 
 def test_every_block_is_of_a_known_language() -> None:
-    assert {block.language for block in BLOCKS} <= {"python", "sh"} | NOT_RUN
-    for guide in GUIDES:
-        languages = [block.language for block in BLOCKS if block.guide == guide]
-        assert languages.count("python") and languages.count("sh")
+    found: dict[str, set[str]] = {}
+    for page in PAGES:
+        found[page.name] = {block.language for block in blocks(page)}
+        assert found[page.name] <= {*RUN, *NOT_RUN}, page
+    assert {page: found[page] & set(RUN) for page in NEEDED} == NEEDED
 
 
-@pytest.mark.parametrize("path", [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))])
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_examples_are_of_the_console_script(path: Path) -> None:
     """Not of python3 -m or -c, which imports what lies in the current directory, also as root."""
-    text = path.read_text(encoding="utf-8")
-    for code in re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL):
-        assert not re.search("python3? -(m pymemcgbpf|c )", code)
+    for block in blocks(path):
+        assert not re.search("python3? -(m pymemcgbpf|c )", block.text)
 
 
-@pytest.mark.parametrize("guide", GUIDES)
-def test_a_guides_links_lead_somewhere(guide: str) -> None:
-    text = (DOCS / guide).read_text(encoding="utf-8")
-    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
-        found = (DOCS / target).read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", prose(path)):
+        if "://" in target:
+            continue
+        found = path.parent / target if target else path
+        assert found.exists(), target
         heads = [
-            re.sub("[^a-z0-9 -]", "", head.lower()).replace(" ", "-")
-            for head in re.findall(r"^#+ (.*)$", found, re.MULTILINE)
+            re.sub("[^a-z0-9 _-]", "", head.lower()).replace(" ", "-")
+            for head in re.findall(r"^#+ (.*)$", prose(found), re.MULTILINE)
         ]
-        assert not anchor or anchor in heads
+        assert not anchor or anchor in heads, (target, anchor)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((TOP / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
