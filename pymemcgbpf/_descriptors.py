@@ -82,13 +82,12 @@ def duplicate(fd: int) -> Owned:
     return opened(fcntl.fcntl, fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
-def kind_of(fd: int) -> str:
-    """What is open, in the kernel's words: the path of a file, "anon_inode:bpf-map"; "" where
-    /proc does not tell."""
+def _may_be_of_bpf(fd: int) -> bool:
+    """Whether an open file is a BPF object, or /proc does not tell."""
     try:
-        return os.readlink(f"/proc/self/fd/{fd}")
+        return os.readlink(f"/proc/self/fd/{fd}").startswith("anon_inode:bpf")
     except OSError:
-        return ""
+        return True
 
 
 def file_identity(fd: int) -> tuple[int, int]:
@@ -136,7 +135,6 @@ class _Identity:
         self._number: Optional[Identity] = None
         if number_of is None:
             return
-        self._kind = kind_of(fd)
         try:
             self._number = number_of(fd)
         except OSError as error:
@@ -151,12 +149,12 @@ class _Identity:
                 return False
             if self._number_of is None:
                 return True
-            if kind_of(fd) != self._kind:
-                return False
-            return self._number is None or self._number_of(fd) == self._number
+            if self._number is None:
+                return _may_be_of_bpf(fd)
+            return self._number_of(fd) == self._number
         except OSError as error:
             # EPERM, among others: before Linux 5.19 nothing may be asked without rights.
-            return error.errno not in _NOT_THIS_FILE
+            return error.errno not in _NOT_THIS_FILE and _may_be_of_bpf(fd)
 
 
 # Of a number that is no open file's, of one that is no BPF object's.

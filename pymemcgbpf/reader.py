@@ -233,7 +233,10 @@ class StatsReader(_Reader[StatSource]):
     ) -> None:
         request = _choose.Request(requested_names(items), bool(flush), backend, transport)
         super().__init__(cgroup_path, request, OneCgroup())
-        self._real_path = os.path.realpath(self._path)  # the working directory may change
+        # The working directory may change.
+        self._whole_path = self._path
+        if not os.path.isabs(self._path):
+            self._whole_path = os.path.realpath(self._path)
 
     def read(self) -> dict[str, int]:
         """The values now: item's name → value in its file's unit (bytes, a count, or µs).
@@ -269,18 +272,18 @@ class StatsReader(_Reader[StatSource]):
 
     def _choose_again(self, request: _choose.Request) -> _choose.Choice[StatSource]:
         try:
-            cgroup = _directory.open_cgroup(self._real_path)
+            cgroup = _directory.open_cgroup(self._whole_path)
         except CgroupNotFoundError as error:
             if not _directory.exists(
-                os.path.join(os.path.dirname(self._real_path), "cgroup.procs")
+                os.path.join(os.path.dirname(self._whole_path), "cgroup.procs")
             ):
                 raise CgroupPermissionError(
-                    f"{self._real_path} is out of this process's sight"
+                    f"{self._whole_path} is out of this process's sight"
                 ) from error
-            raise _directory.why_unreadable(self._real_path, self._identity) from error
+            raise _directory.why_unreadable(self._whole_path, self._identity) from error
         try:
             if cgroup.identity != self._identity:
-                raise _directory.why_unreadable(self._real_path, self._identity)
+                raise _directory.why_unreadable(self._whole_path, self._identity)
             return _choose.choose(cgroup, request, self._maker)
         finally:
             cgroup.close()

@@ -838,6 +838,31 @@ def object_identity(lib: Libbpf, fd: int) -> Identity:
     return info.type, info.id
 
 
+class ObjectNumber:
+    """The number of a link, a map or a program, asked for again and again, for the hot path."""
+
+    def __init__(self, fd: int) -> None:
+        self._info, self._size = ObjectInfo(), c_uint32(ctypes.sizeof(ObjectInfo))
+        self._ask = functools.partial(
+            _unchecked("bpf_obj_get_info_by_fd"),
+            c_int(fd),
+            ctypes.pointer(self._info),
+            ctypes.pointer(self._size),
+        )
+        self._number = self._now()
+
+    def _now(self) -> Optional[int]:
+        error = self._ask()
+        if error in (-errno.EBADF, -errno.EBADFD, -errno.EINVAL):
+            return -1
+        return None if error else int(self._info.id)
+
+    def is_another_s(self) -> bool:
+        """Whether the descriptor's number is another object's, or nobody's; False where the
+        kernel does not tell."""
+        return self._now() not in (self._number, None)
+
+
 class ProgramKind(NamedTuple):
     """What the kernel must know of a program beside its instructions."""
 

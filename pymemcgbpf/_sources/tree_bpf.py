@@ -33,6 +33,7 @@ class IteratorWalker:
         self.memory = self._program.map_rows(rows)
         self._link = _one_bpf.attach(self._program, cgroup, order)
         self._new_iterator = _libbpf.IteratorMaker(self._link.fd)
+        self._link_number = _libbpf.ObjectNumber(self._link.fd)
 
     @staticmethod
     def flush(cgroup: Cgroup, backend: str, order: str) -> _flush.Flush:
@@ -43,7 +44,7 @@ class IteratorWalker:
 
     def walk(self) -> int:
         """Fills the map; returns how many rows there were, whether or not they fitted."""
-        if self._link.is_lost:  # its number may be another reader's, whose map would be filled
+        if self._link_number.is_another_s():  # whose map would be filled
             raise _one_bpf.another_reader_s()
         iterator = self._new_iterator()
         try:

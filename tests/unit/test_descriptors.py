@@ -321,8 +321,13 @@ def test_what_tells_files_apart_is_asked_about_the_number(file: str) -> None:
 )
 @pytest.mark.parametrize("kind", [OSError, functools.partial(MemcgError, call="bpf")])
 def test_what_cannot_be_told_does_not_count_as_lost(
-    kind: Callable[..., OSError], number: int, lost: bool, file: str
+    kind: Callable[..., OSError],
+    number: int,
+    lost: bool,
+    file: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(os, "readlink", lambda path: "anon_inode:bpf-map")
     answers = Answers()
     descriptor = Descriptor(opened_at(file, os.O_RDONLY), answers)
     fd = descriptor.fd
@@ -333,6 +338,18 @@ def test_what_cannot_be_told_does_not_count_as_lost(
     assert is_open(fd) is lost
     if lost:
         os.close(fd)
+
+
+def test_what_is_no_bpf_object_is_another_s_although_the_kernel_does_not_tell(file: str) -> None:
+    # Before Linux 5.19 it answers EPERM to whoever has given up his rights, of any file.
+    answers = Answers()
+    descriptor = Descriptor(opened_at(file, os.O_RDONLY), answers)
+    fd = descriptor.fd
+    answers.fails, answers.error = True, PermissionError(errno.EPERM, "no")
+    assert descriptor.is_lost
+    descriptor.close()
+    assert is_open(fd)
+    os.close(fd)
 
 
 def test_a_new_one_that_cannot_be_identified_is_closed(file: str) -> None:
