@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import gc
 import os
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Union
 
 import pytest
 
@@ -59,38 +60,31 @@ def test_read_stats_goes_on_and_closes_nobody_s_files(empty_cgroup: Path) -> Non
     assert in_child(daemon) == 0
 
 
+def say_what_happened(make: Callable[[], Union[StatsReader, TreeReader]], is_closed: bool) -> None:
+    """Makes a reader, becomes a daemon, and reads on."""
+    reader = make()
+    reader.read()  # in a child: a tree's program is its own
+    files = take_all_numbers()
+    assert refuses(reader.read)
+    if is_closed:
+        reader.close()
+    del reader
+    gc.collect()
+    assert are_open(files)
+
+
 @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "forgotten"])
 def test_a_reader_says_what_happened(empty_cgroup: Path, way: Way, is_closed: bool) -> None:
-    def daemon() -> None:
-        reader = way.stats(empty_cgroup, ITEMS)
-        reader.read()
-        files = take_all_numbers()
-        assert refuses(reader.read)
-        if is_closed:
-            reader.close()
-        del reader
-        gc.collect()
-        assert are_open(files)
-
-    assert in_child(daemon) == 0
+    make = functools.partial(way.stats, empty_cgroup, ITEMS)
+    assert in_child(lambda: say_what_happened(make, is_closed)) == 0
 
 
 @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "forgotten"])
 def test_a_tree_s_reader_says_what_happened(
     empty_cgroup: Path, tree_way: Way, is_closed: bool
 ) -> None:
-    def daemon() -> None:
-        reader = tree_way.tree(empty_cgroup, ITEMS)
-        reader.read()  # in a child: the program is its own
-        files = take_all_numbers()
-        assert refuses(reader.read)
-        if is_closed:
-            reader.close()
-        del reader
-        gc.collect()
-        assert are_open(files)
-
-    assert in_child(daemon) == 0
+    make = functools.partial(tree_way.tree, empty_cgroup, ITEMS)
+    assert in_child(lambda: say_what_happened(make, is_closed)) == 0
 
 
 def test_no_number_is_another_reader_s(way: Way) -> None:
