@@ -1,9 +1,28 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Memory-cgroup statistics as numbers, through a BPF cgroup iterator.
+"""Reads the statistics of memory cgroups as numbers, through BPF where the kernel allows it::
 
-A name is imported when it is first used: so this costs next to nothing, and a process that
-reads pins alone (:class:`PinnedReader`) never imports ctypes. One that is to change its user or
-its root directory should name what it needs before: ``from pymemcgbpf import StatsReader``.
+    >>> import pymemcgbpf as memcg
+    >>> memcg.read_stats("/sys/fs/cgroup/system.slice", ["anon", "file", "pgfault"])
+    {'anon': 17727488, 'file': 708608, 'pgfault': 1613}
+
+What to use:
+
+    read_stats      one cgroup, in one call
+    StatsReader     one cgroup, again and again
+    TreeReader      a tree of cgroups in one walk: a Snapshot, which has a Row for each cgroup
+    list_items      what this kernel offers: name, unit, kind and description of each Item
+    unknown_keys    keys of memory.stat that this version does not know
+    pin, pin_tree   publish statistics as files in a bpffs; unpin removes them
+    PinnedReader    reads such a file, without privileges
+    clear_cache     frees what read_stats keeps for the next call
+    UNLIMITED       the value of a limit that is not set
+    ABSENT          in Snapshot.column(), the value of an item that a cgroup does not have
+
+Every error is a MemcgError, and so an OSError; pymemcgbpf.errors describes them.
+
+A name is imported when it is first used. ``import pymemcgbpf`` alone therefore costs little, and
+a process that only uses PinnedReader never imports ctypes. A process that changes its user or its
+root directory should import what it needs before that: ``from pymemcgbpf import StatsReader``.
 """
 
 import os
@@ -12,9 +31,8 @@ from typing import TYPE_CHECKING
 from ._version import VERSION
 
 if TYPE_CHECKING:
-    from ._cached_readers import clear_cache, read_stats
+    from ._functions import clear_cache, list_items, read_stats, unknown_keys
     from ._items import UNLIMITED, Item
-    from ._offer import items, unknown_keys
     from ._pins.create import pin, pin_tree
     from ._pins.read import PinnedReader
     from ._pins.remove import unpin
@@ -47,8 +65,24 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 
-__all__ = [
+__all__ = [  # what is used most, first; the errors last
+    "read_stats",
+    "StatsReader",
+    "TreeReader",
+    "Snapshot",
+    "Row",
+    "list_items",
+    "unknown_keys",
+    "Item",
+    "pin",
+    "pin_tree",
+    "unpin",
+    "PinnedReader",
+    "clear_cache",
+    "UNLIMITED",
     "ABSENT",
+    "__version__",
+    "MemcgError",
     "BackendUnavailableError",
     "BpfObjectError",
     "BpfPermissionError",
@@ -57,39 +91,23 @@ __all__ = [
     "CgroupPermissionError",
     "CgroupRemovedError",
     "ClosedError",
-    "Item",
     "ItemUnavailableError",
     "LibbpfNotFoundError",
     "LibbpfTooOldError",
-    "MemcgError",
     "MemoryControllerError",
     "NotACgroupError",
     "PinExistsError",
     "PinNotFoundError",
     "PinPathError",
     "PinPermissionError",
-    "PinnedReader",
-    "Row",
-    "Snapshot",
-    "StatsReader",
     "StreamError",
-    "TreeReader",
     "TreeTooLargeError",
-    "UNLIMITED",
     "UnknownItemError",
     "VerifierError",
-    "__version__",
-    "clear_cache",
-    "items",
-    "pin",
-    "pin_tree",
-    "read_stats",
-    "unknown_keys",
-    "unpin",
 ]
 
 # Where the names are that are not in errors.py, and the modules that are public themselves.
-_HOMES = {
+_LAZY_EXPORTS = {
     "ABSENT": "snapshot",
     "Item": "_items",
     "PinnedReader": "_pins.read",
@@ -98,32 +116,32 @@ _HOMES = {
     "StatsReader": "reader",
     "TreeReader": "reader",
     "UNLIMITED": "_items",
-    "clear_cache": "_cached_readers",
-    "items": "_offer",
+    "clear_cache": "_functions",
+    "list_items": "_functions",
     "pin": "_pins.create",
     "pin_tree": "_pins.create",
-    "read_stats": "_cached_readers",
-    "unknown_keys": "_offer",
+    "read_stats": "_functions",
+    "unknown_keys": "_functions",
     "unpin": "_pins.remove",
 }
-_ROOMS = ("errors", "reader", "snapshot")
+_PUBLIC_MODULES = ("errors", "reader", "snapshot")
 
 if not TYPE_CHECKING:  # else a type checker would take any name for one of ours
 
     def __getattr__(name):
         import importlib
 
-        if name in _ROOMS:
+        if name in _PUBLIC_MODULES:
             return importlib.import_module(f".{name}", __name__)
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        home = importlib.import_module(f".{_HOMES.get(name, 'errors')}", __name__)
+        home = importlib.import_module(f".{_LAZY_EXPORTS.get(name, 'errors')}", __name__)
         value = globals()[name] = getattr(home, name)
         return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ROOMS})
+    return [*__all__, *_PUBLIC_MODULES]
 
 
 def _unbuilt() -> str:
@@ -143,7 +161,7 @@ def _unbuilt() -> str:
 
 
 def _warn_if_unbuilt() -> None:
-    """At once, as otherwise only a reader's ``.why`` would say so."""
+    """At once, as otherwise only a reader's ``.fallback_reason`` would say so."""
     message = _unbuilt()
     if message:
         import warnings

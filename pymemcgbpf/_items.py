@@ -38,7 +38,7 @@ PAGES = "pages"
 KIB = "kib"
 ONE = "one"
 
-BYTES, COUNT, MICROSECONDS = "bytes", "count", "µs"
+BYTES, COUNT, MICROSECONDS = "bytes", "count", "microseconds"
 GAUGE, COUNTER = "gauge", "counter"
 
 MEMORY_STAT = "memory.stat"
@@ -93,7 +93,7 @@ class Pressure(NamedTuple):
     enumerator: str
 
 
-Source = Union[Counters, NodeCounter, Field, Pressure]
+ItemSource = Union[Counters, NodeCounter, Field, Pressure]
 
 
 class Item(NamedTuple):
@@ -101,7 +101,7 @@ class Item(NamedTuple):
 
     Attributes:
         name: memory.stat's key, or the file's name, with its key behind a dot.
-        unit: "bytes", "count" or "µs"; "" for a key of a newer kernel about which nothing
+        unit: "bytes", "count" or "microseconds"; "" for a key of a newer kernel about which nothing
             is known.
         kind: "gauge", or "counter" for what only rises; "" likewise.
         description: one line.
@@ -117,7 +117,7 @@ class Item(NamedTuple):
     description: str
     file: str
     number: int
-    source: Source
+    source: ItemSource
     v1: Optional[str] = None
 
 

@@ -59,10 +59,10 @@ class Header(NamedTuple):
     size: int
     row_size: int
     order: int
-    items: tuple[int, ...]
+    item_numbers: tuple[int, ...]
 
 
-class Row(NamedTuple):
+class RawRow(NamedTuple):
     """One cgroup: who it is, and its values in the header's order."""
 
     cgroup_id: int
@@ -79,7 +79,7 @@ class Trailer(NamedTuple):
     end_ns: int
 
 
-class Taken(NamedTuple):
+class RawStream(NamedTuple):
     """A stream taken apart, its rows not yet decoded.
 
     Attributes:
@@ -98,7 +98,7 @@ class Stream(NamedTuple):
     """A whole stream, decoded."""
 
     header: Header
-    rows: list[Row]
+    rows: list[RawRow]
     end_ns: int
 
 
@@ -141,11 +141,11 @@ def decode_header(data: bytes) -> Header:
     return Header(size, row, order, struct.unpack_from(f"={items}H", data, HEADER.size))
 
 
-def decode_row(data: Union[bytes, memoryview, mmap.mmap], at: int, items: int) -> Row:
+def decode_row(data: Union[bytes, memoryview, mmap.mmap], at: int, items: int) -> RawRow:
     """The row at an offset, with the first so many of its values."""
     cgroup_id, parent_id, level, flags = ROW.unpack_from(data, at)
     values = struct.unpack_from(f"={items}Q", data, at + ROW.size)
-    return Row(cgroup_id, parent_id, level, flags, values)
+    return RawRow(cgroup_id, parent_id, level, flags, values)
 
 
 def values_of_rows(data: bytes, items: int) -> Iterator[tuple[int, ...]]:
@@ -172,7 +172,7 @@ def decode_trailer(data: bytes) -> Trailer:
     return Trailer(count, end_ns)
 
 
-def take_apart(data: bytes) -> Taken:
+def split(data: bytes) -> RawStream:
     """A stream, which may lack its trailer.
 
     Raises:
@@ -183,11 +183,11 @@ def take_apart(data: bytes) -> Taken:
     if end >= header.size:
         magic, count, end_ns = TRAILER.unpack_from(data, end)
         if magic == END_MAGIC and end - header.size == count * header.row_size:
-            return Taken(header, memoryview(data)[header.size : end], end_ns)
+            return RawStream(header, memoryview(data)[header.size : end], end_ns)
     # A trailer is shorter than any row, so what follows cannot be one that counts otherwise.
     if (len(data) - header.size) % header.row_size:
         raise _cut_short(data, header)
-    return Taken(header, memoryview(data)[header.size :], None)
+    return RawStream(header, memoryview(data)[header.size :], None)
 
 
 def decode(data: bytes) -> Stream:
@@ -196,10 +196,10 @@ def decode(data: bytes) -> Stream:
     Raises:
         StreamError: it is none of ours, damaged, or ends before its trailer.
     """
-    header, rows, end_ns = take_apart(data)
+    header, rows, end_ns = split(data)
     if end_ns is None:
         raise _cut_short(data, header)
-    count = len(header.items)
+    count = len(header.item_numbers)
     found = [decode_row(rows, at, count) for at in range(0, len(rows), header.row_size)]
     return Stream(header, found, end_ns)
 

@@ -139,12 +139,12 @@ class ItemUnavailableError(MemcgError, LookupError):
     """A known item that this kernel (or this cgroup, or the chosen backend) does not have.
 
     Attributes:
-        items: the names that are not to be had.
+        item_names: the names of the unavailable items.
     """
 
-    def __init__(self, message: str, *, items: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, *, item_names: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.items = tuple(items)
+        self.item_names = tuple(item_names)
 
 
 class BackendUnavailableError(MemcgError):

@@ -12,14 +12,13 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Optional, SupportsIndex, TypeVar
 
-from . import _fork, _wire
-from ._bpf import program as _program
+from . import _fork, _options, _wire
 from ._cgroup import directory as _directory
 from ._cgroup import paths as _paths
 from ._items import requested_names
 from ._sources import choose as _choose
-from ._sources.one_bpf import OneCgroup, StatSource
-from ._sources.tree_bpf import Tree, TreeSource
+from ._sources.one_bpf import StatSource, StatSourceFactory
+from ._sources.tree_bpf import TreeSource, TreeSourceFactory
 from .errors import (
     BpfPermissionError,
     CgroupNotFoundError,
@@ -42,18 +41,22 @@ class _Reader(Generic[_Source]):
     def __init__(
         self,
         cgroup_path: _directory.Path,
-        request: _choose.Request,
-        maker: _choose.Maker[_Source],
+        request: _options.Request,
+        factory: _choose.SourceFactory[_Source],
     ) -> None:
         cgroup = _directory.open_cgroup(cgroup_path)
         try:
-            choice = _choose.choose(cgroup, request, maker)
+            choice = _choose.choose(cgroup, request, factory)
         finally:
             cgroup.close()
-        self._request, self._maker = request, maker
+        self._request, self._factory = request, factory
         self._path = cgroup.path
         self._cgroup_id, self._identity = cgroup.id, cgroup.identity
-        self._names, self._backend, self._why = choice.names, choice.backend, choice.why
+        self._names, self._backend, self._fallback_reason = (
+            choice.names,
+            choice.backend,
+            choice.fallback_reason,
+        )
         self._transport = choice.transport
         self._source: Optional[_Source] = choice.source
         self._lock = threading.RLock()  # a signal handler may read, too
@@ -74,7 +77,7 @@ class _Reader(Generic[_Source]):
         return _directory.identity(path) == self._identity
 
     @property
-    def items(self) -> tuple[str, ...]:
+    def item_names(self) -> tuple[str, ...]:
         """The names of the items read, in their order."""
         return self._names
 
@@ -89,13 +92,13 @@ class _Reader(Generic[_Source]):
         return self._transport
 
     @property
-    def why(self) -> str:
+    def fallback_reason(self) -> str:
         """Why no better backend or transport serves here; "" where none is better.
 
         With "auto", this and the two above change in a process that loses the rights to read on
         through BPF: it reads text from then on.
         """
-        return self._why
+        return self._fallback_reason
 
     def _reads_text_next(self, error: MemcgError) -> bool:
         """Whether "auto" reads on as text after an error: if rights were lost, not if something is
@@ -103,7 +106,7 @@ class _Reader(Generic[_Source]):
         return (
             isinstance(error, BpfPermissionError)
             and error.errno in (errno.EPERM, errno.EACCES)
-            and self._request.backend == self._request.transport == _choose.AUTO
+            and self._request.backend == self._request.transport == _options.AUTO
             and self._backend != "text"
         )
 
@@ -129,11 +132,11 @@ class _Reader(Generic[_Source]):
             self.close()
             raise self._closed()
         why = f"{self._backend}: {lost}"
-        self._why = f"{self._why}; {why}" if self._why else why
+        self._fallback_reason = f"{self._fallback_reason}; {why}" if self._fallback_reason else why
         self._backend, self._transport = choice.backend, choice.transport
         source.close()
 
-    def _choose_again(self, request: _choose.Request) -> _choose.Choice[_Source]:
+    def _choose_again(self, request: _options.Request) -> _choose.Selection[_Source]:
         """What a request means for this reader's cgroup."""
         raise NotImplementedError
 
@@ -149,7 +152,7 @@ class _Reader(Generic[_Source]):
         source = self._source
         return source is not None and source.is_lost
 
-    def _raise_clearly(self, source: _Source, error: OSError) -> NoReturn:
+    def _raise_mapped(self, source: _Source, error: OSError) -> NoReturn:
         """Raises what a failure to read means."""
         if source.is_lost:
             raise MemcgError(
@@ -158,7 +161,7 @@ class _Reader(Generic[_Source]):
                 errno=errno.EBADF,
                 call="read",
             ) from error
-        _choose.raise_clearly(self._path, self._identity, error)
+        _choose.raise_mapped(self._path, self._identity, error)
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"this reader of {self._path} is closed")
@@ -195,17 +198,18 @@ class StatsReader(_Reader[StatSource]):
         ...     reader.read()
         {'anon': 17727488, 'pgfault': 1613}
 
-    May be used from several threads, and in a child after fork(). A process that gives up its
-    rights reads on; where the kernel refuses that (before Linux 5.19), "auto" reads text from then
-    on, and :attr:`why` says so. With the transport "stream" an open reader keeps a removed
-    cgroup's memory from being freed by the kernel: close it.
+    A reader may be used from several threads, and in a child after fork(). A process that gives
+    up its privileges can continue to read. Where the kernel refuses that (before Linux 5.19), a
+    reader with ``backend="auto"`` reads text from then on, and :attr:`fallback_reason` says so.
+    With the transport "stream", an open reader keeps the kernel from freeing a removed cgroup:
+    close it.
 
     Args:
         cgroup_path: the cgroup's directory.
         items: names of items, in the order wanted, and of groups of them: "memory.events.*"
             is all of a file, "workingset_*" all that begin so, "*" everything that
-            :func:`items` lists. (What a group holds that cannot be had is left out.) None
-            for all of memory.stat, in its order, and "memory.current".
+            :func:`list_items` lists. Group members that this kernel lacks are skipped. None
+            stands for all of memory.stat, in its order, and "memory.current".
         flush: True for values as fresh as those of memory.stat read at that moment;
             False for values up to about 2 s old, without the cost of the flush.
         backend: "kfunc", "rfc", "core", "text", or "auto" for the first of them that
@@ -228,18 +232,18 @@ class StatsReader(_Reader[StatSource]):
         items: Optional[Iterable[str]] = None,
         *,
         flush: bool = True,
-        backend: str = _choose.AUTO,
-        transport: str = _choose.AUTO,
+        backend: _options.Backend = _options.AUTO,
+        transport: _options.StatsTransport = _options.AUTO,
     ) -> None:
-        request = _choose.Request(requested_names(items), bool(flush), backend, transport)
-        super().__init__(cgroup_path, request, OneCgroup())
+        request = _options.Request(requested_names(items), bool(flush), backend, transport)
+        super().__init__(cgroup_path, request, StatSourceFactory())
         # The working directory may change.
         self._whole_path = self._path
         if not os.path.isabs(self._path):
             self._whole_path = os.path.realpath(self._path)
 
     def read(self) -> dict[str, int]:
-        """The values now: item's name → value in its file's unit (bytes, a count, or µs).
+        """The values now: item's name → value in its file's unit (bytes, a count, or microseconds).
 
         A limit that is not set is :data:`UNLIMITED`. Pressure that was switched off since is
         missing.
@@ -262,7 +266,7 @@ class StatsReader(_Reader[StatSource]):
     def _recover(self, source: StatSource, error: OSError) -> None:
         """Reads text from now on, where that is the remedy; else raises what the error means."""
         try:
-            self._raise_clearly(source, error)
+            self._raise_mapped(source, error)
         except MemcgError as clear:
             if not self._reads_text_next(clear):
                 raise
@@ -270,7 +274,7 @@ class StatsReader(_Reader[StatSource]):
         finally:
             del error  # it holds this frame
 
-    def _choose_again(self, request: _choose.Request) -> _choose.Choice[StatSource]:
+    def _choose_again(self, request: _options.Request) -> _choose.Selection[StatSource]:
         try:
             cgroup = _directory.open_cgroup(self._whole_path)
         except CgroupNotFoundError as error:
@@ -284,7 +288,7 @@ class StatsReader(_Reader[StatSource]):
         try:
             if cgroup.identity != self._identity:
                 raise _directory.why_unreadable(self._whole_path, self._identity)
-            return _choose.choose(cgroup, request, self._maker)
+            return _choose.choose(cgroup, request, self._factory)
         finally:
             cgroup.close()
 
@@ -298,12 +302,14 @@ class TreeReader(_Reader[TreeSource]):
         ...     print(cgroup.path, cgroup["anon"])
 
     Cgroups without the memory controller (those that have no memory.stat) have no row.
-    Making a reader walks once. It holds no reference to any cgroup but, with the transport
-    "shared", to the walk's root. May be used from several threads; a child after fork()
-    loads a program of its own when it first reads, and so does any process when the rows
-    no longer fit. One that has given up the rights to do so reads text from then on with
-    "auto", and :attr:`why` says so; with a backend or transport that was asked for by name,
-    or where text does not have all of the items (as on cgroup v1), that is a BpfPermissionError.
+    The constructor walks once. A reader holds a reference to the walk's root with the transport
+    "shared", and to no other cgroup. It may be used from several threads.
+
+    A child after fork() loads its own program when it first reads; any process loads another one
+    when the rows no longer fit. If it has given up the privileges for that, a reader with
+    ``backend="auto"`` reads text from then on, and :attr:`fallback_reason` says so. The error is
+    a BpfPermissionError if a backend or transport was asked for by name, or if text does not have
+    all of the items, as on cgroup v1.
 
     Args:
         cgroup_path: the directory of the walk's root.
@@ -326,23 +332,21 @@ class TreeReader(_Reader[TreeSource]):
         cgroup_path: _directory.Path,
         items: Optional[Iterable[str]] = None,
         *,
-        order: str = "pre",
+        order: _options.Order = "pre",
         flush: bool = True,
-        backend: str = _choose.AUTO,
-        transport: str = _choose.AUTO,
+        backend: _options.Backend = _options.AUTO,
+        transport: _options.TreeTransport = _options.AUTO,
         max_rows: Optional[SupportsIndex] = None,
     ) -> None:
-        if not isinstance(order, str) or order not in _program.ORDERS:
-            known = ", ".join(map(repr, _program.ORDERS))
-            raise ValueError(f"order must be one of {known}, not {order!r}")
+        _options.check("order", order, _options.ORDERS)
         cap = None if max_rows is None else operator.index(max_rows)
         if cap is not None and cap < 1:
             raise ValueError(f"max_rows must be at least 1, not {cap}")
-        request = _choose.Request(requested_names(items), bool(flush), backend, transport)
+        request = _options.Request(requested_names(items), bool(flush), backend, transport)
         self._order = order
         self._view: Optional[Snapshot] = None
         self._reading: Optional[int] = None  # _fork.generation of the process that is in read()
-        super().__init__(cgroup_path, request, Tree(order, cap))
+        super().__init__(cgroup_path, request, TreeSourceFactory(order, cap))
         self._row_size = _wire.row_size(len(self._names))
         self._paths = _paths.Paths(self._path, self._identity)
 
@@ -389,10 +393,10 @@ class TreeReader(_Reader[TreeSource]):
             finally:
                 self._reading = None
 
-    def _choose_again(self, request: _choose.Request) -> _choose.Choice[TreeSource]:
+    def _choose_again(self, request: _options.Request) -> _choose.Selection[TreeSource]:
         if self._source is None:  # a signal handler has closed it
             raise self._closed()
-        return _choose.choose(self._source.root, request, self._maker)
+        return _choose.choose(self._source.root, request, self._factory)
 
     def _read(self, copy: bool) -> Snapshot:
         source = self._source
@@ -411,7 +415,7 @@ class TreeReader(_Reader[TreeSource]):
                 raise self._closed() from error
             if not isinstance(error, OSError):
                 raise
-            self._raise_clearly(source, error)
+            self._raise_mapped(source, error)
         if copy:
             rows = memoryview(bytes(rows))
         snapshot = Snapshot(rows, self._names, self._order, began, ended, self._paths)

@@ -59,7 +59,7 @@ class Snapshot(Sequence["Row"]):
         self._names = names
         self._places = _places_of(names)
         self._order = order
-        self._taken_ns, self._duration_ns = began_ns, ended_ns - began_ns
+        self._started_ns, self._duration_ns = began_ns, ended_ns - began_ns
         self._paths = paths
         self._starts: Optional[dict[int, int]] = None  # id → its row's first word
         self._complete = False  # known to have no ABSENT anywhere
@@ -67,7 +67,7 @@ class Snapshot(Sequence["Row"]):
         self._why_expired = _READ_AGAIN
 
     @property
-    def items(self) -> tuple[str, ...]:
+    def item_names(self) -> tuple[str, ...]:
         """The names of the items, in the order of a row."""
         return self._names
 
@@ -83,9 +83,9 @@ class Snapshot(Sequence["Row"]):
         return self._paths.root
 
     @property
-    def taken_ns(self) -> int:
+    def started_ns(self) -> int:
         """When the flush and the walk began, in ns of CLOCK_MONOTONIC (time.monotonic_ns())."""
-        return self._taken_ns
+        return self._started_ns
 
     @property
     def duration_ns(self) -> int:
@@ -241,7 +241,7 @@ class Snapshot(Sequence["Row"]):
     def _look_up(self, cgroup_id: int) -> tuple[Optional[str], bool]:
         """A cgroup's relative path, or None; and whether it is gone."""
         index = self._index()
-        ended_ns = self._taken_ns + self._duration_ns
+        ended_ns = self._started_ns + self._duration_ns
         return self._paths.look_up(cgroup_id, self._parent_of, ended_ns, index.keys())
 
     def _parent_of(self, cgroup_id: int) -> Optional[int]:

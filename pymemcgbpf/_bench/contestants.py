@@ -10,16 +10,15 @@ import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
-from .. import _cached_readers
+from .. import _functions, _options
 from .._cgroup import files as _files
 from .._cgroup.directory import Cgroup
-from .._cgroup.present_items import Shown
+from .._cgroup.present_items import PresentItems
 from .._items import MEMORY_STAT
-from .._sources import choose as _choose
-from .._sources.one_bpf import OneCgroup
-from .._sources.tree_bpf import Tree
+from .._sources.one_bpf import StatSourceFactory
+from .._sources.tree_bpf import TreeSourceFactory
 from ..errors import MemcgError, StreamError
 from ..reader import StatsReader, TreeReader
 from . import control
@@ -46,7 +45,7 @@ class Absent(NamedTuple):
 
 def six_of(cgroup: Cgroup) -> tuple[str, ...]:
     """Those of the six that this memory.stat shows: on any real kernel, all."""
-    shown = Shown(cgroup, False).names(MEMORY_STAT)
+    shown = PresentItems(cgroup, False).names(MEMORY_STAT)
     return tuple(name for name in SIX if name in shown)
 
 
@@ -54,7 +53,7 @@ def controls(cgroup: Cgroup, items: Items, stack: ExitStack) -> Iterator[Contest
     """memory.stat as text: as the patch's first form read it, as the merged one, as most do."""
     file = os.path.join(cgroup.path, MEMORY_STAT)
     names = _by_key(cgroup, items or ())
-    shown = names or _by_key(cgroup, Shown(cgroup, False).names(MEMORY_STAT))
+    shown = names or _by_key(cgroup, PresentItems(cgroup, False).names(MEMORY_STAT))
     fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     stack.callback(os.close, fd)
 
@@ -79,7 +78,7 @@ def readers(
 ) -> Iterator[Contestant]:
     """StatsReader by each backend and transport, with the flush and without; read_stats()."""
     path = cgroup.path
-    for backend, transport in ways(OneCgroup()):
+    for backend, transport in ways(StatSourceFactory()):
         way = f"{backend}/{transport}"
         for flush in (True, False):
             try:
@@ -92,10 +91,10 @@ def readers(
             yield Contestant(name, reader.read, reader.read)
     text = stack.enter_context(StatsReader(path, items, backend="text"))
     yield Contestant("StatsReader, text", text.read, text.read)
-    stack.callback(_cached_readers.clear_cache)
+    stack.callback(_functions.clear_cache)
 
     def function() -> Values:
-        return _cached_readers.read_stats(path, items)
+        return _functions.read_stats(path, items)
 
     yield Contestant(f"read_stats(), {_used(path, items)}", function, function)
 
@@ -117,7 +116,7 @@ def trees(
     names = _by_key(cgroup, items)
     walked = control.walked(cgroup.path, names)
     yield Contestant(WALKED, walked, lambda: _sums(walked().values(), names), count)
-    for backend, transport in ways(Tree("pre", None)):
+    for backend, transport in ways(TreeSourceFactory("pre", None)):
         way = f"{backend}/{transport}"
         try:
             tree = TreeReader(cgroup.path, items, backend=backend, transport=transport)
@@ -136,7 +135,7 @@ def _one_tree(way: str, tree: TreeReader, count: int) -> Iterator[Contestant]:
     def dicts() -> object:
         return tree.read(copy=False).dicts()
 
-    names = {name: name for name in tree.items}
+    names = {name: name for name in tree.item_names}
     yield Contestant(
         f"TreeReader, {way}, copy=False", view, lambda: _sums(tree.read().dicts(), names), count
     )
@@ -150,9 +149,11 @@ def _sums(rows: Collection[Values], names: dict[str, str]) -> Values:
     return {"cgroups": len(rows), **sums}
 
 
-def ways(maker: Union[OneCgroup, Tree]) -> Iterator[tuple[str, str]]:
+def ways(
+    maker: Union[StatSourceFactory, TreeSourceFactory],
+) -> Iterator[tuple[_options.Backend, Any]]:
     """Each backend with each transport, the best first."""
-    for backend in _choose.BEST_FIRST[:-1]:
+    for backend in _options.BACKENDS[:-1]:
         for transport in maker.transports:
             yield backend, transport
 

@@ -10,7 +10,7 @@ from .rounds import Contestant
 WIDTH = 80
 
 
-class Part(NamedTuple):
+class Section(NamedTuple):
     """Contestants that are compared with each other.
 
     Attributes:
@@ -24,7 +24,7 @@ class Part(NamedTuple):
     controls: dict[str, str]
 
 
-def ratios(part: Part) -> dict[str, dict[str, float]]:
+def ratios(part: Section) -> dict[str, dict[str, float]]:
     """Contestant's name → control's column → how many times faster it is than that."""
     real = {one.name: one.microseconds("real") for one in part.contestants}
     return {
@@ -33,7 +33,7 @@ def ratios(part: Part) -> dict[str, dict[str, float]]:
     }
 
 
-def table(part: Part) -> str:
+def table(part: Section) -> str:
     """A row for each contestant: real, user and sys in µs, and how many times faster."""
     ratio = ratios(part)
     rows = [[part.title, "real", "user", "sys", *part.controls]]
@@ -51,7 +51,7 @@ def table(part: Part) -> str:
     )
 
 
-def chart(part: Part, block: str) -> str:
+def chart(part: Section, block: str) -> str:
     """A bar for each contestant's real time; the longest fills the line.
 
     Args:
@@ -67,7 +67,7 @@ def chart(part: Part, block: str) -> str:
     return "\n".join(lines)
 
 
-def as_objects(part: Part) -> dict[str, object]:
+def as_objects(part: Section) -> dict[str, object]:
     """The same for JSON, every round included."""
     ratio = ratios(part)
     return {

@@ -101,7 +101,7 @@ def kernel() -> KernelTypes:
 
 def _read_kernel() -> KernelTypes:
     lib = _libbpf.load()
-    return _signals.held_back(lambda: _libbpf.explained(lambda log: _read_vmlinux(lib, log)))
+    return _signals.held_back(lambda: _libbpf.run_with_log(lambda log: _read_vmlinux(lib, log)))
 
 
 def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:

@@ -502,7 +502,7 @@ def strerror(number: int) -> str:
 _Result = TypeVar("_Result")
 
 
-def explained(work: Callable[[list[str]], _Result]) -> _Result:
+def run_with_log(work: Callable[[list[str]], _Result]) -> _Result:
     """Runs *work* with libbpf silent; if that fails, once more for what libbpf has to say.
 
     *work* is given the list of messages, empty until the second run. That way the many
@@ -820,7 +820,7 @@ def create_array(lib: Libbpf, name: str, value_size: int, entries: int, flags: i
     )
 
 
-def fill_for_ever(lib: Libbpf, map_fd: int, value: bytes) -> None:
+def set_and_freeze(lib: Libbpf, map_fd: int, value: bytes) -> None:
     """Sets an array's only element, and lets nobody change it: the verifier knows it then."""
     lib.bpf_map_update_elem(map_fd, bytes(4), value, 0)
     lib.bpf_map_freeze(map_fd)

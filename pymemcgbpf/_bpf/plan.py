@@ -7,7 +7,7 @@ import mmap
 from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
-from .. import _items, _wire
+from .. import _items, _options, _wire
 from .._items import Counters, Field, Item, NodeCounter, Pressure
 from ..errors import BackendUnavailableError
 from . import btf as _btf
@@ -15,7 +15,7 @@ from . import counter_slots as _counter_slots
 from . import program as _program
 
 
-class Base(NamedTuple):
+class PointerPath(NamedTuple):
     """A structure in the kernel's memory, by the way to it.
 
     Attributes:
@@ -42,13 +42,13 @@ class Term(NamedTuple):
     kind: int
     at: int
     unit: int = 1
-    base: Optional[Base] = None
+    base: Optional[PointerPath] = None
 
 
 Terms = dict[str, tuple[Term, ...]]
 
 
-class Source(NamedTuple):
+class Planner(NamedTuple):
     """Where the kernel's numbers come from.
 
     Attributes:
@@ -66,7 +66,7 @@ class Source(NamedTuple):
         item = _items.item_named(name) or guessed(name, self.types.counters)
         return () if item is None else self.terms(item.source)
 
-    def terms(self, source: _items.Source) -> tuple[Term, ...]:
+    def terms(self, source: _items.ItemSource) -> tuple[Term, ...]:
         """The numbers that make up what the catalogue names."""
         try:
             if isinstance(source, Counters):
@@ -82,7 +82,7 @@ class Source(NamedTuple):
         item = _items.item_named(name) or guessed(name, self.types.counters)
         return item is not None and self._is_unproved(item.source)
 
-    def _is_unproved(self, source: _items.Source) -> bool:
+    def _is_unproved(self, source: _items.ItemSource) -> bool:
         of = source.of if isinstance(source, NodeCounter) else source
         layout = self.layout
         if not isinstance(of, Counters) or (self.backend != "core" and of is source):
@@ -104,7 +104,9 @@ class Source(NamedTuple):
                 if self.backend != "core":
                     yield Term(_program.KINDS[enum], value)  # the kernel applies the unit
                 elif self.layout is not None and enumerator in self.layout.slots:
-                    base = Base(_program.START_MEMCG, (self._member("mem_cgroup", "vmstats"),))
+                    base = PointerPath(
+                        _program.START_MEMCG, (self._member("mem_cgroup", "vmstats"),)
+                    )
                     at = 8 * self.layout.slots[enumerator]
                     yield Term(_word_kind(enum), at, unit_of(source.scale), base)
                 break
@@ -126,7 +128,7 @@ class Source(NamedTuple):
             enum, _ = self.types.counters.get(enumerator, ("", 0))
             slot = self.layout.slots.get(enumerator, first - 1) - first
             if enum == "node_stat_item" and 0 <= slot < state.length:
-                base = Base(_program.START_MEMCG, steps)
+                base = PointerPath(_program.START_MEMCG, steps)
                 unit = unit_of(source.of.scale)
                 return (Term(_program.KIND_SIGNED, start + 8 * slot, unit, base),)
         return ()
@@ -141,7 +143,7 @@ class Source(NamedTuple):
         at = self._member("mem_cgroup", source.path[0])
         if len(source.path) > 1:
             at += self._member("page_counter", source.path[1])
-        base = Base(_program.START_MEMCG, ())
+        base = PointerPath(_program.START_MEMCG, ())
         if source.enumerator:
             at += 8 * self.types.enumerators[source.enumerator]
             return Term(_program.KIND_WORD, at, 1, base)
@@ -152,7 +154,7 @@ class Source(NamedTuple):
     def _pressure(self, source: Pressure) -> Term:
         group = self.types.structs["psi_group"]
         steps = (self._member("cgroup", "psi"),)
-        base = Base(_program.START_CGROUP, steps, group["enabled"].offset)
+        base = PointerPath(_program.START_CGROUP, steps, group["enabled"].offset)
         at = group["total"].offset + 8 * self.types.enumerators[source.enumerator]
         return Term(_program.KIND_NANOSECONDS, at, 1, base)
 
@@ -192,7 +194,7 @@ def guessed(name: str, enumerators: Iterable[str]) -> Optional[Item]:
     return None
 
 
-class Recipe(NamedTuple):
+class ReadPlan(NamedTuple):
     """Items, from a backend.
 
     Attributes:
@@ -227,7 +229,7 @@ class Recipe(NamedTuple):
         """What a stream of it begins with."""
         return _wire.encode_header([_number(name) for name in self.terms], order)
 
-    def constants(self, flush_mode: int, order: int = _program.SELF) -> dict[str, bytes]:
+    def constants(self, flush_mode: int, order: int = _options.SELF) -> dict[str, bytes]:
         """The constants of any program of the object that reads rows.
 
         Raises:
@@ -246,7 +248,7 @@ class Recipe(NamedTuple):
                 f"{len(self.terms)} items are too many for the BPF program"
             )
         return {
-            "backend": _program.u32(_program.BACKENDS[self.backend]),
+            "backend": _program.u32(_program.BACKEND_NUMBERS[self.backend]),
             "flush": _program.u32(flush_mode),
             "memory_cgrp_id": _program.u32(_btf.kernel().memory_cgrp_id or 0),
             "page_size": _program.u32(mmap.PAGESIZE),
@@ -275,9 +277,9 @@ def _flags(name: str, last: bool) -> int:
     return flags if on_root else flags | _program.TERM_NOT_ON_ROOT
 
 
-def _blocks(terms: Iterable[Term]) -> dict[Base, _program.Block]:
+def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _program.Block]:
     """What is copied out of each structure: from the first word asked for to the last."""
-    spans: dict[Base, tuple[int, int]] = {}
+    spans: dict[PointerPath, tuple[int, int]] = {}
     for term in terms:
         if term.base is not None:
             first, end = spans.get(term.base, (term.at, term.at))
@@ -301,9 +303,11 @@ def _blocks(terms: Iterable[Term]) -> dict[Base, _program.Block]:
     return blocks
 
 
-def _wire_term(term: Term, blocks: dict[Base, _program.Block], flags: int) -> _program.Term:
+def _wire_term(
+    term: Term, blocks: dict[PointerPath, _program.Block], flags: int
+) -> _program.EncodedTerm:
     if term.base is None:
-        return _program.Term(term.kind, flags, 0, term.at, term.unit)
+        return _program.EncodedTerm(term.kind, flags, 0, term.at, term.unit)
     block = blocks[term.base]
     word = block.word + (term.at - block.offset) // 8
-    return _program.Term(term.kind, flags, list(blocks).index(term.base), word, term.unit)
+    return _program.EncodedTerm(term.kind, flags, list(blocks).index(term.base), word, term.unit)

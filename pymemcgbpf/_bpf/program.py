@@ -48,12 +48,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     COPY_TABLES: (),
 }
 
-# enum bpf_cgroup_iter_order
-SELF, PRE, POST, UP, CHILDREN = 1, 2, 3, 4, 5
-ORDERS = {"self": SELF, "pre": PRE, "post": POST, "up": UP, "children": CHILDREN}
-
 # enum memcg_stats_backend, _flush, _kind, _start and the flags of bpf_src/memcg_stats.h
-BACKENDS = {"kfunc": 1, "rfc": 2, "core": 3}
+BACKEND_NUMBERS = {"kfunc": 1, "rfc": 2, "core": 3}
 FLUSH_NONE, FLUSH_KFUNC, FLUSH_RFC, FLUSH_RSTAT = 0, 1, 2, 3
 KINDS = {"node_stat_item": 1, "memcg_stat_item": 2, "vm_event_item": 3}
 KIND_MEMORY_EVENT, KIND_USAGE = 4, 5
@@ -62,7 +58,7 @@ TERM_LAST, TERM_NOT_ON_ROOT = 1, 2
 START_MEMCG, START_CGROUP = 0, 1
 
 
-class Term(NamedTuple):
+class EncodedTerm(NamedTuple):
     """One number; an item is the sum of its terms. As struct memcg_stats_term."""
 
     kind: int
@@ -95,7 +91,7 @@ def u64(value: int) -> bytes:
     return struct.pack("=Q", value)
 
 
-def encode_terms(terms: Iterable[Term]) -> bytes:
+def encode_terms(terms: Iterable[EncodedTerm]) -> bytes:
     """The constant ``terms[]``."""
     return b"".join(_wire.TERM.pack(*term) for term in terms)
 
@@ -236,7 +232,7 @@ def _loaded(
 ) -> _Loaded:
     """Loads a program, as it was loaded before in this process or else through libbpf."""
     file = _file_of(name, constants)
-    before = _reload.of(file, name)
+    before = _reload.lookup(file, name)
     if before is not None:
         try:
             with _libbpf.silence():
@@ -247,12 +243,12 @@ def _loaded(
                 raise _load_error(error, file, "") from error
             # Else libbpf's loader is to try: it has words for what is wrong.
     try:
-        return _libbpf.explained(lambda log: _load_object(lib, file, name, constants, rows, log))
+        return _libbpf.run_with_log(lambda log: _load_object(lib, file, name, constants, rows, log))
     except MemcgError as error:
         if not any(words in error.log for words in _MAP_WAS_NOT_MADE):
             raise
         lib = _libbpf.load_anew()
-        return _libbpf.explained(lambda log: _load_object(lib, file, name, constants, rows, log))
+        return _libbpf.run_with_log(lambda log: _load_object(lib, file, name, constants, rows, log))
 
 
 # What the kernel says, and an older libbpf, of a program whose map of constants libbpf did not
@@ -300,7 +296,7 @@ class _Object:
         if name == COPY_TABLES:  # which runs once, and is asked for its variables
             return _Loaded(owned, None, data, self._variables())
         with contextlib.suppress(MemcgError):
-            _reload.keep(file, _reload.made(lib, name, self._object, program, initial))
+            _reload.remember(file, _reload.capture(lib, name, self._object, program, initial))
         rows_map = duplicate(lib.bpf_map__fd(self._map(ROWS))) if ROWS in PROGRAMS[name] else None
         return _Loaded(owned, rows_map, data)
 
@@ -370,7 +366,7 @@ def _file_of(program: str, constants: dict[str, bytes]) -> str:
     needs, as each is looked for."""
     if program == COPY_TABLES:
         return TABLES_FILE
-    core = constants.get("backend") == u32(BACKENDS["core"])
+    core = constants.get("backend") == u32(BACKEND_NUMBERS["core"])
     by_function = constants.get("flush") in (u32(FLUSH_KFUNC), u32(FLUSH_RFC))
     return CORE_FILE if core and not by_function else OBJECT_FILE
 

@@ -76,7 +76,7 @@ class Array(NamedTuple):
     flags: int
 
 
-class Relocated(NamedTuple):
+class ReloadableProgram(NamedTuple):
     """A program that libbpf has loaded.
 
     Attributes:
@@ -106,7 +106,7 @@ class Relocated(NamedTuple):
                 array = array._replace(value_size=rows.value_size, entries=rows.entries)
             made[name] = _libbpf.create_array(lib, name, *array)
         if RODATA in made:
-            _libbpf.fill_for_ever(lib, made[RODATA].fileno(), data)
+            _libbpf.set_and_freeze(lib, made[RODATA].fileno(), data)
         code = bytearray(self.code)
         for at, name in self.uses:
             _IMMEDIATE.pack_into(code, at, made[name].fileno())
@@ -115,15 +115,15 @@ class Relocated(NamedTuple):
         return Loaded(program, made.get(ROWS))
 
 
-_kept: dict[tuple[str, str], Relocated] = {}
+_kept: dict[tuple[str, str], ReloadableProgram] = {}
 
 
-def of(file: str, name: str) -> Optional[Relocated]:
+def lookup(file: str, name: str) -> Optional[ReloadableProgram]:
     """A program of an object file, if it was kept."""
     return _kept.get((file, name))
 
 
-def keep(file: str, program: Optional[Relocated]) -> None:
+def remember(file: str, program: Optional[ReloadableProgram]) -> None:
     """Keeps a program."""
     if program is not None:
         _kept[file, program.name] = program
@@ -134,9 +134,9 @@ def forget() -> None:
     _kept.clear()
 
 
-def made(
+def capture(
     lib: _libbpf.Libbpf, name: str, loaded: Any, program: Any, constants: Section
-) -> Optional[Relocated]:
+) -> Optional[ReloadableProgram]:
     """What libbpf's loader made of a program; None where it cannot be loaded again.
 
     Args:
@@ -163,7 +163,7 @@ def made(
     if used != names.keys():
         return None
     uses = tuple((at, names[fd]) for at, fd in _descriptors(code))
-    return Relocated(name, kind, code, uses, maps, constants)
+    return ReloadableProgram(name, kind, code, uses, maps, constants)
 
 
 def _fd_of(lib: _libbpf.Libbpf, bpf_map: Any) -> int:

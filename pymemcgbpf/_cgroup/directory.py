@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -118,7 +119,7 @@ def open_cgroup(path: Path) -> Cgroup:
         fd = owner.fileno()
         opened = file_identity(fd)
         if not exists("cgroup.procs", fd):
-            if _is_going(text, opened):
+            if _is_being_removed(text, opened):
                 raise removed(text)
             raise NotACgroupError(
                 f"{text} is a directory, but not a cgroup's: no cgroup.procs"
@@ -143,7 +144,7 @@ def is_hierarchy_root(fd: int, version: int, path: str = ".") -> bool:
     return exists(f"{path}/cgroup.sane_behavior", fd)
 
 
-def _is_going(path: str, opened: Identity) -> bool:
+def _is_being_removed(path: str, opened: Identity) -> bool:
     """Whether an open directory is of a cgroup that has been, or is just being, removed.
 
     Its files go first, its path last: then it is known by its parent.
@@ -401,3 +402,24 @@ def _below(root: str, path: str) -> Optional[str]:
 def _unescape(field: str) -> str:
     """mountinfo writes a space, among others, as a backslash and three octal digits."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
+@contextlib.contextmanager
+def opened_or_own(path: Optional[Path]) -> Iterator[Cgroup]:
+    """A cgroup; without a path the process's own, or the nearest above with a memory.stat."""
+    cgroup = open_cgroup(_nearest_with_memory(own_cgroup()) if path is None else path)
+    try:
+        yield cgroup
+    finally:
+        cgroup.close()
+
+
+def _nearest_with_memory(path: str) -> str:
+    """The cgroup, or the nearest above it, that has a memory.stat; itself if there is none."""
+    at = resolved(path)
+    while not exists(os.path.join(at, MEMORY_STAT)):
+        above = os.path.dirname(at)
+        if not exists(os.path.join(above, "cgroup.procs")):
+            return path
+        at = above
+    return at

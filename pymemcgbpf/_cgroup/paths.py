@@ -34,7 +34,7 @@ class Paths:
     """
 
     def __init__(self, path: str, identity: tuple[int, int]) -> None:
-        self._obstacle = False  # to the look-up just done
+        self._lookup_blocked = False  # to the look-up just done
         self.root = os.path.abspath(path)
         self._device, self._root_id = identity
         if self._id_of(self.root) != self._root_id:  # ".." behind a symbolic link
@@ -82,10 +82,10 @@ class Paths:
             MemcgError: there are no file descriptors left to look it up with.
         """
         with self._lock:
-            self._obstacle = False
+            self._lookup_blocked = False
             try:
                 path = self._found(cgroup_id, parent_of, seen_ns)
-                return path, path is None and not self._obstacle
+                return path, path is None and not self._lookup_blocked
             finally:
                 most = 2 * len(ids) + _SPARE
                 if len(self._known) > most or len(self._listed) > most:
@@ -98,13 +98,13 @@ class Paths:
         while not self._is_known(chain[-1]):
             parent = parent_of(chain[-1])
             if parent is None:  # it is above the walk's root, or its parent has no row
-                self._learn_above()
-                self._learn_below(seen_ns)
+                self._cache_ancestors()
+                self._cache_descendants(seen_ns)
                 return self._known[cgroup_id] if self._is_known(cgroup_id) else None
             chain.append(parent)
         for parent, child in zip(chain[:0:-1], chain[-2::-1]):
             if not self._is_known(child):
-                self._learn_children(parent, seen_ns)
+                self._cache_children(parent, seen_ns)
                 if not self._is_known(child):
                     return None
         return self._known[cgroup_id]
@@ -117,19 +117,19 @@ class Paths:
         try:
             status = os.stat(path)
         except OSError as error:
-            self._note(error)
+            self._record_error(error)
             return None
         except ValueError:  # a NUL in it
             return None
         return status.st_ino if status.st_dev == self._device else None
 
-    def _note(self, error: OSError) -> None:
+    def _record_error(self, error: OSError) -> None:
         """Why a directory could not be looked at: because it is not there any more, or else."""
         if is_transient(error):
             message = f"the cgroups below {self.root} cannot be listed"
             raise shortage(message, error, "open") from error
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV):
-            self._obstacle = True
+            self._lookup_blocked = True
 
     def _is_known(self, cgroup_id: int) -> bool:
         relative = self._known.get(cgroup_id)
@@ -150,7 +150,7 @@ class Paths:
             return True
         return time.monotonic_ns() - listed >= _AGAIN_AFTER_NS
 
-    def _learn_children(self, parent: int, seen_ns: int) -> None:
+    def _cache_children(self, parent: int, seen_ns: int) -> None:
         """Lists a directory, if it is due."""
         relative = self._known.get(parent)
         if relative is not None and self._is_due(parent, seen_ns):
@@ -160,7 +160,7 @@ class Paths:
                 self._known.update(found)
                 self._listed[parent] = now
 
-    def _learn_below(self, seen_ns: int) -> None:
+    def _cache_descendants(self, seen_ns: int) -> None:
         """Lists all that is below the root: only for one whose parent has no row."""
         if not self._is_due(_EVERYTHING, seen_ns):
             return
@@ -175,13 +175,13 @@ class Paths:
             self._known.update(found)
             waiting += (self._list(*each) or {} for each in found.items())
 
-    def _learn_above(self) -> None:
+    def _cache_ancestors(self) -> None:
         relative, path = "..", self.root
         while path != "/":
             path = self.absolute(relative)
             cgroup_id = self._id_of(path)
             if cgroup_id is None:
-                self._obstacle = True  # it is outside of what is mounted here
+                self._lookup_blocked = True  # it is outside of what is mounted here
                 return
             self._known[cgroup_id] = relative
             relative += "/.."
@@ -193,7 +193,7 @@ class Paths:
         try:
             directory = opened_at(self.absolute(relative), flags)
         except OSError as error:
-            self._note(error)
+            self._record_error(error)
             return None
         try:
             fd = directory.fileno()
@@ -206,7 +206,7 @@ class Paths:
                     if entry.is_dir(follow_symlinks=False)
                 }
         except OSError as error:
-            self._note(error)
+            self._record_error(error)
             return None
         finally:
             directory.close()

@@ -16,7 +16,7 @@ from .files import name_of, parse_items, read_at
 _NOT_ACCOUNTED_ON_V1 = ("hugetlb", "sock", "zswap", "zswapped", "zswap_incomp")
 
 
-class Shown:
+class PresentItems:
     """The items that a cgroup's files show, each file read when it is first asked about.
 
     Args:

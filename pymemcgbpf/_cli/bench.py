@@ -14,7 +14,7 @@ from typing import Callable, Optional
 from .. import _unbuilt
 from .._bench import contestants, formatting, rounds, tables
 from .._bench.machine import this_machine
-from .._bench.tables import Part
+from .._bench.tables import Section
 from .._cgroup import directory as _directory
 from ..errors import BpfObjectError, MemcgError
 from . import command
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--iterations",
-        type=command.whole("reads", least=1),
+        type=command.integer("reads", least=1),
         metavar="N",
         help="read a cgroup so many times in each way instead: 1000000 as in the experiment "
         "(minutes); the tree's part keeps its time",
@@ -126,7 +126,7 @@ class _Report:
             "path": cgroup.path,
         }
 
-    def _parts(self, cgroup: _directory.Cgroup, stack: contextlib.ExitStack) -> list[Part]:
+    def _parts(self, cgroup: _directory.Cgroup, stack: contextlib.ExitStack) -> list[Section]:
         six = contestants.six_of(cgroup)
         found = []
         for title, items in ((f"{len(six)} items", six), ("all of memory.stat", None)):
@@ -134,10 +134,10 @@ class _Report:
                 *contestants.controls(cgroup, items, stack),
                 *contestants.readers(cgroup, items, self.absent, stack),
             ]
-            found.append(Part(title, who, _CONTROLS))
+            found.append(Section(title, who, _CONTROLS))
         who = list(contestants.trees(cgroup, six, self.absent, stack))
         cgroups = f"{who[0].per} cgroup{'s' * (who[0].per != 1)}"
-        found.append(Part(f"{cgroups}, {len(six)} items", who, {"walked": contestants.WALKED}))
+        found.append(Section(f"{cgroups}, {len(six)} items", who, {"walked": contestants.WALKED}))
         return found
 
     def reasons(self) -> dict[str, str]:

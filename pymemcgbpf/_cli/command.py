@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 
+from .. import _options
 from .._items import CATALOGUE, close_names, is_group, item_named
 from .._version import VERSION
 from ..errors import ItemUnavailableError, MemcgError, UnknownItemError
@@ -41,7 +42,7 @@ class Parser(argparse.ArgumentParser):
     after_help = ""
 
     def error(self, message: str) -> NoReturn:
-        say(f"{message} (see --help)")
+        warn(f"{message} (see --help)")
         raise SystemExit(USAGE)
 
     def parse_words(self, arguments: Sequence[str]) -> argparse.Namespace:
@@ -62,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         return super().format_help() + self.after_help
 
 
-def say(message: str) -> None:
+def warn(message: str) -> None:
     """One line on stderr, without control characters; nothing where that is closed (print would
     take stdout instead), or where nobody reads it."""
     if sys.stderr is not None:
@@ -73,7 +74,6 @@ def say(message: str) -> None:
 
 def parser(command: str, description: str, epilog: str, words: str) -> Parser:
     """The parser of a command that reads cgroups itself, with the options that all those have."""
-    from .._sources import choose as _choose
 
     made = plain_parser(
         command,
@@ -86,8 +86,8 @@ def parser(command: str, description: str, epilog: str, words: str) -> Parser:
     made.add_argument("words", nargs="*", metavar="PATH, ITEM", help=words)
     made.add_argument(
         "--backend",
-        choices=(_choose.AUTO, *_choose.BEST_FIRST),
-        default=_choose.AUTO,
+        choices=(_options.AUTO, *_options.BACKENDS),
+        default=_options.AUTO,
         help="where the numbers come from (default: the best that works here)",
     )
     made.add_argument(
@@ -127,7 +127,7 @@ def seconds(text: str) -> float:
     return number
 
 
-def whole(what: str, least: int = 0) -> Callable[[str], int]:
+def integer(what: str, least: int = 0) -> Callable[[str], int]:
     """The type of an option whose value is a number of *what*."""
 
     def number(text: str) -> int:
@@ -143,7 +143,7 @@ def add_depth(to: Parser) -> None:
     """The option of commands that show a tree: how deep."""
     to.add_argument(
         "--depth",
-        type=whole("levels"),
+        type=integer("levels"),
         metavar="N",
         help="show no more than N levels below the root",
     )
@@ -173,7 +173,7 @@ def one_item(text: str) -> str:
 
 
 def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[str]]]:
-    """What the words mean; None for what they do not say."""
+    """What the words mean; None for what they do not warn."""
     if not words:
         return None, None
     first = words[0]
@@ -253,7 +253,7 @@ def run_each(make_texts: Callable[[], Iterable[str]]) -> int:
 
 def _printed(text: str) -> bool:
     if sys.stdout is None:
-        say("cannot write: standard output is closed")
+        warn("cannot write: standard output is closed")
         return False
     if sys.stdout.isatty():  # whoever names a cgroup must not command the terminal
         text = "\n".join(map(printable, text.split("\n")))
@@ -272,7 +272,7 @@ def _flushed(text: str = "") -> bool:
         # What is buffered cannot be written either; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # whoever read our output has gone (head)
-            say(f"cannot write: {error.strerror}")
+            warn(f"cannot write: {error.strerror}")
         return False
     return True
 
@@ -297,19 +297,19 @@ def signals_raise() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def say_if_text(backend: str, why: str) -> None:
+def warn_if_text(backend: str, why: str) -> None:
     """Tells people that the numbers came the slow way."""
     if backend == "text" and why:
-        say(f"read as text; {why}")
+        warn(f"read as text; {why}")
 
 
 def say_if_unseen(snapshot: Snapshot) -> None:
     """Tells how many cgroups of a tree have no path here."""
     unseen = sum(row.path is None and not row.gone for row in snapshot)
     if unseen:
-        say(f"{unseen} cgroups are left out: their directories cannot be seen")
+        warn(f"{unseen} cgroups are left out: their directories cannot be seen")
 
 
 def _complain(error: MemcgError, status: int) -> int:
-    say(str(error))
+    warn(str(error))
     return status

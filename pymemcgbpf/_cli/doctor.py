@@ -10,20 +10,21 @@ import platform
 import re
 import time
 from collections.abc import Iterator, Sequence
-from typing import Callable, NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
-from .. import _offer
+from .. import _options
 from .._bpf import btf as _btf
 from .._bpf import plan as _plan
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf as _libbpf
-from .._cgroup.present_items import Shown
+from .._cgroup import directory as _directory
+from .._cgroup.present_items import PresentItems
 from .._items import MEMORY_STAT
 from .._sources import choose as _choose
 from .._sources import flush as _flush
 from .._sources import slot_discovery as _slot_discovery
-from .._sources.one_bpf import OneCgroup
-from .._sources.tree_bpf import Tree
+from .._sources.one_bpf import StatSourceFactory
+from .._sources.tree_bpf import TreeSourceFactory
 from ..errors import (
     BackendUnavailableError,
     LibbpfNotFoundError,
@@ -118,12 +119,12 @@ def _checks(path: Optional[str]) -> Iterator[_Check]:
         "flush through BPF": _flush_through_bpf,
         "index tables": lambda: _index_tables(path),
     }
-    for backend in _choose.BEST_FIRST:
-        for what, maker in ((_ONE, OneCgroup()), (_TREE, Tree("pre", None))):
+    for backend in _options.BACKENDS:
+        for what, maker in ((_ONE, StatSourceFactory()), (_TREE, TreeSourceFactory("pre", None))):
             for transport in maker.transports if backend != "text" else ("",):
                 way = f"{backend}/{transport}".rstrip("/")
                 looks[f"{what}, {way}"] = functools.partial(
-                    _reads, what, path, backend, transport or _choose.AUTO
+                    _reads, what, path, backend, transport or _options.AUTO
                 )
     looks["in use"] = lambda: _in_use(path)
     for name, look in looks.items():
@@ -157,14 +158,14 @@ def _kernel() -> _Check:
 
 def _mount(path: Optional[str]) -> _Check:
     try:
-        with _offer.opened(path) as cgroup:
+        with _directory.opened_or_own(path) as cgroup:
             return _Check(_OK, f"cgroup v{cgroup.version}")
     except MemoryControllerError:
         return _Check(_OK, "mounted")
 
 
 def _controller(path: Optional[str]) -> _Check:
-    with _offer.opened(path) as cgroup:
+    with _directory.opened_or_own(path) as cgroup:
         return _Check(_OK, os.path.join(cgroup.path, MEMORY_STAT))
 
 
@@ -274,16 +275,16 @@ def _flush_through_bpf() -> _Check:
 def _index_tables(path: Optional[str]) -> _Check:
     types = _kernel_types()
     try:
-        with _offer.opened(path) as cgroup:
+        with _directory.opened_or_own(path) as cgroup:
             layout = _slot_discovery.find(types, cgroup)
-            shown = Shown(cgroup, walks=False).counted(MEMORY_STAT)
+            shown = PresentItems(cgroup, walks=False).counted(MEMORY_STAT)
     except BackendUnavailableError as error:
         if type(error) is BackendUnavailableError:
             raise
         raise _CouldNotTellError(f"it takes a BPF program to see: {error}") from error
     if not layout.rebuilt:
         return _Check(_OK, "found by the kernel's symbols")
-    source = _plan.Source("core", types, layout)
+    source = _plan.Planner("core", types, layout)
     proved = [name for name in shown if source.terms_of(name)]
     unproved = [name for name in shown if source.lacks_proof(name)]
     found = (
@@ -302,13 +303,13 @@ _TO_SEE_TABLES = (
 )
 
 
-def _reads(what: str, path: Optional[str], backend: str, transport: str) -> _Check:
+def _reads(what: str, path: Optional[str], backend: _options.Backend, transport: str) -> _Check:
     began = time.perf_counter()
     with _reader(what, path, backend, transport) as reader:
         made = time.perf_counter()
         read = reader.read()
         ended = time.perf_counter()
-        items = f"{len(reader.items)} items"
+        items = f"{len(reader.item_names)} items"
         if isinstance(reader, TreeReader):
             items = f"{items} of {len(read)} cgroup{'s' * (len(read) != 1)}"
         return _Check(
@@ -321,17 +322,17 @@ def _reads(what: str, path: Optional[str], backend: str, transport: str) -> _Che
 def _in_use(path: Optional[str]) -> _Check:
     said = []
     for what in (_ONE, _TREE):
-        with _reader(what, path, _choose.AUTO, _choose.AUTO) as reader:
+        with _reader(what, path, _options.AUTO, _options.AUTO) as reader:
             if reader.backend == "text":
-                return _Check(_NO, f"{what} is read as text", reader.why)
+                return _Check(_NO, f"{what} is read as text", reader.fallback_reason)
             said.append(f"{reader.backend}/{reader.transport} for {what}")
     return _Check(_OK, ", ".join(said))
 
 
 def _reader(
-    what: str, path: Optional[str], backend: str, transport: str
+    what: str, path: Optional[str], backend: _options.Backend, transport: Any
 ) -> Union[StatsReader, TreeReader]:
-    with _offer.opened(path) as cgroup:
+    with _directory.opened_or_own(path) as cgroup:
         directory = cgroup.path
     kind = StatsReader if what == _ONE else TreeReader
     return kind(directory, backend=backend, transport=transport)

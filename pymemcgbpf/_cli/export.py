@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from .._cgroup import directory as _directory
-from .._items import NUMA_STAT, UNLIMITED, item_named, unknown
+from .._items import BYTES, MICROSECONDS, NUMA_STAT, UNLIMITED, item_named, unknown
 from ..snapshot import ABSENT, Snapshot
 from . import command, output_file
 from .units import utf_8
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     def texts() -> Iterator[str]:
         with command.tree_reader(options) as reader:
             snapshot = reader.read()
-        command.say_if_text(reader.backend, reader.why)
+        command.warn_if_text(reader.backend, reader.fallback_reason)
         command.say_if_unseen(snapshot)
         families = _exposition(snapshot, _labels(snapshot, reader.path), options.format)
         if options.output in (None, "-"):
@@ -89,7 +89,7 @@ def _metric(name: str) -> _Metric:
     if item.file == NUMA_STAT and node.isdecimal():
         words, labels = base, f',node="{node}"'
         description = description.partition(", on NUMA node")[0] + ", on a NUMA node"
-    unit = {"bytes": "bytes", "µs": "seconds"}.get(item.unit, "")
+    unit = {BYTES: "bytes", MICROSECONDS: "seconds"}.get(item.unit, "")
     words = re.sub("[^a-zA-Z0-9]", "_", words.removesuffix(".total"))
     words = words.replace("sec_pagetables", "secondary_pagetables")  # "sec" is taken for a unit
     family = "_".join(filter(None, ("cgroup_memory", words, unit)))
@@ -99,7 +99,7 @@ def _metric(name: str) -> _Metric:
 def _exposition(snapshot: Snapshot, cgroups: Sequence[Optional[str]], form: str) -> Iterator[str]:
     """The lines, a text a family."""
     families: dict[str, list[tuple[str, _Metric]]] = {}
-    for name in snapshot.items:
+    for name in snapshot.item_names:
         metric = _metric(name)
         families.setdefault(metric.family, []).append((name, metric))
     openmetrics = form == _OPENMETRICS

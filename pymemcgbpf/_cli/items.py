@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from .. import _offer
+from .. import _functions
 from .._items import Item, item_named
 from . import command
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     def text() -> str:
-        items = _offer.items(options.path)
+        items = _functions.list_items(options.path)
         return (_as_json if options.json else _as_table)(items)
 
     return command.run(text)

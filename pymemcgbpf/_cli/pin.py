@@ -9,11 +9,12 @@ import re
 from collections.abc import Sequence
 from typing import Optional
 
-from .._pins.read import ORDERS, PinnedReader
+from .. import _options
+from .._pins.read import PinnedReader
 from .._pins.remove import unpin
 from ..snapshot import Row, Snapshot
 from . import command
-from .units import Shown, columns, human, padded, printable, utf_8
+from .units import FormattedValue, columns, human, padded, printable, utf_8
 
 _STATUS = "Exit status: 0; 1 where it failed; 2 for wrong usage or an item that is not to be had."
 
@@ -40,7 +41,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     )
     parser.add_argument(
         "--order",
-        choices=tuple(ORDERS.values()),
+        choices=tuple(_options.ORDERS),
         help="of a walk (default: self, this cgroup alone)",
     )
     parser.add_argument(
@@ -50,7 +51,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     )
     parser.add_argument(
         "--room",
-        type=command.whole("cgroups", least=1),
+        type=command.integer("cgroups", least=1),
         metavar="N",
         help="with --tree: for N cgroups (default: twice as many as there are, and some more)",
     )
@@ -83,7 +84,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                 room=options.room,
             )
         else:
-            order = options.order or "self"
+            order: _options.Order = options.order or "self"
             pin(options.path, options.pin, items, order=order, flush=flush, mode=options.mode)
 
     with command.signals_raise():  # so that what is half made is taken back
@@ -151,13 +152,15 @@ def _as_table(values: dict[str, int]) -> str:
 def _walk_as_table(snapshot: Snapshot) -> str:
     names = [[printable(row.path or f"cgroup {row.id}")] for row in snapshot]
     numbers = [
-        [human(item, row[item]) if item in row else Shown("-", "") for row in snapshot]
-        for item in snapshot.items
+        [human(item, row[item]) if item in row else FormattedValue("-", "") for row in snapshot]
+        for item in snapshot.item_names
     ]
-    return _aligned([[""], *names], numbers, snapshot.items)
+    return _aligned([[""], *names], numbers, snapshot.item_names)
 
 
-def _aligned(lines: list[list[str]], numbers: list[list[Shown]], header: Sequence[str] = ()) -> str:
+def _aligned(
+    lines: list[list[str]], numbers: list[list[FormattedValue]], header: Sequence[str] = ()
+) -> str:
     """Names on the left, then columns of numbers with their units, each of one width."""
     width = max((columns(line[0]) for line in lines), default=0)
     for line in lines:

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str], commands: str = "") -> int:
             values = reader.read()
             if options.json:
                 return json.dumps(values, indent=2)
-            command.say_if_text(reader.backend, reader.why)
+            command.warn_if_text(reader.backend, reader.fallback_reason)
             return _as_table(values)
 
     return command.run(text)

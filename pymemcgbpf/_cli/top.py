@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         with command.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:
             view = _View(reader, options.interval, options.depth, options.filter)
             if options.sort is not None:
-                view.sort = reader.items.index(options.sort)
+                view.sort = reader.item_names.index(options.sort)
             try:
                 with command.signals_raise():  # so that the terminal is put back
                     _check_cursor()
@@ -100,19 +100,19 @@ class _Rates:
     def __init__(self, items: Sequence[str]) -> None:
         self._rising = [_is_counter(name) for name in items]
         self._before: dict[int, tuple[int, ...]] = {}  # by the cgroup's id
-        self._taken_ns = 0
+        self._started_ns = 0
 
     def lines(self, snapshot: Snapshot) -> list[_Line]:
         """In the snapshot's order."""
-        seconds = (snapshot.taken_ns - self._taken_ns) / 1e9
-        columns = (snapshot.column(name).tolist() for name in snapshot.items)
+        seconds = (snapshot.started_ns - self._started_ns) / 1e9
+        columns = (snapshot.column(name).tolist() for name in snapshot.item_names)
         now = dict(zip(snapshot.ids.tolist(), zip(*columns)))
         new = (ABSENT,) * len(self._rising)
         found = []
         for row, (at, values) in zip(snapshot, now.items()):
             both = zip(self._rising, values, self._before.get(at, new))
             found.append(_Line(row, tuple(_value(*each, seconds) for each in both)))
-        self._before, self._taken_ns = now, snapshot.taken_ns
+        self._before, self._started_ns = now, snapshot.started_ns
         return found
 
 
@@ -141,7 +141,7 @@ class _View:
         self, reader: TreeReader, interval: float, depth: Optional[int], part: str
     ) -> None:
         self._reader, self._interval, self._depth, self._part = reader, interval, depth, part
-        self._rates = _Rates(reader.items)
+        self._rates = _Rates(reader.item_names)
         self.sort, self.smallest_first, self.top = 0, False, 0
         self._height = 0  # of the list
 
@@ -168,7 +168,7 @@ class _View:
         if key in (ord("<"), ord(","), curses.KEY_LEFT):
             self.sort -= self.sort > 0
         elif key in (ord(">"), ord("."), curses.KEY_RIGHT):
-            self.sort += self.sort < len(self._reader.items) - 1
+            self.sort += self.sort < len(self._reader.item_names) - 1
         elif key == ord("r"):
             self.smallest_first = not self.smallest_first
         scrolled = {
@@ -211,7 +211,7 @@ class _View:
         count = f"{listed} of {len(snapshot)}" if listed < len(snapshot) else listed
         way = "/".join(dict.fromkeys((self._reader.backend, self._reader.transport)))
         order = "smallest" if self.smallest_first else "largest"
-        by = f"{self._reader.items[self.sort]}, {order} first"
+        by = f"{self._reader.item_names[self.sort]}, {order} first"
         return f"{count} cgroups by {by} ({way}, every {self._interval:g} s)"
 
     def _named(self, lines: Sequence[_Line]) -> Iterator[tuple[_Line, str]]:
@@ -230,7 +230,7 @@ class _View:
         """Those that there is room for, with the one that is sorted by: its place among the
         items, and its head and cells, all of one width."""
         made = []
-        for at, name in enumerate(self._reader.items):
+        for at, name in enumerate(self._reader.item_names):
             texts = [_head(name), *(_cell(name, line.values[at]) for line in lines)]
             wide = max(_NARROWEST, *map(len, texts))
             made.append([f"{text:>{wide}}" for text in texts])

@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional
 from .._items import CURRENT
 from ..snapshot import Row, Snapshot
 from . import command
-from .units import Shown, columns, human, padded, printable, utf_8
+from .units import FormattedValue, columns, human, padded, printable, utf_8
 
 _DEFAULT_ITEMS = (CURRENT, "anon", "file")
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
         with command.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:
             snapshot = reader.read()
             if not options.json:
-                command.say_if_text(reader.backend, reader.why)
+                command.warn_if_text(reader.backend, reader.fallback_reason)
         command.say_if_unseen(snapshot)
         lines = list(_lines(snapshot, options.depth, options.sort))
         return (_as_json if options.json else _as_table)(snapshot, lines)
@@ -47,7 +47,7 @@ def _parser() -> command.Parser:
     return parser
 
 
-class _Line(NamedTuple):
+class _Branch(NamedTuple):
     """A line of the output.
 
     Attributes:
@@ -61,7 +61,7 @@ class _Line(NamedTuple):
     branch: str
 
 
-def _lines(snapshot: Snapshot, depth: Optional[int], sort: Optional[str]) -> Iterator[_Line]:
+def _lines(snapshot: Snapshot, depth: Optional[int], sort: Optional[str]) -> Iterator[_Branch]:
     """From top to bottom. A cgroup that has no path (any more) is left out."""
     root = snapshot[0]
     deepest = None if depth is None else root.level + depth
@@ -78,14 +78,14 @@ def _lines(snapshot: Snapshot, depth: Optional[int], sort: Optional[str]) -> Ite
 
     fork, bar, corner = _drawing()
     # Those still to come, the next one last, each with what is drawn before its children.
-    waiting = [(_Line(root, ".", ""), "")]
+    waiting = [(_Branch(root, ".", ""), "")]
     while waiting:
         line, margin = waiting.pop()
         yield line
         siblings = sorted(children.get(line.row.id, ()), key=largest_first, reverse=True)
         for at, (path, row) in enumerate(siblings):
             branch, below = (fork, bar) if at else (corner, "   ")
-            waiting.append((_Line(row, path, margin + branch), margin + below))
+            waiting.append((_Branch(row, path, margin + branch), margin + below))
 
 
 def _drawing() -> tuple[str, str, str]:
@@ -97,7 +97,7 @@ def _drawing() -> tuple[str, str, str]:
     return "├─ ", "│  ", "└─ "
 
 
-def _as_json(snapshot: Snapshot, lines: Sequence[_Line]) -> str:
+def _as_json(snapshot: Snapshot, lines: Sequence[_Branch]) -> str:
     return json.dumps(
         [
             {
@@ -113,22 +113,24 @@ def _as_json(snapshot: Snapshot, lines: Sequence[_Line]) -> str:
     )
 
 
-def _as_table(snapshot: Snapshot, lines: Sequence[_Line]) -> str:
+def _as_table(snapshot: Snapshot, lines: Sequence[_Branch]) -> str:
     names = [line.branch + printable(_name(snapshot, line)) for line in lines]
     width = max(map(columns, names))
-    items = [_column(item, lines) for item in snapshot.items]
-    header = "".join(f"  {item:>{len(cells[0])}}" for item, cells in zip(snapshot.items, items))
+    items = [_column(item, lines) for item in snapshot.item_names]
+    header = "".join(
+        f"  {item:>{len(cells[0])}}" for item, cells in zip(snapshot.item_names, items)
+    )
     table = [" " * width + header]
     for at, name in enumerate(names):
         table.append(padded(name, width) + "".join(f"  {cells[at]}" for cells in items))
     return "\n".join(line.rstrip() for line in table)
 
 
-def _name(snapshot: Snapshot, line: _Line) -> str:
+def _name(snapshot: Snapshot, line: _Branch) -> str:
     return snapshot.path or "" if line.path == "." else os.path.basename(line.path)
 
 
-def _column(item: str, lines: Sequence[_Line]) -> list[str]:
+def _column(item: str, lines: Sequence[_Branch]) -> list[str]:
     """The cells below an item's name: numbers and units aligned, all of one width."""
     shown = [human(item, row[item]) if item in row else _NONE for row, _, _ in lines]
     number = max(len(each.number) for each in shown)
@@ -140,4 +142,4 @@ def _column(item: str, lines: Sequence[_Line]) -> list[str]:
     return [f"{cell:>{width}}" for cell in cells]
 
 
-_NONE = Shown("-", "")
+_NONE = FormattedValue("-", "")

@@ -6,10 +6,10 @@ from __future__ import annotations
 import unicodedata
 from typing import NamedTuple
 
-from .._items import UNLIMITED, item_named
+from .._items import MICROSECONDS, UNLIMITED, item_named
 
 
-class Shown(NamedTuple):
+class FormattedValue(NamedTuple):
     """A number and its unit, to be aligned apart."""
 
     number: str
@@ -19,28 +19,30 @@ class Shown(NamedTuple):
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
-def human(name: str, value: int) -> Shown:
+def human(name: str, value: int) -> FormattedValue:
     """An item's value for people; of an unknown item (a newer kernel's) as it is."""
     item = item_named(name)
     if item is None or item.unit != "bytes":
-        return Shown(f"{value:,}", "µs" if item is not None and item.unit == "µs" else "")
+        return FormattedValue(
+            f"{value:,}", "µs" if item is not None and item.unit == MICROSECONDS else ""
+        )
     if value == UNLIMITED:
-        return Shown("max", "")
+        return FormattedValue("max", "")
     size = float(value)
     for unit in _UNITS:
         # What would be printed as 1024.0 belongs to the next unit.
         if size < 1023.95 or unit == _UNITS[-1]:
             break
         size /= 1024
-    return Shown(f"{size:.1f}" if unit != "B" else f"{value}", unit)
+    return FormattedValue(f"{size:.1f}" if unit != "B" else f"{value}", unit)
 
 
-def per_second(name: str, rate: float) -> Shown:
+def per_second(name: str, rate: float) -> FormattedValue:
     """A counter's rate; of stalled time, which part of the time that was."""
     item = item_named(name)
-    if item is not None and item.unit == "µs":
-        return Shown(f"{rate / 1e4:.1f}", "%")
-    return Shown(f"{rate:,.0f}" if rate >= 9.95 else f"{rate:.1f}", "")
+    if item is not None and item.unit == MICROSECONDS:
+        return FormattedValue(f"{rate / 1e4:.1f}", "%")
+    return FormattedValue(f"{rate:,.0f}" if rate >= 9.95 else f"{rate:.1f}", "")
 
 
 def columns(text: str) -> int:

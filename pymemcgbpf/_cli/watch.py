@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     command.add_interval(parser, 1)
     parser.add_argument(
         "--count",
-        type=command.whole("samples", least=1),
+        type=command.integer("samples", least=1),
         metavar="N",
         help="end after so many samples (default: never)",
     )
@@ -37,15 +37,17 @@ def main(arguments: Sequence[str]) -> int:
     def lines() -> Iterator[str]:
         with command.stats_reader(options) as reader:
             if not options.json:
-                command.say_if_text(reader.backend, reader.why)
-                yield ",".join(("time", *reader.items))
+                command.warn_if_text(reader.backend, reader.fallback_reason)
+                yield ",".join(("time", *reader.item_names))
             for _ in _ticks(options.interval, options.count):
                 now, values = _now(), reader.read()
                 if options.json:
                     yield json.dumps({"time": now, "items": values})
                 else:
                     # Pressure can be switched off meanwhile: its field is empty then.
-                    yield ",".join((now, *(str(values.get(name, "")) for name in reader.items)))
+                    yield ",".join(
+                        (now, *(str(values.get(name, "")) for name in reader.item_names))
+                    )
 
     return command.run_each(lines)
 

@@ -181,7 +181,7 @@ class Place(NamedTuple):
         return f"/proc/self/fd/{self.directory}/{self.name}"
 
 
-class Made:
+class PinTransaction:
     """What was made so far, to be taken back unless it is kept. Closed, it is all kept."""
 
     def __init__(self) -> None:

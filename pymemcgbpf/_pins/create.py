@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple, NoReturn, Optional, SupportsIndex
 
-from .. import _items, _wire
+from .. import _items, _options, _wire
 from .._bpf import btf as _btf
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf as _libbpf
-from .._bpf.plan import Recipe
+from .._bpf.plan import ReadPlan
 from .._cgroup import directory as _directory
 from .._cgroup.directory import Cgroup
 from .._sources import choose as _choose
@@ -38,7 +38,7 @@ def pin(
     pin_path: _bpffs.Path,
     items: Optional[Iterable[str]] = None,
     *,
-    order: str = "self",
+    order: _options.Order = "self",
     flush: bool = True,
     mode: int = 0o444,
 ) -> None:
@@ -81,16 +81,14 @@ def pin(
         CgroupRemovedError: of *cgroup_path*.
         UnknownItemError, ItemUnavailableError: of the items.
     """
-    if order not in _program.ORDERS:
-        known = ", ".join(map(repr, _program.ORDERS))
-        raise ValueError(f"order must be one of {known}, not {order!r}")
+    _options.check("order", order, _options.ORDERS)
     names = _items.requested_names(items)
     path, bits = _bpffs.absolute(pin_path), _mode(mode)
     _bpffs.check_free(path)
     cgroup = _directory.open_cgroup(cgroup_path)
     try:
-        source = _chosen(cgroup, names, Walk(order, bool(flush), True))
-        made = _bpffs.Made()
+        source = _chosen(cgroup, names, PinSourceFactory(order, bool(flush), True))
+        made = _bpffs.PinTransaction()
         try:
             source.pin(made.above(path), bits, made)
         except BaseException as error:
@@ -145,11 +143,11 @@ def pin_tree(
     _bpffs.check_free(path)
     cgroup = _directory.open_cgroup(cgroup_path)
     try:
-        walk = Walk("pre", bool(flush), False)
+        walk = PinSourceFactory("pre", bool(flush), False)
         source = _chosen(cgroup, names, walk)
         source.close()
         if wanted is None:
-            wanted = 2 * _rows_now(cgroup, source.recipe) + _SPARE_ROWS
+            wanted = 2 * _rows_now(cgroup, source.plan) + _SPARE_ROWS
         fit = _read.capacity(len(source.names))
         most = _bpffs.MOST_PARTS
         count = parts_for(min(wanted, (most + 1) * fit), fit)
@@ -159,12 +157,12 @@ def pin_tree(
                 f"{most:,} parts: pin fewer items, or with less room=",
                 rows=wanted,
             )
-        made = _bpffs.Made()
+        made = _bpffs.PinTransaction()
         try:
             at = made.directory(made.above(path), 0o700)  # nobody reads what is not whole
             for number in range(count):
                 part = _bpffs.Part(number, count)
-                source = PinSource(cgroup, source.recipe, walk, part)
+                source = PinSource(cgroup, source.plan, walk, part)
                 try:
                     source.pin(_bpffs.Place(at, part.name), bits, made)
                 finally:
@@ -182,10 +180,10 @@ def pin_tree(
 _SPARE_ROWS = 64
 
 
-def _rows_now(cgroup: Cgroup, recipe: Recipe) -> int:
+def _rows_now(cgroup: Cgroup, plan: ReadPlan) -> int:
     """How many cgroups a tree has: a walk counts them where the kernel does not say."""
     below = cgroup.descendants
-    return _tree_bpf.count_rows(cgroup, recipe) if below is None else 1 + below
+    return _tree_bpf.count_rows(cgroup, plan) if below is None else 1 + below
 
 
 def parts_for(room: int, fit: int) -> int:
@@ -223,8 +221,8 @@ def _explain(path: str, error: BaseException) -> NoReturn:
     raise error
 
 
-class Walk(NamedTuple):
-    """What is pinned, and a :class:`_choose.Maker` of it.
+class PinSourceFactory(NamedTuple):
+    """What is pinned, and a :class:`_choose.SourceFactory` of it.
 
     Attributes:
         order: of the walk.
@@ -233,7 +231,7 @@ class Walk(NamedTuple):
         transports: how the numbers travel.
     """
 
-    order: str
+    order: _options.Order
     flush: bool
     whole: bool
     transports: tuple[str, ...] = ("stream",)
@@ -243,13 +241,13 @@ class Walk(NamedTuple):
         """Whether other cgroups' numbers are read, too."""
         return self.order != "self"
 
-    def declines(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
+    def reason_to_avoid(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
         """Nothing."""
         return ""
 
-    def bpf(self, cgroup: Cgroup, recipe: Recipe, flush: bool, transport: str) -> PinSource:
+    def bpf(self, cgroup: Cgroup, plan: ReadPlan, flush: bool, transport: str) -> PinSource:
         """A link."""
-        return PinSource(cgroup, recipe, self)
+        return PinSource(cgroup, plan, self)
 
     def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> PinSource:
         """Text cannot be pinned."""
@@ -262,20 +260,20 @@ class PinSource:
     def __init__(
         self,
         cgroup: Cgroup,
-        recipe: Recipe,
-        walk: Walk,
+        plan: ReadPlan,
+        walk: PinSourceFactory,
         part: Optional[_bpffs.Part] = None,
     ) -> None:
-        self.recipe = recipe
-        self.names = tuple(recipe.terms)
+        self.plan = plan
+        self.names = tuple(plan.terms)
         self._cgroup, self._walk = cgroup, walk
-        mode = _flush_mode(recipe, walk.flush)
-        order = _program.ORDERS[walk.order]
-        constants = recipe.constants(_program.FLUSH_NONE if part and part.number else mode, order)
+        mode = _flush_mode(plan, walk.flush)
+        order = _options.ORDERS[walk.order]
+        constants = plan.constants(_program.FLUSH_NONE if part and part.number else mode, order)
         if order not in _btf.kernel().iterator_orders:  # children, before Linux 7.0
-            order = _program.PRE
+            order = _options.PRE
             constants["children_of"] = _program.u64(cgroup.id)
-        if order not in (_program.SELF, _program.PRE):  # the first one does not contain the others
+        if order not in (_options.SELF, _options.PRE):  # the first one does not contain the others
             constants["flush_each"] = _program.u32(1)
         if part:
             constants["nr_parts"] = _program.u32(part.of)
@@ -283,7 +281,7 @@ class PinSource:
         program = _program.Program(_program.STREAM, constants)
         self._link = _one_bpf.attach(program, cgroup, order)
 
-    def absent(self) -> set[str]:
+    def probe_missing(self) -> set[str]:
         """Reads once; the items that this kernel does not keep, and those without a number."""
         absent = {name for name in self.names if _items.item_named(name) is None}
         iterator = _libbpf.IteratorMaker(self._link.fd)()
@@ -291,21 +289,21 @@ class PinSource:
             data, _ = _read.read_walk(iterator.fileno())
         finally:
             iterator.close()
-        header, rows, end_ns = _wire.take_apart(data)
+        header, rows, end_ns = _wire.split(data)
         if end_ns is None and self._walk.whole:
-            raise _read.too_large(f"from {self._cgroup.path}", len(header.items))
+            raise _read.too_large(f"from {self._cgroup.path}", len(header.item_numbers))
         if rows:
             row = _wire.decode_row(rows, 0, len(self.names))
             lacking = {name for name, value in zip(self.names, row.values) if value == _wire.ABSENT}
             if self._walk.walks:
                 on_root = bool(row.flags & _wire.ROW_ROOT)
-                lacking = {name for name in lacking if not _tree_bpf.may_lack(name, on_root)}
+                lacking = {name for name in lacking if not _tree_bpf.is_optional(name, on_root)}
             absent |= lacking
         elif self._walk.order != "children":
             raise _directory.why_unreadable(self._cgroup.path, self._cgroup.identity)
         return absent
 
-    def pin(self, place: _bpffs.Place, mode: int, made: _bpffs.Made) -> None:
+    def pin(self, place: _bpffs.Place, mode: int, made: _bpffs.PinTransaction) -> None:
         """Pins it; what is made is taken note of."""
         made.file(place, self._link.pin, mode)
 
@@ -319,10 +317,10 @@ class PinSource:
         self._link.close()
 
 
-def _flush_mode(recipe: Recipe, flush: bool) -> int:
-    if not (flush and recipe.needs_flush):
+def _flush_mode(plan: ReadPlan, flush: bool) -> int:
+    if not (flush and plan.needs_flush):
         return _program.FLUSH_NONE
-    mode = _flush.mode_of(recipe.backend, by_iterator=True)
+    mode = _flush.mode_of(plan.backend, by_iterator=True)
     if mode == _program.FLUSH_NONE:
         raise BackendUnavailableError(
             "this kernel offers BPF no flush (Linux 6.16 to 6.19), and a pin has nobody else to do "
@@ -331,7 +329,7 @@ def _flush_mode(recipe: Recipe, flush: bool) -> int:
     return mode
 
 
-def _chosen(cgroup: Cgroup, names: Optional[tuple[str, ...]], walk: Walk) -> PinSource:
+def _chosen(cgroup: Cgroup, names: Optional[tuple[str, ...]], walk: PinSourceFactory) -> PinSource:
     """A link through the best backend that works here.
 
     Raises:
@@ -343,13 +341,13 @@ def _chosen(cgroup: Cgroup, names: Optional[tuple[str, ...]], walk: Walk) -> Pin
         if not _items.is_group(name) and _items.item_named(name) is None
     ]
     refusal: Optional[MemcgError] = None
-    for backend in _choose.BEST_FIRST:
+    for backend in _options.BACKENDS:
         if backend == "text":
             break
-        request = _choose.Request(names, walk.flush, backend, _choose.AUTO)
+        request = _options.Request(names, walk.flush, backend, _options.AUTO)
         try:
             source = _choose.choose(cgroup, request, walk).source
-        except (*_choose.NO_BACKEND_WOULD_HELP, UnknownItemError):
+        except (*_choose.FATAL_ERRORS, UnknownItemError):
             raise
         except MemcgError as error:
             if is_transient(error):
@@ -374,5 +372,5 @@ def _numberless(names: list[str]) -> ItemUnavailableError:
     return ItemUnavailableError(
         f"{listed} cannot be pinned: this version of the package does not know it, and so has no "
         "number for it that a reader would understand",
-        items=names,
+        item_names=names,
     )

@@ -11,7 +11,7 @@ import time
 from types import TracebackType
 from typing import Callable, NamedTuple, NoReturn, Optional, TypeVar, Union
 
-from .. import _items, _wire
+from .. import _items, _options, _wire
 from .._cgroup import directory as _directory
 from .._cgroup import paths as _paths
 from .._descriptors import Owned, opened_at
@@ -33,7 +33,6 @@ __all__ = ["PinnedReader"]
 _Self = TypeVar("_Self", bound="PinnedReader")
 _T = TypeVar("_T")
 
-ORDERS = {1: "self", 2: "pre", 3: "post", 4: "up", 5: "children"}
 
 # The kernel's buffer, which one walk must fit into. A read() for less ends the walk early.
 BUFFER = 8 * mmap.PAGESIZE
@@ -80,7 +79,7 @@ class PinnedReader:
                 tree.close()
         header = _wire.decode_header(self._head)
         self._items = _names(self._path, header)
-        self._order = ORDERS[header.order]
+        self._order = _options.ORDER_NAMES[header.order]
         self._values = struct.Struct(f"={len(self._items)}Q").unpack_from
         self._paths: Optional[_paths.PathsOfId] = None
 
@@ -90,7 +89,7 @@ class PinnedReader:
         return self._path
 
     @property
-    def items(self) -> tuple[str, ...]:
+    def item_names(self) -> tuple[str, ...]:
         """The names of the items read, in their order.
 
         One that this version has no name for is called by its number: "#1234".
@@ -123,10 +122,10 @@ class PinnedReader:
         began = time.monotonic_ns()
         tree = self._opened_tree() if self._in_parts else None
         if tree is None:
-            taken = self._take(self._path)
+            stream = self._take(self._path)
             if self._order == "self":
-                return self._only_row(taken)
-            rows = taken.rows
+                return self._only_row(stream)
+            rows = stream.rows
         else:
             try:  # by the directory: at its path there may be another tree meanwhile
                 rows = memoryview(self._take_parts(tree.fileno()))
@@ -191,11 +190,11 @@ class PinnedReader:
             rows += self._take(part, tree).rows
         return rows
 
-    def _take(self, path: str, tree: Optional[int] = None) -> _wire.Taken:
+    def _take(self, path: str, tree: Optional[int] = None) -> _wire.RawStream:
         """One walk's rows."""
         data, full = _read(path, tree, read_walk, self._check)
         try:
-            taken = _wire.take_apart(data)
+            stream = _wire.split(data)
         except StreamError as error:
             raise StreamError(f"{path}: {error}") from error
         if not data.startswith(self._head):
@@ -203,18 +202,18 @@ class PinnedReader:
                 f"{path} is now another pin, with other items or another order: "
                 "make a new PinnedReader"
             )
-        if taken.end_ns is None:
+        if stream.end_ns is None:
             if not full:
                 raise StreamError(f"{path}: the stream of {len(data)} bytes is cut short")
-            items = len(taken.header.items)
+            items = len(stream.header.item_numbers)
             if tree is not None:
                 raise too_large(self._path, items, in_parts=True)
             raise too_large(f"of {path}", items)
-        return taken
+        return stream
 
-    def _only_row(self, taken: _wire.Taken) -> dict[str, int]:
-        rows = taken.rows
-        if len(rows) != taken.header.row_size:
+    def _only_row(self, stream: _wire.RawStream) -> dict[str, int]:
+        rows = stream.rows
+        if len(rows) != stream.header.row_size:
             if not rows:
                 raise self._removed()
             raise StreamError(f"{self._path}: {len(rows)} bytes of rows instead of one row")
@@ -407,11 +406,16 @@ def open_error(path: str, error: Exception) -> MemcgError:
 
 
 def _names(path: str, header: _wire.Header) -> tuple[str, ...]:
-    found = [_items.item_numbered(number) for number in header.items]
+    found = [_items.item_numbered(number) for number in header.item_numbers]
     names = [
-        item.name if item is not None else f"#{number}" for item, number in zip(found, header.items)
+        item.name if item is not None else f"#{number}"
+        for item, number in zip(found, header.item_numbers)
     ]
-    if len(set(names)) != len(names) or 0 in header.items or header.order not in ORDERS:
+    if (
+        len(set(names)) != len(names)
+        or 0 in header.item_numbers
+        or header.order not in _options.ORDER_NAMES
+    ):
         raise StreamError(f"{path}: damaged stream: its header makes no sense")
     return tuple(names)
 

@@ -12,12 +12,12 @@ from .. import _items
 from .._bpf import btf as _btf
 from .._bpf import counter_slots as _counter_slots
 from .._bpf import plan as _plan
-from .._bpf.plan import Recipe, Terms
-from .._bpf.plan import Source as Numbers
+from .._bpf.plan import ReadPlan, Terms
 from .._cgroup import directory as _directory
 from .._cgroup.directory import Cgroup
-from .._cgroup.present_items import Shown
+from .._cgroup.present_items import PresentItems
 from .._items import CATALOGUE, CURRENT, MEMORY_STAT, NodeCounter, close_names
+from .._options import AUTO, BACKENDS, Request, check
 from ..errors import (
     BackendUnavailableError,
     BpfPermissionError,
@@ -36,9 +36,6 @@ from ..errors import (
 from . import one_bpf as _one_bpf
 from . import slot_discovery as _slot_discovery
 
-BEST_FIRST = ("kfunc", "rfc", "core", "text")
-AUTO = "auto"
-
 PROBE = {
     "kfunc": ("bpf_get_mem_cgroup", "Linux 7.0 and later"),
     "rfc": ("memcg_node_stat_fetch", "kernels with the first form of the memcg kfunc patch"),
@@ -49,26 +46,10 @@ RUN_FUNCTIONS = frozenset(("bpf_cgroup_from_id", "bpf_iter_css_new"))
 """What the transport "run" finds cgroups by."""
 
 
-class Request(NamedTuple):
-    """What a caller asked for.
-
-    Attributes:
-        names: of items and of groups of them; None for all of memory.stat and memory.current.
-        flush: whether pending updates are to be brought in.
-        backend: one of BEST_FIRST, or AUTO.
-        transport: one of the maker's, or AUTO.
-    """
-
-    names: Optional[tuple[str, ...]]
-    flush: bool
-    backend: str
-    transport: str
-
-
 class Source(Protocol):
     """What a reader reads from, by a method of its kind's own."""
 
-    def absent(self) -> set[str]:
+    def probe_missing(self) -> set[str]:
         """Reads once; the items that this kernel does not keep."""
 
     @property
@@ -83,8 +64,8 @@ _Source = TypeVar("_Source", bound=Source)
 _Made = TypeVar("_Made", bound=Source, covariant=True)
 
 
-class Maker(Protocol[_Made]):
-    """A kind of source: _one_bpf.OneCgroup or _tree_bpf.Tree."""
+class SourceFactory(Protocol[_Made]):
+    """A kind of source: _one_bpf.StatSourceFactory or _tree_bpf.TreeSourceFactory."""
 
     @property
     def transports(self) -> tuple[str, ...]:
@@ -94,27 +75,27 @@ class Maker(Protocol[_Made]):
     def walks(self) -> bool:
         """Whether other cgroups' numbers are read, too."""
 
-    def declines(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
+    def reason_to_avoid(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
         """Why a transport that would work is not the best here; "" if it is."""
 
-    def bpf(self, cgroup: Cgroup, recipe: Recipe, flush: bool, transport: str) -> _Made:
+    def bpf(self, cgroup: Cgroup, plan: ReadPlan, flush: bool, transport: str) -> _Made:
         """A source through BPF."""
 
     def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> _Made:
         """A source through the cgroup's files."""
 
 
-class Choice(Generic[_Source]):
+class Selection(Generic[_Source]):
     """What a reader reads from. (No dataclass: their module takes 6 ms to import.)"""
 
     def __init__(
         self, source: _Source, names: tuple[str, ...], backend: str, transport: str, why: str
     ) -> None:
         self.source, self.names = source, names
-        self.backend, self.transport, self.why = backend, transport, why
+        self.backend, self.transport, self.fallback_reason = backend, transport, why
 
 
-def choose(cgroup: Cgroup, request: Request, maker: Maker[_Source]) -> Choice[_Source]:
+def choose(cgroup: Cgroup, request: Request, factory: SourceFactory[_Source]) -> Selection[_Source]:
     """The best source that works here, or the one asked for.
 
     Raises:
@@ -122,20 +103,15 @@ def choose(cgroup: Cgroup, request: Request, maker: Maker[_Source]) -> Choice[_S
         BackendUnavailableError: the one asked for cannot serve here.
         UnknownItemError, ItemUnavailableError, and what _cgroup.directory raises.
     """
-    _check_request(request, maker.transports)
-    shown = Shown(cgroup, maker.walks)
-    translated(cgroup, lambda: _check_known(request.names, shown))
-    return _Choosing(cgroup, request, maker, shown).best()
+    _check_request(request, factory.transports)
+    shown = PresentItems(cgroup, factory.walks)
+    map_os_errors(cgroup, lambda: _check_known(request.names, shown))
+    return _Selector(cgroup, request, factory, shown).best()
 
 
 def _check_request(request: Request, transports: Sequence[str]) -> None:
-    for what, value, known in (
-        ("backend", request.backend, (AUTO, *BEST_FIRST)),
-        ("transport", request.transport, (AUTO, *transports)),
-    ):
-        if value not in known:
-            names = ", ".join(map(repr, known))
-            raise ValueError(f"{what} must be one of {names}, not {value!r}")
+    check("backend", request.backend, (AUTO, *BACKENDS))
+    check("transport", request.transport, (AUTO, *transports))
     if request.backend == "text" and request.transport != AUTO:
         raise ValueError(f"the text backend has no transport {request.transport!r}")
 
@@ -160,7 +136,7 @@ def _why(refusals: list[_Refusal]) -> str:
     return "; ".join(f"{', '.join(same)}: {why}" for why, same in names.items())
 
 
-NO_BACKEND_WOULD_HELP = (
+FATAL_ERRORS = (
     CgroupNotFoundError,
     CgroupPermissionError,
     CgroupRemovedError,
@@ -172,7 +148,7 @@ NO_BACKEND_WOULD_HELP = (
 _Result = TypeVar("_Result")
 
 
-def translated(cgroup: Cgroup, make: Callable[[], _Result]) -> _Result:
+def map_os_errors(cgroup: Cgroup, make: Callable[[], _Result]) -> _Result:
     """What *make* returns; its plain OSErrors as errors of ours."""
     try:
         return make()
@@ -181,10 +157,10 @@ def translated(cgroup: Cgroup, make: Callable[[], _Result]) -> _Result:
             raise _directory.why_unreadable(cgroup.path, cgroup.identity) from error
         raise
     except OSError as error:
-        raise_clearly(cgroup.path, cgroup.identity, error)
+        raise_mapped(cgroup.path, cgroup.identity, error)
 
 
-def _check_known(names: Optional[tuple[str, ...]], shown: Shown) -> None:
+def _check_known(names: Optional[tuple[str, ...]], shown: PresentItems) -> None:
     """Raises where nobody knows a name: neither the catalogue, nor the kernel's files."""
     known = dict.fromkeys((*shown.names(MEMORY_STAT), *CATALOGUE))
     for name in names or ():
@@ -203,10 +179,10 @@ def _check_known(names: Optional[tuple[str, ...]], shown: Shown) -> None:
 
 def _unavailable(missing: Sequence[str], where: str) -> ItemUnavailableError:
     listed = ", ".join(map(repr, missing))
-    return ItemUnavailableError(f"{where} does not have {listed}", items=missing)
+    return ItemUnavailableError(f"{where} does not have {listed}", item_names=missing)
 
 
-def raise_clearly(path: str, identity: _directory.Identity, error: OSError) -> NoReturn:
+def raise_mapped(path: str, identity: _directory.Identity, error: OSError) -> NoReturn:
     """Raises what a failure to open or read something of a cgroup's means."""
     clear = read_error(path, identity, error)
     try:
@@ -246,28 +222,28 @@ _WHY_UNPROVED = (
 _WHY_NO_GUESS = "memory.stat does not show the number, other than 0, of the counter called like it"
 
 
-class _Choosing(Generic[_Source]):
+class _Selector(Generic[_Source]):
     """One choice: what was asked for, what is there, and what was refused so far."""
 
     def __init__(
-        self, cgroup: Cgroup, request: Request, maker: Maker[_Source], shown: Shown
+        self, cgroup: Cgroup, request: Request, factory: SourceFactory[_Source], shown: PresentItems
     ) -> None:
-        self._cgroup, self._request, self._maker = cgroup, request, maker
+        self._cgroup, self._request, self._factory = cgroup, request, factory
         self._shown = shown
         # The items that must be there; of groups, those that are to be had.
         self._required = [name for name in request.names or () if not _items.is_group(name)]
         self._refusals: list[_Refusal] = []
         self._lacked_proof = False  # of an item that a backend may well have
 
-    def best(self) -> Choice[_Source]:
+    def best(self) -> Selection[_Source]:
         request = self._request
         if request.backend not in (AUTO, "text"):
-            return translated(self._cgroup, lambda: self._through_bpf(request.backend))
+            return map_os_errors(self._cgroup, lambda: self._through_bpf(request.backend))
         if request.backend == AUTO:
-            for backend in BEST_FIRST[:-1]:
+            for backend in BACKENDS[:-1]:
                 try:
-                    return translated(self._cgroup, lambda: self._through_bpf(backend))  # noqa: B023
-                except NO_BACKEND_WOULD_HELP:
+                    return map_os_errors(self._cgroup, lambda: self._through_bpf(backend))  # noqa: B023
+                except FATAL_ERRORS:
                     raise
                 except MemcgError as error:
                     if is_transient(error):
@@ -276,22 +252,22 @@ class _Choosing(Generic[_Source]):
             if request.transport != AUTO:
                 raise BackendUnavailableError(_why(self._refusals))
         try:
-            return translated(self._cgroup, self._through_text)
+            return map_os_errors(self._cgroup, self._through_text)
         except ItemUnavailableError as error:
             # v1's text shows but some items; BPF, if it could be had, might show the others.
             nowhere = any(refusal.of_items for refusal in self._refusals) and not self._lacked_proof
             if self._cgroup.version == 2 or not self._refusals or nowhere:
                 raise
             message = f"{error}; {_why(self._refusals)}"
-            raise ItemUnavailableError(message, items=error.items) from error
+            raise ItemUnavailableError(message, item_names=error.item_names) from error
 
     # --- text
 
-    def _through_text(self) -> Choice[_Source]:
+    def _through_text(self) -> Selection[_Source]:
         names = self._wanted(self._shown.names)
         self._check_there([name for name in self._required if not self._shown.has(name)])
-        source = self._maker.text(self._cgroup, names)
-        return Choice(source, names, "text", "text", _why(self._refusals))
+        source = self._factory.text(self._cgroup, names)
+        return Selection(source, names, "text", "text", _why(self._refusals))
 
     # --- which items
 
@@ -329,16 +305,16 @@ class _Choosing(Generic[_Source]):
 
     # --- BPF
 
-    def _through_bpf(self, backend: str) -> Choice[_Source]:
-        recipe = self._recipe(backend)
+    def _through_bpf(self, backend: str) -> Selection[_Source]:
+        plan = self._read_plan(backend)
         wanted = self._request.transport
-        transports = self._maker.transports if wanted == AUTO else (wanted,)
+        transports = self._factory.transports if wanted == AUTO else (wanted,)
         refused: list[_Refusal] = []
         for transport in transports:
             try:
-                self._check_transport(recipe, transport)
-                source, names = self._kept(recipe, transport)
-            except NO_BACKEND_WOULD_HELP:
+                self._check_transport(plan, transport)
+                source, names = self._open_supported(plan, transport)
+            except FATAL_ERRORS:
                 raise
             except MemcgError as error:
                 if is_transient(error) or transport == transports[-1]:
@@ -346,10 +322,10 @@ class _Choosing(Generic[_Source]):
                 refused.append(_Refusal.by(transport, error))
             else:
                 why = _why(self._refusals + refused)
-                return Choice(source, names, backend, transport, why)
+                return Selection(source, names, backend, transport, why)
         raise AssertionError("no transport")
 
-    def _recipe(self, backend: str) -> Recipe:
+    def _read_plan(self, backend: str) -> ReadPlan:
         """The items asked for, as far as this kernel has them."""
         types = _btf.kernel()
         if backend in PROBE:
@@ -360,7 +336,7 @@ class _Choosing(Generic[_Source]):
             raise BackendUnavailableError("this kernel is built without the memory controller")
         wanted = self._wanted(self._shown.counted)
         self._check_there([name for name in self._required if not self._shown.counts(name)])
-        source = _plan.Source(backend, types, self._layout(backend, types, wanted))
+        source = _plan.Planner(backend, types, self._layout(backend, types, wanted))
         terms = {name: source.terms_of(name) for name in wanted}
         self._check_guesses(backend, terms)
         missing = [name for name in self._required if not terms[name]]
@@ -368,18 +344,20 @@ class _Choosing(Generic[_Source]):
             missing += [name for name in wanted if not terms[name] and self._would_be_lost(name)]
         if missing:
             raise self._no_terms(list(dict.fromkeys(missing)), source)
-        return self._of_some(Recipe(backend, {name: part for name, part in terms.items() if part}))
+        return self._of_some(
+            ReadPlan(backend, {name: part for name, part in terms.items() if part})
+        )
 
-    def _of_some(self, recipe: Recipe) -> Recipe:
+    def _of_some(self, plan: ReadPlan) -> ReadPlan:
         """The same, if anything is left of what was asked for: another backend may have it.
 
         Raises:
             ItemUnavailableError: it has no items.
         """
-        if not recipe.terms:
+        if not plan.terms:
             asked = self._request.names or (MEMORY_STAT,)
-            raise _unavailable(asked, f"the {recipe.backend} backend on {self._cgroup.path}")
-        return recipe
+            raise _unavailable(asked, f"the {plan.backend} backend on {self._cgroup.path}")
+        return plan
 
     def _would_be_lost(self, name: str) -> bool:
         """Whether text has a key that a group, or all of memory.stat, would then be without. (Of
@@ -387,7 +365,7 @@ class _Choosing(Generic[_Source]):
         in_stat = _items.file_of(name) == MEMORY_STAT
         return self._cgroup.version == 2 and in_stat and self._shown.has(name)
 
-    def _no_terms(self, missing: list[str], source: Numbers) -> ItemUnavailableError:
+    def _no_terms(self, missing: list[str], source: _plan.Planner) -> ItemUnavailableError:
         """Why a backend does not offer items that the kernel counts."""
         unproved = [name for name in missing if source.lacks_proof(name)]
         guesses = [
@@ -405,7 +383,7 @@ class _Choosing(Generic[_Source]):
             if names:
                 listed = ", ".join(map(repr, names))
                 text = why.format(listed, _WHY_UNPROVED if names is unproved else _WHY_NO_GUESS)
-                return ItemUnavailableError(text, items=missing)
+                return ItemUnavailableError(text, item_names=missing)
         return _unavailable(missing, f"the {source.backend} backend on this kernel")
 
     def _layout(
@@ -431,14 +409,14 @@ class _Choosing(Generic[_Source]):
         if not guesses:
             return
         right: set[str] = set()
-        for agreeing in _slot_discovery.comparisons(self._cgroup, Recipe(backend, guesses)):
+        for agreeing in _slot_discovery.comparisons(self._cgroup, ReadPlan(backend, guesses)):
             right |= agreeing
             if right >= guesses.keys():
                 return
         terms.update((name, ()) for name in guesses.keys() - right)
 
-    def _check_transport(self, recipe: Recipe, transport: str) -> None:
-        backend, why = recipe.backend, ""
+    def _check_transport(self, plan: ReadPlan, transport: str) -> None:
+        backend, why = plan.backend, ""
         if transport == "run":
             types = _btf.kernel()
             lacking = sorted(RUN_FUNCTIONS - types.functions)
@@ -449,28 +427,28 @@ class _Choosing(Generic[_Source]):
             elif backend == "rfc":
                 why = "the kernel offers the rfc functions to iterators only"
         if not why and self._request.transport == AUTO:
-            flush = self._request.flush and recipe.needs_flush
-            why = self._maker.declines(self._cgroup, backend, flush, transport)
+            flush = self._request.flush and plan.needs_flush
+            why = self._factory.reason_to_avoid(self._cgroup, backend, flush, transport)
         if why:
             raise BackendUnavailableError(why)
 
-    def _kept(self, recipe: Recipe, transport: str) -> tuple[_Source, tuple[str, ...]]:
+    def _open_supported(self, plan: ReadPlan, transport: str) -> tuple[_Source, tuple[str, ...]]:
         """A source that reads, and the items that it gives."""
         while True:
-            source = self._maker.bpf(self._cgroup, recipe, self._request.flush, transport)
+            source = self._factory.bpf(self._cgroup, plan, self._request.flush, transport)
             try:
-                absent = source.absent()
+                absent = source.probe_missing()
             except BaseException:
                 source.close()
                 raise
             if not absent:
-                return source, tuple(recipe.terms)
+                return source, tuple(plan.terms)
             source.close()
             missing = [name for name in self._required if name in absent]
             if missing:
                 raise _unavailable(missing, "this kernel")
-            kept = {name: terms for name, terms in recipe.terms.items() if name not in absent}
-            recipe = self._of_some(recipe._replace(terms=kept))
+            kept = {name: terms for name, terms in plan.terms.items() if name not in absent}
+            plan = self._of_some(plan._replace(terms=kept))
 
 
 def forget() -> None:

@@ -10,11 +10,11 @@ import time
 from collections import OrderedDict
 from typing import Optional, Union
 
-from .. import _fork, _wire
+from .. import _fork, _options, _wire
 from .._bpf import program as _program
 from .._bpf import reload as _reload
 from .._bpf.bindings import libbpf as _libbpf
-from .._bpf.plan import Recipe
+from .._bpf.plan import ReadPlan
 from .._cgroup import directory as _directory
 from .._cgroup.directory import Cgroup
 from .._items import MEMORY_STAT
@@ -31,24 +31,24 @@ class StreamSource:
     Each read is a new iterator: they cannot be rewound.
     """
 
-    def __init__(self, cgroup: Cgroup, recipe: Recipe, flush: bool) -> None:
-        self.names = tuple(recipe.terms)
+    def __init__(self, cgroup: Cgroup, plan: ReadPlan, flush: bool) -> None:
+        self.names = tuple(plan.terms)
         self._blank = dict.fromkeys(self.names, 0)  # a copy has room for all: it need not grow
         self._path, self._identity = cgroup.path, cgroup.identity
         count = len(self.names)
-        self._size = _wire.header_size(count) + recipe.row_size + _wire.TRAILER.size
+        self._size = _wire.header_size(count) + plan.row_size + _wire.TRAILER.size
         self._values = struct.Struct(f"={count}Q").unpack_from
         self._values_at = _wire.header_size(count) + _wire.ROW.size
-        self._can_vanish = recipe.has_pressure
+        self._can_vanish = plan.has_pressure
         # What it begins with tells these items of this cgroup from all others: the link's number
         # may be another link's.
-        self._begins = recipe.header(_program.SELF) + _wire.encode_id(cgroup.id)
-        mode = _mode(recipe, flush, by_iterator=True)
-        program = _cached_program(_program.STREAM, recipe, mode)
-        self._link = attach(program, cgroup, _program.SELF)
+        self._begins = plan.header(_options.SELF) + _wire.encode_id(cgroup.id)
+        mode = _mode(plan, flush, by_iterator=True)
+        program = _cached_program(_program.STREAM, plan, mode)
+        self._link = attach(program, cgroup, _options.SELF)
         self._new_iterator = _libbpf.IteratorMaker(self._link.fd)
         try:
-            self._flush = _flush_of(cgroup, recipe, flush, mode)
+            self._flush = _flush_of(cgroup, plan, flush, mode)
             self._flush_reads = self._flush.reads
         except BaseException:
             self._link.close()
@@ -73,7 +73,7 @@ class StreamSource:
         values.update(zip(self.names, self._values(data, self._values_at)))
         return _present(values) if self._can_vanish else values
 
-    def absent(self) -> set[str]:
+    def probe_missing(self) -> set[str]:
         """The items that this kernel does not keep."""
         return _absent(self.names, self.read())
 
@@ -105,18 +105,18 @@ class RunSource:
     other sources with the same program, are not in its way.
     """
 
-    def __init__(self, cgroup: Cgroup, recipe: Recipe, flush: bool) -> None:
-        self.names = tuple(recipe.terms)
+    def __init__(self, cgroup: Cgroup, plan: ReadPlan, flush: bool) -> None:
+        self.names = tuple(plan.terms)
         self._blank = dict.fromkeys(self.names, 0)  # a copy has room for all: it need not grow
         self._path, self._identity = cgroup.path, cgroup.identity
-        mode = _mode(recipe, flush, by_iterator=False)
-        self._program: Optional[_program.Program] = _cached_program(_program.RUN_ONE, recipe, mode)
-        self._buffer = bytearray(_wire.CALL.size + recipe.row_size)
+        mode = _mode(plan, flush, by_iterator=False)
+        self._program: Optional[_program.Program] = _cached_program(_program.RUN_ONE, plan, mode)
+        self._buffer = bytearray(_wire.CALL.size + plan.row_size)
         _wire.CALL.pack_into(self._buffer, 0, cgroup.id, self._program.key, _wire.NOT_RUN, 0)
         self._run = _libbpf.runner(self._program.fd, self._buffer)
         self._values = struct.Struct(f"={len(self.names)}Q").unpack_from
-        self._can_vanish = recipe.has_pressure
-        self._flush = _flush_of(cgroup, recipe, flush, mode)
+        self._can_vanish = plan.has_pressure
+        self._flush = _flush_of(cgroup, plan, flush, mode)
         self._flush_reads = self._flush.reads
 
     def read(self) -> dict[str, int]:
@@ -140,7 +140,7 @@ class RunSource:
                 raise _directory.why_unreadable(self._path, self._identity)
             time.sleep(BUSY_SECONDS)
 
-    def absent(self) -> set[str]:
+    def probe_missing(self) -> set[str]:
         """The items that this kernel does not keep."""
         return _absent(self.names, self.read())
 
@@ -175,17 +175,17 @@ _VALUES_AT = _wire.CALL.size + _wire.ROW.size
 BUSY_SECONDS = 0.0001
 
 
-def _mode(recipe: Recipe, flush: bool, *, by_iterator: bool) -> int:
-    if not (flush and recipe.needs_flush):
+def _mode(plan: ReadPlan, flush: bool, *, by_iterator: bool) -> int:
+    if not (flush and plan.needs_flush):
         return _program.FLUSH_NONE
-    return _flush.mode_of(recipe.backend, by_iterator=by_iterator)
+    return _flush.mode_of(plan.backend, by_iterator=by_iterator)
 
 
-def _flush_of(cgroup: Cgroup, recipe: Recipe, flush: bool, mode: int) -> _flush.Flush:
+def _flush_of(cgroup: Cgroup, plan: ReadPlan, flush: bool, mode: int) -> _flush.Flush:
     found = _flush.NO_FLUSH
-    if flush and recipe.needs_flush:
+    if flush and plan.needs_flush:
         found = _flush.within(mode, cgroup)
-    return found.with_pressure(cgroup) if flush and recipe.has_pressure else found
+    return found.with_pressure(cgroup) if flush and plan.has_pressure else found
 
 
 def _present(values: dict[str, int]) -> dict[str, int]:
@@ -225,13 +225,13 @@ def attach(program: _program.Program, cgroup: Cgroup, order: int) -> _program.Li
 StatSource = Union[RunSource, StreamSource, TextSource]
 
 
-class OneCgroup:
+class StatSourceFactory:
     """What a StatsReader reads from."""
 
     transports: tuple[str, ...] = ("run", "stream")
     walks = False
 
-    def declines(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
+    def reason_to_avoid(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
         """A text flush costs more than a run saves, where the iterator can flush itself."""
         if (
             transport == "run"
@@ -244,10 +244,10 @@ class OneCgroup:
         return ""
 
     def bpf(
-        self, cgroup: Cgroup, recipe: Recipe, flush: bool, transport: str
+        self, cgroup: Cgroup, plan: ReadPlan, flush: bool, transport: str
     ) -> Union[RunSource, StreamSource]:
         """A source through BPF."""
-        return (RunSource if transport == "run" else StreamSource)(cgroup, recipe, flush)
+        return (RunSource if transport == "run" else StreamSource)(cgroup, plan, flush)
 
     def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> TextSource:
         """A source through the cgroup's files."""
@@ -261,12 +261,12 @@ _programs: OrderedDict[object, _program.Program] = OrderedDict()
 _programs_lock = _fork.renewed_lock(__name__, "_programs_lock")
 
 
-def _cached_program(name: str, recipe: Recipe, flush_mode: int) -> _program.Program:
-    key = (name, flush_mode, recipe.key)
+def _cached_program(name: str, plan: ReadPlan, flush_mode: int) -> _program.Program:
+    key = (name, flush_mode, plan.key)
     with _programs_lock:
         program = _programs.get(key)
         if program is None or program.is_lost:
-            program = _program.Program(name, recipe.constants(flush_mode))
+            program = _program.Program(name, plan.constants(flush_mode))
             _programs[key] = program
             while len(_programs) > _KEPT_PROGRAMS:
                 _programs.popitem(last=False)

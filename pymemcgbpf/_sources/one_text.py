@@ -23,10 +23,10 @@ class TextSource:
         files: dict[str, list[str]] = {}
         for name in self._names:
             files.setdefault(file_of(name), []).append(name)
-        self._files: list[_File] = []
+        self._files: list[_KeptFile] = []
         try:
             for file, wanted in files.items():
-                self._files.append(_File(cgroup, file, wanted))
+                self._files.append(_KeptFile(cgroup, file, wanted))
         except BaseException:
             self.close()
             raise
@@ -50,7 +50,7 @@ class TextSource:
         """Whether somebody else has closed one of the files."""
         return any(file.is_lost for file in self._files)
 
-    def absent(self) -> set[str]:
+    def probe_missing(self) -> set[str]:
         """None: what the files show is kept."""
         return set()
 
@@ -60,7 +60,7 @@ class TextSource:
             file.close()
 
 
-class _File:
+class _KeptFile:
     """One of the files, and the items wanted from it."""
 
     def __init__(self, cgroup: Cgroup, file: str, names: list[str]) -> None:
@@ -80,7 +80,7 @@ class _File:
         lost = [name for name in names if name not in shown]
         if lost:  # a remount can take hugetlb away
             self.close()
-            raise ItemUnavailableError(f"{file} no longer has {', '.join(lost)}", items=lost)
+            raise ItemUnavailableError(f"{file} no longer has {', '.join(lost)}", item_names=lost)
 
     def values(self) -> list[int]:
         """The items' values, now; none where pressure is switched off."""

@@ -12,7 +12,7 @@ from .. import _fork, _items
 from .._bpf import btf as _btf
 from .._bpf import counter_slots as _counter_slots
 from .._bpf import program as _program
-from .._bpf.plan import Base, Recipe, Term, Terms, guessed, unit_of
+from .._bpf.plan import PointerPath, ReadPlan, Term, Terms, guessed, unit_of
 from .._cgroup import directory as _directory
 from .._cgroup import files as _files
 from .._cgroup.directory import Cgroup
@@ -158,7 +158,7 @@ def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_counte
 
 def _counter_of(types: _btf.KernelTypes, key: str, version: int) -> Optional[tuple[str, int]]:
     """The one enumerator behind a key of memory.stat, and the factor to the key's unit."""
-    source: Optional[_items.Source]
+    source: Optional[_items.ItemSource]
     if version == 1:
         source = _V1_COUNTERS.get(key)
     else:
@@ -278,13 +278,13 @@ class _WordReader:
     """Reads all the words of a cgroup's counters, whatever they count."""
 
     def __init__(self, types: _btf.KernelTypes, cgroup: Cgroup) -> None:
-        base = Base(_program.START_MEMCG, (types.structs["mem_cgroup"]["vmstats"].offset,))
+        base = PointerPath(_program.START_MEMCG, (types.structs["mem_cgroup"]["vmstats"].offset,))
         terms: Terms = {}
         for array, kind in (("state", _program.KIND_SIGNED), ("events", _program.KIND_WORD)):
             member = types.vmstats[array]
             for at in range(member.offset // 8, member.offset // 8 + member.length):
                 terms[str(at)] = (Term(kind, 8 * at, 1, base),)
-        self._source = StreamSource(cgroup, Recipe("core", terms), False)
+        self._source = StreamSource(cgroup, ReadPlan("core", terms), False)
 
     def read(self) -> dict[int, int]:
         """Place → word, now."""
@@ -298,17 +298,17 @@ class _WordReader:
 _ATTEMPTS = 20
 
 
-def comparisons(cgroup: Cgroup, recipe: Recipe) -> Iterator[set[str]]:
-    """Which keys of memory.stat have just the value there that a recipe gives them; again and
+def comparisons(cgroup: Cgroup, plan: ReadPlan) -> Iterator[set[str]]:
+    """Which keys of memory.stat have just the value there that a plan gives them; again and
     again: the numbers move while they are compared.
 
     0 proves nothing of a unit that is a guess, which it is where this package reads the counter;
     the kernel's functions apply the unit themselves.
     """
-    zero_will_do = recipe.backend != "core"
+    zero_will_do = plan.backend != "core"
     file = _files.CgroupFile(cgroup, MEMORY_STAT)
     try:
-        bpf = StreamSource(cgroup, recipe, False)
+        bpf = StreamSource(cgroup, plan, False)
         try:
             for _ in range(_ATTEMPTS):
                 before = _files.parse(file.read())
@@ -326,7 +326,7 @@ def comparisons(cgroup: Cgroup, recipe: Recipe) -> Iterator[set[str]]:
 
 
 # What v1's memory.stat shows: items, and some that are none.
-_V1_COUNTERS: dict[str, _items.Source] = {
+_V1_COUNTERS: dict[str, _items.ItemSource] = {
     **{item.v1: item.source for item in _items.CATALOGUE.values() if item.v1},
     "total_pgpgin": Counters((("PGPGIN",),), "one"),
     "total_pgpgout": Counters((("PGPGOUT",),), "one"),

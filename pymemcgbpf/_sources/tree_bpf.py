@@ -9,11 +9,11 @@ import os
 import time
 from typing import NamedTuple, Optional, Union
 
-from .. import _fork, _items, _wire
+from .. import _fork, _items, _options, _wire
 from .._bpf import btf as _btf
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf as _libbpf
-from .._bpf.plan import Recipe
+from .._bpf.plan import ReadPlan
 from .._cgroup import directory as _directory
 from .._cgroup import files as _files
 from .._cgroup.directory import Cgroup
@@ -130,18 +130,23 @@ class MapSource:
     """A tree read into a map, which grows when the rows did not fit."""
 
     def __init__(
-        self, cgroup: Cgroup, recipe: Recipe, flush: bool, walker: type[Walker], tree: Tree
+        self,
+        cgroup: Cgroup,
+        plan: ReadPlan,
+        flush: bool,
+        walker: type[Walker],
+        tree: TreeSourceFactory,
     ) -> None:
-        self.names = tuple(recipe.terms)
-        self._recipe, self._make_walker, self._tree = recipe, walker, tree
+        self.names = tuple(plan.terms)
+        self._plan, self._make_walker, self._tree = plan, walker, tree
         self._walker: Optional[Walker] = None
         self._directory = _files.CgroupFile(cgroup, ".")  # for a link to be made anew
         self._root = cgroup._replace(fd=self._directory.fd, owner=None)
         self._flush = _flush.NO_FLUSH
         try:
-            if flush and recipe.needs_flush:
-                self._flush = walker.flush(cgroup, recipe.backend, tree.order)
-            self._load(tree.room_for(likely_rows(cgroup, tree.order)))
+            if flush and plan.needs_flush:
+                self._flush = walker.flush(cgroup, plan.backend, tree.order)
+            self._load(tree.room_for(estimate_rows(cgroup, tree.order)))
         except BaseException:
             self.close()
             raise
@@ -173,7 +178,7 @@ class MapSource:
                 return _tree_text.Rows(walker.memory, count)
             walker = self._load(self._tree.room_for(count))
 
-    def absent(self) -> set[str]:
+    def probe_missing(self) -> set[str]:
         """The items that this kernel does not keep, by the walk's first row."""
         memory, count = self.walk()
         if not count:
@@ -181,17 +186,17 @@ class MapSource:
         row = _wire.decode_row(memory, 0, len(self.names))
         absent = {name for name, value in zip(self.names, row.values) if value == _wire.ABSENT}
         on_root = bool(row.flags & _wire.ROW_ROOT)
-        return {name for name in absent if not may_lack(name, on_root)}
+        return {name for name in absent if not is_optional(name, on_root)}
 
     def _load(self, room: int) -> Walker:
         """A program with room for so many rows, in place of the one before."""
-        order = _program.ORDERS[self._tree.order]
-        constants = self._recipe.constants(self._flush.mode, order)
+        order = _options.ORDERS[self._tree.order]
+        constants = self._plan.constants(self._flush.mode, order)
         if order not in _btf.kernel().iterator_orders:  # children, before Linux 7.0
-            order = _program.PRE
-            constants = self._recipe.constants(self._flush.mode, order)
+            order = _options.PRE
+            constants = self._plan.constants(self._flush.mode, order)
             constants["children_of"] = _program.u64(self._root.id)
-        rows = _program.MapSize(self._recipe.row_size, room)
+        rows = _program.MapSize(self._plan.row_size, room)
         walker = self._make_walker(constants, rows, self._root, order)
         self._unload()
         self._walker, self._room, self._owner = walker, room, _fork.generation
@@ -209,7 +214,7 @@ class MapSource:
                 return
         elif count:
             at = count - 1 if self._tree.order == "post" else 0
-            if _wire.cgroup_id(memory, at * self._recipe.row_size) == self._root.id:
+            if _wire.cgroup_id(memory, at * self._plan.row_size) == self._root.id:
                 return
         raise _directory.why_unreadable(self._root.path, self._root.identity)
 
@@ -227,14 +232,14 @@ class MapSource:
         self._directory.close()
 
 
-def may_lack(name: str, on_root: bool) -> bool:
+def is_optional(name: str, on_root: bool) -> bool:
     """Whether one cgroup, perhaps its hierarchy's root, may lack what others have: pressure can
     be switched off."""
     file = _items.file_of(name)
     return file == _items.PRESSURE or (on_root and file not in _items.ON_ROOT)
 
 
-def likely_rows(cgroup: Cgroup, order: str) -> int:
+def estimate_rows(cgroup: Cgroup, order: str) -> int:
     """About how many rows a walk has; on v1 fewer: the first walk counts them, and a map grows."""
     if order in ("self", "up"):
         return 1
@@ -242,11 +247,11 @@ def likely_rows(cgroup: Cgroup, order: str) -> int:
     return 1 + (cgroup.children if below is None else below)
 
 
-def count_rows(cgroup: Cgroup, recipe: Recipe) -> int:
+def count_rows(cgroup: Cgroup, plan: ReadPlan) -> int:
     """How many rows a tree has now, by a walk."""
-    constants = recipe.constants(_program.FLUSH_NONE, _program.PRE)
-    room = _program.MapSize(recipe.row_size, 1)
-    walker = IteratorWalker(constants, room, cgroup, _program.PRE)
+    constants = plan.constants(_program.FLUSH_NONE, _options.PRE)
+    room = _program.MapSize(plan.row_size, 1)
+    walker = IteratorWalker(constants, room, cgroup, _options.PRE)
     try:
         return walker.walk()
     finally:
@@ -256,7 +261,7 @@ def count_rows(cgroup: Cgroup, recipe: Recipe) -> int:
 TreeSource = Union[MapSource, _tree_text.TextTreeSource]
 
 
-class Tree(NamedTuple):
+class TreeSourceFactory(NamedTuple):
     """What a TreeReader reads from.
 
     Attributes:
@@ -265,11 +270,11 @@ class Tree(NamedTuple):
         transports: how the rows can travel, the best first.
     """
 
-    order: str
+    order: _options.Order
     max_rows: Optional[int]
     transports: tuple[str, ...] = ("run", "shared")
 
-    def declines(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
+    def reason_to_avoid(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
         """Nothing: a flush is small beside a walk."""
         return ""
 
@@ -292,10 +297,10 @@ class Tree(NamedTuple):
                 max_rows=self.max_rows,
             )
 
-    def bpf(self, cgroup: Cgroup, recipe: Recipe, flush: bool, transport: str) -> MapSource:
+    def bpf(self, cgroup: Cgroup, plan: ReadPlan, flush: bool, transport: str) -> MapSource:
         """A source through BPF."""
         walker = RunWalker if transport == "run" else IteratorWalker
-        return MapSource(cgroup, recipe, flush, walker, self)
+        return MapSource(cgroup, plan, flush, walker, self)
 
     def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> _tree_text.TextTreeSource:
         """A source through the cgroups' files."""

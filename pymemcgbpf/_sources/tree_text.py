@@ -51,7 +51,7 @@ class _Place(NamedTuple):
     level: int
 
 
-class _File:
+class _TreeFile:
     """A file that is read of every cgroup.
 
     Attributes:
@@ -76,12 +76,12 @@ class _File:
                 values[self._places[name]] = value
 
 
-def _files_with(names: tuple[str, ...], version: int) -> list[_File]:
+def _files_with(names: tuple[str, ...], version: int) -> list[_TreeFile]:
     """The files that have these items; memory.stat in any case, as it says who has a row."""
     places: dict[str, dict[str, int]] = {MEMORY_STAT: {}}
     for at, name in enumerate(names):
         places.setdefault(file_of(name), {})[name] = at
-    return [_File(file, version, items) for file, items in places.items()]
+    return [_TreeFile(file, version, items) for file, items in places.items()]
 
 
 class TextTreeSource:
@@ -135,7 +135,7 @@ class TextTreeSource:
         self._check_cap(len(rows), self._root.path)
         return Rows(b"".join(rows), len(rows))
 
-    def absent(self) -> set[str]:
+    def probe_missing(self) -> set[str]:
         """None: what memory.stat shows is kept."""
         return set()
 

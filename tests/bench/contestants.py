@@ -48,7 +48,7 @@ def through_bpf(
         pymemcgbpf.StatsReader(path, items, flush=flush, transport="stream")
     )
     source = source_of(reader)
-    constants = programs.directory / f"constants-{len(reader.items)}-{flush}"
+    constants = programs.directory / f"constants-{len(reader.item_names)}-{flush}"
     constants.write_bytes(constants_of(source._link._program))
     c_program = stack.enter_context(
         CProgram(
@@ -69,7 +69,7 @@ def through_bpf(
         return Contestant(name, section, batch, values, floor[flush])
 
     yield contestant(
-        C_ITERATOR[flush], c_program.batch, lambda: dict(zip(reader.items, c_program.values()))
+        C_ITERATOR[flush], c_program.batch, lambda: dict(zip(reader.item_names, c_program.values()))
     )
     if not flush:
         yield contestant(BARE, timed(_bare(source)), None)
@@ -79,19 +79,19 @@ def through_bpf(
             pymemcgbpf.StatsReader(path, items, flush=flush, transport="run")
         )
         runs = source_of_run(running)
-        constants = programs.directory / f"constants-{len(running.items)}-{flush}-run"
+        constants = programs.directory / f"constants-{len(running.item_names)}-{flush}-run"
         constants.write_bytes(constants_of(runs._program))
         c_run = stack.enter_context(
             CProgram(
                 programs.executable("run_one"),
-                *(_program.OBJECT_FILE, constants, path, str(len(running.items))),
+                *(_program.OBJECT_FILE, constants, path, str(len(running.item_names))),
                 *flushing_file(runs._flush),
             )
         )
         yield contestant(
             C_RUN[flush],
             c_run.batch,
-            lambda: dict(zip(running.items, c_run.values())),
+            lambda: dict(zip(running.item_names, c_run.values())),
             C_RUN,
         )
         yield contestant(RUN_READER[flush], timed(running.read), running.read, C_RUN)
@@ -159,7 +159,9 @@ def source_of(reader: pymemcgbpf.StatsReader) -> _one_bpf.StreamSource:
     """A reader's stream."""
     source = reader._source
     if not isinstance(source, _one_bpf.StreamSource):
-        raise BenchError(f"{reader.path} is not read through a stream here: {reader.why}")
+        raise BenchError(
+            f"{reader.path} is not read through a stream here: {reader.fallback_reason}"
+        )
     return source
 
 
@@ -167,7 +169,7 @@ def source_of_run(reader: pymemcgbpf.StatsReader) -> _one_bpf.RunSource:
     """A reader's program."""
     source = reader._source
     if not isinstance(source, _one_bpf.RunSource):
-        raise BenchError(f"{reader.path} is not read by a run here: {reader.why}")
+        raise BenchError(f"{reader.path} is not read by a run here: {reader.fallback_reason}")
     return source
 
 

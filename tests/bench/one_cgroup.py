@@ -26,7 +26,7 @@ def one_cgroup(programs: Programs, reads: int, rounds: int) -> tuple[list[table.
         compared = check.same_numbers(entrants, path)
         runner.run(entrants, reads, rounds)
         with pymemcgbpf.StatsReader(path) as reader:
-            count = len(reader.items)
+            count = len(reader.item_names)
     notes = [_split(entrants, ONE.format(items)) for items in ITEMS]
     of_v1 = ", of which cgroup v1's memory.stat has 17" if VERSION == 1 else ""
     notes.append(

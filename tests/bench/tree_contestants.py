@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 import pymemcgbpf
-from pymemcgbpf import TreeReader
+from pymemcgbpf import TreeReader, _options
 from pymemcgbpf._bench import control
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
@@ -67,11 +67,11 @@ def _one_way(
 ) -> Iterator[Contestant]:
     source = tree._source
     if not isinstance(source, _tree_bpf.MapSource):
-        raise BenchError(f"{tree.path} is not read through BPF here: {tree.why}")
+        raise BenchError(f"{tree.path} is not read through BPF here: {tree.fallback_reason}")
     label = f"{section}{way}".replace(", ", "-").replace(" ", "-")
     constants = programs.directory / f"constants-{label}"
     constants.write_bytes(constants_of(_program_of(source)))
-    count, room = str(len(tree.items)), str(cgroups + _SPARE_ROWS)
+    count, room = str(len(tree.item_names)), str(cgroups + _SPARE_ROWS)
     flush = list(flushing_file(source._flush))
 
     def contestant(
@@ -88,7 +88,7 @@ def _one_way(
             *(tree.path, count, room, *flush),
         )
     )
-    yield contestant(C_MAP + way, mapped.batch, lambda: _named(tree.items, mapped.values()))
+    yield contestant(C_MAP + way, mapped.batch, lambda: _named(tree.item_names, mapped.values()))
 
     def view() -> object:
         return tree.read(copy=False)
@@ -122,7 +122,7 @@ def _one_way(
     yield contestant(
         C_HASH + way,
         hashed.batch,
-        lambda: _named(tree.items, hashed.values()),
+        lambda: _named(tree.item_names, hashed.values()),
     )
 
 
@@ -177,14 +177,14 @@ def _sums(snapshot: pymemcgbpf.Snapshot) -> Values:
         CGROUPS: len(snapshot),
         **{
             name: sum(value for value in snapshot.column(name) if value != pymemcgbpf.ABSENT)
-            for name in snapshot.items
+            for name in snapshot.item_names
         },
     }
 
 
 def _all_names(root: Path) -> list[str]:
     with TreeReader(root, backend="text") as tree:
-        return [name for name in tree.items if name != "memory.current"]
+        return [name for name in tree.item_names if name != "memory.current"]
 
 
 def _program_of(source: _tree_bpf.MapSource) -> Optional[_program.Program]:
@@ -203,7 +203,7 @@ def _hash_constants(path: Path, source: _tree_bpf.MapSource) -> bytes:
         bpf_map = lib.bpf_object__find_map_by_name(opened, b".rodata")
         address, size = _libbpf.initial_value(lib, bpf_map)
         places = Types(lib, lib.bpf_object__btf(opened)).variables(".rodata")
-        constants = source._recipe.constants(source._flush.mode, _program.PRE)
+        constants = source._plan.constants(source._flush.mode, _options.PRE)
         for name, value in constants.items():
             _libbpf.poke(address + places[name][0], value)
         return _libbpf.peek(address, size)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from typing import Any
 
 from pymemcgbpf import StatsReader
 
@@ -19,13 +20,15 @@ from .failing_memory import FailingMemory
 NOT_REACHED = 3
 
 
-def main(path: str, backend: str, transport: str, numbers: range) -> int:
+def main(path: str, backend: Any, transport: str, numbers: range) -> int:
     """Lets each of those allocations fail; prints the last that there was. Returns how often the
     outcome was neither a reader as usual nor an error for want of memory."""
 
     def make() -> None:
         with StatsReader(path, ["anon"]) as reader:
-            assert (reader.backend, reader.transport) == (backend, transport), reader.why
+            assert (reader.backend, reader.transport) == (backend, transport), (
+                reader.fallback_reason
+            )
             assert reader.read() == {"anon": 0}
 
     def first(number: int) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pymemcgbpf import _options
+
 IN_LAB = os.environ.get("PYMEMCGBPF_LAB") == "1"
 # On the live machine the test command may say it as well; without it, BTF decides.
 EXPECTED_BACKEND = os.environ.get("PYMEMCGBPF_LAB_EXPECT_BACKEND", "")
@@ -34,15 +36,13 @@ _SYMBOLS = symbols(
     *("bpf_cgroup_from_id", "bpf_iter_css_new"),
 )
 
-BEST_BACKEND = EXPECTED_BACKEND or ("kfunc" if "bpf_mem_cgroup_page_state" in _SYMBOLS else "core")
+_BACKEND = EXPECTED_BACKEND or ("kfunc" if "bpf_mem_cgroup_page_state" in _SYMBOLS else "core")
+BEST_BACKEND = next(each for each in _options.BACKENDS if each == _BACKEND)
 # The functions of the patch's first form, which the lab's guest "seed" has beside the others.
 HAS_RFC = "memcg_node_stat_fetch" in _SYMBOLS
-BPF_BACKENDS = [
-    *(["kfunc"] if BEST_BACKEND == "kfunc" else []),
-    *(["rfc"] if HAS_RFC else []),
-    "core",
-]
-BACKENDS = [*BPF_BACKENDS, "text"]
+_HERE = {"kfunc": BEST_BACKEND == "kfunc", "rfc": HAS_RFC}
+BACKENDS = [backend for backend in _options.BACKENDS if _HERE.get(backend, True)]
+BPF_BACKENDS = BACKENDS[:-1]
 
 # A program that is run finds a cgroup by its id, which takes these two and cgroup v2.
 CAN_RUN = VERSION == 2 and {"bpf_cgroup_from_id", "bpf_iter_css_new"} <= _SYMBOLS

@@ -9,8 +9,8 @@ import pytest
 
 from pymemcgbpf import BackendUnavailableError, ItemUnavailableError, StatsReader, VerifierError
 from pymemcgbpf._bpf import program as _program
-from pymemcgbpf._bpf.plan import Recipe, Term
-from pymemcgbpf._sources.choose import BEST_FIRST
+from pymemcgbpf._bpf.plan import ReadPlan, Term
+from pymemcgbpf._options import BACKENDS, Backend
 
 from .surroundings import (
     BEST_BACKEND,
@@ -25,21 +25,21 @@ from .surroundings import (
 def test_auto_chooses_the_expected_backend(empty_cgroup: Path) -> None:
     with StatsReader(empty_cgroup, flush=False) as reader:
         assert reader.backend == BEST_BACKEND
-        better = BEST_FIRST[: BEST_FIRST.index(BEST_BACKEND)]
+        better = BACKENDS[: BACKENDS.index(BEST_BACKEND)]
         for name in better:
-            assert f"{name}: this kernel has no " in reader.why
+            assert f"{name}: this kernel has no " in reader.fallback_reason
         assert reader.transport == ("run" if CAN_RUN else "stream")
-        assert ("run: " in reader.why) == (not CAN_RUN)
-        assert bool(reader.why) == bool(better or not CAN_RUN)
+        assert ("run: " in reader.fallback_reason) == (not CAN_RUN)
+        assert bool(reader.fallback_reason) == bool(better or not CAN_RUN)
 
 
 @pytest.mark.parametrize("name", ["kfunc", "rfc"])
 def test_a_backend_that_is_not_here_raises_and_says_what_is_missing(
-    empty_cgroup: Path, name: str
+    empty_cgroup: Path, name: Backend
 ) -> None:
     if name in BPF_BACKENDS:
         with StatsReader(empty_cgroup, backend=name) as reader:
-            assert (reader.backend, not reader.why) == (name, name in RUN_BACKENDS)
+            assert (reader.backend, not reader.fallback_reason) == (name, name in RUN_BACKENDS)
         return
     with pytest.raises(BackendUnavailableError, match=r"this kernel has no \w+ \(") as caught:
         StatsReader(empty_cgroup, backend=name)
@@ -52,8 +52,8 @@ def test_a_verifier_refusal_keeps_the_log() -> None:
     program = _program.RUN_ONE if HAS_RFC else _program.STREAM
     term = Term(_program.KINDS["node_stat_item"], 0)
     with pytest.raises(VerifierError) as caught:
-        recipe = Recipe("rfc", {"anon": (term,)})
-        _program.Program(program, recipe.constants(_program.FLUSH_NONE))
+        plan = ReadPlan("rfc", {"anon": (term,)})
+        _program.Program(program, plan.constants(_program.FLUSH_NONE))
     assert caught.value.call == "bpf_object__load"
     assert program in caught.value.log
     assert "\n" not in str(caught.value)
@@ -66,4 +66,4 @@ def test_the_root_cgroup_has_no_memory_current() -> None:
         assert "memory.current" not in reader.read()
     with pytest.raises(ItemUnavailableError, match=r"root cgroup .* 'memory\.current'") as caught:
         StatsReader(HIERARCHY, ["anon", "memory.current"], backend=BEST_BACKEND)
-    assert caught.value.items == ("memory.current",)
+    assert caught.value.item_names == ("memory.current",)

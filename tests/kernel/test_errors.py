@@ -28,6 +28,7 @@ from pymemcgbpf import (
     NotACgroupError,
     StatsReader,
     UnknownItemError,
+    _options,
 )
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
@@ -46,20 +47,20 @@ def one_sentence(error: MemcgError) -> str:
     return text
 
 
-def test_a_missing_path(backend: str) -> None:
+def test_a_missing_path(backend: _options.Backend) -> None:
     with pytest.raises(CgroupNotFoundError, match="does not exist") as caught:
         StatsReader(HIERARCHY / "no-such-cgroup", backend=backend)
     one_sentence(caught.value)
     assert isinstance(caught.value, FileNotFoundError)
 
 
-def test_a_file(backend: str) -> None:
+def test_a_file(backend: _options.Backend) -> None:
     with pytest.raises(NotACgroupError, match="is a file") as caught:
         StatsReader(HIERARCHY / "memory.stat", backend=backend)
     one_sentence(caught.value)
 
 
-def test_a_directory_that_is_no_cgroup(backend: str, tmp_path: Path) -> None:
+def test_a_directory_that_is_no_cgroup(backend: _options.Backend, tmp_path: Path) -> None:
     with pytest.raises(NotACgroupError, match=re.escape("no cgroup.procs")):
         StatsReader(tmp_path, backend=backend)
 
@@ -104,7 +105,9 @@ def test_a_cgroup_without_the_memory_controller(way: Way) -> None:
             way.stats(grandchild)
 
 
-def test_an_unknown_item_is_named_with_those_like_it(empty_cgroup: Path, backend: str) -> None:
+def test_an_unknown_item_is_named_with_those_like_it(
+    empty_cgroup: Path, backend: _options.Backend
+) -> None:
     with pytest.raises(UnknownItemError, match=r"'pgfualt'.*'pgfault'") as caught:
         StatsReader(empty_cgroup, ["anon", "pgfualt"], backend=backend)
     assert caught.value.item == "pgfualt"
@@ -116,7 +119,7 @@ def test_an_item_that_this_kernel_lacks_is_another_error(empty_cgroup: Path) -> 
     # Printed only where the hierarchy was mounted with memory_hugetlb_accounting.
     with pytest.raises(ItemUnavailableError, match=r"does not have 'hugetlb'") as caught:
         StatsReader(empty_cgroup, ["anon", "hugetlb"])
-    assert caught.value.items == ("hugetlb",)
+    assert caught.value.item_names == ("hugetlb",)
     assert not isinstance(caught.value, UnknownItemError)
     one_sentence(caught.value)
 
@@ -150,7 +153,7 @@ if uid:
     os.setgroups([]); os.setgid(uid); os.setuid(uid)
 try:
     with StatsReader(path, ["anon", "file"], backend=backend) as reader:
-        found = {"values": reader.read(), "backend": reader.backend, "why": reader.why}
+        found = {"values": reader.read(), "backend": reader.backend, "why": reader.fallback_reason}
 except Exception as error:
     found = {
         "error": type(error).__name__,
@@ -162,7 +165,7 @@ print(json.dumps(found))
 
 
 def probe(
-    path: Path, backend: str = "auto", uid: int = 0, capabilities: int = -1
+    path: Path, backend: _options.Backend = "auto", uid: int = 0, capabilities: int = -1
 ) -> dict[str, object]:
     """What a fresh process sees."""
     run = subprocess.run(
@@ -274,7 +277,7 @@ def test_without_the_object(
         StatsReader(empty_cgroup, ["anon"], backend=BEST_BACKEND)
     with StatsReader(empty_cgroup, ["anon"]) as reader:
         assert reader.backend == "text"
-        assert "cannot be read" in reader.why
+        assert "cannot be read" in reader.fallback_reason
 
 
 def test_no_file_descriptor_left(empty_cgroup: Path, way: Way) -> None:

@@ -154,7 +154,7 @@ def test_a_hierarchy_s_root_has_what_its_files_show(tree_way: Way, empty_cgroup:
     with tree_way.tree(HIERARCHY, ["*"]) as tree:
         rows = tree.read().by_path()
         names = set(everything(empty_cgroup))
-        assert names <= set(tree.items)
+        assert names <= set(tree.item_names)
         assert names <= set(rows[str(empty_cgroup)])
     root = set(rows[str(HIERARCHY)])
     there = set(everything(HIERARCHY))
@@ -204,9 +204,9 @@ def test_a_group_is_all_of_a_file(empty_cgroup: Path, way: Way) -> None:
         wanted = [name for name in shown if _items.file_of(name) == file]
         name = f"{file}.*" if VERSION == 2 else f"{file}*"
         with way.stats(empty_cgroup, [name]) as reader:
-            assert list(reader.items) == wanted and wanted
+            assert list(reader.item_names) == wanted and wanted
     with way.stats(empty_cgroup, ["memory.current", "work*_file", "pgfault"]) as reader:
-        first, *middle, last = reader.items
+        first, *middle, last = reader.item_names
         assert (first, last) == ("memory.current", "pgfault")
         assert "workingset_refault_file" in middle
         assert all(name.startswith("work") and name.endswith("_file") for name in middle)
@@ -221,19 +221,21 @@ def test_groups_that_are_empty(empty_cgroup: Path, way: Way) -> None:
 
 
 def test_items_lists_what_there_is(empty_cgroup: Path, way: Way) -> None:
-    offered = pymemcgbpf.items(empty_cgroup)
+    offered = pymemcgbpf.list_items(empty_cgroup)
     assert [item.name for item in offered] == [
-        item.name for item in pymemcgbpf.items() if item.name in {each.name for each in offered}
+        item.name
+        for item in pymemcgbpf.list_items()
+        if item.name in {each.name for each in offered}
     ]
     with way.stats(empty_cgroup, ["*"]) as reader:
         names = [item.name for item in offered]
         if VERSION == 2 or way.backend != "text":
-            assert list(reader.items) == names
+            assert list(reader.item_names) == names
         else:
-            assert set(reader.items) < set(names)
+            assert set(reader.item_names) < set(names)
         values = reader.read()
     for item in offered:
-        assert item.unit in ("bytes", "count", "µs") and item.description
+        assert item.unit in ("bytes", "count", "microseconds") and item.description
         assert item.kind in ("gauge", "counter")
         assert VERSION == 1 or (empty_cgroup / item.file).exists()
     units = {item.name: item.unit for item in offered}
@@ -293,13 +295,13 @@ if VERSION == 2:
         zero_will_do = way.backend != "core"
         guessed = {name for name in FORGOTTEN if name != "anon" and (text[name] or zero_will_do)}
         with way.stats(path) as reader:
-            found = set(FORGOTTEN) & set(reader.items)
+            found = set(FORGOTTEN) & set(reader.item_names)
             assert found == (set(FORGOTTEN) if way.backend == "text" else guessed)
             values = reader.read()
         for name in guessed:
             assert values[name] == text[name] or name in ("sock", "pgfault"), name
         assert values["pgfault"] > 0 and values["slab_reclaimable"] > 0
-        units = {item.name: (item.unit, item.kind) for item in pymemcgbpf.items(path)}
+        units = {item.name: (item.unit, item.kind) for item in pymemcgbpf.list_items(path)}
         assert units["anon"] == ("", "")
         assert units["pgfault"] == ("count", "counter")
         assert units["slab_reclaimable"] == units["kernel_stack"] == ("bytes", "gauge")
@@ -310,7 +312,7 @@ if VERSION == 2:
             assert reader.backend == BPF_BACKENDS[0]
         with pymemcgbpf.StatsReader(eventful / "limited") as reader:
             assert reader.backend == "text", "no key of memory.stat is lost"
-            assert set(FORGOTTEN) <= set(reader.items)
+            assert set(FORGOTTEN) <= set(reader.item_names)
         with pymemcgbpf.StatsReader(eventful / "limited", ["anon"]) as reader:
             assert reader.backend == "text"
             assert reader.read()["anon"] >= 4 * MIB
@@ -355,14 +357,14 @@ if IN_LAB:
                 way.stats(path, ["memory.pressure.*"]) as reader,
                 Worker(path, lambda: None, struggle) as worker,
             ):
-                assert list(reader.items) == [f"{PRESSURE}some.total", f"{PRESSURE}full.total"]
+                assert list(reader.item_names) == [f"{PRESSURE}some.total", f"{PRESSURE}full.total"]
                 deadline = time.monotonic() + SECONDS_TO_BE_QUIET
                 before = reader.read()
                 while reader.read() == before:
                     assert time.monotonic() < deadline
                     worker.step()
                 low, values, high = everything(path), reader.read(), everything(path)
-                for name in reader.items:
+                for name in reader.item_names:
                     assert low[name] <= values[name] <= high[name]
                 assert values[f"{PRESSURE}some.total"] > 0
 
@@ -372,8 +374,8 @@ if IN_LAB:
                 way.stats(HIERARCHY, ["memory.pressure.*"])
         with StatsReader(HIERARCHY, ["memory.pressure.*"]) as reader:
             assert reader.backend == "text"
-            assert list(reader.read()) == list(reader.items)
-            assert reader.items == (f"{PRESSURE}some.total", f"{PRESSURE}full.total")
+            assert list(reader.read()) == list(reader.item_names)
+            assert reader.item_names == (f"{PRESSURE}some.total", f"{PRESSURE}full.total")
 
     def test_pressure_that_is_switched_off_is_absent(way: Way) -> None:
         with cgroup() as off:
@@ -391,7 +393,7 @@ if IN_LAB:
             with pytest.raises(ItemUnavailableError, match=r"memory\.pressure\.some\.total"):
                 way.stats(off, [f"{PRESSURE}some.total"])
             with way.stats(off, ["anon", "memory.pressure.*"]) as reader:
-                assert reader.items == ("anon",)
+                assert reader.item_names == ("anon",)
 
     def test_pressure_is_switched_off_for_one_cgroup_of_a_tree(tree_way: Way) -> None:
         with cgroup() as path:

@@ -90,7 +90,7 @@ def test_a_pages_session_prints_what_it_shows(page: str) -> None:
     # Why a faster way is unavailable, and which events there are, differs from kernel to kernel.
     steps = [
         step._replace(shown="...")
-        if "why" in step.source or "memory.events" in step.source
+        if "fallback_reason" in step.source or "memory.events" in step.source
         else step
         for step in steps
     ]

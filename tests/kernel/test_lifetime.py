@@ -141,7 +141,7 @@ def test_close_twice_and_use_after_close(empty_cgroup: Path, way: Way) -> None:
     reader.close()
     with pytest.raises(ClosedError, match="closed"):
         reader.read()
-    assert reader.items == tuple(ITEMS)
+    assert reader.item_names == tuple(ITEMS)
     assert reader.backend == way.backend
 
 

@@ -151,7 +151,7 @@ def read_with(path: Path, way: Way) -> dict[str, int]:
     with way.stats(path) as reader:
         assert reader.backend == way.backend
         values = reader.read()
-        assert reader.items == tuple(values)
+        assert reader.item_names == tuple(values)
         return values
 
 

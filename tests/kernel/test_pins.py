@@ -32,6 +32,7 @@ from pymemcgbpf import (
     TreeReader,
     TreeTooLargeError,
     UnknownItemError,
+    _options,
     _wire,
     pin,
     pin_tree,
@@ -39,7 +40,6 @@ from pymemcgbpf import (
 )
 from pymemcgbpf._pins import create as _create
 from pymemcgbpf._pins import read as _read
-from pymemcgbpf._sources import choose as _choose
 
 from .cgroups import (
     Worker,
@@ -103,7 +103,7 @@ def quiet() -> Iterator[Forest]:
 @pytest.fixture(params=BPF_BACKENDS)
 def one_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each backend that this kernel has, made the only one."""
-    monkeypatch.setattr(_choose, "BEST_FIRST", (request.param, "text"))
+    monkeypatch.setattr(_options, "BACKENDS", (request.param, "text"))
     return str(request.param)
 
 
@@ -187,7 +187,7 @@ if CAN_FLUSH:
 
     @pytest.mark.parametrize("order", ["self", "pre", "post", "up", "children"])
     def test_the_program_flushes_by_itself(
-        order: str, empty_cgroup: Path, pins: Path, one_backend: str
+        order: _options.Order, empty_cgroup: Path, pins: Path, one_backend: str
     ) -> None:
         enable_memory(empty_cgroup)
         with cgroup(empty_cgroup) as child:
@@ -441,17 +441,23 @@ def test_places_that_cannot_be(quiet: Forest, pins: Path) -> None:
 
 
 @pytest.mark.parametrize("order", ["pre", "post", "up", "children"])
-def test_a_walk_is_a_tree_reader_s(order: str, quiet: Forest, pins: Path, one_backend: str) -> None:
+def test_a_walk_is_a_tree_reader_s(
+    order: _options.Order, quiet: Forest, pins: Path, one_backend: str
+) -> None:
     names = ["shmem", "pgfault", "memory.current"]
     pin(quiet.root, pins / "walk", names, order=order, flush=False)
     try:
         reader = PinnedReader(pins / "walk")
-        assert (reader.items, reader.order, reader.path) == (tuple(names), order, str(reader.path))
+        assert (reader.item_names, reader.order, reader.path) == (
+            tuple(names),
+            order,
+            str(reader.path),
+        )
         snapshot = reader.read()
         assert isinstance(snapshot, Snapshot)
         with TreeReader(quiet.root, names, order=order, flush=False) as tree:
             expected = tree.read()
-        assert (snapshot.order, snapshot.items) == (order, expected.items)
+        assert (snapshot.order, snapshot.item_names) == (order, expected.item_names)
         assert snapshot.path == (str(quiet.root))
         assert list(snapshot.ids) == list(expected.ids)
         for ours, theirs in zip(snapshot, expected):
@@ -459,7 +465,7 @@ def test_a_walk_is_a_tree_reader_s(order: str, quiet: Forest, pins: Path, one_ba
             assert who == (theirs.id, theirs.parent_id, theirs.level, theirs.path)
             if ours.id in quiet.shmem:
                 assert ours["shmem"] == theirs["shmem"] == quiet.shmem[ours.id]
-        assert snapshot.taken_ns <= time.monotonic_ns() and snapshot.duration_ns > 0
+        assert snapshot.started_ns <= time.monotonic_ns() and snapshot.duration_ns > 0
     finally:
         unpin(pins / "walk")
 
@@ -467,7 +473,7 @@ def test_a_walk_is_a_tree_reader_s(order: str, quiet: Forest, pins: Path, one_ba
 def test_children_of_a_cgroup_without_any(empty_cgroup: Path, pins: Path) -> None:
     pin(empty_cgroup, pins / "walk", ["anon"], order="children", flush=False)
     reader = PinnedReader(pins / "walk")
-    assert (reader.items, len(read_tree(pins / "walk"))) == (("anon",), 0)
+    assert (reader.item_names, len(read_tree(pins / "walk"))) == (("anon",), 0)
     enable_memory(empty_cgroup)
     (empty_cgroup / "child").mkdir()
     (row,) = read_tree(pins / "walk")
@@ -482,7 +488,7 @@ def test_a_walk_that_grows_too_large(empty_cgroup: Path, pins: Path, nobody: Nob
     for items in (None, ["*"], [f"{name}*" for name in ("workingset", "anon", "memory.current")]):
         pin(empty_cgroup, pins / "walk", items, order="pre", flush=False)
         reader = PinnedReader(pins / "walk")
-        fit = _read.capacity(len(reader.items))
+        fit = _read.capacity(len(reader.item_names))
         if fit > 400:
             unpin(pins / "walk")
             continue
@@ -511,6 +517,7 @@ def test_a_removed_cgroup(pins: Path) -> None:
     with cgroup() as top:
         enable_memory(top)
         path = top / "path"
+        order: Any
         for order in ("self", "pre", "post", "up", "tree"):
             path.mkdir()
             if order == "tree":
@@ -684,7 +691,7 @@ def test_a_tree_that_outgrows_its_room(empty_cgroup: Path, pins: Path, nobody: N
         child.mkdir()
     with pytest.raises(TreeTooLargeError, match="more room=") as caught:
         reader.read()
-    fit = _read.capacity(len(reader.items))
+    fit = _read.capacity(len(reader.item_names))
     assert caught.value.rows == fit
     kind, message = nobody.run(READ_ERROR, path)
     assert kind == "TreeTooLargeError" and "unpin" in message
@@ -709,7 +716,7 @@ def test_ids_with_a_stride_are_spread(empty_cgroup: Path, pins: Path) -> None:
     sizes = []
     for part in parts:
         with part.open("rb", buffering=0) as file:
-            rows = _wire.take_apart(file.read(_read.BUFFER)).rows
+            rows = _wire.split(file.read(_read.BUFFER)).rows
         sizes.append(len(rows) // 32)
     assert sum(sizes) == 321
     assert max(sizes) <= 321 / len(parts) + 6 * (321 / len(parts)) ** 0.5

@@ -18,7 +18,7 @@ import pymemcgbpf
 from pymemcgbpf import ItemUnavailableError, StatsReader
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import counter_slots as _counter_slots
-from pymemcgbpf._bpf.plan import Source
+from pymemcgbpf._bpf.plan import Planner
 from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._items import CATALOGUE, MEMORY_STAT
@@ -41,7 +41,7 @@ def top() -> Iterator[Cgroup]:
 
 def offered(layout: _counter_slots.Layout) -> dict[str, list[int]]:
     """Item of memory.stat → the offsets of its words; of those that a layout offers."""
-    source = Source("core", _btf.kernel(), layout)
+    source = Planner("core", _btf.kernel(), layout)
     names = [item.name for item in CATALOGUE.values() if item.file == MEMORY_STAT]
     found = {name: [term.at for term in source.terms_of(name)] for name in names}
     return {name: places for name, places in found.items() if places}
@@ -135,8 +135,8 @@ def test_what_cannot_be_proved_is_read_as_text_or_refused(
     with pytest.raises(ItemUnavailableError, match="could not be proved for 'active_file'"):
         StatsReader(busy[0], ["active_file"], backend="core")
     with StatsReader(busy[0], backend="core") as reader:
-        assert "active_file" not in reader.items
+        assert "active_file" not in reader.item_names
     with StatsReader(busy[0], ["active_file"]) as reader:
         if reader.backend == "text":
-            assert "could not be proved for 'active_file'" in reader.why
+            assert "could not be proved for 'active_file'" in reader.fallback_reason
         assert reader.read()["active_file"] == by_text(busy[0])["active_file"]

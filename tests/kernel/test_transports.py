@@ -16,6 +16,7 @@ from pymemcgbpf import (
     MemcgError,
     StatsReader,
     TreeReader,
+    _options,
 )
 
 from .cgroups import MIB, Worker, cgroup, enable_memory, in_child, in_threads, is_dying, remove
@@ -56,28 +57,33 @@ def test_auto_takes_run_where_it_can_be_had(empty_cgroup: Path) -> None:
     ):
         assert reader.transport == ("run" if CAN_RUN else "stream")
         assert tree.transport == ("run" if CAN_RUN else "shared")
-        assert ("run: " in reader.why, "run: " in tree.why) == (not CAN_RUN, not CAN_RUN)
+        assert ("run: " in reader.fallback_reason, "run: " in tree.fallback_reason) == (
+            not CAN_RUN,
+            not CAN_RUN,
+        )
 
 
 if CAN_RUN:
 
     @pytest.mark.parametrize("backend", RUN_BACKENDS)
     @pytest.mark.parametrize("flush", [True, False])
-    def test_run_and_stream_give_the_same_numbers(busy: Busy, backend: str, flush: bool) -> None:
+    def test_run_and_stream_give_the_same_numbers(
+        busy: Busy, backend: _options.Backend, flush: bool
+    ) -> None:
         path, _ = busy
         compared = set()
         with (
             StatsReader(path, backend=backend, transport="run", flush=flush) as run,
             StatsReader(path, backend=backend, transport="stream", flush=flush) as stream,
         ):
-            assert run.items == stream.items
+            assert run.item_names == stream.item_names
             for _ in range(50):
                 before, by_run, after = stream.read(), run.read(), stream.read()
-                for name in run.items:
+                for name in run.item_names:
                     if before[name] == after[name]:
                         assert by_run[name] == before[name], name
                         compared.add(name)
-        assert compared == set(run.items) and len(compared) >= 48
+        assert compared == set(run.item_names) and len(compared) >= 48
 
 else:
 

@@ -87,7 +87,7 @@ def test_every_item_of_1500_cgroups_is_exact(big: Forest) -> None:
                     compared += 1
         assert compared >= 0.98 * len(names) * len(big.paths), way
         if VERSION == 2:
-            assert snapshot.items == tuple(names)
+            assert snapshot.item_names == tuple(names)
     assert len(names) >= (len(V1_KEYS) + 1 if VERSION == 1 else 48)
 
 
@@ -106,7 +106,7 @@ def test_the_hierarchy_s_root_has_no_memory_current(small: Forest, tree_way: Way
     found = snapshot.find(str(small.root))
     assert found is not None and found["memory.current"] >= sum(small.shmem.values())
     with tree_way.tree(HIERARCHY, order="self") as tree:
-        assert "memory.current" not in tree.items
+        assert "memory.current" not in tree.item_names
 
 
 def test_new_pages_are_there_at_once_all_the_way_up(tree_way: Way) -> None:
@@ -290,8 +290,8 @@ def test_when_it_was_taken(small: Forest, tree_way: Way) -> None:
         before = time.monotonic_ns()
         snapshot = tree.read()
         after = time.monotonic_ns()
-    assert before <= snapshot.taken_ns
-    assert 0 < snapshot.duration_ns <= after - snapshot.taken_ns
+    assert before <= snapshot.started_ns
+    assert 0 < snapshot.duration_ns <= after - snapshot.started_ns
 
 
 # --- who comes and goes ---------------------------------------------------------------
@@ -439,7 +439,9 @@ LOST = "this process has lost the rights that its reader was made with: .*CAP_BP
 
 def check_turned_to_text(tree: TreeReader, why: str) -> None:
     assert (tree.backend, tree.transport) == ("text", "text")
-    assert tree.why.startswith(why) and re.search(f"{BEST_BACKEND}: {LOST}", tree.why)
+    assert tree.fallback_reason.startswith(why) and re.search(
+        f"{BEST_BACKEND}: {LOST}", tree.fallback_reason
+    )
 
 
 def test_a_child_without_rights_reads_a_tree_as_text(
@@ -448,7 +450,7 @@ def test_a_child_without_rights_reads_a_tree_as_text(
     monkeypatch.chdir(small.root)
     before = open_files()
     with TreeReader(".", ["shmem", "pgfault"]) as tree:
-        why = tree.why
+        why = tree.fallback_reason
         values = tree.read().by_id()
 
         def child() -> None:
@@ -458,7 +460,7 @@ def test_a_child_without_rights_reads_a_tree_as_text(
                 snapshot = tree.read()
                 check(snapshot, small)
                 assert snapshot.by_id() == values
-                assert snapshot.items == tree.items == ("shmem", "pgfault")
+                assert snapshot.item_names == tree.item_names == ("shmem", "pgfault")
             check_turned_to_text(tree, why)
             row = snapshot.find("group-1/leaf-1")
             assert row is not None and row.path == str(small.root / "group-1" / "leaf-1")
@@ -499,7 +501,7 @@ def test_a_child_without_rights_is_told_what_it_lacks(
 def test_a_tree_that_outgrows_its_map_without_rights_is_read_as_text(empty_cgroup: Path) -> None:
     def child() -> None:
         with TreeReader(empty_cgroup, ["anon"]) as tree:
-            why = tree.why
+            why = tree.fallback_reason
             give_up_rights()
             assert len(tree.read()) == 1 and tree.backend == BEST_BACKEND, "nothing is to be loaded"
             os.write(go[1], b".")
@@ -532,7 +534,7 @@ def test_a_thread_without_rights_outgrows_a_map(empty_cgroup: Path) -> None:
 
     def child() -> None:
         with TreeReader(empty_cgroup, ["anon"]) as tree:
-            why = tree.why
+            why = tree.fallback_reason
             for number in range(100):
                 (empty_cgroup / str(number)).mkdir()
             thread = threading.Thread(target=without_rights, args=(tree,))

@@ -54,7 +54,7 @@ def test_every_item_of_a_busy_cgroup_is_exact(busy: Busy, tree_way: Way, order: 
     assert len(compared) == (len(by_text(path)) if VERSION == 2 else len(V1_KEYS) + 1)
     assert len(compared) >= (18 if VERSION == 1 else 48)
     assert row["anon"] >= ANON_BYTES and row["file_mapped"] >= FILE_BYTES
-    for name in snapshot.items:
+    for name in snapshot.item_names:
         assert list(snapshot.column(name)) == [row[name]]
 
 

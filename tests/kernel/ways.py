@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
-from pymemcgbpf import StatsReader, TreeReader
+from pymemcgbpf import StatsReader, TreeReader, _options
 
 from .surroundings import BPF_BACKENDS, RUN_BACKENDS, STAT_TRANSPORTS, TREE_TRANSPORTS
 
@@ -17,8 +17,8 @@ Items = Optional[Iterable[str]]
 class Way(NamedTuple):
     """A backend and a transport, by their names."""
 
-    backend: str
-    transport: str
+    backend: _options.Backend
+    transport: Any  # which of them, depends on the kind of reader
 
     def stats(self, path: Path, items: Items = None, *, flush: bool = True) -> StatsReader:
         """A reader of one cgroup that goes this way."""
@@ -30,7 +30,7 @@ class Way(NamedTuple):
         path: Path,
         items: Items = None,
         *,
-        order: str = "pre",
+        order: Any = "pre",
         flush: bool = True,
         max_rows: Optional[int] = None,
     ) -> TreeReader:

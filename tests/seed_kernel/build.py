@@ -59,10 +59,10 @@ def newest(sources: Iterable[Package]) -> Package:
 
 def place(cache: Path, source: Package) -> Path:
     """Return where the kernel made of this source and of our files is kept."""
-    recipe = hashlib.sha256(source.filename.encode())
+    plan = hashlib.sha256(source.filename.encode())
     for part in (FUNCTIONS.read_bytes(), CONFIG.read_bytes(), MAKEFILE_LINE.encode()):
-        recipe.update(hashlib.sha256(part).digest())
-    name = f"seed-{source.version}-{recipe.hexdigest()[:12]}.vmlinuz"
+        plan.update(hashlib.sha256(part).digest())
+    name = f"seed-{source.version}-{plan.hexdigest()[:12]}.vmlinuz"
     return cache / "kernels" / name
 
 

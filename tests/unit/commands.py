@@ -35,5 +35,5 @@ def failed(captured: Captured, status: int, *arguments: str) -> str:
 
 
 def refuse_bpf(*_: object) -> NoReturn:
-    """In place of _choose._Choosing._through_bpf."""
+    """In place of _choose._Selector._through_bpf."""
     raise BpfPermissionError("lacks\nCAP_BPF")

@@ -21,7 +21,7 @@ EXPORTED = [
 # What each carries beside errno, call and log.
 EXTRA: dict[type[MemcgError], dict[str, Any]] = {
     errors.UnknownItemError: {"item": "anonn", "suggestions": ("anon", "file")},
-    errors.ItemUnavailableError: {"items": ("zswap", "hugetlb")},
+    errors.ItemUnavailableError: {"item_names": ("zswap", "hugetlb")},
     errors.TreeTooLargeError: {"rows": 12, "max_rows": 10},
 }
 
@@ -150,7 +150,7 @@ def test_how_large_a_tree_is_is_said() -> None:
 
 
 def test_sequences_become_tuples() -> None:
-    assert errors.ItemUnavailableError("x", items=["a", "b"]).items == ("a", "b")
+    assert errors.ItemUnavailableError("x", item_names=["a", "b"]).item_names == ("a", "b")
     assert errors.UnknownItemError("x", suggestions=["a"]).suggestions == ("a",)
 
 

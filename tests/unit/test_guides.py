@@ -116,7 +116,9 @@ def test_a_pages_session_prints_what_it_shows(page: str, cgroups: Path, tmp_path
     steps = session("pycon", text.replace("/sys/fs/cgroup", str(cgroups)))
     outputs = run_session(steps, before=NO_LIBBPF, env=environment(tmp_path))
     # Why text is read here is not why it is on a kernel.
-    steps = [step._replace(shown="...") if "why" in step.source else step for step in steps]
+    steps = [
+        step._replace(shown="...") if "fallback_reason" in step.source else step for step in steps
+    ]
     assert_alike(outputs, steps)
 
 

@@ -173,7 +173,7 @@ def test_what_succeeds_runs_without_messages_and_what_fails_runs_again_for_them(
         return len(lines)
 
     before = current_function()
-    assert _libbpf.explained(work) == 1
+    assert _libbpf.run_with_log(work) == 1
     assert runs == [_libbpf.load().no_print, ours()]
     assert current_function() == before
 
@@ -212,7 +212,7 @@ def test_another_user_s_message_goes_to_its_own_function() -> None:
 
 def test_a_silent_thread_stays_silent_while_another_listens() -> None:
     with another_user() as heard, _libbpf.messages():
-        in_another_thread(lambda: _libbpf.explained(lambda _: say(0, b"libbpf: in silence")))
+        in_another_thread(lambda: _libbpf.run_with_log(lambda _: say(0, b"libbpf: in silence")))
     assert heard == []
 
 
@@ -276,7 +276,7 @@ def with_a_failure() -> None:
         raise MemcgError("no")
 
     with contextlib.suppress(MemcgError):
-        _libbpf.explained(fail)
+        _libbpf.run_with_log(fail)
 
 
 WORKS = [silently, listening, one_in_another, with_a_failure]

@@ -24,7 +24,7 @@ from pymemcgbpf._sources import one_bpf as _one_bpf
 
 from .conftest import RunPython
 from .directories import make_v2
-from .sources import Sources
+from .fake_sources import Sources
 
 
 @pytest.fixture

@@ -21,11 +21,11 @@ from pymemcgbpf import ClosedError, Row, Snapshot, _wire
 
 from .tree_rows import NAMES, pack, paths_of, snapshot_of
 
-ROWS: tuple[_wire.Row, ...] = (
-    _wire.Row(7, 1, 3, 0, (4096, 10)),
-    _wire.Row(8, 7, 4, 0, (8192, 11)),
-    _wire.Row(9, 8, 5, 0, ((1 << 64) - 2, 12)),
-    _wire.Row(11, 7, 4, 0, (0, 13)),
+ROWS: tuple[_wire.RawRow, ...] = (
+    _wire.RawRow(7, 1, 3, 0, (4096, 10)),
+    _wire.RawRow(8, 7, 4, 0, (8192, 11)),
+    _wire.RawRow(9, 8, 5, 0, ((1 << 64) - 2, 12)),
+    _wire.RawRow(11, 7, 4, 0, (0, 13)),
 )
 NOWHERE = paths_of(Path("/"))  # for snapshots that nobody asks for a path
 
@@ -100,19 +100,24 @@ def test_a_row_of_it_is_in_it(snapshot: Snapshot) -> None:
 
 def test_what_it_says_of_itself() -> None:
     snapshot = snapshot_of(ROWS, paths_of(Path("/proc")), order="up", began_ns=5, ended_ns=12)
-    assert (snapshot.items, snapshot.order, snapshot.path) == (NAMES, "up", "/proc")
-    assert (snapshot.taken_ns, snapshot.duration_ns) == (5, 7)
+    assert (snapshot.item_names, snapshot.order, snapshot.path) == (NAMES, "up", "/proc")
+    assert (snapshot.started_ns, snapshot.duration_ns) == (5, 7)
     assert repr(snapshot) == "<Snapshot of '/proc': 4 cgroups, 2 items>"
 
 
-@pytest.mark.parametrize("name", ["items", "order", "path", "taken_ns", "duration_ns", "ids"])
+@pytest.mark.parametrize(
+    "name", ["item_names", "order", "path", "started_ns", "duration_ns", "ids"]
+)
 def test_what_it_says_of_itself_is_read_only(name: str, snapshot: Snapshot) -> None:
     with pytest.raises(AttributeError):
         setattr(snapshot, name, 1)
 
 
 def test_flags_are_not_the_level() -> None:
-    rows = [_wire.Row(7, 0, 0, _wire.ROW_ROOT, (1, 1)), _wire.Row(8, 7, 6, 0xFFFFFFFF, (1, 1))]
+    rows = [
+        _wire.RawRow(7, 0, 0, _wire.ROW_ROOT, (1, 1)),
+        _wire.RawRow(8, 7, 6, 0xFFFFFFFF, (1, 1)),
+    ]
     assert [row.level for row in snapshot_of(rows, NOWHERE)] == [0, 6]
 
 
@@ -200,7 +205,7 @@ def test_a_row_has_no_other_items(name: str, snapshot: Snapshot) -> None:
 def test_an_item_that_a_cgroup_does_not_have_is_missing_in_its_row() -> None:
     assert memcg.ABSENT == (1 << 64) - 1
     names = ("anon", "memory.current", "file")
-    rows = [_wire.Row(1, 0, 0, 1, (1, memcg.ABSENT, 2)), _wire.Row(2, 1, 1, 0, (3, 4, 5))]
+    rows = [_wire.RawRow(1, 0, 0, 1, (1, memcg.ABSENT, 2)), _wire.RawRow(2, 1, 1, 0, (3, 4, 5))]
     snapshot = snapshot_of(rows, NOWHERE, names)
     root, other = snapshot
     assert dict(root) == {"anon": 1, "file": 2}
@@ -211,7 +216,7 @@ def test_an_item_that_a_cgroup_does_not_have_is_missing_in_its_row() -> None:
     assert caught.value.args == ("memory.current",)
     assert (len(other), other["memory.current"]) == (3, 4)
     assert snapshot.column("memory.current").tolist() == [memcg.ABSENT, 4]
-    assert snapshot.items == names
+    assert snapshot.item_names == names
 
 
 def test_rows_as_dicts(snapshot: Snapshot) -> None:
@@ -224,7 +229,7 @@ def test_rows_as_dicts(snapshot: Snapshot) -> None:
 
 def test_two_numbers_whose_bytes_look_like_absent_between_them() -> None:
     lower, upper = 0xFFFFFFFF00000000, 0x00000000FFFFFFFF
-    rows = [_wire.Row(1, 0, 0, 0, (lower, upper)), _wire.Row(2, 1, 1, 0, (1, 2))]
+    rows = [_wire.RawRow(1, 0, 0, 0, (lower, upper)), _wire.RawRow(2, 1, 1, 0, (1, 2))]
     snapshot = snapshot_of(rows, NOWHERE)
     assert bytes([255] * 8) in pack(*rows)
     expected = [{"anon": lower, "pgscan": upper}, {"anon": 1, "pgscan": 2}]
@@ -240,7 +245,7 @@ def test_the_views_of_a_row_are_those_of_a_mapping(snapshot: Snapshot) -> None:
 
 
 def test_a_row_of_nothing_is_empty() -> None:
-    (row,) = snapshot_of([_wire.Row(1, 0, 0, 1, (memcg.ABSENT, memcg.ABSENT))], NOWHERE)
+    (row,) = snapshot_of([_wire.RawRow(1, 0, 0, 1, (memcg.ABSENT, memcg.ABSENT))], NOWHERE)
     assert (dict(row), len(row), list(row)) == ({}, 0, [])
 
 
@@ -318,7 +323,7 @@ def of_tree(tree: dict[str, Path], began_ns: int = 0, ended_ns: int = 0) -> Snap
     """A snapshot of directories as if they were cgroups."""
     ids = {path: path.stat().st_ino for path in tree.values()}
     rows = [
-        _wire.Row(cgroup_id, ids.get(path.parent, 0), 0, 0, (cgroup_id, 1))
+        _wire.RawRow(cgroup_id, ids.get(path.parent, 0), 0, 0, (cgroup_id, 1))
         for path, cgroup_id in ids.items()
     ]
     return snapshot_of(rows, paths_of(tree["."]), began_ns=began_ns, ended_ns=ended_ns)
@@ -448,13 +453,13 @@ def test_an_expired_view_still_says_what_it_was() -> None:
     snapshot = snapshot_of(pack(*ROWS), paths_of(Path("/proc")), began_ns=1, ended_ns=3)
     snapshot._expire()
     snapshot._expire()
-    assert (len(snapshot), snapshot.items, snapshot.order, snapshot.path) == (
+    assert (len(snapshot), snapshot.item_names, snapshot.order, snapshot.path) == (
         4,
         NAMES,
         "pre",
         "/proc",
     )
-    assert (snapshot.taken_ns, snapshot.duration_ns) == (1, 2)
+    assert (snapshot.started_ns, snapshot.duration_ns) == (1, 2)
     assert repr(snapshot) == "<Snapshot of '/proc': 4 cgroups, 2 items>"
     with pytest.raises(KeyError):
         snapshot.column("nope")
@@ -493,17 +498,17 @@ halves = st.integers(0, (1 << 32) - 1)
 
 
 @st.composite
-def tables(draw: st.DrawFn) -> tuple[tuple[str, ...], list[_wire.Row]]:
+def tables(draw: st.DrawFn) -> tuple[tuple[str, ...], list[_wire.RawRow]]:
     """Names, and rows with unique ids."""
     names = tuple(f"item-{at}" for at in range(draw(st.integers(1, 6))))
     values = st.tuples(*[words] * len(names))
-    row = st.builds(_wire.Row, words, words, halves, halves, values)
+    row = st.builds(_wire.RawRow, words, words, halves, halves, values)
     return names, draw(st.lists(row, max_size=8, unique_by=lambda row: row.cgroup_id))
 
 
 @given(tables())
 def test_any_rows_come_back_as_they_were_packed(
-    table: tuple[tuple[str, ...], list[_wire.Row]],
+    table: tuple[tuple[str, ...], list[_wire.RawRow]],
 ) -> None:
     names, rows = table
     snapshot = snapshot_of(rows, NOWHERE, names)
@@ -532,7 +537,7 @@ def test_any_rows_come_back_as_they_were_packed(
 
 @given(tables(), st.slices(8))
 def test_any_slice_is_the_list_s(
-    table: tuple[tuple[str, ...], list[_wire.Row]], part: slice
+    table: tuple[tuple[str, ...], list[_wire.RawRow]], part: slice
 ) -> None:
     names, rows = table
     found = snapshot_of(rows, NOWHERE, names)[part]

@@ -32,21 +32,23 @@ from pymemcgbpf import (
     TreeReader,
     TreeTooLargeError,
     VerifierError,
+    _options,
     _wire,
 )
 from pymemcgbpf._cgroup.directory import Cgroup
+from pymemcgbpf._options import Request
 from pymemcgbpf._sources import choose as _choose
 from pymemcgbpf._sources import tree_text as _tree_text
-from pymemcgbpf._sources.choose import Choice, Request
-from pymemcgbpf._sources.tree_bpf import Tree
+from pymemcgbpf._sources.choose import Selection
+from pymemcgbpf._sources.tree_bpf import TreeSourceFactory
 
 from ..open_files import open_files
 from .directories import make_v2
-from .sources import READ_ERRORS
+from .fake_sources import READ_ERRORS
 from .tree_rows import NAMES, FakeTree, Trees, pack
 
 ORDERS = ("self", "pre", "post", "up", "children")
-ROWS = tuple(_wire.Row(100 + at, 1, 2, 0, (at, 10 * at)) for at in range(5))
+ROWS = tuple(_wire.RawRow(100 + at, 1, 2, 0, (at, 10 * at)) for at in range(5))
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def source(memory: mmap.mmap) -> FakeTree:
     return fake
 
 
-def fill(source: FakeTree, rows: tuple[_wire.Row, ...]) -> None:
+def fill(source: FakeTree, rows: tuple[_wire.RawRow, ...]) -> None:
     """What the next walk finds."""
     data = pack(*rows)
     source.memory[:] = data.ljust(len(source.memory), b"\xee")
@@ -96,24 +98,32 @@ OTHER_VALUES = [(row.cgroup_id, 7, 8) for row in OTHER]
 def test_defaults(v2: Path, trees: Trees) -> None:
     with TreeReader(v2) as tree:
         assert trees.asked == [
-            (str(v2), (None, True, "auto", "auto"), Tree("pre", None)),
+            (str(v2), (None, True, "auto", "auto"), TreeSourceFactory("pre", None)),
         ]
-        assert (tree.order, tree.items) == ("pre", NAMES)
+        assert (tree.order, tree.item_names) == ("pre", NAMES)
 
 
 def test_what_it_was_made_with(v2: Path, trees: Trees) -> None:
     options: dict[str, Any] = {"flush": False, "backend": "core", "transport": "run"}
     with TreeReader(v2, ["file", "anon", "file"], order="up", max_rows=9, **options) as tree:
         (asked,) = trees.asked
-        assert asked == (str(v2), (("file", "anon"), False, "core", "run"), Tree("up", 9))
-        assert isinstance(asked[2], Tree)
-        assert (tree.items, tree.order) == (("file", "anon"), "up")
-        assert (tree.backend, tree.transport, tree.why) == ("fake", "thin air", "because")
+        assert asked == (
+            str(v2),
+            (("file", "anon"), False, "core", "run"),
+            TreeSourceFactory("up", 9),
+        )
+        assert isinstance(asked[2], TreeSourceFactory)
+        assert (tree.item_names, tree.order) == (("file", "anon"), "up")
+        assert (tree.backend, tree.transport, tree.fallback_reason) == (
+            "fake",
+            "thin air",
+            "because",
+        )
         assert (tree.path, tree.cgroup_id) == (str(v2), v2.stat().st_ino)
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_every_order(order: str, v2: Path, trees: Trees) -> None:
+def test_every_order(order: _options.Order, v2: Path, trees: Trees) -> None:
     with TreeReader(v2, order=order) as tree:
         assert tree.order == tree.read().order == order
 
@@ -154,7 +164,7 @@ class Number:
 )
 def test_caps(given: Any, cap: Optional[int], v2: Path, trees: Trees) -> None:
     with TreeReader(v2, max_rows=given):
-        assert trees.asked[0][2] == Tree("pre", cap)
+        assert trees.asked[0][2] == TreeSourceFactory("pre", cap)
     if cap is None:
         return
     with pytest.raises(ValueError, match="at least 1"):
@@ -203,7 +213,7 @@ def test_the_directory_is_not_kept_open(v2: Path, trees: Trees) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["items", "backend", "transport", "why", "path", "cgroup_id", "order"]
+    "name", ["item_names", "backend", "transport", "fallback_reason", "path", "cgroup_id", "order"]
 )
 def test_attributes_are_read_only(name: str, v2: Path, trees: Trees) -> None:
     with TreeReader(v2) as tree, pytest.raises(AttributeError):
@@ -219,7 +229,7 @@ def test_what_a_walk_found(by_copy: bool, v2: Path, trees: Trees, source: FakeTr
         assert source.walks == 0
         snapshot = tree.read(copy=by_copy)
         assert values_of(snapshot) == VALUES
-        assert (snapshot.items, snapshot.order, snapshot.path) == (NAMES, "pre", str(v2))
+        assert (snapshot.item_names, snapshot.order, snapshot.path) == (NAMES, "pre", str(v2))
         assert source.walks == 1
         fill(source, ())
         assert values_of(tree.read(copy=by_copy)) == []
@@ -229,7 +239,7 @@ def test_what_a_walk_found(by_copy: bool, v2: Path, trees: Trees, source: FakeTr
 
 
 def test_a_whole_map_of_rows(v2: Path, trees: Trees, source: FakeTree) -> None:
-    rows = tuple(_wire.Row(1 + at, 0, 0, 0, (at, at)) for at in range(4096 // 40))
+    rows = tuple(_wire.RawRow(1 + at, 0, 0, 0, (at, at)) for at in range(4096 // 40))
     source.memory.resize(40 * len(rows))
     fill(source, rows)
     with TreeReader(v2) as tree:
@@ -237,7 +247,7 @@ def test_a_whole_map_of_rows(v2: Path, trees: Trees, source: FakeTree) -> None:
 
 
 def test_rows_as_wide_as_the_items(v2: Path, trees: Trees, source: FakeTree) -> None:
-    rows = tuple(_wire.Row(at, 0, 0, 0, (at, 2 * at, 3 * at)) for at in range(1, 4))
+    rows = tuple(_wire.RawRow(at, 0, 0, 0, (at, 2 * at, 3 * at)) for at in range(1, 4))
     fill(source, rows)
     with TreeReader(v2, ["anon", "file", "shmem"]) as tree:
         snapshot = tree.read()
@@ -361,8 +371,8 @@ def test_when_it_was_taken(v2: Path, trees: Trees, source: FakeTree) -> None:
             before = time.monotonic_ns()
             snapshot = tree.read(copy=by_copy)
             after = time.monotonic_ns()
-            ended = snapshot.taken_ns + snapshot.duration_ns
-            times.append((before, snapshot.taken_ns, walked[-1], ended, after))
+            ended = snapshot.started_ns + snapshot.duration_ns
+            times.append((before, snapshot.started_ns, walked[-1], ended, after))
     assert [list(each) for each in times] == [sorted(each) for each in times]
     assert len({each[2] for each in times}) == 3
 
@@ -373,7 +383,9 @@ def test_paths_are_those_of_the_directory(
     root = make_v2(tmp_path / "root", kind=None)
     child = make_v2(root / "a b")
     ids = [path.stat().st_ino for path in (root, child)]
-    fill(source, (_wire.Row(ids[0], 0, 0, 1, (1, 2)), _wire.Row(ids[1], ids[0], 1, 0, (3, 4))))
+    fill(
+        source, (_wire.RawRow(ids[0], 0, 0, 1, (1, 2)), _wire.RawRow(ids[1], ids[0], 1, 0, (3, 4)))
+    )
     monkeypatch.chdir(tmp_path)
     with TreeReader("root") as tree:
         monkeypatch.chdir("/")
@@ -485,10 +497,10 @@ def choosing(
     choose = _choose.choose
     asked: list[Request] = []
 
-    def choose_first(cgroup: Cgroup, request: Request, maker: Any) -> Choice[Any]:
+    def choose_first(cgroup: Cgroup, request: Request, maker: Any) -> Selection[Any]:
         if not source.walks:
             names = request.names or NAMES
-            return Choice(source, names, "core", "shared", "kfunc: no such function")
+            return Selection(source, names, "core", "shared", "kfunc: no such function")
         asked.append(request)
         assert cgroup is source.root
         return choose(cgroup, request, maker)
@@ -510,9 +522,9 @@ def test_a_reader_that_lost_its_rights_reads_text(
         for by_copy in (True, False, True):
             snapshot = tree.read(copy=by_copy)
             assert [dict(row) for row in snapshot] == [{"file": 8192, "anon": 4096}]
-            assert snapshot.items == tree.items == tuple(ITEMS)
+            assert snapshot.item_names == tree.item_names == tuple(ITEMS)
         assert (tree.backend, tree.transport) == ("text", "text")
-        assert tree.why == (
+        assert tree.fallback_reason == (
             "kfunc: no such function; core: this process has lost the rights that its reader was "
             "made with: it lacks CAP_BPF"
         )
@@ -538,7 +550,7 @@ def test_what_was_asked_for_by_name_is_not_replaced(
             assert caught.value is REFUSED
         source.error = None
         assert values_of(tree.read()) == VALUES
-        assert (tree.backend, tree.why) == ("core", "kfunc: no such function")
+        assert (tree.backend, tree.fallback_reason) == ("core", "kfunc: no such function")
     assert choosing == []
 
 
@@ -579,7 +591,7 @@ def test_rights_lost_where_text_cannot_serve(
     if lack == "rights":
         monkeypatch.setattr(_tree_text, "TextTreeSource", forbid)
     with TreeReader(v2, [*ITEMS, "pgscan"] if lack == "item" else ITEMS) as tree:
-        items = tree.items
+        items = tree.item_names
         source.error = REFUSED
         said = "memory.stat does not have 'pgscan'" if lack == "item" else "Permission denied"
         says = rf"it lacks CAP_BPF; as text: .*{said}"
@@ -587,7 +599,7 @@ def test_rights_lost_where_text_cannot_serve(
             with pytest.raises(BpfPermissionError, match=says) as caught:
                 tree.read()
             assert caught.value.errno == errno.EPERM and str(v2) in str(caught.value)
-        assert (tree.backend, tree.items, source.closes) == ("core", items, 0)
+        assert (tree.backend, tree.item_names, source.closes) == ("core", items, 0)
 
 
 def test_rights_lost_with_the_cgroup(choosing: list[Request], v2: Path, source: FakeTree) -> None:
@@ -667,7 +679,7 @@ def test_with(v2: Path, trees: Trees, source: FakeTree) -> None:
 def test_a_closed_reader_can_still_be_asked_what_it_was(v2: Path, trees: Trees) -> None:
     tree = TreeReader(v2, order="up")
     tree.close()
-    assert (tree.backend, tree.transport, tree.items, tree.order) == (
+    assert (tree.backend, tree.transport, tree.item_names, tree.order) == (
         "fake",
         "thin air",
         NAMES,

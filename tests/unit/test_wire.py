@@ -17,7 +17,7 @@ U16, U32, U64 = ((1 << bits) - 1 for bits in (16, 32, 64))
 ITEMS = (1, 55, 73)
 
 
-def encode_row(row: _wire.Row) -> bytes:
+def encode_row(row: _wire.RawRow) -> bytes:
     return _wire.ROW.pack(*row[:4]) + struct.pack(f"={len(row.values)}Q", *row.values)
 
 
@@ -25,13 +25,13 @@ def encode_trailer(rows: int, end_ns: int = 77) -> bytes:
     return _wire.TRAILER.pack(_wire.END_MAGIC, rows, end_ns)
 
 
-def encode(items: Sequence[int], rows: Sequence[_wire.Row], order: int = 1) -> bytes:
+def encode(items: Sequence[int], rows: Sequence[_wire.RawRow], order: int = 1) -> bytes:
     body = b"".join(map(encode_row, rows))
     return _wire.encode_header(items, order) + body + encode_trailer(len(rows))
 
 
-def some_rows(count: int, items: int = len(ITEMS)) -> list[_wire.Row]:
-    return [_wire.Row(100 + at, 100, at, 0, tuple(range(at, at + items))) for at in range(count)]
+def some_rows(count: int, items: int = len(ITEMS)) -> list[_wire.RawRow]:
+    return [_wire.RawRow(100 + at, 100, at, 0, tuple(range(at, at + items))) for at in range(count)]
 
 
 def patched(data: bytes, at: int, form: str, value: int) -> bytes:
@@ -125,11 +125,11 @@ def test_a_lone_trailer_is_an_error(rows: int) -> None:
 
 def test_a_header_and_no_row() -> None:
     stream = _wire.decode(encode(ITEMS, [], order=4))
-    assert (stream.rows, stream.header.items, stream.header.order) == ([], ITEMS, 4)
+    assert (stream.rows, stream.header.item_numbers, stream.header.order) == ([], ITEMS, 4)
 
 
 def test_every_field_comes_back() -> None:
-    row = _wire.Row(U64, U64 - 1, 7, _wire.ROW_ROOT, (0, _wire.ABSENT, 5))
+    row = _wire.RawRow(U64, U64 - 1, 7, _wire.ROW_ROOT, (0, _wire.ABSENT, 5))
     stream = _wire.decode(encode(ITEMS, [row]))
     assert stream.rows == [row]
     assert stream.end_ns == 77
@@ -143,17 +143,17 @@ def test_every_field_comes_back() -> None:
 def test_a_stream_is_taken_apart(count: int) -> None:
     rows = b"".join(map(encode_row, some_rows(count)))
     whole = encode(ITEMS, some_rows(count))
-    header, found, end_ns = _wire.take_apart(whole)
+    header, found, end_ns = _wire.split(whole)
     assert (header, bytes(found), end_ns) == (_wire.decode_header(whole), rows, 77)
-    header, found, end_ns = _wire.take_apart(whole[: -_wire.TRAILER.size])
+    header, found, end_ns = _wire.split(whole[: -_wire.TRAILER.size])
     assert (header, bytes(found), end_ns) == (_wire.decode_header(whole), rows, None)
 
 
 def test_no_row_is_taken_for_a_trailer() -> None:
     # Its last two values spell one.
     trailer = struct.unpack("=2Q", encode_trailer(1))
-    row = _wire.Row(1, 0, 0, 0, (5, *trailer))
-    assert _wire.take_apart(_wire.encode_header(ITEMS, 1) + encode_row(row)).end_ns is None
+    row = _wire.RawRow(1, 0, 0, 0, (5, *trailer))
+    assert _wire.split(_wire.encode_header(ITEMS, 1) + encode_row(row)).end_ns is None
     assert _wire.decode(encode(ITEMS, [row])).rows == [row]
 
 
@@ -163,7 +163,7 @@ def test_what_ends_within_a_row_cannot_be_taken_apart() -> None:
     for length in range(24, len(whole)):
         if (length - 24) % row:
             with pytest.raises(StreamError):
-                _wire.take_apart(whole[:length])
+                _wire.split(whole[:length])
 
 
 @given(
@@ -176,10 +176,10 @@ def test_round_trip(
     items: list[int], ids: list[tuple[int, int]], numbers: list[int], order: int
 ) -> None:
     values = tuple(numbers[: len(items)])
-    rows = [_wire.Row(own, parent, at, at, values) for at, (own, parent) in enumerate(ids)]
+    rows = [_wire.RawRow(own, parent, at, at, values) for at, (own, parent) in enumerate(ids)]
     stream = _wire.decode(encode(items, rows, order))
     assert stream.rows == rows
-    assert stream.header.items == tuple(items)
+    assert stream.header.item_numbers == tuple(items)
     assert stream.header.order == order
 
 
@@ -210,7 +210,7 @@ def test_rows_are_aligned(items: int) -> None:
     read=st.integers(0, 6),
 )
 def test_a_row_is_decoded_where_it_lies(ids: list[int], values: list[int], read: int) -> None:
-    rows = [_wire.Row(own, own ^ U64, at, at, tuple(values)) for at, own in enumerate(ids)]
+    rows = [_wire.RawRow(own, own ^ U64, at, at, tuple(values)) for at, own in enumerate(ids)]
     memory = b"".join(map(encode_row, rows))
     count = min(read, len(values))
     for at, row in enumerate(rows):
@@ -257,5 +257,5 @@ def test_the_level_is_the_first_half_of_its_word(
 
 
 def test_a_row_s_third_word_has_its_level() -> None:
-    words = memoryview(encode_row(_wire.Row(5, 4, 3, _wire.ROW_ROOT, (9,)))).cast("Q")
+    words = memoryview(encode_row(_wire.RawRow(5, 4, 3, _wire.ROW_ROOT, (9,)))).cast("Q")
     assert (words[0], words[1], _wire.level(words[2]), words[3]) == (5, 4, 3, 9)

@@ -43,10 +43,10 @@ def test_readers_read_text(run: Run, v2: Path) -> None:
         "from pymemcgbpf import StatsReader, TreeReader, read_stats, clear_cache\n"
         "with StatsReader(sys.argv[1], ['anon', 'memory.current']) as reader:\n"
         "    print(reader.backend, reader.read())\n"
-        "    print(reader.why)\n"
+        "    print(reader.fallback_reason)\n"
         "with TreeReader(sys.argv[1], ['anon']) as tree:\n"
         "    print(tree.backend, [row.values for row in tree.read()])\n"
-        "    print(tree.why)\n"
+        "    print(tree.fallback_reason)\n"
         "print(read_stats(sys.argv[1], ['file']))\n"
         "clear_cache()\n"
         "assert 'pymemcgbpf._bpf.libbpf' not in sys.modules\n"
@@ -79,7 +79,7 @@ def test_what_is_offered_can_be_asked(run: Run, v2: Path) -> None:
         "import pymemcgbpf\n"
         "from pymemcgbpf import *\n"
         "print([name for name in pymemcgbpf.__all__ if not hasattr(pymemcgbpf, name)])\n"
-        "print(sorted(item.name for item in pymemcgbpf.items(sys.argv[1])))\n"
+        "print(sorted(item.name for item in pymemcgbpf.list_items(sys.argv[1])))\n"
     )
     ran = run(code, str(v2))
     assert ran.stderr == ""

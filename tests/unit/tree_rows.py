@@ -12,20 +12,21 @@ from typing import Any, Optional, Union
 from pymemcgbpf import Snapshot, _wire
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._cgroup.paths import Paths
-from pymemcgbpf._sources.choose import Choice, Request
+from pymemcgbpf._options import Request
+from pymemcgbpf._sources.choose import Selection
 from pymemcgbpf._sources.tree_text import Rows
 
 NAMES = ("anon", "pgscan")
 
 
-def pack(*rows: _wire.Row) -> bytes:
+def pack(*rows: _wire.RawRow) -> bytes:
     """The rows as the kernel writes them."""
     return b"".join(
         _wire.ROW.pack(*row[:4]) + struct.pack(f"={len(row.values)}Q", *row.values) for row in rows
     )
 
 
-def unpack(rows: Rows, items: int) -> list[_wire.Row]:
+def unpack(rows: Rows, items: int) -> list[_wire.RawRow]:
     """What a walk found, with so many items a row."""
     size = _wire.row_size(items)
     return [_wire.decode_row(rows.memory, at * size, items) for at in range(rows.number)]
@@ -38,7 +39,7 @@ def paths_of(directory: Path) -> Paths:
 
 
 def snapshot_of(
-    rows: Union[bytes, bytearray, Sequence[_wire.Row]],
+    rows: Union[bytes, bytearray, Sequence[_wire.RawRow]],
     paths: Paths,
     names: tuple[str, ...] = NAMES,
     *,
@@ -90,7 +91,7 @@ class FakeTree:
         finally:
             self.at_once -= 1
 
-    def absent(self) -> set[str]:
+    def probe_missing(self) -> set[str]:
         return set()
 
     def close(self) -> None:
@@ -111,9 +112,9 @@ class Trees:
         self.asked: list[tuple[str, Request, Any]] = []
         self.error: Optional[BaseException] = None
 
-    def choose(self, cgroup: Cgroup, request: Request, maker: Any) -> Choice[Any]:
+    def choose(self, cgroup: Cgroup, request: Request, maker: Any) -> Selection[Any]:
         if self.error is not None:
             raise self.error
         self.asked.append((cgroup.path, request, maker))
         source: Any = self.source
-        return Choice(source, request.names or NAMES, "fake", "thin air", "because")
+        return Selection(source, request.names or NAMES, "fake", "thin air", "because")

@@ -65,10 +65,10 @@ def prepare(apt: Apt, native: Apt, cache: Path, release: str) -> Userland:
     closure = apt.closure(release)
     kept = [package for package in closure if package.name not in _LEFT_OUT]
     python, libbpf = short_version(closure, "python3"), short_version(closure, "libbpf1")
-    # The recipe is part of the key: this file says what is kept of the packages.
-    recipe = hashlib.sha256(Path(__file__).read_bytes())
-    recipe.update("\n".join(package.filename for package in kept).encode())
-    key = f"{release}-{apt.architecture}-{recipe.hexdigest()[:12]}"
+    # The plan is part of the key: this file says what is kept of the packages.
+    plan = hashlib.sha256(Path(__file__).read_bytes())
+    plan.update("\n".join(package.filename for package in kept).encode())
+    key = f"{release}-{apt.architecture}-{plan.hexdigest()[:12]}"
     base, tests = (cache / "userlands" / f"{key}-{part}.cpio" for part in ("base", "pytest"))
     # One without the other is of no use: pytest's bytecode is made with the base's Python.
     if not (in_cache(base) and in_cache(tests)):

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The package's functions: read_stats(), clear_cache(), list_items() and unknown_keys()."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Optional
+
+from . import _fork
+from ._bpf import btf as _btf
+from ._bpf.plan import guessed
+from ._cgroup import directory as _directory
+from ._cgroup.present_items import PresentItems
+from ._items import CATALOGUE, FILES, MEMORY_STAT, Item, item_named, requested_names, unknown
+from ._sources import choose as _choose
+from .errors import BackendUnavailableError, CgroupRemovedError, ClosedError, MemcgError
+from .reader import StatsReader
+
+# The last readers of read_stats(). Each holds one link, and with it its cgroup.
+_CACHED_READERS = 32
+_readers: OrderedDict[object, StatsReader] = OrderedDict()
+_readers_lock = _fork.renewed_lock(__name__, "_readers_lock")
+
+
+def read_stats(
+    cgroup_path: _directory.Path, items: Optional[Iterable[str]] = None, *, flush: bool = True
+) -> dict[str, int]:
+    """One cgroup's memory statistics, now::
+
+        >>> read_stats("/sys/fs/cgroup/system.slice", ["anon", "file", "pgfault"])
+        {'anon': 17727488, 'file': 708608, 'pgfault': 1613}
+
+    The readers of the last 32 cgroups and choices of items are kept, so that a second
+    call costs little more than :meth:`StatsReader.read`; :func:`clear_cache` empties them.
+
+    Args:
+        cgroup_path: the cgroup's directory.
+        items: names of items and groups, as :class:`StatsReader` takes them.
+        flush: True for values as fresh as those of memory.stat read at that moment.
+
+    Returns:
+        Item's name → value in its file's unit (bytes, a count, or microseconds).
+
+    Raises:
+        What :class:`StatsReader` with ``backend="auto"`` raises.
+    """
+    # As given where it can be a key; other iterables are made tuples first.
+    names = items if items is None or type(items) is tuple else requested_names(items)
+    path = os.fsdecode(cgroup_path)
+    key = (path, names, bool(flush))
+    with _readers_lock:
+        reader = _readers.get(key)
+        if reader is not None:
+            _readers.move_to_end(key)
+    if reader is not None:
+        if reader._is_at(path):
+            try:
+                return reader.read()
+            except (CgroupRemovedError, ClosedError):
+                pass  # ClosedError: put out of the cache by another thread
+            except MemcgError as error:
+                if error.errno != errno.EBADF:
+                    raise
+                _forget_lost()
+        _forget(key, reader)
+    reader = StatsReader(path, names, flush=flush)
+    try:
+        values = reader.read()
+    except BaseException:
+        reader.close()
+        raise
+    _keep(key, reader)
+    return values
+
+
+def _forget(key: object, reader: StatsReader) -> None:
+    with _readers_lock:
+        if _readers.get(key) is reader:
+            del _readers[key]
+    reader.close()
+
+
+def _forget_lost() -> None:
+    """Forgets all readers whose files somebody else has closed, as a daemon does: the next ones'
+    files will have their numbers."""
+    with _readers_lock:
+        lost = [(key, reader) for key, reader in _readers.items() if reader._is_lost()]
+    for key, reader in lost:
+        _forget(key, reader)
+
+
+def _keep(key: object, reader: StatsReader) -> None:
+    with _readers_lock:
+        put_out = [_readers.pop(key)] if key in _readers else []
+        _readers[key] = reader
+        while len(_readers) > _CACHED_READERS:
+            put_out.append(_readers.popitem(last=False)[1])
+    for old in put_out:
+        old.close()
+
+
+def clear_cache() -> None:
+    """Closes what :func:`read_stats` keeps, and unloads the BPF programs nobody uses."""
+    with _readers_lock:
+        readers = list(_readers.values())
+        _readers.clear()
+    for reader in readers:
+        reader.close()
+    _choose.forget()
+
+
+def list_items(cgroup_path: Optional[_directory.Path] = None) -> tuple[Item, ...]:
+    """The items that this kernel offers, file by file, as the group ``"*"`` has them::
+
+        >>> item = list_items()[0]
+        >>> item.name, item.unit, item.kind, item.file, item.description
+        ('anon', 'bytes', 'gauge', 'memory.stat', 'anonymous memory in use')
+
+    On cgroup v2 these are the lines of the cgroup's files (for a hierarchy's root, which
+    lacks some of them, of a cgroup below it), so nothing is needed that reading them does
+    not need. On cgroup v1 they depend on the backend that "auto" finds.
+
+    Args:
+        cgroup_path: where to look; None for the process's own cgroup, or the nearest
+            above it that has a memory.stat.
+
+    Raises:
+        CgroupNotFoundError, NotACgroupError, CgroupPermissionError,
+        MemoryControllerError, CgroupRemovedError: of the path.
+    """
+    with _directory.opened_or_own(cgroup_path) as cgroup:
+        shown = PresentItems(cgroup, walks=True)
+        names = _choose.map_os_errors(
+            cgroup, lambda: [name for file in FILES for name in shown.names(file)]
+        )
+    if cgroup.version == 1:
+        with StatsReader(cgroup.path, [f"{MEMORY_STAT}.*"]) as reader:
+            names = [*reader.item_names, *(name for name in names if name not in reader.item_names)]
+    return tuple(map(_item, names))
+
+
+def unknown_keys(cgroup_path: Optional[_directory.Path] = None) -> tuple[str, ...]:
+    """The keys of this kernel's memory.stat that this version of the package does not know::
+
+        >>> unknown_keys()
+        ()
+
+    They are items nevertheless, under these names: through BPF where the kernel has an
+    enumerator of the name and its values are memory.stat's own, else through text. None on
+    cgroup v1.
+
+    Args and Raises: as :func:`list_items`.
+    """
+    with _directory.opened_or_own(cgroup_path) as cgroup:
+        if cgroup.version == 1:
+            return ()
+        shown = PresentItems(cgroup, walks=False)
+        printed = _choose.map_os_errors(cgroup, lambda: shown.names(MEMORY_STAT))
+    return tuple(name for name in printed if name not in CATALOGUE)
+
+
+def _item(name: str) -> Item:
+    known = item_named(name)
+    if known is not None:
+        return known
+    with contextlib.suppress(BackendUnavailableError):
+        guess = guessed(name, _btf.kernel().counters)
+        if guess is not None:
+            return guess
+    return unknown(name)

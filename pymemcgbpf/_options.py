@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The options that readers and pins have in common: what they may be, and their types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal, NamedTuple, Optional, Union
+
+Order = Literal["self", "pre", "post", "up", "children"]
+Backend = Literal["auto", "kfunc", "rfc", "core", "text"]
+StatsTransport = Literal["auto", "run", "stream"]
+TreeTransport = Literal["auto", "run", "shared"]
+Transport = Union[StatsTransport, TreeTransport]
+
+AUTO: Final = "auto"
+TEXT: Final = "text"
+BACKENDS: tuple[Backend, ...] = ("kfunc", "rfc", "core", TEXT)  # the best first
+
+# enum bpf_cgroup_iter_order
+SELF, PRE, POST, UP, CHILDREN = 1, 2, 3, 4, 5
+ORDERS: dict[Order, int] = {"self": SELF, "pre": PRE, "post": POST, "up": UP, "children": CHILDREN}
+ORDER_NAMES: dict[int, Order] = {number: name for name, number in ORDERS.items()}
+
+
+class Request(NamedTuple):
+    """What a caller asked for.
+
+    Attributes:
+        names: of items and groups; None for all of memory.stat and memory.current.
+        flush: whether pending updates are to be included.
+        backend: one of :data:`BACKENDS`, or :data:`AUTO`.
+        transport: one that the kind of reader has, or :data:`AUTO`.
+    """
+
+    names: Optional[tuple[str, ...]]
+    flush: bool
+    backend: str
+    transport: str
+
+
+def check(option: str, value: object, allowed: Iterable[str]) -> None:
+    """Checks an option's value.
+
+    Raises:
+        ValueError: it is none of those that are allowed; the message lists them.
+    """
+    allowed = tuple(allowed)
+    if not isinstance(value, str) or value not in allowed:
+        known = ", ".join(map(repr, allowed))
+        raise ValueError(f"{option} must be one of {known}, not {value!r}")

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""bpf_src/memcg_stats.h and the Python side say the same."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import pytest
+
+from pymemcgbpf import _items, _options, _wire
+from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._sources import one_bpf as _one_bpf
+from pymemcgbpf._sources import tree_bpf as _tree_bpf
+
+from ..c_values import BPF_SRC, c_layout, c_values
+
+HEADER = '"memcg_stats.h"'
+
+CONSTANTS = {
+    "MEMCG_STATS_MAGIC": _wire.MAGIC,
+    "MEMCG_STATS_END_MAGIC": _wire.END_MAGIC,
+    "MEMCG_STATS_VERSION": _wire.VERSION,
+    "MEMCG_STATS_MAX_ITEMS": _wire.MAX_ITEMS,
+    "MEMCG_STATS_MAX_TERMS": _wire.MAX_TERMS,
+    "MEMCG_STATS_MAX_BLOCKS": _wire.MAX_BLOCKS,
+    "MEMCG_STATS_MAX_STEPS": 2,
+    "MEMCG_STATS_ABSENT": _wire.ABSENT,
+    "MEMCG_STATS_UNLIMITED": _items.UNLIMITED,
+    "MEMCG_STATS_ROW_ROOT": _wire.ROW_ROOT,
+    "MEMCG_STATS_NOT_RUN": _wire.NOT_RUN,
+    "MEMCG_STATS_DONE": _wire.DONE,
+    "MEMCG_STATS_GONE": _wire.GONE,
+    "MEMCG_STATS_BUSY": _wire.BUSY,
+    "MEMCG_STATS_BAD_ORDER": _wire.BAD_ORDER,
+    "MEMCG_STATS_OTHER": _wire.OTHER,
+    "MEMCG_STATS_BACKEND_KFUNC": _program.BACKEND_NUMBERS["kfunc"],
+    "MEMCG_STATS_BACKEND_RFC": _program.BACKEND_NUMBERS["rfc"],
+    "MEMCG_STATS_BACKEND_CORE": _program.BACKEND_NUMBERS["core"],
+    "MEMCG_STATS_FLUSH_NONE": _program.FLUSH_NONE,
+    "MEMCG_STATS_FLUSH_KFUNC": _program.FLUSH_KFUNC,
+    "MEMCG_STATS_FLUSH_RFC": _program.FLUSH_RFC,
+    "MEMCG_STATS_FLUSH_RSTAT": _program.FLUSH_RSTAT,
+    "MEMCG_STATS_KIND_NODE": _program.KINDS["node_stat_item"],
+    "MEMCG_STATS_KIND_MEMCG": _program.KINDS["memcg_stat_item"],
+    "MEMCG_STATS_KIND_EVENT": _program.KINDS["vm_event_item"],
+    "MEMCG_STATS_KIND_MEMORY_EVENT": _program.KIND_MEMORY_EVENT,
+    "MEMCG_STATS_KIND_USAGE": _program.KIND_USAGE,
+    "MEMCG_STATS_KIND_WORD": _program.KIND_WORD,
+    "MEMCG_STATS_KIND_SIGNED": _program.KIND_SIGNED,
+    "MEMCG_STATS_KIND_LIMIT": _program.KIND_LIMIT,
+    "MEMCG_STATS_KIND_NANOSECONDS": _program.KIND_NANOSECONDS,
+    "MEMCG_STATS_TERM_LAST": _program.TERM_LAST,
+    "MEMCG_STATS_TERM_NOT_ON_ROOT": _program.TERM_NOT_ON_ROOT,
+    "MEMCG_STATS_START_MEMCG": _program.START_MEMCG,
+    "MEMCG_STATS_START_CGROUP": _program.START_CGROUP,
+}
+
+ORDERS = {
+    "BPF_CGROUP_ITER_SELF_ONLY": _options.SELF,
+    "BPF_CGROUP_ITER_DESCENDANTS_PRE": _options.PRE,
+    "BPF_CGROUP_ITER_DESCENDANTS_POST": _options.POST,
+    "BPF_CGROUP_ITER_ANCESTORS_UP": _options.UP,
+}
+
+# Each structure: its packing here, and its fields in the packing's order.
+STRUCTS = {
+    "header": (
+        _wire.HEADER,
+        ("magic", "version", "header_size", "row_size", "nr_items", "order", "items"),
+    ),
+    "row": (_wire.ROW, ("cgroup_id", "parent_id", "level", "flags")),
+    "trailer": (_wire.TRAILER, ("magic", "nr_rows", "end_ns")),
+    "call": (_wire.CALL, ("cgroup_id", "program", "status", "nr_rows")),
+    "term": (_wire.TERM, ("kind", "flags", "block", "counter", "unit")),
+    "block": (
+        _wire.BLOCK,
+        ("start", "nr_steps", "steps", "steps[1]", "offset", "size", "word", "guard"),
+    ),
+}
+
+
+def test_constants() -> None:
+    assert c_values([HEADER], CONSTANTS) == CONSTANTS
+
+
+def test_orders() -> None:
+    assert c_values(["<linux/bpf.h>"], ORDERS) == ORDERS
+    # Linux 7.0's header has it too; the enum's next, wherever it is.
+    assert {*_options.ORDERS.values()} - {*ORDERS.values()} == {_options.CHILDREN} == {5}
+
+
+def test_no_constant_of_the_header_is_left_out() -> None:
+    text = (BPF_SRC / "memcg_stats.h").read_text()
+    defined = set(re.findall(r"^(?:#define\s+|\t)(MEMCG_STATS_\w+)[ \t=]", text, re.MULTILINE))
+    assert defined == set(CONSTANTS)
+
+
+def test_no_structure_of_the_header_is_left_out() -> None:
+    text = (BPF_SRC / "memcg_stats.h").read_text()
+    assert set(re.findall(r"^struct memcg_stats_(\w+) \{", text, re.MULTILINE)) == set(STRUCTS)
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_structure(name: str) -> None:
+    packing, fields = STRUCTS[name]
+    layout = c_layout([HEADER], f"struct memcg_stats_{name}", fields)
+    size = layout[""] - (2 * _wire.MAX_ITEMS if name == "header" else 0)
+    assert packing.size == size
+    codes = re.sub(r"(\d+)(\w)", lambda match: int(match[1]) * match[2], packing.format)
+    starts = [struct.calcsize(codes[: at + 1]) for at in range(len(codes))]
+    ours = dict(zip(fields, [*starts[:-1], packing.size]))
+    assert ours == {field: layout[field] for field in fields}
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_byte_order_is_the_machine_s_own_without_padding(name: str) -> None:
+    assert STRUCTS[name][0].format.startswith("=")
+
+
+def test_an_answer_is_taken_apart_where_it_lies() -> None:
+    # What follows a struct memcg_stats_call is the row of a struct one.
+    assert _wire.CALL.size % 8 == _wire.ROW.size % 8 == 0
+    call = _wire.CALL.pack(1 << 40, 7, _wire.BUSY, 1)
+    layout = c_layout([HEADER], "struct memcg_stats_call", ("status", "nr_rows"))
+    assert struct.unpack_from("=I", call, layout["status"]) == (_wire.BUSY,)
+    assert call[_one_bpf._ANSWER] == call[layout["status"] :]
+    done = _wire.CALL.pack(1 << 40, 7, _wire.DONE, 1)
+    assert done[_one_bpf._ANSWER] == _one_bpf._ONE_ROW
+    row = c_values([HEADER], ["sizeof(struct memcg_stats_call) + sizeof(struct memcg_stats_row)"])
+    assert [*row.values()] == [_one_bpf._VALUES_AT]
+
+
+def test_the_shared_walk_s_stream_is_read_whole() -> None:
+    # The largest header, and the trailer.
+    whole = "sizeof(struct memcg_stats_header) + sizeof(struct memcg_stats_trailer)"
+    assert c_values([HEADER], [whole])[whole] <= _tree_bpf._HEADER_AND_TRAILER
+
+
+def test_a_term_is_packed_as_the_program_reads_it() -> None:
+    term = _program.EncodedTerm(kind=3, flags=1, block=7, counter=0x01020304, unit=1 << 40)
+    assert _program.encode_terms([term, term]) == 2 * struct.pack(
+        "=BBHIQ", 3, 1, 7, 0x01020304, 1 << 40
+    )
+    assert _program.encode_terms([]) == b""
+
+
+def test_a_block_is_packed_as_the_program_reads_it() -> None:
+    block = _program.Block(1, 2, 3, 4, 5, 6, 7, 8)
+    packed = struct.pack("=HHIIIIII", 1, 2, 3, 4, 5, 6, 7, 8)
+    assert _program.encode_blocks([block, block]) == 2 * packed
+
+
+def test_the_program_has_room_for_as_many_words() -> None:
+    text = (BPF_SRC / "counters.bpf.h").read_text()
+    assert re.findall(r"^#define MAX_WORDS (\d+)$", text, re.MULTILINE) == [str(_wire.MAX_WORDS)]

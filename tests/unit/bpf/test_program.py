@@ -1,0 +1,561 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The BPF object: what can go wrong while it is opened, loaded and attached."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import gc
+import io
+import os
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+
+from pymemcgbpf import BpfObjectError, BpfPermissionError, MemcgError, VerifierError, _options
+from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf.program import SHARE, STREAM, MapSize, Program
+
+from ...open_files import open_files
+from ..fake_libbpf import FakeLibbpf, installed
+
+Capable = Callable[[int], None]
+
+SENTENCE = "R1 type=scalar expected=ptr_, trusted_ptr_, rcu_ptr_"
+VERIFIER_LOG = f"""libbpf: prog 'memcg_stats_stream': BPF program load failed: Permission denied
+libbpf: prog 'memcg_stats_stream': -- BEGIN PROG LOAD LOG --
+0: R1=ctx(off=0,imm=0) R10=fp0
+; if (!cgrp) return 0;
+10: (85) call bpf_get_mem_cgroup#91
+{SENTENCE}
+processed 11 insns (limit 1000000) max_states_per_insn 0 total_states 1 peak_states 1 mark_read 1
+-- END PROG LOAD LOG --
+libbpf: prog 'memcg_stats_stream': failed to load: -13
+libbpf: failed to load object ''
+"""
+NO_LOG = "libbpf: prog 'memcg_stats_stream': BPF program load failed: Operation not permitted\n"
+EMPTY_LOG = (
+    "libbpf: prog 'x': -- BEGIN PROG LOAD LOG --\n"
+    "processed 0 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0\n"
+    "-- END PROG LOAD LOG --\n"
+)
+
+ALL = (1 << 41) - 1
+SYS_ADMIN, PERFMON, BPF = 1 << 21, 1 << 38, 1 << 39
+
+
+@pytest.fixture(autouse=True)
+def object_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "memcg_stats.bpf.o"
+    path.write_bytes(b"an object")
+    for file in ("OBJECT_FILE", "CORE_FILE", "TABLES_FILE"):
+        monkeypatch.setattr(_program, file, str(path))
+    return path
+
+
+@pytest.fixture
+def lib(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibbpf]:
+    with installed(monkeypatch) as fake:
+        yield fake
+
+
+def fake_status(monkeypatch: pytest.MonkeyPatch, text: Optional[str]) -> None:
+    """What /proc/thread-self/status says; None where /proc is not mounted."""
+
+    def fake_open(path: Any, *arguments: Any, **options: Any) -> Any:
+        if path != "/proc/thread-self/status":
+            return builtins.open(path, *arguments, **options)
+        if text is None:
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return io.StringIO(text)
+
+    monkeypatch.setattr(_program, "open", fake_open, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def capable(monkeypatch: pytest.MonkeyPatch) -> Capable:
+    """Sets the capabilities in effect: at first all."""
+
+    def set_to(effective: int) -> None:
+        text = f"Name:\tx\nCapPrm:\t{0:016x}\nCapEff:\t{effective:016x}\nCapBnd:\t{ALL:016x}\n"
+        fake_status(monkeypatch, text)
+
+    set_to(ALL)
+    return set_to
+
+
+# --- opening --------------------------------------------------------------------------
+
+
+def test_a_missing_object_file(lib: FakeLibbpf, object_file: Path) -> None:
+    object_file.unlink()
+    with pytest.raises(BpfObjectError, match="cannot be read") as caught:
+        Program(STREAM, {})
+    assert str(object_file) in str(caught.value)
+    assert "install pymemcgbpf again" in str(caught.value)
+    assert (caught.value.errno, caught.value.call) == (errno.ENOENT, "open")
+    assert "bpf_object__open_mem" not in lib.calls
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage" * 99, b"\x7fELF" + bytes(60)])
+def test_a_damaged_object_file(data: bytes, object_file: Path) -> None:
+    # The real libbpf: to open an object needs no privilege.
+    object_file.write_bytes(data)
+    with pytest.raises(BpfObjectError, match="is damaged") as caught:
+        Program(STREAM, {})
+    assert caught.value.call == "bpf_object__open_mem"
+    assert caught.value.errno
+    assert isinstance(caught.value.__cause__, MemcgError)
+
+
+def test_libbpf_s_words_about_a_damaged_object_are_kept(object_file: Path) -> None:
+    object_file.write_bytes(b"garbage" * 99)
+    with pytest.raises(BpfObjectError) as caught:
+        Program(STREAM, {})
+    assert "libbpf: " in caught.value.log
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "bpf_object__find_program_by_name",
+        "bpf_program__set_autoload",
+        "bpf_object__find_map_by_name",
+        "bpf_map__initial_value",
+        "bpf_map__set_autocreate",
+        "bpf_map__set_value_size",
+        "bpf_map__set_max_entries",
+        "bpf_object__btf",
+    ],
+)
+def test_another_package_s_object(function: str, lib: FakeLibbpf) -> None:
+    lib.fails[function] = errno.ENOENT
+    with pytest.raises(BpfObjectError, match="not the one of this package") as caught:
+        Program(SHARE, {"flush": _program.u32(1)}, MapSize(48, 100))
+    assert caught.value.call == function
+    assert lib.opened() == 0
+
+
+def test_an_object_without_one_of_our_constants(lib: FakeLibbpf) -> None:
+    with pytest.raises(BpfObjectError, match="not the one of this package"):
+        Program(STREAM, {"a_constant_of_tomorrow": _program.u32(1)})
+    assert lib.opened() == 0
+
+
+def test_a_constant_that_does_not_fit(lib: FakeLibbpf) -> None:
+    with pytest.raises(BpfObjectError, match="flush holds 4 bytes, not 8"):
+        Program(STREAM, {"flush": _program.u64(1)})
+    assert lib.opened() == 0
+
+
+# --- loading --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "log", "kind", "said"),
+    [
+        pytest.param(errno.EPERM, "", BpfPermissionError, "seccomp", id="EPERM"),
+        pytest.param(errno.EPERM, NO_LOG, BpfPermissionError, "seccomp", id="EPERM, no log"),
+        pytest.param(errno.EACCES, "", BpfPermissionError, "lockdown", id="EACCES"),
+        pytest.param(errno.EACCES, EMPTY_LOG, BpfPermissionError, "lockdown", id="empty log"),
+        pytest.param(errno.EACCES, VERIFIER_LOG, VerifierError, SENTENCE, id="EACCES, verifier"),
+        pytest.param(errno.EINVAL, VERIFIER_LOG, VerifierError, SENTENCE, id="EINVAL, verifier"),
+        pytest.param(errno.EINVAL, "", VerifierError, "no reason", id="EINVAL"),
+        pytest.param(errno.E2BIG, VERIFIER_LOG, VerifierError, SENTENCE, id="E2BIG, verifier"),
+        pytest.param(errno.ESRCH, "", VerifierError, "kernel function", id="ESRCH"),
+        pytest.param(errno.ENOSYS, "", BpfObjectError, "no bpf", id="ENOSYS"),
+        pytest.param(errno.ENOMEM, "", MemcgError, "Cannot allocate", id="ENOMEM"),
+        pytest.param(errno.EMFILE, "", MemcgError, "Too many open files", id="EMFILE"),
+        pytest.param(4009, "", VerifierError, "4009", id="libbpf's own number"),
+    ],
+)
+def test_a_refusal_to_load(
+    number: int, log: str, kind: type[MemcgError], said: str, lib: FakeLibbpf
+) -> None:
+    lib.fails["bpf_object__load"] = number
+    lib.says = log
+    with pytest.raises(MemcgError) as caught:
+        Program(STREAM, {})
+    error = caught.value
+    assert type(error) is kind
+    assert said in str(error)
+    assert "\n" not in str(error)
+    assert (error.errno, error.call, error.log) == (number, "bpf_object__load", log)
+    assert isinstance(error.__cause__, MemcgError)
+    assert lib.opened() == 0, "the object stays open"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["fd 7 is not pointing to valid bpf_map", "BPF map '.rodata' is referenced but wasn't created"],
+)
+def test_a_library_that_takes_a_shortage_for_a_no_is_loaded_anew(
+    words: str, lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[FakeLibbpf] = []
+
+    def load_anew() -> FakeLibbpf:
+        lib.fails.clear()
+        loaded.append(lib)
+        return lib
+
+    monkeypatch.setattr(_libbpf, "load_anew", load_anew)
+    lib.fails["bpf_object__load"] = errno.EINVAL
+    lib.says = words
+    Program(STREAM, {}).close()
+    assert len(loaded) == 1
+    lib.fails["bpf_object__load"] = errno.EINVAL
+    lib.says = "something else"
+    with pytest.raises(VerifierError):
+        Program(SHARE, {})
+    assert len(loaded) == 1
+
+
+def test_no_such_process_is_not_said(lib: FakeLibbpf) -> None:
+    lib.fails["bpf_object__load"] = errno.ESRCH
+    with pytest.raises(VerifierError) as caught:
+        Program(STREAM, {})
+    assert "process" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(
+    ("log", "sentence"),
+    [
+        ("", ""),
+        (NO_LOG, ""),
+        (EMPTY_LOG, ""),
+        (VERIFIER_LOG, SENTENCE),
+        (VERIFIER_LOG.partition("processed")[0], SENTENCE),
+        (VERIFIER_LOG.replace("processed", "verification time 9 usec\nprocessed"), SENTENCE),
+    ],
+    ids=["none", "no log", "accounts only", "whole", "cut short", "with times"],
+)
+def test_the_verifier_s_last_sentence(log: str, sentence: str) -> None:
+    assert _program._verdict(log) == sentence
+
+
+def test_the_object_is_closed_whatever_happens(
+    lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_libbpf, "poke", interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        Program(STREAM, {"flush": _program.u32(1)})
+    assert lib.opened() == 0
+    del caught  # its frames hold the program
+
+
+# --- capabilities ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("effective", "missing"),
+    [
+        (0, ["CAP_BPF", "CAP_PERFMON"]),
+        (BPF, ["CAP_PERFMON"]),
+        (PERFMON, ["CAP_BPF"]),
+        (BPF | PERFMON, []),
+        (SYS_ADMIN, []),
+        (ALL & ~SYS_ADMIN & ~BPF, ["CAP_BPF"]),
+        (ALL, []),
+    ],
+)
+def test_missing_capabilities(effective: int, missing: list[str], capable: Capable) -> None:
+    capable(effective)
+    assert _program.missing_capabilities() == missing
+
+
+@pytest.mark.parametrize("text", ["", "Name:\tx\nCapPrm:\t0\n", None])
+def test_capabilities_that_cannot_be_told_are_not_missing(
+    text: Optional[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_status(monkeypatch, text)
+    assert _program.missing_capabilities() == []
+
+
+def test_the_capability_that_is_missing_is_named(lib: FakeLibbpf, capable: Capable) -> None:
+    capable(PERFMON)
+    lib.fails["bpf_object__load"] = errno.EPERM
+    with pytest.raises(BpfPermissionError, match="CAP_BPF") as caught:
+        Program(STREAM, {})
+    assert "CAP_PERFMON" not in str(caught.value)
+    assert caught.value.errno == errno.EPERM
+    assert lib.calls == [], "the kernel need not be asked"
+
+
+# --- file descriptors -----------------------------------------------------------------
+
+
+def few_descriptors(monkeypatch: pytest.MonkeyPatch, number: int, spare: int) -> None:
+    """Opening fails with an errno after so many times."""
+    real = os.open
+    left = [spare]
+
+    def open_one(path: Any, *arguments: Any, **options: Any) -> int:
+        if path == os.devnull:
+            if not left[0]:
+                raise OSError(number, os.strerror(number), path)
+            left[0] -= 1
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", open_one)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+@pytest.mark.parametrize("spare", [0, 27])
+def test_too_few_descriptors_are_seen_before_libbpf_probes(
+    spare: int, number: int, lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_descriptors(monkeypatch, number, spare)
+    before = open_files()
+    with pytest.raises(MemcgError, match="28 file descriptors") as caught:
+        Program(STREAM, {})
+    assert (type(caught.value), caught.value.errno) == (MemcgError, number)
+    assert open_files() == before
+    assert lib.calls == []
+
+
+@pytest.mark.parametrize(("number", "spare"), [(errno.EMFILE, 28), (errno.ENOENT, 0)])
+def test_enough_descriptors_or_nobody_knows(
+    number: int, spare: int, lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_descriptors(monkeypatch, number, spare)
+    before = open_files()
+    program = Program(STREAM, {})
+    assert open_files().keys() - before.keys() == {str(program.fd)}, "its own alone"
+    program.close()
+    assert open_files() == before
+
+
+# --- loaded ---------------------------------------------------------------------------
+
+
+def test_constants_are_written_before_load(lib: FakeLibbpf) -> None:
+    program = Program(STREAM, {"nr_terms": _program.u32(5), "events_index_size": _program.u32(9)})
+    assert lib.constant("nr_terms") == _program.u32(5)
+    assert lib.constant("events_index_size") == _program.u32(9)
+    assert lib.constant("backend") == bytes(4)
+    assert lib.calls.index("bpf_map__initial_value") < lib.calls.index("bpf_object__load")
+    program.close()
+
+
+@pytest.mark.parametrize("name", _program.PROGRAMS)
+def test_only_the_program_asked_for_is_loaded(name: str, lib: FakeLibbpf) -> None:
+    program = Program(name, {})
+    alone = name == _program.COPY_TABLES  # in an object of its own
+    others = {name} if alone else _program.PROGRAMS.keys() - {_program.COPY_TABLES}
+    assert lib.autoload == {each: each == name for each in others}
+    program.close()
+
+
+@pytest.mark.parametrize(("name", "maps"), _program.PROGRAMS.items())
+def test_only_the_maps_of_that_program_are_made(
+    name: str, maps: tuple[str, ...], lib: FakeLibbpf
+) -> None:
+    program = Program(name, {})
+    assert lib.sizes == {}, "as they are in the object"
+    if name == _program.COPY_TABLES:  # in an object without maps of its own
+        assert lib.autocreate == {}
+    else:
+        assert lib.autocreate == {"rows": "rows" in maps, "scratches": "scratches" in maps}
+        assert lib.calls.index("bpf_map__set_autocreate") < lib.calls.index("bpf_object__load")
+    program.close()
+
+
+def test_the_map_of_rows_is_made_as_large_as_asked_for(lib: FakeLibbpf) -> None:
+    program = Program(SHARE, {}, MapSize(value_size=48, entries=1000))
+    assert lib.sizes == {"rows": {"value_size": 48, "max_entries": 1000}}
+    assert lib.calls.index("bpf_map__set_max_entries") < lib.calls.index("bpf_object__load")
+    program.close()
+
+
+def test_rows_are_mapped_whole_to_be_read(lib: FakeLibbpf) -> None:
+    size = MapSize(value_size=48, entries=1000)
+    program = Program(SHARE, {}, size)
+    with program.map_rows(size) as memory:
+        assert len(memory) == 48_000
+        for at in (0, 47_999):  # what the kernel writes now is seen
+            os.pwrite(lib.rows.fileno(), b"\x2a", at)
+            assert memory[at] == 42
+        with pytest.raises(TypeError):
+            memory[0] = 1
+    program.close()
+
+
+def test_rows_are_closed_by_whoever_asked_for_them(lib: FakeLibbpf) -> None:
+    size = MapSize(value_size=32, entries=1)
+    program = Program(SHARE, {}, size)
+    memory = program.map_rows(size)
+    memory.close()
+    program.close()
+
+
+def test_rows_that_somebody_looks_at_outlive_their_program(lib: FakeLibbpf) -> None:
+    size = MapSize(value_size=32, entries=1)
+    program = Program(SHARE, {}, size)
+    view = memoryview(program.map_rows(size))
+    program.close()
+    program.close()
+    os.pwrite(lib.rows.fileno(), b"\x2a", 31)
+    assert view[31] == 42
+    unmapped = weakref.ref(view.obj)
+    del view
+    gc.collect()
+    assert unmapped() is None, "it goes with the last view"
+
+
+@pytest.mark.parametrize("returned", [0, 1])
+def test_what_a_program_returned(returned: int, lib: FakeLibbpf) -> None:
+    lib.returns = returned
+    program = Program(_program.COPY_TABLES, {})
+    assert program.run() == returned
+    program.close()
+
+
+@pytest.mark.parametrize("name", _program.PROGRAMS)
+def test_that_program_is_the_one_that_is_used(name: str, lib: FakeLibbpf) -> None:
+    program = Program(name, {})
+    link = program.attach(9, _options.SELF)
+    assert set(lib.used) == {name}
+    assert lib.linked == [program.fd]
+    link.close()
+    program.close()
+
+
+def test_nothing_but_descriptors_is_kept_of_an_object(lib: FakeLibbpf) -> None:
+    # libbpf would close them, whatever has their numbers then.
+    program = Program(SHARE, {}, MapSize(48, 100))
+    assert lib.opened() == 0
+    os.fstat(program.fd)
+    program.close()
+
+
+def test_close_twice(lib: FakeLibbpf) -> None:
+    before = open_files()
+    program = Program(SHARE, {}, MapSize(48, 100))
+    assert len(open_files()) == len(before) + 2
+    program.close()
+    program.close()
+    assert open_files() == before
+
+
+def test_a_forgotten_program_is_closed(lib: FakeLibbpf) -> None:
+    before = open_files()
+    program = Program(SHARE, {}, MapSize(48, 100))
+    del program
+    gc.collect()
+    assert open_files() == before
+
+
+def test_a_variable_is_what_the_program_left(lib: FakeLibbpf) -> None:
+    lib.bss[1024 + 3] = b"\x2a"
+    program = Program(_program.COPY_TABLES, {})
+    assert program.variable("events_index")[3] == 42
+    assert program.variable("stats_index") == bytes(1024)
+    program.close()
+
+
+def test_a_link_keeps_its_program(lib: FakeLibbpf) -> None:
+    before = open_files()
+    program = Program(STREAM, {})
+    seen = weakref.ref(program)
+    link = program.attach(9, _options.SELF)
+    del program
+    gc.collect()
+    assert seen() is not None
+    link.close()
+    link.close()
+    gc.collect()
+    assert seen() is None
+    assert open_files() == before
+
+
+def test_a_forgotten_link_is_closed(lib: FakeLibbpf) -> None:
+    before = open_files()
+    link = Program(STREAM, {}).attach(9, _options.SELF)
+    os.fstat(link.fd)
+    del link
+    gc.collect()
+    assert open_files() == before
+
+
+def replace(fd: int, path: Path) -> None:
+    """What a daemon does that closes all files and opens others."""
+    other = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(other, fd, inheritable=False)
+    os.close(other)
+
+
+def test_a_lost_program_closes_no_other_s_file(lib: FakeLibbpf, object_file: Path) -> None:
+    before = open_files()
+    program = Program(SHARE, {}, MapSize(48, 100))
+    link = program.attach(9, _options.SELF)
+    numbers = sorted(map(int, open_files().keys() - before.keys()))
+    assert len(numbers) == 3 and {program.fd, link.fd} < set(numbers)
+    assert (program.is_lost, link.is_lost) == (False, False)
+    for number in numbers:
+        replace(number, object_file)
+    taken = open_files()
+    assert (program.is_lost, link.is_lost) == (True, True)
+    link.close()
+    program.close()
+    del link, program
+    gc.collect()
+    assert open_files() == taken
+    for number in numbers:
+        assert os.pread(number, 99, 0) == b"an object"
+        os.close(number)
+
+
+def test_the_memory_of_a_map_holds_no_descriptor(lib: FakeLibbpf) -> None:
+    # Python's own would be the lowest number that is free, and closed whatever has it then.
+    size = MapSize(48, 100)
+    program = Program(SHARE, {}, size)
+    before = open_files()
+    memory = program.map_rows(size)
+    assert open_files() == before
+    with pytest.raises(MemcgError) as caught:
+        _libbpf.map_memory(-1, 4096)
+    assert (caught.value.errno, caught.value.call) == (errno.EBADF, "mmap")
+    memory.close()
+    program.close()
+
+
+def test_a_refusal_to_attach(lib: FakeLibbpf) -> None:
+    lib.fails["bpf_link_create"] = errno.EINVAL
+    program = Program(STREAM, {})
+    before = open_files()
+    with pytest.raises(MemcgError) as caught:
+        program.attach(9, _options.SELF)
+    assert (caught.value.errno, caught.value.call) == (errno.EINVAL, "bpf_link_create")
+    assert open_files() == before
+    program.close()
+
+
+# --- which object ---------------------------------------------------------------------
+
+CORE, KFUNC = (_program.u32(_program.BACKEND_NUMBERS[name]) for name in ("core", "kfunc"))
+
+
+@pytest.mark.parametrize(
+    ("name", "backend", "flush", "file"),
+    [
+        (STREAM, CORE, _program.FLUSH_NONE, "CORE_FILE"),
+        (STREAM, CORE, _program.FLUSH_RSTAT, "CORE_FILE"),
+        (_program.RUN_ONE, CORE, _program.FLUSH_NONE, "CORE_FILE"),
+        (STREAM, CORE, _program.FLUSH_KFUNC, "OBJECT_FILE"),
+        (STREAM, KFUNC, _program.FLUSH_NONE, "OBJECT_FILE"),
+        (_program.COPY_TABLES, CORE, _program.FLUSH_NONE, "TABLES_FILE"),
+    ],
+)
+def test_the_object_that_names_no_more_functions_than_needed(
+    name: str, backend: bytes, flush: int, file: str
+) -> None:
+    constants = {"backend": backend, "flush": _program.u32(flush)}
+    assert _program._file_of(name, constants) is getattr(_program, file)

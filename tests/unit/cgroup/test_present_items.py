@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Which items a cgroup's files show."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from pymemcgbpf import StreamError
+from pymemcgbpf._cgroup import files as _files
+from pymemcgbpf._cgroup import present_items as _present_items
+from pymemcgbpf._cgroup.directory import Cgroup
+from pymemcgbpf._cgroup.present_items import PresentItems
+from pymemcgbpf._items import CATALOGUE, CURRENT, FILES, MEMORY_STAT
+
+from ..directories import make_v1, make_v2
+
+Opened = Callable[[Path], Cgroup]
+
+
+def names_of(file: str) -> tuple[str, ...]:
+    return tuple(item.name for item in CATALOGUE.values() if item.file == file)
+
+
+def test_a_file_s_items_are_its_lines(v2: Path, opened: Opened) -> None:
+    (v2 / "memory.events").write_text("low 1\ntomorrow 2\n")
+    shown = PresentItems(opened(v2), walks=False)
+    assert shown.names(MEMORY_STAT) == ("anon", "file", "pgfault")
+    assert shown.names("memory.events") == ("memory.events.low", "memory.events.tomorrow")
+    assert shown.names(CURRENT) == (CURRENT,)
+    assert shown.names("memory.swap.max") == ()
+    assert shown.counted("memory.events") == shown.names("memory.events")
+    for name, there in (("anon", True), ("slab", False), (CURRENT, True), ("memory.max", False)):
+        assert shown.has(name) == shown.counts(name) == there
+
+
+def test_a_file_is_read_once(v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    read_at = _files.read_at
+
+    def reading(fd: int, name: str) -> bytes:
+        read.append(name)
+        return read_at(fd, name)
+
+    monkeypatch.setattr(_present_items, "read_at", reading)
+    shown = PresentItems(opened(v2), walks=False)
+    for _ in range(3):
+        assert shown.has("anon") and shown.has("file") and shown.has(CURRENT)
+    assert read == [MEMORY_STAT, CURRENT]
+
+
+def test_what_cannot_be_read_is_an_error(v2: Path, opened: Opened) -> None:
+    cgroup = opened(v2)
+    (v2 / CURRENT).write_text("much\n")
+    with pytest.raises(StreamError):
+        PresentItems(cgroup, walks=False).names(CURRENT)
+    (v2 / MEMORY_STAT).unlink()
+    with pytest.raises(FileNotFoundError):
+        PresentItems(cgroup, walks=False).names(MEMORY_STAT)
+
+
+def test_v1_counts_more_than_it_shows(tmp_path: Path, opened: Opened) -> None:
+    shown = PresentItems(opened(make_v1(tmp_path / "v1")), walks=False)
+    assert shown.names(MEMORY_STAT) == ("anon", "file", "pgfault")
+    counted = shown.counted(MEMORY_STAT)
+    assert {"slab", "anon", "pgscan"} < set(counted) < set(names_of(MEMORY_STAT))
+    assert not {"hugetlb", "sock", "zswap"} & set(counted)
+    assert shown.names(CURRENT) == (CURRENT,)
+    for file in FILES:
+        if file not in (MEMORY_STAT, CURRENT):
+            assert shown.names(file) == ()
+
+
+@pytest.mark.parametrize("walks", [False, True])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_root_s_walk_meets_others_files(
+    version: int, walks: bool, tmp_path: Path, opened: Opened
+) -> None:
+    root = tmp_path / "root"
+    if version == 2:
+        make_v2(root, kind=None, current=None)
+        (root / "bare").mkdir()
+        child = make_v2(root / "a")
+        (child / "memory.events").write_text("low 1\n")
+    else:
+        make_v1(root, root=True)
+        child = make_v1(root / "a")
+    shown = PresentItems(opened(root), walks)
+    assert shown.names(CURRENT) == ((CURRENT,) if walks else ())
+    events = ("memory.events.low",) if walks and version == 2 else ()
+    assert shown.names("memory.events") == events
+    assert shown.names("memory.swap.max") == (), "what no child has either"
+
+
+def test_a_root_that_is_alone_may_get_children_with_all_files(
+    tmp_path: Path, opened: Opened
+) -> None:
+    root = make_v2(tmp_path / "root", kind=None, current=None)
+    (root / "bare").mkdir()
+    shown = PresentItems(opened(root), walks=True)
+    for file in ("memory.max", "memory.events", "memory.swap.events"):
+        assert shown.names(file) == names_of(file) != ()
+    assert shown.names("memory.pressure") == (), "the root has this file itself, if any has"
+
+
+def test_a_child_that_goes_while_it_is_looked_at(
+    tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_v2(tmp_path / "root", kind=None, current=None)
+    for name in ("a", "b"):
+        (make_v2(root / name) / "memory.events").write_text("low 1\n")
+    gone: list[str] = []
+    read_at = _files.read_at
+
+    def reading(fd: int, name: str) -> bytes:
+        if not gone:
+            gone.append(name)
+            os.rename(root / name.partition("/")[0], tmp_path / "elsewhere")
+        return read_at(fd, name)
+
+    monkeypatch.setattr(_present_items, "read_at", reading)
+    assert PresentItems(opened(root), walks=True).names("memory.events") == ("memory.events.low",)
+    assert gone

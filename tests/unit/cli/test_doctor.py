@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""pymemcgbpf doctor, on machines that are made up."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any, Callable, NamedTuple, Optional
+
+import pytest
+
+from pymemcgbpf import BpfPermissionError, BtfNotFoundError, LibbpfNotFoundError
+from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf.counter_slots import Layout
+from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._cli import doctor
+from pymemcgbpf._cli.main import main
+from pymemcgbpf._sources import choose as _choose
+from pymemcgbpf._sources import slot_discovery as _slot_discovery
+from pymemcgbpf.errors import BackendUnavailableError, BpfObjectError
+
+from ..commands import Captured, refuse_bpf
+from ..conftest import RunPython
+from ..directories import make_v2
+from ..kernels import LINUX_6_18, LINUX_7_3
+
+LOCKDOWN = "/sys/kernel/security/lockdown"
+UNPRIVILEGED = "/proc/sys/kernel/unprivileged_bpf_disabled"
+ROOT, BPF_ALONE, NONE = (1 << 41) - 1, 1 << 39, 0
+FILES = {
+    "/proc/self/uid_map": "         0          0 4294967295\n",
+    "/proc/self/status": "Name:\tx\nSeccomp:\t0\nSeccomp_filters:\t0\n",
+    UNPRIVILEGED: "2\n",
+    LOCKDOWN: "none [integrity] confidentiality\n",
+}
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    """A function that raises this."""
+
+    def refuse(*_: object) -> Any:
+        raise error
+
+    return refuse
+
+
+NO_LIBBPF = raising(LibbpfNotFoundError("libbpf.so.1 cannot be loaded: apt-get install libbpf1"))
+NO_BTF = raising(BtfNotFoundError("no BTF: it needs CONFIG_DEBUG_INFO_BTF=y"))
+NO_OBJECT = raising(BpfObjectError("the BPF object cannot be read: install pymemcgbpf again"))
+SLOTS = {"NR_ANON_MAPPED": 3, "NR_FILE_PAGES": 4, "PGFAULT": 9}
+REBUILT = lambda *_: Layout(SLOTS, 0, True)  # noqa: E731
+PARTLY = lambda *_: Layout({"NR_ANON_MAPPED": 3}, 0, True)  # noqa: E731
+NO_LAYOUT = raising(BackendUnavailableError("where the counters are is not known"))
+NO_PERMISSION = raising(BpfPermissionError("lacks CAP_BPF"))
+
+
+class Machine:
+    """A machine on which all is well, until a test changes it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self.files: dict[str, Any] = dict(FILES)
+        self.set(doctor, "_read", self._read)
+        self.set(platform, "release", lambda: "7.0.3-arm")
+        self.set(_btf, "kernel", LINUX_7_3.types)
+        self.set(_libbpf, "load", lambda: _Library("1.5"))
+        self.set(_program, "read_object", lambda: b"1234")
+        self.set(_program, "effective_capabilities", lambda: ROOT)
+        self.set(_slot_discovery, "find", lambda *_: Layout({}, 0, False))
+        self.set(_choose._Selector, "_through_bpf", _through_bpf)
+
+    def set(self, where: Any, name: str, value: Any) -> None:
+        self._monkeypatch.setattr(where, name, value)
+
+    def _read(self, path: str) -> str:
+        found = self.files[path]
+        if isinstance(found, int):
+            raise OSError(found, os.strerror(found), path)
+        return str(found)
+
+
+class _Library(NamedTuple):
+    version: str
+
+
+def _through_bpf(self: Any, backend: str) -> Any:
+    """Reads text, and calls it BPF."""
+    if backend == "rfc":
+        raise BackendUnavailableError("this kernel has no rfc")
+    source = self._factory.text(self._cgroup, ("anon",))
+    transport = self._request.transport
+    return _choose.Selection(source, ("anon",), backend, transport.replace("auto", "run"), "")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def examined(captured: Captured, path: Path, status: int) -> dict[str, tuple[str, str]]:
+    """Check → verdict, and what else the line says; as printed, and as JSON."""
+    assert main(["doctor", str(path)]) == status
+    out, err = captured.readouterr()
+    assert err == ""
+    shown = {line[16:40].rstrip(): (line[:14].rstrip(), line[42:]) for line in out.splitlines()}
+    assert main(["doctor", "--json", str(path)]) == status
+    found = json.loads(captured.readouterr().out)
+    assert found["bpf"] is (status == 0)
+    assert [(one["check"], one["verdict"]) for one in found["checks"]] == [
+        (check, verdict) for check, (verdict, _) in shown.items()
+    ]
+    return shown
+
+
+def test_all_is_well(machine: Machine, v2: Path, capsys: Captured) -> None:
+    shown = examined(capsys, v2, 0)
+    assert list(shown)[:13] == [
+        *("kernel", "cgroup file system", "memory controller", "BTF", "libbpf", "BPF object"),
+        *("capabilities", "lockdown", "unprivileged BPF", "memcg kfuncs", "cgroup kfuncs"),
+        *("flush through BPF", "index tables"),
+    ]
+    ways = [
+        f"{what}, {backend}/{transport}"
+        for backend in ("kfunc", "rfc", "core")
+        for what, transports in (("one cgroup", ("run", "stream")), ("a tree", ("run", "shared")))
+        for transport in transports
+    ]
+    assert list(shown)[13:] == [*ways, "one cgroup, text", "a tree, text", "in use"]
+    assert {check for check, (verdict, _) in shown.items() if verdict != "ok"} == {
+        way for way in ways if "rfc" in way
+    }
+    assert shown["in use"][1] == "kfunc/run for one cgroup, kfunc/run for a tree"
+    assert shown["lockdown"][1] == "integrity"
+    assert "1 items of 1 cgroup in " in shown["a tree, core/shared"][1]
+    assert shown["a tree, rfc/run"][1] == "as one cgroup, rfc/run"
+
+
+def look(
+    check: str, verdict: str, said: str, where: object = None, name: str = "", value: object = None
+) -> Any:
+    """A parameter: what a check says where *name* of a module, or a file, is another."""
+    return pytest.param(where, name, value, check, verdict, said, id=f"{check}-{verdict}-{said}")
+
+
+def capable(effective: Optional[int]) -> tuple[object, str, object]:
+    return _program, "effective_capabilities", lambda: effective
+
+
+UNKNOWN = "could not tell"
+LACKS = "this process lacks"
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value", "check", "verdict", "said"),
+    [
+        look("kernel", "no", "Linux 6.1 or", platform, "release", lambda: "6.0.9"),
+        look("kernel", "no", "Linux 6.1 or later", platform, "release", lambda: "5.15.0-1"),
+        look("kernel", "ok", "6.1", platform, "release", lambda: "6.1"),
+        look("kernel", UNKNOWN, "odd", platform, "release", lambda: "odd"),
+        look("libbpf", "no", "apt-get install", _libbpf, "load", NO_LIBBPF),
+        look("BTF", "no", "CONFIG_DEBUG_INFO_BTF", _btf, "kernel", NO_BTF),
+        look("memcg kfuncs", UNKNOWN, "BTF", _btf, "kernel", NO_BTF),
+        look("memcg kfuncs", UNKNOWN, "libbpf", _btf, "kernel", NO_LIBBPF),
+        look("memcg kfuncs", "no", "Linux 7.0", _btf, "kernel", LINUX_6_18.types),
+        look("flush through BPF", "no", "Linux 7.0", _btf, "kernel", LINUX_6_18.types),
+        look("cgroup kfuncs", "no", "no x", _choose, "RUN_FUNCTIONS", frozenset({"x"})),
+        look("BPF object", "no", "install", _program, "read_object", NO_OBJECT),
+        look("capabilities", "no", f"{LACKS} CAP_BPF and CAP_PERFMON: run it", *capable(NONE)),
+        look("capabilities", "no", f"{LACKS} CAP_PERFMON: run it", *capable(BPF_ALONE)),
+        look("capabilities", "ok", "CAP_BPF and CAP_PERFMON", *capable(3 << 38)),
+        look("capabilities", UNKNOWN, "mount /proc", *capable(None)),
+        look("capabilities", UNKNOWN, "user namespace", None, "/proc/self/uid_map", "0 1000 1\n"),
+        look("capabilities", UNKNOWN, "denied", None, "/proc/self/uid_map", errno.EACCES),
+        look("capabilities", "ok", "seccomp", None, "/proc/self/status", "x\nSeccomp:\t2\n"),
+        look("lockdown", "no", "lockdown=integrity", None, LOCKDOWN, "none [confidentiality]\n"),
+        look("lockdown", "ok", "none", None, LOCKDOWN, "[none] integrity confidentiality\n"),
+        look("lockdown", UNKNOWN, "Permission denied", None, LOCKDOWN, errno.EACCES),
+        look("unprivileged BPF", UNKNOWN, "No such file", None, UNPRIVILEGED, errno.ENOENT),
+        look("index tables", "ok", "proved for 3 items", _slot_discovery, "find", REBUILT),
+        look("index tables", "ok", "1 items, but not for 2", _slot_discovery, "find", PARTLY),
+        look(
+            "index tables",
+            "ok",
+            "offer: file, pgfault: CAP_SYSLOG",
+            _slot_discovery,
+            "find",
+            PARTLY,
+        ),
+        look("index tables", "no", "not known", _slot_discovery, "find", NO_LAYOUT),
+        look("index tables", UNKNOWN, "CAP_BPF", _slot_discovery, "find", NO_PERMISSION),
+    ],
+)
+def test_a_look(
+    where: object,
+    name: str,
+    value: Any,
+    check: str,
+    verdict: str,
+    said: str,
+    machine: Machine,
+    v2: Path,
+    capsys: Captured,
+) -> None:
+    if where is None:
+        machine.files[name] = value
+    else:
+        machine.set(where, name, value)
+    shown = examined(capsys, v2, 0)
+    assert shown[check][0] == verdict
+    assert said in shown[check][1]
+
+
+@pytest.mark.parametrize(
+    ("entries", "verdict", "said"),
+    [
+        (["apparmor"], "ok", "built without"),
+        ([], UNKNOWN, "mount -t securityfs"),
+        (None, UNKNOWN, ""),
+    ],
+)
+def test_no_lockdown(
+    entries: Optional[list[str]],
+    verdict: str,
+    said: str,
+    machine: Machine,
+    tmp_path: Path,
+    v2: Path,
+    capsys: Captured,
+) -> None:
+    security = tmp_path / "security"
+    if entries is not None:
+        security.mkdir()
+        for name in entries:
+            (security / name).mkdir()
+    machine.set(doctor, "_SECURITY", str(security))
+    machine.files[f"{security}/lockdown"] = errno.ENOENT
+    shown = examined(capsys, v2, 0)
+    assert shown["lockdown"][0] == verdict and said in shown["lockdown"][1]
+
+
+def test_btf_is_looked_for_where_there_is_no_libbpf(
+    machine: Machine, tmp_path: Path, v2: Path, capsys: Captured
+) -> None:
+    machine.set(_btf, "kernel", NO_LIBBPF)
+    machine.set(_btf, "VMLINUX", str(tmp_path / "vmlinux"))
+    assert examined(capsys, v2, 0)["BTF"][0] == "could not tell"
+    (tmp_path / "vmlinux").write_bytes(b"12345")
+    assert examined(capsys, v2, 0)["BTF"] == ("ok", f"{tmp_path}/vmlinux, 5 bytes")
+
+
+def test_text_alone_is_status_1(machine: Machine, v2: Path, capsys: Captured) -> None:
+    machine.set(_choose._Selector, "_through_bpf", refuse_bpf)
+    shown = examined(capsys, v2, 1)
+    assert shown["in use"] == (
+        "no",
+        "one cgroup is read as text: kfunc, rfc, core: lacks CAP_BPF",
+    )
+    assert shown["a tree, core/shared"] == ("no", "as one cgroup, kfunc/run")
+    assert shown["a tree, text"][0] == "ok"
+
+
+def test_a_path_that_cannot_be_read(machine: Machine, tmp_path: Path, capsys: Captured) -> None:
+    shown = examined(capsys, tmp_path / "none", 1)
+    assert "no such cgroup" in shown["cgroup file system"][1]
+    for check in ("memory controller", "index tables", "one cgroup, text", "in use"):
+        assert shown[check] == ("no", "as cgroup file system"), check
+
+
+def test_a_cgroup_without_the_memory_controller(
+    machine: Machine, tmp_path: Path, capsys: Captured
+) -> None:
+    make_v2(tmp_path / "root", kind=None, current=None)
+    path = make_v2(tmp_path / "root" / "a", stat=None, current=None, controllers="pids")
+    shown = examined(capsys, path, 1)
+    assert shown["cgroup file system"] == ("ok", "mounted")
+    assert shown["memory controller"][0] == "no"
+    assert "cgroup.subtree_control" in shown["memory controller"][1]
+
+
+def test_no_cgroup_at_all(
+    machine: Machine, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_directory, "_read", lambda _: None)  # nothing is mounted
+    assert main(["doctor"]) == 1
+    out, err = capsys.readouterr()
+    assert "no     " in out and "in no memory cgroup" in out and err == ""
+
+
+def test_default_is_the_nearest_with_statistics(
+    machine: Machine, v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below = make_v2(v2 / "below", stat=None, current=None)
+    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(below))
+    assert main(["doctor"]) == 0
+    assert f"{v2}/memory.stat\n" in capsys.readouterr().out
+
+
+def test_whatever_machine_this_is_it_is_no_traceback(run_python: RunPython) -> None:
+    for prelude in ("", "import pymemcgbpf._bpf.libbpf as lib; lib.SONAME = 'libnone.so.9'; "):
+        code = f"{prelude}from pymemcgbpf._cli.main import main; import sys; sys.exit(main())"
+        ran = run_python("-c", code, "doctor")
+        assert ran.stderr == "" and len(ran.stdout.splitlines()) == 28
+        verdicts = {line[:14].rstrip() for line in ran.stdout.splitlines()}
+        assert verdicts <= {"ok", "no", "could not tell"}
+        assert ran.returncode == (ran.stdout.splitlines()[-1][:2] != "ok")
+    assert "libnone.so.9 cannot be loaded" in ran.stdout and ran.returncode == 1

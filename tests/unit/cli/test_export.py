@@ -1,0 +1,490 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""pymemcgbpf export, on fake cgroup directories; promtool (Debian: prometheus) reads it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pymemcgbpf
+from pymemcgbpf import UNLIMITED, MemcgError, Snapshot
+from pymemcgbpf._cli import export, output_file
+from pymemcgbpf._items import CATALOGUE, item_named
+
+from ...terminal import terminal
+from .. import commands
+from ..commands import TEXT, Captured, failed
+from ..conftest import RunPython
+from ..directories import make_v2
+
+FORMATS = ("prometheus", "openmetrics")
+
+
+@pytest.fixture
+def forest(tmp_path: Path) -> Path:
+    """Three cgroups with every kind of file; the root has memory.stat alone."""
+    root = make_v2(tmp_path / "root", kind=None, current=None)
+    (root / "memory.numa_stat").write_text("anon N0=4096 N1=0\nlater N0=7\n")
+    for path in (root / "a.slice", root / "a.slice" / "b"):
+        make_v2(path, stat="anon 4096\npgfault 3\npgtomorrow 5\n")
+        (path / "memory.max").write_text("max\n")
+        (path / "memory.events").write_text("low 0\noom_kill 2\n")
+        (path / "memory.numa_stat").write_text("anon N0=4096 N1=0\nlater N0=7\n")
+        (path / "memory.pressure").write_text(
+            "some avg10=0.00 avg60=0.00 avg300=0.00 total=1234567\n"
+        )
+    return root
+
+
+def printed(captured: Captured, *arguments: object) -> str:
+    return commands.printed(captured, "export", *TEXT, *map(str, arguments))
+
+
+def promtool(*arguments: str, text: str = "") -> str:
+    """What promtool has to say; it has to be content."""
+    ran = subprocess.run(["promtool", *arguments], input=text, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout + ran.stderr
+
+
+def check_openmetrics(text: str, folder: Path) -> None:
+    """Has Prometheus' own OpenMetrics parser read it, which wants times to make blocks of it."""
+    path = folder / "metrics.om"
+    path.write_text(re.sub(r"^([^#].*)$", r"\1 1700000000", text, flags=re.MULTILINE))
+    said = promtool("tsdb", "create-blocks-from", "openmetrics", str(path), str(folder / "blocks"))
+    assert said.count("\n") == 2, said  # a header and one block
+
+
+def test_the_prometheus_text(forest: Path, capsys: Captured) -> None:
+    assert printed(capsys, forest, "anon", "memory.max", "memory.events.oom_kill") == (
+        "# HELP cgroup_memory_anon_bytes anonymous memory in use\n"
+        "# TYPE cgroup_memory_anon_bytes gauge\n"
+        'cgroup_memory_anon_bytes{cgroup="/"} 4096\n'
+        'cgroup_memory_anon_bytes{cgroup="/a.slice"} 4096\n'
+        'cgroup_memory_anon_bytes{cgroup="/a.slice/b"} 4096\n'
+        "# HELP cgroup_memory_max_bytes the hard limit\n"
+        "# TYPE cgroup_memory_max_bytes gauge\n"
+        'cgroup_memory_max_bytes{cgroup="/a.slice"} +Inf\n'
+        'cgroup_memory_max_bytes{cgroup="/a.slice/b"} +Inf\n'
+        "# HELP cgroup_memory_events_oom_kill_total processes killed by any OOM killer, "
+        "of the subtree\n"
+        "# TYPE cgroup_memory_events_oom_kill_total counter\n"
+        'cgroup_memory_events_oom_kill_total{cgroup="/a.slice"} 2\n'
+        'cgroup_memory_events_oom_kill_total{cgroup="/a.slice/b"} 2\n'
+    )
+
+
+def test_openmetrics(forest: Path, capsys: Captured) -> None:
+    items = ("memory.pressure.some.total", "memory.numa_stat.anon.*", "pgtomorrow")
+    shown = printed(capsys, "--format", "openmetrics", forest / "a.slice" / "b", *items)
+    cgroup = 'cgroup="/a.slice/b"'
+    assert shown == (
+        "# HELP cgroup_memory_pressure_some_seconds time in which some tasks waited for memory\n"
+        "# TYPE cgroup_memory_pressure_some_seconds counter\n"
+        "# UNIT cgroup_memory_pressure_some_seconds seconds\n"
+        f"cgroup_memory_pressure_some_seconds_total{{{cgroup}}} 1.234567\n"
+        "# HELP cgroup_memory_numa_stat_anon_bytes anonymous memory in use, on a NUMA node\n"
+        "# TYPE cgroup_memory_numa_stat_anon_bytes gauge\n"
+        "# UNIT cgroup_memory_numa_stat_anon_bytes bytes\n"
+        f'cgroup_memory_numa_stat_anon_bytes{{{cgroup},node="0"}} 4096\n'
+        f'cgroup_memory_numa_stat_anon_bytes{{{cgroup},node="1"}} 0\n'
+        "# HELP cgroup_memory_pgtomorrow not known to this version\n"
+        "# TYPE cgroup_memory_pgtomorrow unknown\n"
+        f"cgroup_memory_pgtomorrow{{{cgroup}}} 5\n"
+        "# EOF\n"
+    )
+
+
+def test_promtool_is_content(forest: Path, tmp_path: Path, capsys: Captured) -> None:
+    text = printed(capsys, forest, "*")
+    assert 'cgroup_memory_numa_stat_later{cgroup="/a.slice",node="0"} 7\n' in text
+    assert promtool("check", "metrics", text=text) == ""
+    check_openmetrics(printed(capsys, "--format", "openmetrics", forest, "*"), tmp_path)
+
+
+def test_promtool_is_content_with_every_name(tmp_path: Path, capsys: Captured) -> None:
+    path = make_v2(tmp_path / "root", stat="".join(f"{name} 1\n" for name in _of("memory.stat")))
+    for file in ("memory.events", "memory.events.local", "memory.swap.events"):
+        keys = (name[len(file) + 1 :] for name in _of(file))
+        (path / file).write_text("".join(f"{key} 1\n" for key in keys))
+    numa = (name for name in _of("memory.stat") if item_named(f"memory.numa_stat.{name}.N0"))
+    (path / "memory.numa_stat").write_text("".join(f"{name} N0=1\n" for name in numa))
+    (path / "memory.pressure").write_text("some total=1\nfull total=1\n")
+    for item in CATALOGUE.values():
+        if item.name == item.file:
+            (path / item.file).write_text("1\n")
+    text = printed(capsys, path, "*")
+    assert promtool("check", "metrics", text=text) == ""
+    assert text.count("\n# TYPE ") + 1 > 150
+    check_openmetrics(printed(capsys, "--format", "openmetrics", path, "*"), tmp_path)
+
+
+def _of(file: str) -> list[str]:
+    return [item.name for item in CATALOGUE.values() if item.file == file]
+
+
+def test_no_two_items_have_one_name() -> None:
+    families = [export._metric(name).family for name in CATALOGUE]
+    families += {
+        export._metric(f"memory.numa_stat.{name}.N{node}").family
+        for name in _of("memory.stat")
+        for node in (0, 12)
+    }
+    assert len(set(families)) == len(families)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0, "", "0"),
+        ((1 << 64) - 2, "", str((1 << 64) - 2)),
+        (UNLIMITED, "bytes", "+Inf"),
+        (UNLIMITED, "", str(UNLIMITED)),
+        (UNLIMITED - 1, "bytes", str(UNLIMITED - 1)),
+        (0, "seconds", "0.000000"),
+        (1, "seconds", "0.000001"),
+        (12_345_678_901, "seconds", "12345.678901"),
+    ],
+)
+def test_values(value: int, unit: str, text: str) -> None:
+    assert export._number(value, unit) == text
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_name_of_any_bytes(form: str, forest: Path, tmp_path: Path, capsys: Captured) -> None:
+    for name in (b'"q"\\', b"\xff\n", b"\\xff\n", "ä{} 1".encode()):
+        os.mkdir(os.fsencode(forest) + b"/" + name)
+        make_v2(forest / os.fsdecode(name))
+    text = printed(capsys, "--format", form, forest, "anon")
+    for label in (r"/\"q\"\\", r"///xff\n", r"/\\xff\n", "/ä{} 1"):
+        assert text.count(f'{{cgroup="{label}"}} 4096\n') == 1
+    if form == "prometheus":
+        assert promtool("check", "metrics", text=text) == ""
+    else:
+        check_openmetrics(text, tmp_path)
+
+
+EVIL = "evil\x1b[2J\x07\x9b1m\x7f\rx"
+
+
+def test_control_characters_are_printed_as_they_are(forest: Path, capsys: Captured) -> None:
+    make_v2(forest / EVIL)
+    assert f'cgroup_memory_anon_bytes{{cgroup="/{EVIL}"}} 4096\n' in printed(capsys, forest, "anon")
+
+
+def test_a_terminal_gets_no_control_characters(
+    forest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_v2(forest / EVIL)
+    monkeypatch.setenv("PYTHONPATH", str(Path(pymemcgbpf.__file__).resolve().parents[1]))
+    arguments = (sys.executable, "-m", "pymemcgbpf", "export", *TEXT, str(forest), "anon")
+    with terminal(arguments, tmp_path, columns=100) as run:
+        assert run.wait() == (0, "")
+        shown = r'cgroup_memory_anon_bytes{cgroup="/evil\x1b[2J\x07\x9b1m\x7f\rx"} 4096'
+        assert shown in run.screen.lines, run.screen.lines
+
+
+def test_what_is_printed_is_utf_8_anywhere(forest: Path, run_python: RunPython) -> None:
+    make_v2(forest / "ä")
+    arguments = ("-m", "pymemcgbpf", "export", *TEXT, str(forest), "anon")
+    ran = run_python(*arguments, PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C.UTF-8")
+    assert ran.returncode == 0 and '"/ä"' in ran.stdout
+
+
+def test_the_label_is_the_path_from_the_hierarchys_root(forest: Path, capsys: Captured) -> None:
+    (forest.parent / "link").symlink_to(forest / "a.slice")
+    for path in (forest / "a.slice", forest.parent / "link", forest / "a.slice" / "b" / ".."):
+        labels = re.findall('cgroup="(.*)"', printed(capsys, path, "anon"))
+        assert labels == ["/a.slice", "/a.slice/b"]
+
+
+def test_a_cgroup_that_is_removed_meanwhile_is_left_out(
+    forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = export._labels
+
+    def remove_and_go_on(snapshot: Snapshot, path: str) -> object:
+        os.rename(forest / "a.slice" / "b", forest.parent / "gone")
+        return labels(snapshot, path)
+
+    monkeypatch.setattr(export, "_labels", remove_and_go_on)
+    assert re.findall('cgroup="(.*)"', printed(capsys, forest, "anon")) == ["/", "/a.slice"]
+
+
+# --- into a file ------------------------------------------------------------------------
+
+
+def test_the_file_is_replaced_at_once(forest: Path, tmp_path: Path, capsys: Captured) -> None:
+    folder = tmp_path / "textfile"
+    folder.mkdir()
+    path = folder / "cgroups.prom"
+    path.write_text("the old one\n")
+    with path.open() as old:
+        assert printed(capsys, "--output", path, forest, "anon") == ""
+        assert old.read() == "the old one\n"
+    assert path.read_text() == printed(capsys, forest, "anon")
+    assert os.listdir(folder) == ["cgroups.prom"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_dash_is_no_file(
+    forest: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert printed(capsys, "--output", "-", forest, "anon") == printed(capsys, forest, "anon")
+    assert not os.path.lexists("-")
+
+
+def write(path: Path, data: bytes = b"new") -> None:
+    output_file.replace(str(path), data)
+
+
+@pytest.mark.parametrize("target", ["file", "none", "folder", "link"])
+def test_a_link_is_refused(target: str, tmp_path: Path, forest: Path, capsys: Captured) -> None:
+    (tmp_path / "file").write_text("secret")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    before = sorted(tmp_path.rglob("*"))
+    output = ("--output", str(tmp_path / "link"))
+    said = failed(capsys, 1, "export", *TEXT, *output, str(forest), "anon")
+    assert "link cannot be written: it is a symbolic link" in said
+    assert (tmp_path / "file").read_text() == "secret"
+    assert (tmp_path / "link").is_symlink() and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_link_above_the_file_is_the_caller_s(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    write(tmp_path / "link" / "it.prom")
+    assert (tmp_path / "folder" / "it.prom").read_text() == "new"
+
+
+def test_a_path_without_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    output_file.replace("it.prom", b"new")
+    assert (tmp_path / "it.prom").read_text() == "new"
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket"])
+def test_what_is_no_regular_file_stays(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "it.prom"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    with pytest.raises(MemcgError, match="it is no regular file"):
+        write(path)
+    assert os.listdir(tmp_path) == ["it.prom"] and not path.is_file()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "folder/", "folder/."])
+def test_a_directory_is_no_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MemcgError, match="it is no regular file"):
+        output_file.replace(name, b"new")
+    assert os.listdir(tmp_path) == ["folder"] and os.listdir("folder") == []
+
+
+def test_other_names_of_the_old_file_keep_its_data(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("old")
+    os.link(tmp_path / "other", tmp_path / "it.prom")
+    write(tmp_path / "it.prom")
+    assert (tmp_path / "other").read_text() == "old"
+    assert (tmp_path / "it.prom").read_text() == "new"
+
+
+def test_what_the_path_leads_to_meanwhile_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("folder", "elsewhere"):
+        (tmp_path / name).mkdir()
+    real_open = os.open
+
+    def swap_then_open(path: str, *arguments: Any, **options: Any) -> int:
+        if options.get("dir_fd") is not None:
+            (tmp_path / "folder").rename(tmp_path / "moved")
+            (tmp_path / "folder").symlink_to("elsewhere")
+        return real_open(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", swap_then_open)
+        write(tmp_path / "folder" / "it.prom")
+    assert os.listdir(tmp_path / "elsewhere") == []
+    assert (tmp_path / "moved" / "it.prom").read_text() == "new"
+    assert os.listdir(tmp_path / "moved") == ["it.prom"]
+
+
+def test_a_link_that_comes_after_the_look_is_replaced_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("secret")
+    real_replace = os.replace
+
+    def plant_then_replace(*arguments: Any, **options: Any) -> None:
+        (tmp_path / "it.prom").symlink_to("secret")
+        real_replace(*arguments, **options)
+
+    monkeypatch.setattr(os, "replace", plant_then_replace)
+    write(tmp_path / "it.prom")
+    assert (tmp_path / "secret").read_text() == "secret"
+    assert not (tmp_path / "it.prom").is_symlink()
+
+
+def test_a_temporary_file_is_new_and_for_this_user_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_open, opened = os.open, []
+
+    def note(path: str, flags: int, mode: int = 0o777, **options: Any) -> int:
+        if options.get("dir_fd") is not None:
+            opened.append((path, flags, mode))
+        return real_open(path, flags, mode, **options)
+
+    monkeypatch.setattr(os, "open", note)
+    for _ in range(2):
+        write(tmp_path / "it.prom")
+    wanted = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    assert all(flags & wanted == wanted and mode == 0o600 for _, flags, mode in opened)
+    first, second = (path for path, _, _ in opened)
+    assert first != second and len(first) > 32
+
+
+@pytest.mark.parametrize("name", ["none/x.prom", "folder", "/dev/full", "/dev/null/x"])
+def test_a_file_that_cannot_be_written(
+    name: str, forest: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / name
+    said = failed(capsys, 1, "export", *TEXT, "--output", str(path), str(forest), "anon")
+    assert f"{path} cannot be written: " in said
+    assert os.listdir(tmp_path / "folder") == []
+    assert path.is_dir() or not path.is_file()
+
+
+def test_the_old_one_s_owner_and_permissions_stay(
+    forest: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ("x" * 250 + ".prom")
+    path.touch()
+    path.chmod(0o640)
+    owner = (65534, 65534) if os.geteuid() == 0 else (os.getuid(), os.getgid())
+    os.chown(path, *owner)
+    printed(capsys, "--output", path, forest, "anon")
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (*owner, 0o640)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refuse)  # as for any user but root
+    printed(capsys, "--output", path, forest, "anon")
+    assert path.stat().st_mode & 0o7777 == 0o640
+
+
+def test_setuid_setgid_and_sticky_bits_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "it.prom"
+    path.touch()
+    path.chmod(0o7751)
+    write(path)
+    assert path.stat().st_mode & 0o7777 == 0o751
+
+
+def status(mode: int, owner: int, links: int = 1) -> os.stat_result:
+    return os.stat_result((mode, 1, 1, links, owner, owner, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("directory", "owner", "links", "planted"),
+    [
+        ((0o1777, 0), 1000, 1, True),
+        ((0o1777, 0), 0, 1, False),
+        ((0o1777, 0), 77, 1, False),  # this user
+        ((0o1777, 0), 77, 2, True),  # a hard link, which anybody may have made
+        ((0o1775, 5), 1000, 1, True),
+        ((0o1775, 5), 5, 1, False),  # the directory's owner, who may replace any file in it
+        ((0o1755, 0), 1000, 1, False),
+        ((0o0777, 0), 1000, 1, False),  # where everybody may replace the new one, too
+        ((0o0755, 0), 1000, 2, False),
+    ],
+)
+def test_whose_file_may_be_planted(
+    directory: tuple[int, int],
+    owner: int,
+    links: int,
+    planted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 77)
+    found = output_file._may_be_planted(status(*directory), status(0o666, owner, links))
+    assert found is planted
+
+
+def test_a_planted_file_s_owner_and_permissions_are_not_kept(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    path = tmp_path / "it.prom"
+    path.touch()
+    path.chmod(0o666)
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+    else:
+        os.link(path, tmp_path / "other")
+    write(path)
+    found = path.stat()
+    assert (found.st_uid, found.st_gid) == (os.geteuid(), os.getegid())
+    assert found.st_mode & 0o7777 == 0o644
+
+
+@pytest.mark.usefixtures("default_signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_the_old_one_and_no_other(
+    number: signal.Signals, forest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "textfile"
+    folder.mkdir()
+    path = folder / "it.prom"
+    path.write_text("the old one\n")
+    monkeypatch.setattr(os, "replace", lambda *_, **__: os.kill(os.getpid(), number))
+    with pytest.raises(SystemExit) as caught:
+        commands.printed(
+            None,  # type: ignore[arg-type]
+            *("export", *TEXT, "--output", str(path), str(forest), "anon"),
+        )
+    assert caught.value.code == 128 + number
+    assert os.listdir(folder) == ["it.prom"] and path.read_text() == "the old one\n"
+
+
+def test_a_failure_while_it_is_written_leaves_the_old_one(
+    forest: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "x.prom"
+    path.write_text("old")
+    monkeypatch.setattr(os, "replace", refuse)
+    said = failed(capsys, 1, "export", *TEXT, "--output", str(path), str(forest), "anon")
+    assert "No space left" in said
+    assert path.read_text() == "old" and sorted(os.listdir(tmp_path)) == ["root", "x.prom"]
+
+
+def test_what_cannot_be_read_leaves_the_old_one(tmp_path: Path, capsys: Captured) -> None:
+    path = tmp_path / "x.prom"
+    path.write_text("old")
+    output = ("--output", str(path))
+    assert "no such cgroup" in failed(capsys, 1, "export", *output, str(tmp_path / "none"))
+    assert "'annon'" in failed(capsys, 2, "export", *output, "annon")
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("arguments", [("--format", "json"), ("--output",)])
+def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured) -> None:
+    assert "--help" in failed(capsys, 2, "export", *arguments)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Which command is meant; what all of them have in common."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+import pymemcgbpf
+from pymemcgbpf._cli.main import COMMANDS, main
+
+from ..commands import TEXT, Captured, failed, printed
+from ..conftest import RunPython
+
+WORDS = sorted(COMMANDS)
+
+
+def helped(captured: Captured, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--help"])
+    assert caught.value.code == 0
+    out, err = captured.readouterr()
+    assert err == "" and out.isascii() and max(map(len, out.splitlines())) <= 80
+    return out
+
+
+def test_help_without_a_word_lists_the_commands(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = helped(capsys)
+    assert text.startswith("usage: pymemcgbpf [options] [PATH] [ITEM ...]")
+    for word, (_, _, what) in COMMANDS.items():
+        assert f"\n  {word} " in text and f" {what}\n" in text
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_every_command_has_a_help_of_its_own(
+    word: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = helped(capsys, word)
+    assert text.startswith(f"usage: pymemcgbpf {word} [options]")
+    assert "Exit status: 0" in text.replace("\n", " ")
+    assert "commands, each" not in text
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_every_command_refuses_a_wrong_option_and_knows_its_version(
+    word: str, capsys: Captured
+) -> None:
+    assert "--help" in failed(capsys, 2, word, "--nonsense")
+    with pytest.raises(SystemExit):
+        main([word, "--version"])
+    assert capsys.readouterr().out == f"pymemcgbpf {pymemcgbpf.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [("anon",), ("--json",), ("--json", "anon", "file")])
+def test_stat_is_what_there_is_without_a_word(
+    arguments: tuple[str, ...], v2: Path, capsys: Captured
+) -> None:
+    without = printed(capsys, *TEXT, str(v2), *arguments)
+    assert printed(capsys, "stat", *TEXT, str(v2), *arguments) == without
+
+
+def test_a_directory_that_is_called_like_a_command(
+    v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    v2.rename(v2.parent / "tree")
+    monkeypatch.chdir(v2.parent)
+    assert json.loads(printed(capsys, *TEXT, "--json", "./tree", "anon")) == {"anon": 4096}
+
+
+def test_ctrl_c_ends_it_as_the_signal_does(run_python: RunPython) -> None:
+    code = (
+        "import pymemcgbpf._cli.main as m\n"
+        "def interrupted(*_): raise KeyboardInterrupt\n"
+        "m.list_of_commands = interrupted\n"
+    )
+    ran = run_python("-c", f"{code}m.main([])")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGINT, "", "")
+    # As a container's first process, which a signal does not end.
+    ran = run_python("-c", f"{code}m.os.kill = interrupted = lambda *_: None\nprint(m.main([]))")
+    assert (ran.stdout, ran.stderr) == ("130\n", "")

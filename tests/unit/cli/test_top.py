@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""pymemcgbpf top, on fake cgroup directories; the whole program in a terminal of our own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable, Optional
+
+import pytest
+
+import pymemcgbpf
+from pymemcgbpf import ABSENT, TreeReader
+from pymemcgbpf._cli import top
+from pymemcgbpf._cli.main import main
+
+from ...terminal import NAME, Terminal, terminal
+from ..commands import TEXT, Captured, failed
+from ..conftest import RunPython
+from ..directories import make_v2
+
+
+def stat(anon: int, faults: int) -> str:
+    return f"anon {anon}\nfile 0\npgfault {faults}\npgmajfault 0\n"
+
+
+@pytest.fixture
+def forest(tmp_path: Path) -> Path:
+    """A root and 40 cgroups, the later the larger."""
+    root = make_v2(tmp_path / "root", stat=stat(1 << 30, 0), current=None, kind=None)
+    for number in range(40):
+        make_v2(root / f"g{number}", stat=stat(number << 20, 1000), current=f"{number << 10}")
+    return root
+
+
+# --- the numbers ------------------------------------------------------------------------
+
+
+class Shown:
+    """What the lines of a tree's snapshots have, by name."""
+
+    def __init__(self, reader: TreeReader) -> None:
+        self._reader, self._rates = reader, top._Rates(reader.item_names)
+
+    def next(self, seconds: int = 2) -> dict[str, tuple[Optional[float], ...]]:
+        """After so many seconds."""
+        snapshot = self._reader.read(copy=False)
+        self._rates._started_ns = snapshot.started_ns - seconds * 1_000_000_000
+        lines = self._rates.lines(snapshot)
+        return {line.row.relative_path or "": line.values for line in lines}
+
+
+@pytest.fixture
+def shown(forest: Path) -> Iterator[Shown]:
+    items = ["memory.current", "pgfault"]
+    with TreeReader(forest, items, backend="text") as reader:
+        yield Shown(reader)
+
+
+def test_counters_are_rates_and_gauges_values(forest: Path, shown: Shown) -> None:
+    assert shown.next()["g3"] == (3072, None)
+    (forest / "g3" / "memory.stat").write_text(stat(0, 1050))
+    (forest / "g3" / "memory.current").write_text("7\n")
+    assert shown.next(2)["g3"] == (7, 25)
+    assert shown.next(4)["g3"] == (7, 0)
+    assert shown.next()["."] == (None, 0)
+
+
+def test_a_counter_does_not_go_back(forest: Path, shown: Shown) -> None:
+    shown.next()
+    (forest / "g3" / "memory.stat").write_text(stat(0, 999))
+    assert shown.next()["g3"] == (3072, 0)
+
+
+def test_another_cgroup_at_the_same_path_has_a_rate_of_its_own(forest: Path, shown: Shown) -> None:
+    shown.next()
+    os.rename(forest / "g3", forest / "renamed")
+    make_v2(forest / "g3", stat=stat(0, 900_000), current="1")
+    (forest / "renamed" / "memory.stat").write_text(stat(0, 1002))
+    found = shown.next()
+    assert found["g3"] == (1, None)
+    assert found["renamed"] == (3072, 1)
+    assert shown.next()["g3"] == (1, 0)
+
+
+def test_what_is_not_there_has_no_value() -> None:
+    assert top._value(False, ABSENT, 1, 1.0) is None
+    assert top._value(True, ABSENT, 1, 1.0) is None
+    assert top._value(True, 1, ABSENT, 1.0) is None
+    assert top._value(False, 1, ABSENT, 1.0) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "head", "cell"),
+    [
+        ("memory.current", 1 << 20, "current", "1.0 MiB"),
+        ("memory.swap.current", 0, "swap.current", "0 B"),
+        ("memory.max", pymemcgbpf.UNLIMITED, "max", "max"),
+        ("anon", None, "anon", "-"),
+        ("pgfault", 0.0, "pgfault/s", "0.0"),
+        ("pgfault", 9.94, "pgfault/s", "9.9"),
+        ("pgfault", 9.96, "pgfault/s", "10"),
+        ("pgfault", 1234567.8, "pgfault/s", "1,234,568"),
+        ("memory.pressure.some.total", 12_345.0, "pressure.some.total/s", "1.2 %"),
+        ("pgtomorrow", 1234, "pgtomorrow", "1,234"),
+    ],
+)
+def test_heads_and_cells(name: str, value: Optional[float], head: str, cell: str) -> None:
+    assert top._head(name) == head
+    assert top._cell(name, value) == cell
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "shown"),
+    [
+        ("abcdef", 6, "abcdef"),
+        ("abcdef", 5, "..def"),
+        ("abcdef", 2, ".."),
+        ("abcdef", 0, ".."),
+        ("日本語", 6, "日本語"),
+        ("日本語", 5, "..語"),
+        ("e\u0301x", 2, "e\u0301x"),
+    ],
+)
+def test_the_end_of_a_path_is_kept(text: str, width: int, shown: str) -> None:
+    assert top._end_of(text, width) == shown
+
+
+# --- the program ------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _the_package_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(pymemcgbpf.__file__).resolve().parents[1]))
+
+
+@pytest.fixture
+def run(forest: Path, tmp_path: Path) -> Iterator[Terminal]:
+    """top in a terminal of 12 lines, of which 9 are cgroups."""
+    with started(tmp_path, str(forest)) as made:
+        made.wait_for(is_drawn)
+        yield made
+
+
+def started(
+    folder: Path, *arguments: str, term: str = NAME
+) -> contextlib.AbstractContextManager[Terminal]:
+    command = (sys.executable, "-m", "pymemcgbpf", "top", *TEXT, "--interval", "0.1", *arguments)
+    return terminal(command, folder, rows=12, term=term)
+
+
+def is_drawn(lines: list[str]) -> bool:
+    return lines[-1].startswith("q quit")
+
+
+def cgroups(lines: list[str]) -> list[str]:
+    return [line.split()[-1] for line in lines[2:-1] if line]
+
+
+def test_the_screen(run: Terminal, forest: Path) -> None:
+    lines = run.wait_for(lambda lines: "0.0" in lines[3])
+    assert lines[:4] == [
+        "41 cgroups by memory.current, largest first (text, every 0.1 s)",
+        "   current       anon       file  pgfault/s pgmajfault/s cgroup",
+        "  39.0 KiB   39.0 MiB        0 B        0.0          0.0 g39",
+        "  38.0 KiB   38.0 MiB        0 B        0.0          0.0 g38",
+    ]
+    assert cgroups(lines) == [f"g{number}" for number in range(39, 30, -1)]
+    assert run.screen.is_alternate and not run.screen.cursor_is_shown
+
+
+@pytest.mark.parametrize("how", ["q", "Q", "\x03", "SIGTERM"])
+def test_it_leaves_the_terminal_as_it_was(how: str, run: Terminal) -> None:
+    if how == "SIGTERM":
+        run.process.send_signal(signal.SIGTERM)
+    else:
+        run.type(how)
+    assert run.wait() == (143 if how == "SIGTERM" else 0, "")
+    assert run.is_as_before
+
+
+def test_keys(run: Terminal, forest: Path) -> None:
+    run.type(">")
+    lines = run.wait_for(lambda lines: "by anon, largest" in lines[0])
+    assert cgroups(lines)[0].endswith("/root") and cgroups(lines)[1] == "g39"
+    run.type("r")
+    lines = run.wait_for(lambda lines: "by anon, smallest" in lines[0])
+    assert cgroups(lines)[:2] == ["g0", "g1"]
+    run.type("\x1b[D\x1b[D\x1b[D")
+    lines = run.wait_for(lambda lines: "by memory.current, smallest" in lines[0])
+    assert cgroups(lines)[0] == "g0"
+    run.type("r" + ">" * 9)
+    run.wait_for(lambda lines: "by pgmajfault, largest" in lines[0])
+
+
+def test_scrolling(run: Terminal, forest: Path) -> None:
+    def first_is(name: str) -> Callable[[list[str]], bool]:
+        return lambda lines: cgroups(lines)[:1] == [name]
+
+    for keys, first in (
+        ("\x1b[B", "g38"),
+        ("\x1b[6~", "g29"),
+        ("\x1b[5~", "g38"),
+        ("\x1b[A\x1b[A\x1b[A", "g39"),
+        ("\x1b[6~" * 9, "g7"),  # the last page; the root, without the item, is at its end
+    ):
+        run.type(keys)
+        lines = run.wait_for(first_is(first))
+    assert cgroups(lines)[-1].startswith("..") and str(forest).endswith(cgroups(lines)[-1][2:])
+
+
+def test_another_size(run: Terminal, forest: Path) -> None:
+    run.resize(30, 120)
+    lines = run.wait_for(is_drawn)
+    assert len(cgroups(lines)) == 27
+    run.resize(5, 40)
+    lines = run.wait_for(is_drawn)
+    assert cgroups(lines) == ["g39", "g38"]
+    assert lines[1] == "   current cgroup"
+    run.type(">>>")  # what is sorted by is always shown
+    lines = run.wait_for(lambda lines: lines[1] == " pgfault/s cgroup")
+    run.resize(1, 1)
+    run.resize(12, 80)
+    run.wait_for(lambda lines: is_drawn(lines) and len(cgroups(lines)) == 9)
+    run.type("q")
+    assert run.wait() == (0, "")
+
+
+def test_keys_are_heard_where_there_is_no_time_between(forest: Path, tmp_path: Path) -> None:
+    with started(tmp_path, "--interval", "0.001", str(forest)) as run:
+        run.wait_for(lambda lines: is_drawn(lines) and "0.0" in lines[2], settled=False)
+        run.type("q")
+        assert run.wait() == (0, "")
+
+
+def test_cgroups_come_and_go(run: Terminal, forest: Path) -> None:
+    make_v2(forest / "new", stat=stat(0, 5), current="999999999")
+    lines = run.wait_for(lambda lines: cgroups(lines)[0] == "new" and "0.0" in lines[2])
+    assert lines[0].startswith("42 cgroups")
+    os.rename(forest / "new", forest.parent / "gone")
+    lines = run.wait_for(lambda lines: lines[0].startswith("41 cgroups"))
+    assert cgroups(lines)[0] == "g39"
+
+
+def test_the_root_is_removed(run: Terminal, forest: Path) -> None:
+    shutil.rmtree(forest)
+    status, said = run.wait()
+    assert status == 1 and said.startswith("pymemcgbpf: ") and said.count("\n") == 1
+    assert run.is_as_before
+
+
+def test_options(forest: Path, tmp_path: Path) -> None:
+    below = make_v2(forest / "g1" / "below-日本語", stat=stat(9, 9), current="9")
+    make_v2(below / "deeper")
+    options = ("--depth", "2", "--filter", "g1/", "--sort", "file", str(forest), "anon")
+    with started(tmp_path, *options) as run:
+        lines = run.wait_for(is_drawn)
+        assert lines[0].startswith("1 of 43 cgroups by file, largest first")
+        assert lines[1] == "      anon       file cgroup"
+        assert cgroups(lines) == ["g1/below-日本語"]
+
+
+def test_the_filter_does_not_look_above_the_root(forest: Path, tmp_path: Path) -> None:
+    with started(tmp_path, "--filter", forest.name, str(forest)) as run:
+        lines = run.wait_for(is_drawn)
+        assert lines[0].startswith("0 of 41 cgroups") and cgroups(lines) == []
+
+
+def test_a_terminal_that_goes_away(run: Terminal) -> None:
+    os.kill(run.process.pid, signal.SIGHUP)
+    assert run.wait()[0] == 128 + signal.SIGHUP
+
+
+def test_the_terminal_s_program_is_not_under_nohup(forest: Path, tmp_path: Path) -> None:
+    """Whatever this process ignores."""
+    numbers = (signal.SIGHUP, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        with started(tmp_path, str(forest)) as run:
+            run.wait_for(is_drawn)
+            os.kill(run.process.pid, signal.SIGHUP)
+            assert run.wait()[0] == 128 + signal.SIGHUP
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("arguments", [("/nowhere",), ("--backend", "text", "/nowhere")])
+def test_what_cannot_be_read_leaves_the_terminal_alone(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    with started(tmp_path, *arguments) as run:
+        status, said = run.wait()
+        assert (status, said) == (1, "pymemcgbpf: '/nowhere' does not exist: no such cgroup\n")
+        assert run.is_as_before and not any(run.screen.lines)
+
+
+@pytest.mark.parametrize("term", ["none-such", "dumb"])
+def test_a_terminal_that_cannot_be_drawn_on(term: str, forest: Path, tmp_path: Path) -> None:
+    with started(tmp_path, str(forest), term=term) as run:
+        status, said = run.wait()
+    assert status == 1 and said.count("\n") == 1
+    assert said.startswith("pymemcgbpf: this terminal cannot be drawn on: ")
+
+
+# --- where there is no terminal ---------------------------------------------------------
+
+
+def test_no_terminal(forest: Path, capsys: Captured) -> None:
+    assert "needs a terminal" in failed(capsys, 1, "top", *TEXT, str(forest))
+
+
+def test_no_curses(forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(top, "curses", None)
+    assert "no curses module" in failed(capsys, 1, "top", *TEXT, str(forest))
+
+
+def test_standard_output_is_closed(forest: Path, run_python: RunPython) -> None:
+    code = "import sys; sys.stdout = sys.stdin = None; from pymemcgbpf._cli.main import main; "
+    ran = run_python("-c", f"{code}sys.exit(main(['top']))")
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--interval", "0"), ("--sort", "memory.*"), ("--depth", "x"), ("--filter",)],
+)
+def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured) -> None:
+    assert "--help" in failed(capsys, 2, "top", *arguments)
+
+
+def test_an_unknown_item_is_status_2(
+    forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(top, "_check_terminal", lambda: None)
+    assert main(["top", *TEXT, str(forest), "annon"]) == 2
+    assert "'anon'" in capsys.readouterr().err

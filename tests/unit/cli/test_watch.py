@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""pymemcgbpf watch, on fake cgroup directories."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+import pymemcgbpf
+from pymemcgbpf import CgroupRemovedError
+from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._cli import watch
+from pymemcgbpf._cli.main import main
+from pymemcgbpf._sources import choose as _choose
+
+from .. import commands
+from ..commands import TEXT, Captured, failed, refuse_bpf
+
+QUICK = ("--interval", "0.001")
+
+
+def printed(captured: Captured, *arguments: str) -> str:
+    return commands.printed(captured, "watch", *TEXT, *QUICK, *arguments)
+
+
+class Clock:
+    """Stands in for the module time: sleeping takes as long as it should, and no time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+        monkeypatch.setattr(watch, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def when(interval: float, took: list[float], clock: Clock) -> list[float]:
+    """When each sample is taken, after the first."""
+    began, found = clock.now, []
+    for _, spent in zip(watch._ticks(interval, None), took):
+        found.append(round(clock.now - began, 6))
+        clock.now += spent
+    return found
+
+
+def test_samples_do_not_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert when(0.1, [0.03] * 50, Clock(monkeypatch)) == [round(at / 10, 6) for at in range(50)]
+
+
+def test_what_is_missed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    # Two are missed while the second sample takes long; the next is in time again.
+    assert when(1, [0.1, 2.5, 0.1, 0.1, 0.1], clock) == [0, 1, 3.5, 4, 5]
+    assert min(clock.slept) > 0
+
+
+@pytest.mark.parametrize("count", [1, 3, None])
+def test_count(count: Optional[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    ticks = itertools.islice(watch._ticks(1, count), 10)
+    assert len(list(ticks)) == (count or 10)
+
+
+def test_csv(v2: Path, capsys: Captured) -> None:
+    before = datetime.datetime.now(datetime.timezone.utc)
+    header, *rows = csv.reader(printed(capsys, "--count", "3", str(v2)).splitlines())
+    assert header == ["time", "anon", "file", "pgfault", "memory.current"]
+    assert [row[1:] for row in rows] == [["4096", "8192", "3", "12288"]] * 3
+    times = [datetime.datetime.fromisoformat(row[0].replace("Z", "+00:00")) for row in rows]
+    assert sorted(times) == times and all(row[0].endswith("Z") for row in rows)
+    assert abs(times[0] - before) < datetime.timedelta(minutes=1)
+
+
+def test_json_lines(v2: Path, capsys: Captured) -> None:
+    lines = printed(capsys, "--count", "2", "--json", str(v2), "file", "anon").splitlines()
+    assert len(lines) == 2
+    for line in map(json.loads, lines):
+        assert list(line) == ["time", "items"]
+        assert list(line["items"].items()) == [("file", 8192), ("anon", 4096)]
+
+
+def test_what_is_switched_off_meanwhile_is_an_empty_field(
+    v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([{"anon": 1, "file": 2}, {"file": 3}])
+    monkeypatch.setattr(pymemcgbpf.StatsReader, "read", lambda _: next(answers))
+    lines = printed(capsys, "--count", "2", str(v2), "anon", "file").splitlines()
+    assert [line.partition(",")[2] for line in lines] == ["anon,file", "1,2", ",3"]
+
+
+def test_default_is_the_own_cgroup(
+    v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(v2))
+    assert printed(capsys, "--count", "1", "anon").endswith(",4096\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("--interval", value) for value in ("0", "-1", "x", "nan", "inf", "", "1e-9", "1e7")),
+        *(("--count", value) for value in ("0", "-1", "x", "1.5")),
+    ],
+)
+def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured) -> None:
+    assert "no number of" in failed(capsys, 2, "watch", *arguments)
+
+
+def test_what_cannot_be_read_is_a_line_and_a_status(v2: Path, capsys: Captured) -> None:
+    assert "no such cgroup" in failed(capsys, 1, "watch", *TEXT, str(v2 / "none"))
+    assert "'anon'" in failed(capsys, 2, "watch", *TEXT, str(v2), "annon")
+    assert "'zswap'" in failed(capsys, 2, "watch", *TEXT, str(v2), "zswap")
+
+
+def test_a_cgroup_that_is_removed_meanwhile(
+    v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: Any = iter([{"anon": 1}, {"anon": 2}])
+
+    def read(_: object) -> Any:
+        for answer in answers:
+            return answer
+        raise CgroupRemovedError("it was removed")
+
+    monkeypatch.setattr(pymemcgbpf.StatsReader, "read", read)
+    assert main(["watch", *TEXT, *QUICK, str(v2), "anon"]) == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 3
+    assert "removed" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("extra", [(), ("--json",)])
+def test_a_fall_back_to_text_says_why(
+    extra: tuple[str, ...], v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_choose._Selector, "_through_bpf", refuse_bpf)
+    assert main(["watch", "--count", "1", *extra, str(v2), "anon"]) == 0
+    assert ("lacks CAP_BPF" in capsys.readouterr().err) == (not extra)
+
+
+def started(v2: Path, *arguments: str) -> subprocess.Popen[str]:
+    package = Path(pymemcgbpf.__file__).resolve().parent
+    return subprocess.Popen(
+        [sys.executable, "-m", "pymemcgbpf", "watch", *TEXT, *arguments, str(v2), "anon"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(package.parent)},
+    )
+
+
+def test_each_line_is_there_at_once_and_ctrl_c_is_quiet(v2: Path) -> None:
+    with started(v2, "--interval", "60") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "time,anon\n"
+        assert process.stdout.readline().endswith(",4096\n")
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == -signal.SIGINT
+
+
+def test_a_reader_that_goes_is_quiet(v2: Path) -> None:
+    with started(v2, *QUICK) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

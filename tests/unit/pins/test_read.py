@@ -1,0 +1,682 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Reading pins, which are here files of bytes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import random
+import shutil
+import struct
+import subprocess
+import threading
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pymemcgbpf import (
+    CgroupRemovedError,
+    ClosedError,
+    MemcgError,
+    PinnedReader,
+    PinNotFoundError,
+    PinPathError,
+    PinPermissionError,
+    Snapshot,
+    StreamError,
+    TreeTooLargeError,
+    _options,
+    _wire,
+    unpin,
+)
+from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._pins import bpffs as _bpffs
+from pymemcgbpf._pins import read as _read
+
+from ..directories import said_to_be
+from ..pin_files import ANON, PGSCAN, ROW, TREE, pinned_file, pinned_parts, stream
+
+pytestmark = pytest.mark.usefixtures("on_bpffs")
+
+
+def read_tree(reader: PinnedReader) -> Snapshot:
+    snapshot = reader.read()
+    assert isinstance(snapshot, Snapshot)
+    return snapshot
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Path:
+    """A pin of one cgroup."""
+    return pinned_file(tmp_path / "one", stream([ROW]))
+
+
+# --- what is wrong --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "not a statistics stream"),
+        (b"anon 4096\nfile 0\nand so on\n", "not a statistics stream"),
+        (b"\x7fELF" + bytes(100), "not a statistics stream"),
+        (struct.pack("=IH", _wire.MAGIC, 2) + bytes(50), "version 2.*reads version 1"),
+        (stream([ROW])[:20], "damaged"),
+        (stream([ROW], items=(ANON, ANON)), "makes no sense"),
+        (stream([ROW], items=(ANON, 0)), "makes no sense"),
+        (stream([ROW], order=0), "makes no sense"),
+        (stream([ROW], order=6), "makes no sense"),
+    ],
+)
+def test_what_is_no_pin_of_ours(data: bytes, said: str, tmp_path: Path) -> None:
+    path = pinned_file(tmp_path / "it", data)
+    with pytest.raises(StreamError, match=said) as caught:
+        PinnedReader(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_stream_that_is_cut_short_or_garbled(one: Path) -> None:
+    whole = one.read_bytes()
+    head = _wire.header_size(2)
+    reader = PinnedReader(one)
+    for length in range(len(whole)):
+        one.write_bytes(whole[:length])
+        with pytest.raises(StreamError) as caught:
+            reader.read()
+        assert str(one) in str(caught.value)
+    for at in range(len(whole) - 16, len(whole) - 8):  # the trailer's magic and count
+        one.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        with pytest.raises(StreamError):
+            reader.read()
+    for rows in (2, 3):
+        one.write_bytes(stream([ROW] * rows))
+        with pytest.raises(StreamError, match="instead of one row"):
+            reader.read()
+    one.write_bytes(whole[:head] + whole[head + 1 :])
+    with pytest.raises(StreamError):
+        reader.read()
+
+
+def test_an_item_of_a_newer_version_is_called_by_its_number(tmp_path: Path) -> None:
+    path = pinned_file(tmp_path / "it", stream([ROW], items=(ANON, 30000)))
+    assert PinnedReader(path).read() == {"anon": 4096, "#30000": 3}
+
+
+def test_another_pin_in_its_place(one: Path) -> None:
+    reader = PinnedReader(one)
+    for data in (stream([ROW], items=(PGSCAN, ANON)), stream([ROW], order=2)):
+        one.write_bytes(data)
+        with pytest.raises(StreamError, match=r"another pin.*new PinnedReader"):
+            reader.read()
+    one.write_bytes(stream([ROW._replace(cgroup_id=77, values=(1, 2))]))
+    assert reader.read() == {"anon": 1, "pgscan": 2}
+
+
+def test_what_is_on_another_file_system(
+    one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:])
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(one)
+    said_to_be(monkeypatch, tmp_path / "bpf")
+    for path in (one, parts, tmp_path / "fifo", tmp_path / "link", tmp_path):
+        with pytest.raises(PinPathError, match="is not on a bpffs, so it is no pin") as caught:
+            PinnedReader(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_file_system_that_is_another_one_meanwhile(
+    one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:])
+    readers = [PinnedReader(one), PinnedReader(parts)]
+    asked = []
+
+    def is_on_bpffs(status: os.stat_result, path: str) -> bool:
+        asked.append(path)
+        return False
+
+    monkeypatch.setattr(_bpffs, "is_on_bpffs", is_on_bpffs)
+    for reader in readers:
+        reader.read()
+    assert asked == [], "the mount table is read once a file system"
+    real_fstat = os.fstat
+
+    def elsewhere(fd: int) -> os.stat_result:
+        found = list(real_fstat(fd))
+        found[2] += 1
+        return os.stat_result(found)
+
+    monkeypatch.setattr(os, "fstat", elsewhere)
+    for reader in readers:
+        with pytest.raises(PinPathError):
+            reader.read()
+    assert asked == [str(one), str(parts)]
+
+
+def test_where_the_mount_table_cannot_be_read(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "x")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(MemcgError, match="cannot be told: /proc/self/mountinfo") as caught:
+        PinnedReader(one)
+    assert type(caught.value) is MemcgError
+
+
+def test_no_pin(one: Path, tmp_path: Path) -> None:
+    for path in ("none", "none/deep", "one/below", "a\0b"):
+        with pytest.raises(PinNotFoundError):
+            PinnedReader(tmp_path / path if "\0" not in path else path)
+    reader = PinnedReader(one)
+    one.unlink()
+    with pytest.raises(PinNotFoundError, match="was removed, or never made") as caught:
+        reader.read()
+    assert isinstance(caught.value, FileNotFoundError) and caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.EACCES, PinPermissionError),
+        (errno.EPERM, PinPermissionError),
+        (errno.EIO, StreamError),
+        (errno.ENOMEM, MemcgError),
+        (errno.EMFILE, MemcgError),
+    ],
+)
+def test_what_cannot_be_opened(
+    number: int, kind: type[MemcgError], one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = PinnedReader(one)
+
+    def refuse(*_: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        for read in (reader.read, lambda: PinnedReader(one)):
+            with pytest.raises(kind) as caught:
+                read()
+            assert (type(caught.value), caught.value.errno) == (kind, number)
+            assert str(one) in str(caught.value)
+    assert reader.read() == {"anon": 4096, "pgscan": 3}
+
+
+def test_a_removed_cgroup(tmp_path: Path) -> None:
+    for order in (1, 2, 3, 4):
+        path = pinned_file(tmp_path / "it", stream([], order))
+        with pytest.raises(CgroupRemovedError, match="unpin it"):
+            PinnedReader(path).read()
+    reader = PinnedReader(pinned_file(tmp_path / "it", stream([], 5)))
+    assert (reader.order, reader.item_names, list(read_tree(reader))) == (
+        "children",
+        reader.item_names,
+        [],
+    )
+    reader = PinnedReader(pinned_parts(tmp_path / "parts", [], []))
+    with pytest.raises(CgroupRemovedError):
+        reader.read()
+
+
+def test_a_closed_reader(one: Path) -> None:
+    with PinnedReader(one) as reader:
+        assert "self, 2 items" in repr(reader)
+    reader.close()
+    assert "closed" in repr(reader)
+    with pytest.raises(ClosedError):
+        reader.read()
+    with pytest.raises(TypeError, match="pickled"):
+        pickle.dumps(reader)
+
+
+# --- walks that are too large ---------------------------------------------------------
+
+
+def kernel_that_says(*answers: Any) -> Any:
+    """os.read, as an iterator's file answers."""
+    waiting = list(answers)
+
+    def read(fd: int, size: int) -> bytes:
+        assert (fd, size) == (99, _read.BUFFER)
+        answer = waiting.pop(0)
+        if isinstance(answer, int):
+            raise OSError(answer, "x")
+        assert isinstance(answer, bytes)
+        return answer
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("answers", "full"),
+    [
+        pytest.param([stream(TREE, 2)], False, id="whole"),
+        pytest.param([stream(TREE, 2)[:-16], errno.EOPNOTSUPP], True, id="not resumed"),
+        pytest.param([stream(TREE, 2)[:-16], stream([], 2)], True, id="the trailer did not fit"),
+        pytest.param([stream(TREE, 2)[:-16], b""], False, id="a file cut short"),
+        pytest.param([b""], False, id="nothing"),
+    ],
+)
+def test_a_full_buffer_is_told(
+    answers: list[Any], full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "read", kernel_that_says(*answers))
+    assert _read.read_walk(99) == (answers[0], full)
+
+
+def test_another_failure_is_no_full_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "read", kernel_that_says(stream(TREE, 2)[:-16], errno.ENOMEM))
+    with pytest.raises(OSError) as caught:
+        _read.read_walk(99)
+    assert caught.value.errno == errno.ENOMEM
+
+
+def test_too_large_a_walk_names_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = PinnedReader(pinned_file(tmp_path / "walk", stream(TREE, 2)))
+    parts = PinnedReader(pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:]))
+    cut = stream(TREE, 2)[:-16]
+    monkeypatch.setattr(_read, "read_walk", lambda fd: _read._Read(cut, True))
+    with pytest.raises(TreeTooLargeError, match=r"pin_tree\(\) into a directory") as caught:
+        walk.read()
+    fit = _read.capacity(2)
+    assert (caught.value.rows, caught.value.max_rows) == (fit, fit)
+    assert f"which takes {fit} cgroups" in str(caught.value)
+    rows = TREE * fit
+    assert len(stream(rows[:fit], 2)) < _read.BUFFER <= len(stream(rows[: fit + 1], 2))
+    with pytest.raises(TreeTooLargeError, match=r"anew with more room=") as caught:
+        parts.read()
+    assert str(tmp_path / "parts") in str(caught.value)
+    assert "part-" not in str(caught.value).replace(str(tmp_path), "")
+
+
+# --- parts ----------------------------------------------------------------------------
+
+
+def test_parts_that_are_missing(tmp_path: Path) -> None:
+    directory = pinned_parts(tmp_path / "parts", TREE[:1], TREE[1:2], TREE[2:])
+    reader = PinnedReader(directory)
+    (directory / "something").touch()
+    assert len(read_tree(reader)) == 4, "other files are not looked at"
+    for part in sorted(directory.glob("part-*")):
+        part.rename(tmp_path / "away")
+        with pytest.raises(PinNotFoundError, match="made or unpinned: 2 of 3 parts are there"):
+            reader.read()
+        (tmp_path / "away").rename(part)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(PinNotFoundError, match="0 parts are there"):
+        PinnedReader(tmp_path / "other")
+    (tmp_path / "other" / "something").touch()
+    with pytest.raises(StreamError, match="no parts"):
+        PinnedReader(tmp_path / "other")
+
+
+def test_parts_of_two_trees_are_never_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = pinned_parts(tmp_path / "parts", TREE[:1], TREE[1:2], TREE[2:])
+    another = [row._replace(cgroup_id=row.cgroup_id + 1000) for row in TREE]
+    reader = PinnedReader(directory)
+    rows = read_tree(reader)
+    real_open, opened = os.open, []
+
+    def pinned_anew(path: str, *arguments: Any, **options: Any) -> int:
+        """After the first part."""
+        fd = real_open(path, *arguments, **options)
+        opened.append(path)
+        if len(opened) == 2:
+            directory.rename(tmp_path / "old")
+            pinned_parts(directory, another[:1], another[1:2], another[2:])
+            if how == "unpinned":
+                shutil.rmtree(tmp_path / "old")
+        return fd
+
+    for how in ("moved", "unpinned"):
+        opened.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", pinned_anew)
+            if how == "moved":
+                assert read_tree(reader).ids == rows.ids
+            else:
+                with pytest.raises(PinNotFoundError):
+                    reader.read()
+        assert set(read_tree(reader).ids) == {row.cgroup_id for row in another}
+        if how == "moved":
+            shutil.rmtree(tmp_path / "old")
+
+
+def test_more_parts_than_a_tree_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _bpffs.MOST_PARTS == 1024
+    monkeypatch.setattr(_bpffs, "MOST_PARTS", 3)
+    directory = pinned_parts(tmp_path / "parts", TREE[:1], TREE[1:2], TREE[2:])
+    reader = PinnedReader(directory)
+    assert len(read_tree(reader)) == 4
+    shutil.rmtree(directory)
+    pinned_parts(directory, TREE[:1], TREE[1:2], TREE[2:3], TREE[3:])
+    for read in (reader.read, lambda: PinnedReader(directory)):
+        with pytest.raises(StreamError, match="has 4 parts; a pinned tree has at most 3"):
+            read()
+
+
+def test_a_part_that_is_larger_than_the_kernel_s_buffer(tmp_path: Path) -> None:
+    directory = pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:])
+    reader = PinnedReader(directory)
+    part = directory / _bpffs.Part(1, 2).name
+    part.write_bytes(stream(TREE * _read.capacity(2), 2))
+    with pytest.raises(StreamError, match="cut short"):
+        reader.read()
+
+
+def test_a_cgroup_that_is_below_itself(tmp_path: Path) -> None:
+    circle = [ROW._replace(cgroup_id=21, parent_id=22), ROW._replace(cgroup_id=22, parent_id=21)]
+    reader = PinnedReader(pinned_parts(tmp_path / "parts", TREE, circle))
+    with pytest.raises(StreamError, match="below itself"):
+        reader.read()
+
+
+def test_the_memory_that_a_read_takes(tmp_path: Path) -> None:
+    """The rows once as they were read and once in order, and what the order itself takes."""
+    fit = _read.capacity(2)
+    ids = iter(range(100, 100 + 20 * fit))
+    rows = [[_wire.RawRow(next(ids), 99, 2, 0, (7, 8)) for _ in range(fit)] for _ in range(20)]
+    rows[0][0] = _wire.RawRow(99, 1, 1, 0, (7, 8))
+    reader = PinnedReader(pinned_parts(tmp_path / "parts", *rows))
+    total = 20 * fit * _wire.row_size(2)
+    reader.read()
+    tracemalloc.start()
+    try:
+        snapshot = read_tree(reader)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(snapshot) == 20 * fit
+    assert kept < 1.5 * total, kept / total
+    assert peak < 2.5 * total + 260 * len(snapshot), (peak - 2 * total) / len(snapshot)
+
+
+def test_a_snapshot_of_parts_cannot_be_written_to(tmp_path: Path) -> None:
+    snapshot = read_tree(PinnedReader(pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:])))
+    assert snapshot.ids.readonly and snapshot.column("anon").readonly
+
+
+def test_a_cgroup_in_two_parts(tmp_path: Path) -> None:
+    reader = PinnedReader(pinned_parts(tmp_path / "parts", TREE, TREE[3:]))
+    with pytest.raises(StreamError, match="two parts"):
+        reader.read()
+
+
+def test_parts_are_put_in_order(tmp_path: Path) -> None:
+    names = random.Random(7)
+    for _ in range(50):
+        rows = [_wire.RawRow(1000, 1, 4, 0, (0, 0))]
+        for number in range(40):
+            above = names.choice(rows)
+            cgroup_id = 1001 + number
+            rows.append(_wire.RawRow(cgroup_id, above.cgroup_id, above.level + 1, 0, (number, 1)))
+        shuffled = names.sample(rows, len(rows))
+        cuts = sorted(names.sample(range(len(rows)), 3))
+        parts = [shuffled[a:b] for a, b in zip([0, *cuts], [*cuts, len(rows)])]
+        snapshot = read_tree(PinnedReader(pinned_parts(tmp_path / "parts", *parts)))
+
+        def below(above: int, rows: list[_wire.RawRow] = rows) -> list[int]:
+            found = []
+            for row in rows:  # siblings by id
+                if row.parent_id == above:
+                    found += [row.cgroup_id, *below(row.cgroup_id)]
+            return found
+
+        assert list(snapshot.ids) == [1000, *below(1000)]
+        values = {row.cgroup_id: row.values[0] for row in rows}
+        assert snapshot.column("anon").tolist() == [values[one] for one in snapshot.ids]
+
+
+def test_rows_without_a_parent_come_last(tmp_path: Path) -> None:
+    lost = [_wire.RawRow(5, 4, 3, 0, (5, 5)), _wire.RawRow(6, 5, 4, 0, (6, 6))]
+    late = _wire.RawRow(99, 98, 2, 0, (9, 9))
+    reader = PinnedReader(pinned_parts(tmp_path / "parts", [*lost, late], TREE))
+    assert list(read_tree(reader).ids) == [10, 11, 12, 13, 5, 6, 99]
+
+
+# --- values and paths -----------------------------------------------------------------
+
+
+def test_one_cgroup(one: Path) -> None:
+    with PinnedReader(os.fsencode(one)) as reader:
+        assert (reader.path, reader.order) == (str(one), "self")
+        assert reader.item_names == ("anon", "pgscan")
+        assert reader.read() == {"anon": 4096, "pgscan": 3}
+        one.write_bytes(stream([ROW._replace(values=(1, _wire.ABSENT))]))
+        assert reader.read() == {"anon": 1}
+
+
+@pytest.mark.parametrize(
+    ("order", "rows", "root"),
+    [
+        (2, TREE, 10),
+        (3, [TREE[1], TREE[3], TREE[2], TREE[0]], 10),
+        (4, [TREE[3], TREE[2], TREE[0]], 13),
+        (5, TREE[1:3], 10),
+    ],
+)
+def test_a_walk(order: int, rows: list[_wire.RawRow], root: int, tmp_path: Path) -> None:
+    reader = PinnedReader(pinned_file(tmp_path / "it", stream(rows, order)))
+    snapshot = read_tree(reader)
+    assert snapshot.order == reader.order == _options.ORDER_NAMES[order]
+    assert list(snapshot.ids) == [row.cgroup_id for row in rows]
+    assert [row["pgscan"] for row in snapshot] == [row.values[1] for row in rows]
+    assert snapshot._paths.root_id == root  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def cgroups(tmp_path: Path) -> dict[str, Path]:
+    """Directories, as cgroups are."""
+    paths = {name: tmp_path / "cgroup" / name for name in (".", "a", "a/b", "a/b/c", "d")}
+    for path in paths.values():
+        path.mkdir(parents=True, exist_ok=True)
+    return paths
+
+
+def of_directories(cgroups: dict[str, Path], *names: str) -> bytes:
+    rows = [
+        _wire.RawRow(path.stat().st_ino, path.parent.stat().st_ino, len(path.parts), 0, (1, 2))
+        for path in map(cgroups.__getitem__, names)
+    ]
+    return stream(rows, 2)
+
+
+def test_paths_are_found_below_the_mount(
+    cgroups: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_directory, "memory_mounts", lambda: [("/", str(cgroups["."]))])
+    pin = pinned_file(tmp_path / "it", of_directories(cgroups, "a", "a/b", "a/b/c"))
+    snapshot = read_tree(PinnedReader(pin))
+    assert snapshot.path == str(cgroups["a"])
+    assert [row.path for row in snapshot] == [str(cgroups[x]) for x in ("a", "a/b", "a/b/c")]
+    assert [row.relative_path for row in snapshot] == [".", "b", "b/c"]
+    assert list(snapshot.by_path()) == [str(cgroups[name]) for name in ("a", "a/b", "a/b/c")]
+    found = snapshot.find("b/c")
+    assert found is not None and found.id == cgroups["a/b/c"].stat().st_ino
+    cgroups["a/b/c"].rmdir()
+    assert [row.gone for row in snapshot] == [False, False, True]
+    # The mount's own directory.
+    pinned_file(pin, of_directories(cgroups, ".", "d"))
+    snapshot = read_tree(PinnedReader(pin))
+    assert [row.path for row in snapshot] == [str(cgroups["."]), str(cgroups["d"])]
+
+
+def test_paths_where_nothing_is_seen(
+    cgroups: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def mounts() -> list[tuple[str, str]]:
+        asked.append(1)
+        return [("/", str(tmp_path / "none")), ("/", str(cgroups["d"]))]
+
+    monkeypatch.setattr(_directory, "memory_mounts", mounts)
+    pin = pinned_file(tmp_path / "it", of_directories(cgroups, "a", "a/b"))
+    reader = PinnedReader(pin)
+    for _ in range(3):
+        snapshot = read_tree(reader)
+        assert (snapshot.path, snapshot.find("b"), snapshot.by_path()) == (None, None, {})
+        assert [(row.path, row.relative_path, row.gone) for row in snapshot] == [
+            (None, None, False)
+        ] * 2
+        assert repr(snapshot) == "<Snapshot: 2 cgroups, 2 items>"
+    assert len(asked) == 1, "a look takes long: not at every read"
+
+
+def test_threads_share_a_reader(one: Path, tmp_path: Path) -> None:
+    tree = PinnedReader(pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:]))
+    reader = PinnedReader(one)
+    failures = []
+
+    def read_on() -> None:
+        for _ in range(200):
+            if reader.read() != {"anon": 4096, "pgscan": 3} or len(read_tree(tree)) != 4:
+                failures.append(1)
+
+    threads = [threading.Thread(target=read_on) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+# --- unpin ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bpffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that is taken for one."""
+    made = tmp_path / "bpf"
+    made.mkdir()
+
+    said_to_be(monkeypatch, made)
+    return made
+
+
+def test_only_what_is_ours_is_removed(bpffs: Path, one: Path) -> None:
+    (bpffs / "foreign").write_text("prog_id name\n")
+    (bpffs / "empty").mkdir()
+    mixed = pinned_parts(bpffs / "mixed", TREE)
+    (mixed / "foreign").write_text("x")
+    odd = pinned_parts(bpffs / "odd", TREE)
+    (odd / "part-0000-of-0001").write_text("no stream at all, but long enough")
+    before = sorted(bpffs.rglob("*"))
+    for path, kind in (
+        (bpffs / "foreign", StreamError),
+        (bpffs / "empty", StreamError),
+        (mixed, StreamError),
+        (odd, StreamError),
+        (one, PinPathError),
+        (bpffs / "none", PinNotFoundError),
+    ):
+        with pytest.raises(kind) as caught:
+            unpin(path)
+        assert str(path) in str(caught.value)
+    assert sorted(bpffs.rglob("*")) == before and one.exists()
+
+
+def test_pins_are_removed(bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned_file(bpffs / "one", stream([ROW]))
+    pinned_file(bpffs / "gone", stream([]))
+    pinned_parts(bpffs / "parts", TREE[:2], TREE[2:])
+    half = pinned_parts(bpffs / "half", TREE[:2], TREE[2:])
+    (half / "part-0000-of-0002").unlink()
+    monkeypatch.chdir(bpffs)
+    for path in ("one", bpffs / "gone", os.fsencode(bpffs / "parts") + b"/", "./half"):
+        unpin(path)
+    assert os.listdir(bpffs) == []
+
+
+def test_a_pin_that_may_not_be_removed(bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned_file(bpffs / "one", stream([ROW]))
+
+    def refuse(path: str, *, dir_fd: int) -> None:
+        raise PermissionError(errno.EPERM, "x")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(PinPermissionError, match="may not make or remove"):
+        unpin(bpffs / "one")
+
+
+@pytest.mark.parametrize("name", ["one", "tree"])
+def test_what_the_path_leads_to_meanwhile_is_not_removed(
+    name: str, bpffs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for directory in (bpffs / "sub", tmp_path / "elsewhere"):
+        directory.mkdir()
+        pinned_file(directory / "one", stream([ROW]))
+        pinned_parts(directory / "tree", TREE[:2], TREE[2:])
+    read_head = _read.read_head
+
+    def swapped(path: str, at: int) -> bytes:
+        if not (bpffs / "moved").exists():
+            (bpffs / "sub").rename(bpffs / "moved")
+            (bpffs / "sub").symlink_to(tmp_path / "elsewhere")
+        return read_head(path, at)
+
+    before = sorted((tmp_path / "elsewhere").rglob("*"))
+    monkeypatch.setattr(_read, "read_head", swapped)
+    unpin(bpffs / "sub" / name)
+    assert sorted((tmp_path / "elsewhere").rglob("*")) == before
+    assert not (bpffs / "moved" / name).exists()
+
+
+# --- another language -----------------------------------------------------------------
+
+
+def damaged(at: int, kind: str, number: int) -> bytes:
+    """A stream with another number at an offset."""
+    data = bytearray(stream(TREE, 2))
+    struct.pack_into(f"={kind}", data, at % len(data), number)
+    return bytes(data)
+
+
+def test_a_reader_in_c_reads_the_same(tmp_path: Path) -> None:
+    source = Path(__file__).resolve().parents[2] / "wire" / "read_pin.c"
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    assert compiler is not None, "this test needs gcc or clang"
+    program = tmp_path / "read_pin"
+    flags = ["-Wall", "-Wextra", "-Werror", "-fsanitize=undefined", "-fno-sanitize-recover"]
+    subprocess.run([compiler, *flags, "-o", program, source], check=True)
+
+    def run(*paths: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([program, *paths], capture_output=True, text=True)
+
+    directory = pinned_parts(tmp_path / "parts", TREE[:3], TREE[3:])
+    ran = run(*sorted(directory.iterdir()))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    lines = [line for line in ran.stdout.splitlines() if line != f"items {ANON} {PGSCAN}"]
+    expected = [
+        f"{row.id} {row.parent_id} {row.level} {row['anon']} {row['pgscan']}"
+        for row in read_tree(PinnedReader(directory))
+    ]
+    assert sorted(lines) == sorted(expected) and len(lines) == 4
+    for data, said in (
+        (stream(TREE, 2)[:-16], "cut short"),
+        (stream(TREE, 2)[:-1], "cut short"),
+        (b"anon 7\n", "no statistics"),
+        (damaged(4, "H", 2), "no statistics"),
+        (damaged(6, "H", 0), "damaged"),
+        (damaged(6, "H", 17), "damaged"),
+        (damaged(8, "I", 0), "damaged"),
+        (damaged(8, "I", 24), "damaged"),
+        (damaged(12, "H", 60000), "damaged"),
+        (damaged(-12, "I", 5), "cut short"),
+        (damaged(-12, "I", 1 << 31), "cut short"),
+    ):
+        ran = run(pinned_file(tmp_path / "it", data))
+        assert ran.returncode == 1 and said in ran.stderr
+    with open("/dev/full", "wb") as full:
+        assert subprocess.run([program, *directory.iterdir()], stdout=full).returncode == 1
+    assert run(tmp_path / "none").returncode == 1

@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""StatsReader on a fake source."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+import pickle
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from pymemcgbpf import (
+    BpfPermissionError,
+    CgroupNotFoundError,
+    CgroupRemovedError,
+    ClosedError,
+    MemcgError,
+    NotACgroupError,
+    StatsReader,
+    StreamError,
+)
+from pymemcgbpf._cgroup.directory import Cgroup
+from pymemcgbpf._options import Request
+from pymemcgbpf._sources import choose as _choose
+from pymemcgbpf._sources import one_bpf as _one_bpf
+from pymemcgbpf._sources import slot_discovery as _slot_discovery
+from pymemcgbpf._sources.choose import Selection
+
+from ..open_files import open_files
+from .directories import make_v2
+from .fake_sources import READ_ERRORS, FakeSource, Sources
+
+
+@pytest.fixture
+def sources(monkeypatch: pytest.MonkeyPatch) -> Sources:
+    made = Sources()
+    monkeypatch.setattr(_choose, "choose", made.choose)
+    return made
+
+
+@pytest.mark.parametrize("items", ["anon", b"anon", [], [1]])
+def test_bad_items_are_seen_before_the_path(items: Any, sources: Sources) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        StatsReader("/nowhere", items)
+    assert not isinstance(caught.value, MemcgError)
+
+
+def test_a_bad_path_makes_no_source(tmp_path: Path, sources: Sources) -> None:
+    with pytest.raises(CgroupNotFoundError):
+        StatsReader(tmp_path / "none")
+    with pytest.raises(NotACgroupError):
+        StatsReader(tmp_path)
+    assert sources.made == []
+
+
+@pytest.mark.parametrize("error", [MemcgError("no"), ValueError("no"), KeyboardInterrupt()])
+def test_a_refusal_leaves_nothing_open(error: BaseException, v2: Path, sources: Sources) -> None:
+    sources.error = error
+    before = open_files()
+    with pytest.raises(type(error)):
+        StatsReader(v2)
+    assert open_files() == before
+
+
+def test_the_directory_is_not_kept_open(v2: Path, sources: Sources) -> None:
+    before = open_files()
+    reader = StatsReader(v2)
+    assert open_files() == before
+    reader.close()
+
+
+def test_what_it_was_made_with(v2: Path, sources: Sources) -> None:
+    options: dict[str, Any] = {"flush": False, "backend": "core", "transport": "run"}
+    with StatsReader(v2, ["file", "anon", "file"], **options) as reader:
+        assert sources.asked == [(str(v2), (("file", "anon"), False, "core", "run"))]
+        assert isinstance(sources.makers[0], _one_bpf.StatSourceFactory)
+        assert (reader.item_names, reader.backend, reader.fallback_reason) == (
+            ("file", "anon"),
+            "fake",
+            "because",
+        )
+        assert reader.transport == "thin air"
+        assert (reader.path, reader.cgroup_id) == (str(v2), v2.stat().st_ino)
+
+
+def test_defaults(v2: Path, sources: Sources) -> None:
+    with StatsReader(v2):
+        assert sources.asked == [(str(v2), (None, True, "auto", "auto"))]
+
+
+@pytest.mark.parametrize(
+    "name", ["item_names", "backend", "transport", "fallback_reason", "path", "cgroup_id"]
+)
+def test_attributes_are_read_only(name: str, v2: Path, sources: Sources) -> None:
+    with StatsReader(v2) as reader, pytest.raises(AttributeError):
+        setattr(reader, name, "x")
+
+
+def test_options_are_given_by_name(v2: Path, sources: Sources) -> None:
+    with pytest.raises(TypeError):
+        StatsReader(v2, ["anon"], False)  # type: ignore[call-arg,misc,unused-ignore]  # the code differs by mypy's version
+
+
+def test_use_after_close(v2: Path, sources: Sources) -> None:
+    reader = StatsReader(v2)
+    reader.close()
+    with pytest.raises(ClosedError, match="closed") as caught:
+        reader.read()
+    assert str(v2) in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+    assert sources.made[0].reads == 0
+
+
+def test_close_twice(v2: Path, sources: Sources) -> None:
+    reader = StatsReader(v2)
+    reader.close()
+    reader.close()
+    assert sources.made[0].closes == 1
+
+
+def test_with(v2: Path, sources: Sources) -> None:
+    with pytest.raises(ZeroDivisionError), StatsReader(v2) as reader:
+        assert reader.read() == {"anon": 1}
+        _ = 1 // 0
+    assert sources.made[0].closes == 1
+    with pytest.raises(ClosedError):
+        reader.read()
+
+
+def test_a_closed_reader_can_still_be_asked_what_it_was(v2: Path, sources: Sources) -> None:
+    reader = StatsReader(v2)
+    reader.close()
+    assert (reader.backend, reader.transport, reader.item_names) == ("fake", "thin air", ("anon",))
+
+
+def test_repr_of_a_text_reader_says_text_once(v2: Path) -> None:
+    with StatsReader(v2, ["anon"], backend="text") as reader:
+        assert repr(reader) == f"<StatsReader {str(v2)!r} text, 1 items>"
+
+
+def test_repr(v2: Path, sources: Sources) -> None:
+    reader = StatsReader(v2)
+    assert repr(reader) == f"<StatsReader {str(v2)!r} fake/thin air, 1 items>"
+    reader.close()
+    assert repr(reader) == f"<StatsReader {str(v2)!r} closed, 1 items>"
+
+
+@pytest.mark.parametrize(("number", "kind"), READ_ERRORS)
+def test_errors_are_translated(
+    number: int, kind: type[MemcgError], v2: Path, sources: Sources
+) -> None:
+    with StatsReader(v2) as reader:
+        sources.made[0].error = OSError(number, "words")
+        with pytest.raises(MemcgError) as caught:
+            reader.read()
+        assert type(caught.value) is kind
+        assert str(v2) in str(caught.value)
+        assert caught.value.__cause__ is sources.made[0].error
+
+
+def test_an_error_of_ours_passes_as_it_is(v2: Path, sources: Sources) -> None:
+    with StatsReader(v2) as reader:
+        sources.made[0].error = error = CgroupRemovedError("gone")
+        with pytest.raises(CgroupRemovedError) as caught:
+            reader.read()
+        assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EBADF, "Bad file descriptor"),
+        OSError(errno.ESPIPE, "Illegal seek"),
+        OSError(errno.ENOENT, "No such file or directory"),
+        MemcgError("bpf_iter_create: failed", errno=errno.EINVAL, call="bpf_iter_create"),
+        StreamError("not as expected"),
+        CgroupRemovedError("gone"),
+    ],
+)
+def test_what_fails_because_its_descriptor_is_lost_says_so(
+    error: OSError, v2: Path, sources: Sources
+) -> None:
+    with StatsReader(v2) as reader:
+        (source,) = sources.made
+        source.error, source.is_lost = error, True
+        for _ in range(2):
+            with pytest.raises(MemcgError, match="make another reader") as caught:
+                reader.read()
+            assert (type(caught.value), caught.value.errno) == (MemcgError, errno.EBADF)
+            assert str(v2) in str(caught.value) and caught.value.__cause__ is error
+    assert source.closes == 1
+
+
+def test_a_failed_read_does_not_lock_the_reader(v2: Path, sources: Sources) -> None:
+    with StatsReader(v2) as reader:
+        sources.made[0].error = OSError(errno.EIO, "words")
+        with pytest.raises(MemcgError):
+            reader.read()
+        sources.made[0].error = None
+        assert reader.read() == {"anon": 1}
+
+
+# --- when BPF can no longer be had ----------------------------------------------------
+
+REFUSALS = [
+    MemcgError("no", errno=errno.EPERM, call="bpf_iter_create"),
+    MemcgError("no", errno=errno.EPERM, call="bpf_prog_test_run_opts"),
+    BpfPermissionError("no", errno=errno.EPERM),
+]
+
+
+@pytest.fixture
+def core(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> Sources:
+    """Readers are made on fakes, and what is asked to be text is text."""
+
+    def made_of(cgroup: Cgroup, request: Request, maker: Any) -> Selection[Any]:
+        return (choose if request.backend == "text" else sources.choose)(cgroup, request, maker)
+
+    monkeypatch.setattr(_choose, "choose", made_of)
+    return sources
+
+
+choose = _choose.choose
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.call)
+def test_a_reader_that_lost_its_rights_reads_text(
+    error: MemcgError, core: Sources, v2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(v2.parent)
+    with StatsReader(v2.name, ["file", "anon"]) as reader:
+        assert reader.read() == {"anon": 1}
+        monkeypatch.chdir("/")
+        core.made[0].error = error
+        for _ in range(2):
+            assert reader.read() == {"file": 8192, "anon": 4096}
+        assert (reader.backend, reader.transport) == ("text", "text")
+        assert reader.fallback_reason.startswith("because; fake: this process has lost the rights")
+        assert core.made[0].closes == 1 and core.made[0].reads == 2
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.call)
+@pytest.mark.parametrize("asked", [{"backend": "core"}, {"transport": "run"}])
+def test_what_was_asked_for_by_name_is_not_replaced(
+    asked: dict[str, Any], error: MemcgError, core: Sources, v2: Path
+) -> None:
+    with StatsReader(v2, ["anon"], **asked) as reader:
+        core.made[0].error = error
+        for _ in range(2):
+            with pytest.raises(BpfPermissionError):
+                reader.read()
+        assert (reader.backend, core.made[0].closes) == ("fake", 0)
+
+
+@pytest.mark.parametrize("call", ["bpf_iter_create", "bpf_prog_test_run_opts", "read"])
+@pytest.mark.parametrize("number", [24, 23, 12, 11, 4])  # EMFILE, ENFILE, ENOMEM, EAGAIN, EINTR
+def test_what_passes_is_no_reason_to_read_as_text(
+    number: int, call: str, core: Sources, v2: Path
+) -> None:
+    with StatsReader(v2, ["anon"]) as reader:
+        core.made[0].error = MemcgError("short", errno=number, call=call)
+        with pytest.raises(MemcgError, match="short"):
+            reader.read()
+        core.made[0].error = None
+        assert (reader.read(), reader.backend) == ({"anon": 1}, "fake")
+
+
+def test_rights_lost_where_text_cannot_serve(core: Sources, v2: Path) -> None:
+    with StatsReader(v2, ["anon", "pgscan"]) as reader:
+        core.made[0].error = REFUSALS[0]
+        for _ in range(2):
+            with pytest.raises(BpfPermissionError, match=r"; as text: .*'pgscan'"):
+                reader.read()
+        assert (reader.backend, reader.item_names) == ("fake", ("anon", "pgscan"))
+
+
+def test_rights_lost_with_the_sight_of_the_cgroup(core: Sources, v2: Path) -> None:
+    # As in a chroot: nobody knows whether it was removed.
+    with StatsReader(v2, ["anon"]) as reader:
+        core.made[0].error = REFUSALS[0]
+        shutil.rmtree(v2)
+        with pytest.raises(BpfPermissionError, match="out of this process's sight"):
+            reader.read()
+
+
+def test_rights_lost_with_the_cgroup(core: Sources, v2: Path) -> None:
+    (v2.parent / "cgroup.procs").touch()
+    with StatsReader(v2, ["anon"]) as reader:
+        core.made[0].error = REFUSALS[0]
+        v2.rename(v2.with_name("elsewhere"))
+        make_v2(v2)
+        with pytest.raises(CgroupRemovedError, match="another one has its path now"):
+            reader.read()
+        shutil.rmtree(v2)
+        with pytest.raises(CgroupRemovedError):
+            reader.read()
+        assert (reader.backend, core.made[0].closes) == ("fake", 0)
+
+
+# --- threads and fork -----------------------------------------------------------------
+
+
+def test_many_threads_read_one_reader(v2: Path, sources: Sources) -> None:
+    failures: list[BaseException] = []
+
+    def hammer(reader: StatsReader) -> None:
+        try:
+            for _ in range(300):
+                assert reader.read() == {"anon": 1}
+        except BaseException as error:
+            failures.append(error)
+
+    with StatsReader(v2) as reader:
+        threads = [threading.Thread(target=hammer, args=(reader,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert sources.made[0].reads == 2400
+    assert sources.made[0].most_at_once == 1, "a source is not made for two threads at once"
+
+
+def test_close_while_others_read(v2: Path, sources: Sources) -> None:
+    reader = StatsReader(v2)
+    outcomes: list[Optional[BaseException]] = []
+    started = threading.Barrier(5)
+
+    def hammer() -> None:
+        started.wait()
+        try:
+            while True:
+                reader.read()
+        except BaseException as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=hammer) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    reader.close()
+    for thread in threads:
+        thread.join(10)
+    assert [type(outcome) for outcome in outcomes] == [ClosedError] * 4
+    assert sources.made[0].closes == 1
+    assert not sources.made[0].read_after_close
+
+
+@pytest.fixture
+def slow_read(v2: Path, sources: Sources) -> Iterator[StatsReader]:
+    """A reader that another thread is reading from, its lock held, all the while."""
+    reader = StatsReader(v2)
+    source: FakeSource = sources.made[0]
+    source.hold = threading.Event()
+    thread = threading.Thread(target=reader.read)
+    thread.start()
+    assert source.entered.wait(10)
+    yield reader
+    source.hold.set()
+    thread.join(10)
+    reader.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_is_not_locked_out(slow_read: StatsReader, sources: Sources) -> None:
+    assert not slow_read._lock.acquire(blocking=False), "the other thread holds it"
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # a deadlock ends by this
+        status = 1
+        try:
+            sources.made[0].hold = None
+            if slow_read.read() == {"anon": 1}:
+                slow_read.close()
+                status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not slow_read._lock.acquire(blocking=False), "the parent's lock is untouched"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_finds_the_module_s_locks_open(v2: Path) -> None:
+    from pymemcgbpf import _functions
+    from pymemcgbpf._bpf import btf as _btf
+    from pymemcgbpf._bpf import libbpf as _libbpf
+
+    locks = [
+        (_libbpf, "_lock"),
+        (_libbpf, "_print_lock"),
+        (_btf, "_lock"),
+        (_one_bpf, "_programs_lock"),
+        (_slot_discovery, "_lock"),
+        (_functions, "_readers_lock"),
+    ]
+    held = [getattr(module, name) for module, name in locks]
+    for lock in held:
+        lock.acquire()
+    try:
+        child = os.fork()
+        if child == 0:
+            free = [getattr(module, name).acquire(timeout=1) for module, name in locks]
+            os._exit(0 if all(free) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert all(getattr(module, name) is lock for (module, name), lock in zip(locks, held))
+    finally:
+        for lock in held:
+            lock.release()
+
+
+def test_a_reader_cannot_be_copied_or_pickled(v2: Path, sources: Sources) -> None:
+    with StatsReader(v2) as reader:
+        for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="make another"):
+                attempt(reader)
