@@ -173,7 +173,7 @@ def one_item(text: str) -> str:
 
 
 def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[str]]]:
-    """What the words mean; None for what they do not warn."""
+    """What the words mean; None for what they do not say."""
     if not words:
         return None, None
     first = words[0]
