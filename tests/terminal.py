@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""A terminal of our own: a program runs in it, and a test sees what is on its screen.
-
-It comes with its own terminfo entry, so that it needs to know a few sequences only, and
-no machine needs to know a terminal.
-"""
+"""Runs a program in a pseudo-terminal; pyte shows what is on its screen."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import contextlib
 import fcntl
 import os
 import pty
-import re
 import select
 import signal
 import struct
@@ -20,11 +15,15 @@ import termios
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NoReturn
+
+import pyte
+from pyte.modes import DECTCEM
 
 NAME = "pymemcgbpf-test"
 
-# Number in term.h → the sequence.
+# A terminfo entry of our own, because a guest of the lab has no terminfo: number in term.h → the
+# sequence, as an xterm has it.
 _STRINGS = {
     2: b"\r",  # carriage_return
     5: b"\x1b[H\x1b[2J",  # clear_screen
@@ -45,12 +44,12 @@ _STRINGS = {
     83: b"\x1b[C",  # key_right
     87: b"\x1b[A",  # key_up
 }
-_SEQUENCE = re.compile(r"\x1b\[(\?)?([0-9;]*)([A-Za-z])")
+_ALTERNATE_SCREEN = 1049 << 5  # as pyte numbers private modes
 
 
 def write_terminfo(folder: Path) -> None:
-    """A compiled entry of it, as term(5) has them."""
-    names = NAME.encode() + b"|the tests' own\0"
+    """Writes the compiled entry, in the format of term(5)."""
+    names = NAME.encode() + b"|for tests\0"
     booleans = b"\0\1"  # no auto_left_margin; auto_right_margin
     numbers = struct.pack("<3h", 80, -1, 24)  # columns, init_tabs, lines
     count = max(_STRINGS) + 1
@@ -66,79 +65,38 @@ def write_terminfo(folder: Path) -> None:
         (folder / place / NAME).write_bytes(data)
 
 
-class Screen:
-    """What a terminal shows after some output."""
+class Screen(pyte.Screen):
+    """What the terminal shows."""
 
-    def __init__(self, rows: int, columns: int) -> None:
-        self.cursor_is_shown = True
-        self.is_alternate = False
-        self._y = self._x = 0
-        self._rest = ""
+    def debug(self, *arguments: object, **_: object) -> NoReturn:
+        """pyte calls this for a sequence that it does not know."""
+        raise AssertionError(f"the program wrote an unknown sequence: {arguments}")
+
+    def bell(self, *_: object) -> NoReturn:
+        """No program under test may ring the bell."""
+        raise AssertionError("the program rang the bell")
+
+    def resize_empty(self, rows: int, columns: int) -> None:
+        """Changes the size and erases everything, so that the program has to draw it again."""
         self.resize(rows, columns)
-
-    def resize(self, rows: int, columns: int) -> None:
-        """Another size; what was there is gone, so that a program must draw it anew."""
-        self._rows, self._columns = rows, columns
-        self._cells = [[" "] * columns for _ in range(rows)]
+        self.erase_in_display(2)
 
     @property
-    def lines(self) -> list[str]:
-        """From top to bottom."""
-        return ["".join(line).rstrip() for line in self._cells]
+    def shown(self) -> list[str]:
+        """The lines from top to bottom, without the spaces at their ends."""
+        return [line.rstrip() for line in self.display]
 
-    def feed(self, text: str) -> None:
-        """Takes output; a sequence's end may come later."""
-        text, self._rest = self._rest + text, ""
-        at = 0
-        while at < len(text):
-            if text[at] == "\x1b":
-                match = _SEQUENCE.match(text, at)
-                if match is None:
-                    assert len(text) - at < 12, f"an unknown sequence: {text[at : at + 12]!r}"
-                    self._rest = text[at:]
-                    return
-                self._obey(match[3], match[2], bool(match[1]))
-                at = match.end()
-                continue
-            self._print(text[at])
-            at += 1
+    @property
+    def cursor_is_shown(self) -> bool:
+        return DECTCEM in self.mode
 
-    def _print(self, letter: str) -> None:
-        if letter == "\r":
-            self._x = 0
-        elif letter == "\n":
-            self._y = min(self._y + 1, self._rows - 1)
-        elif letter == "\b":
-            self._x = max(self._x - 1, 0)
-        else:
-            assert letter.isprintable(), repr(letter)
-            if self._x == self._columns:
-                self._x, self._y = 0, min(self._y + 1, self._rows - 1)
-            self._cells[self._y][self._x] = letter
-            self._x += 1
-
-    def _obey(self, command: str, arguments: str, private: bool) -> None:
-        numbers = [int(number or 0) for number in arguments.split(";")]
-        if private:
-            if numbers == [25]:
-                self.cursor_is_shown = command == "h"
-            elif numbers == [1049]:
-                self.is_alternate = command == "h"
-        elif command == "H":
-            row, column = numbers if arguments else (1, 1)
-            self._y, self._x = min(row, self._rows) - 1, min(column, self._columns) - 1
-        elif command in "JK":
-            whole = numbers == [2]
-            first = 0 if whole else self._x
-            self._cells[self._y][first:] = " " * (self._columns - first)
-            for y in range(0 if whole else self._y + 1, self._rows) if command == "J" else ():
-                self._cells[y][:] = " " * self._columns
-        else:
-            assert command == "m", f"an unknown sequence: {command}"
+    @property
+    def is_alternate(self) -> bool:
+        return _ALTERNATE_SCREEN in self.mode
 
 
 def _as_from_a_login() -> None:
-    """The child has the terminal, and no signal is ignored, as SIGHUP is under nohup."""
+    """In the child: takes the terminal, and ignores no signal, even under nohup."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
@@ -148,9 +106,9 @@ class Terminal:
     """A program in a terminal.
 
     Attributes:
-        screen: what is to be seen.
+        screen: what the terminal shows.
         process: the program.
-        before: the terminal's settings, before the program began.
+        before: the terminal's settings before the program started.
     """
 
     def __init__(
@@ -161,7 +119,8 @@ class Terminal:
         columns: int,
         term: str,
     ) -> None:
-        self.screen = Screen(rows, columns)
+        self.screen = Screen(columns, rows)
+        self._stream = pyte.ByteStream(self.screen)
         self._master, self._slave = pty.openpty()
         self._set_size(rows, columns)
         self.before = termios.tcgetattr(self._slave)
@@ -180,61 +139,61 @@ class Terminal:
         )
 
     def _set_size(self, rows: int, columns: int) -> None:
-        # With SIGWINCH to the program, once this is its controlling terminal.
+        # Sends SIGWINCH to the program, if this is its controlling terminal.
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
     def resize(self, rows: int, columns: int) -> None:
-        """As when a user draws at the window's corner."""
+        """Changes the size, as a user does who drags the window's corner."""
         self._take(0)
-        self.screen.resize(rows, columns)
+        self.screen.resize_empty(rows, columns)
         self._set_size(rows, columns)
 
     def type(self, keys: str) -> None:
-        """As if these keys were pressed."""
+        """Presses keys."""
         os.write(self._master, keys.encode())
 
     def _take(self, seconds: float) -> bool:
-        """Shows what the program has written; whether there was something."""
+        """Shows what the program has written; returns whether there was something."""
         if not select.select([self._master], [], [], seconds)[0]:
             return False
-        self.screen.feed(os.read(self._master, 1 << 16).decode(errors="replace"))
+        self._stream.feed(os.read(self._master, 1 << 16))
         return True
 
     def wait_for(
         self, found: Callable[[list[str]], object], *, settled: bool = True, seconds: float = 30
     ) -> list[str]:
-        """The screen's lines, as soon as they are what is waited for, and drawn to the end."""
+        """The screen's lines, as soon as *found* accepts them, and nothing more is being drawn."""
         deadline = time.monotonic() + seconds
-        while not (found(self.screen.lines) and not (settled and self._take(0.05))):
+        while not (found(self.screen.shown) and not (settled and self._take(0.05))):
             if not self._take(0.05):
-                assert self.process.poll() is None, f"it has ended: {self._last_words()}"
-                shown = "\n".join(self.screen.lines)
-                assert time.monotonic() < deadline, f"not to be seen; but:\n{shown}"
-        return self.screen.lines
+                assert self.process.poll() is None, f"the program has ended: {self._stderr()}"
+                shown = "\n".join(self.screen.shown)
+                assert time.monotonic() < deadline, f"this was expected otherwise:\n{shown}"
+        return self.screen.shown
 
-    def _last_words(self) -> str:
+    def _stderr(self) -> str:
         assert self.process.stderr is not None
         return self.process.stderr.read()
 
     def wait(self, seconds: float = 30) -> tuple[int, str]:
-        """The program's exit status, and what it had to complain of."""
+        """The program's exit status and what it wrote to stderr, once it has ended."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None:
             self._take(0.05)
-            assert time.monotonic() < deadline, "it does not end"
+            assert time.monotonic() < deadline, "the program does not end"
         while self._take(0):
             pass
-        return self.process.returncode, self._last_words()
+        return self.process.returncode, self._stderr()
 
     @property
     def is_as_before(self) -> bool:
-        """Whether the terminal is as the program found it."""
+        """Whether the program has left the terminal as it found it."""
         screen = self.screen
         settings = termios.tcgetattr(self._slave) == self.before
         return settings and screen.cursor_is_shown and not screen.is_alternate
 
     def close(self) -> None:
-        """Ends the program, and takes the terminal away."""
+        """Ends the program and closes the terminal."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -253,13 +212,13 @@ def terminal(
     columns: int = 80,
     term: str = NAME,
 ) -> Iterator[Terminal]:
-    """A program in a terminal, ended at the end.
+    """A program in a terminal, which is closed at the end.
 
     Args:
         arguments: the program and its arguments.
-        folder: where the terminfo entry is put.
+        folder: where the terminfo entry is written.
         rows, columns: the terminal's size.
-        term: what it is called, if not by its own name.
+        term: the terminal's name, instead of its own.
     """
     terminfo = folder / "terminfo"
     terminfo.mkdir()

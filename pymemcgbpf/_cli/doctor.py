@@ -33,7 +33,7 @@ from ..errors import (
     MemoryControllerError,
 )
 from ..reader import StatsReader, TreeReader
-from . import command
+from . import command, parsers, table
 
 _OK, _NO, _UNKNOWN = "ok", "no", "could not tell"
 _ONE, _TREE = "one cgroup", "a tree"
@@ -61,7 +61,7 @@ class _CouldNotTellError(Exception):
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    parser = command.plain_parser(
+    parser = parsers.plain_parser(
         " doctor",
         "[PATH]",
         "Look at all that reading through BPF depends on, and read once in every way. A line each: "
@@ -99,7 +99,8 @@ def _is_well(checks: Sequence[_Check]) -> bool:
 def _as_line(check: _Check, before: Sequence[_Check]) -> str:
     same = [one.check for one in before if one[:3] == check[:3] and check.verdict != _OK]
     said = f"as {same[0]}" if same else ": ".join(filter(None, (check.found, check.advice)))
-    return f"{check.verdict:<{len(_UNKNOWN)}}  {check.check:<24}  {said}".replace("\n", " ")
+    verdict, name = table.left([check.verdict], len(_UNKNOWN)), table.left([check.check], 24)
+    return table.join(verdict, name, [said]).replace("\n", " ")
 
 
 def _checks(path: Optional[str]) -> Iterator[_Check]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import re
@@ -13,7 +14,7 @@ from typing import NamedTuple, Optional
 from .._cgroup import directory as _directory
 from .._items import BYTES, MICROSECONDS, NUMA_STAT, UNLIMITED, item_named, unknown
 from ..snapshot import ABSENT, Snapshot
-from . import command, output_file
+from . import command, output_file, parsers, readers
 from .units import utf_8
 
 _PROMETHEUS, _OPENMETRICS = "prometheus", "openmetrics"
@@ -21,41 +22,43 @@ _PROMETHEUS, _OPENMETRICS = "prometheus", "openmetrics"
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    parser = command.parser(
+    parser = parsers.reader_parser(
         " export",
-        "Print the memory statistics of a tree of cgroups as metrics for Prometheus, read in one "
-        'walk; the label "cgroup" is a cgroup\'s path, as /proc/PID/cgroup has it (bytes that are '
-        "no UTF-8 as //xNN).",
-        "An item is called cgroup_memory_ITEM there, with _ for dots, and its unit or _total at "
-        "the end; sec_pagetables is secondary_pagetables, and no limit +Inf. ",
-        "the root's directory (default: the topmost that is visible), and the items or groups of "
-        "them (default: memory.stat's and memory.current)",
+        "Print the memory statistics of a tree of cgroups as metrics for Prometheus. The whole "
+        'tree is read in one walk. The label "cgroup" is the cgroup\'s path as in '
+        "/proc/PID/cgroup; bytes that are not UTF-8 are written as //xNN.",
+        "A metric is called cgroup_memory_ITEM, with underscores instead of dots, and with its "
+        "unit or _total at the end. sec_pagetables is called secondary_pagetables. Sizes are in "
+        "bytes, stalled time is in seconds, and a limit that is not set is +Inf. ",
+        path=parsers.TOPMOST_CGROUP,
+        items=parsers.DEFAULT_ITEMS,
     )
     parser.add_argument(
         "--format",
         choices=(_PROMETHEUS, _OPENMETRICS),
         default=_PROMETHEUS,
-        help="prometheus (default): the text format, as node_exporter's textfile collector and "
-        "the Pushgateway take it, and promtool; openmetrics: OpenMetrics 1.0",
+        help="prometheus: the text format, for node_exporter's textfile collector, the "
+        "Pushgateway and promtool; openmetrics: OpenMetrics 1.0 (default: prometheus)",
     )
     parser.add_argument(
         "--output",
+        type=_file_name,
         metavar="FILE",
-        help="write to this file, which is replaced at once when all is written, and keeps its "
-        "owner and permissions; a new one has mode 0644, and a symbolic link is refused (default, "
-        "or -: print)",
+        help="write to FILE, which is replaced in one step once everything is written. It keeps "
+        "its owner and permissions; a new file gets mode 0644; a symbolic link is refused "
+        "(default: -, standard output)",
     )
     options = parser.parse_words(arguments)
 
     def texts() -> Iterator[str]:
-        with command.tree_reader(options) as reader:
+        with readers.tree_reader(options) as reader:
             snapshot = reader.read()
-        command.warn_if_text(reader.backend, reader.fallback_reason)
-        command.say_if_unseen(snapshot)
+        readers.warn_if_text(reader.backend, reader.fallback_reason)
+        readers.warn_of_hidden_cgroups(snapshot)
         families = _exposition(snapshot, _labels(snapshot, reader.path), options.format)
         if options.output in (None, "-"):
             if isinstance(sys.stdout, io.TextIOWrapper):
-                sys.stdout.reconfigure(encoding="utf-8")  # both formats are that
+                sys.stdout.reconfigure(encoding="utf-8")  # both formats prescribe it
             yield from families
         else:
             data = "".join(f"{family}\n" for family in families).encode()
@@ -64,15 +67,21 @@ def main(arguments: Sequence[str]) -> int:
     return command.run_each(texts)
 
 
+def _file_name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the name of the file is empty")
+    return text
+
+
 class _Metric(NamedTuple):
-    """What an item is called there.
+    """An item as Prometheus knows it.
 
     Attributes:
-        family: the metric's name, but a counter's "_total".
-        kind: "gauge", "counter", or "" where nothing is known.
+        family: the metric's name, without a counter's "_total".
+        kind: "gauge", "counter", or "" for an unknown item.
         unit: "bytes", "seconds" or "".
         description: one line.
-        labels: beside the cgroup's: `,node="0"`.
+        labels: those that follow the cgroup's, such as `,node="0"`.
     """
 
     family: str
@@ -91,13 +100,15 @@ def _metric(name: str) -> _Metric:
         description = description.partition(", on NUMA node")[0] + ", on a NUMA node"
     unit = {BYTES: "bytes", MICROSECONDS: "seconds"}.get(item.unit, "")
     words = re.sub("[^a-zA-Z0-9]", "_", words.removesuffix(".total"))
-    words = words.replace("sec_pagetables", "secondary_pagetables")  # "sec" is taken for a unit
+    words = words.replace(
+        "sec_pagetables", "secondary_pagetables"
+    )  # promtool takes "sec" for a unit
     family = "_".join(filter(None, ("cgroup_memory", words, unit)))
     return _Metric(family, item.kind, unit, description, labels)
 
 
 def _exposition(snapshot: Snapshot, cgroups: Sequence[Optional[str]], form: str) -> Iterator[str]:
-    """The lines, a text a family."""
+    """The lines of the output, one text for each metric."""
     families: dict[str, list[tuple[str, _Metric]]] = {}
     for name in snapshot.item_names:
         metric = _metric(name)
@@ -125,7 +136,7 @@ def _exposition(snapshot: Snapshot, cgroups: Sequence[Optional[str]], form: str)
 
 
 def _labels(snapshot: Snapshot, path: str) -> list[Optional[str]]:
-    """The label of each row; None for a cgroup that has no path (any more)."""
+    """The label of each row; None for a cgroup without a path, such as a removed one."""
     root = os.path.realpath(path)
     above = os.path.relpath(root, _directory.hierarchy_root(root))
     paths = (row.relative_path for row in snapshot)
@@ -144,5 +155,5 @@ def _number(value: int, unit: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """For a label or a description."""
+    """A text as labels and descriptions need it."""
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

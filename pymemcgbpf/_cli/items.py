@@ -8,25 +8,24 @@ from collections.abc import Sequence
 
 from .. import _functions
 from .._items import Item, item_named
-from . import command
+from . import command, parsers, table
 
 _COLUMNS = ("name", "unit", "kind", "file", "description")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    parser = command.plain_parser(
+    parser = parsers.plain_parser(
         " items",
         "[PATH]",
-        "Print the items that this kernel offers: those of the other commands' ITEM.",
-        "A key of a newer kernel that this version does not know is marked with a question mark: "
-        "it can be read all the same. Exit status: 0; 1 where the cgroup could not be read; 2 for "
-        "wrong usage.",
+        "List the items that this kernel offers, which other commands take as ITEM: name, unit, "
+        "kind, file and description of each.",
+        "A question mark follows the name of an item of a newer kernel that this version does not "
+        "know; it can be read nevertheless. Exit status: 0 for success, 1 if the cgroup cannot be "
+        "read, 2 for wrong usage.",
     )
-    parser.add_argument(
-        "path", nargs="?", metavar="PATH", help="a cgroup's directory (default: this process's own)"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON array")
+    parser.add_argument("path", nargs="?", metavar="PATH", help=parsers.OWN_CGROUP)
+    parser.add_argument("--json", action="store_true", help="print one JSON array of items")
     options = parser.parse_args(arguments)
 
     def text() -> str:
@@ -48,8 +47,7 @@ def _as_json(items: Sequence[Item]) -> str:
 
 def _as_table(items: Sequence[Item]) -> str:
     lines = [_COLUMNS, *map(_cells, items)]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return table.join(*map(table.left, zip(*lines)))
 
 
 def _cells(item: Item) -> tuple[str, ...]:

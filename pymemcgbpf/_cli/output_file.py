@@ -10,22 +10,22 @@ import stat
 from typing import Optional
 
 from ..errors import MemcgError
-from . import command
+from . import signals
 
 NEW_MODE = 0o644  # the program that collects the file runs as another user
 _PERMISSIONS = 0o777  # without setuid, setgid and the sticky bit
 
 
 def replace(path: str, data: bytes) -> None:
-    """Writes a file such that whoever opens it finds the old one or all of the new one.
+    """Replaces a file in one step, so that another program reads the old data or all new data.
 
-    The permissions of the old file stay, and its owner where this user may give a file away. All
-    is done by the open directory, so what the path leads to meanwhile does not matter. The last
-    component must not be a symbolic link; links above it are followed by the kernel alone, which
+    The new file keeps the old one's permissions, and its owner if this user may change owners.
+    Every step uses the open directory, so it does not matter if the path changes meanwhile. The
+    last component must not be a symbolic link. Only the kernel follows links above it, and it
     applies fs.protected_symlinks.
 
     Raises:
-        MemcgError: it cannot be written, or what is there is no regular file.
+        MemcgError: the file cannot be written, or the path names something other than a file.
     """
     directory, name = os.path.split(path)
     try:
@@ -41,12 +41,12 @@ def replace(path: str, data: bytes) -> None:
 
 def _replace_in(at: int, name: str, data: bytes) -> None:
     old = _old_file(at, name)
-    temporary = f".pymemcgbpf-{os.urandom(16).hex()}.tmp"  # which nobody can guess
+    temporary = f".pymemcgbpf-{os.urandom(16).hex()}.tmp"  # a name that cannot be guessed
 
     def create(path: str, flags: int) -> int:
         return os.open(path, flags | os.O_NOFOLLOW, 0o600, dir_fd=at)
 
-    with command.signals_raise():  # so that a half-written file is removed
+    with signals.exit_on_signals():  # so that a half-written file is removed
         try:
             with open(temporary, "xb", opener=create) as file:
                 if old is not None:
@@ -62,10 +62,10 @@ def _replace_in(at: int, name: str, data: bytes) -> None:
 
 
 def _old_file(at: int, name: str) -> Optional[os.stat_result]:
-    """The status of the file whose owner and permissions are kept; None where there is none.
+    """The status of the file whose owner and permissions are kept; None if none is to be kept.
 
     Raises:
-        OSError: there is something else than a regular file.
+        OSError: the name belongs to something other than a regular file.
     """
     try:
         old = os.stat(name, dir_fd=at, follow_symlinks=False)
@@ -74,16 +74,16 @@ def _old_file(at: int, name: str) -> Optional[os.stat_result]:
     if stat.S_ISLNK(old.st_mode):
         raise OSError(errno.ELOOP, "it is a symbolic link (name the file that it leads to)")
     if not stat.S_ISREG(old.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     return None if _may_be_planted(os.fstat(at), old) else old
 
 
 def _may_be_planted(directory: os.stat_result, old: os.stat_result) -> bool:
-    """Whether another user may have put the file there who could not replace the new one.
+    """Whether another user, who could not replace the new file, may have created the old one.
 
-    In a sticky directory that several users write to, a file that belongs to this user cannot be
-    replaced by the others. To keep the owner or the permissions that one of them has chosen would
-    give the numbers into his hands. (fs.protected_regular draws the same line.)
+    In a sticky directory that several users can write to, other users cannot replace a file of
+    this user. Keeping the owner or the permissions that one of them has chosen would give that
+    user the statistics. The kernel's fs.protected_regular makes the same distinction.
     """
     shared = directory.st_mode & stat.S_ISVTX and directory.st_mode & 0o022
     trusted = old.st_uid in (os.geteuid(), directory.st_uid) and old.st_nlink == 1

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from . import command
+from . import command, parsers, readers, table
 from .units import human
 
 
@@ -14,35 +14,37 @@ def main(arguments: Sequence[str], commands: str = "") -> int:
     """Runs the command; returns its exit status.
 
     Args:
-        arguments: what follows the command's word.
-        commands: a list of all commands; without a word this one's help shows it.
+        arguments: what follows the command's name.
+        commands: a list of all commands, if none was named; the help then ends with it.
     """
-    parser = command.parser(
+    parser = parsers.reader_parser(
         "" if commands else " stat",
-        "Print a cgroup's memory statistics, read as numbers through BPF.",
+        "Print the memory statistics of one cgroup: a line for each item, with its value. Values "
+        "are read as numbers through BPF, or from the cgroup's files where BPF is unavailable.",
         "",
-        command.ONE_CGROUP,
+        path=parsers.OWN_CGROUP,
+        items=parsers.DEFAULT_ITEMS,
     )
     parser.after_help = commands
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object, with sizes in bytes and stalled time in microseconds",
+    )
     options = parser.parse_words(arguments)
 
     def text() -> str:
-        with command.stats_reader(options) as reader:
+        with readers.stats_reader(options) as reader:
             values = reader.read()
             if options.json:
                 return json.dumps(values, indent=2)
-            command.warn_if_text(reader.backend, reader.fallback_reason)
-            return _as_table(values)
+            readers.warn_if_text(reader.backend, reader.fallback_reason)
+            return as_table(values)
 
     return command.run(text)
 
 
-def _as_table(values: dict[str, int]) -> str:
-    shown = [(name, human(name, value)) for name, value in values.items()]
-    name_width = max((len(name) for name, _ in shown), default=0)
-    value_width = max((len(value.number) for _, value in shown), default=0)
-    return "\n".join(
-        f"{name:<{name_width}}  {value.number:>{value_width}} {value.unit}".rstrip()
-        for name, value in shown
-    )
+def as_table(values: dict[str, int]) -> str:
+    """A line for each item: its name and its value."""
+    shown = [human(name, value) for name, value in values.items()]
+    return table.join(table.left(list(values)), table.values(shown))

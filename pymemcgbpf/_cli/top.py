@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Shows a tree of cgroups in a terminal, sorted, again and again."""
+"""Shows a tree of cgroups live in a terminal, sorted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .._items import COUNTER, CURRENT, item_named
 from ..errors import MemcgError
 from ..reader import TreeReader
 from ..snapshot import ABSENT, Row, Snapshot
-from . import command
+from . import command, parsers, readers, signals, table
 from .units import columns, human, per_second, printable
 
 if TYPE_CHECKING:
@@ -29,45 +29,45 @@ except ImportError:  # a Python that was built without, or split into packages
 
 _DEFAULT_ITEMS = (CURRENT, "anon", "file", "pgfault", "pgmajfault")
 _KEYS = "q quit  < > sort by  r reverse  arrows, page keys scroll"
-_NARROWEST, _NAME_WIDTH = 10, 20  # a column's least width; what is kept free for names
+_NARROWEST, _NAME_WIDTH = 10, 20  # a column's minimal width; the width reserved for names
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    parser = command.parser(
+    parser = parsers.reader_parser(
         " top",
-        "Show a tree of cgroups in a terminal, sorted, again and again: a counter's rate per "
-        "second, anything else's value. Keys: q quits; < and > (or the arrow keys) sort by another "
-        "column, r the other way round; up, down and the page keys scroll.",
+        "Show a tree of cgroups live in a terminal, as one sorted list: for counters the rate per "
+        "second, for other items the value. Keys: q quits; < and > (or left and right) choose the "
+        "column to sort by; r reverses the order; up, down and the page keys scroll.",
         "Cgroups without the memory controller are not shown. ",
-        "the root's directory (default: the topmost that is visible), and the items to show "
-        f"(default: {' '.join(_DEFAULT_ITEMS)})",
+        path=parsers.TOPMOST_CGROUP,
+        items=" ".join(_DEFAULT_ITEMS),
     )
-    command.add_interval(parser, 2)
-    command.add_depth(parser)
+    parsers.add_interval(parser, 2)
+    parsers.add_depth(parser)
     parser.add_argument(
         "--filter",
         default="",
         metavar="TEXT",
-        help="show those that have it in their path below the root",
+        help="show only cgroups whose path below the root contains TEXT (default: all)",
     )
-    command.add_sort(parser, "by this item, the largest first (default: the first)")
+    parsers.add_sort(parser, "sort by this item, the largest first (default: the first ITEM)")
     options = parser.parse_words(arguments)
 
     def show() -> Iterator[str]:
         _check_terminal()
-        with command.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:
+        with readers.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:
             view = _View(reader, options.interval, options.depth, options.filter)
             if options.sort is not None:
                 view.sort = reader.item_names.index(options.sort)
             try:
-                with command.signals_raise():  # so that the terminal is put back
+                with signals.exit_on_signals():  # so that the terminal is restored
                     _check_cursor()
                     curses.wrapper(view.run)
             except curses.error as error:
                 raise MemcgError(f"this terminal cannot be drawn on: {error}") from error
             except KeyboardInterrupt:
-                pass  # a way to quit
+                pass  # Ctrl-C quits
         yield from ()
 
     return command.run_each(show)
@@ -75,9 +75,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check_terminal() -> None:
     if curses is None:
-        raise MemcgError("this Python has no curses module: use watch or tree")
+        raise MemcgError(
+            "this Python has no curses module, which top needs; use watch or tree instead"
+        )
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        raise MemcgError("top needs a terminal: use watch or tree")
+        raise MemcgError("top needs a terminal; use watch or tree instead")
 
 
 def _check_cursor() -> None:
@@ -88,14 +90,14 @@ def _check_cursor() -> None:
 
 
 class _Line(NamedTuple):
-    """A cgroup, and what is shown of each item; None where there is nothing."""
+    """A cgroup, and the number shown for each item; None where there is none."""
 
     row: Row
     values: tuple[Optional[float], ...]
 
 
 class _Rates:
-    """What the cgroups of snapshots have: of counters, the rate since the snapshot before."""
+    """Makes lines of snapshots; a counter's number is its rate since the previous snapshot."""
 
     def __init__(self, items: Sequence[str]) -> None:
         self._rising = [_is_counter(name) for name in items]
@@ -103,7 +105,7 @@ class _Rates:
         self._started_ns = 0
 
     def lines(self, snapshot: Snapshot) -> list[_Line]:
-        """In the snapshot's order."""
+        """The lines in the snapshot's order."""
         seconds = (snapshot.started_ns - self._started_ns) / 1e9
         columns = (snapshot.column(name).tolist() for name in snapshot.item_names)
         now = dict(zip(snapshot.ids.tolist(), zip(*columns)))
@@ -124,17 +126,17 @@ def _is_counter(name: str) -> bool:
 def _value(rising: bool, now: int, before: int, seconds: float) -> Optional[float]:
     if now == ABSENT or (rising and before == ABSENT):
         return None
-    # Without a flush a counter may seem to go back a little.
+    # Without a flush a counter may seem to decrease a little.
     return max(now - before, 0) / seconds if rising else now
 
 
 class _View:
-    """What is on the screen.
+    """The state of the screen.
 
     Attributes:
-        sort: by which column.
-        smallest_first: the other way round.
-        top: how many cgroups are scrolled away.
+        sort: the index of the column that the list is sorted by.
+        smallest_first: whether the order is reversed.
+        top: the number of cgroups above the first one on the screen.
     """
 
     def __init__(
@@ -143,11 +145,11 @@ class _View:
         self._reader, self._interval, self._depth, self._part = reader, interval, depth, part
         self._rates = _Rates(reader.item_names)
         self.sort, self.smallest_first, self.top = 0, False, 0
-        self._height = 0  # of the list
+        self._height = 0  # how many cgroups the screen shows
 
     def run(self, screen: window) -> None:
-        """Until somebody quits."""
-        with contextlib.suppress(curses.error):  # not every terminal can
+        """Shows the tree until the user quits."""
+        with contextlib.suppress(curses.error):  # some terminals cannot hide the cursor
             curses.curs_set(0)
         due = time.monotonic()
         while True:
@@ -155,7 +157,7 @@ class _View:
             lines = self._wanted(self._rates.lines(snapshot))
             due = max(due + self._interval, time.monotonic())
             key = 0
-            while key >= 0:  # until no key is pressed for so long
+            while key >= 0:  # getch() returns -1 when the time is over
                 self._draw(screen, snapshot, lines)
                 screen.timeout(math.ceil(max(due - time.monotonic(), 0) * 1000))
                 key = screen.getch()
@@ -164,7 +166,7 @@ class _View:
                 self.press(key, len(lines))
 
     def press(self, key: int, count: int) -> None:
-        """What a key does, while so many cgroups are listed."""
+        """Does what a key stands for, while *count* cgroups are listed."""
         if key in (ord("<"), ord(","), curses.KEY_LEFT):
             self.sort -= self.sort > 0
         elif key in (ord(">"), ord("."), curses.KEY_RIGHT):
@@ -215,7 +217,7 @@ class _View:
         return f"{count} cgroups by {by} ({way}, every {self._interval:g} s)"
 
     def _named(self, lines: Sequence[_Line]) -> Iterator[tuple[_Line, str]]:
-        """From the first line on the screen on, those that have a path (still), with it."""
+        """The lines from the first one on the screen on, with paths; those without are omitted."""
 
         def place(line: _Line) -> tuple[bool, float]:
             value = line.values[self.sort]
@@ -227,13 +229,15 @@ class _View:
                 yield line, printable(self._reader.path if path == "." else path)
 
     def _columns(self, lines: Sequence[_Line], width: int) -> Iterator[tuple[int, list[str]]]:
-        """Those that there is room for, with the one that is sorted by: its place among the
-        items, and its head and cells, all of one width."""
+        """The columns that there is room for, and always the one that the list is sorted by.
+
+        Yields:
+            The column's index among the items, and its head and cells, all of one width.
+        """
         made = []
         for at, name in enumerate(self._reader.item_names):
-            texts = [_head(name), *(_cell(name, line.values[at]) for line in lines)]
-            wide = max(_NARROWEST, *map(len, texts))
-            made.append([f"{text:>{wide}}" for text in texts])
+            cells = (_cell(name, line.values[at]) for line in lines)
+            made.append(table.right([_head(name), *cells], _NARROWEST))
         room = width - _NAME_WIDTH - len(made[self.sort][0]) - 1
         for at, column in enumerate(made):
             if at != self.sort:
@@ -255,7 +259,7 @@ def _cell(name: str, value: Optional[float]) -> str:
 
 
 def _end_of(text: str, width: int) -> str:
-    """As much of a path as there is room for; its end tells most."""
+    """The end of a path, as much as there is room for; it says more than the beginning."""
     if columns(text) <= width:
         return text
     room = max(width - 2, 0)
@@ -267,5 +271,5 @@ def _put(screen: window, y: int, x: int, text: str, style: int = 0) -> None:
     height, width = screen.getmaxyx()
     safe = text.encode(screen.encoding, "backslashreplace").decode(screen.encoding)
     if y < height and x < width:
-        with contextlib.suppress(curses.error):  # after the last line's last character
+        with contextlib.suppress(curses.error):  # raised after the screen's last cell is written
             screen.addnstr(y, x, safe, width - x, style)

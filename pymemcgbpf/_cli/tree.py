@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,8 +10,7 @@ from typing import NamedTuple, Optional
 
 from .._items import CURRENT
 from ..snapshot import Row, Snapshot
-from . import command
-from .units import FormattedValue, columns, human, padded, printable, utf_8
+from . import command, parsers, readers, rows
 
 _DEFAULT_ITEMS = (CURRENT, "anon", "file")
 
@@ -22,28 +20,34 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_words(arguments)
 
     def text() -> str:
-        with command.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:
+        with readers.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:
             snapshot = reader.read()
             if not options.json:
-                command.warn_if_text(reader.backend, reader.fallback_reason)
-        command.say_if_unseen(snapshot)
+                readers.warn_if_text(reader.backend, reader.fallback_reason)
+        readers.warn_of_hidden_cgroups(snapshot)
         lines = list(_lines(snapshot, options.depth, options.sort))
         return (_as_json if options.json else _as_table)(snapshot, lines)
 
     return command.run(text)
 
 
-def _parser() -> command.Parser:
-    parser = command.parser(
+def _parser() -> parsers.Parser:
+    parser = parsers.reader_parser(
         " tree",
-        "Print a tree of cgroups with some of their memory statistics, read in one walk.",
+        "Print a tree of cgroups, a line each, with some of their memory statistics. The whole "
+        "tree is read in one walk.",
         "Cgroups without the memory controller are not shown. ",
-        "the root's directory (default: the topmost that is visible), and the items to print "
-        f"(default: {' '.join(_DEFAULT_ITEMS)})",
+        path=parsers.TOPMOST_CGROUP,
+        items=" ".join(_DEFAULT_ITEMS),
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON array")
-    command.add_depth(parser)
-    command.add_sort(parser, "siblings by this item, the largest first (else by name)")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON array of cgroups, with sizes in bytes and stalled time in "
+        "microseconds",
+    )
+    parsers.add_depth(parser)
+    parsers.add_sort(parser, "sort siblings by this item, the largest first (default: by name)")
     return parser
 
 
@@ -53,7 +57,7 @@ class _Branch(NamedTuple):
     Attributes:
         row: the cgroup.
         path: its path, relative to the root.
-        branch: what is drawn before its name.
+        branch: the lines of the drawing that precede its name.
     """
 
     row: Row
@@ -62,7 +66,7 @@ class _Branch(NamedTuple):
 
 
 def _lines(snapshot: Snapshot, depth: Optional[int], sort: Optional[str]) -> Iterator[_Branch]:
-    """From top to bottom. A cgroup that has no path (any more) is left out."""
+    """The lines from top to bottom. Cgroups without a path, such as removed ones, are omitted."""
     root = snapshot[0]
     deepest = None if depth is None else root.level + depth
     children: dict[int, list[tuple[str, Row]]] = {}
@@ -77,7 +81,7 @@ def _lines(snapshot: Snapshot, depth: Optional[int], sort: Optional[str]) -> Ite
         return (0 if sort is None else -row.get(sort, -1)), path
 
     fork, bar, corner = _drawing()
-    # Those still to come, the next one last, each with what is drawn before its children.
+    # The lines still to come, the next one last, each with the drawing before its children.
     waiting = [(_Branch(root, ".", ""), "")]
     while waiting:
         line, margin = waiting.pop()
@@ -89,7 +93,7 @@ def _lines(snapshot: Snapshot, depth: Optional[int], sort: Optional[str]) -> Ite
 
 
 def _drawing() -> tuple[str, str, str]:
-    """What the tree is drawn with, as the terminal can show it."""
+    """The characters that draw the tree; ASCII where the output cannot show better ones."""
     try:
         "├─│└".encode(getattr(sys.stdout, "encoding", None) or "ascii")
     except UnicodeEncodeError:
@@ -98,48 +102,16 @@ def _drawing() -> tuple[str, str, str]:
 
 
 def _as_json(snapshot: Snapshot, lines: Sequence[_Branch]) -> str:
-    return json.dumps(
-        [
-            {
-                "path": utf_8(os.path.normpath(os.path.join(snapshot.path or "", line.path))),
-                "id": line.row.id,
-                "parent_id": line.row.parent_id,
-                "level": line.row.level,
-                "items": dict(line.row),
-            }
-            for line in lines
-        ],
-        indent=2,
+    root = snapshot.path or ""
+    return rows.as_json(
+        (os.path.normpath(os.path.join(root, line.path)), line.row) for line in lines
     )
 
 
 def _as_table(snapshot: Snapshot, lines: Sequence[_Branch]) -> str:
-    names = [line.branch + printable(_name(snapshot, line)) for line in lines]
-    width = max(map(columns, names))
-    items = [_column(item, lines) for item in snapshot.item_names]
-    header = "".join(
-        f"  {item:>{len(cells[0])}}" for item, cells in zip(snapshot.item_names, items)
-    )
-    table = [" " * width + header]
-    for at, name in enumerate(names):
-        table.append(padded(name, width) + "".join(f"  {cells[at]}" for cells in items))
-    return "\n".join(line.rstrip() for line in table)
+    named = [(line.branch + _name(snapshot, line), line.row) for line in lines]
+    return rows.as_table(named, snapshot.item_names)
 
 
 def _name(snapshot: Snapshot, line: _Branch) -> str:
     return snapshot.path or "" if line.path == "." else os.path.basename(line.path)
-
-
-def _column(item: str, lines: Sequence[_Branch]) -> list[str]:
-    """The cells below an item's name: numbers and units aligned, all of one width."""
-    shown = [human(item, row[item]) if item in row else _NONE for row, _, _ in lines]
-    number = max(len(each.number) for each in shown)
-    unit = max(len(each.unit) for each in shown)
-    cells = [f"{each.number:>{number}} {each.unit:<{unit}}" for each in shown]
-    if not unit:
-        cells = [cell[:-1] for cell in cells]
-    width = max(len(item), len(cells[0]))
-    return [f"{cell:>{width}}" for cell in cells]
-
-
-_NONE = FormattedValue("-", "")

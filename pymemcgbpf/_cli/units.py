@@ -10,7 +10,7 @@ from .._items import MICROSECONDS, UNLIMITED, item_named
 
 
 class FormattedValue(NamedTuple):
-    """A number and its unit, to be aligned apart."""
+    """A number and its unit, which a table aligns separately."""
 
     number: str
     unit: str
@@ -20,7 +20,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def human(name: str, value: int) -> FormattedValue:
-    """An item's value for people; of an unknown item (a newer kernel's) as it is."""
+    """An item's value for people; the unit of a newer kernel's unknown item is not known."""
     item = item_named(name)
     if item is None or item.unit != "bytes":
         return FormattedValue(
@@ -30,7 +30,7 @@ def human(name: str, value: int) -> FormattedValue:
         return FormattedValue("max", "")
     size = float(value)
     for unit in _UNITS:
-        # What would be printed as 1024.0 belongs to the next unit.
+        # A size that would be printed as 1024.0 is printed in the next unit.
         if size < 1023.95 or unit == _UNITS[-1]:
             break
         size /= 1024
@@ -38,7 +38,7 @@ def human(name: str, value: int) -> FormattedValue:
 
 
 def per_second(name: str, rate: float) -> FormattedValue:
-    """A counter's rate; of stalled time, which part of the time that was."""
+    """A counter's rate for people; that of stalled time is a percentage of the time."""
     item = item_named(name)
     if item is not None and item.unit == MICROSECONDS:
         return FormattedValue(f"{rate / 1e4:.1f}", "%")
@@ -46,14 +46,9 @@ def per_second(name: str, rate: float) -> FormattedValue:
 
 
 def columns(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """The number of columns that a text takes on a terminal."""
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
     return len(text) + wide - sum(map(bool, map(unicodedata.combining, text)))
-
-
-def padded(text: str, width: int) -> str:
-    """A text, and spaces up to so many columns."""
-    return text + " " * (width - columns(text))
 
 
 def printable(name: str) -> str:
@@ -67,13 +62,15 @@ def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
 
 
-# What os.fsdecode() makes of bytes that are no UTF-8.
+# What os.fsdecode() makes of bytes that are not UTF-8.
 _NO_UTF_8 = {chr(number) for number in range(0xDC80, 0xDD00)}
 
 
 def utf_8(path: str) -> str:
-    """A path as text; bytes of it that are no UTF-8 as ``//xNN``, for no other path has two
-    slashes."""
+    """A path as valid text: bytes that are not UTF-8 become ``//xNN``.
+
+    This is unambiguous, because a normalized path has no two slashes in a row.
+    """
     return "".join(
         f"//x{ord(letter) - 0xDC00:02x}" if letter in _NO_UTF_8 else letter for letter in path
     )

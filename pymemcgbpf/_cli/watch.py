@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Prints one cgroup's statistics again and again, a line a sample, for other programs."""
+"""Prints one cgroup's statistics repeatedly, one line for each sample, for other programs."""
 
 from __future__ import annotations
 
@@ -11,40 +11,42 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
-from . import command
+from . import command, parsers, readers
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    parser = command.parser(
+    parser = parsers.reader_parser(
         " watch",
-        "Print a cgroup's memory statistics again and again: a line a sample, as CSV or JSON, "
-        "with the time (UTC).",
-        "Samples are a multiple of the interval apart: one that is late does not delay those after "
-        "it, and what is missed is left out. ",
-        command.ONE_CGROUP,
+        "Print the memory statistics of one cgroup repeatedly: one line for each sample, as CSV "
+        "with a header, or as JSON. Each line has the time in UTC. Sizes are in bytes, stalled "
+        "time is in microseconds.",
+        "Samples are taken at multiples of the interval: a late sample does not delay the next "
+        "ones, and missed samples are left out. ",
+        path=parsers.OWN_CGROUP,
+        items=parsers.DEFAULT_ITEMS,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    command.add_interval(parser, 1)
+    parsers.add_interval(parser, 1)
     parser.add_argument(
         "--count",
-        type=command.integer("samples", least=1),
+        type=parsers.integer("samples", least=1),
         metavar="N",
-        help="end after so many samples (default: never)",
+        help="end after N samples (default: run until it is interrupted)",
     )
     options = parser.parse_words(arguments)
 
     def lines() -> Iterator[str]:
-        with command.stats_reader(options) as reader:
+        with readers.stats_reader(options) as reader:
             if not options.json:
-                command.warn_if_text(reader.backend, reader.fallback_reason)
+                readers.warn_if_text(reader.backend, reader.fallback_reason)
                 yield ",".join(("time", *reader.item_names))
             for _ in _ticks(options.interval, options.count):
                 now, values = _now(), reader.read()
                 if options.json:
                     yield json.dumps({"time": now, "items": values})
                 else:
-                    # Pressure can be switched off meanwhile: its field is empty then.
+                    # Pressure can be switched off meanwhile; its field is then empty.
                     yield ",".join(
                         (now, *(str(values.get(name, "")) for name in reader.item_names))
                     )
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _ticks(interval: float, count: Optional[int]) -> Iterator[None]:
-    """Waits for a multiple of the interval since the first; those that have passed are left out."""
+    """Yields at multiples of the interval since the first; leaves out those that have passed."""
     began, due = time.monotonic(), 0
     for _ in itertools.count() if count is None else range(count):
         passed = time.monotonic() - began

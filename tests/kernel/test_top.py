@@ -95,7 +95,7 @@ def test_sizes_keys_and_the_end(group: Path, tmp_path: Path) -> None:
     for number in range(30):
         (group / f"g{number}").mkdir()
     with top(tmp_path, "--interval", "0.3", group) as shown:
-        assert len([line for line in shown.screen.lines[2:-1] if line]) == 21
+        assert len([line for line in shown.screen.shown[2:-1] if line]) == 21
         shown.resize(40, 100)
         lines = shown.wait_for(lambda lines: is_drawn(lines) and lines[0].startswith("31 cgroups"))
         assert len([line for line in lines[2:-1] if line]) == 31

@@ -21,7 +21,7 @@ from .spec import KERNEL_SUITES, USERLANDS
 
 LISTS_STAY_FRESH = 12 * 3600.0
 
-# What a guest needs of Debian; pytest comes from PyPI, the project from its wheel.
+# What a guest needs of Debian; pytest and pyte come from PyPI, the project from its wheel.
 WANTED = ("python3", "libbpf1", "busybox-static")
 
 _CONFIGURATION = """\

@@ -34,7 +34,7 @@ _TRIMMED = (
     *("./usr/lib/*/gconv/*", "./usr/lib/locale/*", "./usr/lib/valgrind/*", "./usr/share/i18n/*"),
     *("*/idlelib/*", "*/lib2to3/tests/*", "*/ensurepip/*", "*/pydoc_data/*", "*/turtle*"),
 )
-_PYTEST = "pytest>=8"
+_TEST_TOOLS = ("pytest>=8", "pyte==0.8.*")
 _SITE = "usr/local/lib/python{python}/dist-packages"
 
 
@@ -76,7 +76,7 @@ def prepare(apt: Apt, native: Apt, cache: Path, release: str) -> Userland:
         with scratch(cache) as folder:
             root, extra = folder / "root", folder / "pytest"
             _extract(debs, root)
-            pip_install(extra / _SITE.format(python=python), python, [_PYTEST])
+            pip_install(extra / _SITE.format(python=python), python, _TEST_TOOLS)
             runs_here = root
             if native is not apt:
                 # Bytecode is the same for all architectures, and the release has one Python.

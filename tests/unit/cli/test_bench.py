@@ -14,9 +14,9 @@ from typing import Any, Callable
 import pytest
 
 from pymemcgbpf import StreamError
-from pymemcgbpf._bench import contestants, control, formatting, rounds, tables
+from pymemcgbpf._bench import benchmark, contestants, control, formatting, rounds
 from pymemcgbpf._bench.rounds import Batch, Contestant
-from pymemcgbpf._cli import bench
+from pymemcgbpf._cli import bench, bench_report
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._sources import choose as _choose
 
@@ -71,7 +71,7 @@ def test_text(root: Path, capsys: Captured) -> None:
     said = " ".join(text.split())
     assert said.count("lacks CAP_BPF") == 1
     assert "kfunc/run, kfunc/stream, rfc/run, rfc/stream, core/run, core/stream, " in said
-    assert "could not be told: perf is not installed" in said
+    assert "formatting in raw: unknown, because perf is not installed" in said
     # Six items of opened, StatsReader and read_stats(); seven of all; six sums and the cgroups.
     assert f"{3 * (6 + 7) + 7} values and sums of memory.stat compared" in said
 
@@ -93,7 +93,7 @@ def test_json(root: Path, capsys: Captured) -> None:
             total = sum(each["real"] for each in one["rounds"])
             assert one["real_us"] == pytest.approx(total / 1000 / one["reads"] / per)
             for column, faster in one["times_faster"].items():
-                control = {**bench._CONTROLS, "walked": contestants.WALKED}[column]
+                control = {**benchmark.CONTROLS, "walked": contestants.WALKED}[column]
                 assert faster == pytest.approx(real[control] / one["real_us"])
 
 
@@ -240,16 +240,16 @@ def test_a_walk_is_divided_by_its_cgroups() -> None:
 # --- the table and the chart ------------------------------------------------------------
 
 
-def given(**times: int) -> tables.Section:
+def given(**times: int) -> benchmark.Section:
     made = [
         Contestant(name, lambda: None, batches=[Batch(10, 10_000 * time, 2000, 1000)])
         for name, time in times.items()
     ]
-    return tables.Section("title", made, {"than a": "a", "than b": "b"})
+    return benchmark.Section("title", made, {"than a": "a", "than b": "b"})
 
 
 def test_a_table() -> None:
-    assert tables.table(given(a=12, b=6)) == (
+    assert bench_report.times(given(a=12, b=6)) == (
         "title   real  user   sys  than a  than b\n"
         "a      12.00  0.20  0.10    1.0×    0.5×\n"
         "b       6.00  0.20  0.10    2.0×    1.0×"
@@ -257,7 +257,7 @@ def test_a_table() -> None:
 
 
 def test_a_chart() -> None:
-    lines = tables.chart(given(a=34, long=17, c=0), "#").splitlines()
+    lines = bench_report.chart(given(a=34, long=17, c=0), "#").splitlines()
     assert lines == [
         f"a     {'#' * 68} 34.00",
         f"long  {'#' * 34} 17.00",
@@ -270,9 +270,9 @@ def test_blocks_are_what_the_output_can_show(monkeypatch: pytest.MonkeyPatch) ->
         encoding = "ascii"
 
     monkeypatch.setattr("sys.stdout", Out)
-    assert bench._block() == "#"
+    assert bench_report._block() == "#"
     Out.encoding = "utf-8"
-    assert bench._block() == "█"
+    assert bench_report._block() == "█"
 
 
 # --- perf -------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ def test_a_terminal_gets_no_control_characters(
     with terminal(arguments, tmp_path, columns=100) as run:
         assert run.wait() == (0, "")
         shown = r'cgroup_memory_anon_bytes{cgroup="/evil\x1b[2J\x07\x9b1m\x7f\rx"} 4096'
-        assert shown in run.screen.lines, run.screen.lines
+        assert shown in run.screen.shown, run.screen.shown
 
 
 def test_what_is_printed_is_utf_8_anywhere(forest: Path, run_python: RunPython) -> None:
@@ -280,7 +280,7 @@ def test_what_is_no_regular_file_stays(kind: str, tmp_path: Path) -> None:
         os.mkfifo(path)
     else:
         os.mknod(path, stat.S_IFSOCK | 0o600)
-    with pytest.raises(MemcgError, match="it is no regular file"):
+    with pytest.raises(MemcgError, match="it is not a regular file"):
         write(path)
     assert os.listdir(tmp_path) == ["it.prom"] and not path.is_file()
 
@@ -289,7 +289,7 @@ def test_what_is_no_regular_file_stays(kind: str, tmp_path: Path) -> None:
 def test_a_directory_is_no_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MemcgError, match="it is no regular file"):
+    with pytest.raises(MemcgError, match="it is not a regular file"):
         output_file.replace(name, b"new")
     assert os.listdir(tmp_path) == ["folder"] and os.listdir("folder") == []
 
@@ -488,3 +488,8 @@ def test_what_cannot_be_read_leaves_the_old_one(tmp_path: Path, capsys: Captured
 @pytest.mark.parametrize("arguments", [("--format", "json"), ("--output",)])
 def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured) -> None:
     assert "--help" in failed(capsys, 2, "export", *arguments)
+
+
+def test_an_empty_file_name_is_reported_as_such(capsys: Captured) -> None:
+    said = "argument --output: the name of the file is empty (see --help)"
+    assert failed(capsys, 2, "export", "--output", "") == f"pymemcgbpf: {said}\n"

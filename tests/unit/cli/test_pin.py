@@ -185,7 +185,7 @@ def test_unpin_says_what_to_do_with_an_empty_directory(
 
 @pytest.mark.parametrize("room", ["0", "-1", "1" + "0" * 400, "10000000000000"])
 def test_a_room_that_is_none(room: str, capsys: Captured) -> None:
-    assert "is no number of cgroups" in refused(
+    assert "is not a number of cgroups from 1" in refused(
         capsys, 2, "pin", "--tree", "--room", room, "a", "b"
     )
 

@@ -118,7 +118,7 @@ def test_default_is_the_own_cgroup(
     ],
 )
 def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured) -> None:
-    assert "no number of" in failed(capsys, 2, "watch", *arguments)
+    assert "is not a number of" in failed(capsys, 2, "watch", *arguments)
 
 
 def test_what_cannot_be_read_is_a_line_and_a_status(v2: Path, capsys: Captured) -> None:

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Makes the readers that a command's arguments ask for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Optional
+
+from .._items import CATALOGUE, close_names, is_group, item_named
+from ..errors import UnknownItemError
+from . import output
+
+if TYPE_CHECKING:
+    from ..reader import StatsReader, TreeReader
+    from ..snapshot import Snapshot
+
+
+def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[str]]]:
+    """The path and the items among the words; None for what is not there."""
+    if not words:
+        return None, None
+    first = words[0]
+    if (item_named(first) or is_group(first)) and not os.path.isdir(first):
+        return None, list(words)
+    if os.sep not in first and not os.path.lexists(first):
+        from .main import COMMANDS
+
+        like = close_names(first, COMMANDS) or close_names(first, CATALOGUE)
+        hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ""
+        message = f"{first!r} is neither a command, a path nor an item{hint}"
+        if first in COMMANDS:
+            message = f"{first!r} is a command, which must come before all options"
+        raise UnknownItemError(message, item=first, suggestions=like)
+    return first, list(words[1:]) or None
+
+
+def stats_reader(options: argparse.Namespace) -> StatsReader:
+    """A reader of the cgroup that the arguments name; by default of this process's own."""
+    from .._cgroup import directory as _directory
+    from ..reader import StatsReader
+
+    path, items = path_and_items(options.words)
+    return StatsReader(
+        path if path is not None else _directory.own_cgroup(),
+        items,
+        flush=not options.no_flush,
+        backend=options.backend,
+    )
+
+
+def tree_reader(
+    options: argparse.Namespace, default: Optional[Sequence[str]] = None, also: Optional[str] = None
+) -> TreeReader:
+    """A reader of the tree that the arguments name; by default of the whole visible hierarchy.
+
+    Args:
+        options: the command's parsed arguments.
+        default: the items, if the arguments name none.
+        also: an item that is read as well.
+    """
+    from .._cgroup import directory as _directory
+    from ..reader import TreeReader
+
+    path, items = path_and_items(options.words)
+    if path is None:
+        path = _directory.hierarchy_root(_directory.own_cgroup())
+    chosen = items or default
+    if chosen is not None:
+        chosen = [*chosen, *([] if also is None else [also])]
+    return TreeReader(path, chosen, flush=not options.no_flush, backend=options.backend)
+
+
+def warn_if_text(backend: str, reason: str) -> None:
+    """Prints why a command fell back to text; nothing where text was asked for."""
+    if backend == "text" and reason:
+        output.warn(f"read as text instead of through BPF: {reason}")
+
+
+def warn_of_hidden_cgroups(snapshot: Snapshot) -> None:
+    """Prints how many cgroups of a tree are omitted because their paths are unknown."""
+    hidden = sum(row.path is None and not row.gone for row in snapshot)
+    if hidden:
+        output.warn(f"{hidden} cgroups are omitted: their directories are not visible here")
