@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Who reads: memory.stat as it is usually read, and this package in every way that works here.
+"""The ways to read that are compared: memory.stat as text, and this package's own ways.
 
-What they hold is let go of by the stack that they are made with.
+Each function takes a stack, which closes whatever the contestants hold open.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from . import control
 from .rounds import Contestant
 
 SIX = ("anon", "file", "shmem", "file_mapped", "pgfault", "pgmajfault")
-"""Items that every memory.stat has, cgroup v1's too."""
+"""Items that every memory.stat has, also on cgroup v1."""
 
 RAW = "control: kept open, not decoded"
 DECODED = "control: kept open, decoded"
@@ -37,20 +37,20 @@ Items = Optional[tuple[str, ...]]
 
 
 class Absent(NamedTuple):
-    """A way that does not work here, and why."""
+    """A way to read that does not work here, and why."""
 
     way: str
     why: str
 
 
 def six_of(cgroup: Cgroup) -> tuple[str, ...]:
-    """Those of the six that this memory.stat shows: on any real kernel, all."""
+    """The six items, or those of them that this memory.stat has; a real kernel has all."""
     shown = PresentItems(cgroup, False).names(MEMORY_STAT)
     return tuple(name for name in SIX if name in shown)
 
 
 def controls(cgroup: Cgroup, items: Items, stack: ExitStack) -> Iterator[Contestant]:
-    """memory.stat as text: as the patch's first form read it, as the merged one, as most do."""
+    """memory.stat as text: as the patch's first form, its merged form, and most programs read it."""
     file = os.path.join(cgroup.path, MEMORY_STAT)
     names = _by_key(cgroup, items or ())
     shown = names or _by_key(cgroup, PresentItems(cgroup, False).names(MEMORY_STAT))
@@ -58,7 +58,7 @@ def controls(cgroup: Cgroup, items: Items, stack: ExitStack) -> Iterator[Contest
     stack.callback(os.close, fd)
 
     raw, decoded = control.not_decoded(fd), control.kept_open(fd, names)
-    opened = control.opened_anew(file, names)
+    opened = control.opened_each_time(file, names)
 
     def named(values: Values) -> Values:
         return {name: values[key] for key, name in shown.items()}
@@ -76,7 +76,7 @@ def _by_key(cgroup: Cgroup, items: Iterable[str]) -> dict[str, str]:
 def readers(
     cgroup: Cgroup, items: Items, absent: list[Absent], stack: ExitStack
 ) -> Iterator[Contestant]:
-    """StatsReader by each backend and transport, with the flush and without; read_stats()."""
+    """StatsReader with each backend and transport, with and without the flush; read_stats()."""
     path = cgroup.path
     for backend, transport in ways(StatSourceFactory()):
         way = f"{backend}/{transport}"
@@ -109,7 +109,7 @@ def _used(path: str, items: Items) -> str:
 def trees(
     cgroup: Cgroup, items: tuple[str, ...], absent: list[Absent], stack: ExitStack
 ) -> Iterator[Contestant]:
-    """The cgroups that there are, all at once. Times are for each of them."""
+    """All cgroups of the tree at once; times are divided by their number."""
     text = stack.enter_context(TreeReader(cgroup.path, items, backend="text"))
     count = len(text.read())
 
@@ -144,7 +144,7 @@ def _one_tree(way: str, tree: TreeReader, count: int) -> Iterator[Contestant]:
 
 
 def _sums(rows: Collection[Values], names: dict[str, str]) -> Values:
-    """How many cgroups there are, and each item over all of them: key → the item."""
+    """The number of cgroups, and each item's sum; *names* maps the keys of rows to items."""
     sums = {name: sum(row.get(key, 0) for row in rows) for key, name in names.items()}
     return {"cgroups": len(rows), **sums}
 
@@ -152,7 +152,7 @@ def _sums(rows: Collection[Values], names: dict[str, str]) -> Values:
 def ways(
     maker: Union[StatSourceFactory, TreeSourceFactory],
 ) -> Iterator[tuple[_options.Backend, Any]]:
-    """Each backend with each transport, the best first."""
+    """Each backend with each transport, the fastest first."""
     for backend in _options.BACKENDS[:-1]:
         for transport in maker.transports:
             yield backend, transport
@@ -163,13 +163,13 @@ _PAUSE = 0.1  # seconds
 
 
 def compare(contestants: Sequence[Contestant]) -> int:
-    """Holds all values against each other before anything is timed; returns how many.
+    """Compares all contestants' values before anything is timed; returns how many were compared.
 
-    The numbers move meanwhile: each value must once lie between those that the first of the
-    contestants read before and after it.
+    The numbers change meanwhile, so each value must at least once lie between the values that
+    the first contestant reads before and after it.
 
     Raises:
-        StreamError: one never did.
+        StreamError: a value never did.
     """
     comparing = [one for one in contestants if one.values is not None]
     open_: dict[tuple[str, str], str] = {}

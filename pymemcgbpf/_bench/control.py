@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What is done without this package: memory.stat read as text, and decoded in Python."""
+"""The controls, without this package: memory.stat read as text and parsed in Python."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .._items import MEMORY_STAT
 
 Values = dict[str, int]
 
-_WHOLE = 16384  # bytes; no kernel's memory.stat has more
+_WHOLE = 16384  # bytes; no kernel's memory.stat is longer
 
 
 def not_decoded(fd: int) -> Callable[[], bytes]:
-    """A read of an open memory.stat, as the patch's first form was held against."""
+    """Reads an open memory.stat; the patch's first form was compared with this."""
 
     def read() -> bytes:
         return os.pread(fd, _WHOLE, 0)
@@ -24,7 +24,7 @@ def not_decoded(fd: int) -> Callable[[], bytes]:
 
 
 def kept_open(fd: int, keys: Collection[str]) -> Callable[[], Values]:
-    """The same, and decoded: these keys, or (none) all."""
+    """Reads an open memory.stat and parses these keys, or all if there are none."""
 
     def read() -> Values:
         words = os.pread(fd, _WHOLE, 0).decode().split()
@@ -36,8 +36,8 @@ def kept_open(fd: int, keys: Collection[str]) -> Callable[[], Values]:
     return read
 
 
-def opened_anew(path: str, keys: Collection[str]) -> Callable[[], Values]:
-    """memory.stat opened, decoded line by line, and closed, as most programs do it."""
+def opened_each_time(path: str, keys: Collection[str]) -> Callable[[], Values]:
+    """Opens memory.stat, parses it line by line, and closes it, as most programs do."""
     wanted = frozenset(keys)
 
     def read() -> Values:
@@ -53,7 +53,7 @@ def opened_anew(path: str, keys: Collection[str]) -> Callable[[], Values]:
 
 
 def walked(root: str, keys: Collection[str]) -> Callable[[], dict[str, Values]]:
-    """The same of each directory below a root: path → values, but those that go meanwhile."""
+    """The same for each directory of a tree: path → values, without removed cgroups."""
     wanted = frozenset(keys)
 
     def read() -> dict[str, Values]:
@@ -68,7 +68,7 @@ def walked(root: str, keys: Collection[str]) -> Callable[[], dict[str, Values]]:
                             if not wanted or key in wanted:
                                 values[key] = int(value)
                 except OSError:
-                    continue  # it was removed
+                    continue  # the cgroup was removed
                 found[folder] = values
         return found
 

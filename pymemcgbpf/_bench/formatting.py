@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What share of a time the kernel spends on making text, as perf sees it."""
+"""Measures with perf which share of a read the kernel spends on formatting text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 import time
 from typing import Callable, NamedTuple, Optional
 
-# What prints into a seq_file; all that formats is called by one of these.
+# The functions that print into a seq_file; they call everything that formats.
 _PRINTING = {
     "seq_buf_printf",
     "seq_buf_vprintf",
@@ -22,19 +22,19 @@ _PRINTING = {
     "seq_put_decimal_ull_width",
     "vsnprintf",
 }
-_SHOWING = "memory_stat_show"  # what prints memory.stat; without it perf has seen no names
+_SHOWING = "memory_stat_show"  # prints memory.stat; without it in any sample perf saw no symbols
 _SECONDS = "1"
 _PATIENCE = 30.0  # seconds
 _FEWEST = 50  # samples
 
 
 class Formatting(NamedTuple):
-    """What perf saw.
+    """What perf found.
 
     Attributes:
-        share: of the time, from 0 to 1; None where it could not be told.
-        samples: how many there were.
-        why: why it could not be told; "" if it could.
+        share: of the time, from 0 to 1; None if it is unknown.
+        samples: the number of samples.
+        why: why the share is unknown; "" if it is known.
     """
 
     share: Optional[float]
@@ -43,7 +43,7 @@ class Formatting(NamedTuple):
 
 
 def share(read: Callable[[], object]) -> Formatting:
-    """Reads for a second under ``perf record``; never fails."""
+    """Reads for a second under ``perf record``; does not raise if perf fails."""
     perf = shutil.which("perf")
     if perf is None:
         return Formatting(None, why="perf is not installed (Debian: linux-perf)")
@@ -88,8 +88,10 @@ def _sampled(perf: str, data: str, read: Callable[[], object]) -> Formatting:
 
 
 def of_samples(text: str) -> Formatting:
-    """What ``perf script -F ip,sym`` prints: a line for each function of a sample, the innermost
-    first, and empty lines between samples."""
+    """Evaluates the output of ``perf script -F ip,sym``.
+
+    Each sample has a line for each function, the innermost first. Empty lines separate samples.
+    """
     stacks = [
         {line.split()[1] for line in sample.splitlines() if len(line.split()) > 1}
         for sample in text.split("\n\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What the times were taken on."""
+"""Describes the machine that the times were measured on."""
 
 from __future__ import annotations
 

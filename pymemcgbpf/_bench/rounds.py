@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Rounds of batches: who is compared, and how the time is taken."""
+"""Times contestants in turns, in rounds of batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CALIBRATION_NS = 2_000_000
 
 
 class Batch(NamedTuple):
-    """So many reads in a row: how many, and the nanoseconds that all took together."""
+    """Several reads in a row: their number, and the nanoseconds that they took together."""
 
     reads: int
     real: int
@@ -31,8 +31,9 @@ class Contestant:
     Attributes:
         name: its row in the table.
         read: reads once.
-        values: reads once; what is compared before anything is timed, or None.
-        per: what a time is divided by beside the reads: the cgroups of a walk.
+        values: reads once, and returns what is compared before anything is timed; None if
+            nothing is compared.
+        per: the number of cgroups that one read reads; times are divided by it.
         batches: one for each round so far.
     """
 
@@ -44,17 +45,17 @@ class Contestant:
 
     @property
     def reads(self) -> int:
-        """How many in all."""
+        """The number of reads in all batches."""
         return sum(batch.reads for batch in self.batches)
 
     def microseconds(self, what: str) -> float:
-        """µs a read (or a cgroup of it) over all rounds: "real", "user" or "system"."""
+        """The mean time in µs for one cgroup: "real", "user" or "system"."""
         total: int = sum(getattr(batch, what) for batch in self.batches)
         return total / 1000 / self.reads / self.per
 
 
 def timed(read: Callable[[], object], reads: int) -> Batch:
-    """Reads so many times."""
+    """Reads several times, without garbage collection, and measures the time."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -77,12 +78,12 @@ def race(
     reads: Optional[int] = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Lets all read in turns, so that what disturbs the machine disturbs all alike.
+    """Has all contestants read in turns, so that disturbances of the machine affect all alike.
 
     Args:
-        seconds: for each of them, about: one read may take longer.
-        reads: of each of them, instead of the seconds.
-        progress: told what is done, each time.
+        seconds: about how long each contestant reads; a single read may take longer.
+        reads: how often each contestant reads, instead of the seconds.
+        progress: called with what is being done.
     """
     batch = {}
     for one in contestants:
@@ -95,13 +96,13 @@ def race(
             if reads is not None:
                 now = min(now, reads - one.reads)
             elif sum(each.real for each in one.batches) > seconds * 1e9 * (number + 1) / ROUNDS:
-                now = 0  # it is slow, and has had its time already
+                now = 0  # this contestant is slow and has used its time
             if now:
                 one.batches.append(timed(one.read, now))
 
 
 def _batch(read: Callable[[], object], seconds: float) -> int:
-    """How many reads make a round's time."""
+    """The number of reads that take as long as one round should."""
     reads = 1
     while (took := timed(read, reads).real) < _CALIBRATION_NS:
         reads *= 2

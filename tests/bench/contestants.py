@@ -126,7 +126,10 @@ def through_text(
         values = None if read is None else lambda: _by_name(read())
         return Contestant(name, section, batch, values, C_ITERATOR[True])
 
-    keep_open, open_anew = control.kept_open(fd, keys or ()), control.opened_anew(file, keys or ())
+    keep_open, open_anew = (
+        control.kept_open(fd, keys or ()),
+        control.opened_each_time(file, keys or ()),
+    )
     yield contestant(KEPT_OPEN, timed(keep_open), keep_open)
     yield contestant(OPENED_ANEW, timed(open_anew), open_anew)
     program = programs.executable("memory_stat")
