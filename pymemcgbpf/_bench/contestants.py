@@ -50,7 +50,7 @@ def six_of(cgroup: Cgroup) -> tuple[str, ...]:
 
 
 def controls(cgroup: Cgroup, items: Items, stack: ExitStack) -> Iterator[Contestant]:
-    """memory.stat as text: as the patch's first form, its merged form, and most programs read it."""
+    """memory.stat as text: as the patch's two forms and most programs read it."""
     file = os.path.join(cgroup.path, MEMORY_STAT)
     names = _by_key(cgroup, items or ())
     shown = names or _by_key(cgroup, PresentItems(cgroup, False).names(MEMORY_STAT))
