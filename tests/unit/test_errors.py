@@ -48,9 +48,9 @@ def test_no_extra_of_an_error_is_left_out() -> None:
     assert {kind for kind in EXPORTED if "__init__" in vars(kind)} == {MemcgError, *EXTRA}
 
 
-@pytest.mark.parametrize("kind", EXPORTED)
-def test_each_can_be_caught_as_ours_and_as_an_os_error(kind: type[MemcgError]) -> None:
-    assert issubclass(kind, MemcgError) and issubclass(kind, OSError)
+def test_every_error_can_be_caught_as_memcg_error_and_as_os_error() -> None:
+    assert issubclass(MemcgError, OSError)
+    assert [kind for kind in EXPORTED if not issubclass(kind, MemcgError)] == []
 
 
 @pytest.mark.parametrize(
@@ -93,20 +93,18 @@ def test_a_fault_of_the_cgroup_is_none_of_the_backend(kind: type[MemcgError]) ->
     assert not issubclass(kind, errors.BackendUnavailableError)
 
 
-@pytest.mark.parametrize("kind", EXPORTED)
-def test_defaults(kind: type[MemcgError]) -> None:
-    error = kind("what went wrong")
+def test_a_bare_error_has_no_errno_call_or_log() -> None:
+    error = MemcgError("what went wrong")
     assert (error.errno, error.call, error.log) == (None, "", "")
     assert str(error) == "what went wrong"
     assert error.args == ("what went wrong",)
 
 
-@pytest.mark.parametrize("text", ["", "%s {} \\", "two\nlines", "\N{SNOWMAN}", "\udce9"])
-@pytest.mark.parametrize("kind", EXPORTED)
-def test_the_text_is_the_message_alone(kind: type[MemcgError], text: str) -> None:
-    error = kind(text)
-    error.errno = 13
-    assert str(error) == text
+def test_the_text_of_every_error_is_its_message_alone() -> None:
+    for kind in EXPORTED:  # a builtin base could bring a __str__ of its own
+        error = kind("%s {} two\nlines \N{SNOWMAN} \udce9")
+        error.errno = 13
+        assert str(error) == "%s {} two\nlines \N{SNOWMAN} \udce9", kind
 
 
 @pytest.mark.parametrize("number", [None, 1, 2, 13, 4003])
@@ -122,11 +120,10 @@ def test_errno_text_has_the_number(number: int) -> None:
     assert errors.errno_text(number).endswith(f" ({number})")
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("kind", EXPORTED)
-def test_pickling_keeps_everything(kind: type[MemcgError], protocol: int) -> None:
+@pytest.mark.parametrize("kind", [MemcgError, errors.ClosedError, *EXTRA])
+def test_pickling_keeps_everything(kind: type[MemcgError]) -> None:
     error = made(kind, errno=13, call="bpf_object__load", log="line\nline\n")
-    back = pickle.loads(pickle.dumps(error, protocol))
+    back = pickle.loads(pickle.dumps(error))
     assert type(back) is kind
     assert (str(back), back.args) == (str(error), error.args)
     assert (back.errno, back.call, back.log) == (13, "bpf_object__load", "line\nline\n")
@@ -135,7 +132,7 @@ def test_pickling_keeps_everything(kind: type[MemcgError], protocol: int) -> Non
     assert vars(back) == vars(error)
 
 
-@pytest.mark.parametrize("kind", EXPORTED)
+@pytest.mark.parametrize("kind", [MemcgError, *EXTRA])
 def test_copies_keep_everything(kind: type[MemcgError]) -> None:
     error = made(kind, errno=2, call="open")
     for back in (copy.copy(error), copy.deepcopy(error)):

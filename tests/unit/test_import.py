@@ -21,7 +21,6 @@ from .conftest import RunPython
 
 PACKAGE = Path(pymemcgbpf.__file__).resolve().parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-IDS = [str(path.relative_to(PACKAGE)) for path in SOURCES]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
     for path in SOURCES
@@ -252,9 +251,8 @@ def test_only_one_file_knows_ctypes() -> None:
     assert users == {"_bpf.libbpf"}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=IDS)
-def test_only_the_standard_library(path: Path) -> None:
-    for level, name in imports(path):
+def test_only_the_standard_library_is_imported() -> None:
+    for level, name in {each for path in SOURCES for each in imports(path)}:
         top = name.partition(".")[0]
         if level or top in sys.builtin_module_names:
             continue
@@ -319,7 +317,15 @@ def test_imports_have_no_circle() -> None:
         waiting = {name: needs for name, needs in waiting.items() if name not in free}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=IDS)
-def test_a_file_begins_with_its_licence(path: Path) -> None:
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    assert first == "# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only"
+def test_every_file_begins_with_its_licence() -> None:
+    licence = "# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only\n"
+    without = [path for path in SOURCES if not path.read_text(encoding="utf-8").startswith(licence)]
+    assert without == []
+
+
+def test_help_begins_with_use(run_python: RunPython) -> None:
+    code = "import pydoc, pymemcgbpf; print(pydoc.plain(pydoc.render_doc(pymemcgbpf)))"
+    text = run_python("-c", code).stdout
+    at = [text.index(name) for name in ("read_stats", "StatsReader", "TreeReader")]
+    first_error = min(text.index(name) for name in pymemcgbpf.errors.__all__)
+    assert at == sorted(at) and at[-1] < first_error

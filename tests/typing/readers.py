@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Calls of readers. Type checkers must refuse each line with "# error", and accept all others."""
+
+from pathlib import Path
+from typing import Optional
+
+from typing_extensions import assert_type
+
+from pymemcgbpf import Item, Row, Snapshot, StatsReader, TreeReader, list_items, read_stats
+
+PATH = Path("/sys/fs/cgroup/system.slice")
+
+# --- read_stats and list_items
+
+assert_type(read_stats(PATH), dict[str, int])
+assert_type(read_stats("/sys/fs/cgroup", ("anon", "pgscan"), flush=False), dict[str, int])
+read_stats(PATH, 5)  # error
+read_stats(PATH, [b"anon"])  # error
+read_stats(PATH, ["anon"], False)  # error
+read_stats(PATH, backend="core")  # error
+assert_type(list_items(), tuple[Item, ...])
+assert_type(list_items()[0].unit, str)
+
+# --- StatsReader
+
+reader = StatsReader(PATH, ["anon"], backend="core", transport="stream", flush=False)
+assert_type(reader.read(), dict[str, int])
+assert_type(reader.item_names, tuple[str, ...])
+assert_type(reader.fallback_reason, str)
+with StatsReader(str(PATH).encode()) as entered:
+    assert_type(entered, StatsReader)
+StatsReader(PATH, backend="cor")  # error
+StatsReader(PATH, transport="shared")  # error
+StatsReader(PATH, ["anon"], True)  # error
+StatsReader()  # error
+reader.read(copy=False)  # error
+reader.backend = "text"  # error
+
+# --- TreeReader
+
+tree = TreeReader(PATH, order="pre", transport="shared", max_rows=10)
+snapshot = tree.read(copy=False)
+with TreeReader(PATH) as entered_tree:
+    assert_type(entered_tree, TreeReader)
+TreeReader(PATH, order="pree")  # error
+TreeReader(PATH, transport="stream")  # error
+TreeReader(PATH, max_rows="10")  # error
+TreeReader(PATH, max_rows=None)
+
+# --- Snapshot and Row
+
+assert_type(snapshot, Snapshot)
+assert_type(snapshot[0], Row)
+assert_type(snapshot[1:], list[Row])
+assert_type(snapshot.find(PATH), Optional[Row])
+assert_type(snapshot.dicts(), list[dict[str, int]])
+assert_type(snapshot.by_path(), dict[str, Row])
+column: memoryview = snapshot.column("anon")
+total: int = sum(column)
+snapshot.column(0)  # error
+snapshot["anon"]  # error
+for row in snapshot:
+    assert_type(row["anon"], int)
+    assert_type(row.path, Optional[str])
+    assert_type(dict(row), dict[str, int])
+    row["anon"] = 5  # error
+    row.id = 5  # error
