@@ -16,6 +16,7 @@ from .._bench import contestants, formatting, rounds, tables
 from .._bench.machine import this_machine
 from .._bench.tables import Section
 from .._cgroup import directory as _directory
+from .._cgroup import mounts as _mounts
 from ..errors import BpfObjectError, MemcgError
 from . import command
 
@@ -101,7 +102,7 @@ class _Report:
         progress: Callable[[str], None],
     ) -> None:
         if path is None:
-            path = _directory.hierarchy_root(_directory.own_cgroup())
+            path = _mounts.hierarchy_root(_mounts.own_cgroup())
         cgroup = _directory.open_cgroup(path)
         self.absent: list[contestants.Absent] = []
         try:

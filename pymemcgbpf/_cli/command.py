@@ -193,12 +193,12 @@ def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[s
 
 def stats_reader(options: argparse.Namespace) -> StatsReader:
     """A reader of the cgroup that is meant: by default this process's own."""
-    from .._cgroup import directory as _directory
+    from .._cgroup import mounts as _mounts
     from ..reader import StatsReader
 
     path, items = path_and_items(options.words)
     return StatsReader(
-        path if path is not None else _directory.own_cgroup(),
+        path if path is not None else _mounts.own_cgroup(),
         items,
         flush=not options.no_flush,
         backend=options.backend,
@@ -215,12 +215,12 @@ def tree_reader(
         default: the items, if none are named.
         also: one more, if it is not among them.
     """
-    from .._cgroup import directory as _directory
+    from .._cgroup import mounts as _mounts
     from ..reader import TreeReader
 
     path, items = path_and_items(options.words)
     if path is None:
-        path = _directory.hierarchy_root(_directory.own_cgroup())
+        path = _mounts.hierarchy_root(_mounts.own_cgroup())
     chosen = items or default
     if chosen is not None:
         chosen = [*chosen, *([] if also is None else [also])]

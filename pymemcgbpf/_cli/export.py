@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
-from .._cgroup import directory as _directory
+from .._cgroup import mounts as _mounts
 from .._items import BYTES, MICROSECONDS, NUMA_STAT, UNLIMITED, item_named, unknown
 from ..snapshot import ABSENT, Snapshot
 from . import command, output_file
@@ -127,7 +127,7 @@ def _exposition(snapshot: Snapshot, cgroups: Sequence[Optional[str]], form: str)
 def _labels(snapshot: Snapshot, path: str) -> list[Optional[str]]:
     """The label of each row; None for a cgroup that has no path (any more)."""
     root = os.path.realpath(path)
-    above = os.path.relpath(root, _directory.hierarchy_root(root))
+    above = os.path.relpath(root, _mounts.hierarchy_root(root))
     paths = (row.relative_path for row in snapshot)
     return [
         None if path is None else _escaped(utf_8(os.path.normpath(os.path.join("/", above, path))))
