@@ -13,9 +13,11 @@ from typing import Optional
 from . import _fork
 from ._bpf import btf as _btf
 from ._bpf.plan import guessed
+from ._cgroup import diagnosis as _diagnosis
 from ._cgroup import directory as _directory
 from ._cgroup.present_items import PresentItems
 from ._items import CATALOGUE, FILES, MEMORY_STAT, Item, item_named, requested_names, unknown
+from ._lookup import Path
 from ._sources import choose as _choose
 from .errors import BackendUnavailableError, CgroupRemovedError, ClosedError, MemcgError
 from .reader import StatsReader
@@ -27,7 +29,7 @@ _readers_lock = _fork.renewed_lock(__name__, "_readers_lock")
 
 
 def read_stats(
-    cgroup_path: _directory.Path, items: Optional[Iterable[str]] = None, *, flush: bool = True
+    cgroup_path: Path, items: Optional[Iterable[str]] = None, *, flush: bool = True
 ) -> dict[str, int]:
     """One cgroup's memory statistics, now::
 
@@ -113,7 +115,7 @@ def clear_cache() -> None:
     _choose.forget()
 
 
-def list_items(cgroup_path: Optional[_directory.Path] = None) -> tuple[Item, ...]:
+def list_items(cgroup_path: Optional[Path] = None) -> tuple[Item, ...]:
     """The items that this kernel offers, file by file, as the group ``"*"`` has them::
 
         >>> item = list_items()[0]
@@ -134,7 +136,7 @@ def list_items(cgroup_path: Optional[_directory.Path] = None) -> tuple[Item, ...
     """
     with _directory.opened_or_own(cgroup_path) as cgroup:
         shown = PresentItems(cgroup, walks=True)
-        names = _choose.map_os_errors(
+        names = _diagnosis.map_os_errors(
             cgroup, lambda: [name for file in FILES for name in shown.names(file)]
         )
     if cgroup.version == 1:
@@ -143,7 +145,7 @@ def list_items(cgroup_path: Optional[_directory.Path] = None) -> tuple[Item, ...
     return tuple(map(_item, names))
 
 
-def unknown_keys(cgroup_path: Optional[_directory.Path] = None) -> tuple[str, ...]:
+def unknown_keys(cgroup_path: Optional[Path] = None) -> tuple[str, ...]:
     """The keys of this kernel's memory.stat that this version of the package does not know::
 
         >>> unknown_keys()
@@ -159,7 +161,7 @@ def unknown_keys(cgroup_path: Optional[_directory.Path] = None) -> tuple[str, ..
         if cgroup.version == 1:
             return ()
         shown = PresentItems(cgroup, walks=False)
-        printed = _choose.map_os_errors(cgroup, lambda: shown.names(MEMORY_STAT))
+        printed = _diagnosis.map_os_errors(cgroup, lambda: shown.names(MEMORY_STAT))
     return tuple(name for name in printed if name not in CATALOGUE)
 
 

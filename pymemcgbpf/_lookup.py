@@ -1,36 +1,40 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What is at a path. A look that fails for want of memory is an error, and no answer."""
+"""What is at a path. A shortage of memory or descriptors is an error here, not an answer."""
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from typing import Optional
+from typing import Optional, Union
 
-from .errors import is_transient, shortage
+from .errors import raise_if_transient
+
+Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+"""What callers may give as the path of a cgroup or of a pin."""
 
 
 def status(
     path: str, directory: Optional[int] = None, *, follow_symlinks: bool = True
 ) -> Optional[os.stat_result]:
-    """What os.stat() tells of a path, in an open directory if one is given; None where there is
-    nothing to be seen.
+    """The result of os.stat() for a path, which may be relative to an open directory.
+
+    None where nothing is visible at the path.
 
     Raises:
-        MemcgError: there was no memory, or no descriptor, to find it out.
+        MemcgError: the process is short of file descriptors or memory.
     """
     try:
         return os.stat(path, dir_fd=directory, follow_symlinks=follow_symlinks)
-    except ValueError:  # a NUL in it
+    except ValueError:  # the path has a NUL
         return None
     except OSError as error:
-        if is_transient(error):
-            raise shortage(f"{path} cannot be looked at", error, "stat") from error
+        raise_if_transient(error, f"{path} cannot be looked at", "stat")
         return None
 
 
 def exists(path: str, directory: Optional[int] = None) -> bool:
-    """Whether there is something at a path.
+    """Whether something is visible at a path.
 
     Raises:
         MemcgError: as :func:`status`.
@@ -39,7 +43,7 @@ def exists(path: str, directory: Optional[int] = None) -> bool:
 
 
 def identity(path: str) -> Optional[tuple[int, int]]:
-    """The device and inode number that a path leads to now; None where it leads nowhere.
+    """The device and inode number of what is at a path now; None where nothing is.
 
     Raises:
         MemcgError: as :func:`status`.
@@ -59,6 +63,26 @@ def resolved(path: str) -> str:
     try:
         return os.path.realpath(path, strict=True)  # novm: Python 3.10
     except OSError as error:
-        if is_transient(error):
-            raise shortage(f"{path} cannot be looked at", error, "readlink") from error
+        raise_if_transient(error, f"{path} cannot be looked at", "readlink")
         return os.path.realpath(path)
+
+
+def contents(path: str, directory: Optional[int] = None) -> Optional[str]:
+    """The text of a small file of the kernel, without white space around it.
+
+    None where the file cannot be read. The path may be relative to an open directory.
+
+    Raises:
+        MemcgError: as :func:`status`.
+    """
+    opener = None if directory is None else functools.partial(os.open, dir_fd=directory)
+    try:
+        # Names of cgroups and mounts may contain any bytes, so they need not be UTF-8, and "\r"
+        # does not end a line.
+        with open(
+            path, encoding="utf-8", errors="surrogateescape", newline="\n", opener=opener
+        ) as file:
+            return file.read().strip()
+    except OSError as error:
+        raise_if_transient(error, f"{path} cannot be read", "open")
+        return None

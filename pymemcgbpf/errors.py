@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What can go wrong, as exceptions that a caller can act on.
+"""The exceptions that this package raises.
 
-Every one is a :class:`MemcgError`, and so an :class:`OSError`: ``errno`` is the
-kernel's number where there is one (else ``None``), ``call`` the function that
-failed, ``log`` what libbpf and the verifier said.
+Every exception is a :class:`MemcgError`, which is an :class:`OSError`. Its ``errno`` is the
+kernel's error number or ``None``, its ``call`` is the function that failed, and its ``log`` has the
+messages of libbpf and of the verifier.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ __all__ = [
 
 
 class MemcgError(OSError):
-    """Base of all errors of this package.
+    """Base class of all errors of this package.
+
+    The message is one sentence that says what is wrong and, where possible, what to do about it.
 
     Attributes:
         errno: the kernel's error number, or ``None``.
-        call: the function that failed ("bpf_object__load"), or ``""``.
-        log: libbpf's messages and the verifier's log, or ``""``.
+        call: the function that failed (``"bpf_object__load"``), or ``""``.
+        log: the messages of libbpf and of the kernel's verifier, or ``""``.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ def _rebuild(
 
 
 def errno_text(number: int) -> str:
-    """The system's words for an error number, with its number: "Operation not permitted (1)"."""
+    """The system's text for an error number, and the number: "Operation not permitted (1)"."""
     return f"{os.strerror(number)} ({number})"
 
 
@@ -87,18 +89,30 @@ TRANSIENT_ERRNOS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EA
 
 
 def is_transient(error: OSError) -> bool:
-    """Whether a call failed for want of descriptors or memory, or because a signal was pending.
+    """Whether a call failed for lack of descriptors or memory, or because a signal was pending.
 
-    Such a failure says nothing of what the kernel can do, or of what is at a path.
+    Such a failure says nothing about what the kernel can do, or about what is at a path.
     """
     return error.errno in TRANSIENT_ERRNOS
 
 
 def shortage(what: str, error: OSError, call: str) -> MemcgError:
-    """The error for something that failed for such a reason: "… cannot be opened"."""
+    """The error for a transient failure.
+
+    Args:
+        what: the beginning of the message: "… cannot be opened".
+        error: the failure.
+        call: the function that failed.
+    """
     if isinstance(error, MemcgError):
         return error
     return MemcgError(f"{what}: {errno_text(error.errno or 0)}", errno=error.errno, call=call)
+
+
+def raise_if_transient(error: OSError, what: str, call: str) -> None:
+    """Raises :func:`shortage` for a transient failure; does nothing for any other."""
+    if is_transient(error):
+        raise shortage(what, error, call) from error
 
 
 class CgroupNotFoundError(MemcgError, FileNotFoundError):
@@ -110,23 +124,27 @@ class NotACgroupError(MemcgError, NotADirectoryError):
 
 
 class CgroupPermissionError(MemcgError, PermissionError):
-    """The cgroup's directory or files may not be read by this user."""
+    """This user may not read the cgroup's directory or files."""
 
 
 class MemoryControllerError(MemcgError):
-    """The cgroup exists, but the memory controller is not enabled for it."""
+    """The cgroup exists, but the memory controller is not enabled for it.
+
+    On cgroup v2, the message names the ``cgroup.subtree_control`` file to write to. Otherwise it
+    says where the memory controller's hierarchy is mounted, if it is.
+    """
 
 
 class CgroupRemovedError(MemcgError):
-    """The cgroup was removed after its reader was made, or while it was being made."""
+    """The cgroup was removed after its reader was created, or while it was being created."""
 
 
 class UnknownItemError(MemcgError, ValueError):
     """Neither this package nor the running kernel knows an item of this name.
 
     Attributes:
-        item: the name asked for.
-        suggestions: the names most like it, best first.
+        item: the name that was asked for.
+        suggestions: similar names, the most similar first.
     """
 
     def __init__(self, message: str, *, item: str = "", suggestions: Sequence[str] = ()) -> None:
@@ -136,7 +154,7 @@ class UnknownItemError(MemcgError, ValueError):
 
 
 class ItemUnavailableError(MemcgError, LookupError):
-    """A known item that this kernel (or this cgroup, or the chosen backend) does not have.
+    """The item is known, but this kernel, this cgroup or the chosen backend does not have it.
 
     Attributes:
         item_names: the names of the unavailable items.
@@ -148,7 +166,11 @@ class ItemUnavailableError(MemcgError, LookupError):
 
 
 class BackendUnavailableError(MemcgError):
-    """The backend asked for cannot serve here; the base of the reasons why."""
+    """The backend or transport that was asked for does not work here.
+
+    The subclasses say why. With ``backend="auto"`` and ``transport="auto"``, readers do not raise
+    it: they use text.
+    """
 
 
 class LibbpfNotFoundError(BackendUnavailableError):
@@ -156,36 +178,36 @@ class LibbpfNotFoundError(BackendUnavailableError):
 
 
 class LibbpfTooOldError(BackendUnavailableError):
-    """The installed libbpf lacks a function that is needed."""
+    """The installed libbpf lacks a function that this package needs."""
 
 
 class BtfNotFoundError(BackendUnavailableError):
-    """The kernel gives no type information (/sys/kernel/btf/vmlinux)."""
+    """The kernel provides no type information (``/sys/kernel/btf/vmlinux``)."""
 
 
 class BpfPermissionError(BackendUnavailableError, PermissionError):
-    """The process may not load BPF programs."""
+    """The process may not load BPF programs, or has lost the privileges to read on."""
 
 
 class BpfObjectError(BackendUnavailableError):
-    """The package's BPF object is missing, damaged or not accepted by libbpf."""
+    """The package's BPF object is missing or damaged, or libbpf does not accept it."""
 
 
 class VerifierError(BackendUnavailableError):
-    """The kernel's verifier refused the program; ``log`` has all it said."""
+    """The kernel's verifier refused the program; ``log`` has its full output."""
 
 
 class StreamError(MemcgError):
-    """What was read is not what its header promises; or no statistics of this package at all."""
+    """The data read is not what was expected, or does not come from this package."""
 
 
 class TreeTooLargeError(MemcgError):
-    """There are more cgroups than the ``max_rows`` that a TreeReader was given, or than a pin
-    can write.
+    """A tree has more cgroups than a TreeReader's ``max_rows``, or than a pin can write.
 
     Attributes:
-        rows: how many there were; of a pin, how many there is room for.
-        max_rows: the most that there may be.
+        rows: the number of cgroups that a TreeReader found; for a pin, the number that it can
+            write.
+        max_rows: the largest number allowed.
     """
 
     def __init__(self, message: str, *, rows: int = 0, max_rows: int = 0) -> None:
@@ -195,21 +217,28 @@ class TreeTooLargeError(MemcgError):
 
 
 class PinPathError(MemcgError, ValueError):
-    """No pin can be at this path: it is not on a bpffs, or has a dot in its name, or lies in the
-    directory of a pinned tree."""
+    """A pin cannot be at this path.
+
+    The path is not on a bpffs (pins can only be created there), a name in it has a dot, it is a
+    symbolic link, it lies in the directory of a pinned tree, or other users could replace what is
+    created there.
+    """
 
 
 class PinExistsError(MemcgError, FileExistsError):
-    """There is something at the path already; nothing is overwritten."""
+    """Something is at the path already; nothing is overwritten."""
 
 
 class PinNotFoundError(MemcgError, FileNotFoundError):
-    """There is no pin at the path: it was removed, or never made."""
+    """There is no pin at the path: it was removed, or never created."""
 
 
 class PinPermissionError(MemcgError, PermissionError):
-    """This user may not read the pin, or not make or remove it."""
+    """This user may not read the pin, or not create or remove it."""
 
 
 class ClosedError(MemcgError, ValueError):
-    """The reader was used after ``close()``, or a snapshot's view after it was overwritten."""
+    """The reader was used after ``close()``, or a view (``read(copy=False)``) after it expired.
+
+    A view expires with the next read of its reader, and in a forked child.
+    """

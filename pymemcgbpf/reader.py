@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Optional, SupportsIndex, TypeVar
 
-from . import _fork, _options, _wire
+from . import _fork, _lookup, _options, _wire
+from ._cgroup import diagnosis as _diagnosis
 from ._cgroup import directory as _directory
 from ._cgroup import paths as _paths
 from ._items import requested_names
@@ -40,7 +41,7 @@ class _Reader(Generic[_Source]):
 
     def __init__(
         self,
-        cgroup_path: _directory.Path,
+        cgroup_path: _lookup.Path,
         request: _options.Request,
         factory: _choose.SourceFactory[_Source],
     ) -> None:
@@ -74,7 +75,7 @@ class _Reader(Generic[_Source]):
 
     def _is_at(self, path: str) -> bool:
         """Whether a path leads to this very cgroup."""
-        return _directory.identity(path) == self._identity
+        return _lookup.identity(path) == self._identity
 
     @property
     def item_names(self) -> tuple[str, ...]:
@@ -161,7 +162,7 @@ class _Reader(Generic[_Source]):
                 errno=errno.EBADF,
                 call="read",
             ) from error
-        _choose.raise_mapped(self._path, self._identity, error)
+        _diagnosis.raise_mapped(self._path, self._identity, error)
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"this reader of {self._path} is closed")
@@ -228,7 +229,7 @@ class StatsReader(_Reader[StatSource]):
 
     def __init__(
         self,
-        cgroup_path: _directory.Path,
+        cgroup_path: _lookup.Path,
         items: Optional[Iterable[str]] = None,
         *,
         flush: bool = True,
@@ -278,16 +279,14 @@ class StatsReader(_Reader[StatSource]):
         try:
             cgroup = _directory.open_cgroup(self._whole_path)
         except CgroupNotFoundError as error:
-            if not _directory.exists(
-                os.path.join(os.path.dirname(self._whole_path), "cgroup.procs")
-            ):
+            if not _lookup.exists(os.path.join(os.path.dirname(self._whole_path), "cgroup.procs")):
                 raise CgroupPermissionError(
                     f"{self._whole_path} is out of this process's sight"
                 ) from error
-            raise _directory.why_unreadable(self._whole_path, self._identity) from error
+            raise _diagnosis.why_unreadable(self._whole_path, self._identity) from error
         try:
             if cgroup.identity != self._identity:
-                raise _directory.why_unreadable(self._whole_path, self._identity)
+                raise _diagnosis.why_unreadable(self._whole_path, self._identity)
             return _choose.choose(cgroup, request, self._factory)
         finally:
             cgroup.close()
@@ -329,7 +328,7 @@ class TreeReader(_Reader[TreeSource]):
 
     def __init__(
         self,
-        cgroup_path: _directory.Path,
+        cgroup_path: _lookup.Path,
         items: Optional[Iterable[str]] = None,
         *,
         order: _options.Order = "pre",

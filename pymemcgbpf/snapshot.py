@@ -12,8 +12,8 @@ from . import _wire
 from .errors import ClosedError
 
 if TYPE_CHECKING:
-    from ._cgroup.directory import Path
     from ._cgroup.paths import Paths, PathsOfId
+    from ._lookup import Path
 
 __all__ = ["ABSENT", "Row", "Snapshot"]
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Callable, NamedTuple, Optional
 
 from .._cgroup import directory as _directory
+from .._cgroup import mounts as _mounts
 from . import contestants, formatting, rounds
 from .machine import this_machine
 from .rounds import Contestant
@@ -86,7 +87,7 @@ def run(
         OSError: its text can no longer be read.
     """
     if path is None:
-        path = _directory.hierarchy_root(_directory.own_cgroup())
+        path = _mounts.hierarchy_root(_mounts.own_cgroup())
     cgroup = _directory.open_cgroup(path)
     absent: list[contestants.Absent] = []
     try:

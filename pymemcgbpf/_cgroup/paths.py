@@ -53,16 +53,6 @@ class Paths:
             return os.path.normpath(os.path.join(os.path.realpath(self.root), relative))
         return f"{self._prefix}{relative}"
 
-    def relative(
-        self,
-        cgroup_id: int,
-        parent_of: Callable[[int], Optional[int]],
-        seen_ns: int,
-        ids: Collection[int],
-    ) -> Optional[str]:
-        """A cgroup's path now, if it is to be found: as :meth:`look_up`."""
-        return self.look_up(cgroup_id, parent_of, seen_ns, ids)[0]
-
     def look_up(
         self,
         cgroup_id: int,

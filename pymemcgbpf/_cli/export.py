@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
-from .._cgroup import directory as _directory
+from .._cgroup import mounts as _mounts
 from .._items import BYTES, MICROSECONDS, NUMA_STAT, UNLIMITED, item_named, unknown
 from ..snapshot import ABSENT, Snapshot
 from . import command, output_file, parsers, readers
@@ -138,7 +138,7 @@ def _exposition(snapshot: Snapshot, cgroups: Sequence[Optional[str]], form: str)
 def _labels(snapshot: Snapshot, path: str) -> list[Optional[str]]:
     """The label of each row; None for a cgroup without a path, such as a removed one."""
     root = os.path.realpath(path)
-    above = os.path.relpath(root, _directory.hierarchy_root(root))
+    above = os.path.relpath(root, _mounts.hierarchy_root(root))
     paths = (row.relative_path for row in snapshot)
     return [
         None if path is None else _escaped(utf_8(os.path.normpath(os.path.join("/", above, path))))

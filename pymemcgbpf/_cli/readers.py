@@ -38,12 +38,12 @@ def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[s
 
 def stats_reader(options: argparse.Namespace) -> StatsReader:
     """A reader of the cgroup that the arguments name; by default of this process's own."""
-    from .._cgroup import directory as _directory
+    from .._cgroup import mounts as _mounts
     from ..reader import StatsReader
 
     path, items = path_and_items(options.words)
     return StatsReader(
-        path if path is not None else _directory.own_cgroup(),
+        path if path is not None else _mounts.own_cgroup(),
         items,
         flush=not options.no_flush,
         backend=options.backend,
@@ -60,12 +60,12 @@ def tree_reader(
         default: the items, if the arguments name none.
         also: an item that is read as well.
     """
-    from .._cgroup import directory as _directory
+    from .._cgroup import mounts as _mounts
     from ..reader import TreeReader
 
     path, items = path_and_items(options.words)
     if path is None:
-        path = _directory.hierarchy_root(_directory.own_cgroup())
+        path = _mounts.hierarchy_root(_mounts.own_cgroup())
     chosen = items or default
     if chosen is not None:
         chosen = [*chosen, *([] if also is None else [also])]

@@ -10,9 +10,10 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from typing import Callable, NamedTuple, Optional, Union
+from typing import Callable, NamedTuple, Optional
 
 from .._descriptors import Owned, opened_at
+from .._lookup import Path as Path
 from .._lookup import status
 from ..errors import (
     MemcgError,
@@ -23,8 +24,6 @@ from ..errors import (
     is_transient,
     shortage,
 )
-
-Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
 DIRECTORY_MODE = 0o755
 NOT_ALLOWED = (errno.EPERM, errno.EACCES, errno.EROFS)

@@ -15,8 +15,10 @@ from .._bpf import btf as _btf
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.plan import ReadPlan
+from .._cgroup import diagnosis as _diagnosis
 from .._cgroup import directory as _directory
 from .._cgroup.directory import Cgroup
+from .._lookup import Path
 from .._sources import choose as _choose
 from .._sources import flush as _flush
 from .._sources import one_bpf as _one_bpf
@@ -34,8 +36,8 @@ from . import read as _read
 
 
 def pin(
-    cgroup_path: _directory.Path,
-    pin_path: _bpffs.Path,
+    cgroup_path: Path,
+    pin_path: Path,
     items: Optional[Iterable[str]] = None,
     *,
     order: _options.Order = "self",
@@ -102,8 +104,8 @@ def pin(
 
 
 def pin_tree(
-    cgroup_path: _directory.Path,
-    directory: _bpffs.Path,
+    cgroup_path: Path,
+    directory: Path,
     items: Optional[Iterable[str]] = None,
     *,
     flush: bool = True,
@@ -300,7 +302,7 @@ class PinSource:
                 lacking = {name for name in lacking if not _tree_bpf.is_optional(name, on_root)}
             absent |= lacking
         elif self._walk.order != "children":
-            raise _directory.why_unreadable(self._cgroup.path, self._cgroup.identity)
+            raise _diagnosis.why_unreadable(self._cgroup.path, self._cgroup.identity)
         return absent
 
     def pin(self, place: _bpffs.Place, mode: int, made: _bpffs.PinTransaction) -> None:

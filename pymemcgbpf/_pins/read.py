@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Callable, NamedTuple, NoReturn, Optional, TypeVar, Union
 
 from .. import _items, _options, _wire
-from .._cgroup import directory as _directory
+from .._cgroup import mounts as _mounts
 from .._cgroup import paths as _paths
 from .._descriptors import Owned, opened_at
 from ..errors import (
@@ -267,7 +267,7 @@ class PinnedReader:
         root_id = struct.unpack_from("=Q", rows, at)[0] if rows else 0
         paths = self._paths
         if paths is None or paths.root_id != root_id:
-            paths = self._paths = _paths.PathsOfId(root_id, _directory.find_cgroup)
+            paths = self._paths = _paths.PathsOfId(root_id, _mounts.find_cgroup)
         return paths
 
     def __enter__(self: _Self) -> _Self:

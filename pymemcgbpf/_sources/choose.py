@@ -4,23 +4,21 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Sequence
-from typing import Callable, Generic, NamedTuple, NoReturn, Optional, Protocol, TypeVar
+from typing import Callable, Generic, NamedTuple, Optional, Protocol, TypeVar
 
 from .. import _items
 from .._bpf import btf as _btf
 from .._bpf import counter_slots as _counter_slots
 from .._bpf import plan as _plan
 from .._bpf.plan import ReadPlan, Terms
-from .._cgroup import directory as _directory
+from .._cgroup.diagnosis import map_os_errors
 from .._cgroup.directory import Cgroup
 from .._cgroup.present_items import PresentItems
 from .._items import CATALOGUE, CURRENT, MEMORY_STAT, NodeCounter, close_names
 from .._options import AUTO, BACKENDS, Request, check
 from ..errors import (
     BackendUnavailableError,
-    BpfPermissionError,
     CgroupNotFoundError,
     CgroupPermissionError,
     CgroupRemovedError,
@@ -30,7 +28,6 @@ from ..errors import (
     NotACgroupError,
     TreeTooLargeError,
     UnknownItemError,
-    errno_text,
     is_transient,
 )
 from . import one_bpf as _one_bpf
@@ -101,7 +98,7 @@ def choose(cgroup: Cgroup, request: Request, factory: SourceFactory[_Source]) ->
     Raises:
         ValueError: no such backend or transport.
         BackendUnavailableError: the one asked for cannot serve here.
-        UnknownItemError, ItemUnavailableError, and what _cgroup.directory raises.
+        UnknownItemError, ItemUnavailableError, and what _cgroup.diagnosis raises.
     """
     _check_request(request, factory.transports)
     shown = PresentItems(cgroup, factory.walks)
@@ -145,20 +142,6 @@ FATAL_ERRORS = (
     TreeTooLargeError,
 )
 
-_Result = TypeVar("_Result")
-
-
-def map_os_errors(cgroup: Cgroup, make: Callable[[], _Result]) -> _Result:
-    """What *make* returns; its plain OSErrors as errors of ours."""
-    try:
-        return make()
-    except ItemUnavailableError as error:
-        if cgroup.has_lost_files:
-            raise _directory.why_unreadable(cgroup.path, cgroup.identity) from error
-        raise
-    except OSError as error:
-        raise_mapped(cgroup.path, cgroup.identity, error)
-
 
 def _check_known(names: Optional[tuple[str, ...]], shown: PresentItems) -> None:
     """Raises where nobody knows a name: neither the catalogue, nor the kernel's files."""
@@ -180,39 +163,6 @@ def _check_known(names: Optional[tuple[str, ...]], shown: PresentItems) -> None:
 def _unavailable(missing: Sequence[str], where: str) -> ItemUnavailableError:
     listed = ", ".join(map(repr, missing))
     return ItemUnavailableError(f"{where} does not have {listed}", item_names=missing)
-
-
-def raise_mapped(path: str, identity: _directory.Identity, error: OSError) -> NoReturn:
-    """Raises what a failure to open or read something of a cgroup's means."""
-    clear = read_error(path, identity, error)
-    try:
-        if clear is error:
-            raise error
-        raise clear from error
-    finally:
-        # Else an error, its traceback and so this frame would hold each other, and the source.
-        del clear, error
-
-
-_CALLS_OF_A_READ = ("bpf_iter_create", "bpf_prog_test_run_opts")
-
-
-def read_error(path: str, identity: _directory.Identity, error: OSError) -> MemcgError:
-    """What a failure to open or read something of a cgroup's means."""
-    if isinstance(error, MemcgError):
-        if error.call in _CALLS_OF_A_READ and error.errno == errno.EPERM:
-            return BpfPermissionError(
-                f"the kernel no longer lets this process read {path} through BPF: {error}",
-                errno=error.errno,
-                call=error.call,
-            )
-        return error
-    if error.errno in (errno.ENOENT, errno.ENODEV):
-        return _directory.why_unreadable(path, identity)
-    message = f"{path} cannot be read: {errno_text(error.errno or 0)}"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return CgroupPermissionError(message, errno=error.errno, call="read")
-    return MemcgError(message, errno=error.errno, call="read")
 
 
 _WHY_UNPROVED = (

@@ -11,6 +11,7 @@ from .._bpf import btf as _btf
 from .._bpf import program as _program
 from .._cgroup import directory as _directory
 from .._cgroup import files as _files
+from .._cgroup import mounts as _mounts
 from .._cgroup.directory import Cgroup
 from .._items import MEMORY_STAT
 from ..errors import is_transient
@@ -107,7 +108,7 @@ def cheapest_file(cgroup: Cgroup) -> str:
 
 def ancestors(cgroup: Cgroup) -> Flush:
     """Flushes all that are above a cgroup, and itself."""
-    top = _directory.open_cgroup(_directory.hierarchy_root(cgroup.path))
+    top = _directory.open_cgroup(_mounts.hierarchy_root(cgroup.path))
     try:
         return by_file(top)
     finally:

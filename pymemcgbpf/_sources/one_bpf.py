@@ -15,7 +15,7 @@ from .._bpf import program as _program
 from .._bpf import reload as _reload
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.plan import ReadPlan
-from .._cgroup import directory as _directory
+from .._cgroup import diagnosis as _diagnosis
 from .._cgroup.directory import Cgroup
 from .._items import MEMORY_STAT
 from ..errors import BpfPermissionError, MemcgError, StreamError
@@ -89,7 +89,7 @@ class StreamSource:
             return another_reader_s()
         if rows:
             return StreamError(f"{len(rows)} rows of {len(data)} bytes instead of one")
-        return _directory.why_unreadable(self._path, self._identity)
+        return _diagnosis.why_unreadable(self._path, self._identity)
 
     def close(self) -> None:
         """Detaches the link. Twice is fine."""
@@ -135,9 +135,9 @@ class RunSource:
             if status == _wire.OTHER:
                 raise another_reader_s()
             if status == _wire.GONE:
-                raise _directory.why_not_found(self._path, self._identity)
+                raise _diagnosis.why_not_found(self._path, self._identity)
             if status != _wire.BUSY:
-                raise _directory.why_unreadable(self._path, self._identity)
+                raise _diagnosis.why_unreadable(self._path, self._identity)
             time.sleep(BUSY_SECONDS)
 
     def probe_missing(self) -> set[str]:
@@ -211,7 +211,7 @@ def attach(program: _program.Program, cgroup: Cgroup, order: int) -> _program.Li
         return program.attach(cgroup.fd, order)
     except MemcgError as error:
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.EBADF):
-            raise _directory.why_unreadable(cgroup.path, cgroup.identity) from error
+            raise _diagnosis.why_unreadable(cgroup.path, cgroup.identity) from error
         if error.errno in (errno.EPERM, errno.EACCES):
             raise BpfPermissionError(
                 f"the kernel does not let this process attach a BPF iterator: {error}",

@@ -15,6 +15,7 @@ from .._bpf import program as _program
 from .._bpf.plan import PointerPath, ReadPlan, Term, Terms, guessed, unit_of
 from .._cgroup import directory as _directory
 from .._cgroup import files as _files
+from .._cgroup import mounts as _mounts
 from .._cgroup.directory import Cgroup
 from .._items import MEMORY_STAT, Counters
 from ..errors import BackendUnavailableError, MemcgError, is_transient
@@ -139,7 +140,7 @@ def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_counte
     """The order as far as it is proved by the topmost cgroup that is visible, where the
     fewest counters are 0."""
     try:
-        top = _directory.open_cgroup(_directory.hierarchy_root(cgroup.path))
+        top = _directory.open_cgroup(_mounts.hierarchy_root(cgroup.path))
     except MemcgError as error:
         if is_transient(error):
             raise

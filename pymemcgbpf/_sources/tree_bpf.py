@@ -14,7 +14,7 @@ from .._bpf import btf as _btf
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.plan import ReadPlan
-from .._cgroup import directory as _directory
+from .._cgroup import diagnosis as _diagnosis
 from .._cgroup import files as _files
 from .._cgroup.directory import Cgroup
 from ..errors import MemcgError, TreeTooLargeError
@@ -99,7 +99,7 @@ class RunWalker:
             if status == _wire.DONE:
                 return int(count)
             if status == _wire.GONE:
-                raise _directory.why_not_found(self._path, self._identity)
+                raise _diagnosis.why_not_found(self._path, self._identity)
             if status == _wire.OTHER:
                 raise _one_bpf.another_reader_s()
             if status != _wire.BUSY:
@@ -216,7 +216,7 @@ class MapSource:
             at = count - 1 if self._tree.order == "post" else 0
             if _wire.cgroup_id(memory, at * self._plan.row_size) == self._root.id:
                 return
-        raise _directory.why_unreadable(self._root.path, self._root.identity)
+        raise _diagnosis.why_unreadable(self._root.path, self._root.identity)
 
     @property
     def is_lost(self) -> bool:

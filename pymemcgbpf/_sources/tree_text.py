@@ -11,13 +11,14 @@ import struct
 from collections.abc import Iterator
 from typing import Callable, NamedTuple, Optional, Union
 
-from .. import _wire
+from .. import _lookup, _wire
+from .._cgroup import diagnosis as _diagnosis
 from .._cgroup import directory as _directory
 from .._cgroup import files as _files
 from .._cgroup.directory import Cgroup
 from .._descriptors import Owned, opened_at
 from .._items import MEMORY_STAT, ON_ROOT, PRESSURE, file_of
-from ..errors import CgroupPermissionError, errno_text, is_transient
+from ..errors import MemcgError, is_transient
 
 # A directory of cgroupfs has so many links, and one more for each directory in it.
 _NO_DIRECTORY_BELOW = 2
@@ -129,9 +130,9 @@ class TextTreeSource:
             if row is not None:
                 rows.append(row)
             elif place is self._start:
-                raise _directory.why_unreadable(self._root.path, self._root.identity)
+                raise _diagnosis.why_unreadable(self._root.path, self._root.identity)
         if not rows and self._root.has_lost_files:
-            raise _directory.why_unreadable(self._root.path, self._root.identity)
+            raise _diagnosis.why_unreadable(self._root.path, self._root.identity)
         self._check_cap(len(rows), self._root.path)
         return Rows(b"".join(rows), len(rows))
 
@@ -230,13 +231,9 @@ class TextTreeSource:
         finally:
             directory.close()
 
-    def _forbidden(self, place: _Place, error: PermissionError) -> CgroupPermissionError:
+    def _forbidden(self, place: _Place, error: PermissionError) -> MemcgError:
         path = os.path.normpath(os.path.join(self._root.path, place.path))
-        return CgroupPermissionError(
-            f"{path} cannot be read: {errno_text(error.errno or 0)}",
-            errno=error.errno,
-            call="open",
-        )
+        return _diagnosis.cannot_be_read(path, error, "open")
 
     # --- what -------------------------------------------------------------------------
 
@@ -265,7 +262,7 @@ class TextTreeSource:
 
     @staticmethod
     def _is_gone(fd: int) -> bool:
-        return not _directory.exists(MEMORY_STAT, fd)
+        return not _lookup.exists(MEMORY_STAT, fd)
 
 
 # Characters that the kernel takes at once in any case: PATH_MAX is 4096 bytes.

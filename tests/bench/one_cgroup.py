@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pymemcgbpf
-from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._cgroup import mounts as _mounts
 from tests.kernel.cgroups import busy_cgroup
 from tests.kernel.surroundings import VERSION
 
@@ -19,7 +19,7 @@ from .names import BARE, C_ITERATOR, ITEMS, ONE, READER
 
 def one_cgroup(programs: Programs, reads: int, rounds: int) -> tuple[list[table.Result], list[str]]:
     """Times all that read one cgroup; their results, and lines about them."""
-    top = _directory.hierarchy_root(_directory.own_cgroup())
+    top = _mounts.hierarchy_root(_mounts.own_cgroup())
     with ExitStack() as stack:
         path, _ = stack.enter_context(busy_cgroup(Path(top)))
         entrants = _entrants(path, programs, stack)

@@ -162,7 +162,7 @@ def test_a_path_made_anew_is_another_cgroup(way: Way) -> None:
         old = reader.cgroup_id
         remove(path)
         path.mkdir()
-        with pytest.raises(CgroupRemovedError, match="another one has its path now"):
+        with pytest.raises(CgroupRemovedError, match="another cgroup has its path now"):
             reader.read()
         reader.close()
         with way.stats(path, ITEMS) as new:

@@ -306,7 +306,7 @@ def test_a_removed_root_is_a_clear_error(tree_way: Way) -> None:
                 with pytest.raises(CgroupRemovedError, match="was removed"):
                     tree.read()
             path.mkdir()
-            with pytest.raises(CgroupRemovedError, match="another one has its path now"):
+            with pytest.raises(CgroupRemovedError, match="another cgroup has its path now"):
                 tree.read()
 
 

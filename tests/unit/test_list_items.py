@@ -10,7 +10,7 @@ import pytest
 import pymemcgbpf
 from pymemcgbpf import BtfNotFoundError, CgroupNotFoundError, Item, MemcgError, NotACgroupError
 from pymemcgbpf._bpf import btf as _btf
-from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._items import CATALOGUE, CURRENT
 
 from .directories import make_v1, make_v2
@@ -91,7 +91,7 @@ def test_the_process_s_own_cgroup_or_the_nearest_with_statistics(
     top = make_v2(tmp_path / "top", stat="anon 1\n")
     below = make_v2(top / "a", stat=None, current=None)
     below = make_v2(below / "b", stat=None, current=None)
-    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(below))
+    monkeypatch.setattr(_mounts, "own_cgroup", lambda: str(below))
     assert [item.name for item in pymemcgbpf.list_items()] == ["anon", CURRENT]
     assert pymemcgbpf.unknown_keys() == ()
     (below / "memory.stat").write_text("file 1\n")
@@ -107,7 +107,7 @@ def test_errors_of_the_path(
         function(tmp_path / "none")
     with pytest.raises(NotACgroupError):
         function(tmp_path)
-    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(tmp_path))
+    monkeypatch.setattr(_mounts, "own_cgroup", lambda: str(tmp_path))
     with pytest.raises(NotACgroupError):
         function()
 

@@ -296,7 +296,7 @@ def test_rights_lost_with_the_cgroup(core: Sources, v2: Path) -> None:
         core.made[0].error = REFUSALS[0]
         v2.rename(v2.with_name("elsewhere"))
         make_v2(v2)
-        with pytest.raises(CgroupRemovedError, match="another one has its path now"):
+        with pytest.raises(CgroupRemovedError, match="another cgroup has its path now"):
             reader.read()
         shutil.rmtree(v2)
         with pytest.raises(CgroupRemovedError):

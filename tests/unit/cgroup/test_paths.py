@@ -104,7 +104,7 @@ class Walk:
     ) -> Optional[str]:
         """A cgroup's path, as a snapshot asks for it."""
         kept = self.parents.keys() if ids is None else ids
-        return paths.relative(cgroup_id, self.parents.get, self.seen_ns, kept)
+        return paths.look_up(cgroup_id, self.parents.get, self.seen_ns, kept)[0]
 
     def all(self, paths: Paths) -> dict[int, Optional[str]]:
         return {cgroup_id: self.relative(paths, cgroup_id) for cgroup_id in self.paths}
@@ -413,7 +413,7 @@ def test_ancestors(up: dict[int, Path], system: System) -> None:
     ids = list(up)
     parents = dict(zip(ids, [*ids[1:], 0]))
     paths = paths_of(leaf)
-    found = [paths.relative(each, parents.get, 1, parents.keys()) for each in ids]
+    found = [paths.look_up(each, parents.get, 1, parents.keys())[0] for each in ids]
     assert found == [".", "..", "../..", "../../..", "../../../.."]
     assert [paths.absolute(each or "?") for each in found] == [str(leaf), *map(str, above)]
     assert above[-1] == Path(system.top)
@@ -426,14 +426,14 @@ def test_ancestors_of_a_root_reached_over_a_link_are_the_real_ones(
     link = root / "link"
     link.symlink_to(leaf)
     paths = paths_of(link)
-    relative = paths.relative(id_of(above[0]), nobody, 1, up.keys())
+    relative = paths.look_up(id_of(above[0]), nobody, 1, up.keys())[0]
     assert relative is not None and paths.absolute(relative) == str(above[0])
 
 
 def test_one_above_the_hierarchy_is_not_found(up: dict[int, Path], system: System) -> None:
     paths = paths_of(next(iter(up.values())))
     beyond = os.stat(f"{system.top}/..").st_ino
-    assert paths.relative(beyond, nobody, 1, up.keys()) is None
+    assert paths.look_up(beyond, nobody, 1, up.keys())[0] is None
 
 
 def test_looking_above_ends_at_the_root_directory_of_all(
@@ -455,11 +455,11 @@ def test_looking_above_ends_at_the_root_directory_of_all(
     monkeypatch.setattr(_paths, "os", fake)
     (leaf,) = make(root, "a/b")
     paths = paths_of(leaf)
-    assert paths.relative(id_of(root), nobody, 1, ()) == "../.."
-    assert paths.relative(os.stat("/").st_ino, nobody, 1, ()) == "/".join(
+    assert paths.look_up(id_of(root), nobody, 1, ())[0] == "../.."
+    assert paths.look_up(os.stat("/").st_ino, nobody, 1, ())[0] == "/".join(
         [".."] * (len(leaf.parts) - 1)
     )
-    assert paths.relative(-7, nobody, 1, ()) is None
+    assert paths.look_up(-7, nobody, 1, ())[0] is None
 
 
 # --- other devices --------------------------------------------------------------------
@@ -565,9 +565,9 @@ def test_one_whose_parent_has_no_row_is_found(root: Path, system: System) -> Non
     paths, walk = paths_of(root), Walk(root, system)
     for missing in (id_of(root / "a"), id_of(root / "a/b")):
         parents = {key: value for key, value in walk.parents.items() if key != missing}
-        found = paths.relative(id_of(leaf), parents.get, walk.seen_ns, parents.keys())
+        found = paths.look_up(id_of(leaf), parents.get, walk.seen_ns, parents.keys())[0]
         assert found == "a/b/leaf"
-    assert paths.relative(id_of(root / "c/d"), nobody, walk.seen_ns, ()) == "c/d"
+    assert paths.look_up(id_of(root / "c/d"), nobody, walk.seen_ns, ())[0] == "c/d"
 
 
 def test_one_whose_parent_has_no_row_is_found_after_others_were(root: Path, system: System) -> None:
@@ -586,7 +586,7 @@ def test_for_those_without_parents_all_is_listed_once_per_snapshot(
     make(root, *(f"{one}/{two}" for one in "abc" for two in "xyz"))
     paths, walk = paths_of(root), Walk(root, system)
     for number in range(50):
-        assert paths.relative(-5 - number, nobody, walk.seen_ns, walk.parents.keys()) is None
+        assert paths.look_up(-5 - number, nobody, walk.seen_ns, walk.parents.keys())[0] is None
     assert sorted(system.listed) == sorted(walk.paths), "each directory once"
 
 

@@ -17,7 +17,7 @@ from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.counter_slots import Layout
-from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cli import doctor
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._sources import choose as _choose
@@ -285,7 +285,7 @@ def test_a_cgroup_without_the_memory_controller(
 def test_no_cgroup_at_all(
     machine: Machine, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_directory, "_read", lambda _: None)  # nothing is mounted
+    monkeypatch.setattr(_mounts, "PROC_SELF", "/no/proc")  # nothing is mounted
     assert main(["doctor"]) == 1
     out, err = capsys.readouterr()
     assert "no     " in out and "in no memory cgroup" in out and err == ""
@@ -295,7 +295,7 @@ def test_default_is_the_nearest_with_statistics(
     machine: Machine, v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     below = make_v2(v2 / "below", stat=None, current=None)
-    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(below))
+    monkeypatch.setattr(_mounts, "own_cgroup", lambda: str(below))
     assert main(["doctor"]) == 0
     assert f"{v2}/memory.stat\n" in capsys.readouterr().out
 

@@ -10,7 +10,7 @@ import pytest
 
 from pymemcgbpf import BtfNotFoundError
 from pymemcgbpf._bpf import btf as _btf
-from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._cgroup import mounts as _mounts
 
 from ..commands import Captured, failed, printed
 from ..directories import make_v2
@@ -62,7 +62,7 @@ def test_json(new: Path, capsys: Captured) -> None:
 def test_default_is_the_own_cgroup(
     new: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(new))
+    monkeypatch.setattr(_mounts, "own_cgroup", lambda: str(new))
     assert "pgtomorrow?" in printed(capsys, "items")
 
 

@@ -15,6 +15,7 @@ import pytest
 import pymemcgbpf
 from pymemcgbpf import CgroupNotFoundError, _options
 from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._sources import choose as _choose
 from pymemcgbpf._sources.one_text import TextSource
@@ -67,7 +68,7 @@ def test_no_own_cgroup_is_status_1(capsys: Captured, monkeypatch: pytest.MonkeyP
     def refuse() -> str:
         raise CgroupNotFoundError("in no memory cgroup")
 
-    monkeypatch.setattr(_directory, "own_cgroup", refuse)
+    monkeypatch.setattr(_mounts, "own_cgroup", refuse)
     assert "in no memory cgroup" in failed(capsys, 1, *TEXT)
 
 
@@ -119,7 +120,7 @@ def test_an_option_may_stand_anywhere(place: int, v2: Path, capsys: Captured) ->
 def test_default_is_the_own_cgroup(
     v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(v2))
+    monkeypatch.setattr(_mounts, "own_cgroup", lambda: str(v2))
     assert json.loads(printed(capsys, "--json"))["anon"] == 4096
     assert json.loads(printed(capsys, "--json", "file", "anon")) == {"file": 8192, "anon": 4096}
 
@@ -165,7 +166,7 @@ def test_with_stderr_closed_nothing_is_said_on_stdout(run_python: RunPython) -> 
 def test_a_group_is_no_path(v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     (v2 / "memory.events").write_text("low 1\noom 2\n")
     (v2 / "memory.max").write_text("max\n")
-    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(v2))
+    monkeypatch.setattr(_mounts, "own_cgroup", lambda: str(v2))
     events = {"memory.events.low": 1, "memory.events.oom": 2}
     assert json.loads(printed(capsys, "--json", "memory.events.*")) == events
     assert json.loads(printed(capsys, "--json", str(v2), "memory.ev*")) == events

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pymemcgbpf import Snapshot
-from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cli import tree
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._cli.units import columns
@@ -107,7 +107,7 @@ def test_json_is_exact(forest: Path, capsys: Captured) -> None:
 def test_default_is_the_topmost_cgroup(
     forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(forest / "b" / "x"))
+    monkeypatch.setattr(_mounts, "own_cgroup", lambda: str(forest / "b" / "x"))
     shown = json.loads(printed(capsys, "--json"))
     assert shown[0]["path"] == str(forest)
     assert list(shown[1]["items"]) == ["memory.current", "anon", "file"]

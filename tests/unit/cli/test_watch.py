@@ -18,7 +18,7 @@ import pytest
 
 import pymemcgbpf
 from pymemcgbpf import CgroupRemovedError
-from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cli import watch
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._sources import choose as _choose
@@ -106,7 +106,7 @@ def test_what_is_switched_off_meanwhile_is_an_empty_field(
 def test_default_is_the_own_cgroup(
     v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_directory, "own_cgroup", lambda: str(v2))
+    monkeypatch.setattr(_mounts, "own_cgroup", lambda: str(v2))
     assert printed(capsys, "--count", "1", "anon").endswith(",4096\n")
 
 

@@ -32,7 +32,7 @@ from pymemcgbpf import (
     _wire,
     unpin,
 )
-from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._pins import bpffs as _bpffs
 from pymemcgbpf._pins import read as _read
 
@@ -494,7 +494,7 @@ def of_directories(cgroups: dict[str, Path], *names: str) -> bytes:
 def test_paths_are_found_below_the_mount(
     cgroups: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_directory, "memory_mounts", lambda: [("/", str(cgroups["."]))])
+    monkeypatch.setattr(_mounts, "memory_mounts", lambda: [("/", str(cgroups["."]))])
     pin = pinned_file(tmp_path / "it", of_directories(cgroups, "a", "a/b", "a/b/c"))
     snapshot = read_tree(PinnedReader(pin))
     assert snapshot.path == str(cgroups["a"])
@@ -520,7 +520,7 @@ def test_paths_where_nothing_is_seen(
         asked.append(1)
         return [("/", str(tmp_path / "none")), ("/", str(cgroups["d"]))]
 
-    monkeypatch.setattr(_directory, "memory_mounts", mounts)
+    monkeypatch.setattr(_mounts, "memory_mounts", mounts)
     pin = pinned_file(tmp_path / "it", of_directories(cgroups, "a", "a/b"))
     reader = PinnedReader(pin)
     for _ in range(3):

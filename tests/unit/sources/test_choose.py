@@ -1075,25 +1075,6 @@ def test_an_error_of_the_files_becomes_ours(
     assert isinstance(caught.value.__cause__, OSError)
 
 
-def test_an_error_of_ours_stays_itself() -> None:
-    error = CgroupRemovedError("gone")
-    assert _choose.read_error("/x", (1, 1), error) is error
-
-
-@pytest.mark.parametrize("call", ["bpf_iter_create", "bpf_prog_test_run_opts"])
-def test_a_forbidden_read_is_a_permission_error(call: str) -> None:
-    error = MemcgError("no", errno=errno.EPERM, call=call)
-    assert isinstance(_choose.read_error("/x", (1, 1), error), BpfPermissionError)
-
-
-@pytest.mark.parametrize(
-    ("number", "call"), [(errno.EMFILE, "bpf_iter_create"), (errno.EPERM, "something_else")]
-)
-def test_another_failure_is_none(number: int, call: str) -> None:
-    error = MemcgError("no", errno=number, call=call)
-    assert _choose.read_error("/x", (1, 1), error) is error
-
-
 # --- where the counters lie -----------------------------------------------------------
 
 

@@ -541,7 +541,7 @@ def test_a_removed_root_is_a_clear_error(order: Order, root: Path, source: MakeS
         with pytest.raises(CgroupRemovedError, match="was removed"):
             made.walk()
     make_v2(make_v2(path) / "below")
-    with pytest.raises(CgroupRemovedError, match="another one has its path now"):
+    with pytest.raises(CgroupRemovedError, match="another cgroup has its path now"):
         made.walk()
 
 

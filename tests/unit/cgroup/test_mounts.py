@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable
 
 import pytest
 
-from pymemcgbpf import CgroupNotFoundError
-from pymemcgbpf._cgroup import directory as _directory
+from pymemcgbpf import CgroupNotFoundError, _lookup
+from pymemcgbpf._cgroup import mounts as _mounts
 
 Proc = Callable[[str, str], None]
 
@@ -27,17 +27,14 @@ def v2_mount(root: str, at: str) -> str:
 
 
 @pytest.fixture
-def proc(monkeypatch: pytest.MonkeyPatch) -> Proc:
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proc:
     """Sets what /proc/self/cgroup and mountinfo say."""
 
     def say(cgroup: str, mountinfo: str) -> None:
-        files = {"/proc/self/cgroup": cgroup, "/proc/self/mountinfo": mountinfo}
+        (tmp_path / "cgroup").write_text(cgroup)
+        (tmp_path / "mountinfo").write_text(mountinfo)
 
-        def read(path: str) -> Optional[str]:
-            return files[path].strip()
-
-        monkeypatch.setattr(_directory, "_read", read)
-
+    monkeypatch.setattr(_mounts, "PROC_SELF", str(tmp_path))
     return say
 
 
@@ -58,7 +55,7 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> Proc:
 def test_not_to_be_found(cgroup: str, mountinfo: str, proc: Proc) -> None:
     proc(cgroup, mountinfo)
     with pytest.raises(CgroupNotFoundError):
-        _directory.own_cgroup()
+        _mounts.own_cgroup()
 
 
 @pytest.mark.parametrize(
@@ -115,16 +112,16 @@ def test_not_to_be_found(cgroup: str, mountinfo: str, proc: Proc) -> None:
 )
 def test_found(cgroup: str, mountinfo: str, found: str, proc: Proc) -> None:
     proc(cgroup, mountinfo)
-    assert _directory.own_cgroup() == found
+    assert _mounts.own_cgroup() == found
 
 
 def test_a_file_of_proc_may_hold_any_bytes(tmp_path: Path) -> None:
     # Some mount's name, in mountinfo, need not be UTF-8.
     (tmp_path / "mountinfo").write_bytes(b"/media/caf\xe9 rw\n")
-    text = _directory._read(str(tmp_path / "mountinfo"))
+    text = _lookup.contents(str(tmp_path / "mountinfo"))
     assert text is not None
     assert os.fsencode(text) == b"/media/caf\xe9 rw"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    assert _directory._read(str(tmp_path / "none")) is None
+    assert _lookup.contents(str(tmp_path / "none")) is None
