@@ -7,6 +7,8 @@ import pytest
 
 from pymemcgbpf._bpf import features
 
+from ...docs.features import page
+from ...docs.items import docs
 from ..kernels import KERNELS
 
 HAVE = {
@@ -34,3 +36,8 @@ def test_every_feature_says_what_to_do_without_it_and_where_it_comes_from() -> N
     assert all(
         feature.without and feature.origin and feature.probe for feature in features.FEATURES
     )
+
+
+def test_the_table_in_the_documentation_is_up_to_date() -> None:
+    text = (docs() / "limits.md").read_text(encoding="utf-8")
+    assert page(text) == text, "run python3 -m tests.docs.features"
