@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Optional
 from .. import _fork, _signals
 from ..errors import BtfNotFoundError, MemcgError, is_transient
 from .bindings import libbpf as _libbpf
+from .features import FEATURES
 
 VMLINUX = "/sys/kernel/btf/vmlinux"
 
@@ -19,18 +20,6 @@ VMLINUX = "/sys/kernel/btf/vmlinux"
 _POINTER, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC, _DATASEC, _ENUM64 = 2, 3, 4, 5, 6, 12, 15, 19
 
 _COUNTER_ENUMS = ("node_stat_item", "memcg_stat_item", "vm_event_item")
-_MEM_CGROUP_FUNCTIONS = (  # mm/bpf_memcontrol.c; looked for where the first is there
-    "bpf_get_mem_cgroup",
-    "bpf_mem_cgroup_flush_stats",
-    "bpf_mem_cgroup_memory_events",
-)
-_PROBED_FUNCTIONS = (
-    "memcg_node_stat_fetch",
-    "cgroup_rstat_flush",
-    "bpf_cgroup_from_id",
-    "bpf_iter_css_new",
-)
-
 
 # Other enumerators that places depend on, and structures in which there are numbers.
 _ENUMS = ("memcg_memory_event", "psi_states")
@@ -126,7 +115,7 @@ def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
         return KernelTypes(
             counters,
             types.enumerators("cgroup_subsys_id").get("memory_cgrp_id"),
-            frozenset(_functions(types)),
+            _functions(types),
             frozenset(types.enumerators("bpf_cgroup_iter_order").values()),
             {name: at for enum in _ENUMS for name, at in types.enumerators(enum).items()},
             {struct: members for struct in _STRUCTS if (members := types.members(struct))},
@@ -135,12 +124,14 @@ def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
         lib.btf__free(btf)
 
 
-def _functions(types: Types) -> Iterator[str]:
-    # What is not there is searched for longest, in all of the BTF.
-    for names in (_MEM_CGROUP_FUNCTIONS, *((name,) for name in _PROBED_FUNCTIONS)):
-        if types.has_function(names[0]):
-            yield names[0]
-            yield from filter(types.has_function, names[1:])
+def _functions(types: Types) -> frozenset[str]:
+    """The functions of the table of features that the kernel has."""
+    found: set[str] = set()
+    for feature in FEATURES:
+        # A function that is missing takes longest to look for: all of the BTF is searched.
+        if not feature.beside or feature.beside in found:
+            found.update(filter(types.has_function, feature.functions))
+    return frozenset(found)
 
 
 class Types:

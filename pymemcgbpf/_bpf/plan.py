@@ -13,6 +13,7 @@ from ..errors import BackendUnavailableError
 from . import btf as _btf
 from . import counter_slots as _counter_slots
 from . import program as _program
+from .features import EVENTS_KFUNC
 
 
 class PointerPath(NamedTuple):
@@ -134,11 +135,10 @@ class Planner(NamedTuple):
         return ()
 
     def _field(self, source: Field) -> Term:
-        functions = self.types.functions
         if self.backend == "kfunc":
             if source.path == ("memory", "usage"):
                 return Term(_program.KIND_USAGE, 0)
-            if source.path == ("memory_events",) and _MEMORY_EVENTS in functions:
+            if source.path == ("memory_events",) and EVENTS_KFUNC.is_in(self.types):
                 return Term(_program.KIND_MEMORY_EVENT, self.types.enumerators[source.enumerator])
         at = self._member("mem_cgroup", source.path[0])
         if len(source.path) > 1:
@@ -160,9 +160,6 @@ class Planner(NamedTuple):
 
     def _member(self, struct: str, member: str) -> int:
         return self.types.structs[struct][member].offset
-
-
-_MEMORY_EVENTS = "bpf_mem_cgroup_memory_events"
 
 
 def _word_kind(enum: str) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Looks at all that reading through BPF depends on, and says what to do about what lacks."""
+"""Checks every prerequisite of reading through BPF, and says what can be done about each."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .._bpf import btf as _btf
 from .._bpf import plan as _plan
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf as _libbpf
+from .._bpf.features import KFUNC, NO_FLUSH, RFC, RUN
 from .._cgroup import directory as _directory
 from .._cgroup.present_items import PresentItems
 from .._items import MEMORY_STAT
-from .._sources import choose as _choose
 from .._sources import flush as _flush
 from .._sources import slot_discovery as _slot_discovery
 from .._sources.one_bpf import StatSourceFactory
@@ -31,6 +31,7 @@ from ..errors import (
     LibbpfTooOldError,
     MemcgError,
     MemoryControllerError,
+    is_transient,
 )
 from ..reader import StatsReader, TreeReader
 from . import command, parsers, table
@@ -56,7 +57,7 @@ class _Check(NamedTuple):
 
 
 class _CouldNotTellError(Exception):
-    """What a look depends on is not to be had."""
+    """Something that a check depends on is missing."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,8 +65,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = parsers.plain_parser(
         " doctor",
         "[PATH]",
-        "Look at all that reading through BPF depends on, and read once in every way. A line each: "
-        "ok, no or could not tell; what was found, and what to do.",
+        "Check every prerequisite of BPF and try each backend once. Each line says ok, no or could "
+        "not tell, then what was found, and what can be done.",
         "Not every no matters: the last line says what is used. Exit status: 0 where that is BPF, "
         "1 where it is not, 2 for wrong usage.",
     )
@@ -138,9 +139,10 @@ def _looked(look: Callable[[], _Check]) -> _Check:
     except _CouldNotTellError as error:
         return _Check(_UNKNOWN, str(error))
     except MemcgError as error:  # whose message says what to do
-        return _Check(_NO, str(error))
+        return _Check(_UNKNOWN if is_transient(error) else _NO, str(error))
     except OSError as error:
-        return _Check(_UNKNOWN, f"{error.filename}: {error.strerror}")
+        what = f"{error.filename}: " if error.filename else ""
+        return _Check(_UNKNOWN, f"{what}{error.strerror}")
 
 
 # --- the kernel and its cgroups ---------------------------------------------------------
@@ -245,31 +247,29 @@ def _kernel_types() -> _btf.KernelTypes:
     try:
         return _btf.kernel()
     except BackendUnavailableError as error:
-        raise _CouldNotTellError("it takes BTF and libbpf to see") from error
+        raise _CouldNotTellError("this can only be seen with BTF and libbpf") from error
 
 
 def _memcg_kfuncs() -> _Check:
     functions = _kernel_types().functions
-    found = sorted(functions & {function for function, _ in _choose.PROBE.values()})
+    found = sorted(functions & {*KFUNC.functions, *RFC.functions})
     if found:
-        return _Check(_OK, f"{' and '.join(found)} and kin")
-    advice = "Linux 7.0 has them; until then core reads the counters themselves"
-    return _Check(_NO, "this kernel has none", advice)
+        return _Check(_OK, f"{' and '.join(found)}, and those that come with it")
+    return _Check(_NO, KFUNC.explain(_kernel_types()), KFUNC.without)
 
 
 def _cgroup_kfuncs() -> _Check:
-    lacking = sorted(_choose.RUN_FUNCTIONS - _kernel_types().functions)
-    if lacking:
-        advice = "Linux 6.12 has all that run takes; until then iterators serve"
-        return _Check(_NO, f"this kernel has no {' and no '.join(lacking)}", advice)
-    return _Check(_OK, " and ".join(sorted(_choose.RUN_FUNCTIONS)))
+    types = _kernel_types()
+    if not RUN.is_in(types):
+        return _Check(_NO, RUN.explain(types), RUN.without)
+    return _Check(_OK, " and ".join(RUN.functions))
 
 
 def _flush_through_bpf() -> _Check:
     _kernel_types()
     if _flush.mode_of("core", by_iterator=True) == _program.FLUSH_NONE:
-        advice = "Linux 7.0 has one; until then the cheapest file that flushes is read first"
-        return _Check(_NO, "this kernel has no flush that BPF may call", advice)
+        advice = "readers first read a file that flushes; a pin needs flush=False"
+        return _Check(_NO, NO_FLUSH, advice)
     return _Check(_OK, "this kernel has a flush that BPF may call")
 
 
@@ -282,7 +282,7 @@ def _index_tables(path: Optional[str]) -> _Check:
     except BackendUnavailableError as error:
         if type(error) is BackendUnavailableError:
             raise
-        raise _CouldNotTellError(f"it takes a BPF program to see: {error}") from error
+        raise _CouldNotTellError(f"this can only be seen with a BPF program: {error}") from error
     if not layout.rebuilt:
         return _Check(_OK, "found by the kernel's symbols")
     source = _plan.Planner("core", types, layout)

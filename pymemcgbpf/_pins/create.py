@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from typing import NamedTuple, NoReturn, Optional, SupportsIndex
 
 from .. import _items, _options, _wire
-from .._bpf import btf as _btf
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf as _libbpf
+from .._bpf.features import NO_FLUSH
 from .._bpf.plan import ReadPlan
 from .._cgroup import diagnosis as _diagnosis
 from .._cgroup import directory as _directory
@@ -21,7 +21,7 @@ from .._cgroup.directory import Cgroup
 from .._lookup import Path
 from .._sources import choose as _choose
 from .._sources import flush as _flush
-from .._sources import one_bpf as _one_bpf
+from .._sources import links as _links
 from .._sources import tree_bpf as _tree_bpf
 from ..errors import (
     BackendUnavailableError,
@@ -272,25 +272,21 @@ class PinSource:
         mode = _flush_mode(plan, walk.flush)
         order = _options.ORDERS[walk.order]
         constants = plan.constants(_program.FLUSH_NONE if part and part.number else mode, order)
-        if order not in _btf.kernel().iterator_orders:  # children, before Linux 7.0
-            order = _options.PRE
-            constants["children_of"] = _program.u64(cgroup.id)
+        order, more = _links.walk_order(order, cgroup)
+        constants.update(more)
         if order not in (_options.SELF, _options.PRE):  # the first one does not contain the others
             constants["flush_each"] = _program.u32(1)
         if part:
             constants["nr_parts"] = _program.u32(part.of)
             constants["part"] = _program.u32(part.number)
         program = _program.Program(_program.STREAM, constants)
-        self._link = _one_bpf.attach(program, cgroup, order)
+        self._link = _links.attach(program, cgroup, order)
 
     def probe_missing(self) -> set[str]:
         """Reads once; the items that this kernel does not keep, and those without a number."""
         absent = {name for name in self.names if _items.item_named(name) is None}
-        iterator = _libbpf.IteratorMaker(self._link.fd)()
-        try:
-            data, _ = _read.read_walk(iterator.fileno())
-        finally:
-            iterator.close()
+        new_iterator = _libbpf.IteratorMaker(self._link.fd)
+        data, _ = _links.read_iterator(new_iterator, _read.read_walk)
         header, rows, end_ns = _wire.split(data)
         if end_ns is None and self._walk.whole:
             raise _read.too_large(f"from {self._cgroup.path}", len(header.item_numbers))
@@ -320,13 +316,11 @@ class PinSource:
 
 
 def _flush_mode(plan: ReadPlan, flush: bool) -> int:
-    if not (flush and plan.needs_flush):
-        return _program.FLUSH_NONE
-    mode = _flush.mode_of(plan.backend, by_iterator=True)
-    if mode == _program.FLUSH_NONE:
+    mode = _flush.mode_for(plan, flush, by_iterator=True)
+    if mode == _program.FLUSH_NONE and flush and plan.needs_flush:
         raise BackendUnavailableError(
-            "this kernel offers BPF no flush (Linux 6.16 to 6.19), and a pin has nobody else to do "
-            "it: pin with flush=False (--no-flush), for values that are up to about 2 s old"
+            f"{NO_FLUSH}, and no other process flushes for a pin: pin with flush=False "
+            "(--no-flush), for values that are up to about 2 s old"
         )
     return mode
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from .._bpf import btf as _btf
 from .._bpf import program as _program
+from .._bpf.features import KFUNC_FLUSH, RSTAT_FLUSH
+from .._bpf.plan import ReadPlan
 from .._cgroup import directory as _directory
 from .._cgroup import files as _files
 from .._cgroup import mounts as _mounts
@@ -21,8 +23,8 @@ from ..errors import is_transient
 _FIRST = {1: "memory.numa_stat", 2: "memory.zswap.current"}
 
 
-class Flush(NamedTuple):
-    """A way to flush.
+class Flush:
+    """A way to flush. It owns the files that it reads.
 
     Attributes:
         mode: what the program does, a ``FLUSH_*`` of program.py.
@@ -30,9 +32,13 @@ class Flush(NamedTuple):
         pressure: what it reads for totals of stalled time, if they are wanted.
     """
 
-    mode: int
-    files: tuple[_files.CgroupFile, ...]
-    pressure: Optional[_files.PressureFile] = None
+    def __init__(
+        self,
+        mode: int,
+        files: tuple[_files.CgroupFile, ...] = (),
+        pressure: Optional[_files.PressureFile] = None,
+    ) -> None:
+        self.mode, self.files, self.pressure = mode, files, pressure
 
     def by_file(self) -> None:
         """Does user space's part. Releases the GIL."""
@@ -59,40 +65,64 @@ class Flush(NamedTuple):
         return pressure or any(file.is_lost for file in self.files)
 
     def close(self) -> None:
-        """Closes the files. Twice is fine."""
+        """Closes the files. Calling it again does nothing."""
         for file in self.files:
             file.close()
         if self.pressure is not None:
             self.pressure.close()
 
-    def with_pressure(self, cgroup: Cgroup) -> Flush:
-        """This, and the kernel's totals of stalled time brought up to date."""
-        try:
-            file = _files.PressureFile(cgroup)
-        except BaseException:
-            self.close()
-            raise
-        return self._replace(pressure=file)
 
-
-NO_FLUSH = Flush(_program.FLUSH_NONE, ())
+NO_FLUSH = Flush(_program.FLUSH_NONE)
 
 
 def mode_of(backend: str, *, by_iterator: bool) -> int:
-    """How a BPF program can flush here: an iterator, or else a syscall program."""
-    functions = _btf.kernel().functions
+    """How a BPF program can flush on this kernel: an iterator's, or else a syscall program."""
+    types = _btf.kernel()
     if backend == "rfc" and by_iterator:
         return _program.FLUSH_RFC
-    if "bpf_mem_cgroup_flush_stats" in functions:
+    if KFUNC_FLUSH.is_in(types):
         return _program.FLUSH_KFUNC
-    if "cgroup_rstat_flush" in functions and by_iterator:
+    if RSTAT_FLUSH.is_in(types) and by_iterator:
         return _program.FLUSH_RSTAT
-    return _program.FLUSH_NONE  # Linux 6.16 to 6.19
+    return _program.FLUSH_NONE
+
+
+def mode_for(plan: ReadPlan, flush: bool, *, by_iterator: bool) -> int:
+    """How a program of a plan is to flush, if it is to flush at all."""
+    if not (flush and plan.needs_flush):
+        return _program.FLUSH_NONE
+    return mode_of(plan.backend, by_iterator=by_iterator)
+
+
+def before_reading(cgroup: Cgroup, plan: ReadPlan, flush: bool, mode: int) -> Flush:
+    """What is to be done before one cgroup is read by a program that flushes in this mode."""
+    found = within(mode, cgroup) if flush and plan.needs_flush else NO_FLUSH
+    if not (flush and plan.has_pressure):
+        return found
+    try:
+        return Flush(found.mode, found.files, _files.PressureFile(cgroup))
+    except BaseException:
+        found.close()
+        raise
+
+
+def before_walking(
+    cgroup: Cgroup, plan: ReadPlan, flush: bool, order: str, *, by_iterator: bool
+) -> Flush:
+    """What is to be done before a tree is walked. A program flushes one cgroup, with what is
+    below it: the walk's root, and by an iterator only if that is the first one that it meets."""
+    if not (flush and plan.needs_flush):
+        return NO_FLUSH
+    if order == "up":
+        return ancestors(cgroup)
+    if by_iterator and order not in ("self", "pre"):
+        return by_file(cgroup)
+    return within(mode_of(plan.backend, by_iterator=by_iterator), cgroup)
 
 
 def within(mode: int, cgroup: Cgroup) -> Flush:
     """Flushes a cgroup, with what is below it: by the program if it can, else by a file."""
-    return Flush(mode, ()) if mode != _program.FLUSH_NONE else by_file(cgroup)
+    return Flush(mode) if mode != _program.FLUSH_NONE else by_file(cgroup)
 
 
 def by_file(cgroup: Cgroup) -> Flush:

@@ -7,19 +7,19 @@ import errno
 import os
 import struct
 import time
-from collections import OrderedDict
 from typing import Optional, Union
 
-from .. import _fork, _options, _wire
+from .. import _options, _wire
 from .._bpf import program as _program
-from .._bpf import reload as _reload
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.plan import ReadPlan
 from .._cgroup import diagnosis as _diagnosis
 from .._cgroup.directory import Cgroup
 from .._items import MEMORY_STAT
-from ..errors import BpfPermissionError, MemcgError, StreamError
+from ..errors import MemcgError, StreamError
 from . import flush as _flush
+from . import links as _links
+from . import program_cache as _program_cache
 from .one_text import TextSource
 
 _ONE_MORE = 8  # bytes asked for beyond what is expected, so that more is seen
@@ -43,12 +43,12 @@ class StreamSource:
         # What it begins with tells these items of this cgroup from all others: the link's number
         # may be another link's.
         self._begins = plan.header(_options.SELF) + _wire.encode_id(cgroup.id)
-        mode = _mode(plan, flush, by_iterator=True)
-        program = _cached_program(_program.STREAM, plan, mode)
-        self._link = attach(program, cgroup, _options.SELF)
+        mode = _flush.mode_for(plan, flush, by_iterator=True)
+        program = _program_cache.cached(_program.STREAM, plan, mode)
+        self._link = _links.attach(program, cgroup, _options.SELF)
         self._new_iterator = _libbpf.IteratorMaker(self._link.fd)
         try:
-            self._flush = _flush_of(cgroup, plan, flush, mode)
+            self._flush = _flush.before_reading(cgroup, plan, flush, mode)
             self._flush_reads = self._flush.reads
         except BaseException:
             self._link.close()
@@ -92,7 +92,7 @@ class StreamSource:
         return _diagnosis.why_unreadable(self._path, self._identity)
 
     def close(self) -> None:
-        """Detaches the link. Twice is fine."""
+        """Detaches the link. Calling it again does nothing."""
         self._new_iterator.close()
         self._link.close()
         self._flush.close()
@@ -109,14 +109,15 @@ class RunSource:
         self.names = tuple(plan.terms)
         self._blank = dict.fromkeys(self.names, 0)  # a copy has room for all: it need not grow
         self._path, self._identity = cgroup.path, cgroup.identity
-        mode = _mode(plan, flush, by_iterator=False)
-        self._program: Optional[_program.Program] = _cached_program(_program.RUN_ONE, plan, mode)
+        mode = _flush.mode_for(plan, flush, by_iterator=False)
+        program = _program_cache.cached(_program.RUN_ONE, plan, mode)
+        self._program: Optional[_program.Program] = program
         self._buffer = bytearray(_wire.CALL.size + plan.row_size)
-        _wire.CALL.pack_into(self._buffer, 0, cgroup.id, self._program.key, _wire.NOT_RUN, 0)
-        self._run = _libbpf.runner(self._program.fd, self._buffer)
+        _wire.CALL.pack_into(self._buffer, 0, cgroup.id, program.key, _wire.NOT_RUN, 0)
+        self._run = _libbpf.runner(program.fd, self._buffer)
         self._values = struct.Struct(f"={len(self.names)}Q").unpack_from
         self._can_vanish = plan.has_pressure
-        self._flush = _flush_of(cgroup, plan, flush, mode)
+        self._flush = _flush.before_reading(cgroup, plan, flush, mode)
         self._flush_reads = self._flush.reads
 
     def read(self) -> dict[str, int]:
@@ -150,7 +151,7 @@ class RunSource:
         return (self._program is not None and self._program.is_lost) or self._flush.is_lost
 
     def close(self) -> None:
-        """Lets go of the program. Twice is fine."""
+        """Releases the program. Calling it again does nothing."""
         self._run = closed_run  # the program's number may soon be another file's
         self._program = None
         self._flush.close()
@@ -162,7 +163,7 @@ def another_reader_s() -> MemcgError:
 
 
 def closed_run() -> int:
-    """In place of a program that is no more."""
+    """What is run in place of a program that is closed."""
     return -errno.EBADF
 
 
@@ -175,19 +176,6 @@ _VALUES_AT = _wire.CALL.size + _wire.ROW.size
 BUSY_SECONDS = 0.0001
 
 
-def _mode(plan: ReadPlan, flush: bool, *, by_iterator: bool) -> int:
-    if not (flush and plan.needs_flush):
-        return _program.FLUSH_NONE
-    return _flush.mode_of(plan.backend, by_iterator=by_iterator)
-
-
-def _flush_of(cgroup: Cgroup, plan: ReadPlan, flush: bool, mode: int) -> _flush.Flush:
-    found = _flush.NO_FLUSH
-    if flush and plan.needs_flush:
-        found = _flush.within(mode, cgroup)
-    return found.with_pressure(cgroup) if flush and plan.has_pressure else found
-
-
 def _present(values: dict[str, int]) -> dict[str, int]:
     """Without those that are not there now: pressure, where it is switched off."""
     return {name: value for name, value in values.items() if value != _wire.ABSENT}
@@ -198,28 +186,11 @@ def _absent(names: tuple[str, ...], values: dict[str, int]) -> set[str]:
 
 
 def read_rest(iterator: int) -> bytes:
-    """All that an iterator still has to say."""
+    """The rest of an iterator's output."""
     parts = []
     while part := os.read(iterator, 1 << 16):
         parts.append(part)
     return b"".join(parts)
-
-
-def attach(program: _program.Program, cgroup: Cgroup, order: int) -> _program.Link:
-    """A link that walks from a cgroup; what fails is said in this package's errors."""
-    try:
-        return program.attach(cgroup.fd, order)
-    except MemcgError as error:
-        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EBADF):
-            raise _diagnosis.why_unreadable(cgroup.path, cgroup.identity) from error
-        if error.errno in (errno.EPERM, errno.EACCES):
-            raise BpfPermissionError(
-                f"the kernel does not let this process attach a BPF iterator: {error}",
-                errno=error.errno,
-                call=error.call,
-                log=error.log,
-            ) from error
-        raise
 
 
 StatSource = Union[RunSource, StreamSource, TextSource]
@@ -252,31 +223,3 @@ class StatSourceFactory:
     def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> TextSource:
         """A source through the cgroup's files."""
         return TextSource(cgroup, names)
-
-
-# Loading takes milliseconds (the first, tens of them) and one program serves any number of
-# cgroups, so the last few are kept beyond their last reader.
-_KEPT_PROGRAMS = 8
-_programs: OrderedDict[object, _program.Program] = OrderedDict()
-_programs_lock = _fork.renewed_lock(__name__, "_programs_lock")
-
-
-def _cached_program(name: str, plan: ReadPlan, flush_mode: int) -> _program.Program:
-    key = (name, flush_mode, plan.key)
-    with _programs_lock:
-        program = _programs.get(key)
-        if program is None or program.is_lost:
-            program = _program.Program(name, plan.constants(flush_mode))
-            _programs[key] = program
-            while len(_programs) > _KEPT_PROGRAMS:
-                _programs.popitem(last=False)
-        _programs.move_to_end(key)
-        return program
-
-
-def forget_programs() -> None:
-    """Lets go of the kept programs; each is unloaded when its last user is closed. The next
-    is made from the object's file again."""
-    with _programs_lock:
-        _programs.clear()
-        _reload.forget()

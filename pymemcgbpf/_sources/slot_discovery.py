@@ -12,6 +12,7 @@ from .. import _fork, _items
 from .._bpf import btf as _btf
 from .._bpf import counter_slots as _counter_slots
 from .._bpf import program as _program
+from .._bpf.features import CORE
 from .._bpf.plan import PointerPath, ReadPlan, Term, Terms, guessed, unit_of
 from .._cgroup import directory as _directory
 from .._cgroup import files as _files
@@ -21,50 +22,69 @@ from .._items import MEMORY_STAT, Counters
 from ..errors import BackendUnavailableError, MemcgError, is_transient
 from .one_bpf import StreamSource
 
+
+class Discovery:
+    """What is known of this kernel's layout, and the cached negative result of a search for it."""
+
+    def __init__(self) -> None:
+        self._found: Optional[_counter_slots.Layout] = None
+        self._why_not = ""
+        # Two searches have proved what cannot both be true: neither is believed.
+        self._contradicted = False
+        self._search_again_at = 0.0  # CLOCK_MONOTONIC; a search takes tens of milliseconds
+
+    def find(self, types: _btf.KernelTypes, cgroup: Cgroup) -> _counter_slots.Layout:
+        """As :func:`find`."""
+        complete = self._found is not None and not self._found.unproved
+        if not complete and time.monotonic() >= self._search_again_at:
+            try:
+                self._search(types, cgroup)
+            except MemcgError as error:
+                if self._found is None or is_transient(error):
+                    raise
+                # What was proved before is still true.
+            if self._found is None or self._found.unproved:
+                self._search_again_at = time.monotonic() + _SECONDS_BETWEEN
+        if self._found is None:
+            raise BackendUnavailableError(self._why_not)
+        return self._found
+
+    def _search(self, types: _btf.KernelTypes, cgroup: Cgroup) -> None:
+        """Looks for the layout, or for what is still unproved of it."""
+        if not CORE.is_in(types):
+            self._why_not = "this kernel's struct memcg_vmstats is not known to this package"
+            return
+        if self._contradicted:
+            return
+        layout = from_kernel_tables(types) or _rebuilt_layout(types, cgroup)
+        self._contradicted = not _agree(self._found, layout)
+        self._found = None if self._contradicted else _united(self._found, layout)
+        self._why_not = "" if self._found else _NOT_TO_BE_FOUND
+
+    def forget_failure(self) -> None:
+        """Clears the cached negative result: the next call of find() searches again."""
+        self._search_again_at = 0.0
+
+
+_SECONDS_BETWEEN = 60.0  # a search can find less because the numbers moved, or were 0
 _lock = _fork.renewed_lock(__name__, "_lock")
-_found: Optional[_counter_slots.Layout] = None
-_why_not = ""  # why there is none
-_contradicted = False  # two looks have proved what cannot both be true: neither is believed
-_ask_again_at = 0.0  # CLOCK_MONOTONIC; asking costs tens of milliseconds
-_SECONDS_BETWEEN = 60.0  # a look can tell less because the numbers moved, or were 0
+_discovery = Discovery()
 
 
 def find(types: _btf.KernelTypes, cgroup: Cgroup) -> _counter_slots.Layout:
-    """This kernel's layout, found on the first call. What of a rebuilt one is not proved is
-    looked for again from time to time: counters do not stay 0.
+    """This kernel's layout, found on the first call. The places in a rebuilt layout that are not
+    proved are searched again from time to time, because counters do not stay 0.
 
     Raises:
-        BackendUnavailableError: neither found nor rebuilt.
+        BackendUnavailableError: it could be neither found nor rebuilt.
     """
-    global _found, _why_not, _ask_again_at
     with _lock:
-        complete = _found is not None and not _found.unproved
-        if not complete and time.monotonic() >= _ask_again_at:
-            try:
-                _look(types, cgroup)
-            except MemcgError as error:
-                if _found is None or is_transient(error):
-                    raise
-                # What was proved before is still true.
-            if _found is None or _found.unproved:
-                _ask_again_at = time.monotonic() + _SECONDS_BETWEEN
-        if _found is None:
-            raise BackendUnavailableError(_why_not)
-        return _found
+        return _discovery.find(types, cgroup)
 
 
-def _look(types: _btf.KernelTypes, cgroup: Cgroup) -> None:
-    """Looks for the layout, or for what is still unproved of it."""
-    global _found, _why_not, _contradicted
-    if not {"state", "events"} <= types.vmstats.keys():
-        _why_not = "this kernel's struct memcg_vmstats is not known to this package"
-        return
-    if _contradicted:
-        return
-    layout = from_kernel_tables(types) or _rebuilt_layout(types, cgroup)
-    _contradicted = not _agree(_found, layout)
-    _found = None if _contradicted else _united(_found, layout)
-    _why_not = "" if _found else _NOT_TO_BE_FOUND
+def forget_failure() -> None:
+    """Clears the cached negative result."""
+    _discovery.forget_failure()
 
 
 def _agree(old: Optional[_counter_slots.Layout], new: Optional[_counter_slots.Layout]) -> bool:
@@ -333,9 +353,3 @@ _V1_COUNTERS: dict[str, _items.ItemSource] = {
     "total_pgpgout": Counters((("PGPGOUT",),), "one"),
     "total_swap": Counters((("MEMCG_SWAP",),), "pages"),
 }
-
-
-def forget() -> None:
-    """Lets go of the opinion that the layout cannot be found."""
-    global _ask_again_at
-    _ask_again_at = 0.0

@@ -10,7 +10,6 @@ import time
 from typing import NamedTuple, Optional, Union
 
 from .. import _fork, _items, _options, _wire
-from .._bpf import btf as _btf
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.plan import ReadPlan
@@ -19,6 +18,7 @@ from .._cgroup import files as _files
 from .._cgroup.directory import Cgroup
 from ..errors import MemcgError, TreeTooLargeError
 from . import flush as _flush
+from . import links as _links
 from . import one_bpf as _one_bpf
 from . import tree_text as _tree_text
 
@@ -26,21 +26,16 @@ from . import tree_text as _tree_text
 class IteratorWalker:
     """Walks by an iterator link. The kernel holds cgroup_mutex meanwhile."""
 
+    by_iterator = True
+
     def __init__(
         self, constants: dict[str, bytes], rows: _program.MapSize, cgroup: Cgroup, order: int
     ) -> None:
         self._program = _program.Program(_program.SHARE, constants, rows)
         self.memory = self._program.map_rows(rows)
-        self._link = _one_bpf.attach(self._program, cgroup, order)
+        self._link = _links.attach(self._program, cgroup, order)
         self._new_iterator = _libbpf.IteratorMaker(self._link.fd)
         self._link_number = _libbpf.ObjectNumber(self._link.fd)
-
-    @staticmethod
-    def flush(cgroup: Cgroup, backend: str, order: str) -> _flush.Flush:
-        """The program can flush the first cgroup that it meets, if that is the walk's root."""
-        if order in ("self", "pre"):
-            return _flush.within(_flush.mode_of(backend, by_iterator=True), cgroup)
-        return _flush.ancestors(cgroup) if order == "up" else _flush.by_file(cgroup)
 
     def walk(self) -> int:
         """Fills the map; returns how many rows there were, whether or not they fitted."""
@@ -72,6 +67,8 @@ _HEADER_AND_TRAILER = _wire.header_size(_wire.MAX_ITEMS) + _wire.TRAILER.size
 class RunWalker:
     """Walks by running a program, under RCU. Holds no reference to any cgroup."""
 
+    by_iterator = False
+
     def __init__(
         self, constants: dict[str, bytes], rows: _program.MapSize, cgroup: Cgroup, order: int
     ) -> None:
@@ -81,13 +78,6 @@ class RunWalker:
         self._call = bytearray(_wire.CALL.size)
         _wire.CALL.pack_into(self._call, 0, cgroup.id, program.key, _wire.NOT_RUN, 0)
         self._run = _libbpf.runner(program.fd, self._call)
-
-    @staticmethod
-    def flush(cgroup: Cgroup, backend: str, order: str) -> _flush.Flush:
-        """The program can flush the walk's root."""
-        if order == "up":
-            return _flush.ancestors(cgroup)
-        return _flush.within(_flush.mode_of(backend, by_iterator=False), cgroup)
 
     def walk(self) -> int:
         """Fills the map; returns how many rows there were, whether or not they fitted."""
@@ -112,7 +102,7 @@ class RunWalker:
         return self._program.is_lost
 
     def close(self) -> None:
-        """Lets go of the program. Calling it again does nothing."""
+        """Releases the program. Calling it again does nothing."""
         self._run = _one_bpf.closed_run
         self._program.close()
         _unmap(self.memory)
@@ -140,12 +130,13 @@ class MapSource:
         self.names = tuple(plan.terms)
         self._plan, self._make_walker, self._tree = plan, walker, tree
         self._walker: Optional[Walker] = None
-        self._directory = _files.CgroupFile(cgroup, ".")  # for a link to be made anew
+        self._directory = _files.CgroupFile(cgroup, ".")  # which a new link is made from
         self._root = cgroup._replace(fd=self._directory.fd, owner=None)
         self._flush = _flush.NO_FLUSH
         try:
-            if flush and plan.needs_flush:
-                self._flush = walker.flush(cgroup, plan.backend, tree.order)
+            self._flush = _flush.before_walking(
+                cgroup, plan, flush, tree.order, by_iterator=walker.by_iterator
+            )
             self._load(tree.room_for(estimate_rows(cgroup, tree.order)))
         except BaseException:
             self.close()
@@ -190,12 +181,8 @@ class MapSource:
 
     def _load(self, room: int) -> Walker:
         """A program with room for so many rows, in place of the one before."""
-        order = _options.ORDERS[self._tree.order]
-        constants = self._plan.constants(self._flush.mode, order)
-        if order not in _btf.kernel().iterator_orders:  # children, before Linux 7.0
-            order = _options.PRE
-            constants = self._plan.constants(self._flush.mode, order)
-            constants["children_of"] = _program.u64(self._root.id)
+        order, more = _links.walk_order(_options.ORDERS[self._tree.order], self._root)
+        constants = {**self._plan.constants(self._flush.mode, order), **more}
         rows = _program.MapSize(self._plan.row_size, room)
         walker = self._make_walker(constants, rows, self._root, order)
         self._unload()
@@ -226,7 +213,7 @@ class MapSource:
         return lost or (walker is not None and walker.is_lost)
 
     def close(self) -> None:
-        """Lets go of the program, its map and all files. Twice is fine."""
+        """Closes the program, its map and all files. Calling it again does nothing."""
         self._unload()
         self._flush.close()
         self._directory.close()

@@ -26,10 +26,9 @@ def test_auto_chooses_the_expected_backend(empty_cgroup: Path) -> None:
     with StatsReader(empty_cgroup, flush=False) as reader:
         assert reader.backend == BEST_BACKEND
         better = BACKENDS[: BACKENDS.index(BEST_BACKEND)]
-        for name in better:
-            assert f"{name}: this kernel has no " in reader.fallback_reason
         assert reader.transport == ("run" if CAN_RUN else "stream")
-        assert ("run: " in reader.fallback_reason) == (not CAN_RUN)
+        assert ";" not in reader.fallback_reason, "one short clause"
+        assert "rfc" not in reader.fallback_reason
         assert bool(reader.fallback_reason) == bool(better or not CAN_RUN)
 
 
@@ -41,7 +40,9 @@ def test_a_backend_that_is_not_here_raises_and_says_what_is_missing(
         with StatsReader(empty_cgroup, backend=name) as reader:
             assert (reader.backend, not reader.fallback_reason) == (name, name in RUN_BACKENDS)
         return
-    with pytest.raises(BackendUnavailableError, match=r"this kernel has no \w+ \(") as caught:
+    with pytest.raises(
+        BackendUnavailableError, match=r"this kernel has no \w+ \(.*\"auto\""
+    ) as caught:
         StatsReader(empty_cgroup, backend=name)
     assert "\n" not in str(caught.value)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pymemcgbpf import StatsReader, TreeReader, pin, read_stats, unpin
-from pymemcgbpf._sources import one_bpf as _one_bpf
+from pymemcgbpf._sources import program_cache as _program_cache
 
 from .cgroups import cgroup, enable_memory
 from .failing_memory import FAIL_NTH, SETTINGS, FailingMemory
@@ -72,7 +72,7 @@ if FAIL_NTH.exists():
                 assert reader.read().keys() == {"anon", "memory.current"}
 
         # So a program is loaded again each time.
-        assert memory.sweep(make, prepare=_one_bpf._programs.clear, step=3) > 100
+        assert memory.sweep(make, prepare=_program_cache._programs.clear, step=3) > 100
 
     def test_readers_of_trees_are_made_as_ever(memory: FailingMemory, tree: Path) -> None:
         def make() -> None:

@@ -102,7 +102,7 @@ def test_no_item_is_wrong_if_the_package_forgets_a_counter(
 def no_tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A kernel that does not show its tables."""
     monkeypatch.setattr(_slot_discovery, "from_kernel_tables", lambda types: None)
-    monkeypatch.setattr(_slot_discovery, "_found", None)
+    monkeypatch.setattr(_slot_discovery, "_discovery", _slot_discovery.Discovery())
     pymemcgbpf.clear_cache()
     yield
     pymemcgbpf.clear_cache()

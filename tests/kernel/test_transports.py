@@ -57,10 +57,8 @@ def test_auto_takes_run_where_it_can_be_had(empty_cgroup: Path) -> None:
     ):
         assert reader.transport == ("run" if CAN_RUN else "stream")
         assert tree.transport == ("run" if CAN_RUN else "shared")
-        assert ("run: " in reader.fallback_reason, "run: " in tree.fallback_reason) == (
-            not CAN_RUN,
-            not CAN_RUN,
-        )
+        if not CAN_RUN:
+            assert reader.fallback_reason and tree.fallback_reason
 
 
 if CAN_RUN:

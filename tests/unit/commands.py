@@ -9,6 +9,7 @@ import pytest
 
 from pymemcgbpf import BpfPermissionError
 from pymemcgbpf._cli.main import main
+from pymemcgbpf._sources import choose as _choose
 
 Captured = pytest.CaptureFixture[str]
 TEXT = ("--backend", "text")
@@ -34,6 +35,8 @@ def failed(captured: Captured, status: int, *arguments: str) -> str:
     return err
 
 
-def refuse_bpf(*_: object) -> NoReturn:
-    """In place of _choose._Selector._through_bpf."""
-    raise BpfPermissionError("lacks\nCAP_BPF")
+class RefuseBpf(_choose.BpfOpener):
+    """In place of choose.BPF_OPENER: no backend can serve."""
+
+    def open(self, selector: object, backend: str) -> NoReturn:
+        raise BpfPermissionError("lacks\nCAP_BPF")

@@ -20,7 +20,7 @@ from pymemcgbpf import (
     read_stats,
 )
 from pymemcgbpf._sources import choose as _choose
-from pymemcgbpf._sources import one_bpf as _one_bpf
+from pymemcgbpf._sources import program_cache as _program_cache
 
 from .conftest import RunPython
 from .directories import make_v2
@@ -258,9 +258,9 @@ def test_clear_cache(v2: Path, sources: Sources) -> None:
 
 
 def test_clear_cache_forgets_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_one_bpf._programs, "key", None)
+    monkeypatch.setitem(_program_cache._programs, "key", None)
     clear_cache()
-    assert not _one_bpf._programs
+    assert not _program_cache._programs
 
 
 def test_a_reader_put_out_while_it_is_used(v2: Path, sources: Sources) -> None:

@@ -30,6 +30,7 @@ from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._options import Request
 from pymemcgbpf._sources import choose as _choose
 from pymemcgbpf._sources import one_bpf as _one_bpf
+from pymemcgbpf._sources import program_cache as _program_cache
 from pymemcgbpf._sources import slot_discovery as _slot_discovery
 from pymemcgbpf._sources.choose import Selection
 
@@ -396,7 +397,7 @@ def test_a_forked_child_finds_the_module_s_locks_open(v2: Path) -> None:
         (_libbpf, "_lock"),
         (_libbpf, "_print_lock"),
         (_btf, "_lock"),
-        (_one_bpf, "_programs_lock"),
+        (_program_cache, "_programs_lock"),
         (_slot_discovery, "_lock"),
         (_functions, "_readers_lock"),
     ]

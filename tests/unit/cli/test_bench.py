@@ -20,7 +20,7 @@ from pymemcgbpf._cli import bench, bench_report
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._sources import choose as _choose
 
-from ..commands import Captured, failed, printed, refuse_bpf
+from ..commands import Captured, RefuseBpf, failed, printed
 from ..directories import make_v1, make_v2
 
 STAT = "anon 4096\nfile 8192\nshmem 0\nfile_mapped 0\npgfault 3\npgmajfault 1\nslab 7\n"
@@ -39,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_choose._Selector, "_through_bpf", refuse_bpf)
+    monkeypatch.setattr(_choose, "BPF_OPENER", RefuseBpf())
     monkeypatch.setattr(formatting, "share", lambda read: NO_PERF)
     monkeypatch.setattr(rounds, "_CALIBRATION_NS", 10_000)
 

@@ -24,10 +24,10 @@ from pymemcgbpf._sources import choose as _choose
 from pymemcgbpf._sources import slot_discovery as _slot_discovery
 from pymemcgbpf.errors import BackendUnavailableError, BpfObjectError
 
-from ..commands import Captured, refuse_bpf
+from ..commands import Captured, RefuseBpf
 from ..conftest import RunPython
 from ..directories import make_v2
-from ..kernels import LINUX_6_18, LINUX_7_3
+from ..kernels import LINUX_6_1, LINUX_6_18, LINUX_7_3
 
 LOCKDOWN = "/sys/kernel/security/lockdown"
 UNPRIVILEGED = "/proc/sys/kernel/unprivileged_bpf_disabled"
@@ -72,7 +72,7 @@ class Machine:
         self.set(_program, "read_object", lambda: b"1234")
         self.set(_program, "effective_capabilities", lambda: ROOT)
         self.set(_slot_discovery, "find", lambda *_: Layout({}, 0, False))
-        self.set(_choose._Selector, "_through_bpf", _through_bpf)
+        self.set(_choose, "BPF_OPENER", _TextAsBpf())
 
     def set(self, where: Any, name: str, value: Any) -> None:
         self._monkeypatch.setattr(where, name, value)
@@ -88,13 +88,15 @@ class _Library(NamedTuple):
     version: str
 
 
-def _through_bpf(self: Any, backend: str) -> Any:
+class _TextAsBpf(_choose.BpfOpener):
     """Reads text, and calls it BPF."""
-    if backend == "rfc":
-        raise BackendUnavailableError("this kernel has no rfc")
-    source = self._factory.text(self._cgroup, ("anon",))
-    transport = self._request.transport
-    return _choose.Selection(source, ("anon",), backend, transport.replace("auto", "run"), "")
+
+    def open(self, selector: Any, backend: str) -> Any:
+        if backend == "rfc":
+            raise BackendUnavailableError("this kernel has no rfc")
+        source = selector.factory.text(selector.cgroup, ("anon",))
+        transport = selector.request.transport.replace("auto", "run")
+        return _choose.Selection(source, ("anon",), backend, transport, "")
 
 
 @pytest.fixture
@@ -168,7 +170,7 @@ LACKS = "this process lacks"
         look("memcg kfuncs", UNKNOWN, "libbpf", _btf, "kernel", NO_LIBBPF),
         look("memcg kfuncs", "no", "Linux 7.0", _btf, "kernel", LINUX_6_18.types),
         look("flush through BPF", "no", "Linux 7.0", _btf, "kernel", LINUX_6_18.types),
-        look("cgroup kfuncs", "no", "no x", _choose, "RUN_FUNCTIONS", frozenset({"x"})),
+        look("cgroup kfuncs", "no", "Linux 6.12", _btf, "kernel", LINUX_6_1.types),
         look("BPF object", "no", "install", _program, "read_object", NO_OBJECT),
         look("capabilities", "no", f"{LACKS} CAP_BPF and CAP_PERFMON: run it", *capable(NONE)),
         look("capabilities", "no", f"{LACKS} CAP_PERFMON: run it", *capable(BPF_ALONE)),
@@ -254,7 +256,7 @@ def test_btf_is_looked_for_where_there_is_no_libbpf(
 
 
 def test_text_alone_is_status_1(machine: Machine, v2: Path, capsys: Captured) -> None:
-    machine.set(_choose._Selector, "_through_bpf", refuse_bpf)
+    machine.set(_choose, "BPF_OPENER", RefuseBpf())
     shown = examined(capsys, v2, 1)
     assert shown["in use"] == (
         "no",

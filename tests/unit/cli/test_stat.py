@@ -21,7 +21,7 @@ from pymemcgbpf._sources import choose as _choose
 from pymemcgbpf._sources.one_text import TextSource
 
 from .. import commands
-from ..commands import TEXT, Captured, failed, refuse_bpf
+from ..commands import TEXT, Captured, RefuseBpf, failed
 from ..conftest import RunPython
 from ..directories import make_v2
 
@@ -60,7 +60,7 @@ def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured
 def test_a_backend_that_is_not_to_be_had_is_status_1(
     v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_choose._Selector, "_through_bpf", refuse_bpf)
+    monkeypatch.setattr(_choose, "BPF_OPENER", RefuseBpf())
     assert failed(capsys, 1, "--backend", "core", str(v2)) == "pymemcgbpf: lacks CAP_BPF\n"
 
 
@@ -202,7 +202,7 @@ def test_no_flush(
 def test_a_fall_back_to_text_says_why(
     extra: tuple[str, ...], v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_choose._Selector, "_through_bpf", refuse_bpf)
+    monkeypatch.setattr(_choose, "BPF_OPENER", RefuseBpf())
     assert main([*extra, str(v2), "anon"]) == 0
     out, err = capsys.readouterr()
     assert "anon" in out

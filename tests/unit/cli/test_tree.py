@@ -19,7 +19,7 @@ from pymemcgbpf._cli.units import columns
 from pymemcgbpf._sources import choose as _choose
 
 from .. import commands
-from ..commands import TEXT, Captured, failed, refuse_bpf
+from ..commands import TEXT, Captured, RefuseBpf, failed
 from ..conftest import RunPython
 from ..directories import make_v2
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_read_is_status_1(tmp_path: Path, capsys: Captured) -> No
 def test_a_fall_back_to_text_says_why(
     forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_choose._Selector, "_through_bpf", refuse_bpf)
+    monkeypatch.setattr(_choose, "BPF_OPENER", RefuseBpf())
     assert main(["tree", str(forest)]) == 0
     out, err = capsys.readouterr()
     assert len(names(out)) == 5

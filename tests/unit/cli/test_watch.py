@@ -24,7 +24,7 @@ from pymemcgbpf._cli.main import main
 from pymemcgbpf._sources import choose as _choose
 
 from .. import commands
-from ..commands import TEXT, Captured, failed, refuse_bpf
+from ..commands import TEXT, Captured, RefuseBpf, failed
 
 QUICK = ("--interval", "0.001")
 
@@ -148,7 +148,7 @@ def test_a_cgroup_that_is_removed_meanwhile(
 def test_a_fall_back_to_text_says_why(
     extra: tuple[str, ...], v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_choose._Selector, "_through_bpf", refuse_bpf)
+    monkeypatch.setattr(_choose, "BPF_OPENER", RefuseBpf())
     assert main(["watch", "--count", "1", *extra, str(v2), "anon"]) == 0
     assert ("lacks CAP_BPF" in capsys.readouterr().err) == (not extra)
 

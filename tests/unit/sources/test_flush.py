@@ -52,7 +52,8 @@ def file_of(flush: _flush.Flush) -> str:
 
 
 def test_a_program_that_flushes_needs_no_file(v2: Path, opened: Opened) -> None:
-    assert _flush.within(_program.FLUSH_KFUNC, opened(v2)) == (_program.FLUSH_KFUNC, (), None)
+    flush = _flush.within(_program.FLUSH_KFUNC, opened(v2))
+    assert (flush.mode, flush.files, flush.pressure) == (_program.FLUSH_KFUNC, (), None)
 
 
 def test_else_the_cheapest_file_does(tmp_path: Path, opened: Opened) -> None:
@@ -85,4 +86,4 @@ def test_above_a_cgroup_the_topmost_flushes(tmp_path: Path, opened: Opened) -> N
 def test_no_flush_reads_nothing() -> None:
     _flush.NO_FLUSH.by_file()
     _flush.NO_FLUSH.close()
-    assert _flush.NO_FLUSH == (_program.FLUSH_NONE, (), None)
+    assert (_flush.NO_FLUSH.mode, _flush.NO_FLUSH.reads) == (_program.FLUSH_NONE, False)

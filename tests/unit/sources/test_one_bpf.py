@@ -31,6 +31,7 @@ from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.plan import ReadPlan, Term, Terms
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._sources import one_bpf as _one_bpf
+from pymemcgbpf._sources import program_cache as _program_cache
 from pymemcgbpf._sources.one_bpf import RunSource, StatSourceFactory, StreamSource
 
 from ...open_files import open_files
@@ -121,7 +122,7 @@ class Kernel:
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     fake = Kernel(tmp_path)
     monkeypatch.setattr(_libbpf, "IteratorMaker", fake.maker)
-    monkeypatch.setattr(_one_bpf, "_cached_program", lambda *_: fake)
+    monkeypatch.setattr(_program_cache, "cached", lambda *_: fake)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
     return fake
 
@@ -342,7 +343,7 @@ class Runs:
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     fake = Runs()
     monkeypatch.setattr(_libbpf, "runner", fake.runner)
-    monkeypatch.setattr(_one_bpf, "_cached_program", lambda *_: fake)
+    monkeypatch.setattr(_program_cache, "cached", lambda *_: fake)
     monkeypatch.setattr(_one_bpf, "BUSY_SECONDS", 0)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
     return fake
@@ -460,7 +461,7 @@ def test_a_closed_run_source_lets_go_of_its_program(
     program = Loaded()
     seen = weakref.ref(program)
     programs = [program]
-    monkeypatch.setattr(_one_bpf, "_cached_program", lambda *_: programs.pop())
+    monkeypatch.setattr(_program_cache, "cached", lambda *_: programs.pop())
     del program
     source = RunSource(opened(v2), RECIPE, False)
     gc.collect()
@@ -496,7 +497,7 @@ def kind(
 ) -> Callable[..., Any]:
     """A kind of source, and what it reads from in the program's place."""
     fake = kernel if request.param is StreamSource else runs
-    monkeypatch.setattr(_one_bpf, "_cached_program", lambda *_: fake)
+    monkeypatch.setattr(_program_cache, "cached", lambda *_: fake)
     runs.answers = [(_wire.DONE, 1, (4096, 3))] * 2
     found: Callable[..., Any] = request.param
     return found
@@ -633,7 +634,7 @@ def test_which_program_is_used(
 
     types = LINUX_6_18.types()._replace(functions=frozenset(functions))
     monkeypatch.setattr(_btf, "kernel", lambda: types)
-    monkeypatch.setattr(_one_bpf, "_cached_program", cached)
+    monkeypatch.setattr(_program_cache, "cached", cached)
     before = open_files()
     source = kind(opened(v2), RECIPE, flush)
     assert asked == [(program, RECIPE, mode if flush else _program.FLUSH_NONE)]
@@ -657,24 +658,24 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     monkeypatch.setattr(_program, "Program", load)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
-    _one_bpf.forget_programs()
+    _program_cache.clear()
     yield loaded
-    _one_bpf.forget_programs()
+    _program_cache.clear()
 
 
 def test_a_program_is_loaded_once(loads: list[str]) -> None:
-    first = _one_bpf._cached_program(_program.STREAM, RECIPE, 0)
-    assert _one_bpf._cached_program(_program.STREAM, ReadPlan("core", {**TERMS}), 0) is first
+    first = _program_cache.cached(_program.STREAM, RECIPE, 0)
+    assert _program_cache.cached(_program.STREAM, ReadPlan("core", {**TERMS}), 0) is first
     assert loads == [_program.STREAM]
 
 
 def test_a_lost_program_is_loaded_anew(loads: list[str]) -> None:
     # By a process that became a daemon, and closed all that it found.
-    first: Any = _one_bpf._cached_program(_program.STREAM, RECIPE, 0)
+    first: Any = _program_cache.cached(_program.STREAM, RECIPE, 0)
     first.is_lost = True
-    second = _one_bpf._cached_program(_program.STREAM, RECIPE, 0)
+    second = _program_cache.cached(_program.STREAM, RECIPE, 0)
     assert second is not first
-    assert _one_bpf._cached_program(_program.STREAM, RECIPE, 0) is second
+    assert _program_cache.cached(_program.STREAM, RECIPE, 0) is second
     assert loads == [_program.STREAM] * 2
 
 
@@ -688,28 +689,28 @@ def test_programs_that_differ_are_told_apart(loads: list[str]) -> None:
         (_program.STREAM, ReadPlan("core", other_counter), 0),
         (_program.STREAM, ReadPlan("core", dict(reversed(TERMS.items()))), 0),
     ]
-    programs = [_one_bpf._cached_program(*each) for each in different]
+    programs = [_program_cache.cached(*each) for each in different]
     assert len(set(map(id, programs))) == len(different)
 
 
 def test_only_the_last_programs_are_kept(loads: list[str]) -> None:
-    for mode in range(_one_bpf._KEPT_PROGRAMS + 1):
-        _one_bpf._cached_program(_program.STREAM, RECIPE, mode)
-    _one_bpf._cached_program(_program.STREAM, RECIPE, 1)
-    assert len(loads) == _one_bpf._KEPT_PROGRAMS + 1
-    _one_bpf._cached_program(_program.STREAM, RECIPE, 0)
-    assert len(loads) == _one_bpf._KEPT_PROGRAMS + 2
-    assert len(_one_bpf._programs) == _one_bpf._KEPT_PROGRAMS == 8
+    for mode in range(_program_cache._KEPT_PROGRAMS + 1):
+        _program_cache.cached(_program.STREAM, RECIPE, mode)
+    _program_cache.cached(_program.STREAM, RECIPE, 1)
+    assert len(loads) == _program_cache._KEPT_PROGRAMS + 1
+    _program_cache.cached(_program.STREAM, RECIPE, 0)
+    assert len(loads) == _program_cache._KEPT_PROGRAMS + 2
+    assert len(_program_cache._programs) == _program_cache._KEPT_PROGRAMS == 8
 
 
 def test_the_program_that_was_used_last_is_kept_longest(loads: list[str]) -> None:
-    for mode in range(_one_bpf._KEPT_PROGRAMS):
-        _one_bpf._cached_program(_program.STREAM, RECIPE, mode)
+    for mode in range(_program_cache._KEPT_PROGRAMS):
+        _program_cache.cached(_program.STREAM, RECIPE, mode)
     for mode in (0, 99, 0):  # the second put 1 out
-        _one_bpf._cached_program(_program.STREAM, RECIPE, mode)
-    assert len(loads) == _one_bpf._KEPT_PROGRAMS + 1
-    _one_bpf._cached_program(_program.STREAM, RECIPE, 1)
-    assert len(loads) == _one_bpf._KEPT_PROGRAMS + 2
+        _program_cache.cached(_program.STREAM, RECIPE, mode)
+    assert len(loads) == _program_cache._KEPT_PROGRAMS + 1
+    _program_cache.cached(_program.STREAM, RECIPE, 1)
+    assert len(loads) == _program_cache._KEPT_PROGRAMS + 2
 
 
 def test_a_program_that_fails_to_load_is_not_kept(
@@ -721,19 +722,19 @@ def test_a_program_that_fails_to_load_is_not_kept(
     with monkeypatch.context() as patch:
         patch.setattr(_program, "Program", refuse)
         with pytest.raises(MemcgError):
-            _one_bpf._cached_program(_program.STREAM, RECIPE, 0)
-    _one_bpf._cached_program(_program.STREAM, RECIPE, 0)
+            _program_cache.cached(_program.STREAM, RECIPE, 0)
+    _program_cache.cached(_program.STREAM, RECIPE, 0)
     assert loads == [_program.STREAM]
 
 
 def test_forgotten_programs_are_loaded_anew_and_stay_with_their_users(loads: list[str]) -> None:
-    first = _one_bpf._cached_program(_program.STREAM, RECIPE, 0)
+    first = _program_cache.cached(_program.STREAM, RECIPE, 0)
     seen = weakref.ref(first)
-    _one_bpf.forget_programs()
-    _one_bpf.forget_programs()
+    _program_cache.clear()
+    _program_cache.clear()
     gc.collect()
     assert seen() is not None, "it has a user"
-    assert _one_bpf._cached_program(_program.STREAM, RECIPE, 0) is not first
+    assert _program_cache.cached(_program.STREAM, RECIPE, 0) is not first
     del first
     gc.collect()
     assert seen() is None
@@ -744,5 +745,5 @@ def test_a_program_is_loaded_with_its_recipe_s_constants(
 ) -> None:
     given: list[object] = []
     monkeypatch.setattr(_program, "Program", lambda *arguments: given.extend(arguments))
-    _one_bpf._cached_program(_program.RUN_ONE, RECIPE, _program.FLUSH_KFUNC)
+    _program_cache.cached(_program.RUN_ONE, RECIPE, _program.FLUSH_KFUNC)
     assert given == [_program.RUN_ONE, RECIPE.constants(_program.FLUSH_KFUNC)]

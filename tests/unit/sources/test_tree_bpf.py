@@ -93,6 +93,15 @@ class Walkers:
         self.made.append(Walker(self, constants, rows, cgroup, order))
         return self.made[-1]
 
+    by_iterator = True
+
+    def before_walking(
+        self, cgroup: Cgroup, plan: ReadPlan, flush: bool, order: Order, *, by_iterator: bool
+    ) -> _flush.Flush:
+        if not flush:
+            return _flush.NO_FLUSH
+        return self.flush(cgroup, plan.backend, order)
+
     def flush(self, cgroup: Cgroup, backend: str, order: Order) -> _flush.Flush:
         self.flushes.append((cgroup.path, backend, order))
         return self.flush_by
@@ -147,9 +156,10 @@ def _a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def kernel(v2: Path) -> Walkers:
+def kernel(v2: Path, monkeypatch: pytest.MonkeyPatch) -> Walkers:
     made = Walkers()
     made.rows = [row(v2.stat().st_ino)]
+    monkeypatch.setattr(_flush, "before_walking", made.before_walking)
     return made
 
 
@@ -704,7 +714,7 @@ def test_a_file_is_read_before_every_walk(
             happened.append("close")
             super().close()
 
-    kernel.flush_by = File(*_flush.by_file(opened(v2)))
+    kernel.flush_by = File(FLUSH_NONE, _flush.by_file(opened(v2)).files)
     kernel.walking = lambda: happened.append("walk")
     made = source(flush=True)
     assert happened == []
@@ -754,7 +764,13 @@ def test_who_flushes(
     monkeypatch.setattr(_btf, "kernel", lambda: types)
     root = make_v2(tmp_path / "root", kind=None)
     make_v2(root / "a")
-    flush = transport.flush(opened(root / "a"), backend, order)
+    flush = _flush.before_walking(
+        opened(root / "a"),
+        ReadPlan(backend, RECIPE.terms),
+        True,
+        order,
+        by_iterator=transport.by_iterator,
+    )
     assert flush.mode == mode
     if file is None:
         assert flush.files == ()

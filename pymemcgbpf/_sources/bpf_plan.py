@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Which of the wanted items a BPF backend can read on this kernel."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Optional
+
+from .. import _items
+from .._bpf import btf as _btf
+from .._bpf import counter_slots as _counter_slots
+from .._bpf import plan as _plan
+from .._bpf.plan import ReadPlan, Terms
+from .._cgroup.directory import Cgroup
+from .._items import MEMORY_STAT, NodeCounter
+from ..errors import BackendUnavailableError, ItemUnavailableError
+from . import slot_discovery as _slot_discovery
+from .wanted_items import WantedItems, unavailable
+
+_WHY_UNPROVED = (
+    "its symbols do not show mem_cgroup_events_index (no CONFIG_KALLSYMS_ALL, or "
+    "kernel.kptr_restrict), and no number has told it from its neighbours yet"
+)
+_WHY_NO_GUESS = "memory.stat does not show the number, other than 0, of the counter called like it"
+
+
+class BpfPlanner:
+    """Makes a plan of the wanted items for one backend after another.
+
+    Attributes:
+        lacked_proof: whether some backend may have an item, but could not prove which counter
+            it is.
+    """
+
+    def __init__(self, cgroup: Cgroup, wanted: WantedItems, text_may_serve: bool) -> None:
+        self._cgroup, self._wanted, self._text_may_serve = cgroup, wanted, text_may_serve
+        self.lacked_proof = False
+
+    def plan(self, backend: str, types: _btf.KernelTypes) -> ReadPlan:
+        """What a backend is to read.
+
+        Raises:
+            ItemUnavailableError: a required item is missing, or nothing is left to read.
+            BackendUnavailableError: where the kernel keeps its counters is not known.
+        """
+        wanted = self._wanted
+        names = wanted.expanded(wanted.shown.counted)
+        wanted.check_required(wanted.shown.counts)
+        planner = _plan.Planner(backend, types, self._layout(backend, types, names))
+        terms = {name: planner.terms_of(name) for name in names}
+        self._drop_wrong_guesses(backend, terms)
+        missing = [name for name in wanted.required if not terms[name]]
+        if self._text_may_serve:
+            missing += [name for name in names if not terms[name] and self._text_has(name)]
+        if missing:
+            raise self._no_terms(list(dict.fromkeys(missing)), planner)
+        return self.not_empty(
+            ReadPlan(backend, {name: part for name, part in terms.items() if part})
+        )
+
+    def not_empty(self, plan: ReadPlan) -> ReadPlan:
+        """The same plan, if it has items.
+
+        Raises:
+            ItemUnavailableError: it has none. Another backend may have some.
+        """
+        if not plan.terms:
+            asked = self._wanted.names or (MEMORY_STAT,)
+            raise unavailable(asked, f"the {plan.backend} backend on {self._cgroup.path}")
+        return plan
+
+    def _text_has(self, name: str) -> bool:
+        """Whether reading through BPF would lose a key that text has. (On cgroup v1 text has so
+        few keys that it would lose more.)"""
+        in_stat = _items.file_of(name) == MEMORY_STAT
+        return self._cgroup.version == 2 and in_stat and self._wanted.shown.has(name)
+
+    def _no_terms(self, missing: list[str], planner: _plan.Planner) -> ItemUnavailableError:
+        """Why a backend does not offer items that the kernel counts."""
+        unproved = [name for name in missing if planner.lacks_proof(name)]
+        guesses = [
+            name
+            for name in missing
+            if name not in unproved
+            and _items.item_named(name) is None
+            and _plan.guessed(name, planner.types.counters)
+        ]
+        self.lacked_proof = self.lacked_proof or bool(unproved or guesses)
+        for names, why in (
+            (
+                unproved,
+                f"this kernel's order of counters could not be proved for {{}}: {_WHY_UNPROVED}",
+            ),
+            (guesses, f"this version does not know {{}}: {_WHY_NO_GUESS}"),
+        ):
+            if names:
+                text = why.format(", ".join(map(repr, names)))
+                return ItemUnavailableError(text, item_names=missing)
+        return unavailable(missing, f"the {planner.backend} backend on this kernel")
+
+    def _layout(
+        self, backend: str, types: _btf.KernelTypes, names: Sequence[str]
+    ) -> Optional[_counter_slots.Layout]:
+        """Where the counters lie, if these items are read from there."""
+        if backend == "core" and any(map(_plan.is_flushed, names)):
+            return _slot_discovery.find(types, self._cgroup)
+        items = map(_items.item_named, names)
+        if any(item is not None and isinstance(item.source, NodeCounter) for item in items):
+            with contextlib.suppress(BackendUnavailableError):
+                return _slot_discovery.find(types, self._cgroup)
+        return None
+
+    def _drop_wrong_guesses(self, backend: str, terms: Terms) -> None:
+        """Drops items of a newer kernel whose counter is a guess, unless memory.stat shows the
+        counter's number under the item's name."""
+        guesses = {
+            name: parts
+            for name, parts in terms.items()
+            if parts and _items.item_named(name) is None
+        }
+        if not guesses:
+            return
+        right: set[str] = set()
+        for agreeing in _slot_discovery.comparisons(self._cgroup, ReadPlan(backend, guesses)):
+            right |= agreeing
+            if right >= guesses.keys():
+                return
+        terms.update((name, ()) for name in guesses.keys() - right)

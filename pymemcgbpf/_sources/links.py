@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Iterator links: attaching one to a cgroup, in an order that the kernel knows, and reading it."""
+
+from __future__ import annotations
+
+import errno
+from typing import Callable, TypeVar
+
+from .. import _options
+from .._bpf import btf as _btf
+from .._bpf import program as _program
+from .._bpf.bindings import libbpf as _libbpf
+from .._bpf.features import CHILDREN
+from .._cgroup import diagnosis as _diagnosis
+from .._cgroup.directory import Cgroup
+from ..errors import BpfPermissionError, MemcgError
+
+_Read = TypeVar("_Read")
+
+
+def attach(program: _program.Program, cgroup: Cgroup, order: int) -> _program.Link:
+    """A link that walks from a cgroup.
+
+    Raises:
+        MemcgError: the kernel refuses it; of the cgroup, or a BpfPermissionError.
+    """
+    try:
+        return program.attach(cgroup.fd, order)
+    except MemcgError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EBADF):
+            raise _diagnosis.why_unreadable(cgroup.path, cgroup.identity) from error
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise BpfPermissionError(
+                f"the kernel does not let this process attach a BPF iterator: {error}",
+                errno=error.errno,
+                call=error.call,
+                log=error.log,
+            ) from error
+        raise
+
+
+def walk_order(order: int, cgroup: Cgroup) -> tuple[int, dict[str, bytes]]:
+    """The order that the kernel is asked to walk in, and constants for the program.
+
+    Where the kernel cannot walk children only, it walks the whole tree and the program skips the
+    others.
+    """
+    if order != _options.CHILDREN or CHILDREN.is_in(_btf.kernel()):
+        return order, {}
+    return _options.PRE, {"children_of": _program.u64(cgroup.id)}
+
+
+def read_iterator(new_iterator: _libbpf.IteratorMaker, read: Callable[[int], _Read]) -> _Read:
+    """What *read* makes of the descriptor of a new iterator, which is closed afterwards.
+
+    :meth:`StreamSource.read` and :meth:`IteratorWalker.walk` do the same in place, because a call
+    would cost them time.
+    """
+    iterator = new_iterator()
+    try:
+        return read(iterator.fileno())
+    finally:
+        iterator.close()

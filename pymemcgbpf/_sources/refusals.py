@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Why backends and transports cannot serve, and what users read about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple, Optional
+
+from .._bpf import program as _program
+from .._bpf.features import Feature
+from ..errors import (
+    BpfPermissionError,
+    BtfNotFoundError,
+    ItemUnavailableError,
+    LibbpfNotFoundError,
+    LibbpfTooOldError,
+    MemcgError,
+)
+
+
+class Refusal(NamedTuple):
+    """Why something cannot serve. It holds no exception: a traceback would keep files open.
+
+    Attributes:
+        name: the backend or transport.
+        why: the message of the error.
+        remedy: what can be done about it; "" if nothing is known.
+        is_of_items: whether some item is unavailable through it.
+        feature: what the kernel lacks, if that is the reason.
+    """
+
+    name: str
+    why: str
+    remedy: str = ""
+    is_of_items: bool = False
+    feature: Optional[Feature] = None
+
+    @classmethod
+    def of(cls, name: str, error: MemcgError, feature: Optional[Feature] = None) -> Refusal:
+        """The refusal that an error stands for."""
+        is_of_items = isinstance(error, ItemUnavailableError)
+        return cls(name, str(error), remedy(error), is_of_items, feature)
+
+
+def remedy(error: MemcgError) -> str:
+    """What can be done about an error; "" if its message says all that is known."""
+    if isinstance(error, LibbpfNotFoundError) and error.call != "import":
+        return "install libbpf1"
+    if isinstance(error, LibbpfTooOldError):
+        return "install a newer libbpf1"
+    if isinstance(error, BtfNotFoundError):
+        return "use a kernel with CONFIG_DEBUG_INFO_BTF=y, and mount /sys"
+    if isinstance(error, BpfPermissionError):
+        missing = _program.missing_capabilities()
+        if missing:
+            return f"run it as root, or grant {' and '.join(missing)}"
+    return ""
+
+
+def summary(refusals: Iterable[Refusal]) -> str:
+    """Who refused, and why, in full: the text of an error."""
+    names: dict[str, list[str]] = {}
+    for refusal in refusals:
+        names.setdefault(refusal.why, []).append(refusal.name)
+    return "; ".join(f"{', '.join(same)}: {why}" for why, same in names.items())
+
+
+def fallback_reason(refusals: Iterable[Refusal]) -> str:
+    """Why nothing better serves, as short as it can be said.
+
+    It begins with what can be done. That the kernel is too old for something is said only where
+    there is nothing else to say, and only of what some released kernel has.
+    """
+    others = [refusal for refusal in refusals if refusal.feature is None]
+    if others:
+        remedies = dict.fromkeys(
+            f"{refusal.remedy}: {_first_clause(refusal.why)}"
+            for refusal in others
+            if refusal.remedy
+        )
+        rest = summary(refusal for refusal in others if not refusal.remedy)
+        return "; ".join((*remedies, *filter(None, (rest,))))
+    for name, _, _, _, feature in refusals:
+        if feature is not None and feature.linux:
+            return f"{name}: needs {feature.kernels}"
+    return ""
+
+
+def _first_clause(message: str) -> str:
+    """A message up to its details: "this process may not load BPF programs"."""
+    return re.split(r" \(|: ", message, maxsplit=1)[0]

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Which items a caller wants of a cgroup, and which of them the cgroup's files have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Callable, Optional
+
+from .. import _items
+from .._cgroup.directory import Cgroup
+from .._cgroup.present_items import PresentItems
+from .._items import CATALOGUE, CURRENT, MEMORY_STAT, close_names
+from ..errors import ItemUnavailableError, UnknownItemError
+
+
+class WantedItems:
+    """The names that a caller gave, on one cgroup.
+
+    Attributes:
+        names: items and groups; None for all of memory.stat and memory.current.
+        required: the items among them, which must be there. Of groups, those members that this
+            kernel lacks are left out.
+        shown: what the cgroup's files have.
+    """
+
+    def __init__(
+        self, names: Optional[tuple[str, ...]], cgroup: Cgroup, shown: PresentItems
+    ) -> None:
+        self.names, self.shown = names, shown
+        self.required = [name for name in names or () if not _items.is_group(name)]
+        self._cgroup = cgroup
+
+    def check_known(self) -> None:
+        """Checks that somebody knows each name: the catalogue, or the kernel's files.
+
+        Raises:
+            UnknownItemError: nobody does.
+        """
+        known = dict.fromkeys((*self.shown.names(MEMORY_STAT), *CATALOGUE))
+        for name in self.names or ():
+            if _items.is_group(name):
+                files = _items.files_of_group(name)
+                if len(files) == 1 or any(_items.in_group(name, one) for one in known):
+                    continue
+                printed = (one for file in files for one in self.shown.names(file))
+                if not any(_items.in_group(name, one) for one in printed):
+                    raise UnknownItemError(f"no item is called like {name!r}", item=name)
+            elif name not in known and not _items.item_named(name) and not self.shown.has(name):
+                raise _unknown(name, known)
+
+    def expanded(self, offered: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
+        """The names of all items that are wanted; each group becomes its members.
+
+        Args:
+            offered: file's name → its items.
+
+        Raises:
+            ItemUnavailableError: no item is left.
+        """
+        if self.names is None:
+            return (*offered(MEMORY_STAT), *offered(CURRENT))
+        found: dict[str, None] = {}
+        for name in self.names:
+            members = [name]
+            if _items.is_group(name):
+                files = _items.files_of_group(name)
+                among = [item for file in files for item in offered(file)]
+                members = [item for item in among if _items.in_group(name, item)]
+            found.update(dict.fromkeys(members))
+        if not found:
+            raise unavailable(self.names, self._cgroup.path)
+        return tuple(found)
+
+    def check_required(self, has: Callable[[str], bool]) -> None:
+        """Checks that every required item is there.
+
+        Raises:
+            ItemUnavailableError: some are not; the message says who lacks them.
+        """
+        missing = [name for name in self.required if not has(name)]
+        if missing:
+            raise unavailable(missing, self._where(missing))
+
+    def _where(self, missing: Sequence[str]) -> str:
+        of_stat = all(_items.file_of(name) == MEMORY_STAT for name in missing)
+        if of_stat and self._cgroup.version == 1:
+            return "this kernel's cgroup v1 memory.stat"
+        if self._cgroup.is_root:
+            return f"the root cgroup {self._cgroup.path} of this kernel"
+        return "this kernel's memory.stat" if of_stat else f"the cgroup {self._cgroup.path}"
+
+
+def unavailable(missing: Sequence[str], where: str) -> ItemUnavailableError:
+    """The error for known items that are not there."""
+    listed = ", ".join(map(repr, missing))
+    return ItemUnavailableError(f"{where} does not have {listed}", item_names=missing)
+
+
+def _unknown(name: str, known: dict[str, None]) -> UnknownItemError:
+    own = _V1_NAMES.get(name.removeprefix("total_"))
+    if own is not None:
+        message = (
+            f"no item is called {name!r}: cgroup v1's memory.stat calls {own!r} so, use {own!r}"
+        )
+        return UnknownItemError(message, item=name, suggestions=(own,))
+    like = close_names(name, known)
+    hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ""
+    return UnknownItemError(f"no item is called {name!r}{hint}", item=name, suggestions=like)
+
+
+_V1_NAMES = {item.v1.removeprefix("total_"): item.name for item in CATALOGUE.values() if item.v1}
+"""What cgroup v1's memory.stat calls an item → the item. Its total_ lines count the subtree."""
