@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn, Optional, SupportsIndex
 from .. import _items, _options, _wire
 from .._bpf import btf as _btf
 from .._bpf import program as _program
-from .._bpf.bindings import libbpf as _libbpf
+from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.plan import ReadPlan
 from .._cgroup import directory as _directory
 from .._cgroup.directory import Cgroup
@@ -284,7 +284,7 @@ class PinSource:
     def probe_missing(self) -> set[str]:
         """Reads once; the items that this kernel does not keep, and those without a number."""
         absent = {name for name in self.names if _items.item_named(name) is None}
-        iterator = _libbpf.IteratorMaker(self._link.fd)()
+        iterator = _libbpf_programs.IteratorMaker(self._link.fd)()
         try:
             data, _ = _read.read_walk(iterator.fileno())
         finally:

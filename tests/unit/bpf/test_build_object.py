@@ -17,6 +17,7 @@ from bpf_src import build_object
 from pymemcgbpf import MemcgError, _wire
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import libbpf_maps as _libbpf_maps
 from pymemcgbpf._bpf import program as _program
 
 from ..fake_libbpf import BSS, RODATA, TABLES_BSS, TABLES_RODATA
@@ -210,7 +211,7 @@ class Opened:
                 for each in maps:
                     assert lib.bpf_object__find_map_by_name(opened, each.encode())
             rodata = lib.bpf_object__find_map_by_name(opened, b".rodata")
-            address, size = _libbpf.initial_value(lib, rodata)
+            address, size = _libbpf_maps.initial_value(lib, rodata)
             assert address and size >= sum(self.constants.values())
             assert _libbpf.peek(address, size).count(0) < size, "page_size has a default"
         finally:

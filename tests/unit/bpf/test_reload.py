@@ -18,6 +18,7 @@ import pytest
 
 from pymemcgbpf import MemcgError
 from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf import reload as _reload
 from pymemcgbpf._bpf.program import SHARE, STREAM, MapSize, Program
@@ -247,7 +248,7 @@ def test_an_interrupt_leaves_nothing_open(lib: Kernel, monkeypatch: pytest.Monke
 
     Program(SHARE, {}, ROWS).close()
     before = open_files()
-    monkeypatch.setattr(_libbpf, "load_program", interrupt)
+    monkeypatch.setattr(_libbpf_programs, "load_program", interrupt)
     with pytest.raises(KeyboardInterrupt):
         Program(SHARE, {}, ROWS)
     gc.collect()  # what was made goes with the frames that made it
