@@ -59,7 +59,7 @@ def load_program(
     return lib.descriptor(
         "bpf_prog_load",
         kind.type,
-        name.encode()[:15],
+        name.encode(),
         licence.encode(),
         code,
         len(code) // 8,

@@ -37,11 +37,11 @@ CORE_FILE = os.path.join(_HERE, "objects", "memcg_stats_core.bpf.o")  # the same
 TABLES_FILE = os.path.join(_HERE, "objects", "index_tables.bpf.o")  # COPY_TABLES, alone
 
 # The programs of the objects, and their maps: which program uses which.
-STREAM = "memcg_stats_stream"
-SHARE = "memcg_stats_share"
-RUN_ONE = "memcg_stats_run_one"
-RUN_TREE = "memcg_stats_run_tree"
-COPY_TABLES = "copy_index_tables"
+STREAM = "memcg_stream"
+SHARE = "memcg_share"
+RUN_ONE = "memcg_run_one"
+RUN_TREE = "memcg_run_tree"
+COPY_TABLES = "copy_tables"
 ROWS, SCRATCHES = "rows", "scratches"
 PROGRAMS: dict[str, tuple[str, ...]] = {
     STREAM: (),
@@ -81,7 +81,7 @@ class Block(NamedTuple):
     offset: int
     size: int
     word: int
-    guard: int
+    enabled_offset: int
 
 
 def u32(value: int) -> bytes:

@@ -19,7 +19,9 @@ from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import libbpf_maps as _libbpf_maps
 from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf import reload as _reload
 
+from ..c_values import c_values
 from ..fake_libbpf import BSS, RODATA, TABLES_BSS, TABLES_RODATA
 
 Tool = Callable[..., Path]
@@ -244,6 +246,22 @@ def test_the_object_has_every_constant_that_the_package_sets(built: Path) -> Non
     assert constants["blocks"] == _wire.BLOCK.size * _wire.MAX_BLOCKS
     assert constants["header"] == _wire.HEADER.size + 2 * _wire.MAX_ITEMS
     assert constants["children_of"] == 8
+
+
+def test_the_kernel_keeps_a_program_s_name_whole() -> None:
+    # BPF_OBJ_NAME_LEN is 16, with the 0 at the end. A longer name would be refused or cut.
+    assert max(map(len, _program.PROGRAMS)) <= 15
+
+
+def test_a_program_is_loaded_again_with_the_licence_and_the_flags_of_the_object(
+    built: Path,
+) -> None:
+    data = built.read_bytes()
+    assert b"%b\0" % _reload.LICENCE.encode() in data
+    # By these names libbpf knows that the programs are sleepable.
+    sections = re.findall(rb"\0(iter[.\w]*/cgroup|syscall)(?=\0)", data)
+    assert set(sections) == {b"iter.s/cgroup", b"syscall"}
+    assert _reload.SLEEPABLE == c_values(["<linux/bpf.h>"], ["BPF_F_SLEEPABLE"])["BPF_F_SLEEPABLE"]
 
 
 def test_the_object_for_core_names_no_function_of_the_other_backends(folder: Path) -> None:

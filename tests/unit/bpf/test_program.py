@@ -27,18 +27,18 @@ from ..fake_libbpf import FakeLibbpf, installed
 Capable = Callable[[int], None]
 
 SENTENCE = "R1 type=scalar expected=ptr_, trusted_ptr_, rcu_ptr_"
-VERIFIER_LOG = f"""libbpf: prog 'memcg_stats_stream': BPF program load failed: Permission denied
-libbpf: prog 'memcg_stats_stream': -- BEGIN PROG LOAD LOG --
+VERIFIER_LOG = f"""libbpf: prog 'memcg_stream': BPF program load failed: Permission denied
+libbpf: prog 'memcg_stream': -- BEGIN PROG LOAD LOG --
 0: R1=ctx(off=0,imm=0) R10=fp0
 ; if (!cgrp) return 0;
 10: (85) call bpf_get_mem_cgroup#91
 {SENTENCE}
 processed 11 insns (limit 1000000) max_states_per_insn 0 total_states 1 peak_states 1 mark_read 1
 -- END PROG LOAD LOG --
-libbpf: prog 'memcg_stats_stream': failed to load: -13
+libbpf: prog 'memcg_stream': failed to load: -13
 libbpf: failed to load object ''
 """
-NO_LOG = "libbpf: prog 'memcg_stats_stream': BPF program load failed: Operation not permitted\n"
+NO_LOG = "libbpf: prog 'memcg_stream': BPF program load failed: Operation not permitted\n"
 EMPTY_LOG = (
     "libbpf: prog 'x': -- BEGIN PROG LOAD LOG --\n"
     "processed 0 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0\n"
