@@ -450,8 +450,9 @@ def _load_error(error: MemcgError, file: str, log: str) -> MemcgError:
 # and takes it for a failure when it may not.
 _CANNOT_LIST_BTF = "failed to iterate BTF objects"
 _NEEDS_SYS_ADMIN = (
-    "this process may not load BPF programs with this libbpf: it lacks CAP_SYS_ADMIN, which "
-    "libbpf before 1.5 needs beside CAP_BPF and CAP_PERFMON (run it as root, or grant it)"
+    "run as root, grant CAP_SYS_ADMIN in addition to CAP_BPF and CAP_PERFMON, or install libbpf 1.5 "
+    "or later: this process may not load BPF programs, because it lacks CAP_SYS_ADMIN, which older "
+    "versions of libbpf need"
 )
 
 

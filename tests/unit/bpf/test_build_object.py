@@ -261,7 +261,7 @@ def test_a_program_is_loaded_again_with_the_licence_and_the_flags_of_the_object(
     # By these names libbpf knows that the programs are sleepable.
     sections = re.findall(rb"\0(iter[.\w]*/cgroup|syscall)(?=\0)", data)
     assert set(sections) == {b"iter.s/cgroup", b"syscall"}
-    assert _reload.SLEEPABLE == c_values(["<linux/bpf.h>"], ["BPF_F_SLEEPABLE"])["BPF_F_SLEEPABLE"]
+    assert c_values(["<linux/bpf.h>"], ["BPF_F_SLEEPABLE"])["BPF_F_SLEEPABLE"] == _reload.SLEEPABLE
 
 
 def test_the_object_for_core_names_no_function_of_the_other_backends(folder: Path) -> None:
