@@ -450,9 +450,9 @@ def _load_error(error: MemcgError, file: str, log: str) -> MemcgError:
 # and takes it for a failure when it may not.
 _CANNOT_LIST_BTF = "failed to iterate BTF objects"
 _NEEDS_SYS_ADMIN = (
-    "run as root, grant CAP_SYS_ADMIN in addition to CAP_BPF and CAP_PERFMON, or install libbpf 1.5 "
-    "or later: this process may not load BPF programs, because it lacks CAP_SYS_ADMIN, which older "
-    "versions of libbpf need"
+    "run as root, grant CAP_SYS_ADMIN in addition to CAP_BPF and CAP_PERFMON, or install libbpf "
+    "1.5 or later: this process may not load BPF programs, because it lacks CAP_SYS_ADMIN, which "
+    "older versions of libbpf need"
 )
 
 
