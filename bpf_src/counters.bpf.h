@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * One cgroup's counters, from whichever source user space chose before load.
+ * Reads the counters of one cgroup, from the backend that user space chose before load.
  *
- * The choices are `const volatile`: the verifier knows their values and drops
- * every branch not taken, so a kfunc that this kernel lacks is never seen.
+ * The choices are `const volatile` variables. The verifier knows their values and removes every
+ * branch that is not taken, so it never sees a call of a kfunc that this kernel lacks.
  */
 #ifndef COUNTERS_BPF_H
 #define COUNTERS_BPF_H
 
 const volatile __u32 backend = 0;	/* enum memcg_stats_backend */
 const volatile __u32 flush = 0;		/* enum memcg_stats_flush */
-const volatile __u32 flush_each = 0;	/* every cgroup of a stream, not the first alone */
+const volatile __u32 flush_each = 0;	/* whether a stream flushes every cgroup, not only the first */
 const volatile __u32 memory_cgrp_id = 0;	/* enum cgroup_subsys_id, from BTF */
 const volatile __u32 page_size = 4096;
 const volatile __u32 nr_blocks = 0;
@@ -31,7 +31,7 @@ extern unsigned long bpf_mem_cgroup_memory_events(struct mem_cgroup *memcg,
 extern unsigned long bpf_mem_cgroup_usage(struct mem_cgroup *memcg) __ksym __weak;
 extern void bpf_mem_cgroup_flush_stats(struct mem_cgroup *memcg) __ksym __weak;
 
-/* The first form of the patch. */
+/* The first version of the patch, which was never merged. */
 extern unsigned long memcg_node_stat_fetch(struct cgroup *cgrp, enum node_stat_item item) __ksym __weak;
 extern unsigned long memcg_stat_fetch(struct cgroup *cgrp, enum memcg_stat_item item) __ksym __weak;
 extern unsigned long memcg_vm_event_fetch(struct cgroup *cgrp, enum vm_event_item item) __ksym __weak;
@@ -40,8 +40,9 @@ extern void memcg_flush_stats(struct cgroup *cgrp) __ksym __weak;
 #else
 
 /*
- * libbpf looks for each function that an object names in the kernel's BTF, used or not, and longest
- * for those that are not there. So what reads as the backend "core" is compiled without them, too.
+ * libbpf looks up every function that an object names in the kernel's BTF, whether or not it is
+ * called, and a function that is missing takes longest. So there is a second object, which names
+ * none of these functions and serves the backend "core".
  */
 static __always_inline struct mem_cgroup *bpf_get_mem_cgroup(struct cgroup_subsys_state *css)
 {
@@ -63,18 +64,18 @@ static __always_inline struct mem_cgroup *bpf_get_mem_cgroup(struct cgroup_subsy
 /* Linux 6.1 to 6.15: kernel/cgroup/rstat.c */
 extern void cgroup_rstat_flush(struct cgroup *cgrp) __ksym __weak;
 
-/* The blocks' words: those of a machine with 8 nodes, all items, on any kernel. */
-#define MAX_WORDS 1024
-
 struct counters {
 	struct cgroup *cgrp;
-	struct mem_cgroup *memcg;	/* kfunc: a reference; else only for probe reads */
-	__u64 *words;			/* room for MAX_WORDS */
-	__u64 missing;			/* a bit for each block that is not there */
-	__u64 on_root;			/* all ones for a hierarchy's root, else 0 */
+	struct mem_cgroup *memcg;	/* a reference with the backend kfunc, else for probe reads only */
+	__u64 *words;			/* has room for MEMCG_STATS_MAX_WORDS words */
+	__u64 missing;			/* one bit for each block that could not be copied */
+	__u64 on_root;			/* all ones for the root of a hierarchy, otherwise 0 */
 };
 
-/* NULL where the memory controller is not enabled. Good for reads, not for kfuncs. */
+/*
+ * Returns the cgroup's struct mem_cgroup, or NULL if the memory controller is not enabled for it. The
+ * pointer serves bpf_probe_read_kernel() only: no kfunc accepts it.
+ */
 static __always_inline struct mem_cgroup *memcg_of(struct cgroup *cgrp)
 {
 	struct cgroup_subsys_state *css = NULL;
@@ -87,8 +88,8 @@ static __always_inline struct mem_cgroup *memcg_of(struct cgroup *cgrp)
 }
 
 /*
- * NULL where it has no memory.stat: the controller serves another cgroup only, is on its way out,
- * or not there yet.
+ * The same, but returns NULL also if the cgroup has no memory.stat: the controller is enabled on
+ * behalf of another cgroup only, is just being disabled, or is not online yet.
  */
 static __always_inline struct mem_cgroup *visible_memcg_of(struct cgroup *cgrp)
 {
@@ -102,12 +103,12 @@ static __always_inline struct mem_cgroup *visible_memcg_of(struct cgroup *cgrp)
 }
 
 /*
- * From here on nothing branches on what is read: the verifier would follow both ways, at each of
- * hundreds of numbers. A condition is a mask instead, all ones or 0, and the compiler is kept
- * from making a branch of it again (barrier_var).
+ * The code below never branches on a number that it has read: the verifier would explore both
+ * branches, for each of hundreds of numbers. A condition is a mask instead, which is all ones or 0,
+ * and barrier_var() keeps the compiler from turning it into a branch again.
  */
 
-/* All ones where value is negative. */
+/* Returns all ones if value is negative, otherwise 0. */
 static __always_inline __u64 mask_negative(__u64 value)
 {
 	__u64 mask = (__s64)value >> 63;
@@ -116,7 +117,7 @@ static __always_inline __u64 mask_negative(__u64 value)
 	return mask;
 }
 
-/* All ones where value is 0. */
+/* Returns all ones if value is 0, otherwise 0. */
 static __always_inline __u64 mask_zero(__u64 value)
 {
 	value |= -value;
@@ -124,20 +125,24 @@ static __always_inline __u64 mask_zero(__u64 value)
 	return ~mask_negative(value);
 }
 
-/* All ones where the block is not there. */
+/*
+ * Copies a block to its place among the words. Returns 0, or all ones if the block does not exist or
+ * could not be read.
+ */
 static __always_inline __u64 copy_block(const volatile struct memcg_stats_block *block,
 					const struct counters *c)
 {
-	__u32 step, size = block->size, word = block->word, guard = block->guard;
+	__u32 step, size = block->size, word = block->word;
+	__u32 enabled_offset = block->enabled_offset;
 	void *from = c->memcg;
 	__u64 missing = 0;
-	__u8 there = 0;
+	__u8 enabled = 0;
 
-	if (word >= MAX_WORDS || size > (MAX_WORDS - word) * sizeof(__u64))
+	if (word >= MEMCG_STATS_MAX_WORDS || size > (MEMCG_STATS_MAX_WORDS - word) * sizeof(__u64))
 		return ~0ULL;
 	if (block->start == MEMCG_STATS_START_CGROUP)
 		from = c->cgrp;
-	/* Where a pointer is NULL, so is the next, and the last read fails. */
+	/* If a pointer is NULL, the next read fails and leaves NULL, and so does the last read. */
 	for (step = 0; step < MEMCG_STATS_MAX_STEPS; step++) {
 		void *next = NULL;
 
@@ -146,14 +151,15 @@ static __always_inline __u64 copy_block(const volatile struct memcg_stats_block 
 		bpf_probe_read_kernel(&next, sizeof(next), from + block->steps[step]);
 		from = next;
 	}
-	if (guard) {
-		bpf_probe_read_kernel(&there, sizeof(there), from + (guard - 1));
-		missing = mask_zero(there);
+	if (enabled_offset) {
+		bpf_probe_read_kernel(&enabled, sizeof(enabled), from + (enabled_offset - 1));
+		missing = mask_zero(enabled);
 	}
 	return missing |
 	       mask_negative(bpf_probe_read_kernel(c->words + word, size, from + block->offset));
 }
 
+/* Copies all blocks into c->words, and notes in c->missing those that could not be copied. */
 static __always_inline void copy_blocks(struct counters *c)
 {
 	__u32 i;
@@ -165,24 +171,25 @@ static __always_inline void copy_blocks(struct counters *c)
 	}
 }
 
+/* Returns the value of a copied word, or MEMCG_STATS_ABSENT if its block is missing. */
 static __always_inline __u64 word_value(const struct counters *c, __u32 kind, __u32 index,
 					__u32 block)
 {
-	/* All ones is MEMCG_STATS_ABSENT. */
+	/* absent is all ones, which is MEMCG_STATS_ABSENT, or 0. */
 	__u64 value, unlimited, absent = -(c->missing >> (block & 63) & 1);
 
-	if (index >= MAX_WORDS)
+	if (index >= MEMCG_STATS_MAX_WORDS)
 		return MEMCG_STATS_ABSENT;
 	value = c->words[index];
 	switch (kind) {
 	case MEMCG_STATS_KIND_WORD:
 		break;
 	case MEMCG_STATS_KIND_SIGNED:
-		/* Per-cpu deltas may not have met yet; memory.stat shows 0 as well. */
+		/* Updates of several CPUs may not all have arrived yet. memory.stat shows 0, too. */
 		value &= ~mask_negative(value);
 		break;
 	case MEMCG_STATS_KIND_LIMIT:
-		/* PAGE_COUNTER_MAX pages */
+		/* PAGE_COUNTER_MAX pages, or more, mean that there is no limit. */
 		unlimited = ~mask_negative(value - MEMCG_STATS_UNLIMITED / page_size);
 		value = ((value * page_size) & ~unlimited) | (MEMCG_STATS_UNLIMITED & unlimited);
 		break;
@@ -195,6 +202,7 @@ static __always_inline __u64 word_value(const struct counters *c, __u32 kind, __
 	return value | absent;
 }
 
+/* Returns what the kfunc for this kind of counter returns. */
 static __always_inline __u64 kfunc_value(const struct counters *c, __u32 kind, __u32 index)
 {
 	switch (kind) {
@@ -212,6 +220,7 @@ static __always_inline __u64 kfunc_value(const struct counters *c, __u32 kind, _
 	}
 }
 
+/* Returns what the function of the first version of the patch returns. */
 static __always_inline __u64 rfc_value(const struct counters *c, __u32 kind, __u32 index)
 {
 	switch (kind) {
@@ -226,6 +235,7 @@ static __always_inline __u64 rfc_value(const struct counters *c, __u32 kind, __u
 	}
 }
 
+/* Returns the value of term i, or MEMCG_STATS_ABSENT. */
 static __always_inline __u64 term_value(const struct counters *c, __u32 i)
 {
 	__u32 kind = terms[i].kind, index = terms[i].counter;
@@ -239,12 +249,16 @@ static __always_inline __u64 term_value(const struct counters *c, __u32 i)
 	return MEMCG_STATS_ABSENT;
 }
 
-/* Sums the terms into one value per item: nr_items of them, which values[] must have room for. */
-static __always_inline void fill_values(const struct counters *c, __u64 *values, __u32 nr_items)
+/*
+ * Copies the blocks, and sums the terms into one value for each item. values[] must have room for
+ * nr_items values. A value is MEMCG_STATS_ABSENT if one of its terms is.
+ */
+static __always_inline void fill_values(struct counters *c, __u64 *values, __u32 nr_items)
 {
 	__u64 sum = 0, absent = 0, value;
 	__u32 i, item = 0;
 
+	copy_blocks(c);
 	for (i = 0; i < MEMCG_STATS_MAX_TERMS; i++) {
 		if (i >= nr_terms)
 			break;
@@ -263,6 +277,10 @@ static __always_inline void fill_values(const struct counters *c, __u64 *values,
 	}
 }
 
+/*
+ * Brings the pending updates of a cgroup and its descendants up to date, if user space chose a way
+ * to do so. This may sleep.
+ */
 static __always_inline void flush_subtree(struct cgroup *cgrp)
 {
 	if (flush == MEMCG_STATS_FLUSH_KFUNC) {
@@ -280,8 +298,12 @@ static __always_inline void flush_subtree(struct cgroup *cgrp)
 }
 
 /*
- * Fills values[] for one cgroup, whose own css (or any other of its csses) is given. False where
- * it has no memory.stat, or its counters could not be read.
+ * Fills values[] for one cgroup. css is the cgroup's own css or any other of its csses. Returns false
+ * if the cgroup has no memory.stat, or its counters could not be read.
+ *
+ * The backends stay apart here, since their pointers are of different types for the verifier: the
+ * kfunc's is a trusted reference, which is read directly and must be released, and the other's is a
+ * number, good for probe reads only.
  */
 static __always_inline bool read_counters(struct cgroup *cgrp, struct cgroup_subsys_state *css,
 					  __u64 *words, __u64 *values, __u32 nr_items)
@@ -295,10 +317,8 @@ static __always_inline bool read_counters(struct cgroup *cgrp, struct cgroup_sub
 		if (!c.memcg)
 			return false;
 		visible = c.memcg->css.flags & CSS_VISIBLE;
-		if (visible) {
-			copy_blocks(&c);
+		if (visible)
 			fill_values(&c, values, nr_items);
-		}
 		bpf_put_mem_cgroup(c.memcg);
 		return visible;
 	}
@@ -306,7 +326,6 @@ static __always_inline bool read_counters(struct cgroup *cgrp, struct cgroup_sub
 	c.memcg = visible_memcg_of(cgrp);
 	if (!c.memcg)
 		return false;
-	copy_blocks(&c);
 	fill_values(&c, values, nr_items);
 	return true;
 }

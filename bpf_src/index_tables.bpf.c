@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /*
- * Linux 6.10 on keeps only some counters; which one lies where is told by two static tables
- * (events[] has had one since 6.1). This copies them out, once in a process.
+ * Since Linux 6.10 the kernel keeps only some counters for each cgroup, and finds them by two static
+ * index tables (for events[] since 6.1). This program copies the tables, once in a process.
  *
- * An object of its own: with no relocations and no kfuncs, so libbpf need not read the kernel's
- * BTF for it. And the kernel looks the symbols up itself: /proc/kallsyms takes it tens of
- * milliseconds to print.
+ * It is in an object of its own, without CO-RE relocations and kfuncs, so that libbpf need not read
+ * the kernel's BTF for it. The kernel looks the symbols up by itself, since reading /proc/kallsyms
+ * takes tens of milliseconds.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -19,13 +19,14 @@ const char events_index_name[] = "mem_cgroup_events_index";
 
 __u8 stats_index[INDEX_TABLE_MAX];
 __u8 events_index[INDEX_TABLE_MAX];
-/* In bytes; 0 where it is not wanted. */
+/* How many bytes to copy; 0 if the table is not wanted. */
 const volatile __u32 stats_index_size = 0;
 const volatile __u32 events_index_size = 0;
 
 /*
- * Data symbols are there with CONFIG_KALLSYMS_ALL only, and who may not see addresses
- * (kernel.kptr_restrict, CAP_SYSLOG) is not told: the helper has the rule of /proc/kallsyms.
+ * Copies one table, and returns an enum index_tables_status. The kernel knows the symbols of data only
+ * with CONFIG_KALLSYMS_ALL. The helper follows the rules of /proc/kallsyms: it finds nothing for a
+ * process that may not see addresses (kernel.kptr_restrict, CAP_SYSLOG).
  */
 static __always_inline int copy_table(void *table, __u32 size, const char *name, __u32 name_size)
 {
@@ -38,8 +39,9 @@ static __always_inline int copy_table(void *table, __u32 size, const char *name,
 	return INDEX_TABLES_COPIED;
 }
 
+/* Copies both tables into the global variables, and returns an enum index_tables_status. */
 SEC("syscall")
-int copy_index_tables(void *ctx)
+int copy_tables(void *ctx)
 {
 	int status;
 

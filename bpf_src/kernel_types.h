@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * The few kernel types that the program looks into. libbpf finds each field's
- * place in the running kernel (CO-RE), so only names and types matter here.
+ * The few kernel types that the programs read. libbpf looks up the offset of each member in the
+ * running kernel (CO-RE), so only names and types matter here.
  */
 #ifndef KERNEL_TYPES_H
 #define KERNEL_TYPES_H
 
-/* Only their kind counts: libbpf compares a kfunc's prototype with the kernel's. */
+/* Only that they are enums matters: libbpf compares a kfunc's prototype with the kernel's. */
 enum node_stat_item { NODE_STAT_ITEM_ };
 enum memcg_stat_item { MEMCG_STAT_ITEM_ };
 enum vm_event_item { VM_EVENT_ITEM_ };
 enum memcg_memory_event { MEMCG_MEMORY_EVENT_ };
 
-/* User-space ABI: a fixed layout, so no relocations. */
+/* This is user-space ABI. Its layout is fixed, so it needs no relocations. */
 struct bpf_iter_meta;
 struct cgroup;
 
@@ -27,14 +27,15 @@ struct bpf_iter__cgroup {
 	} __attribute__((aligned(8)));
 };
 
-/* Opaque, on the program's stack; the kernel's has the same name and size. */
+/* It is opaque and on the program's stack. The kernel's has the same name and size. */
 struct bpf_iter_css {
 	__u64 __opaque[3];
 } __attribute__((aligned(8)));
 
 /*
- * In cgroup_subsys_state.flags: the controller's files are there. include/linux/cgroup-defs.h
- * has it in an enum without a name, so CO-RE cannot look it up; it is the same from 4.4 to 7.3.
+ * The flag in cgroup_subsys_state.flags that says that the controller's files exist. CO-RE cannot look
+ * it up, since the enum in include/linux/cgroup-defs.h has no name. It is the same from Linux 4.4 to
+ * 7.3.
  */
 #define CSS_VISIBLE (1U << 3)
 

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /*
- * Memory-cgroup statistics as numbers: the entry points.
+ * Memory-cgroup statistics as numbers: the four programs.
  *
- *   memcg_stats_stream    cgroup iterator; rows go out by the iterator's own output
- *   memcg_stats_share     cgroup iterator; rows go into the map
- *   memcg_stats_run_one   one call; one row goes back in the caller's buffer
- *   memcg_stats_run_tree  one call; rows go into the map
+ *   memcg_stream    a cgroup iterator that writes the rows to the iterator's output
+ *   memcg_share     a cgroup iterator that writes the rows into the map
+ *   memcg_run_one   a syscall program that writes one row into the caller's buffer
+ *   memcg_run_tree  a syscall program that writes the rows of a tree into the map
  *
- * User space loads one of them. It sets the `const volatile` variables before; what
- * they leave out, the verifier removes.
+ * User space loads one of them. Before, it sets the `const volatile` variables, and the verifier
+ * removes the code that these make unreachable. A name has at most 15 characters, since the kernel
+ * keeps no more.
  */
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -34,11 +35,13 @@ extern struct cgroup_subsys_state *bpf_iter_css_next(struct bpf_iter_css *it) __
 extern void bpf_iter_css_destroy(struct bpf_iter_css *it) __ksym __weak;
 
 /*
- * The iterators' scratch. All walks of this object share it, but cgroup_mutex is held around
- * every call with a cgroup, so one walk at a time is in here. The stack (512 bytes) is too small.
+ * The scratch of the iterators, for which the stack (512 bytes) is too small. All walks of a loaded
+ * program share it. The kernel holds cgroup_mutex around every call with a cgroup, so no two of these
+ * calls run at the same time.
  */
 static struct scratch walking;
 
+/* Writes the trailer, which tells the reader that the stream is complete. */
 static __always_inline void end_stream(struct seq_file *seq, __u32 nr_rows)
 {
 	struct memcg_stats_trailer trailer = {
@@ -50,8 +53,13 @@ static __always_inline void end_stream(struct seq_file *seq, __u32 nr_rows)
 	bpf_seq_write(seq, &trailer, sizeof(trailer));
 }
 
+/*
+ * The kernel calls it for each cgroup of the walk, and in the end with cgroup == NULL. It writes the
+ * header, a row for each cgroup that has memory.stat, and the trailer. Several walks may use one
+ * loaded program at the same time.
+ */
 SEC("iter.s/cgroup")
-int memcg_stats_stream(struct bpf_iter__cgroup *ctx)
+int memcg_stream(struct bpf_iter__cgroup *ctx)
 {
 	struct seq_file *seq = ctx->meta->seq;
 	struct cgroup *cgrp = ctx->cgroup;
@@ -61,13 +69,16 @@ int memcg_stats_stream(struct bpf_iter__cgroup *ctx)
 	if (header_size > sizeof(header) || row_size > sizeof(walking.row) || !row_size)
 		return 1;
 
-	/* If not each is flushed, the first contains all others: once is enough. */
+	/* The first cgroup contains all others, so one flush is enough unless flush_each is set. */
 	if (cgrp && (flush_each || !seq->count))
 		flush_subtree(cgrp);
 	if (!seq->count)
 		bpf_seq_write(seq, (void *)&header, header_size);
 	if (!cgrp)
-		/* Dead cgroups are skipped before us, so only the buffer knows. */
+		/*
+		 * The kernel skips dead cgroups, so the number of calls does not tell the number of
+		 * rows, but the size of the output does.
+		 */
 		end_stream(seq, (seq->count - header_size) / row_size);
 	else if (is_in_part(cgrp) &&
 		 fill_row(cgrp, &cgrp->self, walking.words, &walking.row.head))
@@ -75,9 +86,13 @@ int memcg_stats_stream(struct bpf_iter__cgroup *ctx)
 	return 0;
 }
 
-/* One reader alone has a program of this kind, and it walks once at a time. */
+/*
+ * Like memcg_stream, but the rows go into the map, and only the header and the trailer into the
+ * iterator's output. The trailer says how many rows there were, whether or not they fitted into the
+ * map. Each loaded program of this kind belongs to one reader, which runs one walk at a time.
+ */
 SEC("iter.s/cgroup")
-int memcg_stats_share(struct bpf_iter__cgroup *ctx)
+int memcg_share(struct bpf_iter__cgroup *ctx)
 {
 	struct seq_file *seq = ctx->meta->seq;
 	struct cgroup *cgrp = ctx->cgroup;
@@ -100,60 +115,72 @@ int memcg_stats_share(struct bpf_iter__cgroup *ctx)
 	return 0;
 }
 
-struct one {
+/* The context of memcg_run_one. It may be shorter: only nr_items values are written. */
+struct run_one_ctx {
 	struct memcg_stats_call call;
 	struct memcg_stats_row row;
 	__u64 values[MEMCG_STATS_MAX_ITEMS];
 };
 
+/*
+ * Reads the cgroup whose id is in the call, and writes its row and its values into the context. It
+ * always returns 0; the result is call.status. If that is MEMCG_STATS_DONE, call.nr_rows is 1, or 0 if
+ * the cgroup has no memory.stat. Any number of calls may run at the same time.
+ */
 SEC("syscall")
-int memcg_stats_run_one(struct one *one)
+int memcg_run_one(struct run_one_ctx *ctx)
 {
 	struct scratch *scratch;
 	struct cgroup *cgrp;
 	__u32 i, nr_items, slot;
 	bool found;
 
-	if (one->call.program != program_key) {
-		one->call.status = MEMCG_STATS_OTHER;
+	if (ctx->call.program != program_key) {
+		ctx->call.status = MEMCG_STATS_OTHER;
 		return 0;
 	}
-	cgrp = bpf_cgroup_from_id(one->call.cgroup_id);
+	cgrp = bpf_cgroup_from_id(ctx->call.cgroup_id);
 	if (!cgrp) {
-		one->call.status = MEMCG_STATS_GONE;
+		ctx->call.status = MEMCG_STATS_GONE;
 		return 0;
 	}
-	flush_subtree(cgrp); /* sleeps, so not with a scratch in hand */
+	flush_subtree(cgrp);	/* It may sleep, so it comes before a scratch is taken. */
 
 	scratch = take_scratch(&slot);
 	if (!scratch) {
-		one->call.status = MEMCG_STATS_BUSY;
+		ctx->call.status = MEMCG_STATS_BUSY;
 		goto release;
 	}
 	bpf_rcu_read_lock();
 	found = fill_row(cgrp, &cgrp->self, scratch->words, &scratch->row.head);
 	bpf_rcu_read_unlock();
-	one->row = scratch->row.head;
+	ctx->row = scratch->row.head;
 	/*
-	 * The verifier wants every place in a context to be a constant. It knows nr_items, and
-	 * so how large the context must be at least.
+	 * The verifier requires that every offset in a context is constant, so the loop is unrolled.
+	 * It knows nr_items, and derives from it how large the context must be at least.
 	 */
 	nr_items = header.nr_items;
 #pragma clang loop unroll(full)
 	for (i = 0; i < MEMCG_STATS_MAX_ITEMS; i++) {
 		if (i < nr_items)
-			one->values[i] = scratch->row.values[i];
+			ctx->values[i] = scratch->row.values[i];
 	}
 	give_scratch(slot);
-	one->call.nr_rows = found;
-	one->call.status = MEMCG_STATS_DONE;
+	ctx->call.nr_rows = found;
+	ctx->call.status = MEMCG_STATS_DONE;
 release:
 	bpf_cgroup_release(cgrp);
 	return 0;
 }
 
+/*
+ * Walks the tree below the cgroup whose id is in the call, and writes its rows into the map. It always
+ * returns 0; the result is call.status. If that is MEMCG_STATS_DONE, call.nr_rows is the number of
+ * rows, whether or not they fitted into the map. Each loaded program of this kind belongs to one
+ * reader, which makes one call at a time.
+ */
 SEC("syscall")
-int memcg_stats_run_tree(struct memcg_stats_call *call)
+int memcg_run_tree(struct memcg_stats_call *call)
 {
 	struct cgroup_subsys_state *css;
 	struct scratch *scratch;

@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * One cgroup's row, and where rows are put.
+ * Fills the row of one cgroup, and puts rows into the map.
  */
 #ifndef ROWS_BPF_H
 #define ROWS_BPF_H
 
 const volatile struct memcg_stats_header header = {};
-const volatile __u64 program_key = 0;	/* of a program that is run: see memcg_stats_call */
-const volatile __u64 children_of = 0;	/* a cgroup's id: rows of its children only */
-/* A stream may be one of several that share a tree: each cgroup is in just one of them. */
+const volatile __u64 program_key = 0;	/* callers must know it: see struct memcg_stats_call */
+const volatile __u64 children_of = 0;	/* if set, only children of the cgroup with this id have rows */
+/* A stream can be one of several that share a tree. Each cgroup is then in exactly one of them. */
 const volatile __u32 nr_parts = 0;
 const volatile __u32 part = 0;
 
-/* What a walk writes into: in the map a row has header.row_size bytes, here it has the most. */
+/*
+ * The working memory of a walk. Its row has room for the most items, while a row of the map has
+ * header.row_size bytes.
+ */
 struct scratch {
-	__u64 words[MAX_WORDS];
+	__u64 words[MEMCG_STATS_MAX_WORDS];
 	__u64 nr_rows;
 	struct {
 		struct memcg_stats_row head;
@@ -23,8 +26,8 @@ struct scratch {
 };
 
 /*
- * A tree's rows, one an entry, and so next to each other. User space maps them; before load it
- * sets the size of a row and how many there may be.
+ * The rows of a tree, one in each entry, so that they are adjacent in memory. User space maps them.
+ * It sets the size of a row and the number of rows before load.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -34,15 +37,16 @@ struct {
 	__uint(value_size, sizeof(struct memcg_stats_row) + sizeof(__u64));
 } rows SEC(".maps");
 
+/* Returns the id of the parent, or 0 for the root. */
 static __always_inline __u64 parent_id_of(struct cgroup *cgrp)
 {
 	return cgrp->level > 0 ? cgrp->self.parent->cgroup->kn->id : 0;
 }
 
 /*
- * Whether a cgroup is in this part. The ids of cgroups have a stride, that of the files made with
- * each, which a remainder of them alone would let fall on a few parts: so they are mixed before
- * (the end of MurmurHash3).
+ * Returns whether a cgroup is in this part. The ids of cgroups that are created in a row differ by
+ * a constant, the number of files in each, so their remainders alone would fall into few parts. The
+ * ids are therefore mixed first, with the finalizer of MurmurHash3.
  */
 static __always_inline bool is_in_part(struct cgroup *cgrp)
 {
@@ -57,32 +61,32 @@ static __always_inline bool is_in_part(struct cgroup *cgrp)
 }
 
 /*
- * False where the cgroup has no memory.stat, or is not asked for. Once in the object, for all
- * its callers.
+ * Fills a row and the values behind it. Returns false if the cgroup has no memory.stat, or if no row
+ * of it is wanted. It is not inlined, so that the object contains it only once.
  */
 static __noinline bool fill_row(struct cgroup *cgrp, struct cgroup_subsys_state *css,
 				__u64 *words, struct memcg_stats_row *row)
 {
 	/*
-	 * The cgroup itself again, as a pointer that the verifier does not trust: up to Linux 6.19 it
-	 * searches all of the kernel's BTF, several times, at each pointer that is read through a
-	 * trusted one.
+	 * The same cgroup, through a pointer that the verifier does not trust. Up to Linux 6.19 the
+	 * verifier searches the kernel's whole BTF several times for every pointer that is read
+	 * through a trusted pointer.
 	 */
-	struct cgroup *same = cgrp->self.cgroup;
-	__u64 parent_id = parent_id_of(same);
+	struct cgroup *untrusted = cgrp->self.cgroup;
+	__u64 parent_id = parent_id_of(untrusted);
 
 	if (children_of && parent_id != children_of)
 		return false;
 	if (!read_counters(cgrp, css, words, (__u64 *)(row + 1), header.nr_items))
 		return false;
-	row->cgroup_id = same->kn->id;
+	row->cgroup_id = untrusted->kn->id;
 	row->parent_id = parent_id;
 	row->level = cgrp->level;
 	row->flags = parent_id ? 0 : MEMCG_STATS_ROW_ROOT;
 	return true;
 }
 
-/* Whether it would have a row, if there were room for it. */
+/* Returns whether fill_row() would fill a row for the cgroup. */
 static __noinline bool has_row(struct cgroup *cgrp)
 {
 	if (children_of && parent_id_of(cgrp) != children_of)
@@ -90,7 +94,10 @@ static __noinline bool has_row(struct cgroup *cgrp)
 	return visible_memcg_of(cgrp);
 }
 
-/* The count is not in a register: the verifier would follow each of its values. */
+/*
+ * Adds the cgroup's row to the map, or only counts it if the map is full. The count is kept in
+ * memory: if it were in a register, the verifier would explore the loop for each of its values.
+ */
 static __always_inline void add_row(struct cgroup *cgrp, struct cgroup_subsys_state *css,
 				    struct scratch *scratch)
 {
@@ -102,8 +109,8 @@ static __always_inline void add_row(struct cgroup *cgrp, struct cgroup_subsys_st
 }
 
 /*
- * Syscall programs run side by side, and sleep: each call takes a scratch for itself.
- * One per CPU is not enough, as a call can be preempted.
+ * Syscall programs run concurrently and may sleep, so each call takes a scratch of its own. One
+ * scratch for each CPU would not be enough, since a call can be preempted.
  */
 #define NR_SCRATCH 32
 #define SCRATCH_TRIES 16
@@ -117,6 +124,7 @@ struct {
 
 static __u32 scratch_taken[NR_SCRATCH];
 
+/* Returns a scratch, and its slot for give_scratch(), or NULL if too many are taken. */
 static __always_inline struct scratch *take_scratch(__u32 *slot)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
@@ -132,6 +140,7 @@ static __always_inline struct scratch *take_scratch(__u32 *slot)
 	return NULL;
 }
 
+/* Makes the scratch in a slot available again. */
 static __always_inline void give_scratch(__u32 slot)
 {
 	__sync_lock_test_and_set(&scratch_taken[slot % NR_SCRATCH], 0);

@@ -17,7 +17,7 @@ VERSION = 1
 MAX_ITEMS = 512
 MAX_TERMS = 576
 MAX_BLOCKS = 24
-MAX_WORDS = 1024  # MAX_WORDS of bpf_src/counters.bpf.h
+MAX_WORDS = 1024
 
 ABSENT = (1 << 64) - 1
 """The value of an item that the kernel does not keep."""

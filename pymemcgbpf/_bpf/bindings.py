@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The module _libbpf, or, in a Python without ctypes, what says so as soon as it is used."""
+"""The modules that use ctypes or, in a Python without ctypes, a stand-in that raises when used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import LibbpfNotFoundError
 
 
 class _NoCtypes:
-    """Takes the module's place: text needs nothing of it."""
+    """Takes the place of a module. Reading text needs none of them."""
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
@@ -24,10 +24,15 @@ class _NoCtypes:
 
 if TYPE_CHECKING:
     from . import libbpf as _libbpf
+    from . import libbpf_log as _libbpf_log
+    from . import libbpf_maps as _libbpf_maps
+    from . import libbpf_programs as _libbpf_programs
 
-    libbpf = _libbpf
+    libbpf, libbpf_log = _libbpf, _libbpf_log
+    libbpf_maps, libbpf_programs = _libbpf_maps, _libbpf_programs
 else:
     try:
-        from . import libbpf
-    except (ImportError, MemoryError, OSError) as error:  # no libffi, or nothing may be executed
-        libbpf = _NoCtypes(str(error))
+        from . import libbpf, libbpf_log, libbpf_maps, libbpf_programs
+    except (ImportError, MemoryError, OSError) as error:
+        # Python was built without libffi, or this process may not map executable memory.
+        libbpf = libbpf_log = libbpf_maps = libbpf_programs = _NoCtypes(str(error))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Optional
 from .. import _fork, _signals
 from ..errors import BtfNotFoundError, MemcgError, is_transient
 from .bindings import libbpf as _libbpf
+from .bindings import libbpf_log as _libbpf_log
 from .features import FEATURES
 
 VMLINUX = "/sys/kernel/btf/vmlinux"
@@ -90,7 +91,7 @@ def kernel() -> KernelTypes:
 
 def _read_kernel() -> KernelTypes:
     lib = _libbpf.load()
-    return _signals.held_back(lambda: _libbpf.run_with_log(lambda log: _read_vmlinux(lib, log)))
+    return _signals.held_back(lambda: _libbpf_log.run_with_log(lambda log: _read_vmlinux(lib, log)))
 
 
 def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:

@@ -22,12 +22,12 @@ class PointerPath(NamedTuple):
     Attributes:
         start: struct mem_cgroup or struct cgroup, a ``START_*`` of program.py.
         steps: the offsets of the pointers to follow.
-        guard: the offset of a byte in it that is 0 where it is not in use, if there is one.
+        enabled_offset: the offset of a byte in it that is 0 if it is not in use, if there is one.
     """
 
     start: int
     steps: tuple[int, ...]
-    guard: Optional[int] = None
+    enabled_offset: Optional[int] = None
 
 
 class Term(NamedTuple):
@@ -285,7 +285,7 @@ def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _program.Block]:
     word = 0
     for base, (first, end) in spans.items():
         first_step, second_step = (*base.steps, 0, 0)[:2]
-        guard = 0 if base.guard is None else 1 + base.guard
+        enabled_offset = 0 if base.enabled_offset is None else 1 + base.enabled_offset
         blocks[base] = _program.Block(
             start=base.start,
             nr_steps=len(base.steps),
@@ -294,7 +294,7 @@ def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _program.Block]:
             offset=first,
             size=end - first,
             word=word,
-            guard=guard,
+            enabled_offset=enabled_offset,
         )
         word += (end - first) // 8
     return blocks

@@ -27,6 +27,9 @@ from ..errors import (
 from . import btf as _btf
 from . import reload as _reload
 from .bindings import libbpf as _libbpf
+from .bindings import libbpf_log as _libbpf_log
+from .bindings import libbpf_maps as _libbpf_maps
+from .bindings import libbpf_programs as _libbpf_programs
 
 _HERE = os.path.dirname(__file__)
 OBJECT_FILE = os.path.join(_HERE, "objects", "memcg_stats.bpf.o")
@@ -34,11 +37,11 @@ CORE_FILE = os.path.join(_HERE, "objects", "memcg_stats_core.bpf.o")  # the same
 TABLES_FILE = os.path.join(_HERE, "objects", "index_tables.bpf.o")  # COPY_TABLES, alone
 
 # The programs of the objects, and their maps: which program uses which.
-STREAM = "memcg_stats_stream"
-SHARE = "memcg_stats_share"
-RUN_ONE = "memcg_stats_run_one"
-RUN_TREE = "memcg_stats_run_tree"
-COPY_TABLES = "copy_index_tables"
+STREAM = "memcg_stream"
+SHARE = "memcg_share"
+RUN_ONE = "memcg_run_one"
+RUN_TREE = "memcg_run_tree"
+COPY_TABLES = "copy_tables"
 ROWS, SCRATCHES = "rows", "scratches"
 PROGRAMS: dict[str, tuple[str, ...]] = {
     STREAM: (),
@@ -78,7 +81,7 @@ class Block(NamedTuple):
     offset: int
     size: int
     word: int
-    guard: int
+    enabled_offset: int
 
 
 def u32(value: int) -> bytes:
@@ -142,7 +145,7 @@ class Program:
         self._variables = loaded.variables
 
     def _descriptor(self, owned: Owned) -> Descriptor:
-        return Descriptor(owned, functools.partial(_libbpf.object_identity, self._lib))
+        return Descriptor(owned, functools.partial(_libbpf_programs.object_identity, self._lib))
 
     @property
     def is_lost(self) -> bool:
@@ -155,22 +158,22 @@ class Program:
         offset, size = self._variables.places[name]
         # A mapping of our own: libbpf before 1.4 leaves its one as it was before load.
         fd, length = self._variables.memory.fileno(), self._variables.size
-        with _libbpf.map_memory(fd, length) as memory:
+        with _libbpf_maps.map_memory(fd, length) as memory:
             return memory[offset : offset + size]
 
     def map_rows(self, rows: MapSize) -> mmap.mmap:
         """The map of rows, to be read."""
         assert self._rows is not None, "only a program with a map of rows is asked for it"
         size = rows.value_size * rows.entries
-        return _libbpf.map_memory(self._rows.fd, size)
+        return _libbpf_maps.map_memory(self._rows.fd, size)
 
     def run(self) -> int:
         """Runs a syscall program once; returns what it returned."""
-        return _libbpf.test_run(self._lib, self.fd)
+        return _libbpf_programs.test_run(self._lib, self.fd)
 
     def attach(self, cgroup_fd: int, order: int) -> Link:
         """A link to a cgroup iterator that starts at an open cgroup directory."""
-        owned = _libbpf.link_iterator(self._lib, self.fd, cgroup_fd, order)
+        owned = _libbpf_programs.link_iterator(self._lib, self.fd, cgroup_fd, order)
         return Link(self, self._lib, self._descriptor(owned))
 
     def close(self) -> None:
@@ -235,7 +238,7 @@ def _loaded(
     before = _reload.lookup(file, name)
     if before is not None:
         try:
-            with _libbpf.silence():
+            with _libbpf_log.silence():
                 program, rows_map = before.load(lib, constants, rows)
             return _Loaded(program, rows_map, before.constants.with_values(constants))
         except MemcgError as error:
@@ -243,12 +246,16 @@ def _loaded(
                 raise _load_error(error, file, "") from error
             # Else libbpf's loader is to try: it has words for what is wrong.
     try:
-        return _libbpf.run_with_log(lambda log: _load_object(lib, file, name, constants, rows, log))
+        return _libbpf_log.run_with_log(
+            lambda log: _load_object(lib, file, name, constants, rows, log)
+        )
     except MemcgError as error:
         if not any(words in error.log for words in _MAP_WAS_NOT_MADE):
             raise
-        lib = _libbpf.load_anew()
-        return _libbpf.run_with_log(lambda log: _load_object(lib, file, name, constants, rows, log))
+        lib = _libbpf.load_private_copy()
+        return _libbpf_log.run_with_log(
+            lambda log: _load_object(lib, file, name, constants, rows, log)
+        )
 
 
 # What the kernel says, and an older libbpf, of a program whose map of constants libbpf did not
@@ -337,7 +344,7 @@ class _Object:
         (address, size), and variable's name → (offset, size)."""
         bpf_map = self._map(name)
         types = _btf.Types(self._lib, self._lib.bpf_object__btf(self._object))
-        return bpf_map, _libbpf.initial_value(self._lib, bpf_map), types.variables(name)
+        return bpf_map, _libbpf_maps.initial_value(self._lib, bpf_map), types.variables(name)
 
 
 _DESCRIPTORS = 28  # what a reader takes while it is made (24 with libbpf 1.1)
@@ -443,8 +450,9 @@ def _load_error(error: MemcgError, file: str, log: str) -> MemcgError:
 # and takes it for a failure when it may not.
 _CANNOT_LIST_BTF = "failed to iterate BTF objects"
 _NEEDS_SYS_ADMIN = (
-    "this process may not load BPF programs with this libbpf: it lacks CAP_SYS_ADMIN, which "
-    "libbpf before 1.5 needs beside CAP_BPF and CAP_PERFMON (run it as root, or grant it)"
+    "run as root, grant CAP_SYS_ADMIN in addition to CAP_BPF and CAP_PERFMON, or install libbpf "
+    "1.5 or later: this process may not load BPF programs, because it lacks CAP_SYS_ADMIN, which "
+    "older versions of libbpf need"
 )
 
 

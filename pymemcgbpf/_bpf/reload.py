@@ -16,6 +16,13 @@ from typing import Any, NamedTuple, Optional, Protocol
 from .._descriptors import Owned
 from ..errors import MemcgError
 from .bindings import libbpf as _libbpf
+from .bindings import libbpf_maps as _libbpf_maps
+from .bindings import libbpf_programs as _libbpf_programs
+
+# libbpf does not report these two. Every program in bpf_src/ has this licence, and is sleepable by
+# the name of its section, which is "iter.s/cgroup" or "syscall".
+LICENCE = "Dual BSD/GPL"
+SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
 
 RODATA, BSS, ROWS = ".rodata", ".bss", "rows"
 _MAPS = (RODATA, BSS, ROWS, "scratches")
@@ -89,7 +96,7 @@ class ReloadableProgram(NamedTuple):
     """
 
     name: str
-    kind: _libbpf.ProgramKind
+    kind: _libbpf_programs.ProgramKind
     code: bytes
     uses: tuple[tuple[int, str], ...]
     maps: dict[str, Array]
@@ -104,13 +111,15 @@ class ReloadableProgram(NamedTuple):
         for name, array in self.maps.items():
             if name == ROWS and rows is not None:
                 array = array._replace(value_size=rows.value_size, entries=rows.entries)
-            made[name] = _libbpf.create_array(lib, name, *array)
+            made[name] = _libbpf_maps.create_array(lib, name, *array)
         if RODATA in made:
-            _libbpf.set_and_freeze(lib, made[RODATA].fileno(), data)
+            _libbpf_maps.set_and_freeze(lib, made[RODATA].fileno(), data)
         code = bytearray(self.code)
         for at, name in self.uses:
             _IMMEDIATE.pack_into(code, at, made[name].fileno())
-        program = _libbpf.load_program(lib, self.name, self.kind, bytes(code))
+        program = _libbpf_programs.load_program(
+            lib, self.name, LICENCE, SLEEPABLE, self.kind, bytes(code)
+        )
         # The program keeps its maps.
         return Loaded(program, made.get(ROWS))
 
@@ -144,10 +153,10 @@ def capture(
         program: its ``struct bpf_program``.
         constants: the section of constants, as it was before any was set.
     """
-    kind = _libbpf.program_kind(lib, program)
+    kind = _libbpf_programs.program_kind(lib, program)
     if kind.expected_attach_type and not kind.attach_btf_id:
         return None
-    code = _libbpf.instructions(lib, program)
+    code = _libbpf_programs.instructions(lib, program)
     used = {fd for _, fd in _descriptors(code)}
     names, maps = {}, {}
     for map_name in _MAPS:

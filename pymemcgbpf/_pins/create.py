@@ -12,7 +12,7 @@ from typing import NamedTuple, NoReturn, Optional, SupportsIndex
 
 from .. import _items, _options, _wire
 from .._bpf import program as _program
-from .._bpf.bindings import libbpf as _libbpf
+from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.features import NO_FLUSH
 from .._bpf.plan import ReadPlan
 from .._cgroup import diagnosis as _diagnosis
@@ -285,7 +285,7 @@ class PinSource:
     def probe_missing(self) -> set[str]:
         """Reads once; the items that this kernel does not keep, and those without a number."""
         absent = {name for name in self.names if _items.item_named(name) is None}
-        new_iterator = _libbpf.IteratorMaker(self._link.fd)
+        new_iterator = _libbpf_programs.IteratorMaker(self._link.fd)
         data, _ = _links.read_iterator(new_iterator, _read.read_walk)
         header, rows, end_ns = _wire.split(data)
         if end_ns is None and self._walk.whole:

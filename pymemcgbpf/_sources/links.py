@@ -9,7 +9,7 @@ from typing import Callable, TypeVar
 from .. import _options
 from .._bpf import btf as _btf
 from .._bpf import program as _program
-from .._bpf.bindings import libbpf as _libbpf
+from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.features import CHILDREN
 from .._cgroup import diagnosis as _diagnosis
 from .._cgroup.directory import Cgroup
@@ -50,7 +50,9 @@ def walk_order(order: int, cgroup: Cgroup) -> tuple[int, dict[str, bytes]]:
     return _options.PRE, {"children_of": _program.u64(cgroup.id)}
 
 
-def read_iterator(new_iterator: _libbpf.IteratorMaker, read: Callable[[int], _Read]) -> _Read:
+def read_iterator(
+    new_iterator: _libbpf_programs.IteratorMaker, read: Callable[[int], _Read]
+) -> _Read:
     """What *read* makes of the descriptor of a new iterator, which is closed afterwards.
 
     :meth:`StreamSource.read` and :meth:`IteratorWalker.walk` do the same in place, because a call

@@ -12,6 +12,7 @@ from typing import Optional, Union
 from .. import _options, _wire
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf as _libbpf
+from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.plan import ReadPlan
 from .._cgroup import diagnosis as _diagnosis
 from .._cgroup.directory import Cgroup
@@ -46,7 +47,7 @@ class StreamSource:
         mode = _flush.mode_for(plan, flush, by_iterator=True)
         program = _program_cache.cached(_program.STREAM, plan, mode)
         self._link = _links.attach(program, cgroup, _options.SELF)
-        self._new_iterator = _libbpf.IteratorMaker(self._link.fd)
+        self._new_iterator = _libbpf_programs.IteratorMaker(self._link.fd)
         try:
             self._flush = _flush.before_reading(cgroup, plan, flush, mode)
             self._flush_reads = self._flush.reads
@@ -114,7 +115,7 @@ class RunSource:
         self._program: Optional[_program.Program] = program
         self._buffer = bytearray(_wire.CALL.size + plan.row_size)
         _wire.CALL.pack_into(self._buffer, 0, cgroup.id, program.key, _wire.NOT_RUN, 0)
-        self._run = _libbpf.runner(program.fd, self._buffer)
+        self._run = _libbpf_programs.runner(program.fd, self._buffer)
         self._values = struct.Struct(f"={len(self.names)}Q").unpack_from
         self._can_vanish = plan.has_pressure
         self._flush = _flush.before_reading(cgroup, plan, flush, mode)

@@ -12,6 +12,7 @@ from typing import NamedTuple, Optional, Union
 from .. import _fork, _items, _options, _wire
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf as _libbpf
+from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.plan import ReadPlan
 from .._cgroup import diagnosis as _diagnosis
 from .._cgroup import files as _files
@@ -34,12 +35,12 @@ class IteratorWalker:
         self._program = _program.Program(_program.SHARE, constants, rows)
         self.memory = self._program.map_rows(rows)
         self._link = _links.attach(self._program, cgroup, order)
-        self._new_iterator = _libbpf.IteratorMaker(self._link.fd)
-        self._link_number = _libbpf.ObjectNumber(self._link.fd)
+        self._new_iterator = _libbpf_programs.IteratorMaker(self._link.fd)
+        self._link_number = _libbpf_programs.ObjectNumber(self._link.fd)
 
     def walk(self) -> int:
         """Fills the map; returns how many rows there were, whether or not they fitted."""
-        if self._link_number.is_another_s():  # whose map would be filled
+        if self._link_number.is_lost():  # whose map would be filled
             raise _one_bpf.another_reader_s()
         iterator = self._new_iterator()
         try:
@@ -77,7 +78,7 @@ class RunWalker:
         self._path, self._identity = cgroup.path, cgroup.identity
         self._call = bytearray(_wire.CALL.size)
         _wire.CALL.pack_into(self._call, 0, cgroup.id, program.key, _wire.NOT_RUN, 0)
-        self._run = _libbpf.runner(program.fd, self._call)
+        self._run = _libbpf_programs.runner(program.fd, self._call)
 
     def walk(self) -> int:
         """Fills the map; returns how many rows there were, whether or not they fitted."""

@@ -44,7 +44,7 @@ int main(int argc, char **argv)
 
 	if (argc < 4)
 		return 2;
-	loaded = load(argv[1], "memcg_stats_stream", argv[2], NULL, 0, 0);
+	loaded = load(argv[1], "memcg_stream", argv[2], NULL, 0, 0);
 	link_fd = attach(loaded.program, argv[3], BPF_CGROUP_ITER_SELF_ONLY);
 	if (argc > 4)
 		flush_fd = open_or_die(argv[4]);

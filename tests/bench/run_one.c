@@ -44,7 +44,7 @@ int main(int argc, char **argv)
 
 	if (argc < 5)
 		return 2;
-	loaded = load(argv[1], "memcg_stats_run_one", argv[2], NULL, 0, 0);
+	loaded = load(argv[1], "memcg_run_one", argv[2], NULL, 0, 0);
 	program_fd = bpf_program__fd(loaded.program);
 	if (stat(argv[3], &status))
 		die(argv[3]);

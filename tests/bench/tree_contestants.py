@@ -16,6 +16,7 @@ import pymemcgbpf
 from pymemcgbpf import TreeReader, _options
 from pymemcgbpf._bench import control
 from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import libbpf_maps as _libbpf_maps
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.btf import Types
 from pymemcgbpf._sources import tree_bpf as _tree_bpf
@@ -201,7 +202,7 @@ def _hash_constants(path: Path, source: _tree_bpf.MapSource) -> bytes:
     opened = lib.bpf_object__open_mem(data, len(data), None)
     try:
         bpf_map = lib.bpf_object__find_map_by_name(opened, b".rodata")
-        address, size = _libbpf.initial_value(lib, bpf_map)
+        address, size = _libbpf_maps.initial_value(lib, bpf_map)
         places = Types(lib, lib.bpf_object__btf(opened)).variables(".rodata")
         constants = source._plan.constants(source._flush.mode, _options.PRE)
         for name, value in constants.items():

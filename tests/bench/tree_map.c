@@ -73,7 +73,7 @@ int main(int argc, char **argv)
 	nr_items = atoi(argv[5]);
 	room = atol(argv[6]);
 	row_size = sizeof(struct memcg_stats_row) + nr_items * sizeof(__u64);
-	loaded = load(argv[2], by_run ? "memcg_stats_run_tree" : "memcg_stats_share", argv[3], "rows",
+	loaded = load(argv[2], by_run ? "memcg_run_tree" : "memcg_share", argv[3], "rows",
 		      row_size, room);
 	rows = mmap(NULL, row_size * room, PROT_READ, MAP_SHARED, bpf_map__fd(loaded.map), 0);
 	if (rows == MAP_FAILED || stat(argv[4], &status))

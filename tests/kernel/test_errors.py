@@ -205,7 +205,7 @@ def test_with_just_the_two_capabilities(empty_cgroup: Path) -> None:
     found = probe(empty_cgroup, BEST_BACKEND, capabilities=1 << 39 | 1 << 38)
     if "error" in found:
         assert found["error"] == "BpfPermissionError", found
-        assert "lacks CAP_SYS_ADMIN, which libbpf before" in str(found["message"])
+        assert "install libbpf 1.5 or later: this process" in str(found["message"])
         assert tuple(map(int, _libbpf.load().version.split("."))) < (1, 5)
     else:
         assert found["values"] == {"anon": 0, "file": 0}

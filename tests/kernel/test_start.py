@@ -12,6 +12,7 @@ import pytest
 
 import pymemcgbpf
 from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf import reload as _reload
 from pymemcgbpf._descriptors import Owned
@@ -53,13 +54,13 @@ def test_a_program_is_loaded_again_without_libbpf_s_loader(
     with bpf_way.stats(empty_cgroup, items):
         pass
     again: list[Owned] = []
-    load = _libbpf.load_program
+    load = _libbpf_programs.load_program
 
     def load_again(*arguments: object) -> Owned:
         again.append(load(*arguments))  # type: ignore[arg-type]
         return again[-1]
 
-    monkeypatch.setattr(_libbpf, "load_program", load_again)
+    monkeypatch.setattr(_libbpf_programs, "load_program", load_again)
     monkeypatch.setattr(_program, "_load_object", None)
     with cgroup() as other, bpf_way.stats(other, ["pgfault", *items[:2]]) as reader:
         assert reader.read().keys() == set(items)
@@ -77,10 +78,12 @@ def test_a_tree_s_program_is_loaded_again(empty_cgroup: Path, tree_bpf_transport
     assert _reload._kept == kept != {}
 
 
-def test_a_library_that_was_loaded_anew_serves(empty_cgroup: Path, bpf_way: Way) -> None:
+def test_readers_work_after_the_library_was_replaced_by_a_copy(
+    empty_cgroup: Path, bpf_way: Way
+) -> None:
     def read() -> None:
         with bpf_way.stats(empty_cgroup, ["anon"]) as before:
-            _libbpf.load_anew()
+            _libbpf.load_private_copy()
             pymemcgbpf.clear_cache()  # the next program is loaded by that one
             with bpf_way.stats(empty_cgroup, ["anon", "file"]) as now:
                 assert now.read() == {"anon": 0, "file": 0}

@@ -161,7 +161,7 @@ class FakeLibbpf:
 
 
 class FakeIteratorMaker:
-    """Stands in for _libbpf.IteratorMaker.
+    """Stands in for _libbpf_programs.IteratorMaker.
 
     Args:
         create: in place of the function of the C library: a new descriptor or -errno.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ctypes
 
-from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import libbpf_log as _libbpf_log
 
 # A va_list of no arguments; no architecture's is larger.
 _NO_ARGUMENTS = ctypes.create_string_buffer(64)
@@ -14,4 +14,4 @@ _NO_ARGUMENTS = ctypes.create_string_buffer(64)
 def say(level: int, text: bytes) -> None:
     """One message at libbpf's level 0 (warning), 1 (information) or 2 (debug)."""
     address = ctypes.addressof(_NO_ARGUMENTS)
-    _libbpf._print_callback(level, text.replace(b"%", b"%%"), address)
+    _libbpf_log._print_callback(level, text.replace(b"%", b"%%"), address)

@@ -16,7 +16,7 @@ from pymemcgbpf.errors import MemcgError
 EXPORTED = [
     value
     for name in pymemcgbpf.__all__
-    if isinstance(value := getattr(pymemcgbpf, name), type) and issubclass(value, Exception)
+    if isinstance(value := getattr(pymemcgbpf, name), type) and issubclass(value, MemcgError)
 ]
 # What each carries beside errno, call and log.
 EXTRA: dict[type[MemcgError], dict[str, Any]] = {
@@ -39,7 +39,7 @@ def test_all_errors_are_exported() -> None:
     defined = {
         name
         for name, value in vars(errors).items()
-        if isinstance(value, type) and issubclass(value, Exception)
+        if isinstance(value, type) and issubclass(value, MemcgError)
     }
     assert defined == set(errors.__all__)
 

@@ -14,6 +14,7 @@ import pytest
 
 from pymemcgbpf import MemcgError
 from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import libbpf_log as _libbpf_log
 
 from .printing import say
 
@@ -28,7 +29,7 @@ def make_libbpf_complain() -> None:
 
 
 def test_text_is_collected_and_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, LOGGER), _libbpf.messages() as lines:
+    with caplog.at_level(logging.INFO, LOGGER), _libbpf_log.messages() as lines:
         make_libbpf_complain()
     assert any(line.startswith("libbpf: ") for line in lines)
     assert [record.getMessage() for record in caplog.records] == [
@@ -38,7 +39,7 @@ def test_text_is_collected_and_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_arguments_are_formatted() -> None:
-    with _libbpf.messages() as lines:
+    with _libbpf_log.messages() as lines:
         make_libbpf_complain()
     assert lines and not any("%" in line for line in lines)
 
@@ -47,7 +48,7 @@ def test_arguments_are_formatted() -> None:
 def test_debug_text_comes_only_where_it_is_wanted(
     level: int, wanted: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(level, LOGGER), _libbpf.messages() as lines:
+    with caplog.at_level(level, LOGGER), _libbpf_log.messages() as lines:
         say(2, b"libbpf: a detail\n")
     assert ("libbpf: a detail\n" in lines) is wanted
     assert ("libbpf: a detail" in caplog.messages) is wanted
@@ -58,20 +59,20 @@ def test_debug_text_comes_only_where_it_is_wanted(
     [(0, logging.WARNING), (1, logging.INFO), (2, logging.DEBUG), (9, logging.DEBUG)],
 )
 def test_levels(level: int, logged: int, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, LOGGER), _libbpf.messages():
+    with caplog.at_level(logging.DEBUG, LOGGER), _libbpf_log.messages():
         say(level, b"words\n")
     assert [record.levelno for record in caplog.records] == [logged]
 
 
 def test_a_long_text_is_kept_whole() -> None:
     text = b"insn\n" * 400_000  # as long as a verifier's log may be
-    with _libbpf.messages() as lines:
+    with _libbpf_log.messages() as lines:
         say(0, text)
     assert lines == [text.decode()]
 
 
 def test_text_that_is_not_utf_8_does_no_harm() -> None:
-    with _libbpf.messages() as lines:
+    with _libbpf_log.messages() as lines:
         say(0, b"caf\xe9\n")
     assert lines == ["caf\N{REPLACEMENT CHARACTER}\n"]
 
@@ -84,7 +85,7 @@ def test_a_failing_log_handler_does_no_harm(caplog: pytest.LogCaptureFixture) ->
     handler = Broken()
     logging.getLogger(LOGGER).addHandler(handler)
     try:
-        with _libbpf.messages() as lines:
+        with _libbpf_log.messages() as lines:
             say(0, b"words\n")
     finally:
         logging.getLogger(LOGGER).removeHandler(handler)
@@ -100,7 +101,7 @@ def current_function() -> Optional[int]:
 
 
 def ours() -> int:
-    address = ctypes.cast(_libbpf._print_callback, ctypes.c_void_p).value
+    address = ctypes.cast(_libbpf_log._print_callback, ctypes.c_void_p).value
     assert address
     return address
 
@@ -108,9 +109,9 @@ def ours() -> int:
 def test_the_print_function_is_put_back() -> None:
     before = current_function()
     assert before != ours()
-    with _libbpf.messages():
+    with _libbpf_log.messages():
         assert current_function() == ours()
-        with _libbpf.messages():
+        with _libbpf_log.messages():
             assert current_function() == ours()
         assert current_function() == ours(), "the outer one still listens"
     assert current_function() == before
@@ -118,16 +119,16 @@ def test_the_print_function_is_put_back() -> None:
 
 def test_the_print_function_is_put_back_after_an_exception() -> None:
     before = current_function()
-    with pytest.raises(RuntimeError), _libbpf.messages():
+    with pytest.raises(RuntimeError), _libbpf_log.messages():
         raise RuntimeError("inside")
     assert current_function() == before
-    assert _libbpf._messages.lines is None
+    assert _libbpf_log._messages.lines is None
 
 
 def test_the_inner_list_takes_what_is_said_inside() -> None:
-    with _libbpf.messages() as outer:
+    with _libbpf_log.messages() as outer:
         say(0, b"before\n")
-        with _libbpf.messages() as inner:
+        with _libbpf_log.messages() as inner:
             say(0, b"inside\n")
         say(0, b"after\n")
     assert (outer, inner) == (["before\n", "after\n"], ["inside\n"])
@@ -137,11 +138,11 @@ def test_a_thread_hears_only_itself() -> None:
     theirs: list[str] = []
 
     def other() -> None:
-        with _libbpf.messages() as lines:
+        with _libbpf_log.messages() as lines:
             say(0, b"theirs\n")
             theirs.extend(lines)
 
-    with _libbpf.messages() as mine:
+    with _libbpf_log.messages() as mine:
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
@@ -155,10 +156,10 @@ def test_a_signal_handlers_exception_comes_through(monkeypatch: pytest.MonkeyPat
     def interrupted(text: bytes, arguments: int) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_libbpf, "_format", interrupted)
-    with pytest.raises(KeyboardInterrupt), _libbpf.messages():
+    monkeypatch.setattr(_libbpf_log, "_format", interrupted)
+    with pytest.raises(KeyboardInterrupt), _libbpf_log.messages():
         say(0, b"libbpf: a warning")
-    with _libbpf.messages():
+    with _libbpf_log.messages():
         pass  # raised once only
 
 
@@ -173,7 +174,7 @@ def test_what_succeeds_runs_without_messages_and_what_fails_runs_again_for_them(
         return len(lines)
 
     before = current_function()
-    assert _libbpf.run_with_log(work) == 1
+    assert _libbpf_log.run_with_log(work) == 1
     assert runs == [_libbpf.load().no_print, ours()]
     assert current_function() == before
 
@@ -187,7 +188,7 @@ def another_user() -> Iterator[list[bytes]]:
         heard.append(text)
         return 0
 
-    theirs = _libbpf.PrintFn(listen)
+    theirs = _libbpf_log.PrintFn(listen)
     lib = _libbpf.load()
     before = lib.libbpf_set_print(ctypes.cast(theirs, ctypes.c_void_p))
     try:
@@ -204,15 +205,15 @@ def in_another_thread(work: Callable[[], object]) -> None:
 
 
 def test_another_user_s_message_goes_to_its_own_function() -> None:
-    with another_user() as heard, _libbpf.messages() as mine:
+    with another_user() as heard, _libbpf_log.messages() as mine:
         in_another_thread(lambda: say(0, b"libbpf: for somebody else"))
     assert heard == [b"libbpf: for somebody else"]
     assert mine == []
 
 
 def test_a_silent_thread_stays_silent_while_another_listens() -> None:
-    with another_user() as heard, _libbpf.messages():
-        in_another_thread(lambda: _libbpf.run_with_log(lambda _: say(0, b"libbpf: in silence")))
+    with another_user() as heard, _libbpf_log.messages():
+        in_another_thread(lambda: _libbpf_log.run_with_log(lambda _: say(0, b"libbpf: in silence")))
     assert heard == []
 
 
@@ -240,7 +241,7 @@ def calls_of(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int
     """How often some work calls libbpf_set_print()."""
     replaced = Replaced(0)
     with monkeypatch.context() as patch:
-        patch.setattr(_libbpf, "_print_replaced", replaced)
+        patch.setattr(_libbpf_log, "_print_replaced", replaced)
         work()
     return replaced.calls
 
@@ -250,24 +251,24 @@ def interrupted(
 ) -> None:
     """Does some work, and has it interrupted after that call."""
     with monkeypatch.context() as patch:
-        patch.setattr(_libbpf, "_print_replaced", Replaced(after_call))
+        patch.setattr(_libbpf_log, "_print_replaced", Replaced(after_call))
         with pytest.raises(KeyboardInterrupt):
             work()
-    _libbpf._print_replaced.clear()
+    _libbpf_log._print_replaced.clear()
 
 
 def silently() -> None:
-    with _libbpf.silence():
+    with _libbpf_log.silence():
         pass
 
 
 def listening() -> None:
-    with _libbpf.messages():
+    with _libbpf_log.messages():
         pass
 
 
 def one_in_another() -> None:
-    with _libbpf.silence(), _libbpf.messages(), _libbpf.silence():
+    with _libbpf_log.silence(), _libbpf_log.messages(), _libbpf_log.silence():
         pass
 
 
@@ -276,7 +277,7 @@ def with_a_failure() -> None:
         raise MemcgError("no")
 
     with contextlib.suppress(MemcgError):
-        _libbpf.run_with_log(fail)
+        _libbpf_log.run_with_log(fail)
 
 
 WORKS = [silently, listening, one_in_another, with_a_failure]
@@ -284,14 +285,14 @@ Work = Callable[[], object]
 
 
 def nobody_is_inside() -> None:
-    assert (_libbpf._print_users, _libbpf._print_readers) == ([], [])
-    assert (_libbpf._messages.lines, _libbpf._messages.silent) == (None, False)
+    assert (_libbpf_log._print_users, _libbpf_log._print_readers) == ([], [])
+    assert (_libbpf_log._messages.lines, _libbpf_log._messages.silent) == (None, False)
     free: list[bool] = []
 
     def take() -> None:
-        free.append(_libbpf._print_lock.acquire(timeout=5))
+        free.append(_libbpf_log._print_lock.acquire(timeout=5))
         if free[0]:
-            _libbpf._print_lock.release()
+            _libbpf_log._print_lock.release()
 
     in_another_thread(take)
     assert free == [True]
@@ -321,7 +322,7 @@ def test_an_interrupted_silence_is_over(monkeypatch: pytest.MonkeyPatch) -> None
         make_libbpf_complain()
         assert heard, "the other user hears libbpf again"
         count = len(heard)
-        with _libbpf.silence():
+        with _libbpf_log.silence():
             make_libbpf_complain()
         assert len(heard) == count
 
@@ -331,13 +332,13 @@ def test_the_inner_one_s_interrupt_leaves_the_outer_one_as_it_was(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = current_function()
-    with _libbpf.messages() as lines:
+    with _libbpf_log.messages() as lines:
         interrupted(listening, number, monkeypatch)
         assert current_function() == ours()
         say(0, b"still heard\n")
     assert lines == ["still heard\n"]
     assert current_function() == before
-    with _libbpf.silence():
+    with _libbpf_log.silence():
         interrupted(silently, number, monkeypatch)
         assert current_function() == _libbpf.load().no_print
     assert current_function() == before
@@ -352,25 +353,25 @@ def test_no_function_of_the_application_s_is_its_choice_as_well() -> None:
         for work in WORKS:
             work()
             assert current_function() is None
-        with _libbpf.silence():
+        with _libbpf_log.silence():
             assert current_function() == lib.no_print
-            with _libbpf.messages():
+            with _libbpf_log.messages():
                 assert current_function() == ours()
             assert current_function() == lib.no_print
         assert current_function() is None
-        with _libbpf.messages() as lines:
+        with _libbpf_log.messages() as lines:
             in_another_thread(lambda: say(0, b"libbpf: for nobody"))
         assert lines == []
     finally:
         lib.libbpf_set_print(before)
 
 
-@pytest.mark.parametrize("use", [_libbpf.silence, _libbpf.messages])
+@pytest.mark.parametrize("use", [_libbpf_log.silence, _libbpf_log.messages])
 def test_a_signal_handler_may_use_it_as_well(
     use: Callable[[], contextlib.AbstractContextManager[object]],
 ) -> None:
     before = current_function()
-    with _libbpf.silence():
+    with _libbpf_log.silence():
         with use():
             with pytest.raises(MemcgError), use():
                 raise MemcgError("inside")
@@ -417,14 +418,14 @@ def test_the_address_of_silence_can_be_called() -> None:
     """libbpf calls it with three arguments, of which it takes none."""
     address = _libbpf.load().no_print
     assert address
-    assert _libbpf.PrintFn(address)(0, b"text", None) == _libbpf.load().libbpf_major_version()
+    assert _libbpf_log.PrintFn(address)(0, b"text", None) == _libbpf.load().libbpf_major_version()
 
 
 def test_the_function_that_the_application_sets_meanwhile_stays() -> None:
     with another_user():
         before = current_function()
         lib = _libbpf.load()
-        with _libbpf.messages():
+        with _libbpf_log.messages():
             lib.libbpf_set_print(None)
         assert current_function() is None
         lib.libbpf_set_print(before)

@@ -392,10 +392,11 @@ def test_a_forked_child_finds_the_module_s_locks_open(v2: Path) -> None:
     from pymemcgbpf import _functions
     from pymemcgbpf._bpf import btf as _btf
     from pymemcgbpf._bpf import libbpf as _libbpf
+    from pymemcgbpf._bpf import libbpf_log as _libbpf_log
 
     locks = [
         (_libbpf, "_lock"),
-        (_libbpf, "_print_lock"),
+        (_libbpf_log, "_print_lock"),
         (_btf, "_lock"),
         (_program_cache, "_programs_lock"),
         (_slot_discovery, "_lock"),

@@ -17,8 +17,11 @@ from bpf_src import build_object
 from pymemcgbpf import MemcgError, _wire
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import libbpf_maps as _libbpf_maps
 from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf import reload as _reload
 
+from ..c_values import c_values
 from ..fake_libbpf import BSS, RODATA, TABLES_BSS, TABLES_RODATA
 
 Tool = Callable[..., Path]
@@ -210,7 +213,7 @@ class Opened:
                 for each in maps:
                     assert lib.bpf_object__find_map_by_name(opened, each.encode())
             rodata = lib.bpf_object__find_map_by_name(opened, b".rodata")
-            address, size = _libbpf.initial_value(lib, rodata)
+            address, size = _libbpf_maps.initial_value(lib, rodata)
             assert address and size >= sum(self.constants.values())
             assert _libbpf.peek(address, size).count(0) < size, "page_size has a default"
         finally:
@@ -243,6 +246,22 @@ def test_the_object_has_every_constant_that_the_package_sets(built: Path) -> Non
     assert constants["blocks"] == _wire.BLOCK.size * _wire.MAX_BLOCKS
     assert constants["header"] == _wire.HEADER.size + 2 * _wire.MAX_ITEMS
     assert constants["children_of"] == 8
+
+
+def test_the_kernel_keeps_a_program_s_name_whole() -> None:
+    # BPF_OBJ_NAME_LEN is 16, with the 0 at the end. A longer name would be refused or cut.
+    assert max(map(len, _program.PROGRAMS)) <= 15
+
+
+def test_a_program_is_loaded_again_with_the_licence_and_the_flags_of_the_object(
+    built: Path,
+) -> None:
+    data = built.read_bytes()
+    assert b"%b\0" % _reload.LICENCE.encode() in data
+    # By these names libbpf knows that the programs are sleepable.
+    sections = re.findall(rb"\0(iter[.\w]*/cgroup|syscall)(?=\0)", data)
+    assert set(sections) == {b"iter.s/cgroup", b"syscall"}
+    assert c_values(["<linux/bpf.h>"], ["BPF_F_SLEEPABLE"])["BPF_F_SLEEPABLE"] == _reload.SLEEPABLE
 
 
 def test_the_object_for_core_names_no_function_of_the_other_backends(folder: Path) -> None:

@@ -24,6 +24,7 @@ CONSTANTS = {
     "MEMCG_STATS_MAX_ITEMS": _wire.MAX_ITEMS,
     "MEMCG_STATS_MAX_TERMS": _wire.MAX_TERMS,
     "MEMCG_STATS_MAX_BLOCKS": _wire.MAX_BLOCKS,
+    "MEMCG_STATS_MAX_WORDS": _wire.MAX_WORDS,
     "MEMCG_STATS_MAX_STEPS": 2,
     "MEMCG_STATS_ABSENT": _wire.ABSENT,
     "MEMCG_STATS_UNLIMITED": _items.UNLIMITED,
@@ -75,7 +76,7 @@ STRUCTS = {
     "term": (_wire.TERM, ("kind", "flags", "block", "counter", "unit")),
     "block": (
         _wire.BLOCK,
-        ("start", "nr_steps", "steps", "steps[1]", "offset", "size", "word", "guard"),
+        ("start", "nr_steps", "steps", "steps[1]", "offset", "size", "word", "enabled_offset"),
     ),
 }
 
@@ -119,7 +120,7 @@ def test_byte_order_is_the_machine_s_own_without_padding(name: str) -> None:
 
 
 def test_an_answer_is_taken_apart_where_it_lies() -> None:
-    # What follows a struct memcg_stats_call is the row of a struct one.
+    # What follows a struct memcg_stats_call is the row of a struct run_one_ctx.
     assert _wire.CALL.size % 8 == _wire.ROW.size % 8 == 0
     call = _wire.CALL.pack(1 << 40, 7, _wire.BUSY, 1)
     layout = c_layout([HEADER], "struct memcg_stats_call", ("status", "nr_rows"))
@@ -149,8 +150,3 @@ def test_a_block_is_packed_as_the_program_reads_it() -> None:
     block = _program.Block(1, 2, 3, 4, 5, 6, 7, 8)
     packed = struct.pack("=HHIIIIII", 1, 2, 3, 4, 5, 6, 7, 8)
     assert _program.encode_blocks([block, block]) == 2 * packed
-
-
-def test_the_program_has_room_for_as_many_words() -> None:
-    text = (BPF_SRC / "counters.bpf.h").read_text()
-    assert re.findall(r"^#define MAX_WORDS (\d+)$", text, re.MULTILINE) == [str(_wire.MAX_WORDS)]

@@ -14,7 +14,9 @@ import pytest
 
 from pymemcgbpf import LibbpfNotFoundError, LibbpfTooOldError, MemcgError
 from pymemcgbpf._bpf import libbpf as _libbpf
-from pymemcgbpf._descriptors import Descriptor, Identity, opened_at
+from pymemcgbpf._bpf import libbpf_log as _libbpf_log
+from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
+from pymemcgbpf._descriptors import Descriptor, Identity, Owned, opened, opened_at
 from pymemcgbpf.errors import TRANSIENT_ERRNOS
 
 from ...open_files import open_files
@@ -133,13 +135,13 @@ def test_the_gil_is_free_during_a_call(row: _libbpf.Binding) -> None:
 
 def test_the_gil_is_free_while_an_iterator_is_made() -> None:
     with pytest.raises(MemcgError) as caught:
-        _libbpf.IteratorMaker(-1)()
+        _libbpf_programs.IteratorMaker(-1)()
     assert (caught.value.errno, caught.value.call) == (errno.EBADF, "bpf_iter_create")
-    assert not _libbpf._unchecked_descriptor("bpf_iter_create")._flags_ & _gil_flag()
+    assert not _libbpf.unchecked_descriptor("bpf_iter_create")._flags_ & _gil_flag()
 
 
 def test_the_gil_is_free_while_a_program_is_run() -> None:
-    assert not _libbpf._unchecked("bpf_prog_test_run_opts")._flags_ & _gil_flag()
+    assert not _libbpf.unchecked("bpf_prog_test_run_opts")._flags_ & _gil_flag()
 
 
 # --- the hot path ---------------------------------------------------------------------
@@ -148,12 +150,12 @@ def test_the_gil_is_free_while_a_program_is_run() -> None:
 @pytest.mark.parametrize("name", ["bpf_iter_create", "bpf_prog_test_run_opts"])
 def test_an_unchecked_function_is_the_table_s_without_its_check(name: str) -> None:
     row = next(row for row in _libbpf.BINDINGS if row.name == name)
-    unchecked = _libbpf._unchecked(name)
+    unchecked = _libbpf.unchecked(name)
     assert (unchecked.restype, list(unchecked.argtypes)) == (row.restype, row.argtypes)
     assert unchecked.errcheck is None
     # What is set of one function object is not set of the other.
     assert getattr(_libbpf.load(), name).errcheck is _libbpf._check_negative
-    assert _libbpf._unchecked(name) is unchecked
+    assert _libbpf.unchecked(name) is unchecked
 
 
 def test_an_unchecked_function_needs_a_library_that_is_new_enough(
@@ -161,9 +163,9 @@ def test_an_unchecked_function_needs_a_library_that_is_new_enough(
 ) -> None:
     monkeypatch.setattr(_libbpf, "_loaded", None)
     monkeypatch.setattr(_libbpf, "_open", lambda: Library("bpf_iter_create"))
-    _libbpf._unchecked.cache_clear()
+    _libbpf.unchecked.cache_clear()
     with pytest.raises(LibbpfTooOldError, match="bpf_iter_create"):
-        _libbpf.runner(5, bytearray(16))
+        _libbpf_programs.runner(5, bytearray(16))
 
 
 class Iterators:
@@ -182,6 +184,9 @@ class Iterators:
         """An unsigned number, as a negative errno is too large to be one of a descriptor."""
         return self.bpf_iter_create(link_fd, raises=False) % (1 << 32)
 
+    def descriptor(self, name: str, *arguments: Any) -> Owned:
+        return opened(getattr(self, name), *arguments)
+
     def bpf_iter_create(self, link_fd: ctypes.c_int, *, raises: bool = True) -> int:
         self.asked.append(link_fd.value)
         error = errno.EBADF if link_fd.value < 0 else self.error
@@ -195,14 +200,14 @@ class Iterators:
 @pytest.fixture
 def iterators(monkeypatch: pytest.MonkeyPatch) -> Iterators:
     made = Iterators()
-    monkeypatch.setattr(_libbpf, "_unchecked_descriptor", lambda name: made.unchecked)
+    monkeypatch.setattr(_libbpf, "unchecked_descriptor", lambda name: made.unchecked)
     monkeypatch.setattr(_libbpf, "load", lambda: made)
     return made
 
 
 def test_a_maker_of_iterators_makes_one_per_call(iterators: Iterators) -> None:
     before = open_files()
-    maker = _libbpf.IteratorMaker(5)
+    maker = _libbpf_programs.IteratorMaker(5)
     assert open_files() == before and iterators.asked == []
     first, second = maker(), maker()
     assert iterators.asked == [5, 5]
@@ -215,7 +220,7 @@ def test_a_maker_of_iterators_makes_one_per_call(iterators: Iterators) -> None:
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOMEM, errno.EMFILE, errno.EINTR])
 def test_a_refusal_to_make_an_iterator_is_no_end_of_it(number: int, iterators: Iterators) -> None:
     before = open_files()
-    maker = _libbpf.IteratorMaker(5)
+    maker = _libbpf_programs.IteratorMaker(5)
     iterators.error = number
     for _ in range(3):
         with pytest.raises(MemcgError) as caught:
@@ -239,7 +244,7 @@ def test_an_iterator_that_is_made_at_the_second_attempt_is_given(
 
     monkeypatch.setattr(iterators, "bpf_iter_create", later)
     monkeypatch.setattr(iterators, "unchecked", lambda _: (1 << 32) - errno.ENOMEM)
-    maker = _libbpf.IteratorMaker(5)
+    maker = _libbpf_programs.IteratorMaker(5)
     owner = maker()
     assert len(open_files()) == len(before) + 1
     owner.close()
@@ -247,7 +252,7 @@ def test_an_iterator_that_is_made_at_the_second_attempt_is_given(
 
 
 def test_a_closed_maker_of_iterators_asks_about_no_other_s_link(iterators: Iterators) -> None:
-    maker = _libbpf.IteratorMaker(5)
+    maker = _libbpf_programs.IteratorMaker(5)
     maker().close()
     maker.close()
     maker.close()
@@ -261,11 +266,11 @@ def test_a_closed_maker_of_iterators_asks_about_no_other_s_link(iterators: Itera
 def test_a_function_that_returns_a_descriptor_has_no_error_check_of_its_own() -> None:
     for name in ("bpf_iter_create", "bpf_map_create", "bpf_prog_load", "bpf_link_create"):
         row = next(row for row in _libbpf.BINDINGS if row.name == name)
-        function = _libbpf._unchecked_descriptor(name)
+        function = _libbpf.unchecked_descriptor(name)
         assert (function.restype, list(function.argtypes)) == (ctypes.c_uint32, row.argtypes)
         assert function.errcheck is None and not function._flags_ & _gil_flag()
-        assert function is not _libbpf._unchecked(name)
-        assert _libbpf._unchecked(name).restype is ctypes.c_int, "another one than that"
+        assert function is not _libbpf.unchecked(name)
+        assert _libbpf.unchecked(name).restype is ctypes.c_int, "another one than that"
 
 
 def test_a_descriptor_that_is_refused_is_our_error() -> None:
@@ -286,7 +291,7 @@ def test_a_bpf_object_s_number_that_is_no_more_its_own_is_lost(
     answers: list[Identity] = [(2, 12345)]
 
     def identify(fd: int) -> Identity:
-        return answers.pop() if answers else _libbpf.object_identity(_libbpf.load(), fd)
+        return answers.pop() if answers else _libbpf_programs.object_identity(_libbpf.load(), fd)
 
     descriptor = Descriptor(opened_at(os.devnull, os.O_RDONLY), identify)
     number = descriptor.fd
@@ -295,7 +300,7 @@ def test_a_bpf_object_s_number_that_is_no_more_its_own_is_lost(
         if replaced:
             os.dup2(other.fileno(), number, inheritable=False)
         with pytest.raises(MemcgError) as caught:
-            _libbpf.object_identity(_libbpf.load(), number)
+            _libbpf_programs.object_identity(_libbpf.load(), number)
         assert caught.value.call == "bpf_obj_get_info_by_fd"
         assert descriptor.is_lost, caught.value
         before = open_files()
@@ -308,7 +313,7 @@ def test_a_bpf_object_s_number_that_is_no_more_its_own_is_lost(
 
 
 def test_a_run_returns_its_error_number() -> None:
-    run = _libbpf.runner(-1, bytearray(16))
+    run = _libbpf_programs.runner(-1, bytearray(16))
     assert (run(), run()) == (-errno.EBADF, -errno.EBADF)
 
 
@@ -340,13 +345,13 @@ class Runs:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     fake = Runs()
-    monkeypatch.setattr(_libbpf, "_unchecked", fake.unchecked)
+    monkeypatch.setattr(_libbpf, "unchecked", fake.unchecked)
     return fake
 
 
 def test_a_run_reads_and_writes_its_context(runs: Runs) -> None:
     context = bytearray(b"question" + bytes(8))
-    run = _libbpf.runner(5, context)
+    run = _libbpf_programs.runner(5, context)
     runs.answer = b"an answer, whole"
     assert run() == 0
     assert context == b"an answer, whole"
@@ -357,7 +362,7 @@ def test_a_run_reads_and_writes_its_context(runs: Runs) -> None:
 
 def test_a_context_stays_where_it_is(runs: Runs) -> None:
     context = bytearray(64)
-    run = _libbpf.runner(5, context)
+    run = _libbpf_programs.runner(5, context)
     run()
     with pytest.raises(BufferError):  # else it would be moved under the kernel's hand
         context.extend(bytes(1 << 16))
@@ -372,7 +377,7 @@ def test_a_context_stays_where_it_is(runs: Runs) -> None:
 
 def test_contexts_are_told_apart(runs: Runs) -> None:
     contexts = [bytearray(8), bytearray(8)]
-    first, second = (_libbpf.runner(5, context) for context in contexts)
+    first, second = (_libbpf_programs.runner(5, context) for context in contexts)
     runs.answer = b"to first"
     first()
     runs.answer = b"tosecond"
@@ -423,7 +428,7 @@ def test_null_raises_with_errno(name: str) -> None:
 
 def test_libbpf_names_its_own_error_numbers() -> None:
     lib = _libbpf.load()
-    with pytest.raises(MemcgError) as caught, _libbpf.messages():
+    with pytest.raises(MemcgError) as caught, _libbpf_log.messages():
         lib.bpf_object__open_mem(b"garbage" * 100, 700, None)
     assert caught.value.errno and caught.value.errno >= 4000
     assert "libbpf" in str(caught.value).lower() or "format" in str(caught.value).lower()
@@ -451,7 +456,7 @@ def test_the_wrong_pointer_is_an_argument_error(call: str, kind: type[ctypes.Str
 def test_fd_zero_is_never_handed_to_the_kernel(fd: int) -> None:
     # The kernel takes it for "the whole hierarchy".
     with pytest.raises(ValueError, match="above 0"):
-        _libbpf.link_iterator(_libbpf.Libbpf(Library()), 5, fd, 1)
+        _libbpf_programs.link_iterator(_libbpf.Libbpf(Library()), 5, fd, 1)
 
 
 @pytest.mark.parametrize(
@@ -508,7 +513,7 @@ def test_iter_link_info_is_the_cgroup_form_of_the_union() -> None:
     assert ctypes.sizeof(_libbpf.IterLinkInfo) == layout[""] == 16
 
 
-# --- a library that cannot be loaded, or must be loaded anew ----------------------------
+# --- a library that cannot be loaded, or is loaded as a copy ------------------------------
 
 
 @pytest.mark.parametrize("number", sorted(TRANSIENT_ERRNOS))
@@ -546,19 +551,21 @@ def test_a_segment_that_cannot_be_mapped(times: int, monkeypatch: pytest.MonkeyP
             _libbpf._open()
 
 
-LOAD_ANEW = """
+LOAD_A_COPY = """
 import ctypes
 from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import libbpf_log as _libbpf_log
+from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 def address(lib):
     return ctypes.cast(lib.libbpf_major_version, ctypes.c_void_p).value
 before = _libbpf.load()
-run_before = _libbpf._unchecked("bpf_iter_create")
-now = _libbpf.load_anew()
+run_before = _libbpf.unchecked("bpf_iter_create")
+now = _libbpf.load_private_copy()
 assert _libbpf.load() is now is not before and address(now) != address(before)
 assert now.version == before.version
-assert _libbpf._unchecked("bpf_iter_create") is not run_before
-assert run_before(-1) == _libbpf._unchecked("bpf_iter_create")(-1) == -9
-with _libbpf.messages() as lines:
+assert _libbpf.unchecked("bpf_iter_create") is not run_before
+assert run_before(-1) == _libbpf.unchecked("bpf_iter_create")(-1) == -9
+with _libbpf_log.messages() as lines:
     try:
         now.bpf_object__open_mem(b"nothing", 7, None)
     except _libbpf.MemcgError as error:
@@ -566,18 +573,18 @@ with _libbpf.messages() as lines:
 """
 
 
-def test_the_library_is_loaded_anew_as_another(run_python: RunPython) -> None:
-    ran = run_python("-c", LOAD_ANEW)
+def test_the_copy_of_the_library_replaces_it(run_python: RunPython) -> None:
+    ran = run_python("-c", LOAD_A_COPY)
     assert (ran.stdout, ran.stderr) == ("bpf_object__open_mem True\n", "")
 
 
-def test_where_it_cannot_be_loaded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_cannot_be_loaded_leaves_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EPERM, "no")
 
     monkeypatch.setattr(os, "memfd_create", refuse)
     before = _libbpf.load()
     with pytest.raises(MemcgError, match="start this process again") as caught:
-        _libbpf.load_anew()
+        _libbpf.load_private_copy()
     assert caught.value.errno == errno.ENOMEM
     assert _libbpf.load() is before

@@ -17,6 +17,7 @@ import pytest
 
 from pymemcgbpf import BpfObjectError, BpfPermissionError, MemcgError, VerifierError, _options
 from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import libbpf_maps as _libbpf_maps
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.program import SHARE, STREAM, MapSize, Program
 
@@ -26,18 +27,18 @@ from ..fake_libbpf import FakeLibbpf, installed
 Capable = Callable[[int], None]
 
 SENTENCE = "R1 type=scalar expected=ptr_, trusted_ptr_, rcu_ptr_"
-VERIFIER_LOG = f"""libbpf: prog 'memcg_stats_stream': BPF program load failed: Permission denied
-libbpf: prog 'memcg_stats_stream': -- BEGIN PROG LOAD LOG --
+VERIFIER_LOG = f"""libbpf: prog 'memcg_stream': BPF program load failed: Permission denied
+libbpf: prog 'memcg_stream': -- BEGIN PROG LOAD LOG --
 0: R1=ctx(off=0,imm=0) R10=fp0
 ; if (!cgrp) return 0;
 10: (85) call bpf_get_mem_cgroup#91
 {SENTENCE}
 processed 11 insns (limit 1000000) max_states_per_insn 0 total_states 1 peak_states 1 mark_read 1
 -- END PROG LOAD LOG --
-libbpf: prog 'memcg_stats_stream': failed to load: -13
+libbpf: prog 'memcg_stream': failed to load: -13
 libbpf: failed to load object ''
 """
-NO_LOG = "libbpf: prog 'memcg_stats_stream': BPF program load failed: Operation not permitted\n"
+NO_LOG = "libbpf: prog 'memcg_stream': BPF program load failed: Operation not permitted\n"
 EMPTY_LOG = (
     "libbpf: prog 'x': -- BEGIN PROG LOAD LOG --\n"
     "processed 0 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0\n"
@@ -193,17 +194,17 @@ def test_a_refusal_to_load(
     "words",
     ["fd 7 is not pointing to valid bpf_map", "BPF map '.rodata' is referenced but wasn't created"],
 )
-def test_a_library_that_takes_a_shortage_for_a_no_is_loaded_anew(
+def test_a_library_that_takes_a_shortage_for_a_missing_feature_is_replaced(
     words: str, lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[FakeLibbpf] = []
 
-    def load_anew() -> FakeLibbpf:
+    def load_copy() -> FakeLibbpf:
         lib.fails.clear()
         loaded.append(lib)
         return lib
 
-    monkeypatch.setattr(_libbpf, "load_anew", load_anew)
+    monkeypatch.setattr(_libbpf, "load_private_copy", load_copy)
     lib.fails["bpf_object__load"] = errno.EINVAL
     lib.says = words
     Program(STREAM, {}).close()
@@ -521,7 +522,7 @@ def test_the_memory_of_a_map_holds_no_descriptor(lib: FakeLibbpf) -> None:
     memory = program.map_rows(size)
     assert open_files() == before
     with pytest.raises(MemcgError) as caught:
-        _libbpf.map_memory(-1, 4096)
+        _libbpf_maps.map_memory(-1, 4096)
     assert (caught.value.errno, caught.value.call) == (errno.EBADF, "mmap")
     memory.close()
     program.close()

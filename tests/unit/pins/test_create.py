@@ -31,7 +31,7 @@ from pymemcgbpf import (
     pin_tree,
 )
 from pymemcgbpf._bpf import btf as _btf
-from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.plan import ReadPlan, Term, Terms
 from pymemcgbpf._cgroup.directory import Cgroup
@@ -146,7 +146,7 @@ def pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pins:
     fake = Pins(tmp_path, root)
     said_to_be(monkeypatch, root)
     monkeypatch.setattr(_program, "Program", fake.program)
-    monkeypatch.setattr(_libbpf, "IteratorMaker", fake.maker)
+    monkeypatch.setattr(_libbpf_programs, "IteratorMaker", fake.maker)
     monkeypatch.setattr(_choose, "choose", fake.choose)
     monkeypatch.setattr(_tree_bpf, "count_rows", lambda *_: 1001)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_12.types)

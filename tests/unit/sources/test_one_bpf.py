@@ -26,7 +26,7 @@ from pymemcgbpf import (
     _wire,
 )
 from pymemcgbpf._bpf import btf as _btf
-from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.plan import ReadPlan, Term, Terms
 from pymemcgbpf._cgroup.directory import Cgroup
@@ -121,7 +121,7 @@ class Kernel:
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     fake = Kernel(tmp_path)
-    monkeypatch.setattr(_libbpf, "IteratorMaker", fake.maker)
+    monkeypatch.setattr(_libbpf_programs, "IteratorMaker", fake.maker)
     monkeypatch.setattr(_program_cache, "cached", lambda *_: fake)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
     return fake
@@ -342,7 +342,7 @@ class Runs:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     fake = Runs()
-    monkeypatch.setattr(_libbpf, "runner", fake.runner)
+    monkeypatch.setattr(_libbpf_programs, "runner", fake.runner)
     monkeypatch.setattr(_program_cache, "cached", lambda *_: fake)
     monkeypatch.setattr(_one_bpf, "BUSY_SECONDS", 0)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)

@@ -30,7 +30,7 @@ from pymemcgbpf import (
     _wire,
 )
 from pymemcgbpf._bpf import btf as _btf
-from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.plan import ReadPlan, Term, Terms
 from pymemcgbpf._bpf.program import FLUSH_KFUNC, FLUSH_NONE, FLUSH_RFC, FLUSH_RSTAT, MapSize
@@ -930,7 +930,7 @@ class Stream:
 @pytest.fixture
 def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stream:
     made = Stream(tmp_path)
-    monkeypatch.setattr(_libbpf, "IteratorMaker", made.maker)
+    monkeypatch.setattr(_libbpf_programs, "IteratorMaker", made.maker)
     return made
 
 
@@ -1082,7 +1082,7 @@ class Runs:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     made = Runs()
-    monkeypatch.setattr(_libbpf, "runner", made.runner)
+    monkeypatch.setattr(_libbpf_programs, "runner", made.runner)
     return made
 
 
