@@ -17,7 +17,7 @@ class _NoCtypes:
     def __getattr__(self, name: str) -> NoReturn:
         raise LibbpfNotFoundError(
             "libbpf cannot be called: this Python has no working ctypes "
-            f"({self._reason}); install libffi and Python's module _ctypes",
+            f"({self._reason}): install libffi and Python's module _ctypes",
             call="import",
         )
 

@@ -102,7 +102,7 @@ def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
             raise
         raise BtfNotFoundError(
             f"this kernel offers no BTF type information ({VMLINUX}): "
-            "it needs CONFIG_DEBUG_INFO_BTF=y, and /sys mounted",
+            "use one with CONFIG_DEBUG_INFO_BTF=y, and mount /sys",
             errno=error.errno,
             call=error.call,
             log="".join(log),

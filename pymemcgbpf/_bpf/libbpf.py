@@ -428,7 +428,7 @@ def _open() -> Any:
                 ) from error
         raise LibbpfNotFoundError(
             f"{SONAME} cannot be loaded ({error}): install libbpf 1.0 or later "
-            "(Debian and Ubuntu: apt-get install libbpf1)",
+            "(apt-get install libbpf1 on Debian and Ubuntu)",
             call="dlopen",
         ) from error
 

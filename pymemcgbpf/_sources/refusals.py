@@ -45,12 +45,8 @@ class Refusal(NamedTuple):
 
 def remedy(error: MemcgError) -> str:
     """What can be done about an error; "" if its message says all that is known."""
-    if isinstance(error, LibbpfNotFoundError) and error.call != "import":
-        return "install libbpf1"
-    if isinstance(error, LibbpfTooOldError):
-        return "install a newer libbpf1"
-    if isinstance(error, BtfNotFoundError):
-        return "use a kernel with CONFIG_DEBUG_INFO_BTF=y, and mount /sys"
+    if isinstance(error, (LibbpfNotFoundError, LibbpfTooOldError, BtfNotFoundError)):
+        return str(error).rpartition(": ")[2]  # these messages end with it
     if isinstance(error, BpfPermissionError):
         missing = _program.missing_capabilities()
         if missing:
@@ -75,9 +71,7 @@ def fallback_reason(refusals: Iterable[Refusal]) -> str:
     others = [refusal for refusal in refusals if refusal.feature is None]
     if others:
         remedies = dict.fromkeys(
-            f"{refusal.remedy}: {_first_clause(refusal.why)}"
-            for refusal in others
-            if refusal.remedy
+            f"{refusal.remedy}: {_problem(refusal)}" for refusal in others if refusal.remedy
         )
         rest = summary(refusal for refusal in others if not refusal.remedy)
         return "; ".join((*remedies, *filter(None, (rest,))))
@@ -87,6 +81,8 @@ def fallback_reason(refusals: Iterable[Refusal]) -> str:
     return ""
 
 
-def _first_clause(message: str) -> str:
-    """A message up to its details: "this process may not load BPF programs"."""
-    return re.split(r" \(|: ", message, maxsplit=1)[0]
+def _problem(refusal: Refusal) -> str:
+    """The message of an error without its remedy: "this process may not load BPF programs"."""
+    if refusal.why.endswith(f": {refusal.remedy}"):
+        return refusal.why[: -len(refusal.remedy) - 2]
+    return re.split(r" \(|: ", refusal.why, maxsplit=1)[0]

@@ -76,7 +76,7 @@ def test_a_directory_made_up_like_a_cgroup(bpf_way: Way, tmp_path: Path) -> None
 def test_a_cgroup_without_the_memory_controller(way: Way) -> None:
     if VERSION == 1:
         other = HIERARCHY.parent / "cpu"
-        place = f"the memory controller.s cgroups are in {HIERARCHY}$"
+        place = f"the cgroups of the memory controller are in {HIERARCHY}$"
         with pytest.raises(MemoryControllerError, match=place):
             way.stats(other)
         return

@@ -58,7 +58,7 @@ def test_readers_read_text(run: Run, v2: Path) -> None:
     assert tree.startswith("text [") and "4096" in tree
     assert kept == "{'file': 8192}"
     for said in (why, tree_why):
-        assert "no working ctypes" in said and "libffi" in said and "kfunc, rfc, core" in said
+        assert "no working ctypes" in said and said.startswith("install libffi")
 
 
 @pytest.mark.parametrize("backend", ["kfunc", "rfc", "core"])
