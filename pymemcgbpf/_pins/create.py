@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import operator
 import os
 from collections.abc import Iterable
-from typing import NamedTuple, NoReturn, Optional, SupportsIndex
+from typing import NamedTuple, Optional, SupportsIndex
 
 from .. import _items, _options, _wire
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.features import NO_FLUSH
 from .._bpf.plan import ReadPlan
-from .._cgroup import diagnosis as _diagnosis
+from .._cgroup import diagnosis as _cgroup_diagnosis
 from .._cgroup import directory as _directory
 from .._cgroup.directory import Cgroup
 from .._lookup import Path
@@ -32,6 +31,7 @@ from ..errors import (
     is_transient,
 )
 from . import bpffs as _bpffs
+from . import diagnosis as _diagnosis
 from . import read as _read
 
 
@@ -95,7 +95,7 @@ def pin(
             source.pin(made.above(path), bits, made)
         except BaseException as error:
             made.undo()
-            _explain(path, error)
+            _diagnosis.raise_creation_error(path, error)
         finally:
             made.close()
             source.close()
@@ -172,7 +172,7 @@ def pin_tree(
             os.fchmod(at, _bpffs.DIRECTORY_MODE)
         except BaseException as error:
             made.undo()
-            _explain(path, error)
+            _diagnosis.raise_creation_error(path, error)
         finally:
             made.close()
     finally:
@@ -205,22 +205,6 @@ def _mode(mode: SupportsIndex) -> int:
     if not 0 <= bits <= 0o777:
         raise ValueError(f"mode must be permissions, 0 to 0o777, not {bits:#o}")
     return bits
-
-
-def _explain(path: str, error: BaseException) -> NoReturn:
-    """Raises what a failure to make something in a bpffs means."""
-    if isinstance(error, OSError):
-        if error.errno == errno.EEXIST:
-            raise _bpffs.exists(path) from error
-        of_the_place = not isinstance(error, MemcgError) or error.call == "bpf_obj_pin"
-        if of_the_place and error.errno in _bpffs.NOT_ALLOWED:
-            raise _bpffs.not_allowed(path, error) from error
-        if of_the_place and error.errno in _bpffs.NO_SUCH_PLACE:
-            raise _bpffs.no_such_place(path, error) from error
-        if not isinstance(error, MemcgError):
-            message = f"{path} cannot be made: {os.strerror(error.errno or 0)}"
-            raise MemcgError(message, errno=error.errno, call="bpffs") from error
-    raise error
 
 
 class PinSourceFactory(NamedTuple):
@@ -289,7 +273,8 @@ class PinSource:
         data, _ = _links.read_iterator(new_iterator, _read.read_walk)
         header, rows, end_ns = _wire.split(data)
         if end_ns is None and self._walk.whole:
-            raise _read.too_large(f"from {self._cgroup.path}", len(header.item_numbers))
+            fit = _read.capacity(len(header.item_numbers))
+            raise _diagnosis.too_large(f"from {self._cgroup.path}", fit, _read.BUFFER)
         if rows:
             row = _wire.decode_row(rows, 0, len(self.names))
             lacking = {name for name, value in zip(self.names, row.values) if value == _wire.ABSENT}
@@ -298,7 +283,7 @@ class PinSource:
                 lacking = {name for name in lacking if not _tree_bpf.is_optional(name, on_root)}
             absent |= lacking
         elif self._walk.order != "children":
-            raise _diagnosis.why_unreadable(self._cgroup.path, self._cgroup.identity)
+            raise _cgroup_diagnosis.why_unreadable(self._cgroup.path, self._cgroup.identity)
         return absent
 
     def pin(self, place: _bpffs.Place, mode: int, made: _bpffs.PinTransaction) -> None:

@@ -15,18 +15,11 @@ from .. import _items, _options, _wire
 from .._cgroup import mounts as _mounts
 from .._cgroup import paths as _paths
 from .._descriptors import Owned, opened_at
-from ..errors import (
-    CgroupRemovedError,
-    ClosedError,
-    MemcgError,
-    PinNotFoundError,
-    PinPermissionError,
-    StreamError,
-    TreeTooLargeError,
-    errno_text,
-)
+from .._lookup import Path
+from ..errors import ClosedError, MemcgError, PinNotFoundError, StreamError
 from ..snapshot import Snapshot
 from . import bpffs as _bpffs
+from . import diagnosis as _diagnosis
 
 __all__ = ["PinnedReader"]
 
@@ -62,7 +55,7 @@ class PinnedReader:
             a tree of more parts than pin_tree() makes.
     """
 
-    def __init__(self, pin_path: _bpffs.Path) -> None:
+    def __init__(self, pin_path: Path) -> None:
         self._path = os.fsdecode(pin_path)
         if not self._path:
             raise PinNotFoundError("'' cannot be a path")
@@ -133,7 +126,7 @@ class PinnedReader:
                 tree.close()
         ended = time.monotonic_ns()
         if not rows and self._order != "children":
-            raise self._removed()
+            raise _diagnosis.cgroup_removed(self._path)
         if tree is not None:
             rows = self._in_order(rows)
         return Snapshot(rows, self._items, self._order, began, ended, self._paths_of(rows))
@@ -151,7 +144,7 @@ class PinnedReader:
         except NotADirectoryError:
             return None
         except (OSError, ValueError) as error:
-            raise open_error(self._path, error) from error
+            raise _diagnosis.read_error(self._path, error) from error
         try:
             self._check(tree.fileno(), self._path)
         except BaseException:
@@ -164,23 +157,15 @@ class PinnedReader:
         try:
             names = os.listdir(tree)
         except OSError as error:
-            raise open_error(self._path, error) from error
+            raise _diagnosis.read_error(self._path, error) from error
         parts = _bpffs.parts_of(names)
         if names and not parts:
-            raise StreamError(
-                f"{self._path} is not the directory of a pinned tree: it has no parts"
-            )
+            raise _diagnosis.no_parts(self._path)
         if not _bpffs.are_whole(parts):
-            of = f" of {parts[0].of}" if parts else ""
-            raise PinNotFoundError(
-                f"the tree at {self._path} is being made or unpinned: {len(parts)}{of} parts are "
-                "there"
-            )
+            of = parts[0].of if parts else None
+            raise _diagnosis.incomplete(self._path, len(parts), of)
         if len(parts) > _bpffs.MOST_PARTS:
-            raise StreamError(
-                f"{self._path} has {len(parts):,} parts; a pinned tree has at most "
-                f"{_bpffs.MOST_PARTS:,}"
-            )
+            raise _diagnosis.too_many_parts(self._path, len(parts), _bpffs.MOST_PARTS)
         return [os.path.join(self._path, part.name) for part in parts]
 
     def _take_parts(self, tree: int) -> bytearray:
@@ -196,38 +181,29 @@ class PinnedReader:
         try:
             stream = _wire.split(data)
         except StreamError as error:
-            raise StreamError(f"{path}: {error}") from error
+            raise _diagnosis.bad_stream(path, error) from error
         if not data.startswith(self._head):
-            raise StreamError(
-                f"{path} is now another pin, with other items or another order: "
-                "make a new PinnedReader"
-            )
+            raise _diagnosis.replaced(path)
         if stream.end_ns is None:
             if not full:
-                raise StreamError(f"{path}: the stream of {len(data)} bytes is cut short")
-            items = len(stream.header.item_numbers)
+                raise _diagnosis.cut_short(path, len(data))
+            fit = capacity(len(stream.header.item_numbers))
             if tree is not None:
-                raise too_large(self._path, items, in_parts=True)
-            raise too_large(f"of {path}", items)
+                raise _diagnosis.part_too_large(self._path, fit)
+            raise _diagnosis.too_large(f"of {path}", fit, BUFFER)
         return stream
 
     def _only_row(self, stream: _wire.RawStream) -> dict[str, int]:
         rows = stream.rows
         if len(rows) != stream.header.row_size:
             if not rows:
-                raise self._removed()
-            raise StreamError(f"{self._path}: {len(rows)} bytes of rows instead of one row")
+                raise _diagnosis.cgroup_removed(self._path)
+            raise _diagnosis.bad_rows(self._path, len(rows))
         values = self._values(rows, _wire.ROW.size)
         found = zip(self._items, values)
         if _wire.ABSENT in values:  # pressure, where it is switched off
             return {name: value for name, value in found if value != _wire.ABSENT}
         return dict(found)
-
-    def _removed(self) -> CgroupRemovedError:
-        return CgroupRemovedError(
-            f"the cgroup that {self._path} is about was removed, or has lost its memory "
-            "controller: unpin it"
-        )
 
     def _in_order(self, rows: memoryview) -> memoryview:
         """The rows of all parts, parents before their children."""
@@ -238,7 +214,7 @@ class PinnedReader:
         parents = words[1::width].tolist()
         places = dict(zip(ids, range(0, len(rows), size)))
         if len(places) != len(ids):
-            raise StreamError(f"{self._path}: a cgroup is in two parts")
+            raise _diagnosis.cgroup_in_two_parts(self._path)
         children: dict[int, list[int]] = {}
         for cgroup_id, parent in zip(ids, parents):
             children.setdefault(parent if parent in places else _NONE, []).append(cgroup_id)
@@ -257,7 +233,7 @@ class PinnedReader:
             if below:
                 waiting += sorted(below, reverse=True)
         if len(ordered) != len(rows):
-            raise StreamError(f"{self._path}: damaged stream: a cgroup is below itself")
+            raise _diagnosis.cgroup_below_itself(self._path)
         return memoryview(ordered).toreadonly()
 
     def _paths_of(self, rows: memoryview) -> _paths.PathsOfId:
@@ -343,7 +319,7 @@ def _read(
     except MemcgError:
         raise
     except (OSError, ValueError) as error:
-        raise open_error(path, error) from error
+        raise _diagnosis.read_error(path, error) from error
 
 
 class _OnBpffs:
@@ -360,7 +336,7 @@ class _OnBpffs:
         if status.st_dev == self._device:
             return
         if not _bpffs.is_on_bpffs(status, path):
-            raise _bpffs.no_pin(path)
+            raise _diagnosis.no_pin(path)
         self._device = status.st_dev
 
 
@@ -379,30 +355,8 @@ def read_head(
     try:
         header = _wire.decode_header(data)
     except StreamError as error:
-        raise StreamError(f"{path}: {error}") from error
+        raise _diagnosis.bad_stream(path, error) from error
     return data[: header.size]
-
-
-def open_error(path: str, error: Exception) -> MemcgError:
-    """What a failure to open, list or read a pin means."""
-    if isinstance(error, ValueError):  # a NUL in it
-        return PinNotFoundError(f"{path!r} cannot be a path: {error}")
-    assert isinstance(error, OSError)
-    number = error.errno or 0
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        message = f"there is no pin at {path}: it was removed, or never made"
-        return PinNotFoundError(message, errno=number, call="open")
-    if isinstance(error, PermissionError):
-        return PinPermissionError(
-            f"{path} may not be read by this user: its own mode, or that of a directory above, "
-            "does not allow it (whoever pinned it can chmod or chown it)",
-            errno=number,
-            call="open",
-        )
-    if number in (errno.EIO, errno.ENXIO, errno.EISDIR):  # what a bpffs says of other objects
-        message = f"{path} is no statistics stream: {errno_text(number)}"
-        return StreamError(message, errno=number, call="open")
-    return MemcgError(f"{path} cannot be read: {errno_text(number)}", errno=number, call="read")
 
 
 def _names(path: str, header: _wire.Header) -> tuple[str, ...]:
@@ -416,7 +370,7 @@ def _names(path: str, header: _wire.Header) -> tuple[str, ...]:
         or 0 in header.item_numbers
         or header.order not in _options.ORDER_NAMES
     ):
-        raise StreamError(f"{path}: damaged stream: its header makes no sense")
+        raise _diagnosis.bad_header(path)
     return tuple(names)
 
 
@@ -424,20 +378,3 @@ def capacity(items: int) -> int:
     """How many rows of so many items fit into the kernel's buffer, which is never quite full."""
     spare = BUFFER - 1 - _wire.header_size(items) - _wire.TRAILER.size
     return spare // _wire.row_size(items)
-
-
-def too_large(where: str, items: int, *, in_parts: bool = False) -> TreeTooLargeError:
-    """The error for a walk whose rows, of so many items, do not fit into the kernel's buffer."""
-    rows = capacity(items)
-    if in_parts:
-        message = (
-            f"{where} was not made for so many cgroups (one of its parts has room for {rows}): "
-            "unpin() it, and pin_tree() it anew with more room= (pin --tree --room)"
-        )
-    else:
-        message = (
-            f"the walk {where} does not fit into the kernel's buffer of {BUFFER >> 10} KiB, "
-            f"which takes {rows} cgroups with these items: pin fewer items, or pin the tree in "
-            "several parts, with pin_tree() into a directory (pin --tree)"
-        )
-    return TreeTooLargeError(message, rows=rows, max_rows=rows)

@@ -7,12 +7,14 @@ import os
 import stat
 from typing import Callable
 
-from ..errors import MemcgError, PinPathError, StreamError
+from .._lookup import Path
+from ..errors import MemcgError
 from . import bpffs as _bpffs
+from . import diagnosis as _diagnosis
 from . import read as _read
 
 
-def unpin(pin_path: _bpffs.Path) -> None:
+def unpin(pin_path: Path) -> None:
     """Removes what :func:`pin` or :func:`pin_tree` made::
 
         >>> unpin("/sys/fs/bpf/stats/system")
@@ -36,20 +38,20 @@ def unpin(pin_path: _bpffs.Path) -> None:
         with _bpffs.opened_directory(above) as at:
             status = os.stat(name or ".", dir_fd=at, follow_symlinks=False)
             if stat.S_ISLNK(status.st_mode):
-                raise PinPathError(f"{path} is a symbolic link: name what it leads to")
+                raise _diagnosis.symbolic_link(path)
             if not _bpffs.is_on_bpffs(status, path):
-                raise _bpffs.no_pin(path)
+                raise _diagnosis.no_pin(path)
             if stat.S_ISDIR(status.st_mode):
                 _remove_directory(path, at)
             elif _bpffs.parts_of([name]):
-                raise PinPathError(f"{path} is part of a pinned tree: unpin {above}")
+                raise _diagnosis.one_part(path, above)
             else:
                 _read.read_head(path, at)
                 _taken_away(path, os.unlink, at)
     except MemcgError:
         raise
     except (OSError, ValueError) as error:
-        raise _read.open_error(path, error) from error
+        raise _diagnosis.read_error(path, error) from error
 
 
 def _remove_directory(path: str, above: int) -> None:
@@ -57,15 +59,10 @@ def _remove_directory(path: str, above: int) -> None:
         names = os.listdir(at)
         parts = [os.path.join(path, part.name) for part in _bpffs.parts_of(names)]
         if not parts:
-            way_out = "" if names else " (it is empty: rmdir it)"
-            raise StreamError(
-                f"{path} is not a directory of a pinned tree: nothing was removed{way_out}"
-            )
+            raise _diagnosis.not_a_tree(path, is_empty=not names)
         foreign = sorted(set(names) - set(map(os.path.basename, parts)))
         if foreign:
-            raise StreamError(
-                f"{path} has {foreign[0]!r} beside the parts of a pinned tree: nothing was removed"
-            )
+            raise _diagnosis.foreign_file(path, foreign[0])
         for part in parts:
             _read.read_head(part, at)
         for part in reversed(parts):
@@ -78,6 +75,4 @@ def _taken_away(path: str, remove: Callable[..., None], at: int) -> None:
     try:
         remove(os.path.basename(path), dir_fd=at)
     except OSError as error:
-        if error.errno in _bpffs.NOT_ALLOWED:
-            raise _bpffs.not_allowed(path, error) from error
-        raise
+        raise _diagnosis.removal_error(path, error) from error

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pymemcgbpf import MemcgError, PinExistsError, PinPathError, PinPermissionError
+from pymemcgbpf import MemcgError, PinExistsError, PinPathError, PinPermissionError, _lookup
 from pymemcgbpf._pins import bpffs as _bpffs
 
 from ...open_files import open_files
@@ -75,7 +75,7 @@ def test_a_place_that_is_not(bpffs: Path, tmp_path: Path) -> None:
     (bpffs / "taken").touch()
     (bpffs / "dangling").symlink_to("nowhere")
     for name in ("taken", "dangling"):
-        with pytest.raises(PinExistsError, match="there already"):
+        with pytest.raises(PinExistsError, match="exists already"):
             _bpffs.check_free(str(bpffs / name))
     for name in ("system.slice", "a.b/pin", "deep/system.slice", ".pin"):
         with pytest.raises(PinPathError, match="no name with a dot"):
@@ -96,7 +96,7 @@ def test_a_pinned_tree_is_no_place_for_another_pin(bpffs: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["", b"", "a\0b"])
-def test_what_is_no_path(path: _bpffs.Path) -> None:
+def test_what_is_no_path(path: _lookup.Path) -> None:
     with pytest.raises(PinPathError, match="cannot be a path"):
         _bpffs.absolute(path)
 
@@ -126,7 +126,7 @@ def test_links_above_that_lead_nowhere(bpffs: Path) -> None:
 
 def test_a_part_s_name_is_a_tree_s(bpffs: Path) -> None:
     for name in ("part-0000-of-0002", "part-0000-of-0002/pin", "deep/part-0000-of-0002"):
-        with pytest.raises(PinPathError, match="a part of a pinned tree is called"):
+        with pytest.raises(PinPathError, match="a name for a part of a pinned tree"):
             _bpffs.check_free(str(bpffs / name))
 
 
@@ -252,14 +252,14 @@ def test_what_is_no_longer_a_bpffs(
 def test_a_directory_that_another_makes_meanwhile_is_used(
     bpffs: Path, made: _bpffs.PinTransaction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nearest = _bpffs._nearest
+    nearest = _bpffs._existing_ancestor
 
     def and_then(path: str) -> str:
         found = nearest(path)
         (bpffs / "new").mkdir()
         return found
 
-    monkeypatch.setattr(_bpffs, "_nearest", and_then)
+    monkeypatch.setattr(_bpffs, "_existing_ancestor", and_then)
     made.above(str(bpffs / "new" / "deep" / "pin"))
     made.undo()
     assert list(bpffs.rglob("*")) == [bpffs / "new"]

@@ -123,7 +123,7 @@ def test_what_is_on_another_file_system(
     (tmp_path / "link").symlink_to(one)
     said_to_be(monkeypatch, tmp_path / "bpf")
     for path in (one, parts, tmp_path / "fifo", tmp_path / "link", tmp_path):
-        with pytest.raises(PinPathError, match="is not on a bpffs, so it is no pin") as caught:
+        with pytest.raises(PinPathError, match="is not on a bpffs, so it is not a pin") as caught:
             PinnedReader(path)
         assert str(path) in str(caught.value)
 
@@ -164,7 +164,7 @@ def test_where_the_mount_table_cannot_be_read(one: Path, monkeypatch: pytest.Mon
         raise FileNotFoundError(errno.ENOENT, "x")
 
     monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(MemcgError, match="cannot be told: /proc/self/mountinfo") as caught:
+    with pytest.raises(MemcgError, match="cannot be told, because /proc/self/mountinfo") as caught:
         PinnedReader(one)
     assert type(caught.value) is MemcgError
 
@@ -175,7 +175,7 @@ def test_no_pin(one: Path, tmp_path: Path) -> None:
             PinnedReader(tmp_path / path if "\0" not in path else path)
     reader = PinnedReader(one)
     one.unlink()
-    with pytest.raises(PinNotFoundError, match="was removed, or never made") as caught:
+    with pytest.raises(PinNotFoundError, match="was removed, or never created") as caught:
         reader.read()
     assert isinstance(caught.value, FileNotFoundError) and caught.value.errno == errno.ENOENT
 
@@ -291,7 +291,7 @@ def test_too_large_a_walk_names_the_way_out(
     assert f"which takes {fit} cgroups" in str(caught.value)
     rows = TREE * fit
     assert len(stream(rows[:fit], 2)) < _read.BUFFER <= len(stream(rows[: fit + 1], 2))
-    with pytest.raises(TreeTooLargeError, match=r"anew with more room=") as caught:
+    with pytest.raises(TreeTooLargeError, match=r"again with more room=") as caught:
         parts.read()
     assert str(tmp_path / "parts") in str(caught.value)
     assert "part-" not in str(caught.value).replace(str(tmp_path), "")
@@ -307,11 +307,11 @@ def test_parts_that_are_missing(tmp_path: Path) -> None:
     assert len(read_tree(reader)) == 4, "other files are not looked at"
     for part in sorted(directory.glob("part-*")):
         part.rename(tmp_path / "away")
-        with pytest.raises(PinNotFoundError, match="made or unpinned: 2 of 3 parts are there"):
+        with pytest.raises(PinNotFoundError, match="created or unpinned: 2 of 3 parts exist"):
             reader.read()
         (tmp_path / "away").rename(part)
     (tmp_path / "other").mkdir()
-    with pytest.raises(PinNotFoundError, match="0 parts are there"):
+    with pytest.raises(PinNotFoundError, match="0 parts exist"):
         PinnedReader(tmp_path / "other")
     (tmp_path / "other" / "something").touch()
     with pytest.raises(StreamError, match="no parts"):
@@ -605,7 +605,7 @@ def test_a_pin_that_may_not_be_removed(bpffs: Path, monkeypatch: pytest.MonkeyPa
         raise PermissionError(errno.EPERM, "x")
 
     monkeypatch.setattr(os, "unlink", refuse)
-    with pytest.raises(PinPermissionError, match="may not make or remove"):
+    with pytest.raises(PinPermissionError, match="may not create or remove"):
         unpin(bpffs / "one")
 
 
