@@ -282,7 +282,7 @@ RULES = {
     "_sources": {*BASE, "_cgroup", "_bpf", "_sources"},
     "snapshot": {*BASE, *SNAPSHOT},
     # Whoever reads pins has no libbpf, and perhaps no ctypes.
-    **dict.fromkeys((f"_pins.{name}" for name in PINS_WITHOUT_BPF), {*BASE, *SNAPSHOT, "_pins"}),
+    **{f"_pins.{name}": {*BASE, *SNAPSHOT, "_pins"} for name in PINS_WITHOUT_BPF},
 }
 
 
