@@ -113,8 +113,13 @@ class Descriptor:
         self._finalizer.atexit = False  # the kernel closes what is open after a process
 
     @property
+    def file_identity(self) -> tuple[int, int]:
+        """The device and inode number of the file."""
+        return self._identity.file
+
+    @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed it."""
+        """Whether other code has closed the descriptor."""
         return not self._owned.closed and not self._identity.is_of(self.fd)
 
     def close(self) -> None:
@@ -131,7 +136,7 @@ class _Identity:
 
     def __init__(self, fd: int, number_of: Optional[Callable[[int], Identity]]) -> None:
         self._number_of = number_of
-        self._file = file_identity(fd)
+        self.file = file_identity(fd)
         self._number: Optional[Identity] = None
         if number_of is None:
             return
@@ -145,7 +150,7 @@ class _Identity:
     def is_of(self, fd: int) -> bool:
         """Whether a descriptor is of this file."""
         try:
-            if file_identity(fd) != self._file:
+            if file_identity(fd) != self.file:
                 return False
             if self._number_of is None:
                 return True

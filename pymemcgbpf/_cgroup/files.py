@@ -35,19 +35,19 @@ class CgroupFile:
 
     def __init__(self, cgroup: Cgroup, name: str) -> None:
         self._descriptor = Descriptor(opened_at(name, os.O_RDONLY, cgroup.fd))
-        self.fd = self._descriptor.fd
-        self._identity = file_identity(self.fd)
+        self.fd, self._identity = self._descriptor.fd, self._descriptor.file_identity
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed it."""
+        """Whether other code has closed the file's descriptor."""
         return self._descriptor.is_lost
 
     def read(self) -> bytes:
-        """All of it, as it is now.
+        """The file's whole content now.
 
         Raises:
-            OSError: EBADF where its number is another file's.
+            OSError: EBADF if other code has closed the descriptor, and another file has its
+                number now.
         """
         if file_identity(self.fd) != self._identity:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))

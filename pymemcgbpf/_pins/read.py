@@ -8,12 +8,12 @@ import mmap
 import os
 import struct
 import time
-from types import TracebackType
-from typing import Callable, NamedTuple, NoReturn, Optional, TypeVar, Union
+from typing import Callable, NamedTuple, Optional, TypeVar, Union
 
 from .. import _items, _options, _wire
 from .._cgroup import mounts as _mounts
 from .._cgroup import paths as _paths
+from .._closable import Closable
 from .._descriptors import Owned, opened_at
 from .._lookup import Path
 from ..errors import ClosedError, MemcgError, PinNotFoundError, StreamError
@@ -23,7 +23,6 @@ from . import diagnosis as _diagnosis
 
 __all__ = ["PinnedReader"]
 
-_Self = TypeVar("_Self", bound="PinnedReader")
 _T = TypeVar("_T")
 
 
@@ -32,7 +31,7 @@ BUFFER = 8 * mmap.PAGESIZE
 _LARGEST_HEADER = _wire.header_size(_wire.MAX_ITEMS)
 
 
-class PinnedReader:
+class PinnedReader(Closable):
     """Reads what :func:`pin` or :func:`pin_tree` has put into a bpffs::
 
         >>> with PinnedReader("/sys/fs/bpf/stats/system") as reader:
@@ -245,20 +244,6 @@ class PinnedReader:
         if paths is None or paths.root_id != root_id:
             paths = self._paths = _paths.PathsOfId(root_id, _mounts.find_cgroup)
         return paths
-
-    def __enter__(self: _Self) -> _Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a PinnedReader cannot be copied or pickled: make another")
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else self._order

@@ -271,7 +271,7 @@ def test_only_the_standard_library_is_imported() -> None:
 # The rules of the house: a folder, or a file, and what it may know of the others.
 BASE = {
     *("errors", "_items", "_wire", "_fork", "_version"),
-    *("_descriptors", "_lookup", "_options", "_signals"),
+    *("_closable", "_descriptors", "_lookup", "_options", "_signals"),
 }
 SNAPSHOT = {"snapshot", "_cgroup"}
 PINS_WITHOUT_BPF = ("bpffs", "diagnosis", "read", "remove")
