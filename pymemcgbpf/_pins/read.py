@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Reads pins: open, read, close. No libbpf, no BTF, no privilege, and no ctypes."""
+"""Reads pins: opens, reads and closes files. Works without libbpf, BTF, privileges and ctypes."""
 
 from __future__ import annotations
 
@@ -26,32 +26,33 @@ __all__ = ["PinnedReader"]
 _T = TypeVar("_T")
 
 
-# The kernel's buffer, which one walk must fit into. A read() for less ends the walk early.
+# The size in bytes of the kernel's buffer, into which one walk must fit. A read() of fewer bytes
+# ends the walk early.
 BUFFER = 8 * mmap.PAGESIZE
 _LARGEST_HEADER = _wire.header_size(_wire.MAX_ITEMS)
 
 
 class PinnedReader(Closable):
-    """Reads what :func:`pin` or :func:`pin_tree` has put into a bpffs::
+    """Reads a pin that :func:`pin` created, or a tree that :func:`pin_tree` created::
 
         >>> with PinnedReader("/sys/fs/bpf/stats/system") as reader:
         ...     reader.read()
         {'anon': 17727488, 'file': 708608}
 
-    All that it takes is permission to read the file, and a mounted /proc, which says that the
-    file is on a bpffs. It may be used from several threads, and
-    in a child after fork(); nothing is open between reads. A pin that is removed and made
-    anew with the same items and order is read on.
+    Any user with read permission can read a pin; no privileges and no running process are needed.
+    It also needs a mounted /proc, which tells it that the file is on a bpffs. It may be used from
+    several threads, and in a child after fork(). No file is open between reads. If a pin is removed
+    and created again with the same items and order, the reader continues with the new one.
 
     Args:
-        pin_path: the pin, or the directory that pin_tree() made.
+        pin_path: the path of the pin, or of the directory that pin_tree() created.
 
     Raises:
-        PinNotFoundError: there is none, or it is just being made or removed.
-        PinPermissionError: this user may not read it.
-        PinPathError: it is not on a bpffs.
-        StreamError: it is not of this package, or of a version that this one does not know; or
-            a tree of more parts than pin_tree() makes.
+        PinNotFoundError: there is no pin, or it is being created or removed at this moment.
+        PinPermissionError: this user may not read the pin.
+        PinPathError: the path is not on a bpffs.
+        StreamError: the file is not a pin of this package, or of a format version that this
+            version does not know; or the tree has more parts than pin_tree() creates.
     """
 
     def __init__(self, pin_path: Path) -> None:
@@ -84,29 +85,35 @@ class PinnedReader(Closable):
     def item_names(self) -> tuple[str, ...]:
         """The names of the items read, in their order.
 
-        One that this version has no name for is called by its number: "#1234".
+        An item that this version of the package does not know is named by its number: "#1234".
         """
         return self._items
 
     @property
     def order(self) -> str:
-        """The order of the walk: "self" for one cgroup; "pre" for what pin_tree() made."""
+        """The order of the walk: "self" for one cgroup, "pre" for a pinned tree."""
         return self._order
 
     def read(self) -> Union[dict[str, int], Snapshot]:
-        """The values now: of one cgroup (order "self") a dict as :meth:`StatsReader.read` gives
-        it, else a :class:`Snapshot`.
+        """Reads the values now, in the items' own units (bytes, pages, events or microseconds).
 
-        The rows of a tree that is pinned in parts are put in pre-order, siblings by their id;
-        those whose parent has no row, as it was made or removed during the reads, come last.
-        A snapshot's paths are those under the memory hierarchy that is mounted here; where the
-        walk's root is not to be seen under any, they are None.
+        Returns:
+            For one cgroup (order "self"), a dict of names and values, as
+            :meth:`StatsReader.read` returns it. For a walk, a :class:`Snapshot` with a row for
+            each cgroup.
+
+        The rows of a tree in parts are in pre-order, siblings by id. Rows whose parent has no row,
+        because it was created or removed during the reads, come last. The rows' paths are those
+        below the memory hierarchy that is mounted here, and None where the walk's root is not
+        visible below any mount.
 
         Raises:
             CgroupRemovedError: the walk's root was removed, or has lost its memory controller.
             TreeTooLargeError: there are more cgroups than the pin can write.
-            PinNotFoundError: the pin was removed, or is just being so.
-            PinPermissionError, PinPathError, StreamError.
+            PinNotFoundError: the pin was removed, or is being removed.
+            PinPermissionError: this user may no longer read the pin.
+            PinPathError: another file system is at the path now.
+            StreamError: the data is damaged, or another pin is at the path now.
             ClosedError: the reader is closed.
         """
         if self._closed:
@@ -119,7 +126,7 @@ class PinnedReader(Closable):
                 return self._only_row(stream)
             rows = stream.rows
         else:
-            try:  # by the directory: at its path there may be another tree meanwhile
+            try:  # by the open directory, because its path may lead to another tree by now
                 rows = memoryview(self._take_parts(tree.fileno()))
             finally:
                 tree.close()
@@ -131,13 +138,13 @@ class PinnedReader(Closable):
         return Snapshot(rows, self._items, self._order, began, ended, self._paths_of(rows))
 
     def close(self) -> None:
-        """Makes any further read() fail. Twice is fine."""
+        """Makes every further read() raise ClosedError. Calling it again does nothing."""
         self._closed = True
 
     # ---
 
     def _opened_tree(self) -> Optional[Owned]:
-        """The directory of a tree in parts, open; None where the pin is a file."""
+        """The open directory of a tree in parts; None if the pin is a file."""
         try:
             tree = opened_at(self._path, os.O_RDONLY | os.O_DIRECTORY)
         except NotADirectoryError:
@@ -168,14 +175,14 @@ class PinnedReader(Closable):
         return [os.path.join(self._path, part.name) for part in parts]
 
     def _take_parts(self, tree: int) -> bytearray:
-        """The rows of all parts, one part's after another's."""
+        """The rows of all parts, part by part."""
         rows = bytearray()
         for part in self._parts(tree):
             rows += self._take(part, tree).rows
         return rows
 
     def _take(self, path: str, tree: Optional[int] = None) -> _wire.RawStream:
-        """One walk's rows."""
+        """The stream that one walk wrote."""
         data, full = _read(path, tree, read_walk, self._check)
         try:
             stream = _wire.split(data)
@@ -200,12 +207,12 @@ class PinnedReader(Closable):
             raise _diagnosis.bad_rows(self._path, len(rows))
         values = self._values(rows, _wire.ROW.size)
         found = zip(self._items, values)
-        if _wire.ABSENT in values:  # pressure, where it is switched off
+        if _wire.ABSENT in values:  # memory.pressure is switched off
             return {name: value for name, value in found if value != _wire.ABSENT}
         return dict(found)
 
     def _in_order(self, rows: memoryview) -> memoryview:
-        """The rows of all parts, parents before their children."""
+        """The rows of all parts, sorted so that parents come before their children."""
         size = _wire.row_size(len(self._items))
         words = rows.cast("Q")
         width = size // 8
@@ -217,7 +224,8 @@ class PinnedReader(Closable):
         children: dict[int, list[int]] = {}
         for cgroup_id, parent in zip(ids, parents):
             children.setdefault(parent if parent in places else _NONE, []).append(cgroup_id)
-        # The next one last. The walk's root is the topmost of those without a parent's row.
+        # A stack, so the next cgroup is the last. The walk's root is the topmost of the cgroups
+        # whose parent has no row.
         waiting = sorted(children.get(_NONE, ()), reverse=True)
         if waiting:
             root = min(waiting, key=lambda one: _wire.level(words[places[one] // 8 + 2]))
@@ -236,7 +244,7 @@ class PinnedReader(Closable):
         return memoryview(ordered).toreadonly()
 
     def _paths_of(self, rows: memoryview) -> _paths.PathsOfId:
-        """The paths below the walk's root, which is known by its row alone."""
+        """The paths below the walk's root, whose id is taken from its row."""
         size = _wire.row_size(len(self._items))
         at = {"children": 8, "post": len(rows) - size}.get(self._order, 0)
         root_id = struct.unpack_from("=Q", rows, at)[0] if rows else 0
@@ -250,15 +258,15 @@ class PinnedReader(Closable):
         return f"<PinnedReader {self._path!r} {state}, {len(self._items)} items>"
 
 
-_NONE = -1  # no cgroup's id
+_NONE = -1  # not the id of any cgroup
 
 
 class _Read(NamedTuple):
     """What one walk wrote.
 
     Attributes:
-        data: the first read, which is all there is of a walk that fits.
-        full: whether the kernel's buffer was full before the walk's end.
+        data: what the first read() returned; all of the output, if it fits into the buffer.
+        full: whether the kernel's buffer was full before the end of the walk.
     """
 
     data: bytes
@@ -266,12 +274,13 @@ class _Read(NamedTuple):
 
 
 def read_walk(fd: int) -> _Read:
-    """One walk, of an iterator just opened."""
+    """Reads one walk from an iterator that was just opened."""
     data = os.read(fd, BUFFER)
     end = len(data) - _wire.TRAILER.size
     if end >= 0 and _wire.TRAILER.unpack_from(data, end)[0] == _wire.END_MAGIC:
         return _Read(data, False)
-    # Either the walk is not resumed, or its trailer alone was left over.
+    # The buffer was full: either the walk cannot be resumed (EOPNOTSUPP), or only its trailer did
+    # not fit.
     try:
         return _Read(data, bool(data) and bool(os.read(fd, BUFFER)))
     except OSError as error:
@@ -281,7 +290,10 @@ def read_walk(fd: int) -> _Read:
 
 
 def _opened(path: str, tree: Optional[int]) -> Owned:
-    """A pin, open; one of a tree's by its name in the open directory. (A FIFO is no hindrance.)"""
+    """Opens a pin by its path, or a part of a tree by its name in the tree's open directory.
+
+    O_NONBLOCK keeps open() from waiting, should the file be a FIFO.
+    """
     flags = os.O_RDONLY | os.O_NONBLOCK
     if tree is None:
         return opened_at(path, flags)
@@ -291,7 +303,7 @@ def _opened(path: str, tree: Optional[int]) -> Owned:
 def _read(
     path: str, tree: Optional[int], read: Callable[[int], _T], check: Optional[_OnBpffs]
 ) -> _T:
-    """What a function reads of a pin that it is given open."""
+    """Opens a pin, returns what a function reads from its descriptor, and closes it."""
     try:
         pin = _opened(path, tree)
         try:
@@ -308,9 +320,10 @@ def _read(
 
 
 class _OnBpffs:
-    """Raises unless an open file is on a bpffs: any other file may be as large as its owner likes.
+    """Raises unless an open file is on a bpffs.
 
-    The mount table is long on some machines, so it is read once for each file system.
+    Files elsewhere are not read, because their owner decides what reading them does and how much
+    it returns. The mount table can be long, so it is read once for each file system.
     """
 
     def __init__(self) -> None:
@@ -328,13 +341,14 @@ class _OnBpffs:
 def read_head(
     path: str, directory: Optional[int] = None, check: Optional[_OnBpffs] = None
 ) -> bytes:
-    """The header of the stream at a path: the walk ends at its first cgroup. The path's last word
-    alone counts, where an open directory is given.
+    """The header of the stream at a path. The kernel walks no further than the first cgroup.
+
+    With an open directory, only the last component of the path is used, as a name in it.
 
     Raises:
-        StreamError: it has none of ours.
+        StreamError: the file does not begin with a header of this package.
         PinNotFoundError, PinPermissionError.
-        PinPathError: the check says that it is not on a bpffs.
+        PinPathError: the file is not on a bpffs, if that is checked.
     """
     data = _read(path, directory, lambda fd: os.read(fd, _LARGEST_HEADER), check)
     try:
@@ -360,6 +374,9 @@ def _names(path: str, header: _wire.Header) -> tuple[str, ...]:
 
 
 def capacity(items: int) -> int:
-    """How many rows of so many items fit into the kernel's buffer, which is never quite full."""
+    """The number of rows with so many items that fit into the kernel's buffer.
+
+    The kernel never fills the buffer's last byte.
+    """
     spare = BUFFER - 1 - _wire.header_size(items) - _wire.TRAILER.size
     return spare // _wire.row_size(items)
