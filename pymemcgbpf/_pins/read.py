@@ -95,7 +95,7 @@ class PinnedReader(Closable):
         return self._order
 
     def read(self) -> Union[dict[str, int], Snapshot]:
-        """Reads the values now, in the items' own units (bytes, pages, events or microseconds).
+        """Reads the values now, in the items' own units (bytes, counts or microseconds).
 
         Returns:
             For one cgroup (order "self"), a dict of names and values, as
