@@ -61,7 +61,7 @@ class CgroupFile:
 
 
 class PressureFile:
-    """memory.pressure, which cgroup.pressure can switch off; switched on again, it is another file."""
+    """memory.pressure, which can be switched off. Switched on again, it is another file."""
 
     def __init__(self, cgroup: Cgroup) -> None:
         self._directory = CgroupFile(cgroup, ".")

@@ -38,18 +38,14 @@ class Paths:
     """
 
     def __init__(self, path: str, identity: tuple[int, int]) -> None:
-        self._lookup_blocked = (
-            False  # whether the current look-up met a directory that could not be read
-        )
+        self._lookup_blocked = False  # whether a directory could not be read in this look-up
         self.root = os.path.abspath(path)
         self._device, self._root_id = identity
-        if (
-            self._id_of(self.root) != self._root_id
-        ):  # abspath() removed a ".." behind a symbolic link
+        if self._id_of(self.root) != self._root_id:  # abspath() removed ".." behind a link
             self.root = os.path.realpath(path)
         self._prefix = os.path.join(self.root, "")
         self._known = {self._root_id: ROOT}
-        self._listed: dict[int, int] = {}  # directory's id → CLOCK_MONOTONIC, in ns
+        self._listed: dict[int, int] = {}  # the time of listing, by directory id
         self._lock = threading.RLock()
         _fork.renew_in_child(self)
 
