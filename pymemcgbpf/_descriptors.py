@@ -146,7 +146,7 @@ class _Identity:
         except OSError as error:
             if is_transient(error):
                 raise
-            # A seccomp filter, for instance, can allow to use the object, but not to identify it.
+            # A seccomp filter, for instance, can forbid to identify an object that may be used.
 
     def is_of(self, fd: int) -> bool:
         """Whether a descriptor belongs to this file."""
