@@ -185,7 +185,7 @@ def test_descendants_are_cgroup_stat_s_on_v2(v2: Path, opened: Opened) -> None:
 
 
 def test_the_number_of_descendants_is_unknown_on_v1(tmp_path: Path, opened: Opened) -> None:
-    """/proc/cgroups counts the whole hierarchy, and the dead."""
+    """/proc/cgroups counts the whole hierarchy, and removed cgroups that are not freed yet."""
     cgroup = opened(make_v1(tmp_path / "v1"))
     (tmp_path / "v1" / "cgroup.stat").write_text("nr_descendants 12\n")
     assert cgroup.descendants is None
