@@ -424,7 +424,7 @@ def test_only_one_s_own_are_unpinned(quiet: Forest, pins: Path, tmp_path: Path) 
 def test_what_is_left_of_an_interrupted_one_is_removed(quiet: Forest, pins: Path) -> None:
     pin_tree(quiet.root, pins / "tree", ["anon"], flush=False, room=5000)
     sorted((pins / "tree").iterdir())[1].unlink()
-    with pytest.raises(PinNotFoundError, match="being made or unpinned"):
+    with pytest.raises(PinNotFoundError, match="being created or unpinned"):
         PinnedReader(pins / "tree")
     unpin(pins / "tree")
 
