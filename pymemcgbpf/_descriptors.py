@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""File descriptors that are neither lost nor closed in another's place.
+"""Opens file descriptors so that they cannot leak, and closes only those that are still its own.
 
-Python runs signal handlers between any two steps. What a handler raises between the call that
-opens something and the assignment of its result would lose the descriptor, so it has an owner
-before any Python code can run: see :func:`opened`.
+Python runs signal handlers between any two steps. If a handler raises between the call that opens a
+descriptor and the assignment of its result, the descriptor leaks. Here it gets an owner before any
+Python code can run: see :func:`opened`.
 
-And a process that becomes a daemon closes every descriptor that it finds. The numbers are soon
-other files', which nobody here may close: see :class:`Descriptor`.
+A process that becomes a daemon closes all descriptors that it finds. Their numbers soon belong to
+other files, which this package must not close: see :class:`Descriptor`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .errors import is_transient
 
 
 def _owning_type() -> Any:
-    """select.epoll, also where a library has taken it away, as those for green threads do: then
-    it is that of the module made once more."""
+    """select.epoll. Libraries for green threads delete it; then it is taken from a second instance
+    of the module select."""
     if hasattr(select, "epoll"):
         return select.epoll
     spec = importlib.util.find_spec("select")
@@ -40,11 +40,10 @@ if TYPE_CHECKING:
     Owned = select.epoll
 else:
     Owned = _owning_type()
-"""What owns a descriptor: closed when the last reference to it goes, by C code alone.
+"""The owner of a descriptor: C code closes the descriptor when the last reference to it is gone.
 
-The type has nothing to do with what it is used for. It is the one in the standard library that
-takes over any descriptor as it is, asks no system call about it, closes it without running Python
-code, and does not warn of that.
+Nothing here polls. It is the one type of the standard library that takes over any descriptor, makes
+no system call for that, closes it without running Python code, and does not warn about it.
 """
 
 _own = Owned.fromfd
@@ -53,24 +52,24 @@ Identity = tuple[object, ...]
 
 
 def opened(function: Callable[..., int], *arguments: Any) -> Owned:
-    """Calls a function that returns a new descriptor, if it is C code: the owner of that.
+    """Calls a function that returns a new descriptor, and returns the owner of that.
 
-    From the call until the descriptor has its owner no Python code runs.
+    The function must be C code, so that no Python code runs between its call and the moment when
+    the descriptor has its owner.
     """
     return next(owned(map(function, *zip(arguments))))
 
 
 def owned(descriptors: Iterable[int]) -> Iterator[Owned]:
-    """The owner of each descriptor that comes of an iterable, if that is C code too."""
+    """Yields the owner of each descriptor of an iterable, which must be C code, too."""
     return map(_own, descriptors)
 
 
 def opened_at(path: str, flags: int, directory: Optional[int] = None) -> Owned:
-    """Opens a file, by its path in an open directory if one is given. Never a number that
-    belongs to stdin, stdout or stderr.
+    """Opens a file, by its path in an open directory if one is given.
 
-    (Where stdin is closed, open() would return 0, which the kernel's cgroup iterator takes for
-    "no file".)
+    The descriptor is never 0, 1 or 2. If stdin is closed, open() returns 0, which the kernel's
+    cgroup iterator takes for "no file".
     """
     at = os.open if directory is None else functools.partial(os.open, dir_fd=directory)
     file = next(map(_own, map(at, (path,), (flags | os.O_CLOEXEC,))))
@@ -78,12 +77,12 @@ def opened_at(path: str, flags: int, directory: Optional[int] = None) -> Owned:
 
 
 def duplicate(fd: int) -> Owned:
-    """Another descriptor of the same file, above those of stdin, stdout and stderr."""
+    """Another descriptor of the same file; it is above 2."""
     return opened(fcntl.fcntl, fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 def _may_be_of_bpf(fd: int) -> bool:
-    """Whether an open file is a BPF object, or /proc does not tell."""
+    """Whether an open file is a BPF object; True if /proc cannot tell."""
     try:
         return os.readlink(f"/proc/self/fd/{fd}").startswith("anon_inode:bpf")
     except OSError:
@@ -97,28 +96,35 @@ def file_identity(fd: int) -> tuple[int, int]:
 
 
 class Descriptor:
-    """A descriptor that is kept: closed once, by :meth:`close` or with its last user, and only
-    while its number is still this file's.
+    """A descriptor that is kept for longer.
+
+    It is closed once, by :meth:`close` or with the last reference to it, and only while its number
+    still belongs to the same file.
 
     Args:
-        owned: what it takes over.
-        number_of: of a BPF object, all of which look alike: what tells it from the others of its
-            kind, by its descriptor.
+        owned: the owner of the descriptor, which is taken over.
+        number_of: for a BPF object, a function of the descriptor that returns what tells the object
+            from others of its kind. All BPF objects have the same device and inode number.
     """
 
     def __init__(self, owned: Owned, number_of: Optional[Callable[[int], Identity]] = None) -> None:
         self.fd = owned.fileno()
         self._owned, self._identity = owned, _Identity(self.fd, number_of)
         self._finalizer = weakref.finalize(self, _close, owned, self._identity)
-        self._finalizer.atexit = False  # the kernel closes what is open after a process
+        self._finalizer.atexit = False  # the kernel closes it when the process ends
+
+    @property
+    def file_identity(self) -> tuple[int, int]:
+        """The device and inode number of the file."""
+        return self._identity.file
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed it."""
+        """Whether other code has closed the descriptor."""
         return not self._owned.closed and not self._identity.is_of(self.fd)
 
     def close(self) -> None:
-        """Closes it, unless somebody else has. Calling it again does nothing."""
+        """Closes the descriptor, unless other code has. Calling it again does nothing."""
         self._finalizer()
 
 
@@ -126,12 +132,12 @@ class _Identity:
     """What tells an open file from all others.
 
     Raises:
-        MemcgError: there was no memory to find it out.
+        MemcgError: the kernel was short of memory.
     """
 
     def __init__(self, fd: int, number_of: Optional[Callable[[int], Identity]]) -> None:
         self._number_of = number_of
-        self._file = file_identity(fd)
+        self.file = file_identity(fd)
         self._number: Optional[Identity] = None
         if number_of is None:
             return
@@ -140,12 +146,12 @@ class _Identity:
         except OSError as error:
             if is_transient(error):
                 raise
-            # It may be used, but nothing may be asked about it: seccomp can have it so.
+            # A seccomp filter, for instance, can forbid to identify an object that may be used.
 
     def is_of(self, fd: int) -> bool:
-        """Whether a descriptor is of this file."""
+        """Whether a descriptor belongs to this file."""
         try:
-            if file_identity(fd) != self._file:
+            if file_identity(fd) != self.file:
                 return False
             if self._number_of is None:
                 return True
@@ -153,11 +159,11 @@ class _Identity:
                 return _may_be_of_bpf(fd)
             return self._number_of(fd) == self._number
         except OSError as error:
-            # EPERM, among others: before Linux 5.19 nothing may be asked without rights.
+            # For instance EPERM: before Linux 5.19, only a privileged process may identify it.
             return error.errno not in _NOT_THIS_FILE and _may_be_of_bpf(fd)
 
 
-# Of a number that is no open file's, of one that is no BPF object's.
+# The errors for a number that is not an open file's, or not a BPF object's.
 _NOT_THIS_FILE = (errno.EBADF, errno.EBADFD, errno.EINVAL)
 
 
@@ -172,5 +178,6 @@ _abandoned: list[object] = []
 
 
 def abandon(owner: object) -> None:
-    """Never lets go of what owns a descriptor whose number is another file's now."""
+    """Keeps an owner for ever, so that it never closes its descriptor, whose number is another
+    file's now."""
     _abandoned.append(owner)

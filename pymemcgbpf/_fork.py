@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What a forked child cannot share with its parent: locks, views, and who it is.
+"""Replaces in a forked child what it cannot share with its parent: locks and views.
 
-A lock that another thread held at the moment of fork() would stay held in the
-child for ever; so the child gets new ones. All are re-entrant: a signal handler
-may read while the code that it interrupted does.
+A lock that another thread held at the moment of fork() would stay locked in the child for ever, so
+the child gets new locks. All locks are re-entrant, because a signal handler may read while the code
+that it interrupted is reading.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import weakref
 from typing import Any
 
 generation = 0
-"""How many forks lie between this process and the one that imported this module.
+"""The number of forks between the process that imported this module and this one.
 
-It tells a process from those that it was forked from, and so what is its own from what it
-inherited. A process's id does not: each can be 1, in a PID namespace of its own. (What forks behind
-Python's back, by clone() through ctypes, is not counted.)
+It tells a process from its parent, and so what it created from what it inherited. A process id
+cannot do that, because both can have the id 1, each in its own PID namespace. Forks that Python
+does not see, such as clone() through ctypes, are not counted.
 """
 
 _owners: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -28,18 +28,18 @@ _module_locks: list[tuple[str, str]] = []
 
 
 def renewed_lock(module: str, attribute: str) -> threading.RLock:
-    """A lock for a module's global *attribute*, replaced there in a forked child."""
+    """A lock for a module's global *attribute*, replaced by a new one in a forked child."""
     _module_locks.append((module, attribute))
     return threading.RLock()
 
 
 def renew_in_child(owner: Any) -> None:
-    """Replaces ``owner._lock`` in a forked child."""
+    """Registers an object whose ``_lock`` is replaced by a new one in a forked child."""
     _owners.add(owner)
 
 
 def expire_in_child(view: Any) -> None:
-    """Calls ``view._expire_in_child()`` in a forked child."""
+    """Registers an object whose ``_expire_in_child()`` is called in a forked child."""
     _views.add(view)
 
 

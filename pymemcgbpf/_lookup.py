@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What is at a path. A shortage of memory or descriptors is an error here, not an answer."""
+"""Finds out what is at a path. A shortage of memory or descriptors is an error, not an answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Optional, Union
 from .errors import raise_if_transient
 
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
-"""What callers may give as the path of a cgroup or of a pin."""
+"""The types that callers may use for the path of a cgroup or of a pin."""
 
 
 def status(
@@ -43,7 +43,7 @@ def exists(path: str, directory: Optional[int] = None) -> bool:
 
 
 def identity(path: str) -> Optional[tuple[int, int]]:
-    """The device and inode number of what is at a path now; None where nothing is.
+    """The device and inode number of what is at a path now; None if nothing is visible there.
 
     Raises:
         MemcgError: as :func:`status`.
@@ -58,7 +58,7 @@ def resolved(path: str) -> str:
     Raises:
         MemcgError: as :func:`status`.
     """
-    if sys.version_info < (3, 10):  # which cannot tell a failure from a path that is no link
+    if sys.version_info < (3, 10):  # its realpath() cannot report failures
         return os.path.realpath(path)
     try:
         return os.path.realpath(path, strict=True)  # novm: Python 3.10

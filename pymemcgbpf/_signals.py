@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Holds signals back while something is made.
+"""Holds signals back while a program is loaded.
 
-Two things go wrong when a signal arrives while a reader is made. The kernel's verifier gives up
-with EAGAIN while a signal is pending: with a timer of one millisecond no program would ever load.
-And Python runs signal handlers between any two steps, so that what a handler raises could lose
-something that was made just before and that nothing refers to yet.
+Two things go wrong when a signal arrives while a reader is created. The kernel's verifier gives up
+with EAGAIN while a signal is pending: with a timer of one millisecond, no program would ever load.
+And Python runs signal handlers between any two steps: if a handler raises, an object that was
+created just before, and that nothing refers to yet, is lost.
 """
 
 from __future__ import annotations
 
-# Not the module signal: its functions are Python code, in which a handler could run.
+# The functions of the module signal are Python code, in which a handler could run.
 import _signal  # type: ignore[import-not-found]
 from typing import Callable, TypeVar
 
 _Result = TypeVar("_Result")
 
-# A fault of the process's own cannot wait, nor can what seccomp sends for a system call.
+# Signals for faults of the process itself, and SIGSYS, which seccomp sends for a system call, must
+# be delivered at once.
 _FAULTS = (
     _signal.SIGSEGV,
     _signal.SIGBUS,
@@ -28,14 +29,14 @@ _HELD_BACK = frozenset(_signal.valid_signals()).difference(_FAULTS)
 
 
 def held_back(work: Callable[[], _Result]) -> _Result:
-    """Runs *work* while the calling thread's signals wait.
+    """Calls *work* with the calling thread's signals blocked, and returns its result.
 
-    They are delivered as soon as it is done: if a handler raises then, the result is lost, and so
-    must be one that cleans up after itself when it is dropped.
+    The signals are delivered when *work* is done. If a handler raises then, the result is lost, so
+    it must release what it holds when the last reference to it is gone.
     """
     mask, restore = _signal.pthread_sigmask, _signal.SIG_SETMASK
-    # This changes nothing. The call that does may raise instead of telling what was before it:
-    # it runs the handlers of signals that arrived just now.
+    # This call only reads the mask. The one below may raise instead of returning the old mask,
+    # because it runs the handlers of signals that have just arrived.
     before = mask(_signal.SIG_BLOCK, ())
     try:
         try:
@@ -44,6 +45,6 @@ def held_back(work: Callable[[], _Result]) -> _Result:
         finally:
             mask(restore, before)
     finally:
-        # Signals of other threads have their handlers run in the main one too: should one have
-        # raised just before the line above, this line does its work.
+        # The main thread also runs the handlers of signals that other threads received. If one of
+        # them raised just before the line above, this line restores the mask.
         mask(restore, before)

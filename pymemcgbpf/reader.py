@@ -9,13 +9,13 @@ import os
 import threading
 import time
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Any, Generic, NoReturn, Optional, SupportsIndex, TypeVar
+from typing import Generic, NoReturn, Optional, SupportsIndex, TypeVar
 
 from . import _fork, _lookup, _options, _wire
 from ._cgroup import diagnosis as _diagnosis
 from ._cgroup import directory as _directory
 from ._cgroup import paths as _paths
+from ._closable import Closable
 from ._items import requested_names
 from ._sources import choose as _choose
 from ._sources.one_bpf import StatSource, StatSourceFactory
@@ -32,11 +32,10 @@ from .snapshot import Snapshot
 
 __all__ = ["StatsReader", "TreeReader"]
 
-_Self = TypeVar("_Self", bound="_Reader[Any]")
 _Source = TypeVar("_Source", bound=_choose.Source)
 
 
-class _Reader(Generic[_Source]):
+class _Reader(Closable, Generic[_Source]):
     """A cgroup, a source, and a lock around it: what both readers are made of."""
 
     def __init__(
@@ -166,20 +165,6 @@ class _Reader(Generic[_Source]):
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"this reader of {self._path} is closed")
-
-    def __enter__(self: _Self) -> _Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(f"a {type(self).__name__} cannot be copied or pickled: make another")
 
     def __repr__(self) -> str:
         state = "closed"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Cgroup directories and files: opened, checked, parsed, named. Nothing of BPF."""
+"""Opens, checks, parses and names cgroup directories and files. Uses no BPF."""

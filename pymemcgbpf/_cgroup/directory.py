@@ -89,8 +89,9 @@ def open_cgroup(path: Path) -> Cgroup:
     """Opens a cgroup's directory and checks that it has memory statistics.
 
     Raises:
-        CgroupNotFoundError, NotACgroupError, CgroupPermissionError,
-        MemoryControllerError, CgroupRemovedError.
+        CgroupNotFoundError, NotACgroupError, CgroupPermissionError, MemoryControllerError,
+        CgroupRemovedError: diagnosis.py says what each means.
+        MemcgError: the process is short of file descriptors or memory.
     """
     text = os.fsdecode(path)
     try:
@@ -113,8 +114,10 @@ def open_cgroup(path: Path) -> Cgroup:
 
 @contextlib.contextmanager
 def opened_or_own(path: Optional[Path]) -> Iterator[Cgroup]:
-    """Opens a cgroup; without a path, the process's own or its nearest ancestor that has a
-    memory.stat."""
+    """Opens a cgroup, and closes it in the end.
+
+    Without a path, it is the process's own cgroup or its nearest ancestor with a memory.stat.
+    """
     if path is None:
         path = _mounts.nearest_with_memory(_mounts.own_cgroup())
     cgroup = open_cgroup(path)

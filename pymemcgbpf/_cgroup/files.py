@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""A cgroup's memory.* files: opened, read whole, and parsed into items."""
+"""Opens a cgroup's memory.* files, reads them as a whole, and parses them into items."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from .._items import CATALOGUE, CURRENT, MEMORY_STAT, NUMA_STAT, PRESSURE, UNLIM
 from ..errors import StreamError
 from .directory import Cgroup
 
-# More than any kernel prints of memory.stat (below 4 KiB up to 7.3); read on if it is not enough.
+# Larger than the memory.stat of any kernel (below 4 KiB up to Linux 7.3). read_whole() reads
+# larger files in several chunks.
 _CHUNK = 16384
 
-# cgroup v1 has few of the files, by names of its own, and others that mean something else.
+# The files of cgroup v1 that show the same as a file of cgroup v2, by the name of that. Other v1
+# files that have a v2 name mean something else.
 _V1_FILES = {
     MEMORY_STAT: MEMORY_STAT,
     CURRENT: "memory.usage_in_bytes",
@@ -31,35 +33,35 @@ _KEYED = ("memory.events", "memory.events.local", "memory.swap.events")
 
 
 class CgroupFile:
-    """A file of a cgroup, open for reading until it is closed or forgotten."""
+    """A file of a cgroup, opened for reading. The last reference to it closes it, too."""
 
     def __init__(self, cgroup: Cgroup, name: str) -> None:
         self._descriptor = Descriptor(opened_at(name, os.O_RDONLY, cgroup.fd))
-        self.fd = self._descriptor.fd
-        self._identity = file_identity(self.fd)
+        self.fd, self._identity = self._descriptor.fd, self._descriptor.file_identity
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed it."""
+        """Whether other code has closed the file's descriptor."""
         return self._descriptor.is_lost
 
     def read(self) -> bytes:
-        """All of it, as it is now.
+        """The file's whole content now.
 
         Raises:
-            OSError: EBADF where its number is another file's.
+            OSError: EBADF if other code has closed the descriptor, and another file has its
+                number now.
         """
         if file_identity(self.fd) != self._identity:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return read_whole(self.fd)
 
     def close(self) -> None:
-        """Calling it again does nothing."""
+        """Closes the file. Calling it again does nothing."""
         self._descriptor.close()
 
 
 class PressureFile:
-    """memory.pressure, which can be switched off; switched on again, it is another file."""
+    """memory.pressure, which can be switched off. Switched on again, it is another file."""
 
     def __init__(self, cgroup: Cgroup) -> None:
         self._directory = CgroupFile(cgroup, ".")
@@ -71,10 +73,10 @@ class PressureFile:
             raise
 
     def read(self) -> bytes:
-        """All of it, as it is now; empty while it is switched off.
+        """The file's whole content now; empty while it is switched off.
 
         Raises:
-            OSError: ENODEV where the cgroup was removed.
+            OSError: ENODEV if the cgroup was removed.
         """
         if self._file is not None:
             try:
@@ -96,18 +98,18 @@ class PressureFile:
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed it."""
+        """Whether other code has closed the directory's descriptor."""
         return self._directory.is_lost
 
     def close(self) -> None:
-        """Twice is fine."""
+        """Closes the file and the directory. Calling it again does nothing."""
         self._directory.close()
         if self._file is not None:
             self._file.close()
 
 
 def read_whole(fd: int) -> bytes:
-    """All of a file that the kernel writes anew at offset 0."""
+    """The whole content of an open file. The kernel writes it again for a read at offset 0."""
     data = os.pread(fd, _CHUNK, 0)
     if len(data) < _CHUNK:
         return data
@@ -119,7 +121,7 @@ def read_whole(fd: int) -> bytes:
 
 
 def read_at(dir_fd: int, name: str) -> bytes:
-    """All of a file in an open directory."""
+    """The whole content of a file, by its name in an open directory."""
     file = opened_at(name, os.O_RDONLY, dir_fd)
     try:
         return read_whole(file.fileno())
@@ -128,18 +130,18 @@ def read_at(dir_fd: int, name: str) -> bytes:
 
 
 def name_of(file: str, version: int) -> Optional[str]:
-    """What an item's file is called in a hierarchy of this version; None if it has none."""
+    """The name that a file of cgroup v2 has in this version; None if it does not exist there."""
     return file if version == 2 else _V1_FILES.get(file)
 
 
 def stat_key(name: str, version: int) -> str:
-    """memory.stat's key of one of its items."""
+    """The key of an item in memory.stat; "" if a hierarchy of this version has none."""
     item = CATALOGUE.get(name)
     return name if version == 2 or item is None else item.v1 or ""
 
 
 def parse(data: bytes) -> dict[str, int]:
-    """The lines of a file of keys and numbers, such as memory.stat, in their order.
+    """The keys and numbers of a file such as memory.stat, in the file's order.
 
     Raises:
         StreamError: a line is not a key and a number.
@@ -159,10 +161,15 @@ def _keys_and_values(data: bytes) -> tuple[list[str], list[str]]:
 
 
 class StatLines:
-    """Some items' values in memory.stat, by their places: its lines change only when cgroup2 is
-    mounted anew, so the keys are compared, and not looked up.
+    """Picks some items' values out of memory.stat by their positions.
 
-    *absent* is the value of an item that has no line; None: that is a StreamError.
+    The lines of memory.stat change only when cgroup2 is mounted again with other options, so the
+    keys are compared with those of the last read, and looked up only if they differ.
+
+    Args:
+        names: the items.
+        version: the version of the hierarchy, 1 or 2.
+        absent: the value of an item that has no line; None if a missing line is a StreamError.
     """
 
     def __init__(self, names: Iterable[str], version: int, absent: Optional[int] = None) -> None:
@@ -171,10 +178,10 @@ class StatLines:
         self._layout: tuple[list[str], list[int]] = ([], [])
 
     def values(self, data: bytes) -> list[int]:
-        """The items' values, in their order.
+        """The values of the items, in the items' order.
 
         Raises:
-            StreamError: memory.stat does not look as it does.
+            StreamError: the data is not in the format of memory.stat, or lacks an item.
         """
         printed, values = _keys_and_values(data)
         try:
@@ -183,7 +190,7 @@ class StatLines:
                 places = self._places(printed)
                 self._layout = printed, places
             if self._absent is not None:
-                values.append(str(self._absent))  # which the place -1 is
+                values.append(str(self._absent))  # at position -1
             return [int(values[place]) for place in places]
         except (ValueError, IndexError) as error:
             raise StreamError(f"{MEMORY_STAT} is not as expected: {error}") from error
@@ -195,16 +202,21 @@ class StatLines:
 
 
 def parse_items(file: str, version: int, data: bytes) -> dict[str, int]:
-    """Item's name → value, of all that a file shows, in its order.
+    """The names and values of all items that a file shows, in the file's order.
+
+    Args:
+        file: the file's name in cgroup v2.
+        version: the version of the hierarchy that the data is from, 1 or 2.
+        data: the file's content.
 
     Raises:
-        StreamError: it does not look as this file does.
+        StreamError: the data is not in this file's format.
     """
     if file == MEMORY_STAT:
         parsed = parse(data)
         if version == 2:
             return parsed
-        # In the catalogue's order: v1 has an order of its own.
+        # cgroup v1 prints its lines in another order than the catalogue's, which is cgroup v2's.
         shown = {_V1_KEYS[key]: value for key, value in parsed.items() if key in _V1_KEYS}
         return {name: shown[name] for name in CATALOGUE if name in shown}
     try:

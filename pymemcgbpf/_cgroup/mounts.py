@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Where the memory controller's hierarchy is mounted, and which cgroup is where in it."""
+"""Finds the mounts of the memory controller's hierarchy, and cgroups in them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def memory_mounts() -> Iterator[tuple[str, str]]:
 
     Each is the path, in the hierarchy, of the cgroup that is mounted, and the mount point.
     """
-    controller = "memory" if "memory" in _memberships() else ""  # "" is the v2 hierarchy
+    # With cgroup v1, /proc/self/cgroup names the memory controller; "" stands for cgroup v2.
+    controller = "memory" if "memory" in _memberships() else ""
     for line in (contents(f"{PROC_SELF}/mountinfo") or "").split("\n"):
         before, _, after = line.partition(" - ")
         kind, _, options = after.partition(" ")
@@ -68,7 +69,7 @@ def find_cgroup(cgroup_id: int) -> Optional[tuple[str, int]]:
         if at[1] == cgroup_id:
             return mount_point, at[0]
         waiting = [mount_point]
-        for directory in waiting:  # the list grows meanwhile
+        for directory in waiting:  # the loop itself appends to the list
             found = _directories(directory)
             if cgroup_id in found:
                 return found[cgroup_id], at[0]
@@ -98,9 +99,9 @@ def nearest_with_memory(path: str) -> str:
 
 
 def path_below(root: str, path: str) -> Optional[str]:
-    """*path* relative to *root*; None where it is not below.
+    """*path* relative to *root*; None if it is not below *root*.
 
-    In a cgroup namespace, the path of a cgroup outside of it begins with "/..".
+    In a cgroup namespace, the path of a cgroup outside of the namespace begins with "/..".
     """
     if any(f"{end}/".startswith("/../") for end in (root, path)):
         return None
@@ -111,7 +112,7 @@ def path_below(root: str, path: str) -> Optional[str]:
 
 
 def _memberships() -> dict[str, str]:
-    """Controller → path of this process's cgroup; the key "" is the v2 hierarchy."""
+    """The paths of this process's cgroups by controller; the key "" is the v2 hierarchy."""
     memberships = {}
     for line in (contents(f"{PROC_SELF}/cgroup") or "").split("\n"):
         _, _, rest = line.partition(":")
@@ -122,7 +123,7 @@ def _memberships() -> dict[str, str]:
 
 
 def _directories(path: str) -> dict[int, str]:
-    """The directories in one, by their inode numbers; none where it cannot be listed."""
+    """The paths of a directory's subdirectories by inode number; none if it cannot be listed."""
     try:
         with os.scandir(path) as entries:
             return {
@@ -136,5 +137,6 @@ def _directories(path: str) -> dict[int, str]:
 
 
 def _unescape(field: str) -> str:
-    """mountinfo writes a space, among others, as a backslash and three octal digits."""
+    """A field of mountinfo, which writes characters such as a space as a backslash and three octal
+    digits."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""From a cgroup's id to its path, by listing directories: an id is an inode number.
+"""Finds a cgroup's path by its id, which is its directory's inode number, by listing directories.
 
-(open_by_handle_at would do it with one call for any id, but takes CAP_DAC_READ_SEARCH,
-which containers do not have, and knows no v1; and listing a directory once names all
-the children in it.)
+open_by_handle_at() would find one path with one call, but it needs CAP_DAC_READ_SEARCH, which
+containers do not have, and it does not work for cgroup v1. Listing a directory finds the paths of
+all its children at once.
 """
 
 from __future__ import annotations
@@ -21,32 +21,36 @@ from ..errors import is_transient, shortage
 
 ROOT = "."
 
-_SPARE = 4096  # how many ids are remembered beyond two for each row
-_AGAIN_AFTER_NS = 1_000_000_000  # before listing again for an id that was not in it
-_EVERYTHING = -1  # no cgroup's id
+_SPARE = 4096  # the number of ids remembered beyond two for each row
+_AGAIN_AFTER_NS = 1_000_000_000  # the time before a directory that lacked an id is listed again
+_EVERYTHING = -1  # a key of _listed that is not the id of any cgroup
 
 
 class Paths:
-    """The paths of the cgroups in one tree, relative to its root. Safe across threads.
+    """The paths of the cgroups in one tree, relative to its root. Threads may share it.
 
-    What is remembered is only a hint: every answer was checked just before, so that a path
-    that leads to another cgroup now is never given.
+    Remembered paths are only hints. Every path returned was checked at that moment, so a path that
+    leads to another cgroup by now is never returned.
+
+    Args:
+        path: the path of the root.
+        identity: the device and inode number of the root's directory.
     """
 
     def __init__(self, path: str, identity: tuple[int, int]) -> None:
-        self._lookup_blocked = False  # to the look-up just done
+        self._lookup_blocked = False  # whether a directory could not be read in this look-up
         self.root = os.path.abspath(path)
         self._device, self._root_id = identity
-        if self._id_of(self.root) != self._root_id:  # ".." behind a symbolic link
+        if self._id_of(self.root) != self._root_id:  # abspath() removed ".." behind a link
             self.root = os.path.realpath(path)
         self._prefix = os.path.join(self.root, "")
         self._known = {self._root_id: ROOT}
-        self._listed: dict[int, int] = {}  # directory's id → CLOCK_MONOTONIC, in ns
+        self._listed: dict[int, int] = {}  # the time of listing, by directory id
         self._lock = threading.RLock()
         _fork.renew_in_child(self)
 
     def absolute(self, relative: str) -> str:
-        """The whole path for one that :meth:`relative` gave."""
+        """The absolute path for a path relative to the root."""
         if relative == ROOT:
             return self.root
         if relative.startswith("../") or relative == "..":
@@ -60,16 +64,18 @@ class Paths:
         seen_ns: int,
         ids: Collection[int],
     ) -> tuple[Optional[str], bool]:
-        """A cgroup's path now, or None; and whether it is gone, or only not to be found.
+        """A cgroup's path now, or None if it was not found; and whether the cgroup is gone.
+
+        A cgroup that was not found is gone, unless a directory could not be read.
 
         Args:
-            cgroup_id: which one.
-            parent_of: a cgroup's id → that of the one above, where known.
-            seen_ns: when it was last known to be there (CLOCK_MONOTONIC).
-            ids: those worth remembering when there are too many.
+            cgroup_id: the cgroup's id.
+            parent_of: returns the id of a cgroup's parent, or None if it is unknown.
+            seen_ns: when the cgroup last existed for certain, in ns of CLOCK_MONOTONIC.
+            ids: the ids to keep when too many are remembered.
 
         Raises:
-            MemcgError: there are no file descriptors left to look it up with.
+            MemcgError: the process is short of file descriptors or memory.
         """
         with self._lock:
             self._lookup_blocked = False
@@ -87,7 +93,7 @@ class Paths:
         chain = [cgroup_id]
         while not self._is_known(chain[-1]):
             parent = parent_of(chain[-1])
-            if parent is None:  # it is above the walk's root, or its parent has no row
+            if parent is None:  # the cgroup is above the walk's root, or has a parent without a row
                 self._cache_ancestors()
                 self._cache_descendants(seen_ns)
                 return self._known[cgroup_id] if self._is_known(cgroup_id) else None
@@ -100,7 +106,8 @@ class Paths:
         return self._known[cgroup_id]
 
     def id_at(self, path: str) -> Optional[int]:
-        """The id of the cgroup of this hierarchy that a path leads to, from the root."""
+        """The id of the cgroup at a path relative to the root; None if no cgroup of this hierarchy
+        is there."""
         return self._id_of(os.path.join(self.root, path))
 
     def _id_of(self, path: str) -> Optional[int]:
@@ -109,12 +116,12 @@ class Paths:
         except OSError as error:
             self._record_error(error)
             return None
-        except ValueError:  # a NUL in it
+        except ValueError:  # the path has a NUL
             return None
         return status.st_ino if status.st_dev == self._device else None
 
     def _record_error(self, error: OSError) -> None:
-        """Why a directory could not be looked at: because it is not there any more, or else."""
+        """Records that a directory could not be read, unless it only does not exist any more."""
         if is_transient(error):
             message = f"the cgroups below {self.root} cannot be listed"
             raise shortage(message, error, "open") from error
@@ -128,20 +135,20 @@ class Paths:
         if self._id_of(self.absolute(relative)) == cgroup_id:
             return True
         if cgroup_id == self._root_id:
-            self._listed.clear()  # it may come back, with all below
+            self._listed.clear()  # the root may appear again, with all the cgroups below it
         else:
             del self._known[cgroup_id]
         return False
 
     def _is_due(self, what: int, seen_ns: int) -> bool:
-        """Whether to list something (again) for what was there at a certain time."""
+        """Whether to list a directory (again) for a cgroup that existed at a certain time."""
         listed = self._listed.get(what)
         if listed is None or listed <= seen_ns:
             return True
         return time.monotonic_ns() - listed >= _AGAIN_AFTER_NS
 
     def _cache_children(self, parent: int, seen_ns: int) -> None:
-        """Lists a directory, if it is due."""
+        """Lists a cgroup's directory, if it is due."""
         relative = self._known.get(parent)
         if relative is not None and self._is_due(parent, seen_ns):
             now = time.monotonic_ns()
@@ -151,7 +158,7 @@ class Paths:
                 self._listed[parent] = now
 
     def _cache_descendants(self, seen_ns: int) -> None:
-        """Lists all that is below the root: only for one whose parent has no row."""
+        """Lists all directories below the root, for a cgroup whose parent has no row."""
         if not self._is_due(_EVERYTHING, seen_ns):
             return
         now = time.monotonic_ns()
@@ -171,13 +178,14 @@ class Paths:
             path = self.absolute(relative)
             cgroup_id = self._id_of(path)
             if cgroup_id is None:
-                self._lookup_blocked = True  # it is outside of what is mounted here
+                self._lookup_blocked = True  # the ancestor is above the mount
                 return
             self._known[cgroup_id] = relative
             relative += "/.."
 
     def _list(self, parent: int, relative: str) -> Optional[dict[int, str]]:
-        """Id → path of the directories in one; None unless that is this very cgroup's."""
+        """The paths of a cgroup's children by id; None if its directory cannot be listed, or if
+        another cgroup's directory is at the path."""
         prefix = "" if relative == ROOT else f"{relative}/"
         flags = os.O_RDONLY | os.O_DIRECTORY
         try:
@@ -204,17 +212,19 @@ class Paths:
     def _forget_all_but(self, ids: Collection[int]) -> None:
         kept = {*ids, self._root_id}
         self._known = {key: path for key, path in self._known.items() if key in kept}
-        # What is forgotten is to be listed again.
+        # Directories whose children were forgotten must be listed again.
         self._listed = {key: at for key, at in self._listed.items() if key == _EVERYTHING}
 
 
 class PathsOfId:
-    """The same as :class:`Paths`, of a tree whose root is known by its id alone: it is looked
-    for when something is first asked about it.
+    """As :class:`Paths`, for a tree of whose root only the id is known.
+
+    The root is searched for when a path is first needed.
 
     Args:
-        root_id: the root.
-        find: a cgroup's id → a path and its device; None where it cannot be seen.
+        root_id: the id of the root; 0 if it is unknown.
+        find: returns the path and the device of the cgroup with an id, or None if the cgroup is
+            not visible.
     """
 
     def __init__(self, root_id: int, find: Callable[[int], Optional[tuple[str, int]]]) -> None:
@@ -239,14 +249,14 @@ class PathsOfId:
 
     @property
     def root(self) -> Optional[str]:
-        """The root's absolute path; None where it cannot be seen."""
+        """The root's absolute path; None if the root is not visible."""
         paths = self._found()
         return None if paths is None else paths.root
 
     def absolute(self, relative: str) -> str:
         """As :meth:`Paths.absolute`."""
         paths = self._found()
-        assert paths is not None, "a relative path came from it"
+        assert paths is not None, "the relative path is from this object"
         return paths.absolute(relative)
 
     def look_up(
@@ -256,13 +266,14 @@ class PathsOfId:
         seen_ns: int,
         ids: Collection[int],
     ) -> tuple[Optional[str], bool]:
-        """As :meth:`Paths.look_up`; where the root cannot be seen, nothing is found, nor gone."""
+        """As :meth:`Paths.look_up`. If the root is not visible, no cgroup is found, and none is
+        gone."""
         paths = self._found()
         if paths is None:
             return None, False
         return paths.look_up(cgroup_id, parent_of, seen_ns, ids)
 
     def id_at(self, path: str) -> Optional[int]:
-        """As :meth:`Paths.id_at`; None also where the root cannot be seen."""
+        """As :meth:`Paths.id_at`; also None if the root is not visible."""
         paths = self._found()
         return None if paths is None else paths.id_at(path)

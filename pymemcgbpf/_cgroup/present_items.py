@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Which items a cgroup's files show. What the kernel hides, no backend offers."""
+"""Finds out which items a cgroup's files show. No backend offers an item that they do not show.
+
+The exception is memory.stat of cgroup v1, which shows only some of the items that the kernel
+counts. BPF may offer the others, too (see :meth:`PresentItems.counted`).
+"""
 
 from __future__ import annotations
 
@@ -11,18 +15,18 @@ from ..errors import is_transient
 from .directory import Cgroup
 from .files import name_of, parse_items, read_at
 
-# The kernel counts them per cgroup on v2 only (cgroup_subsys_on_dfl); hugetlb there by a
-# mount option.
+# The kernel counts these per cgroup only on cgroup v2 (it checks cgroup_subsys_on_dfl), and hugetlb
+# only with a mount option.
 _NOT_ACCOUNTED_ON_V1 = ("hugetlb", "sock", "zswap", "zswapped", "zswap_incomp")
 
 
 class PresentItems:
-    """The items that a cgroup's files show, each file read when it is first asked about.
+    """The items that a cgroup's files show. Each file is read when it is first needed.
 
     Args:
-        cgroup: which.
-        walks: whether the numbers of cgroups below it are to be read, too: then the files
-            that a hierarchy's root lacks are looked for there.
+        cgroup: the cgroup.
+        walks: whether the cgroups below are read, too. If so, a file that the hierarchy's root
+            lacks is looked for in a child of the root.
     """
 
     def __init__(self, cgroup: Cgroup, walks: bool) -> None:
@@ -30,22 +34,25 @@ class PresentItems:
         self._names: dict[str, tuple[str, ...]] = {}
 
     def names(self, file: str) -> tuple[str, ...]:
-        """The items of a file, in its order.
+        """The items that a file shows, in the file's order.
 
         Raises:
-            OSError: it cannot be read.
-            StreamError: it does not look as this file does.
+            OSError: the file cannot be read.
+            StreamError: its content is not in this file's format.
         """
         if file not in self._names:
             self._names[file] = tuple(self._read(file))
         return self._names[file]
 
     def has(self, name: str) -> bool:
-        """Whether its file shows an item."""
+        """Whether the cgroup's files show an item."""
         return name in self.names(file_of(name))
 
     def counted(self, file: str) -> tuple[str, ...]:
-        """The items of a file that the kernel counts here, shown or not: what BPF may offer."""
+        """The items of a file that the kernel counts here, which BPF may offer.
+
+        On cgroup v2 they are those that the file shows. On cgroup v1, memory.stat shows fewer.
+        """
         if self._cgroup.version == 1 and file == MEMORY_STAT:
             return tuple(
                 item.name
@@ -74,7 +81,8 @@ class PresentItems:
         return iter(parse_items(file, cgroup.version, data))
 
     def _below(self, file: str, name: str) -> tuple[str, ...]:
-        """What a child of the root shows; without one, what there may be."""
+        """The items that a child of the root shows, or all of the file's items if the root has no
+        child with memory statistics."""
         with os.scandir(self._cgroup.fd) as entries:
             for entry in entries:
                 if not entry.is_dir(follow_symlinks=False):
@@ -87,7 +95,7 @@ class PresentItems:
                         os.stat(f"{entry.name}/{MEMORY_STAT}", dir_fd=self._cgroup.fd)
                         return ()
                     return tuple(parse_items(file, self._cgroup.version, data))
-                except OSError as error:  # no memory controller, or just gone
+                except OSError as error:  # without the memory controller, or just removed
                     if is_transient(error):
                         raise
         return tuple(item.name for item in CATALOGUE.values() if item.file == file)

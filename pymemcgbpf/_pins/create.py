@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Puts iterator links into a bpffs, for others to read."""
+"""Creates pins: BPF iterator links in a bpffs, which other processes read."""
 
 from __future__ import annotations
 
-import errno
 import math
 import operator
 import os
 from collections.abc import Iterable
-from typing import NamedTuple, NoReturn, Optional, SupportsIndex
+from typing import NamedTuple, Optional, SupportsIndex
 
 from .. import _items, _options, _wire
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.features import NO_FLUSH
 from .._bpf.plan import ReadPlan
-from .._cgroup import diagnosis as _diagnosis
+from .._cgroup import diagnosis as _cgroup_diagnosis
 from .._cgroup import directory as _directory
 from .._cgroup.directory import Cgroup
 from .._lookup import Path
@@ -32,6 +31,7 @@ from ..errors import (
     is_transient,
 )
 from . import bpffs as _bpffs
+from . import diagnosis as _diagnosis
 from . import read as _read
 
 
@@ -44,44 +44,49 @@ def pin(
     flush: bool = True,
     mode: int = 0o444,
 ) -> None:
-    """Makes a file in a bpffs that gives a cgroup's statistics to whoever may read it::
+    """Creates a file in a bpffs, a pin, from which a cgroup's statistics can be read.
+
+    Any user with read permission can read it; no privileges and no running process are needed::
 
         >>> pin("/sys/fs/cgroup/system.slice", "/sys/fs/bpf/stats/system", ["anon", "file"])
         >>> with PinnedReader("/sys/fs/bpf/stats/system") as reader:  # any user, any process
         ...     reader.read()
         {'anon': 17727488, 'file': 708608}
 
-    It stays until :func:`unpin`, or until the machine goes down, and needs no process. A
-    reader needs no privilege, no libbpf and no BTF, and no sight of the cgroup: only
-    permission to read the file, and to pass through the directories above it.
+    The pin stays until :func:`unpin` removes it or the machine restarts. A reader needs
+    permission to read the file and to search the directories above it. It needs no libbpf and no
+    BTF, and the cgroup need not be visible to it.
 
-    What it costs, and whom: anybody who may read it can have the kernel walk these cgroups, and
-    flush their statistics, as often as he likes, with the kernel's cgroup_mutex held meanwhile.
-    He learns the numbers, the ids of the cgroups, and how they lie below each other; no names.
-    Until it is unpinned, the kernel does not free the cgroup even if it is removed (a zombie).
+    Everybody who may read a pin can make the kernel walk these cgroups and flush their statistics
+    as often as they like. The kernel holds its cgroup_mutex meanwhile. Readers learn the values,
+    the ids of the cgroups and which cgroup is below which, but no names. While a pin exists, the
+    kernel does not free its cgroup, even if the cgroup is removed.
 
     Args:
         cgroup_path: the directory of the cgroup, or of the walk's root.
-        pin_path: where, in a bpffs. There must be nothing; directories above it that are not
-            there are made, with mode 0755. A directory in which other users could put something
-            else in its place is refused. (A name in a bpffs has no dots. Many systems mount
-            /sys/fs/bpf for root alone: bind-mount what others may see, or mount another bpffs.)
-        items: as of :class:`StatsReader`. Those that this version does not know, of a newer
-            kernel, cannot be pinned: groups and None are without them.
-        order: "self" for this cgroup alone; else a walk, as of :class:`TreeReader`.
-        flush: True for values as fresh as those of memory.stat when they are read: the program
-            flushes the walk's root once, or ("post", "up", "children") each cgroup it comes to.
-            memory.pressure may be 2 s old all the same. Linux 6.16 to 6.19 offer BPF no flush.
-        mode: the file's permissions. os.chmod() and os.chown() can change them, and its owner.
+        pin_path: the path of the new file, in a bpffs. Nothing may exist there. Missing
+            directories above it are created with mode 0755. Names in a bpffs have no dots. A
+            directory in which other users could replace the file is refused. Many systems let
+            only root search /sys/fs/bpf: for other users, mount another bpffs, or bind-mount a
+            directory of this one.
+        items: as for :class:`StatsReader`. Items of a newer kernel that this version of the
+            package does not know cannot be pinned; groups and None leave them out.
+        order: "self" for this cgroup alone, or the order of a walk, as for :class:`TreeReader`.
+        flush: True for values as fresh as those of memory.stat at each read: the program flushes
+            the walk's root once, or, with "post", "up" and "children", each cgroup that it
+            visits. False for values up to about 2 s old. Values of memory.pressure can be 2 s old
+            either way. Linux 6.16 to 6.19 offer BPF no flush: use False there.
+        mode: the file's permissions. os.chmod() can change them, and os.chown() the owner.
 
     Raises:
-        PinExistsError, PinPathError, PinPermissionError: of *pin_path*.
-        BackendUnavailableError: BPF cannot be had (a subclass says why), or not with the flush.
-        TreeTooLargeError: the walk does not fit into the kernel's buffer of 8 pages:
-            :func:`pin_tree` is for that.
+        PinExistsError, PinPathError, PinPermissionError: nothing can be created at *pin_path*.
+        BackendUnavailableError: BPF does not work here (a subclass says why), or offers no flush.
+        TreeTooLargeError: the walk does not fit into the kernel's buffer of 8 pages; use
+            :func:`pin_tree`.
         CgroupNotFoundError, NotACgroupError, CgroupPermissionError, MemoryControllerError,
-        CgroupRemovedError: of *cgroup_path*.
-        UnknownItemError, ItemUnavailableError: of the items.
+        CgroupRemovedError: *cgroup_path* is not a cgroup with memory statistics.
+        UnknownItemError, ItemUnavailableError: an item cannot be read here.
+        ValueError: *order* or *mode* is not one of those allowed.
     """
     _options.check("order", order, _options.ORDERS)
     names = _items.requested_names(items)
@@ -95,7 +100,7 @@ def pin(
             source.pin(made.above(path), bits, made)
         except BaseException as error:
             made.undo()
-            _explain(path, error)
+            _diagnosis.raise_creation_error(path, error)
         finally:
             made.close()
             source.close()
@@ -112,30 +117,34 @@ def pin_tree(
     mode: int = 0o444,
     room: Optional[SupportsIndex] = None,
 ) -> None:
-    """Pins a tree of any size, in several parts::
+    """Pins a tree of any size, in several parts.
+
+    The parts are the files of one directory, which :class:`PinnedReader` reads as one tree::
 
         >>> pin_tree("/sys/fs/cgroup", "/sys/fs/bpf/stats/tree", ["anon", "file"])
         >>> PinnedReader("/sys/fs/bpf/stats/tree").read()
         <Snapshot of '/sys/fs/cgroup': 5001 cgroups, 2 items>
 
-    The kernel gives one pin's output a buffer of 8 pages, 32 KiB on most machines. So the
-    directory has several pins, each of which walks the whole tree but writes its share of the
-    cgroups alone; which share, is decided by a cgroup's id: it is in one and only one part,
-    whatever is made and removed between the reads of two. The first part does the flush.
+    The kernel gives one pin a buffer of 8 pages for its output, which is 32 KiB on most machines.
+    Each part therefore walks the whole tree, but writes only its share of the cgroups. A cgroup's
+    id decides which part has it, so it is in exactly one part, even if cgroups are created and
+    removed while the parts are read. Only the first part flushes.
 
-    All that :func:`pin` says holds here, too. A read takes as many walks as there are parts:
-    pin the items that are needed, no more. Making it takes a few milliseconds a part.
+    Otherwise a pinned tree behaves as :func:`pin` describes. A read takes one walk for each part,
+    so pin only the items that are needed. Creating a part takes a few milliseconds.
 
     Args:
-        cgroup_path, items, flush: as of :func:`pin`.
-        directory: a directory in a bpffs, which must not be there: it is made, with mode 0755.
+        cgroup_path, items, flush: as for :func:`pin`.
+        directory: the path of the new directory, in a bpffs. Nothing may exist there. It is
+            created with mode 0755.
         mode: the permissions of the files in it.
-        room: for how many cgroups; None for twice as many as there are now, and some more. A
-            read that finds too many is a TreeTooLargeError.
+        room: the number of cgroups to reserve space for. None for twice as many as exist now,
+            and 64 more. Reading more than fit raises TreeTooLargeError.
 
     Raises:
-        What :func:`pin` raises; TreeTooLargeError: so many items of so many cgroups would take
-        more than 1,024 parts.
+        TreeTooLargeError: so many items of so many cgroups would take more than 1,024 parts.
+        ValueError: *room* is below 1, or *mode* is not a file's permissions.
+        MemcgError: a subclass, as for :func:`pin`.
     """
     names = _items.requested_names(items)
     wanted = None if room is None else operator.index(room)
@@ -161,7 +170,7 @@ def pin_tree(
             )
         made = _bpffs.PinTransaction()
         try:
-            at = made.directory(made.above(path), 0o700)  # nobody reads what is not whole
+            at = made.directory(made.above(path), 0o700)  # nobody reads an incomplete tree
             for number in range(count):
                 part = _bpffs.Part(number, count)
                 source = PinSource(cgroup, source.plan, walk, part)
@@ -172,7 +181,7 @@ def pin_tree(
             os.fchmod(at, _bpffs.DIRECTORY_MODE)
         except BaseException as error:
             made.undo()
-            _explain(path, error)
+            _diagnosis.raise_creation_error(path, error)
         finally:
             made.close()
     finally:
@@ -183,16 +192,16 @@ _SPARE_ROWS = 64
 
 
 def _rows_now(cgroup: Cgroup, plan: ReadPlan) -> int:
-    """How many cgroups a tree has: a walk counts them where the kernel does not say."""
+    """The number of cgroups in a tree. If the kernel does not say, a walk counts them."""
     below = cgroup.descendants
     return _tree_bpf.count_rows(cgroup, plan) if below is None else 1 + below
 
 
 def parts_for(room: int, fit: int) -> int:
-    """How many parts there must be for so many cgroups, if so many fit into one.
+    """The number of parts that *room* cgroups need if *fit* of them fit into one part.
 
-    A cgroup's part is as good as drawn by lot: a part with m of them on average has more than
-    m + 6 √m once in a hundred million times.
+    The ids spread the cgroups over the parts as if at random: a part with m of them on average
+    has more than m + 6 √m in one of a hundred million cases.
     """
     if room <= fit:
         return 1
@@ -207,30 +216,14 @@ def _mode(mode: SupportsIndex) -> int:
     return bits
 
 
-def _explain(path: str, error: BaseException) -> NoReturn:
-    """Raises what a failure to make something in a bpffs means."""
-    if isinstance(error, OSError):
-        if error.errno == errno.EEXIST:
-            raise _bpffs.exists(path) from error
-        of_the_place = not isinstance(error, MemcgError) or error.call == "bpf_obj_pin"
-        if of_the_place and error.errno in _bpffs.NOT_ALLOWED:
-            raise _bpffs.not_allowed(path, error) from error
-        if of_the_place and error.errno in _bpffs.NO_SUCH_PLACE:
-            raise _bpffs.no_such_place(path, error) from error
-        if not isinstance(error, MemcgError):
-            message = f"{path} cannot be made: {os.strerror(error.errno or 0)}"
-            raise MemcgError(message, errno=error.errno, call="bpffs") from error
-    raise error
-
-
 class PinSourceFactory(NamedTuple):
-    """What is pinned, and a :class:`_choose.SourceFactory` of it.
+    """Makes the link that is pinned: a :class:`_choose.SourceFactory`.
 
     Attributes:
-        order: of the walk.
-        flush: whether the program is to flush.
-        whole: whether all rows must fit.
-        transports: how the numbers travel.
+        order: the order of the walk.
+        flush: whether the program flushes.
+        whole: whether all rows must fit into one pin.
+        transports: the transports to try.
     """
 
     order: _options.Order
@@ -240,19 +233,19 @@ class PinSourceFactory(NamedTuple):
 
     @property
     def walks(self) -> bool:
-        """Whether other cgroups' numbers are read, too."""
+        """Whether other cgroups are read, too."""
         return self.order != "self"
 
     def reason_to_avoid(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
-        """Nothing."""
+        """No combination is avoided."""
         return ""
 
     def bpf(self, cgroup: Cgroup, plan: ReadPlan, flush: bool, transport: str) -> PinSource:
-        """A link."""
+        """Loads the program and attaches its link."""
         return PinSource(cgroup, plan, self)
 
     def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> PinSource:
-        """Text cannot be pinned."""
+        """Raises, because only a BPF link can be pinned."""
         raise BackendUnavailableError("only BPF can be pinned")
 
 
@@ -274,7 +267,7 @@ class PinSource:
         constants = plan.constants(_program.FLUSH_NONE if part and part.number else mode, order)
         order, more = _links.walk_order(order, cgroup)
         constants.update(more)
-        if order not in (_options.SELF, _options.PRE):  # the first one does not contain the others
+        if order not in (_options.SELF, _options.PRE):  # the first cgroup is not above the others
             constants["flush_each"] = _program.u32(1)
         if part:
             constants["nr_parts"] = _program.u32(part.of)
@@ -283,13 +276,15 @@ class PinSource:
         self._link = _links.attach(program, cgroup, order)
 
     def probe_missing(self) -> set[str]:
-        """Reads once; the items that this kernel does not keep, and those without a number."""
+        """Reads once; returns the items that this kernel does not keep, and those that have no
+        number in the wire format."""
         absent = {name for name in self.names if _items.item_named(name) is None}
         new_iterator = _libbpf_programs.IteratorMaker(self._link.fd)
         data, _ = _links.read_iterator(new_iterator, _read.read_walk)
         header, rows, end_ns = _wire.split(data)
         if end_ns is None and self._walk.whole:
-            raise _read.too_large(f"from {self._cgroup.path}", len(header.item_numbers))
+            fit = _read.capacity(len(header.item_numbers))
+            raise _diagnosis.too_large(f"from {self._cgroup.path}", fit, _read.BUFFER)
         if rows:
             row = _wire.decode_row(rows, 0, len(self.names))
             lacking = {name for name, value in zip(self.names, row.values) if value == _wire.ABSENT}
@@ -298,20 +293,20 @@ class PinSource:
                 lacking = {name for name in lacking if not _tree_bpf.is_optional(name, on_root)}
             absent |= lacking
         elif self._walk.order != "children":
-            raise _diagnosis.why_unreadable(self._cgroup.path, self._cgroup.identity)
+            raise _cgroup_diagnosis.why_unreadable(self._cgroup.path, self._cgroup.identity)
         return absent
 
     def pin(self, place: _bpffs.Place, mode: int, made: _bpffs.PinTransaction) -> None:
-        """Pins it; what is made is taken note of."""
+        """Pins the link; the transaction records the new file."""
         made.file(place, self._link.pin, mode)
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed its descriptor."""
+        """Whether other code has closed the link's descriptor."""
         return self._link.is_lost
 
     def close(self) -> None:
-        """Lets go of the link; if it is pinned, it stays. Twice is fine."""
+        """Closes the link, which stays if it is pinned. Calling it again does nothing."""
         self._link.close()
 
 
@@ -326,10 +321,10 @@ def _flush_mode(plan: ReadPlan, flush: bool) -> int:
 
 
 def _chosen(cgroup: Cgroup, names: Optional[tuple[str, ...]], walk: PinSourceFactory) -> PinSource:
-    """A link through the best backend that works here.
+    """A link that the best working backend made.
 
     Raises:
-        The error of one of them, if none does.
+        MemcgError: no backend works; it is the error that says most.
     """
     numberless = [
         name
@@ -350,7 +345,7 @@ def _chosen(cgroup: Cgroup, names: Optional[tuple[str, ...]], walk: PinSourceFac
                 raise
             if isinstance(error, ItemUnavailableError) and numberless:
                 raise _numberless(numberless) from error
-            # That a backend is not of this kernel says less than what is wrong with another.
+            # A kernel without one backend's functions says less than a failure of another backend.
             if (
                 refusal is None
                 or type(error) is not BackendUnavailableError
@@ -366,7 +361,7 @@ def _chosen(cgroup: Cgroup, names: Optional[tuple[str, ...]], walk: PinSourceFac
 def _numberless(names: list[str]) -> ItemUnavailableError:
     listed = ", ".join(map(repr, names))
     return ItemUnavailableError(
-        f"{listed} cannot be pinned: this version of the package does not know it, and so has no "
-        "number for it that a reader would understand",
+        f"{listed} cannot be pinned: this version of the package has no number for it in a pin's "
+        "format; leave it out",
         item_names=names,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Reads pins: open, read, close. No libbpf, no BTF, no privilege, and no ctypes."""
+"""Reads pins: opens, reads and closes files. Works without libbpf, BTF, privileges and ctypes."""
 
 from __future__ import annotations
 
@@ -8,61 +8,54 @@ import mmap
 import os
 import struct
 import time
-from types import TracebackType
-from typing import Callable, NamedTuple, NoReturn, Optional, TypeVar, Union
+from typing import Callable, NamedTuple, Optional, TypeVar, Union
 
 from .. import _items, _options, _wire
 from .._cgroup import mounts as _mounts
 from .._cgroup import paths as _paths
+from .._closable import Closable
 from .._descriptors import Owned, opened_at
-from ..errors import (
-    CgroupRemovedError,
-    ClosedError,
-    MemcgError,
-    PinNotFoundError,
-    PinPermissionError,
-    StreamError,
-    TreeTooLargeError,
-    errno_text,
-)
+from .._lookup import Path
+from ..errors import ClosedError, MemcgError, PinNotFoundError, StreamError
 from ..snapshot import Snapshot
 from . import bpffs as _bpffs
+from . import diagnosis as _diagnosis
 
 __all__ = ["PinnedReader"]
 
-_Self = TypeVar("_Self", bound="PinnedReader")
 _T = TypeVar("_T")
 
 
-# The kernel's buffer, which one walk must fit into. A read() for less ends the walk early.
+# The size in bytes of the kernel's buffer, into which one walk must fit. A read() of fewer bytes
+# ends the walk early.
 BUFFER = 8 * mmap.PAGESIZE
 _LARGEST_HEADER = _wire.header_size(_wire.MAX_ITEMS)
 
 
-class PinnedReader:
-    """Reads what :func:`pin` or :func:`pin_tree` has put into a bpffs::
+class PinnedReader(Closable):
+    """Reads a pin that :func:`pin` created, or a tree that :func:`pin_tree` created::
 
         >>> with PinnedReader("/sys/fs/bpf/stats/system") as reader:
         ...     reader.read()
         {'anon': 17727488, 'file': 708608}
 
-    All that it takes is permission to read the file, and a mounted /proc, which says that the
-    file is on a bpffs. It may be used from several threads, and
-    in a child after fork(); nothing is open between reads. A pin that is removed and made
-    anew with the same items and order is read on.
+    Any user with read permission can read a pin; no privileges and no running process are needed.
+    It also needs a mounted /proc, which tells it that the file is on a bpffs. It may be used from
+    several threads, and in a child after fork(). No file is open between reads. If a pin is removed
+    and created again with the same items and order, the reader continues with the new one.
 
     Args:
-        pin_path: the pin, or the directory that pin_tree() made.
+        pin_path: the path of the pin, or of the directory that pin_tree() created.
 
     Raises:
-        PinNotFoundError: there is none, or it is just being made or removed.
-        PinPermissionError: this user may not read it.
-        PinPathError: it is not on a bpffs.
-        StreamError: it is not of this package, or of a version that this one does not know; or
-            a tree of more parts than pin_tree() makes.
+        PinNotFoundError: there is no pin, or it is being created or removed at this moment.
+        PinPermissionError: this user may not read the pin.
+        PinPathError: the path is not on a bpffs.
+        StreamError: the file is not a pin of this package, or of a format version that this
+            version does not know; or the tree has more parts than pin_tree() creates.
     """
 
-    def __init__(self, pin_path: _bpffs.Path) -> None:
+    def __init__(self, pin_path: Path) -> None:
         self._path = os.fsdecode(pin_path)
         if not self._path:
             raise PinNotFoundError("'' cannot be a path")
@@ -92,29 +85,35 @@ class PinnedReader:
     def item_names(self) -> tuple[str, ...]:
         """The names of the items read, in their order.
 
-        One that this version has no name for is called by its number: "#1234".
+        An item that this version of the package does not know is named by its number: "#1234".
         """
         return self._items
 
     @property
     def order(self) -> str:
-        """The order of the walk: "self" for one cgroup; "pre" for what pin_tree() made."""
+        """The order of the walk: "self" for one cgroup, "pre" for a pinned tree."""
         return self._order
 
     def read(self) -> Union[dict[str, int], Snapshot]:
-        """The values now: of one cgroup (order "self") a dict as :meth:`StatsReader.read` gives
-        it, else a :class:`Snapshot`.
+        """Reads the values now, in the items' own units (bytes, counts or microseconds).
 
-        The rows of a tree that is pinned in parts are put in pre-order, siblings by their id;
-        those whose parent has no row, as it was made or removed during the reads, come last.
-        A snapshot's paths are those under the memory hierarchy that is mounted here; where the
-        walk's root is not to be seen under any, they are None.
+        Returns:
+            For one cgroup (order "self"), a dict of names and values, as
+            :meth:`StatsReader.read` returns it. For a walk, a :class:`Snapshot` with a row for
+            each cgroup.
+
+        The rows of a tree in parts are in pre-order, siblings by id. Rows whose parent has no row,
+        because it was created or removed during the reads, come last. The rows' paths are those
+        below the memory hierarchy that is mounted here, and None where the walk's root is not
+        visible below any mount.
 
         Raises:
             CgroupRemovedError: the walk's root was removed, or has lost its memory controller.
             TreeTooLargeError: there are more cgroups than the pin can write.
-            PinNotFoundError: the pin was removed, or is just being so.
-            PinPermissionError, PinPathError, StreamError.
+            PinNotFoundError: the pin was removed, or is being removed.
+            PinPermissionError: this user may no longer read the pin.
+            PinPathError: another file system is at the path now.
+            StreamError: the data is damaged, or another pin is at the path now.
             ClosedError: the reader is closed.
         """
         if self._closed:
@@ -127,31 +126,31 @@ class PinnedReader:
                 return self._only_row(stream)
             rows = stream.rows
         else:
-            try:  # by the directory: at its path there may be another tree meanwhile
+            try:  # by the open directory, because its path may lead to another tree by now
                 rows = memoryview(self._take_parts(tree.fileno()))
             finally:
                 tree.close()
         ended = time.monotonic_ns()
         if not rows and self._order != "children":
-            raise self._removed()
+            raise _diagnosis.cgroup_removed(self._path)
         if tree is not None:
             rows = self._in_order(rows)
         return Snapshot(rows, self._items, self._order, began, ended, self._paths_of(rows))
 
     def close(self) -> None:
-        """Makes any further read() fail. Twice is fine."""
+        """Makes every further read() raise ClosedError. Calling it again does nothing."""
         self._closed = True
 
     # ---
 
     def _opened_tree(self) -> Optional[Owned]:
-        """The directory of a tree in parts, open; None where the pin is a file."""
+        """The open directory of a tree in parts; None if the pin is a file."""
         try:
             tree = opened_at(self._path, os.O_RDONLY | os.O_DIRECTORY)
         except NotADirectoryError:
             return None
         except (OSError, ValueError) as error:
-            raise open_error(self._path, error) from error
+            raise _diagnosis.read_error(self._path, error) from error
         try:
             self._check(tree.fileno(), self._path)
         except BaseException:
@@ -164,73 +163,56 @@ class PinnedReader:
         try:
             names = os.listdir(tree)
         except OSError as error:
-            raise open_error(self._path, error) from error
+            raise _diagnosis.read_error(self._path, error) from error
         parts = _bpffs.parts_of(names)
         if names and not parts:
-            raise StreamError(
-                f"{self._path} is not the directory of a pinned tree: it has no parts"
-            )
+            raise _diagnosis.no_parts(self._path)
         if not _bpffs.are_whole(parts):
-            of = f" of {parts[0].of}" if parts else ""
-            raise PinNotFoundError(
-                f"the tree at {self._path} is being made or unpinned: {len(parts)}{of} parts are "
-                "there"
-            )
+            of = parts[0].of if parts else None
+            raise _diagnosis.incomplete(self._path, len(parts), of)
         if len(parts) > _bpffs.MOST_PARTS:
-            raise StreamError(
-                f"{self._path} has {len(parts):,} parts; a pinned tree has at most "
-                f"{_bpffs.MOST_PARTS:,}"
-            )
+            raise _diagnosis.too_many_parts(self._path, len(parts), _bpffs.MOST_PARTS)
         return [os.path.join(self._path, part.name) for part in parts]
 
     def _take_parts(self, tree: int) -> bytearray:
-        """The rows of all parts, one part's after another's."""
+        """The rows of all parts, part by part."""
         rows = bytearray()
         for part in self._parts(tree):
             rows += self._take(part, tree).rows
         return rows
 
     def _take(self, path: str, tree: Optional[int] = None) -> _wire.RawStream:
-        """One walk's rows."""
+        """The stream that one walk wrote."""
         data, full = _read(path, tree, read_walk, self._check)
         try:
             stream = _wire.split(data)
         except StreamError as error:
-            raise StreamError(f"{path}: {error}") from error
+            raise _diagnosis.bad_stream(path, error) from error
         if not data.startswith(self._head):
-            raise StreamError(
-                f"{path} is now another pin, with other items or another order: "
-                "make a new PinnedReader"
-            )
+            raise _diagnosis.replaced(path)
         if stream.end_ns is None:
             if not full:
-                raise StreamError(f"{path}: the stream of {len(data)} bytes is cut short")
-            items = len(stream.header.item_numbers)
+                raise _diagnosis.cut_short(path, len(data))
+            fit = capacity(len(stream.header.item_numbers))
             if tree is not None:
-                raise too_large(self._path, items, in_parts=True)
-            raise too_large(f"of {path}", items)
+                raise _diagnosis.part_too_large(self._path, fit)
+            raise _diagnosis.too_large(f"of {path}", fit, BUFFER)
         return stream
 
     def _only_row(self, stream: _wire.RawStream) -> dict[str, int]:
         rows = stream.rows
         if len(rows) != stream.header.row_size:
             if not rows:
-                raise self._removed()
-            raise StreamError(f"{self._path}: {len(rows)} bytes of rows instead of one row")
+                raise _diagnosis.cgroup_removed(self._path)
+            raise _diagnosis.bad_rows(self._path, len(rows))
         values = self._values(rows, _wire.ROW.size)
         found = zip(self._items, values)
-        if _wire.ABSENT in values:  # pressure, where it is switched off
+        if _wire.ABSENT in values:  # memory.pressure is switched off
             return {name: value for name, value in found if value != _wire.ABSENT}
         return dict(found)
 
-    def _removed(self) -> CgroupRemovedError:
-        return CgroupRemovedError(
-            f"the cgroup that {self._path} is about was removed, or has lost its memory "
-            "controller: unpin it"
-        )
-
     def _in_order(self, rows: memoryview) -> memoryview:
-        """The rows of all parts, parents before their children."""
+        """The rows of all parts, sorted so that parents come before their children."""
         size = _wire.row_size(len(self._items))
         words = rows.cast("Q")
         width = size // 8
@@ -238,11 +220,12 @@ class PinnedReader:
         parents = words[1::width].tolist()
         places = dict(zip(ids, range(0, len(rows), size)))
         if len(places) != len(ids):
-            raise StreamError(f"{self._path}: a cgroup is in two parts")
+            raise _diagnosis.cgroup_in_two_parts(self._path)
         children: dict[int, list[int]] = {}
         for cgroup_id, parent in zip(ids, parents):
             children.setdefault(parent if parent in places else _NONE, []).append(cgroup_id)
-        # The next one last. The walk's root is the topmost of those without a parent's row.
+        # A stack, so the next cgroup is the last. The walk's root is the topmost of the cgroups
+        # whose parent has no row.
         waiting = sorted(children.get(_NONE, ()), reverse=True)
         if waiting:
             root = min(waiting, key=lambda one: _wire.level(words[places[one] // 8 + 2]))
@@ -257,11 +240,11 @@ class PinnedReader:
             if below:
                 waiting += sorted(below, reverse=True)
         if len(ordered) != len(rows):
-            raise StreamError(f"{self._path}: damaged stream: a cgroup is below itself")
+            raise _diagnosis.cgroup_below_itself(self._path)
         return memoryview(ordered).toreadonly()
 
     def _paths_of(self, rows: memoryview) -> _paths.PathsOfId:
-        """The paths below the walk's root, which is known by its row alone."""
+        """The paths below the walk's root, whose id is taken from its row."""
         size = _wire.row_size(len(self._items))
         at = {"children": 8, "post": len(rows) - size}.get(self._order, 0)
         root_id = struct.unpack_from("=Q", rows, at)[0] if rows else 0
@@ -270,34 +253,20 @@ class PinnedReader:
             paths = self._paths = _paths.PathsOfId(root_id, _mounts.find_cgroup)
         return paths
 
-    def __enter__(self: _Self) -> _Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a PinnedReader cannot be copied or pickled: make another")
-
     def __repr__(self) -> str:
         state = "closed" if self._closed else self._order
         return f"<PinnedReader {self._path!r} {state}, {len(self._items)} items>"
 
 
-_NONE = -1  # no cgroup's id
+_NONE = -1  # not the id of any cgroup
 
 
 class _Read(NamedTuple):
     """What one walk wrote.
 
     Attributes:
-        data: the first read, which is all there is of a walk that fits.
-        full: whether the kernel's buffer was full before the walk's end.
+        data: what the first read() returned; all of the output, if it fits into the buffer.
+        full: whether the kernel's buffer was full before the end of the walk.
     """
 
     data: bytes
@@ -305,12 +274,13 @@ class _Read(NamedTuple):
 
 
 def read_walk(fd: int) -> _Read:
-    """One walk, of an iterator just opened."""
+    """Reads one walk from an iterator that was just opened."""
     data = os.read(fd, BUFFER)
     end = len(data) - _wire.TRAILER.size
     if end >= 0 and _wire.TRAILER.unpack_from(data, end)[0] == _wire.END_MAGIC:
         return _Read(data, False)
-    # Either the walk is not resumed, or its trailer alone was left over.
+    # The buffer was full: either the walk cannot be resumed (EOPNOTSUPP), or only its trailer did
+    # not fit.
     try:
         return _Read(data, bool(data) and bool(os.read(fd, BUFFER)))
     except OSError as error:
@@ -320,7 +290,10 @@ def read_walk(fd: int) -> _Read:
 
 
 def _opened(path: str, tree: Optional[int]) -> Owned:
-    """A pin, open; one of a tree's by its name in the open directory. (A FIFO is no hindrance.)"""
+    """Opens a pin by its path, or a part of a tree by its name in the tree's open directory.
+
+    O_NONBLOCK keeps open() from waiting, should the file be a FIFO.
+    """
     flags = os.O_RDONLY | os.O_NONBLOCK
     if tree is None:
         return opened_at(path, flags)
@@ -330,7 +303,7 @@ def _opened(path: str, tree: Optional[int]) -> Owned:
 def _read(
     path: str, tree: Optional[int], read: Callable[[int], _T], check: Optional[_OnBpffs]
 ) -> _T:
-    """What a function reads of a pin that it is given open."""
+    """Opens a pin, returns what a function reads from its descriptor, and closes it."""
     try:
         pin = _opened(path, tree)
         try:
@@ -343,13 +316,14 @@ def _read(
     except MemcgError:
         raise
     except (OSError, ValueError) as error:
-        raise open_error(path, error) from error
+        raise _diagnosis.read_error(path, error) from error
 
 
 class _OnBpffs:
-    """Raises unless an open file is on a bpffs: any other file may be as large as its owner likes.
+    """Raises unless an open file is on a bpffs.
 
-    The mount table is long on some machines, so it is read once for each file system.
+    Files elsewhere are not read, because their owner decides what reading them does and how much
+    it returns. The mount table can be long, so it is read once for each file system.
     """
 
     def __init__(self) -> None:
@@ -360,49 +334,28 @@ class _OnBpffs:
         if status.st_dev == self._device:
             return
         if not _bpffs.is_on_bpffs(status, path):
-            raise _bpffs.no_pin(path)
+            raise _diagnosis.no_pin(path)
         self._device = status.st_dev
 
 
 def read_head(
     path: str, directory: Optional[int] = None, check: Optional[_OnBpffs] = None
 ) -> bytes:
-    """The header of the stream at a path: the walk ends at its first cgroup. The path's last word
-    alone counts, where an open directory is given.
+    """The header of the stream at a path. The kernel walks no further than the first cgroup.
+
+    With an open directory, only the last component of the path is used, as a name in it.
 
     Raises:
-        StreamError: it has none of ours.
+        StreamError: the file does not begin with a header of this package.
         PinNotFoundError, PinPermissionError.
-        PinPathError: the check says that it is not on a bpffs.
+        PinPathError: the file is not on a bpffs, if that is checked.
     """
     data = _read(path, directory, lambda fd: os.read(fd, _LARGEST_HEADER), check)
     try:
         header = _wire.decode_header(data)
     except StreamError as error:
-        raise StreamError(f"{path}: {error}") from error
+        raise _diagnosis.bad_stream(path, error) from error
     return data[: header.size]
-
-
-def open_error(path: str, error: Exception) -> MemcgError:
-    """What a failure to open, list or read a pin means."""
-    if isinstance(error, ValueError):  # a NUL in it
-        return PinNotFoundError(f"{path!r} cannot be a path: {error}")
-    assert isinstance(error, OSError)
-    number = error.errno or 0
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        message = f"there is no pin at {path}: it was removed, or never made"
-        return PinNotFoundError(message, errno=number, call="open")
-    if isinstance(error, PermissionError):
-        return PinPermissionError(
-            f"{path} may not be read by this user: its own mode, or that of a directory above, "
-            "does not allow it (whoever pinned it can chmod or chown it)",
-            errno=number,
-            call="open",
-        )
-    if number in (errno.EIO, errno.ENXIO, errno.EISDIR):  # what a bpffs says of other objects
-        message = f"{path} is no statistics stream: {errno_text(number)}"
-        return StreamError(message, errno=number, call="open")
-    return MemcgError(f"{path} cannot be read: {errno_text(number)}", errno=number, call="read")
 
 
 def _names(path: str, header: _wire.Header) -> tuple[str, ...]:
@@ -416,28 +369,14 @@ def _names(path: str, header: _wire.Header) -> tuple[str, ...]:
         or 0 in header.item_numbers
         or header.order not in _options.ORDER_NAMES
     ):
-        raise StreamError(f"{path}: damaged stream: its header makes no sense")
+        raise _diagnosis.bad_header(path)
     return tuple(names)
 
 
 def capacity(items: int) -> int:
-    """How many rows of so many items fit into the kernel's buffer, which is never quite full."""
+    """The number of rows with so many items that fit into the kernel's buffer.
+
+    The kernel never fills the buffer's last byte.
+    """
     spare = BUFFER - 1 - _wire.header_size(items) - _wire.TRAILER.size
     return spare // _wire.row_size(items)
-
-
-def too_large(where: str, items: int, *, in_parts: bool = False) -> TreeTooLargeError:
-    """The error for a walk whose rows, of so many items, do not fit into the kernel's buffer."""
-    rows = capacity(items)
-    if in_parts:
-        message = (
-            f"{where} was not made for so many cgroups (one of its parts has room for {rows}): "
-            "unpin() it, and pin_tree() it anew with more room= (pin --tree --room)"
-        )
-    else:
-        message = (
-            f"the walk {where} does not fit into the kernel's buffer of {BUFFER >> 10} KiB, "
-            f"which takes {rows} cgroups with these items: pin fewer items, or pin the tree in "
-            "several parts, with pin_tree() into a directory (pin --tree)"
-        )
-    return TreeTooLargeError(message, rows=rows, max_rows=rows)

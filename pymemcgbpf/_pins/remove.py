@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Takes pins away. No libbpf: a pin is a file."""
+"""Removes pins. A pin is a file, so this works without libbpf."""
 
 from __future__ import annotations
 
@@ -7,49 +7,54 @@ import os
 import stat
 from typing import Callable
 
-from ..errors import MemcgError, PinPathError, StreamError
+from .._lookup import Path
+from ..errors import MemcgError
 from . import bpffs as _bpffs
+from . import diagnosis as _diagnosis
 from . import read as _read
 
 
-def unpin(pin_path: _bpffs.Path) -> None:
-    """Removes what :func:`pin` or :func:`pin_tree` made::
+def unpin(pin_path: Path) -> None:
+    """Removes a pin that :func:`pin` created, or the directory that :func:`pin_tree` created::
 
         >>> unpin("/sys/fs/bpf/stats/system")
 
-    The kernel drops the program, and its reference to the cgroup, when the last process that
-    is just reading has finished. The directories above stay.
+    The pin is read first, so that nothing else is removed. The kernel drops the program and its
+    reference to the cgroup when the last process that is reading at the moment has finished. The
+    directories above stay.
 
     Args:
-        pin_path: the pin, or the directory that pin_tree() made, even if half of it is gone.
+        pin_path: the path of the pin, or of the directory of a pinned tree, which may be
+            incomplete.
 
     Raises:
-        PinNotFoundError: there is nothing.
-        PinPathError: it is not on a bpffs, is a symbolic link, or is one part of a tree.
-        StreamError: it is not this package's; nothing was removed.
-        PinPermissionError: this user may not remove it, or not read it, which comes first.
+        PinNotFoundError: nothing exists at the path.
+        PinPathError: the path is not on a bpffs, is a symbolic link, or is one part of a tree.
+        StreamError: it is not a pin of this package; nothing was removed.
+        PinPermissionError: this user may not read the pin, or not remove it.
     """
     path = _bpffs.absolute(pin_path)
     try:
-        # By directories that are open: what the path leads to may change meanwhile.
+        # All names are looked up in open directories, because the path may lead to something else
+        # by the time that the pin is removed.
         above, name = os.path.split(path)
         with _bpffs.opened_directory(above) as at:
             status = os.stat(name or ".", dir_fd=at, follow_symlinks=False)
             if stat.S_ISLNK(status.st_mode):
-                raise PinPathError(f"{path} is a symbolic link: name what it leads to")
+                raise _diagnosis.symbolic_link(path)
             if not _bpffs.is_on_bpffs(status, path):
-                raise _bpffs.no_pin(path)
+                raise _diagnosis.no_pin(path)
             if stat.S_ISDIR(status.st_mode):
                 _remove_directory(path, at)
             elif _bpffs.parts_of([name]):
-                raise PinPathError(f"{path} is part of a pinned tree: unpin {above}")
+                raise _diagnosis.one_part(path, above)
             else:
                 _read.read_head(path, at)
-                _taken_away(path, os.unlink, at)
+                _remove(path, os.unlink, at)
     except MemcgError:
         raise
     except (OSError, ValueError) as error:
-        raise _read.open_error(path, error) from error
+        raise _diagnosis.read_error(path, error) from error
 
 
 def _remove_directory(path: str, above: int) -> None:
@@ -57,27 +62,20 @@ def _remove_directory(path: str, above: int) -> None:
         names = os.listdir(at)
         parts = [os.path.join(path, part.name) for part in _bpffs.parts_of(names)]
         if not parts:
-            way_out = "" if names else " (it is empty: rmdir it)"
-            raise StreamError(
-                f"{path} is not a directory of a pinned tree: nothing was removed{way_out}"
-            )
+            raise _diagnosis.not_a_tree(path, is_empty=not names)
         foreign = sorted(set(names) - set(map(os.path.basename, parts)))
         if foreign:
-            raise StreamError(
-                f"{path} has {foreign[0]!r} beside the parts of a pinned tree: nothing was removed"
-            )
+            raise _diagnosis.foreign_file(path, foreign[0])
         for part in parts:
             _read.read_head(part, at)
         for part in reversed(parts):
-            _taken_away(part, os.unlink, at)
-    _taken_away(path, os.rmdir, above)
+            _remove(part, os.unlink, at)
+    _remove(path, os.rmdir, above)
 
 
-def _taken_away(path: str, remove: Callable[..., None], at: int) -> None:
-    """Removes what the path's last word names in an open directory."""
+def _remove(path: str, remove: Callable[..., None], at: int) -> None:
+    """Removes a file or directory by the last component of its path, in an open directory."""
     try:
         remove(os.path.basename(path), dir_fd=at)
     except OSError as error:
-        if error.errno in _bpffs.NOT_ALLOWED:
-            raise _bpffs.not_allowed(path, error) from error
-        raise
+        raise _diagnosis.removal_error(path, error) from error

@@ -311,7 +311,7 @@ def test_nothing_is_overwritten(quiet: Forest, pins: Path) -> None:
     first, second = list(quiet.shmem)[:2]
     pin(quiet.paths[first], pins / "one", ["shmem"], flush=False)
     for make in (pin, pin_tree):
-        with pytest.raises(PinExistsError, match="there already"):
+        with pytest.raises(PinExistsError, match="exists already"):
             make(quiet.paths[second], pins / "one", ["anon"], flush=False)
     assert read_one(pins / "one") == {"shmem": quiet.shmem[first]}
     unpin(pins / "one")
@@ -424,7 +424,7 @@ def test_only_one_s_own_are_unpinned(quiet: Forest, pins: Path, tmp_path: Path) 
 def test_what_is_left_of_an_interrupted_one_is_removed(quiet: Forest, pins: Path) -> None:
     pin_tree(quiet.root, pins / "tree", ["anon"], flush=False, room=5000)
     sorted((pins / "tree").iterdir())[1].unlink()
-    with pytest.raises(PinNotFoundError, match="being made or unpinned"):
+    with pytest.raises(PinNotFoundError, match="being created or unpinned"):
         PinnedReader(pins / "tree")
     unpin(pins / "tree")
 
@@ -745,7 +745,7 @@ def test_the_command_line(quiet: Forest, pins: Path, nobody: Nobody) -> None:
     code = "sys.argv[0] = 'pymemcgbpf'; from pymemcgbpf._cli.main import main; main(sys.argv[1:])"
     assert nobody.run(code, "cat", "--json", tree, hide=HIERARCHY)[0]["path"] is None
     ran = command("pin", quiet.root, one, "shmem", "--no-flush")
-    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1) and "there already" in ran.stderr
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1) and "exists already" in ran.stderr
     for path in (one, tree):
         assert command("unpin", path).returncode == 0
     ran = command("unpin", one)

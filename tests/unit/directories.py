@@ -36,6 +36,11 @@ def make_v2(
     )
 
 
+def make_bare_v2(path: Path, controllers: str = "pids", kind: str = "domain") -> Path:
+    """A cgroup v2 directory without memory statistics."""
+    return make_v2(path, stat=None, current=None, controllers=controllers, kind=kind)
+
+
 def make_v1(path: Path, *, stat: Optional[str] = STAT_V1, root: bool = False) -> Path:
     """A cgroup v1 directory of the memory hierarchy."""
     return _make(
@@ -59,7 +64,7 @@ def _make(path: Path, files: dict[str, Optional[str]]) -> Path:
 
 
 def said_to_be(monkeypatch: pytest.MonkeyPatch, bpffs: Path) -> None:
-    """Has a directory, and all below it, be taken for a bpffs."""
+    """Makes a directory, and all below it, look like a bpffs."""
 
     def is_there(_: os.stat_result, path: str) -> bool:
         return Path(os.path.realpath(path)).is_relative_to(bpffs)

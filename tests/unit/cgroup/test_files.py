@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""A cgroup's files as text: parsed into items."""
+"""The text of a cgroup's files is parsed into items."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ V1_MAX = UNLIMITED // mmap.PAGESIZE * mmap.PAGESIZE
         b"anon \xff\n",
     ],
 )
-def test_garbage_is_an_error(data: bytes) -> None:
+def test_data_in_another_format_is_a_stream_error(data: bytes) -> None:
     with pytest.raises(StreamError, match=r"memory\.stat is not as expected"):
         parse(data)
 
 
-def test_the_odd_word_is_named() -> None:
+def test_a_key_without_a_value_is_named() -> None:
     with pytest.raises(StreamError, match="'file' has no value"):
         parse(b"anon 1\nfile")
 
@@ -53,7 +53,7 @@ def test_the_odd_word_is_named() -> None:
         (b"anon 1", {"anon": 1}),
     ],
 )
-def test_parse(data: bytes, parsed: dict[str, int]) -> None:
+def test_keys_and_numbers_are_parsed(data: bytes, parsed: dict[str, int]) -> None:
     assert parse(data) == parsed
     assert list(parse(data)) == list(parsed)
 
@@ -63,7 +63,7 @@ def test_parse(data: bytes, parsed: dict[str, int]) -> None:
         st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1), st.integers(0, (1 << 64) - 1)
     )
 )
-def test_parse_round_trip(values: dict[str, int]) -> None:
+def test_whatever_is_printed_is_parsed(values: dict[str, int]) -> None:
     text = "".join(f"{key} {value}\n" for key, value in values.items())
     assert list(parse(text.encode()).items()) == list(values.items())
 
@@ -89,7 +89,7 @@ def test_v1_s_lines_have_other_names_and_the_catalogue_s_order() -> None:
     assert (stat_key("tomorrow", 2), stat_key("slab", 1)) == ("tomorrow", "")
 
 
-def test_lines_are_picked_by_place_and_a_change_of_them_is_seen() -> None:
+def test_values_are_picked_by_position_and_changed_lines_are_noticed() -> None:
     lines = StatLines(["file", "anon"], 2)
     assert lines.values(b"anon 1\nfile 2\npgfault 3\n") == [2, 1]
     assert lines.values(b"anon 4\nfile 5\npgfault 6\n") == [5, 4]
@@ -99,7 +99,7 @@ def test_lines_are_picked_by_place_and_a_change_of_them_is_seen() -> None:
     assert lines.values(b"file 7\nanon 8\n") == [7, 8]
 
 
-def test_a_line_that_is_not_there_has_the_value_of_an_absent_one() -> None:
+def test_a_missing_line_has_the_value_for_absent_items() -> None:
     lines = StatLines(["file", "anon", "shmem"], 2, absent=77)
     for _ in range(2):
         assert lines.values(b"anon 1\nshmem 2\n") == [77, 1, 2]
@@ -111,7 +111,7 @@ def test_a_line_that_is_not_there_has_the_value_of_an_absent_one() -> None:
 
 @pytest.mark.parametrize("data", [b"anon", b"anon x", b"anon 1 file", b"anon 1\nfile -\n"])
 @pytest.mark.parametrize("absent", [None, 77])
-def test_a_place_without_a_number_is_an_error(data: bytes, absent: Optional[int]) -> None:
+def test_a_value_that_is_not_a_number_is_an_error(data: bytes, absent: Optional[int]) -> None:
     with pytest.raises(StreamError, match=r"memory\.stat is not as expected"):
         StatLines(["anon", "file"], 2, absent).values(data)
 
@@ -129,7 +129,9 @@ def test_a_place_without_a_number_is_an_error(data: bytes, absent: Optional[int]
         ("memory.swap.high", 2, b"max\n", UNLIMITED),
     ],
 )
-def test_a_single_number(file: str, version: int, data: bytes, value: int) -> None:
+def test_a_file_with_a_single_number_is_parsed(
+    file: str, version: int, data: bytes, value: int
+) -> None:
     assert parse_items(file, version, data) == {file: value}
 
 
@@ -137,14 +139,14 @@ def test_the_form_of_no_limit_is_documented() -> None:
     assert UNLIMITED == 2**63 - 1 == 9223372036854775807
 
 
-def test_a_file_of_keys() -> None:
+def test_a_file_of_keys_is_parsed() -> None:
     assert parse_items("memory.events.local", 2, b"low 0\nhigh 7\n") == {
         "memory.events.local.low": 0,
         "memory.events.local.high": 7,
     }
 
 
-def test_a_file_of_nodes() -> None:
+def test_a_file_of_nodes_is_parsed() -> None:
     found = parse_items("memory.numa_stat", 2, b"anon N0=4096 N1=0\nfile N0=1 N1=2\n")
     assert list(found.items()) == [
         ("memory.numa_stat.anon.N0", 4096),
@@ -154,7 +156,7 @@ def test_a_file_of_nodes() -> None:
     ]
 
 
-def test_pressure() -> None:
+def test_pressure_is_parsed() -> None:
     data = (
         b"some avg10=0.12 avg60=0.00 avg300=0.00 total=7742\n"
         b"full avg10=0.00 avg60=0.00 avg300=0.00 total=18\n"
@@ -181,7 +183,7 @@ def test_pressure() -> None:
         ("memory.pressure", b"\n"),
     ],
 )
-def test_a_file_that_is_not_as_expected_is_named(file: str, data: bytes) -> None:
+def test_the_error_names_the_file(file: str, data: bytes) -> None:
     with pytest.raises(StreamError, match=r"is not as expected"):
         parse_items(file, 2, data)
 
@@ -200,7 +202,7 @@ def test_v1_has_few_of_the_files() -> None:
 
 
 @pytest.mark.parametrize("size", [-1, 0, 1, 16384, 40000])
-def test_a_file_as_long_as_the_chunk_or_longer(size: int, tmp_path: Path) -> None:
+def test_a_file_of_any_length_is_read_as_a_whole(size: int, tmp_path: Path) -> None:
     data = bytes(range(256)) * 256
     data = data[: _files._CHUNK + size]
     (tmp_path / "file").write_bytes(data)

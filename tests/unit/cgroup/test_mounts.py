@@ -1,24 +1,36 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The calling process's own cgroup, found in faked /proc files."""
+"""The memory controller's mounts, and cgroups in them, found in faked /proc files."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Callable
 
 import pytest
 
-from pymemcgbpf import CgroupNotFoundError, _lookup
+from pymemcgbpf import CgroupNotFoundError
 from pymemcgbpf._cgroup import mounts as _mounts
+
+from ..directories import make_bare_v2, make_v2
 
 Proc = Callable[[str, str], None]
 
+
 SYSFS = "21 1 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw\n"
+
+
 ROOTFS = "1 0 254:0 / / rw,relatime - ext4 /dev/root rw\n"
+
+
 V2 = "30 21 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+
+
 V1_CPU = "31 21 0:27 / /sys/fs/cgroup/cpu rw shared:5 - cgroup cgroup rw,cpu,cpuacct\n"
+
+
 V1_MEMORY = "32 21 0:28 / /sys/fs/cgroup/memory rw shared:6 - cgroup cgroup rw,memory\n"
+
+
 V2_BESIDE = "33 21 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
 
 
@@ -38,6 +50,9 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proc:
     return say
 
 
+# --- own_cgroup -----------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("cgroup", "mountinfo"),
     [
@@ -52,7 +67,9 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proc:
         pytest.param("0::/a\n", "", id="no mounts"),
     ],
 )
-def test_not_to_be_found(cgroup: str, mountinfo: str, proc: Proc) -> None:
+def test_a_process_s_own_cgroup_that_no_mount_shows_is_not_found(
+    cgroup: str, mountinfo: str, proc: Proc
+) -> None:
     proc(cgroup, mountinfo)
     with pytest.raises(CgroupNotFoundError):
         _mounts.own_cgroup()
@@ -110,18 +127,26 @@ def test_not_to_be_found(cgroup: str, mountinfo: str, proc: Proc) -> None:
         ),
     ],
 )
-def test_found(cgroup: str, mountinfo: str, found: str, proc: Proc) -> None:
+def test_a_process_s_own_cgroup_is_found_below_a_mount(
+    cgroup: str, mountinfo: str, found: str, proc: Proc
+) -> None:
     proc(cgroup, mountinfo)
     assert _mounts.own_cgroup() == found
 
 
-def test_a_file_of_proc_may_hold_any_bytes(tmp_path: Path) -> None:
-    # Some mount's name, in mountinfo, need not be UTF-8.
-    (tmp_path / "mountinfo").write_bytes(b"/media/caf\xe9 rw\n")
-    text = _lookup.contents(str(tmp_path / "mountinfo"))
-    assert text is not None
-    assert os.fsencode(text) == b"/media/caf\xe9 rw"
+# --- hierarchy_root -------------------------------------------------------------------
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    assert _lookup.contents(str(tmp_path / "none")) is None
+def test_hierarchy_root_is_the_topmost_with_statistics(tmp_path: Path) -> None:
+    make_bare_v2(tmp_path / "bare")
+    top = make_v2(tmp_path / "bare" / "top")
+    deep = make_v2(make_v2(top / "a") / "b")
+    (tmp_path / "link").symlink_to(deep)
+    for path in (top, deep, tmp_path / "link", deep / ".." / "b"):
+        assert _mounts.hierarchy_root(str(path)) == str(top)
+
+
+def test_hierarchy_root_stops_below_an_ancestor_without_statistics(tmp_path: Path) -> None:
+    make_v2(tmp_path / "top")
+    path = make_v2(make_bare_v2(tmp_path / "top" / "gap") / "below")
+    assert _mounts.hierarchy_root(str(path)) == str(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""From ids to paths, on ordinary directories: their inode numbers serve as well."""
+"""Paths are found by ids; ordinary directories, which have inode numbers too, stand for cgroups."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Walk:
     def relative(
         self, paths: Paths, cgroup_id: int, ids: Optional[Collection[int]] = None
     ) -> Optional[str]:
-        """A cgroup's path, as a snapshot asks for it."""
+        """A cgroup's path, looked up as a snapshot does it."""
         kept = self.parents.keys() if ids is None else ids
         return paths.look_up(cgroup_id, self.parents.get, self.seen_ns, kept)[0]
 
@@ -114,28 +114,30 @@ class Walk:
 
 
 def make(root: Path, *names: str) -> list[Path]:
-    """Directories, and those above them."""
+    """Creates directories, with those above them."""
     for name in names:
         (root / name).mkdir(parents=True)
     return [root / name for name in names]
 
 
 def replace(path: Path, away: Path) -> None:
-    """Another directory in the place of one, which goes elsewhere: of one that is removed
-    the number might come again."""
+    """Moves a directory away, and creates another in its place.
+
+    The old one is not removed, because the new one could get its inode number.
+    """
     path.rename(away)
     path.mkdir()
 
 
 def nobody(cgroup_id: int) -> Optional[int]:
-    """The parent of a cgroup, where none has a row."""
+    """The parent of a cgroup, for a snapshot in which no parent has a row."""
     return None
 
 
 # --- what is there --------------------------------------------------------------------
 
 
-def test_every_path_below(root: Path, system: System) -> None:
+def test_every_path_below_the_root_is_found(root: Path, system: System) -> None:
     make(root, "a/b/c/d", "a/b/e", "f/g", "f/h")
     paths, walk = paths_of(root), Walk(root, system)
     assert len(walk.paths) == 9
@@ -201,7 +203,7 @@ def walk_id(walk: Walk, path: Path) -> int:
     return next(cgroup_id for cgroup_id, each in walk.paths.items() if each == path)
 
 
-def test_files_and_links_are_no_cgroups(root: Path, system: System) -> None:
+def test_files_and_links_are_not_cgroups(root: Path, system: System) -> None:
     (inside,) = make(root, "a/inside")
     (root / "file").write_text("")
     (root / "link").symlink_to(root / "a")
@@ -216,7 +218,7 @@ def test_files_and_links_are_no_cgroups(root: Path, system: System) -> None:
 # --- what is gone ---------------------------------------------------------------------
 
 
-def test_one_that_was_removed_has_no_path(root: Path, system: System) -> None:
+def test_a_removed_cgroup_has_no_path(root: Path, system: System) -> None:
     leaf, other = make(root, "a/b/c", "a/d")
     paths, walk = paths_of(root), Walk(root, system)
     gone = id_of(leaf)
@@ -227,7 +229,7 @@ def test_one_that_was_removed_has_no_path(root: Path, system: System) -> None:
     assert walk.relative(paths, id_of(other)) == "a/d"
 
 
-def test_one_that_was_removed_with_all_above_it_has_no_path(root: Path, system: System) -> None:
+def test_a_cgroup_removed_with_its_ancestors_has_no_path(root: Path, system: System) -> None:
     (leaf,) = make(root, "a/b/c")
     paths, walk = paths_of(root), Walk(root, system)
     middle, gone = id_of(leaf.parent), id_of(leaf)
@@ -261,7 +263,7 @@ def test_another_directory_in_the_root_s_place_is_not_the_root(root: Path, syste
 
 @pytest.mark.parametrize("known", [False, True], ids=["unknown", "known"])
 @pytest.mark.parametrize("which", ["a", "a/b", "a/b/c"])
-def test_another_cgroup_s_path_is_never_given(
+def test_another_cgroup_s_path_is_never_returned(
     which: str, known: bool, root: Path, system: System
 ) -> None:
     make(root, "a/b/c")
@@ -295,7 +297,7 @@ def test_a_path_is_checked_at_every_call(root: Path, system: System) -> None:
 
 
 @pytest.mark.parametrize("renamed", ["a", "a/b", "a/b/c"])
-def test_one_that_was_renamed_is_found_by_the_next_snapshot(
+def test_a_renamed_cgroup_is_found_by_the_next_snapshot(
     renamed: str, root: Path, system: System
 ) -> None:
     make(root, "a/b/c", "z")
@@ -308,7 +310,7 @@ def test_one_that_was_renamed_is_found_by_the_next_snapshot(
     assert any("new name" in path for path in walk.expected(root).values())
 
 
-def test_one_that_was_renamed_is_found_by_the_same_snapshot_within_a_second(
+def test_a_renamed_cgroup_is_found_by_the_same_snapshot_within_a_second(
     root: Path, system: System
 ) -> None:
     make(root, "a/b/c", "z")
@@ -320,7 +322,7 @@ def test_one_that_was_renamed_is_found_by_the_same_snapshot_within_a_second(
     assert walk.relative(paths, leaf) == "y/b/c"
 
 
-def test_two_that_changed_their_names_are_told_apart(root: Path, system: System) -> None:
+def test_two_cgroups_that_exchanged_names_are_told_apart(root: Path, system: System) -> None:
     one, two = make(root, "one/x", "two/x")
     paths, walk = paths_of(root), Walk(root, system)
     first, second = id_of(one), id_of(two)
@@ -363,13 +365,13 @@ def test_a_root_s_path_may_end_in_slashes(ending: str, root: Path, system: Syste
     assert walk.all(paths) == walk.expected(root)
 
 
-def test_the_root_directory_of_all() -> None:
+def test_the_root_may_be_the_root_directory() -> None:
     status = os.stat("/")
     paths = Paths("/", (status.st_dev, status.st_ino))
     assert (paths.absolute("."), paths.absolute("proc")) == ("/", "/proc")
 
 
-def test_a_root_reached_over_a_link_keeps_its_name(root: Path, system: System) -> None:
+def test_a_root_reached_through_a_link_keeps_its_name(root: Path, system: System) -> None:
     make(root, "a/b", "..x/..y")
     link = root.parent / "link"
     link.symlink_to(root)
@@ -385,8 +387,8 @@ def test_a_root_reached_over_a_link_keeps_its_name(root: Path, system: System) -
     assert set(walk.all(paths).values()) == {None}, "it leads elsewhere now"
 
 
-def test_dots_after_a_link_are_the_link_s_target_s(root: Path, system: System) -> None:
-    """As the kernel reads them: not what is beside the link."""
+def test_dots_after_a_link_are_resolved_at_the_link_s_target(root: Path, system: System) -> None:
+    """The kernel does the same: ".." is not the directory that contains the link."""
     make(root, "a")
     (root.parent / "far").mkdir()
     link = root.parent / "far" / "link"
@@ -403,12 +405,12 @@ def test_dots_after_a_link_are_the_link_s_target_s(root: Path, system: System) -
 
 @pytest.fixture
 def up(root: Path) -> dict[int, Path]:
-    """A directory far below, and those above it up to the file system's own root, by id."""
+    """A deep directory and its ancestors up to the root of the file system, by id."""
     (leaf,) = make(root, "a/b/leaf")
     return {id_of(path): path for path in (leaf, *leaf.parents[:4])}
 
 
-def test_ancestors(up: dict[int, Path], system: System) -> None:
+def test_the_paths_of_ancestors_are_found(up: dict[int, Path], system: System) -> None:
     leaf, *above = up.values()
     ids = list(up)
     parents = dict(zip(ids, [*ids[1:], 0]))
@@ -419,7 +421,7 @@ def test_ancestors(up: dict[int, Path], system: System) -> None:
     assert above[-1] == Path(system.top)
 
 
-def test_ancestors_of_a_root_reached_over_a_link_are_the_real_ones(
+def test_ancestors_of_a_root_reached_through_a_link_are_the_real_ones(
     up: dict[int, Path], root: Path
 ) -> None:
     leaf, *above = up.values()
@@ -430,16 +432,16 @@ def test_ancestors_of_a_root_reached_over_a_link_are_the_real_ones(
     assert relative is not None and paths.absolute(relative) == str(above[0])
 
 
-def test_one_above_the_hierarchy_is_not_found(up: dict[int, Path], system: System) -> None:
+def test_a_cgroup_above_the_mount_is_not_found(up: dict[int, Path], system: System) -> None:
     paths = paths_of(next(iter(up.values())))
     beyond = os.stat(f"{system.top}/..").st_ino
     assert paths.look_up(beyond, nobody, 1, up.keys())[0] is None
 
 
-def test_looking_above_ends_at_the_root_directory_of_all(
+def test_the_search_for_ancestors_ends_at_the_root_directory(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hierarchy may be all that a process sees (chroot)."""
+    """With chroot(), the hierarchy can be all that a process sees."""
     looks = 0
 
     class Chrooted(System):
@@ -465,7 +467,9 @@ def test_looking_above_ends_at_the_root_directory_of_all(
 # --- other devices --------------------------------------------------------------------
 
 
-def test_the_same_number_on_another_device_is_another(root: Path, system: System) -> None:
+def test_the_same_inode_number_on_another_device_is_another_cgroup(
+    root: Path, system: System
+) -> None:
     make(root, "a")
     status = root.stat()
     walk = Walk(root, system)
@@ -474,7 +478,7 @@ def test_the_same_number_on_another_device_is_another(root: Path, system: System
     assert paths.id_at("a") is None
 
 
-def test_what_is_mounted_over_one_hides_it(
+def test_a_mount_over_a_cgroup_hides_it(
     root: Path, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hidden, other = make(root, "a", "b")
@@ -503,7 +507,7 @@ def looked_up(paths: Paths, walk: Walk, path: Path) -> tuple[Optional[str], bool
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EIO])
-def test_what_may_not_be_listed_is_not_taken_for_removed(
+def test_a_directory_that_may_not_be_read_is_not_taken_for_removed(
     number: int, root: Path, system: System
 ) -> None:
     hidden, gone, plain = make(root, "a/b", "c", "d")
@@ -521,7 +525,7 @@ def test_what_may_not_be_listed_is_not_taken_for_removed(
 
 
 @pytest.mark.parametrize("number", TRANSIENT)
-def test_a_shortage_is_an_error_and_no_removal(
+def test_a_shortage_is_an_error_and_not_taken_for_a_removal(
     number: int, root: Path, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (path,) = make(root, "a")
@@ -539,7 +543,7 @@ def test_a_shortage_is_an_error_and_no_removal(
     assert looked_up(paths, walk, path) == ("a", False)
 
 
-def test_what_is_above_the_mount_is_not_taken_for_removed(root: Path, system: System) -> None:
+def test_a_cgroup_above_the_mount_is_not_taken_for_removed(root: Path, system: System) -> None:
     walk = Walk(root, system)
     walk.parents[id_of(root)] = -5
     paths = paths_of(root)
@@ -547,7 +551,7 @@ def test_what_is_above_the_mount_is_not_taken_for_removed(root: Path, system: Sy
     assert found == (None, False)
 
 
-def test_id_at(root: Path) -> None:
+def test_id_at_is_the_id_of_the_cgroup_at_a_path(root: Path) -> None:
     (child,) = make(root, "a/b")
     paths = paths_of(root)
     for spelled in ("a/b", "./a/b/", "a/../a/b", str(child)):
@@ -560,7 +564,7 @@ def test_id_at(root: Path) -> None:
 # --- parents without a row ------------------------------------------------------------
 
 
-def test_one_whose_parent_has_no_row_is_found(root: Path, system: System) -> None:
+def test_a_cgroup_whose_parent_has_no_row_is_found(root: Path, system: System) -> None:
     (leaf,) = make(root, "a/b/leaf", "c/d")[:1]
     paths, walk = paths_of(root), Walk(root, system)
     for missing in (id_of(root / "a"), id_of(root / "a/b")):
@@ -570,8 +574,8 @@ def test_one_whose_parent_has_no_row_is_found(root: Path, system: System) -> Non
     assert paths.look_up(id_of(root / "c/d"), nobody, walk.seen_ns, ())[0] == "c/d"
 
 
-def test_one_whose_parent_has_no_row_is_found_after_others_were(root: Path, system: System) -> None:
-    """What was listed for them a moment ago is not in the way."""
+def test_a_cgroup_whose_parent_has_no_row_is_found_after_others(root: Path, system: System) -> None:
+    """A recent listing for the others does not prevent another one."""
     make(root, "a/b/c/leaf", "a/b/other")
     for first in ("a", "a/b", "a/b/other"):
         paths, walk = paths_of(root), Walk(root, system)
@@ -580,7 +584,7 @@ def test_one_whose_parent_has_no_row_is_found_after_others_were(root: Path, syst
         assert walk.relative(paths, id_of(root / "a/b/c/leaf")) == "a/b/c/leaf"
 
 
-def test_for_those_without_parents_all_is_listed_once_per_snapshot(
+def test_cgroups_whose_parents_have_no_rows_cost_one_full_listing_per_snapshot(
     root: Path, system: System
 ) -> None:
     make(root, *(f"{one}/{two}" for one in "abc" for two in "xyz"))
@@ -593,9 +597,7 @@ def test_for_those_without_parents_all_is_listed_once_per_snapshot(
 # --- how much is remembered, and listed -----------------------------------------------
 
 
-def test_a_storm_of_removals_is_one_listing_per_snapshot_and_second(
-    root: Path, system: System
-) -> None:
+def test_many_removals_cost_one_listing_per_snapshot_and_second(root: Path, system: System) -> None:
     folders = make(root, *(f"a/{number}" for number in range(50)))
     paths, walk = paths_of(root), Walk(root, system)
     middle = id_of(root / "a")
@@ -620,7 +622,7 @@ def test_a_storm_of_removals_is_one_listing_per_snapshot_and_second(
     assert listings(walk) == 1, "it might have been renamed"
 
 
-def test_a_gone_parent_is_not_looked_into(root: Path, system: System) -> None:
+def test_a_removed_parent_is_not_listed(root: Path, system: System) -> None:
     folders = make(root, *(f"a/{number}" for number in range(20)))
     paths, walk = paths_of(root), Walk(root, system)
     gone = [id_of(path) for path in folders]
@@ -629,7 +631,7 @@ def test_a_gone_parent_is_not_looked_into(root: Path, system: System) -> None:
     assert system.listed == [id_of(root)]
 
 
-def test_all_paths_are_one_listing_per_directory(root: Path, system: System) -> None:
+def test_all_paths_cost_one_listing_per_directory(root: Path, system: System) -> None:
     make(root, *(f"{one}/{two}" for one in "abcd" for two in "xyz"))
     paths, walk = paths_of(root), Walk(root, system)
     for _ in range(3):
@@ -638,10 +640,10 @@ def test_all_paths_are_one_listing_per_directory(root: Path, system: System) -> 
 
 
 @pytest.mark.parametrize("tick", [0, 1], ids=["a coarse clock", "a fine clock"])
-def test_one_made_after_a_listing_and_before_the_walk_is_found(
+def test_a_cgroup_created_between_a_listing_and_the_walk_is_found(
     tick: int, root: Path, system: System
 ) -> None:
-    """Even within the second for which a listing counts."""
+    """That holds also within the second in which a directory is not listed again."""
     system.tick = tick
     make(root, "a/b")
     paths = paths_of(root)
@@ -653,7 +655,7 @@ def test_one_made_after_a_listing_and_before_the_walk_is_found(
         assert walk.all(paths) == walk.expected(root)
 
 
-def test_what_is_remembered_is_bounded(
+def test_the_number_of_remembered_paths_is_bounded(
     root: Path, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_paths, "_SPARE", 4)
@@ -671,10 +673,10 @@ def test_what_is_remembered_is_bounded(
         shutil.rmtree(group)
 
 
-def test_what_is_remembered_of_those_seen_gone_is_bounded(
+def test_the_number_of_remembered_removals_is_bounded(
     root: Path, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every group is asked for once more when it is gone already."""
+    """Every group is looked up once more after it was removed."""
     monkeypatch.setattr(_paths, "_SPARE", 4)
     make(root, "stays")
     spare = root.parent / "spare"
@@ -686,7 +688,7 @@ def test_what_is_remembered_of_those_seen_gone_is_bounded(
         walk = Walk(root, system)
         assert walk.all(paths) == walk.expected(root)
         seen.update(walk.paths)
-        # Kept elsewhere, so that no number comes twice.
+        # It is moved, not removed, so that no inode number is used twice.
         (root / f"group-{number}").rename(spare / f"group-{number}")
         assert list(walk.all(paths).values()).count(None) == 2
         assert len(paths._known) <= 2 * 4 + 4
@@ -694,7 +696,7 @@ def test_what_is_remembered_of_those_seen_gone_is_bounded(
     assert len(seen) == 122
 
 
-def test_what_is_forgotten_is_found_again(
+def test_forgotten_paths_are_found_again(
     root: Path, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_paths, "_SPARE", 0)
@@ -708,10 +710,12 @@ def test_what_is_forgotten_is_found_again(
     assert walk.all(paths) == walk.expected(root)
 
 
-# --- what may go wrong in between -----------------------------------------------------
+# --- failures and changes during a look-up -----------------------------------------------------
 
 
-def test_a_directory_that_may_not_be_listed_has_nothing_in_it(root: Path, system: System) -> None:
+def test_a_directory_that_may_not_be_listed_has_no_known_children(
+    root: Path, system: System
+) -> None:
     secret, open_one = make(root, "secret/a", "open/a")
 
     def refuse(path: str) -> None:
@@ -725,7 +729,7 @@ def test_a_directory_that_may_not_be_listed_has_nothing_in_it(root: Path, system
     assert walk.relative(paths, id_of(open_one)) == "open/a"
 
 
-def test_a_listing_that_fails_is_empty(
+def test_a_failed_listing_is_empty(
     root: Path, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (path,) = make(root, "a")
@@ -763,7 +767,7 @@ def test_a_directory_replaced_before_it_is_listed_is_not_taken_for_the_old(
 # --- threads and fork -----------------------------------------------------------------
 
 
-def test_threads_share_what_is_known(
+def test_threads_share_the_remembered_paths(
     root: Path, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_paths, "_SPARE", 2)

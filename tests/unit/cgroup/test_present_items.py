@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Which items a cgroup's files show."""
+"""The items that a cgroup's files show are found."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_file_is_read_once(v2: Path, opened: Opened, monkeypatch: pytest.Monke
     assert read == [MEMORY_STAT, CURRENT]
 
 
-def test_what_cannot_be_read_is_an_error(v2: Path, opened: Opened) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(v2: Path, opened: Opened) -> None:
     cgroup = opened(v2)
     (v2 / CURRENT).write_text("much\n")
     with pytest.raises(StreamError):
@@ -62,7 +62,7 @@ def test_what_cannot_be_read_is_an_error(v2: Path, opened: Opened) -> None:
         PresentItems(cgroup, walks=False).names(MEMORY_STAT)
 
 
-def test_v1_counts_more_than_it_shows(tmp_path: Path, opened: Opened) -> None:
+def test_on_v1_more_items_are_counted_than_shown(tmp_path: Path, opened: Opened) -> None:
     shown = PresentItems(opened(make_v1(tmp_path / "v1")), walks=False)
     assert shown.names(MEMORY_STAT) == ("anon", "file", "pgfault")
     counted = shown.counted(MEMORY_STAT)
@@ -76,7 +76,7 @@ def test_v1_counts_more_than_it_shows(tmp_path: Path, opened: Opened) -> None:
 
 @pytest.mark.parametrize("walks", [False, True])
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_root_s_walk_meets_others_files(
+def test_a_walk_of_the_root_has_the_items_of_a_child_s_files(
     version: int, walks: bool, tmp_path: Path, opened: Opened
 ) -> None:
     root = tmp_path / "root"
@@ -95,9 +95,7 @@ def test_a_root_s_walk_meets_others_files(
     assert shown.names("memory.swap.max") == (), "what no child has either"
 
 
-def test_a_root_that_is_alone_may_get_children_with_all_files(
-    tmp_path: Path, opened: Opened
-) -> None:
+def test_a_walk_of_a_root_without_children_has_all_items(tmp_path: Path, opened: Opened) -> None:
     root = make_v2(tmp_path / "root", kind=None, current=None)
     (root / "bare").mkdir()
     shown = PresentItems(opened(root), walks=True)
@@ -106,7 +104,7 @@ def test_a_root_that_is_alone_may_get_children_with_all_files(
     assert shown.names("memory.pressure") == (), "the root has this file itself, if any has"
 
 
-def test_a_child_that_goes_while_it_is_looked_at(
+def test_a_child_removed_meanwhile_is_skipped(
     tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_v2(tmp_path / "root", kind=None, current=None)

@@ -178,7 +178,7 @@ def test_unpin_says_what_to_do_with_an_empty_directory(
 ) -> None:
     said_to_be(monkeypatch, tmp_path)
     (tmp_path / "it").mkdir()
-    assert "nothing was removed (it is empty: rmdir it)" in refused(
+    assert "nothing was removed; it is empty, so rmdir can remove it" in refused(
         capsys, 1, "unpin", tmp_path / "it"
     )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Pins made by a program that is not there, on a file system that is said to be a bpffs."""
+"""Pins are created with a fake program, in a directory that looks like a bpffs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ RECIPE = ReadPlan("core", TERMS)
 
 
 class Made:
-    """A program that was loaded, and its link."""
+    """A fake of a loaded program and of its link."""
 
     fd = 5
 
@@ -84,12 +84,12 @@ class Made:
 
 
 class Pins:
-    """A kernel.
+    """A fake of the kernel.
 
     Attributes:
-        made: the programs, in order.
-        rows: what an iterator writes, of which the end is missing if *full*.
-        refuses: an error number of the pinning.
+        made: the programs loaded, in order.
+        rows: what an iterator writes; without the trailer if *full*.
+        refuses: the error number with which pinning fails, or 0.
     """
 
     refuses = 0
@@ -117,7 +117,7 @@ class Pins:
         return FakeIteratorMaker(create, link_fd)
 
     def choose(self, cgroup: Cgroup, request: Request, maker: Any) -> Selection[Any]:
-        """Of _choose.choose(), what matters here."""
+        """Does the part of _choose.choose() that matters here."""
         self.backends.append(request.backend)
         if request.backend != "core":
             raise BackendUnavailableError("no such function")
@@ -162,7 +162,9 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("make", [pin, pin_tree])
-def test_wrong_arguments(make: Any, pins: Pins, v2: Path) -> None:
+def test_wrong_arguments_are_refused_before_anything_is_created(
+    make: Any, pins: Pins, v2: Path
+) -> None:
     for bad in (-1, 0o1000, 0o4444):
         with pytest.raises(ValueError, match="0 to 0o777"):
             make(v2, pins.root / "it", mode=bad)
@@ -187,7 +189,7 @@ def test_wrong_arguments(make: Any, pins: Pins, v2: Path) -> None:
         (errno.ENOSPC, MemcgError),
     ],
 )
-def test_a_refusal_leaves_nothing(
+def test_a_refused_pin_leaves_nothing(
     number: int,
     kind: type[MemcgError],
     make: Any,
@@ -203,7 +205,7 @@ def test_a_refusal_leaves_nothing(
 
 
 @pytest.mark.parametrize("make", [pin, pin_tree])
-def test_what_the_file_system_refuses(
+def test_a_directory_that_cannot_be_created_leaves_nothing(
     make: Any, pins: Pins, v2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, kind in ((errno.EACCES, PinPermissionError), (errno.EROFS, MemcgError)):
@@ -219,7 +221,7 @@ def test_what_the_file_system_refuses(
     assert os.listdir(pins.root) == [] and pins.open() == 0
 
 
-def test_a_failure_among_parts_leaves_nothing(
+def test_a_failure_of_one_part_leaves_nothing(
     pins: Pins, v2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attach = Made.attach
@@ -236,7 +238,7 @@ def test_a_failure_among_parts_leaves_nothing(
     assert os.listdir(pins.root) == [] and pins.open() == 0
 
 
-def test_nothing_is_loaded_for_a_place_that_is_not_free(pins: Pins, v2: Path) -> None:
+def test_no_program_is_loaded_for_a_path_that_is_refused(pins: Pins, v2: Path) -> None:
     (pins.root / "taken").touch()
     for make in (pin, pin_tree):
         with pytest.raises(PinExistsError):
@@ -247,7 +249,7 @@ def test_nothing_is_loaded_for_a_place_that_is_not_free(pins: Pins, v2: Path) ->
 
 
 @pytest.mark.parametrize("make", [pin, pin_tree])
-def test_no_flush_is_said_with_the_way_out(
+def test_a_missing_flush_is_an_error_that_names_flush_false(
     make: Any, pins: Pins, v2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
@@ -259,7 +261,7 @@ def test_no_flush_is_said_with_the_way_out(
     make(v2, pins.root / "exact")
 
 
-def test_a_walk_that_does_not_fit(pins: Pins, v2: Path) -> None:
+def test_a_walk_that_does_not_fit_is_sent_to_pin_tree(pins: Pins, v2: Path) -> None:
     pins.full = True
     for order in ("pre", "post", "up", "children"):
         with pytest.raises(TreeTooLargeError, match="pin_tree") as caught:
@@ -270,7 +272,7 @@ def test_a_walk_that_does_not_fit(pins: Pins, v2: Path) -> None:
 
 
 @pytest.mark.parametrize("room", [1_000_000, 10**400])
-def test_too_many_parts(room: int, pins: Pins, v2: Path) -> None:
+def test_too_many_parts_are_refused(room: int, pins: Pins, v2: Path) -> None:
     with pytest.raises(
         TreeTooLargeError, match=r"would take more than 1,024 parts: pin fewer items"
     ):
@@ -278,7 +280,7 @@ def test_too_many_parts(room: int, pins: Pins, v2: Path) -> None:
     assert os.listdir(pins.root) == []
 
 
-def test_a_cgroup_that_goes_meanwhile(pins: Pins, v2: Path) -> None:
+def test_a_cgroup_removed_while_it_is_pinned_is_an_error(pins: Pins, v2: Path) -> None:
     pins.rows = []
     (v2 / "memory.stat").rename(v2 / "gone")
     (v2 / "gone").rename(v2 / "memory.stat")
@@ -288,7 +290,7 @@ def test_a_cgroup_that_goes_meanwhile(pins: Pins, v2: Path) -> None:
     assert pins.open() == 0
 
 
-def test_an_item_without_a_number(pins: Pins, v2: Path) -> None:
+def test_an_item_without_a_number_is_left_out_or_refused_by_name(pins: Pins, v2: Path) -> None:
     pins.plan = ReadPlan("core", {**TERMS, "brand_new": (Term(1, 5),)})
     pins.rows = [_wire.RawRow(9, 1, 1, 0, (1, 2, 3))]
     choose = pins.choose
@@ -351,7 +353,7 @@ def test_the_error_is_the_one_that_says_most(
 # --- what is made ---------------------------------------------------------------------
 
 
-def test_a_pin(pins: Pins, v2: Path) -> None:
+def test_a_pin_has_its_mode_and_leaves_nothing_open(pins: Pins, v2: Path) -> None:
     before = os.umask(0o077)
     try:
         pin(v2, os.fsencode(pins.root / "new" / "it"), ["anon", "pgfault"], mode=0o440)
@@ -367,7 +369,7 @@ def test_a_pin(pins: Pins, v2: Path) -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
 @pytest.mark.parametrize("order", _options.ORDERS)
-def test_orders(
+def test_each_order_is_attached_and_flushed_as_the_kernel_can(
     order: _options.Order, kernel: Kernel, pins: Pins, v2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_btf, "kernel", kernel.types)
@@ -384,12 +386,14 @@ def test_orders(
     assert made.number("flush") == ways.get(kernel, _program.FLUSH_RSTAT)
 
 
-def test_without_a_flush(pins: Pins, v2: Path) -> None:
+def test_without_a_flush_the_program_does_not_flush(pins: Pins, v2: Path) -> None:
     pin(v2, pins.root / "it", flush=False)
     assert pins.made[-1].number("flush") == _program.FLUSH_NONE
 
 
-def test_a_tree(pins: Pins, v2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tree_is_pinned_in_parts_of_which_the_first_flushes(
+    pins: Pins, v2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_btf, "kernel", LINUX_6_1.types)
     pin_tree(v2, pins.root / "new" / "tree", room=5000, mode=0o400)
     probe, *parts = pins.made
@@ -407,7 +411,7 @@ def test_a_tree(pins: Pins, v2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "nr_parts" not in probe.constants and pins.open() == 0
 
 
-def test_a_tree_that_is_not_whole_is_for_nobody(
+def test_an_incomplete_tree_can_be_read_by_nobody(
     pins: Pins, v2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes = []
@@ -422,17 +426,17 @@ def test_a_tree_that_is_not_whole_is_for_nobody(
     assert set(modes) == {0o700} and len(modes) > 2
 
 
-def test_room_by_default_is_twice_what_is_there(pins: Pins, v2: Path) -> None:
+def test_room_is_twice_what_exists_by_default(pins: Pins, v2: Path) -> None:
     (v2 / "cgroup.stat").write_text("nr_descendants 4999\nnr_dying_descendants 3\n")
     pin_tree(v2, pins.root / "tree")
     count = _create.parts_for(2 * 5000 + 64, _read.capacity(2))
     assert len(os.listdir(pins.root / "tree")) == count
 
 
-def test_room_by_default_is_counted_where_the_kernel_does_not_say(
+def test_room_by_default_is_counted_on_v1(
     pins: Pins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """/proc/cgroups, all there is on v1, counts other trees, and cgroups that wait to be freed."""
+    """cgroup v1 has only /proc/cgroups, which counts all trees, and cgroups not freed yet."""
     cgroup = make_v1(tmp_path / "v1")
     counted: list[str] = []
 
@@ -468,7 +472,7 @@ def test_parts_have_head_room(fit: int) -> None:
 
 
 def mixed(cgroup_id: int) -> int:
-    """As is_in_part() of bpf_src/rows.bpf.h has it."""
+    """What is_in_part() of bpf_src/rows.bpf.h computes."""
     mask = (1 << 64) - 1
     cgroup_id = (cgroup_id ^ cgroup_id >> 33) * 0xFF51AFD7ED558CCD & mask
     cgroup_id = (cgroup_id ^ cgroup_id >> 33) * 0xC4CEB9FE1A85EC53 & mask
@@ -477,7 +481,7 @@ def mixed(cgroup_id: int) -> int:
 
 @pytest.mark.parametrize("stride", [1, 2, 12, 16, 33, 47, 48, 66, 1 << 32])
 def test_ids_with_a_stride_are_spread(stride: int) -> None:
-    """By the same arithmetic; the tests on real kernels hold the program itself against it."""
+    """This checks the arithmetic; the tests on real kernels check the program itself."""
     for fit, room in ((455, 10_000), (53, 10_000), (7, 500)):
         count = _create.parts_for(room, fit)
         sizes = [0] * count
