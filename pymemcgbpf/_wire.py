@@ -15,9 +15,6 @@ MAGIC = 0x4753434D
 END_MAGIC = 0x4553434D
 VERSION = 1
 MAX_ITEMS = 512
-MAX_TERMS = 576
-MAX_BLOCKS = 24
-MAX_WORDS = 1024
 
 ABSENT = (1 << 64) - 1
 """The value of an item that the kernel does not keep."""
@@ -32,10 +29,6 @@ ROW = struct.Struct("=QQII")
 _ID = struct.Struct("=Q")
 # struct memcg_stats_trailer: magic, nr_rows, end_ns
 TRAILER = struct.Struct("=IIQ")
-# struct memcg_stats_term: kind, flags, block, counter, unit
-TERM = struct.Struct("=BBHIQ")
-# struct memcg_stats_block: start, nr_steps, steps[2], offset, size, word, guard
-BLOCK = struct.Struct("=HH6I")
 
 # struct memcg_stats_call: cgroup_id, program, status, nr_rows
 CALL = struct.Struct("=QQII")

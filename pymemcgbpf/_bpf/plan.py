@@ -12,7 +12,7 @@ from .._items import Counters, Field, Item, NodeCounter, Pressure
 from ..errors import BackendUnavailableError
 from . import btf as _btf
 from . import counter_slots as _counter_slots
-from . import program as _program
+from . import terms as _terms
 from .features import EVENTS_KFUNC
 
 
@@ -103,11 +103,9 @@ class Planner(NamedTuple):
                     continue
                 enum, value = self.types.counters[enumerator]
                 if self.backend != "core":
-                    yield Term(_program.KINDS[enum], value)  # the kernel applies the unit
+                    yield Term(_terms.KINDS[enum], value)  # the kernel applies the unit
                 elif self.layout is not None and enumerator in self.layout.slots:
-                    base = PointerPath(
-                        _program.START_MEMCG, (self._member("mem_cgroup", "vmstats"),)
-                    )
+                    base = PointerPath(_terms.START_MEMCG, (self._member("mem_cgroup", "vmstats"),))
                     at = 8 * self.layout.slots[enumerator]
                     yield Term(_word_kind(enum), at, unit_of(source.scale), base)
                 break
@@ -129,41 +127,41 @@ class Planner(NamedTuple):
             enum, _ = self.types.counters.get(enumerator, ("", 0))
             slot = self.layout.slots.get(enumerator, first - 1) - first
             if enum == "node_stat_item" and 0 <= slot < state.length:
-                base = PointerPath(_program.START_MEMCG, steps)
+                base = PointerPath(_terms.START_MEMCG, steps)
                 unit = unit_of(source.of.scale)
-                return (Term(_program.KIND_SIGNED, start + 8 * slot, unit, base),)
+                return (Term(_terms.KIND_SIGNED, start + 8 * slot, unit, base),)
         return ()
 
     def _field(self, source: Field) -> Term:
         if self.backend == "kfunc":
             if source.path == ("memory", "usage"):
-                return Term(_program.KIND_USAGE, 0)
+                return Term(_terms.KIND_USAGE, 0)
             if source.path == ("memory_events",) and EVENTS_KFUNC.is_in(self.types):
-                return Term(_program.KIND_MEMORY_EVENT, self.types.enumerators[source.enumerator])
+                return Term(_terms.KIND_MEMORY_EVENT, self.types.enumerators[source.enumerator])
         at = self._member("mem_cgroup", source.path[0])
         if len(source.path) > 1:
             at += self._member("page_counter", source.path[1])
-        base = PointerPath(_program.START_MEMCG, ())
+        base = PointerPath(_terms.START_MEMCG, ())
         if source.enumerator:
             at += 8 * self.types.enumerators[source.enumerator]
-            return Term(_program.KIND_WORD, at, 1, base)
+            return Term(_terms.KIND_WORD, at, 1, base)
         if source.limit:
-            return Term(_program.KIND_LIMIT, at, 1, base)  # the program applies the unit
-        return Term(_program.KIND_WORD, at, mmap.PAGESIZE, base)
+            return Term(_terms.KIND_LIMIT, at, 1, base)  # the program applies the unit
+        return Term(_terms.KIND_WORD, at, mmap.PAGESIZE, base)
 
     def _pressure(self, source: Pressure) -> Term:
         group = self.types.structs["psi_group"]
         steps = (self._member("cgroup", "psi"),)
-        base = PointerPath(_program.START_CGROUP, steps, group["enabled"].offset)
+        base = PointerPath(_terms.START_CGROUP, steps, group["enabled"].offset)
         at = group["total"].offset + 8 * self.types.enumerators[source.enumerator]
-        return Term(_program.KIND_NANOSECONDS, at, 1, base)
+        return Term(_terms.KIND_NANOSECONDS, at, 1, base)
 
     def _member(self, struct: str, member: str) -> int:
         return self.types.structs[struct][member].offset
 
 
 def _word_kind(enum: str) -> int:
-    return _program.KIND_WORD if enum == "vm_event_item" else _program.KIND_SIGNED
+    return _terms.KIND_WORD if enum == "vm_event_item" else _terms.KIND_SIGNED
 
 
 def unit_of(scale: str) -> int:
@@ -238,21 +236,21 @@ class ReadPlan(NamedTuple):
             for name, item in self.terms.items()
             for at, term in enumerate(item)
         ]
-        room = _wire.MAX_ITEMS, _wire.MAX_TERMS, _wire.MAX_BLOCKS, _wire.MAX_WORDS
+        room = _wire.MAX_ITEMS, _terms.MAX_TERMS, _terms.MAX_BLOCKS, _terms.MAX_WORDS
         words = sum(block.size for block in blocks.values()) // 8
         if any(a > b for a, b in zip((len(self.terms), len(terms), len(blocks), words), room)):
             raise BackendUnavailableError(
                 f"{len(self.terms)} items are too many for the BPF program"
             )
         return {
-            "backend": _program.u32(_program.BACKEND_NUMBERS[self.backend]),
-            "flush": _program.u32(flush_mode),
-            "memory_cgrp_id": _program.u32(_btf.kernel().memory_cgrp_id or 0),
-            "page_size": _program.u32(mmap.PAGESIZE),
-            "nr_blocks": _program.u32(len(blocks)),
-            "blocks": _program.encode_blocks(blocks.values()),
-            "nr_terms": _program.u32(len(terms)),
-            "terms": _program.encode_terms(terms),
+            "backend": _terms.u32(_terms.BACKEND_NUMBERS[self.backend]),
+            "flush": _terms.u32(flush_mode),
+            "memory_cgrp_id": _terms.u32(_btf.kernel().memory_cgrp_id or 0),
+            "page_size": _terms.u32(mmap.PAGESIZE),
+            "nr_blocks": _terms.u32(len(blocks)),
+            "blocks": _terms.encode_blocks(blocks.values()),
+            "nr_terms": _terms.u32(len(terms)),
+            "terms": _terms.encode_terms(terms),
             "header": self.header(order),
         }
 
@@ -269,12 +267,12 @@ def _number(name: str) -> int:
 
 
 def _flags(name: str, last: bool) -> int:
-    flags = _program.TERM_LAST if last else 0
+    flags = _terms.TERM_LAST if last else 0
     on_root = _items.file_of(name) in _items.ON_ROOT
-    return flags if on_root else flags | _program.TERM_NOT_ON_ROOT
+    return flags if on_root else flags | _terms.TERM_NOT_ON_ROOT
 
 
-def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _program.Block]:
+def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _terms.Block]:
     """What is copied out of each structure: from the first word asked for to the last."""
     spans: dict[PointerPath, tuple[int, int]] = {}
     for term in terms:
@@ -286,7 +284,7 @@ def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _program.Block]:
     for base, (first, end) in spans.items():
         first_step, second_step = (*base.steps, 0, 0)[:2]
         enabled_offset = 0 if base.enabled_offset is None else 1 + base.enabled_offset
-        blocks[base] = _program.Block(
+        blocks[base] = _terms.Block(
             start=base.start,
             nr_steps=len(base.steps),
             first_step=first_step,
@@ -301,10 +299,10 @@ def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _program.Block]:
 
 
 def _wire_term(
-    term: Term, blocks: dict[PointerPath, _program.Block], flags: int
-) -> _program.EncodedTerm:
+    term: Term, blocks: dict[PointerPath, _terms.Block], flags: int
+) -> _terms.EncodedTerm:
     if term.base is None:
-        return _program.EncodedTerm(term.kind, flags, 0, term.at, term.unit)
+        return _terms.EncodedTerm(term.kind, flags, 0, term.at, term.unit)
     block = blocks[term.base]
     word = block.word + (term.at - block.offset) // 8
-    return _program.EncodedTerm(term.kind, flags, list(blocks).index(term.base), word, term.unit)
+    return _terms.EncodedTerm(term.kind, flags, list(blocks).index(term.base), word, term.unit)

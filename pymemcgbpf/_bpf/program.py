@@ -4,32 +4,30 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import mmap
 import os
-import struct
 import sys
-from collections.abc import Iterable
 from typing import Any, NamedTuple, Optional
 
-from .. import _signals, _wire
+from .. import _signals
 from .._descriptors import Descriptor, Owned, duplicate, opened_at
 from ..errors import (
     BpfObjectError,
-    BpfPermissionError,
     MemcgError,
-    VerifierError,
     errno_text,
     is_transient,
     shortage,
 )
 from . import btf as _btf
+from . import capabilities as _capabilities
 from . import reload as _reload
 from .bindings import libbpf as _libbpf
 from .bindings import libbpf_log as _libbpf_log
 from .bindings import libbpf_maps as _libbpf_maps
 from .bindings import libbpf_programs as _libbpf_programs
+from .load_errors import load_error
+from .terms import BACKEND_NUMBERS, FLUSH_KFUNC, FLUSH_RFC, u32
 
 _HERE = os.path.dirname(__file__)
 OBJECT_FILE = os.path.join(_HERE, "objects", "memcg_stats.bpf.o")
@@ -50,58 +48,6 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     RUN_TREE: (ROWS, SCRATCHES),
     COPY_TABLES: (),
 }
-
-# enum memcg_stats_backend, _flush, _kind, _start and the flags of bpf_src/memcg_stats.h
-BACKEND_NUMBERS = {"kfunc": 1, "rfc": 2, "core": 3}
-FLUSH_NONE, FLUSH_KFUNC, FLUSH_RFC, FLUSH_RSTAT = 0, 1, 2, 3
-KINDS = {"node_stat_item": 1, "memcg_stat_item": 2, "vm_event_item": 3}
-KIND_MEMORY_EVENT, KIND_USAGE = 4, 5
-KIND_WORD, KIND_SIGNED, KIND_LIMIT, KIND_NANOSECONDS = 6, 7, 8, 9
-TERM_LAST, TERM_NOT_ON_ROOT = 1, 2
-START_MEMCG, START_CGROUP = 0, 1
-
-
-class EncodedTerm(NamedTuple):
-    """One number; an item is the sum of its terms. As struct memcg_stats_term."""
-
-    kind: int
-    flags: int
-    block: int
-    counter: int
-    unit: int
-
-
-class Block(NamedTuple):
-    """What is copied from a structure of the kernel's. As struct memcg_stats_block."""
-
-    start: int
-    nr_steps: int
-    first_step: int
-    second_step: int
-    offset: int
-    size: int
-    word: int
-    enabled_offset: int
-
-
-def u32(value: int) -> bytes:
-    """A constant of type __u32."""
-    return struct.pack("=I", value)
-
-
-def u64(value: int) -> bytes:
-    """A constant of type __u64."""
-    return struct.pack("=Q", value)
-
-
-def encode_terms(terms: Iterable[EncodedTerm]) -> bytes:
-    """The constant ``terms[]``."""
-    return b"".join(_wire.TERM.pack(*term) for term in terms)
-
-
-def encode_blocks(blocks: Iterable[Block]) -> bytes:
-    """The constant ``blocks[]``."""
-    return b"".join(_wire.BLOCK.pack(*block) for block in blocks)
 
 
 class MapSize(NamedTuple):
@@ -128,8 +74,7 @@ class Program:
         self, name: str, constants: dict[str, bytes], rows: Optional[MapSize] = None
     ) -> None:
         self._lib = _libbpf.load()
-        if missing_capabilities():  # spares the kernel, and us, all that follows
-            raise BpfPermissionError(_permission_message(errno.EPERM), errno=errno.EPERM)
+        _capabilities.check()
         _check_spare_descriptors()
         self.key = 0
         if name in (RUN_ONE, RUN_TREE):
@@ -243,7 +188,7 @@ def _loaded(
             return _Loaded(program, rows_map, before.constants.with_values(constants))
         except MemcgError as error:
             if is_transient(error):
-                raise _load_error(error, file, "") from error
+                raise load_error(error, file, "") from error
             # Else libbpf's loader is to try: it has words for what is wrong.
     try:
         return _libbpf_log.run_with_log(
@@ -277,7 +222,7 @@ def _load_object(
     try:
         return _Object(lib, opened).load(file, name, constants, rows)
     except MemcgError as error:
-        raise _load_error(error, file, "".join(log)) from error
+        raise load_error(error, file, "".join(log)) from error
     finally:
         lib.bpf_object__close(opened)
 
@@ -416,89 +361,3 @@ def _open(lib: _libbpf.Libbpf, file: str, log: list[str]) -> Any:
             call=error.call,
             log="".join(log),
         ) from error
-
-
-def _load_error(error: MemcgError, file: str, log: str) -> MemcgError:
-    number = error.errno or 0
-    verdict = _verdict(log)
-    kind: type[MemcgError] = VerifierError
-    if is_transient(error):
-        kind, message = MemcgError, f"the BPF program cannot be loaded: {errno_text(number)}"
-    elif error.call != "bpf_object__load":
-        kind = BpfObjectError
-        message = (
-            f"the BPF object {file} is not the one of this package ({error}): "
-            "install pymemcgbpf again"
-        )
-    elif _CANNOT_LIST_BTF in log:
-        kind, message = BpfPermissionError, _NEEDS_SYS_ADMIN
-    elif number == errno.EPERM or (number == errno.EACCES and not verdict):
-        kind, message = BpfPermissionError, _permission_message(number)
-    elif number == errno.ENOSYS:
-        kind, message = BpfObjectError, "this kernel has no bpf() system call"
-    elif number == errno.ESRCH:  # libbpf's number for it; not "No such process"
-        message = "the BPF program calls a kernel function that is not there"
-    else:
-        message = (
-            f"the kernel refused the BPF program ({errno_text(number)}): "
-            f"{verdict or 'it gave no reason'}"
-        )
-    return kind(message, errno=error.errno, call=error.call, log=log)
-
-
-# An older libbpf looks for a kernel function that is not there in the modules' BTF too,
-# and takes it for a failure when it may not.
-_CANNOT_LIST_BTF = "failed to iterate BTF objects"
-_NEEDS_SYS_ADMIN = (
-    "run as root, grant CAP_SYS_ADMIN in addition to CAP_BPF and CAP_PERFMON, or install libbpf "
-    "1.5 or later: this process may not load BPF programs, because it lacks CAP_SYS_ADMIN, which "
-    "older versions of libbpf need"
-)
-
-
-def _verdict(log: str) -> str:
-    """The verifier's own sentence: its log's last line before the accounts."""
-    _, begin, rest = log.partition("BEGIN PROG LOAD LOG --")
-    if not begin:
-        return ""
-    said = rest.partition("-- END PROG LOAD LOG")[0].splitlines()
-    lines = [line.strip() for line in said if line.strip() and line.strip() != "libbpf:"]
-    while lines and lines[-1].startswith(("processed ", "libbpf:", "verification time ")):
-        lines.pop()
-    return lines[-1] if lines else ""
-
-
-_CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38}
-CAP_SYS_ADMIN = 21
-
-
-def effective_capabilities() -> Optional[int]:
-    """Those that this thread has in effect, a bit each; None where that cannot be seen."""
-    try:
-        with open("/proc/thread-self/status", encoding="utf-8", errors="replace") as status:
-            return next(int(line.split()[1], 16) for line in status if line[:7] == "CapEff:")
-    except (OSError, StopIteration):
-        return None
-
-
-def missing_capabilities() -> list[str]:
-    """Those needed to load the program that this process does not have in effect."""
-    effective = effective_capabilities()
-    # Where it cannot be seen, the kernel will tell.
-    if effective is None or effective >> CAP_SYS_ADMIN & 1:
-        return []
-    return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
-
-
-def _permission_message(number: int) -> str:
-    missing = missing_capabilities()
-    if missing:
-        return (
-            f"this process may not load BPF programs: it lacks {' and '.join(missing)} "
-            "(run it as root, or grant them)"
-        )
-    return (
-        f"the kernel does not let this process use BPF ({errno_text(number)}) although its "
-        "capabilities suffice: look for seccomp (containers), kernel lockdown, a security "
-        "module or a user namespace"
-    )

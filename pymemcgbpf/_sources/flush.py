@@ -8,7 +8,7 @@ import os
 from typing import Optional
 
 from .._bpf import btf as _btf
-from .._bpf import program as _program
+from .._bpf import terms as _terms
 from .._bpf.features import KFUNC_FLUSH, RSTAT_FLUSH
 from .._bpf.plan import ReadPlan
 from .._cgroup import directory as _directory
@@ -72,25 +72,25 @@ class Flush:
             self.pressure.close()
 
 
-NO_FLUSH = Flush(_program.FLUSH_NONE)
+NO_FLUSH = Flush(_terms.FLUSH_NONE)
 
 
 def mode_of(backend: str, *, by_iterator: bool) -> int:
     """How a BPF program can flush on this kernel: an iterator's, or else a syscall program."""
     types = _btf.kernel()
     if backend == "rfc" and by_iterator:
-        return _program.FLUSH_RFC
+        return _terms.FLUSH_RFC
     if KFUNC_FLUSH.is_in(types):
-        return _program.FLUSH_KFUNC
+        return _terms.FLUSH_KFUNC
     if RSTAT_FLUSH.is_in(types) and by_iterator:
-        return _program.FLUSH_RSTAT
-    return _program.FLUSH_NONE
+        return _terms.FLUSH_RSTAT
+    return _terms.FLUSH_NONE
 
 
 def mode_for(plan: ReadPlan, flush: bool, *, by_iterator: bool) -> int:
     """How a program of a plan is to flush, if it is to flush at all."""
     if not (flush and plan.needs_flush):
-        return _program.FLUSH_NONE
+        return _terms.FLUSH_NONE
     return mode_of(plan.backend, by_iterator=by_iterator)
 
 
@@ -122,12 +122,12 @@ def before_walking(
 
 def within(mode: int, cgroup: Cgroup) -> Flush:
     """Flushes a cgroup, with what is below it: by the program if it can, else by a file."""
-    return Flush(mode) if mode != _program.FLUSH_NONE else by_file(cgroup)
+    return Flush(mode) if mode != _terms.FLUSH_NONE else by_file(cgroup)
 
 
 def by_file(cgroup: Cgroup) -> Flush:
     """Flushes a cgroup, with what is below it, by a file of its own."""
-    return Flush(_program.FLUSH_NONE, (_files.CgroupFile(cgroup, cheapest_file(cgroup)),))
+    return Flush(_terms.FLUSH_NONE, (_files.CgroupFile(cgroup, cheapest_file(cgroup)),))
 
 
 def cheapest_file(cgroup: Cgroup) -> str:

@@ -9,6 +9,7 @@ from typing import Callable, TypeVar
 from .. import _options
 from .._bpf import btf as _btf
 from .._bpf import program as _program
+from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.features import CHILDREN
 from .._cgroup import diagnosis as _diagnosis
@@ -47,7 +48,7 @@ def walk_order(order: int, cgroup: Cgroup) -> tuple[int, dict[str, bytes]]:
     """
     if order != _options.CHILDREN or CHILDREN.is_in(_btf.kernel()):
         return order, {}
-    return _options.PRE, {"children_of": _program.u64(cgroup.id)}
+    return _options.PRE, {"children_of": _terms.u64(cgroup.id)}
 
 
 def read_iterator(

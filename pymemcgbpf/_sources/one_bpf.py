@@ -11,6 +11,7 @@ from typing import Optional, Union
 
 from .. import _options, _wire
 from .._bpf import program as _program
+from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.plan import ReadPlan
@@ -208,8 +209,8 @@ class StatSourceFactory:
         if (
             transport == "run"
             and flush
-            and _flush.mode_of(backend, by_iterator=False) == _program.FLUSH_NONE
-            and _flush.mode_of(backend, by_iterator=True) != _program.FLUSH_NONE
+            and _flush.mode_of(backend, by_iterator=False) == _terms.FLUSH_NONE
+            and _flush.mode_of(backend, by_iterator=True) != _terms.FLUSH_NONE
             and _flush.cheapest_file(cgroup) == MEMORY_STAT
         ):
             return "the flush would take the text of memory.stat"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
-from .._bpf import program as _program
+from .._bpf import capabilities as _capabilities
 from .._bpf.features import Feature
 from ..errors import (
     BpfPermissionError,
@@ -48,7 +48,7 @@ def remedy(error: MemcgError) -> str:
     if isinstance(error, (LibbpfNotFoundError, LibbpfTooOldError, BtfNotFoundError)):
         return str(error).rpartition(": ")[2]  # these messages end with it
     if isinstance(error, BpfPermissionError):
-        missing = _program.missing_capabilities()
+        missing = _capabilities.missing()
         if missing:
             return f"run it as root, or grant {' and '.join(missing)}"
     return ""

@@ -12,6 +12,7 @@ from .. import _fork, _items
 from .._bpf import btf as _btf
 from .._bpf import counter_slots as _counter_slots
 from .._bpf import program as _program
+from .._bpf import terms as _terms
 from .._bpf.features import CORE
 from .._bpf.plan import PointerPath, ReadPlan, Term, Terms, guessed, unit_of
 from .._cgroup import directory as _directory
@@ -137,8 +138,8 @@ def from_kernel_tables(types: _btf.KernelTypes) -> Optional[_counter_slots.Layou
         program = _program.Program(
             _program.COPY_TABLES,
             {
-                "stats_index_size": _program.u32(stats_size),
-                "events_index_size": _program.u32(width * events_size),
+                "stats_index_size": _terms.u32(stats_size),
+                "events_index_size": _terms.u32(width * events_size),
             },
         )
         try:
@@ -299,9 +300,9 @@ class _WordReader:
     """Reads all the words of a cgroup's counters, whatever they count."""
 
     def __init__(self, types: _btf.KernelTypes, cgroup: Cgroup) -> None:
-        base = PointerPath(_program.START_MEMCG, (types.structs["mem_cgroup"]["vmstats"].offset,))
+        base = PointerPath(_terms.START_MEMCG, (types.structs["mem_cgroup"]["vmstats"].offset,))
         terms: Terms = {}
-        for array, kind in (("state", _program.KIND_SIGNED), ("events", _program.KIND_WORD)):
+        for array, kind in (("state", _terms.KIND_SIGNED), ("events", _terms.KIND_WORD)):
             member = types.vmstats[array]
             for at in range(member.offset // 8, member.offset // 8 + member.length):
                 terms[str(at)] = (Term(kind, 8 * at, 1, base),)

@@ -11,6 +11,7 @@ from typing import NamedTuple, Optional, Union
 
 from .. import _fork, _items, _options, _wire
 from .._bpf import program as _program
+from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.plan import ReadPlan
@@ -237,7 +238,7 @@ def estimate_rows(cgroup: Cgroup, order: str) -> int:
 
 def count_rows(cgroup: Cgroup, plan: ReadPlan) -> int:
     """How many rows a tree has now, by a walk."""
-    constants = plan.constants(_program.FLUSH_NONE, _options.PRE)
+    constants = plan.constants(_terms.FLUSH_NONE, _options.PRE)
     room = _program.MapSize(plan.row_size, 1)
     walker = IteratorWalker(constants, room, cgroup, _options.PRE)
     try:

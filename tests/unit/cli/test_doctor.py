@@ -14,6 +14,7 @@ import pytest
 
 from pymemcgbpf import BpfPermissionError, BtfNotFoundError, LibbpfNotFoundError
 from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import capabilities as _capabilities
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.counter_slots import Layout
@@ -70,7 +71,7 @@ class Machine:
         self.set(_btf, "kernel", LINUX_7_3.types)
         self.set(_libbpf, "load", lambda: _Library("1.5"))
         self.set(_program, "read_object", lambda: b"1234")
-        self.set(_program, "effective_capabilities", lambda: ROOT)
+        self.set(_capabilities, "effective", lambda: ROOT)
         self.set(_slot_discovery, "find", lambda *_: Layout({}, 0, False))
         self.set(_choose, "BPF_OPENER", _TextAsBpf())
 
@@ -150,7 +151,7 @@ def look(
 
 
 def capable(effective: Optional[int]) -> tuple[object, str, object]:
-    return _program, "effective_capabilities", lambda: effective
+    return _capabilities, "effective", lambda: effective
 
 
 UNKNOWN = "could not tell"
