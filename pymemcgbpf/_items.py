@@ -436,16 +436,19 @@ def unknown(name: str) -> Item:
 
 
 def requested_names(items: Optional[Iterable[str]]) -> Optional[tuple[str, ...]]:
-    """The names a caller asked for, each once and in order; None for all of memory.stat.
+    """The names that a caller asked for, each once and in order; None for the default items.
 
     Raises:
-        TypeError: not an iterable of str; a single str is most likely a slip.
-        ValueError: no name at all.
+        TypeError: *items* is not an iterable of str. A single str is refused, too: it is an
+            iterable of its letters, which nobody means.
+        ValueError: *items* has no name.
     """
     if items is None:
         return None
     if isinstance(items, (str, bytes)):
         raise TypeError(f"items must be a list of names, not the single {items!r}")
+    if not isinstance(items, Iterable):
+        raise TypeError(f"items must be a list of names of items, not {type(items).__name__}")
     names = tuple(items)
     for name in names:
         if not isinstance(name, str):

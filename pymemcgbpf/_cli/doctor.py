@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -307,6 +308,11 @@ _TO_SEE_TABLES = (
 
 
 def _reads(what: str, path: Optional[str], backend: _options.Backend, transport: str) -> _Check:
+    if backend in _FEATURES:
+        # A reader would advise backend="auto", which does not help here: "in use" tries it anyway.
+        with contextlib.suppress(BackendUnavailableError):
+            if not _FEATURES[backend].is_in(_btf.kernel()):
+                return _Check(_NO, _FEATURES[backend].explain(_btf.kernel()))
     began = time.perf_counter()
     with _reader(what, path, backend, transport) as reader:
         made = time.perf_counter()
@@ -320,6 +326,9 @@ def _reads(what: str, path: Optional[str], backend: _options.Backend, transport:
             f"{items} in {(ended - made) * 1e6:,.0f} µs, once there was a reader "
             f"({(made - began) * 1e3:,.1f} ms)",
         )
+
+
+_FEATURES = {"kfunc": KFUNC, "rfc": RFC}
 
 
 def _in_use(path: Optional[str]) -> _Check:

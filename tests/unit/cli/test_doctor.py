@@ -256,6 +256,18 @@ def test_btf_is_looked_for_where_there_is_no_libbpf(
     assert examined(capsys, v2, 0)["BTF"] == ("ok", f"{tmp_path}/vmlinux, 5 bytes")
 
 
+@pytest.mark.parametrize("json_option", [(), ("--json",)])
+def test_no_line_advises_an_option_that_doctor_does_not_have(
+    json_option: tuple[str, ...], machine: Machine, v2: Path, capsys: Captured
+) -> None:
+    machine.set(_btf, "kernel", LINUX_6_18.types)
+    assert main(["doctor", str(v2), *json_option]) == 0
+    out = capsys.readouterr().out
+    assert "bpf_get_mem_cgroup (Linux 7.0 or later)" in out
+    assert "memcg_node_stat_fetch (no released kernel)" in out
+    assert "backend=" not in out
+
+
 def test_text_alone_is_status_1(machine: Machine, v2: Path, capsys: Captured) -> None:
     machine.set(_choose, "BPF_OPENER", RefuseBpf())
     shown = examined(capsys, v2, 1)
@@ -301,6 +313,18 @@ def test_default_is_the_nearest_with_statistics(
     monkeypatch.setattr(_mounts, "own_cgroup", lambda: str(below))
     assert main(["doctor"]) == 0
     assert f"{v2}/memory.stat\n" in capsys.readouterr().out
+
+
+def test_with_20_file_descriptors_each_check_still_has_a_line(run_python: RunPython) -> None:
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); "
+        "from pymemcgbpf._cli.main import main; sys.exit(main())"
+    )
+    ran = run_python("-c", code, "doctor")
+    lines = ran.stdout.splitlines()
+    assert ran.stderr == "" and len(lines) == 28
+    assert {line[:14].rstrip() for line in lines} <= {"ok", "no", "could not tell"}
+    assert lines[-1][16:].startswith("in use ") and ran.returncode == (lines[-1][:2] != "ok")
 
 
 def test_whatever_machine_this_is_it_is_no_traceback(run_python: RunPython) -> None:

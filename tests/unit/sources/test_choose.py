@@ -163,6 +163,27 @@ def test_an_unknown_name_lists_the_close_ones(
     assert world.made == []
 
 
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("rss", "anon"),
+        ("total_rss", "anon"),
+        ("cache", "file"),
+        ("total_cache", "file"),
+        ("mapped_file", "file_mapped"),
+        ("total_pgfault", "pgfault"),
+    ],
+)
+def test_a_name_of_cgroup_v1_is_answered_with_the_item_of_the_same_number(
+    name: str, own: str, world: World, v2: Path, opened: Opened
+) -> None:
+    with pytest.raises(UnknownItemError) as caught:
+        choose(opened(v2), (name,), True, "auto")
+    said = f"no item is called {name!r}: it is cgroup v1's name for {own!r}, use {own!r}"
+    assert str(caught.value) == said
+    assert caught.value.suggestions == (own,)
+
+
 def test_an_unknown_name_with_nothing_close(world: World, v2: Path, opened: Opened) -> None:
     with pytest.raises(UnknownItemError) as caught:
         choose(opened(v2), ("xyzzy",), True, "auto")
@@ -876,7 +897,7 @@ def test_a_group_is_all_of_it(
 
 @pytest.mark.parametrize("backend", ["auto", "core", "text"])
 def test_a_group_that_nobody_knows(backend: str, world: World, v2: Path, opened: Opened) -> None:
-    with pytest.raises(UnknownItemError, match=r"no item is called like 'nothing\*'") as caught:
+    with pytest.raises(UnknownItemError, match=r"no item matches 'nothing\*'") as caught:
         choose(opened(v2), ("anon", "nothing*"), True, backend)
     assert (caught.value.item, caught.value.suggestions) == ("nothing*", ())
 
