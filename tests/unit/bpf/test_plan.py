@@ -29,7 +29,7 @@ def source(backend: str, kernel: Kernel = LINUX_6_18, *functions: str) -> Planne
     types = types._replace(functions=types.functions | set(functions))
     layout = None
     if backend == "core":
-        layout = _counter_slots.Layout(kernel.slots(), 0, False)
+        layout = _counter_slots.Layout(kernel.slots(), False)
     return Planner(backend, types, layout)
 
 
@@ -80,7 +80,7 @@ def test_what_this_kernel_lacks_has_no_terms(backend: str, name: str) -> None:
 
 
 def test_a_counter_that_this_kernel_does_not_keep_is_no_term() -> None:
-    only = _counter_slots.Layout({"NR_SLAB_RECLAIMABLE_B": 5}, 0, False)
+    only = _counter_slots.Layout({"NR_SLAB_RECLAIMABLE_B": 5}, False)
     made = Planner("core", LINUX_6_18.types(), only)
     assert made.terms_of("slab") == (Term(_terms.KIND_SIGNED, 40, 1, VMSTATS),)
     assert made.terms_of("anon") == ()
@@ -88,7 +88,7 @@ def test_a_counter_that_this_kernel_does_not_keep_is_no_term() -> None:
 
 def test_what_is_not_proved_of_a_rebuilt_order_is_withheld() -> None:
     slots = {"NR_SLAB_RECLAIMABLE_B": 5, "NR_ANON_MAPPED": 14}
-    layout = _counter_slots.Layout(slots, 0, True, not_kept=frozenset({"PSWPIN"}))
+    layout = _counter_slots.Layout(slots, True, not_kept=frozenset({"PSWPIN"}))
     made = Planner("core", LINUX_6_18.types(), layout)
     assert made.terms_of("anon") == (Term(_terms.KIND_SIGNED, 112, PAGE, VMSTATS),)
     assert made.terms_of("slab_reclaimable")
@@ -125,7 +125,7 @@ def test_an_item_of_tomorrow_is_guessed_by_its_enumerator(
     factors = {"NR_TOMORROW": PAGE, "MEMCG_TOMORROW": PAGE, "NR_TOMORROW_KB": 1024}
     types = LINUX_6_18.types()
     types = types._replace(counters={**types.counters, enumerator: ("node_stat_item", 999)})
-    made = Planner("core", types, _counter_slots.Layout({enumerator: 3}, 0, False))
+    made = Planner("core", types, _counter_slots.Layout({enumerator: 3}, False))
     assert [term.unit for term in made.terms_of(name)] == [factors.get(enumerator, 1)]
     assert guessed(name, ["OTHER"]) is None
 
@@ -209,7 +209,7 @@ def test_a_kernel_without_a_structure_has_none_of_its_items(struct_: str) -> Non
 @pytest.mark.parametrize("backend", ["kfunc", "core"])
 def test_a_node_s_counter(backend: str, kernel: Kernel) -> None:
     types, slots = kernel.types(), kernel.slots()
-    made = Planner(backend, types, _counter_slots.Layout(slots, 0, False))
+    made = Planner(backend, types, _counter_slots.Layout(slots, False))
     for key, enumerator, unit in (
         ("anon", "NR_ANON_MAPPED", PAGE),
         ("kernel_stack", "NR_KERNEL_STACK_KB", 1024),
@@ -229,7 +229,7 @@ def test_a_node_s_counter(backend: str, kernel: Kernel) -> None:
 
 def test_what_is_not_counted_by_node_has_no_node_s_counter() -> None:
     for kernel in KERNELS.values():
-        made = Planner("core", kernel.types(), _counter_slots.Layout(kernel.slots(), 0, False))
+        made = Planner("core", kernel.types(), _counter_slots.Layout(kernel.slots(), False))
         for key in ("sock", "percpu", "pgfault", "kernel"):
             assert made.terms_of(f"memory.numa_stat.{key}.N0") == ()
 
@@ -394,7 +394,7 @@ def test_too_many_items(items: int, terms: int, blocks: int, words: int) -> None
 
 @pytest.mark.parametrize("backend", ["kfunc", "core"])
 def test_all_items_of_a_machine_with_eight_nodes_fit(backend: str) -> None:
-    layout: Optional[_counter_slots.Layout] = _counter_slots.Layout(LINUX_7_3.slots(), 0, False)
+    layout: Optional[_counter_slots.Layout] = _counter_slots.Layout(LINUX_7_3.slots(), False)
     made = Planner(backend, LINUX_7_3.types(), layout)
     printed = LINUX_7_3.printed.split()
     nodes = [f"memory.numa_stat.{name}.N{node}" for node in range(8) for name in printed]

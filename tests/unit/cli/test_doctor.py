@@ -54,8 +54,8 @@ NO_LIBBPF = raising(LibbpfNotFoundError("libbpf.so.1 cannot be loaded: apt-get i
 NO_BTF = raising(BtfNotFoundError("no BTF: it needs CONFIG_DEBUG_INFO_BTF=y"))
 NO_OBJECT = raising(BpfObjectError("the BPF object cannot be read: install pymemcgbpf again"))
 SLOTS = {"NR_ANON_MAPPED": 3, "NR_FILE_PAGES": 4, "PGFAULT": 9}
-REBUILT = lambda *_: Layout(SLOTS, 0, True)  # noqa: E731
-PARTLY = lambda *_: Layout({"NR_ANON_MAPPED": 3}, 0, True)  # noqa: E731
+REBUILT = lambda *_: Layout(SLOTS, True)  # noqa: E731
+PARTLY = lambda *_: Layout({"NR_ANON_MAPPED": 3}, True)  # noqa: E731
 NO_LAYOUT = raising(BackendUnavailableError("where the counters are is not known"))
 NO_PERMISSION = raising(BpfPermissionError("lacks CAP_BPF"))
 
@@ -72,7 +72,7 @@ class Machine:
         self.set(_libbpf, "load", lambda: _Library("1.5"))
         self.set(_program, "read_object", lambda: b"1234")
         self.set(_capabilities, "effective", lambda: ROOT)
-        self.set(_slot_discovery, "find", lambda *_: Layout({}, 0, False))
+        self.set(_slot_discovery, "find", lambda *_: Layout({}, False))
         self.set(_choose, "BPF_OPENER", _TextAsBpf())
 
     def set(self, where: Any, name: str, value: Any) -> None:

@@ -87,7 +87,7 @@ class World:
     def layout(self, types: _btf.KernelTypes, cgroup: Cgroup) -> _counter_slots.Layout:
         if self.layout_error is not None:
             raise self.layout_error
-        return _counter_slots.Layout(LINUX_6_18.slots(), 8 * 71, False)
+        return _counter_slots.Layout(LINUX_6_18.slots(), False)
 
     def source(self, cgroup: Cgroup, plan: ReadPlan, flush: bool, transport: str) -> Any:
         return Source(self, plan.backend, transport, plan.terms)
@@ -1120,7 +1120,7 @@ class Looks:
 
 
 def rebuilt(unproved: Iterable[str] = (), **slots: int) -> _counter_slots.Layout:
-    return _counter_slots.Layout(slots, 8, True, frozenset(unproved))
+    return _counter_slots.Layout(slots, True, frozenset(unproved))
 
 
 @pytest.mark.usefixtures("unknown_layout")
@@ -1171,7 +1171,6 @@ def test_what_is_not_proved_yet_is_looked_for_again(
 
 VMALLOC_UNPROVED = _counter_slots.Layout(
     {name: at for name, at in LINUX_6_18.slots().items() if name != "MEMCG_VMALLOC"},
-    8 * 71,
     True,
     frozenset({"MEMCG_VMALLOC"}),
 )
@@ -1224,7 +1223,7 @@ def test_v1_s_text_has_fewer_items_than_are_not_proved(
 ) -> None:
     world.types = world.types._replace(functions=frozenset())
     slots = {name: at for name, at in LINUX_6_18.slots().items() if name != "NR_FILE_PAGES"}
-    layout = _counter_slots.Layout(slots, 8 * 71, True, frozenset({"NR_FILE_PAGES"}))
+    layout = _counter_slots.Layout(slots, True, frozenset({"NR_FILE_PAGES"}))
     monkeypatch.setattr(_slot_discovery, "find", lambda *_: layout)
     cgroup = opened(make_v1(tmp_path / "old"))
     choice = choose(cgroup, None, True, "auto")
