@@ -449,7 +449,7 @@ def requested_names(items: Optional[Iterable[str]]) -> Optional[tuple[str, ...]]
 
     Raises:
         TypeError: *items* is not an iterable of str. A single str is refused, too: it is an
-            iterable of its letters, which nobody means.
+            iterable of its letters, which is never meant.
         ValueError: *items* has no name.
     """
     if items is None:

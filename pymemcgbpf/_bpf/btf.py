@@ -149,8 +149,8 @@ class Types:
         return 0
 
     def _type(self, type_id: int) -> tuple[int, int, int, int, Any]:
-        """The kind, the number of members, the offset of the name, the size or type, and the address
-        of the members."""
+        """The kind, the number of members, the offset of the name, the size or type, and the
+        address of the members of a type."""
         pointer = self._lib.btf__type_by_id(self._btf, type_id)
         head = pointer.contents
         kind, count = head.info >> 24 & 0x1F, head.info & 0xFFFF
@@ -165,7 +165,7 @@ class Types:
         return (name or b"").decode()
 
     def has_function(self, name: str) -> bool:
-        """Whether there is a function of this name. BPF may not be allowed to call it."""
+        """Whether a function of this name exists. BPF may be forbidden to call it."""
         return self._find(name, _FUNC) > 0
 
     def enumerators(self, enum: str) -> dict[str, int]:

@@ -190,9 +190,9 @@ _EVENT_ORDER = tuple(
 
 # Enumerators that some released kernels have without keeping the counter per cgroup. Each comes
 # with other enumerators that only kernels have which do keep it: if BTF has one of these, the
-# counter is kept. Every other counter of the two orders has always been kept since the kernel has had both its
-# enumerator and an order. A wrong assumption that a counter is not kept does no harm: its slot then
-# counts as one of an unknown counter.
+# counter is kept. Every other counter of the two orders has always been kept since the kernel has
+# had both its enumerator and an order. A wrong assumption that a counter is not kept does no
+# harm: its slot then counts as one of an unknown counter.
 _DOUBTFUL: dict[str, tuple[str, ...]] = {
     # 7.3, with the vmstat-derived cost of reclaim
     **dict.fromkeys(("NR_VMSCAN_WRITE", "PGROTATE_ANON", "PGROTATE_FILE"), ("PGROTATE_ANON",)),

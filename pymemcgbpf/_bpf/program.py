@@ -218,7 +218,7 @@ def _load_object(
 ) -> _Loaded:
     """Loads a program through libbpf.
 
-    The descriptors are duplicated, and libbpf's object is closed at once: later it would close its
+    The descriptors are duplicated, and libbpf's object is closed here: later it would close its
     descriptors' numbers even if other files had them by then.
     """
     opened = _open(lib, file, log)

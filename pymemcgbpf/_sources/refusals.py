@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Why backends and transports cannot serve, and what users read about it."""
+"""Why backends and transports do not work here, and what users read about it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from ..errors import (
 
 
 class Refusal(NamedTuple):
-    """Why something cannot serve. It holds no exception: a traceback would keep files open.
+    """Why a backend or transport does not work. It holds no exception, because the traceback would
+    keep files open.
 
     Attributes:
         name: the backend or transport.
@@ -55,7 +56,7 @@ def remedy(error: MemcgError) -> str:
 
 
 def summary(refusals: Iterable[Refusal]) -> str:
-    """Who refused, and why, in full: the text of an error."""
+    """All refusals with their reasons in full: the text of an error."""
     names: dict[str, list[str]] = {}
     for refusal in refusals:
         names.setdefault(refusal.why, []).append(refusal.name)
@@ -63,10 +64,10 @@ def summary(refusals: Iterable[Refusal]) -> str:
 
 
 def fallback_reason(refusals: Iterable[Refusal]) -> str:
-    """Why nothing better serves, as short as it can be said.
+    """Why nothing faster is used, as short as possible.
 
-    It begins with what can be done. That the kernel is too old for something is said only where
-    there is nothing else to say, and only of what some released kernel has.
+    It begins with what can be done. That the kernel is too old for a feature is mentioned only if
+    there is no other reason, and only if some released kernel has the feature.
     """
     others = [refusal for refusal in refusals if refusal.feature is None]
     if others:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Which items a caller wants of a cgroup, and which of them the cgroup's files have."""
+"""Which items a caller wants, and which of them the cgroup's files have."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..errors import ItemUnavailableError, UnknownItemError
 
 
 class WantedItems:
-    """The names that a caller gave, on one cgroup.
+    """The items that a caller wants of one cgroup.
 
     Attributes:
-        names: items and groups; None for all of memory.stat and memory.current.
+        names: the names of items and groups; None for all of memory.stat and memory.current.
         required: the items among them, which must be there. Group members that this kernel
             lacks are skipped instead.
         shown: what the cgroup's files have.
@@ -49,10 +49,10 @@ class WantedItems:
                 raise _unknown(name, known)
 
     def expanded(self, offered: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
-        """The names of all items that are wanted; each group becomes its members.
+        """The names of all wanted items. Each group is replaced by its members.
 
         Args:
-            offered: file's name → its items.
+            offered: returns the items of a file.
 
         Raises:
             ItemUnavailableError: no item is left.
@@ -91,7 +91,7 @@ class WantedItems:
 
 
 def unavailable(missing: Sequence[str], where: str) -> ItemUnavailableError:
-    """The error for known items that are not there."""
+    """The error for known items that are missing."""
     listed = ", ".join(map(repr, missing))
     return ItemUnavailableError(f"{where} does not have {listed}", item_names=missing)
 
