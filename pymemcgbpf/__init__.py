@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Reads the statistics of memory cgroups as numbers, through BPF where the kernel allows it::
+"""Reads the statistics of memory cgroups as numbers, through BPF where the kernel allows it.
+
+An example::
 
     >>> import pymemcgbpf as memcg
     >>> memcg.read_stats("/sys/fs/cgroup/system.slice", ["anon", "file", "pgfault"])
@@ -65,7 +67,7 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 
-__all__ = [  # what is used most, first; the errors last
+__all__ = [  # in the order of help(): the most used names first, the errors last
     "read_stats",
     "StatsReader",
     "TreeReader",
@@ -106,7 +108,7 @@ __all__ = [  # what is used most, first; the errors last
     "VerifierError",
 ]
 
-# Where the names are that are not in errors.py, and the modules that are public themselves.
+# The module of each public name that is not in errors.py, and the public modules.
 _LAZY_EXPORTS = {
     "ABSENT": "snapshot",
     "Item": "_items",
@@ -126,7 +128,7 @@ _LAZY_EXPORTS = {
 }
 _PUBLIC_MODULES = ("errors", "reader", "snapshot")
 
-if not TYPE_CHECKING:  # else a type checker would take any name for one of ours
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name):
         import importlib
@@ -145,9 +147,8 @@ def __dir__() -> list[str]:
 
 
 def _unbuilt() -> str:
-    """What to do where this is the source tree, which has no BPF object until it is built; ""
-    where this is anything else."""
-    file = globals().get("__file__")  # which some that freeze programs leave out
+    """A warning if the package was imported from a source tree that is not built; "" otherwise."""
+    file = globals().get("__file__")  # tools that freeze programs may leave it out
     if not file or os.path.exists(os.path.join(os.path.dirname(file), _BPF_OBJECT)):
         return ""
     tree = os.path.dirname(os.path.dirname(os.path.abspath(file)))
@@ -161,7 +162,7 @@ def _unbuilt() -> str:
 
 
 def _warn_if_unbuilt() -> None:
-    """At once, as otherwise only a reader's ``.fallback_reason`` would say so."""
+    """Warns on import; otherwise only a reader's ``.fallback_reason`` would say so."""
     message = _unbuilt()
     if message:
         import warnings

@@ -31,26 +31,34 @@ _readers_lock = _fork.renewed_lock(__name__, "_readers_lock")
 def read_stats(
     cgroup_path: Path, items: Optional[Iterable[str]] = None, *, flush: bool = True
 ) -> dict[str, int]:
-    """One cgroup's memory statistics, now::
+    """Reads the current memory statistics of one cgroup::
 
         >>> read_stats("/sys/fs/cgroup/system.slice", ["anon", "file", "pgfault"])
         {'anon': 17727488, 'file': 708608, 'pgfault': 1613}
 
-    The readers of the last 32 cgroups and choices of items are kept, so that a second
-    call costs little more than :meth:`StatsReader.read`; :func:`clear_cache` empties them.
+    The readers of the last 32 combinations of arguments are kept, so a second call with the same
+    arguments costs little more than :meth:`StatsReader.read`. :func:`clear_cache` closes them.
 
     Args:
-        cgroup_path: the cgroup's directory.
-        items: names of items and groups, as :class:`StatsReader` takes them.
-        flush: True for values as fresh as those of memory.stat read at that moment.
+        cgroup_path: The directory of the cgroup.
+        items: The names of items and groups, as in :class:`StatsReader`. None stands for all of
+            memory.stat and "memory.current".
+        flush: True for values as fresh as those of memory.stat, read at that moment. False for
+            values that may be 2 seconds old.
 
     Returns:
-        Item's name → value in its file's unit (bytes, a count, or microseconds).
+        A dict from the name of each item to its value. The unit is bytes, a count or
+        microseconds, as in the item's file. A limit that is not set is :data:`UNLIMITED`.
 
     Raises:
-        What :class:`StatsReader` with ``backend="auto"`` raises.
+        CgroupNotFoundError, NotACgroupError, CgroupPermissionError, MemoryControllerError,
+        CgroupRemovedError: The cgroup cannot be read.
+        UnknownItemError: There is no item of this name.
+        ItemUnavailableError: The item exists, but not here.
+        TypeError: *items* is not a list of names.
+        ValueError: *items* is empty.
     """
-    # As given where it can be a key; other iterables are made tuples first.
+    # A tuple can be a key as it is; other iterables are converted first.
     names = items if items is None or type(items) is tuple else requested_names(items)
     path = os.fsdecode(cgroup_path)
     key = (path, names, bool(flush))
@@ -63,7 +71,7 @@ def read_stats(
             try:
                 return reader.read()
             except (CgroupRemovedError, ClosedError):
-                pass  # ClosedError: put out of the cache by another thread
+                pass  # ClosedError: another thread has removed it from the cache
             except MemcgError as error:
                 if error.errno != errno.EBADF:
                     raise
@@ -87,8 +95,8 @@ def _forget(key: object, reader: StatsReader) -> None:
 
 
 def _forget_lost() -> None:
-    """Forgets all readers whose files somebody else has closed, as a daemon does: the next ones'
-    files will have their numbers."""
+    """Forgets all readers whose files other code has closed, as a program does that becomes a
+    daemon: new files would get the same descriptor numbers."""
     with _readers_lock:
         lost = [(key, reader) for key, reader in _readers.items() if reader._is_lost()]
     for key, reader in lost:
@@ -106,7 +114,11 @@ def _keep(key: object, reader: StatsReader) -> None:
 
 
 def clear_cache() -> None:
-    """Closes what :func:`read_stats` keeps, and unloads the BPF programs nobody uses."""
+    """Closes the readers that :func:`read_stats` keeps, and unloads unused BPF programs.
+
+    It also clears what was cached about this kernel's counters after a failed search. Readers that
+    the caller has created stay open.
+    """
     with _readers_lock:
         readers = list(_readers.values())
         _readers.clear()
@@ -116,23 +128,26 @@ def clear_cache() -> None:
 
 
 def list_items(cgroup_path: Optional[Path] = None) -> tuple[Item, ...]:
-    """The items that this kernel offers, file by file, as the group ``"*"`` has them::
+    """Lists the items that this kernel offers, file by file, in the order of the group ``"*"``::
 
         >>> item = list_items()[0]
         >>> item.name, item.unit, item.kind, item.file, item.description
         ('anon', 'bytes', 'gauge', 'memory.stat', 'anonymous memory in use')
 
-    On cgroup v2 these are the lines of the cgroup's files (for a hierarchy's root, which
-    lacks some of them, of a cgroup below it), so nothing is needed that reading them does
-    not need. On cgroup v1 they depend on the backend that "auto" finds.
+    On cgroup v2 these are the lines of the cgroup's files, so this needs no BPF. The root of a
+    hierarchy lacks some files; for it, they are the lines of a cgroup below it. On cgroup v1 the
+    result depends on the backend that "auto" finds.
 
     Args:
-        cgroup_path: where to look; None for the process's own cgroup, or the nearest
-            above it that has a memory.stat.
+        cgroup_path: The directory of the cgroup to look at. None stands for the process's own
+            cgroup, or the nearest one above it that has a memory.stat.
+
+    Returns:
+        A tuple of :class:`Item`.
 
     Raises:
-        CgroupNotFoundError, NotACgroupError, CgroupPermissionError,
-        MemoryControllerError, CgroupRemovedError: of the path.
+        CgroupNotFoundError, NotACgroupError, CgroupPermissionError, MemoryControllerError,
+        CgroupRemovedError: The cgroup cannot be read.
     """
     with _directory.opened_or_own(cgroup_path) as cgroup:
         shown = PresentItems(cgroup, walks=True)
@@ -146,16 +161,24 @@ def list_items(cgroup_path: Optional[Path] = None) -> tuple[Item, ...]:
 
 
 def unknown_keys(cgroup_path: Optional[Path] = None) -> tuple[str, ...]:
-    """The keys of this kernel's memory.stat that this version of the package does not know::
+    """Lists the keys of memory.stat that this version of the package does not know::
 
         >>> unknown_keys()
         ()
 
-    They are items nevertheless, under these names: through BPF where the kernel has an
-    enumerator of the name and its values are memory.stat's own, else through text. None on
-    cgroup v1.
+    Such keys are items all the same, and readers accept their names. They are read through BPF if
+    the kernel has an enumerator of the same name whose values agree with memory.stat, and as text
+    otherwise. On cgroup v1 the result is always empty.
 
-    Args and Raises: as :func:`list_items`.
+    Args:
+        cgroup_path: The directory of the cgroup to look at, as in :func:`list_items`.
+
+    Returns:
+        A tuple of keys, in the order of memory.stat.
+
+    Raises:
+        CgroupNotFoundError, NotACgroupError, CgroupPermissionError, MemoryControllerError,
+        CgroupRemovedError: The cgroup cannot be read.
     """
     with _directory.opened_or_own(cgroup_path) as cgroup:
         if cgroup.version == 1:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The catalogue: every item by its name, and which of the kernel's counters it is made of.
+"""The catalogue: every item by its name, and the kernel's counters that make it up.
 
-Names, never numbers: an enumerator's value and a field's place differ from kernel to
-kernel and are looked up in the running kernel's BTF. Source: ``memory_stats[]``,
+It has names of enumerators and fields, never their values or offsets. These differ between
+kernels and are looked up in the BTF of the running one. Source: ``memory_stats[]``,
 ``memcg_vm_event_stat[]``, ``memcg_stat_format()`` and the ``memory_files[]``,
 ``swap_files[]`` and ``zswap_files[]`` in the kernel's mm/memcontrol.c, and ``psi_show()``
 in its kernel/sched/psi.c, Linux 6.1 to 7.3.
@@ -33,7 +33,7 @@ __all__ = [
     "requested_names",
 ]
 
-# How a counter's own unit becomes its item's.
+# The units of the kernel's counters. ONE is the unit of the item itself.
 PAGES = "pages"
 KIB = "kib"
 ONE = "one"
@@ -47,19 +47,21 @@ PRESSURE = "memory.pressure"
 CURRENT = "memory.current"
 
 ON_ROOT = (MEMORY_STAT, NUMA_STAT, PRESSURE)
-"""The files that a hierarchy's root has, too."""
+"""The files that the root of a hierarchy also has."""
 
 UNLIMITED = (1 << 63) - 1
-"""The value of a limit that is not set, which its file shows as "max": memory.max,
-memory.high, memory.low, memory.min, memory.swap.max, memory.swap.high, memory.zswap.max."""
+"""The value of a limit that is not set, which its file shows as "max": 2**63 - 1.
+
+The limits are memory.max, memory.high, memory.low, memory.min, memory.swap.max, memory.swap.high
+and memory.zswap.max."""
 
 
 class Counters(NamedTuple):
-    """The sum of counters of memory.stat.
+    """A sum of counters that memory.stat shows.
 
     Attributes:
-        parts: each is a tuple of the enumerator's names in different kernels.
-        scale: from the kernel's counter to the item's unit ("pages", "kib" or "one").
+        parts: one tuple for each counter, with the names of its enumerator in different kernels.
+        scale: the unit of the kernel's counter ("pages", "kib" or "one").
     """
 
     parts: tuple[tuple[str, ...], ...]
@@ -67,19 +69,19 @@ class Counters(NamedTuple):
 
 
 class NodeCounter(NamedTuple):
-    """What :class:`Counters` counts, on one NUMA node."""
+    """The same as :class:`Counters`, on one NUMA node."""
 
     of: Counters
     node: int
 
 
 class Field(NamedTuple):
-    """A number in struct mem_cgroup.
+    """A number in a member of struct mem_cgroup.
 
     Attributes:
-        path: the names of its member, and of the member's member.
-        limit: whether it can be "max".
-        enumerator: of enum memcg_memory_event, where the member is an array by it.
+        path: the name of the member, and of a member inside it.
+        limit: whether the file can show it as "max".
+        enumerator: the index, of enum memcg_memory_event, if the member is an array.
     """
 
     path: tuple[str, ...]
@@ -88,7 +90,7 @@ class Field(NamedTuple):
 
 
 class Pressure(NamedTuple):
-    """A total of stalled time: an enumerator of enum psi_states."""
+    """A total of stalled time, by its enumerator of enum psi_states."""
 
     enumerator: str
 
@@ -97,18 +99,25 @@ ItemSource = Union[Counters, NodeCounter, Field, Pressure]
 
 
 class Item(NamedTuple):
-    """One number that a cgroup has.
+    """A number that a cgroup has, such as ``anon`` or ``memory.events.oom_kill``::
+
+        >>> item = list_items()[0]
+        >>> item.name, item.unit, item.kind, item.file, item.description
+        ('anon', 'bytes', 'gauge', 'memory.stat', 'anonymous memory in use')
 
     Attributes:
-        name: memory.stat's key, or the file's name, with its key behind a dot.
-        unit: "bytes", "count" or "microseconds"; "" for a key of a newer kernel about which nothing
-            is known.
-        kind: "gauge", or "counter" for what only rises; "" likewise.
-        description: one line.
-        file: the cgroup's file that shows it (on cgroup v2).
-        number: the project's own stable number, used in the stream's header.
-        source: where the kernel has it.
-        v1: the key of the same number in a cgroup v1 memory.stat, or None.
+        name: The key in memory.stat. For other files it is the name of the file, with the key
+            after a dot if the file has several.
+        unit: "bytes", "count" or "microseconds". "" if it is a key of a newer kernel that this
+            version knows nothing about.
+        kind: "gauge" for a number that rises and falls, or "counter" for one that only rises.
+            "" as for the unit.
+        description: One line that says what is measured.
+        file: The file of the cgroup that shows the number on cgroup v2.
+        number: The stable number of the item, which the header of a pin's stream has. 0 if it has
+            none.
+        source: Where the kernel keeps the number; for internal use.
+        v1: The key of the same number in memory.stat on cgroup v1, or None.
     """
 
     name: str
@@ -333,7 +342,7 @@ _SWAP_EVENTS = (
     ("fail", "MEMCG_SWAP_FAIL", "swap allocations that failed"),
 )
 
-# Of other files than memory.stat.
+# The items of other files than memory.stat.
 _OTHERS = (
     _bytes(73, CURRENT, "memory in use", "memory", "usage"),
     _bytes(74, "memory.peak", "the most memory ever in use", "memory", "watermark"),
@@ -390,12 +399,12 @@ _OTHERS = (
 CATALOGUE: dict[str, Item] = {item.name: item for item in (*_STAT, *_OTHERS)}
 
 _NODE_ITEM = re.compile(rf"{re.escape(NUMA_STAT)}\.(\w+)\.N(0|[1-9][0-9]*)", re.ASCII)
-# The number of a node's item: this bit, the node and the number of memory.stat's item.
+# The number of an item of a node: this bit, the node, and the number of the item of memory.stat.
 _NODE_BIT, _NODE_SHIFT, _MOST_NODES = 1 << 15, 8, 128
 
 
 def item_named(name: str) -> Optional[Item]:
-    """The item of this name: the catalogue's, or one of memory.numa_stat's; None if unknown."""
+    """The item of this name, from the catalogue or of memory.numa_stat; None if unknown."""
     if name in CATALOGUE:
         return CATALOGUE[name]
     match = _NODE_ITEM.fullmatch(name)
@@ -424,28 +433,31 @@ _BY_NUMBER = {item.number: item for item in CATALOGUE.values()}
 
 
 def guess(name: str, enumerator: str, scale: str) -> Item:
-    """An item that is not in the catalogue, which has no number."""
+    """An item of a newer kernel, whose unit is guessed from its enumerator. It has no number."""
     unit, kind = (COUNT, COUNTER) if enumerator == name.upper() else (BYTES, GAUGE)
     source = Counters(((enumerator,),), scale)
     return unknown(name)._replace(unit=unit, kind=kind, source=source)
 
 
 def unknown(name: str) -> Item:
-    """An item about which nothing is known."""
+    """An item about which only the name is known."""
     return Item(name, "", "", "not known to this version", file_of(name), 0, Counters((), ONE))
 
 
 def requested_names(items: Optional[Iterable[str]]) -> Optional[tuple[str, ...]]:
-    """The names a caller asked for, each once and in order; None for all of memory.stat.
+    """The names that a caller asked for, each once and in order; None for the default items.
 
     Raises:
-        TypeError: not an iterable of str; a single str is most likely a slip.
-        ValueError: no name at all.
+        TypeError: *items* is not an iterable of str. A single str is refused, too: it is an
+            iterable of its letters, which is never meant.
+        ValueError: *items* has no name.
     """
     if items is None:
         return None
     if isinstance(items, (str, bytes)):
         raise TypeError(f"items must be a list of names, not the single {items!r}")
+    if not isinstance(items, Iterable):
+        raise TypeError(f"items must be a list of names of items, not {type(items).__name__}")
     names = tuple(items)
     for name in names:
         if not isinstance(name, str):
@@ -457,18 +469,18 @@ def requested_names(items: Optional[Iterable[str]]) -> Optional[tuple[str, ...]]
 
 
 def is_group(name: str) -> bool:
-    """Whether it stands for several items: it has a star."""
+    """Whether a name stands for several items, because it has a star."""
     return "*" in name
 
 
 def files_of_group(group: str) -> tuple[str, ...]:
-    """The files whose items may belong to a group: FILE.* is all of one, and of no other."""
+    """The files whose items may belong to a group. FILE.* has all items of that file only."""
     file = group[:-2]
     return (file,) if group == f"{file}.*" and file in FILES else FILES
 
 
 def in_group(group: str, name: str) -> bool:
-    """Whether an item of one of the group's files belongs to it: a star stands for any
+    """Whether an item of one of the group's files belongs to the group. A star stands for any
     characters."""
     if len(files_of_group(group)) == 1:
         return True
@@ -477,7 +489,7 @@ def in_group(group: str, name: str) -> bool:
 
 
 def file_of(name: str) -> str:
-    """The file that shows an item, also one of a newer kernel."""
+    """The file that shows an item, which may be one of a newer kernel."""
     item = item_named(name)
     if item is not None:
         return item.file
@@ -485,16 +497,16 @@ def file_of(name: str) -> str:
     return max(files, key=len, default=MEMORY_STAT)
 
 
-# The files that have items, in the order of a group that takes all of them.
+# The files that have items, in the order of the group "*".
 FILES = tuple(dict.fromkeys((MEMORY_STAT, *(item.file for item in _OTHERS), NUMA_STAT)))
 
 
 def close_names(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
-    """The candidates most like *name*, best first; at most four."""
+    """At most four candidates that resemble *name*, the best first."""
     known = list(candidates)
-    import difflib  # for a message alone
+    import difflib  # slow to import, and needed for messages only
 
-    if name.removeprefix(f"{MEMORY_STAT}.") in known:  # its items go without the file's name
+    if name.removeprefix(f"{MEMORY_STAT}.") in known:  # items of memory.stat have no prefix
         return (name.removeprefix(f"{MEMORY_STAT}."),)
     like = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.6)
     for candidate in known:

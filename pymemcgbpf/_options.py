@@ -26,10 +26,10 @@ class Request(NamedTuple):
     """What a caller asked for.
 
     Attributes:
-        names: of items and groups; None for all of memory.stat and memory.current.
-        flush: whether pending updates are to be included.
+        names: the names of items and groups; None for all of memory.stat and memory.current.
+        flush: whether pending updates are flushed before a read.
         backend: one of :data:`BACKENDS`, or :data:`AUTO`.
-        transport: one that the kind of reader has, or :data:`AUTO`.
+        transport: one of the transports of the kind of reader, or :data:`AUTO`.
     """
 
     names: Optional[tuple[str, ...]]
@@ -39,10 +39,10 @@ class Request(NamedTuple):
 
 
 def check(option: str, value: object, allowed: Iterable[str]) -> None:
-    """Checks an option's value.
+    """Checks the value of an option.
 
     Raises:
-        ValueError: it is none of those that are allowed; the message lists them.
+        ValueError: the value is not allowed; the message lists those that are.
     """
     allowed = tuple(allowed)
     if not isinstance(value, str) or value not in allowed:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The layouts of bpf_src/memcg_stats.h: bytes ↔ numbers, and nothing else."""
+"""Encodes and decodes the layouts of bpf_src/memcg_stats.h that readers see."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ MAGIC = 0x4753434D
 END_MAGIC = 0x4553434D
 VERSION = 1
 MAX_ITEMS = 512
-MAX_TERMS = 576
-MAX_BLOCKS = 24
-MAX_WORDS = 1024
 
 ABSENT = (1 << 64) - 1
-"""The value of an item that the kernel does not keep."""
+"""The value of an item that the kernel does not keep, or that the cgroup does not have."""
 
 ROW_ROOT = 1 << 0
 
@@ -32,10 +29,6 @@ ROW = struct.Struct("=QQII")
 _ID = struct.Struct("=Q")
 # struct memcg_stats_trailer: magic, nr_rows, end_ns
 TRAILER = struct.Struct("=IIQ")
-# struct memcg_stats_term: kind, flags, block, counter, unit
-TERM = struct.Struct("=BBHIQ")
-# struct memcg_stats_block: start, nr_steps, steps[2], offset, size, word, guard
-BLOCK = struct.Struct("=HH6I")
 
 # struct memcg_stats_call: cgroup_id, program, status, nr_rows
 CALL = struct.Struct("=QQII")
@@ -44,17 +37,17 @@ NOT_RUN, DONE, GONE, BUSY, BAD_ORDER, OTHER = 0, 1, 2, 3, 4, 5
 
 
 def encode_id(cgroup_id: int) -> bytes:
-    """What a row begins with."""
+    """Encodes a cgroup's id, with which its row begins."""
     return _ID.pack(cgroup_id)
 
 
 def level(word: int) -> int:
-    """The level in the word of a row that holds level and flags."""
+    """The level, from the 64-bit word of a row that has the level and the flags."""
     return word & 0xFFFFFFFF if sys.byteorder == "little" else word >> 32
 
 
 class Header(NamedTuple):
-    """What a stream begins with."""
+    """The header, with which a stream begins."""
 
     size: int
     row_size: int
@@ -63,7 +56,7 @@ class Header(NamedTuple):
 
 
 class RawRow(NamedTuple):
-    """One cgroup: who it is, and its values in the header's order."""
+    """The row of one cgroup, with its values in the order of the header."""
 
     cgroup_id: int
     parent_id: int
@@ -73,20 +66,20 @@ class RawRow(NamedTuple):
 
 
 class Trailer(NamedTuple):
-    """What a stream ends with: how many rows there were, and when."""
+    """The trailer, with which a stream ends: the number of rows, and when the walk ended."""
 
     nr_rows: int
     end_ns: int
 
 
 class RawStream(NamedTuple):
-    """A stream taken apart, its rows not yet decoded.
+    """A stream whose rows are not yet decoded.
 
     Attributes:
-        header: what it begins with.
-        rows: the whole rows that it has.
-        end_ns: CLOCK_MONOTONIC when the walk ended; None where the trailer is missing, and so
-            may be rows: there were more than the kernel's buffer takes.
+        header: the header.
+        rows: the bytes of the complete rows.
+        end_ns: CLOCK_MONOTONIC when the walk ended. None if the trailer is missing: the stream did
+            not fit into the kernel's buffer, and rows may be missing, too.
     """
 
     header: Header
@@ -95,7 +88,7 @@ class RawStream(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """A whole stream, decoded."""
+    """A complete stream, decoded."""
 
     header: Header
     rows: list[RawRow]
@@ -103,27 +96,27 @@ class Stream(NamedTuple):
 
 
 def header_size(items: int) -> int:
-    """Bytes from a stream's start to its first row, which is aligned to 8."""
+    """The number of bytes before the first row, which is aligned to 8."""
     return (HEADER.size + 2 * items + 7) & ~7
 
 
 def row_size(items: int) -> int:
-    """Bytes of one row."""
+    """The size of a row in bytes."""
     return ROW.size + 8 * items
 
 
 def encode_header(items: Sequence[int], order: int) -> bytes:
-    """The header for these item numbers."""
+    """Encodes the header for these item numbers."""
     size = header_size(len(items))
     head = HEADER.pack(MAGIC, VERSION, size, row_size(len(items)), len(items), order)
     return (head + struct.pack(f"={len(items)}H", *items)).ljust(size, b"\0")
 
 
 def decode_header(data: bytes) -> Header:
-    """The header at the start of a stream.
+    """Decodes the header of a stream.
 
     Raises:
-        StreamError: it is none of ours, of another version, or contradicts itself.
+        StreamError: it is not a header of this package, has another version, or contradicts itself.
     """
     if len(data) < HEADER.size:
         raise StreamError(f"not a statistics stream: only {len(data)} bytes")
@@ -142,28 +135,28 @@ def decode_header(data: bytes) -> Header:
 
 
 def decode_row(data: Union[bytes, memoryview, mmap.mmap], at: int, items: int) -> RawRow:
-    """The row at an offset, with the first so many of its values."""
+    """Decodes the row at an offset, with its first *items* values."""
     cgroup_id, parent_id, level, flags = ROW.unpack_from(data, at)
     values = struct.unpack_from(f"={items}Q", data, at + ROW.size)
     return RawRow(cgroup_id, parent_id, level, flags, values)
 
 
 def values_of_rows(data: bytes, items: int) -> Iterator[tuple[int, ...]]:
-    """The values of each row, where there is nothing but rows."""
+    """The values of each row, from bytes that have rows only."""
     return struct.iter_unpack(f"={ROW.size}x{items}Q", data)
 
 
 def cgroup_id(data: Union[bytes, mmap.mmap], at: int) -> int:
-    """Whose row is at an offset."""
+    """The cgroup's id in the row at an offset."""
     found: int = _ID.unpack_from(data, at)[0]
     return found
 
 
 def decode_trailer(data: bytes) -> Trailer:
-    """The trailer at the end of a stream whose rows are elsewhere.
+    """Decodes the trailer at the end of a stream, whose rows may be in a map.
 
     Raises:
-        StreamError: there is none.
+        StreamError: there is no trailer.
     """
     at = len(data) - TRAILER.size
     magic, count, end_ns = TRAILER.unpack_from(data, at) if at >= 0 else (0, 0, 0)
@@ -173,10 +166,10 @@ def decode_trailer(data: bytes) -> Trailer:
 
 
 def split(data: bytes) -> RawStream:
-    """A stream, which may lack its trailer.
+    """Splits a stream, which may lack its trailer, into its parts.
 
     Raises:
-        StreamError: it is none of ours, or damaged.
+        StreamError: it is not a stream of this package, or it is damaged.
     """
     header = decode_header(data)
     end = len(data) - TRAILER.size
@@ -184,17 +177,17 @@ def split(data: bytes) -> RawStream:
         magic, count, end_ns = TRAILER.unpack_from(data, end)
         if magic == END_MAGIC and end - header.size == count * header.row_size:
             return RawStream(header, memoryview(data)[header.size : end], end_ns)
-    # A trailer is shorter than any row, so what follows cannot be one that counts otherwise.
+    # A trailer is shorter than a row, so the remainder cannot be a trailer with another count.
     if (len(data) - header.size) % header.row_size:
         raise _cut_short(data, header)
     return RawStream(header, memoryview(data)[header.size :], None)
 
 
 def decode(data: bytes) -> Stream:
-    """A whole stream.
+    """Decodes a complete stream.
 
     Raises:
-        StreamError: it is none of ours, damaged, or ends before its trailer.
+        StreamError: it is not a stream of this package, it is damaged, or it has no trailer.
     """
     header, rows, end_ns = split(data)
     if end_ns is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Readers: of one cgroup, and of a tree of them."""
+"""The readers: of one cgroup, and of a tree of cgroups."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _Source = TypeVar("_Source", bound=_choose.Source)
 
 
 class _Reader(Closable, Generic[_Source]):
-    """A cgroup, a source, and a lock around it: what both readers are made of."""
+    """What both readers share: a cgroup, the source that it is read from, and a lock."""
 
     def __init__(
         self,
@@ -64,45 +64,48 @@ class _Reader(Closable, Generic[_Source]):
 
     @property
     def path(self) -> str:
-        """The cgroup's directory, as it was given."""
+        """The cgroup's directory, as it was passed to the constructor."""
         return self._path
 
     @property
     def cgroup_id(self) -> int:
-        """The kernel's 64-bit id of the cgroup: its directory's inode number."""
+        """The kernel's 64-bit id of the cgroup, which is the inode number of its directory."""
         return self._cgroup_id
 
     def _is_at(self, path: str) -> bool:
-        """Whether a path leads to this very cgroup."""
+        """Whether a path leads to the same cgroup."""
         return _lookup.identity(path) == self._identity
 
     @property
     def item_names(self) -> tuple[str, ...]:
-        """The names of the items read, in their order."""
+        """The names of the items that are read, in the order of the result."""
         return self._names
 
     @property
     def backend(self) -> str:
-        """Where the numbers come from: "kfunc", "rfc", "core" or "text"."""
+        """The backend in use, where the numbers come from: "kfunc", "rfc", "core" or "text"."""
         return self._backend
 
     @property
     def transport(self) -> str:
-        """How the numbers travel: "run", "stream", "shared" or "text"."""
+        """The transport in use, how the numbers travel: "run", "stream", "shared" or "text"."""
         return self._transport
 
     @property
     def fallback_reason(self) -> str:
-        """Why no better backend or transport serves here; "" where none is better.
+        """Why no faster backend or transport could be used; "" if there is none.
 
-        With "auto", this and the two above change in a process that loses the rights to read on
-        through BPF: it reads text from then on.
+        A reader with ``backend="auto"`` changes to text in a process that loses the privileges to
+        read on through BPF. :attr:`backend`, :attr:`transport` and this property change then.
         """
         return self._fallback_reason
 
     def _reads_text_next(self, error: MemcgError) -> bool:
-        """Whether "auto" reads on as text after an error: if rights were lost, not if something is
-        short for a moment, for it does so from then on."""
+        """Whether a reader with "auto" changes to text after an error.
+
+        It does so if the process has lost privileges, and not after a transient shortage, because
+        the change is for good.
+        """
         return (
             isinstance(error, BpfPermissionError)
             and error.errno in (errno.EPERM, errno.EACCES)
@@ -111,10 +114,10 @@ class _Reader(Closable, Generic[_Source]):
         )
 
     def _read_text_instead(self, error: MemcgError) -> None:
-        """Puts text in the place of BPF, with the same items.
+        """Replaces the source by one that reads the same items as text.
 
         Raises:
-            BpfPermissionError: text does not have them all, or may not be read either.
+            BpfPermissionError: text lacks some of them, or may not be read either.
         """
         lost = f"this process has lost the rights that its reader was made with: {error}"
         request = self._request._replace(names=self._names, backend="text")
@@ -137,26 +140,26 @@ class _Reader(Closable, Generic[_Source]):
         source.close()
 
     def _choose_again(self, request: _options.Request) -> _choose.Selection[_Source]:
-        """What a request means for this reader's cgroup."""
+        """Chooses a source for this reader's cgroup again."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Lets go of the BPF program and all files. Twice is fine."""
+        """Releases the BPF program and closes all files. Calling it again does nothing."""
         with self._lock:
             source, self._source = self._source, None
             if source is not None:
                 source.close()
 
     def _is_lost(self) -> bool:
-        """Whether somebody else has closed a descriptor of it."""
+        """Whether other code has closed one of its file descriptors."""
         source = self._source
         return source is not None and source.is_lost
 
     def _raise_mapped(self, source: _Source, error: OSError) -> NoReturn:
-        """Raises what a failure to read means."""
+        """Raises the exception that explains a failure to read."""
         if source.is_lost:
             raise MemcgError(
-                f"a file descriptor of this reader of {self._path} was closed, though not by it: "
+                f"a file descriptor of this reader of {self._path} was closed by other code: "
                 "make another reader",
                 errno=errno.EBADF,
                 call="read",
@@ -176,40 +179,45 @@ class _Reader(Closable, Generic[_Source]):
 
 
 class StatsReader(_Reader[StatSource]):
-    """Reads one cgroup's memory statistics again and again, cheaply.
+    """Reads the memory statistics of one cgroup again and again.
 
-    What it needs is made here once, and reused by every :meth:`read`::
+    The constructor loads the BPF program, and every :meth:`read` reuses it::
 
         >>> with StatsReader("/sys/fs/cgroup/system.slice", ["anon", "pgfault"]) as reader:
         ...     reader.read()
         {'anon': 17727488, 'pgfault': 1613}
 
-    A reader may be used from several threads, and in a child after fork(). A process that gives
-    up its privileges can continue to read. Where the kernel refuses that (before Linux 5.19), a
-    reader with ``backend="auto"`` reads text from then on, and :attr:`fallback_reason` says so.
-    With the transport "stream", an open reader keeps the kernel from freeing a removed cgroup:
-    close it.
+    Several threads may use one reader; a lock lets one read at a time. For parallel reads, give
+    each thread its own reader. A child after fork() may use it, too.
+
+    A process that gives up its privileges can continue to read. Where the kernel refuses that
+    (before Linux 5.19), a reader with ``backend="auto"`` reads text from then on, and
+    :attr:`fallback_reason` says so. With the transport "stream", an open reader keeps the kernel
+    from freeing a removed cgroup, so close readers that are no longer needed.
 
     Args:
-        cgroup_path: the cgroup's directory.
-        items: names of items, in the order wanted, and of groups of them: "memory.events.*"
-            is all of a file, "workingset_*" all that begin so, "*" everything that
-            :func:`list_items` lists. Group members that this kernel lacks are skipped. None
-            stands for all of memory.stat, in its order, and "memory.current".
-        flush: True for values as fresh as those of memory.stat read at that moment;
-            False for values up to about 2 s old, without the cost of the flush.
-        backend: "kfunc", "rfc", "core", "text", or "auto" for the first of them that
-            works here.
-        transport: "run" (one system call; cgroup v2, Linux 6.12 on), "stream" (an
-            iterator's output), or "auto" for the first of them that works here.
+        cgroup_path: The directory of the cgroup.
+        items: The names of the items, in the order of the result. A name with a star is a group:
+            "memory.events.*" stands for all items of that file, "workingset_*" for all items
+            whose names begin so, and "*" for everything that :func:`list_items` lists. Group
+            members that this kernel lacks are skipped. None stands for all of memory.stat, in
+            its order, and "memory.current".
+        flush: True for values as fresh as those of memory.stat, read at that moment. False for
+            values that may be 2 seconds old, without the cost of the flush.
+        backend: "kfunc", "rfc", "core", "text", or "auto" for the first of them that works here.
+        transport: "run" (one system call; cgroup v2 and Linux 6.12 or later), "stream" (the
+            output of an iterator), or "auto" for the first of them that works here.
 
     Raises:
-        CgroupNotFoundError, NotACgroupError, CgroupPermissionError,
-        MemoryControllerError, CgroupRemovedError: of the path.
-        UnknownItemError, ItemUnavailableError: of the items.
-        BackendUnavailableError: the backend or transport asked for cannot serve here (a
-            subclass says why: LibbpfNotFoundError, BtfNotFoundError, BpfPermissionError …);
-            never with "auto", which falls back to text.
+        CgroupNotFoundError, NotACgroupError, CgroupPermissionError, MemoryControllerError,
+        CgroupRemovedError: The cgroup cannot be read.
+        UnknownItemError: There is no item of this name.
+        ItemUnavailableError: The item exists, but not here.
+        BackendUnavailableError: The backend or transport that was asked for does not work here.
+            A subclass says why, such as LibbpfNotFoundError or BpfPermissionError. With "auto",
+            the reader uses text instead.
+        TypeError: *items* is not a list of names.
+        ValueError: *items* is empty, or *backend* or *transport* has another value.
     """
 
     def __init__(
@@ -229,15 +237,19 @@ class StatsReader(_Reader[StatSource]):
             self._whole_path = os.path.realpath(self._path)
 
     def read(self) -> dict[str, int]:
-        """The values now: item's name → value in its file's unit (bytes, a count, or microseconds).
+        """Reads the current values.
 
-        A limit that is not set is :data:`UNLIMITED`. Pressure that was switched off since is
-        missing.
+        Returns:
+            A dict from the name of each item to its value, in the order of :attr:`item_names`.
+            The unit is bytes, a count or microseconds, as in the item's file. A limit that is not
+            set is :data:`UNLIMITED`. The totals of memory.pressure are missing if pressure
+            accounting was switched off for the cgroup after the reader was created.
 
         Raises:
-            CgroupRemovedError: the cgroup was removed since.
-            BpfPermissionError: the process has lost the rights to read on, and text cannot serve.
-            ClosedError: the reader is closed.
+            CgroupRemovedError: The cgroup was removed.
+            BpfPermissionError: The process has lost the privileges to read on, and text cannot
+                replace BPF.
+            ClosedError: The reader is closed.
         """
         with self._lock:
             while True:
@@ -250,7 +262,7 @@ class StatsReader(_Reader[StatSource]):
                     self._recover(source, error)
 
     def _recover(self, source: StatSource, error: OSError) -> None:
-        """Reads text from now on, where that is the remedy; else raises what the error means."""
+        """Changes to text if that helps; otherwise raises the exception that explains the error."""
         try:
             self._raise_mapped(source, error)
         except MemcgError as clear:
@@ -278,37 +290,43 @@ class StatsReader(_Reader[StatSource]):
 
 
 class TreeReader(_Reader[TreeSource]):
-    """Reads the memory statistics of a whole tree of cgroups in one walk::
+    """Reads the memory statistics of a tree of cgroups in one walk::
 
-        >>> with TreeReader("/sys/fs/cgroup", ["anon", "pgscan"]) as tree:
+        >>> with TreeReader("/sys/fs/cgroup/system.slice", ["anon", "pgscan"]) as tree:
         ...     snapshot = tree.read()
-        >>> for cgroup in snapshot:
-        ...     print(cgroup.path, cgroup["anon"])
+        >>> snapshot
+        <Snapshot of '/sys/fs/cgroup/system.slice': 4 cgroups, 2 items>
+        >>> snapshot.find("web.service")["anon"]
+        58720256
 
-    Cgroups without the memory controller (those that have no memory.stat) have no row.
-    The constructor walks once. A reader holds a reference to the walk's root with the transport
-    "shared", and to no other cgroup. It may be used from several threads.
+    Cgroups without the memory controller, which have no memory.stat, have no row. The constructor
+    walks once. With the transport "shared" a reader holds a reference to the root of the walk; it
+    never holds one to any other cgroup.
 
-    A child after fork() loads its own program when it first reads; any process loads another one
-    when the rows no longer fit. If it has given up the privileges for that, a reader with
-    ``backend="auto"`` reads text from then on, and :attr:`fallback_reason` says so. The error is
-    a BpfPermissionError if a backend or transport was asked for by name, or if text does not have
-    all of the items, as on cgroup v1.
+    Several threads may use one reader; a lock lets one read at a time. For parallel reads, give
+    each thread its own reader.
+
+    A child after fork() loads its own program when it first reads, and any process loads a larger
+    one when the rows no longer fit. If the process has given up the privileges for that, a reader
+    with ``backend="auto"`` reads text from then on, and :attr:`fallback_reason` says so. It
+    raises BpfPermissionError instead if a backend or transport was asked for by name, or if text
+    lacks some of the items, as on cgroup v1.
 
     Args:
-        cgroup_path: the directory of the walk's root.
-        items, flush, backend: as of :class:`StatsReader`. The flush is one for the whole
-            walk, at its root. ("memory.current" is missing in the row of a hierarchy's root.)
-        order: "pre" (parents before their children, siblings oldest first), "post"
-            (parents after their children), "up" (the root and its ancestors), "children"
-            (those right below, without the root) or "self".
-        transport: "run" (one system call that fills a map; cgroup v2, Linux 6.12 on),
-            "shared" (an iterator fills the map, the kernel's cgroup_mutex held meanwhile),
-            or "auto" for the first of them that works here.
-        max_rows: the most cgroups that a walk may find; None for no limit.
+        cgroup_path: The directory of the cgroup where the walk begins, its root.
+        items, flush, backend: As in :class:`StatsReader`. There is one flush for the whole walk,
+            at its root. The row of a hierarchy's root has no "memory.current".
+        order: "pre" (parents before their children, and siblings oldest first), "post" (parents
+            after their children), "up" (the root of the walk and its ancestors), "children" (the
+            children of the root, without the root itself) or "self" (the root alone).
+        transport: "run" (one system call that fills a map; cgroup v2 and Linux 6.12 or later),
+            "shared" (an iterator fills the map, and the kernel holds cgroup_mutex meanwhile), or
+            "auto" for the first of them that works here.
+        max_rows: The largest number of cgroups that a walk may find; None for no limit.
 
     Raises:
-        What :class:`StatsReader` raises; TreeTooLargeError.
+        TreeTooLargeError: There are more cgroups than *max_rows*.
+        OSError, TypeError, ValueError: As :class:`StatsReader`.
     """
 
     def __init__(
@@ -336,26 +354,28 @@ class TreeReader(_Reader[TreeSource]):
 
     @property
     def order(self) -> str:
-        """The order of the rows."""
+        """The order of the rows: "pre", "post", "up", "children" or "self"."""
         return self._order
 
     def read(self, *, copy: bool = True) -> Snapshot:
-        """Walks the tree, and returns the rows.
+        """Walks the tree.
 
         Args:
-            copy: True for a snapshot of its own memory, which never changes (it costs a
-                memcpy of the rows). False for a view of the memory that the kernel wrote
-                into: it is good until the next read() of this reader, after which its rows
-                raise ClosedError; columns that were taken from it show the new walk's
-                numbers, or nothing that makes sense. In a child after fork() its rows raise
-                ClosedError, too, as the parent may read again at any time; but columns that were
-                taken before the fork cannot be revoked: do not use them there.
+            copy: True for a snapshot that never changes, which costs one copy of the rows. False
+                for a view of the memory that the kernel wrote into. A view expires with the next
+                read() of this reader, and in a child after fork(): its rows then raise
+                ClosedError. Columns that were taken from it before cannot be revoked. They show
+                the numbers of a later walk, or a mixture, so do not use them.
+
+        Returns:
+            A :class:`Snapshot` with a :class:`Row` for each cgroup.
 
         Raises:
-            CgroupRemovedError: the walk's root was removed.
-            TreeTooLargeError: there are more cgroups than *max_rows*.
-            BpfPermissionError: the process has lost the rights to read on, and text cannot serve.
-            ClosedError: the reader is closed.
+            CgroupRemovedError: The root of the walk was removed.
+            TreeTooLargeError: There are more cgroups than *max_rows*.
+            BpfPermissionError: The process has lost the privileges to read on, and text cannot
+                replace BPF.
+            ClosedError: The reader is closed.
         """
         with self._lock:
             if self._source is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""One walk's rows, as the kernel wrote them; converted only where they are looked at."""
+"""The rows of one walk, kept as the kernel wrote them. A number is converted when it is used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["ABSENT", "Row", "Snapshot"]
 
 ABSENT = _wire.ABSENT
-"""In a column: this cgroup does not have the item (a hierarchy's root, memory.current)."""
+"""In a column, the value of an item that the cgroup does not have: 2**64 - 1.
+
+The root of a hierarchy, for instance, has no memory.current. In a row such an item is missing."""
 
 # Why a view has expired.
 _READ_AGAIN = "its reader has read again since"
@@ -31,16 +33,17 @@ _ID, _PARENT_ID, _LEVEL_WORD, _VALUES = 0, 1, 2, 3
 
 
 class Snapshot(Sequence["Row"]):
-    """The cgroups of one walk: a sequence of :class:`Row`, in the walk's order::
+    """The result of one walk: a sequence with a :class:`Row` for each cgroup, in the walk's order::
 
         >>> snapshot = tree.read()
         >>> len(snapshot), snapshot[1].path, snapshot[1]["anon"]
-        (38, '/sys/fs/cgroup/init.scope', 7376896)
-        >>> sum(snapshot.column("pgscan"))
-        0
+        (4, '/sys/fs/cgroup/system.slice/cron.service', 421888)
+        >>> snapshot.column("anon").tolist()
+        [60297216, 421888, 1155072, 58720256]
 
-    Made by :meth:`TreeReader.read` and :meth:`PinnedReader.read`. It never changes, outlives its
-    reader, and can be used in a forked child. (But see the first for ``copy=False``.)
+    :meth:`TreeReader.read` and :meth:`PinnedReader.read` return snapshots. A snapshot never
+    changes, outlives its reader, and can be used in a forked child. The exception is a view, which
+    ``TreeReader.read(copy=False)`` returns. An index gives a row, and a slice gives a list of rows.
     """
 
     def __init__(
@@ -62,60 +65,65 @@ class Snapshot(Sequence["Row"]):
         self._started_ns, self._duration_ns = began_ns, ended_ns - began_ns
         self._paths = paths
         self._starts: Optional[dict[int, int]] = None  # id → its row's first word
-        self._complete = False  # known to have no ABSENT anywhere
-        self._iterated = False  # so it is worth while to know that
+        self._complete = False  # whether it is known that no value is ABSENT
+        self._iterated = False  # whether a caller iterates over the rows
         self._why_expired = _READ_AGAIN
 
     @property
     def item_names(self) -> tuple[str, ...]:
-        """The names of the items, in the order of a row."""
+        """The names of the items, in the order of a row's values."""
         return self._names
 
     @property
     def order(self) -> str:
-        """The order of the rows, as :class:`TreeReader` has it."""
+        """The order of the rows: "pre", "post", "up", "children" or "self"."""
         return self._order
 
     @property
     def path(self) -> Optional[str]:
-        """The absolute path of the walk's root; None where it cannot be seen from here, which
-        only a pin's can be."""
+        """The absolute path of the walk's root. It can be None for a pin only: its cgroup may lie
+        outside of what this process can see."""
         return self._paths.root
 
     @property
     def started_ns(self) -> int:
-        """When the flush and the walk began, in ns of CLOCK_MONOTONIC (time.monotonic_ns())."""
+        """When the flush and the walk began, in nanoseconds of ``time.monotonic_ns()``."""
         return self._started_ns
 
     @property
     def duration_ns(self) -> int:
-        """How long the flush and the walk took, in ns. All numbers are from that time."""
+        """How long the flush and the walk took, in nanoseconds. All numbers are from that time."""
         return self._duration_ns
 
     # --- columns
 
     def column(self, item: str) -> memoryview:
-        """One item of all rows, as a memoryview of unsigned 64-bit integers::
+        """One item of all rows, in the unit of the item::
 
-            >>> numpy.asarray(snapshot.column("anon")).sum()
-            1289998336
+            >>> snapshot.column("anon").tolist()
+            [60297216, 421888, 1155072, 58720256]
 
-        Nothing is copied: it is strided. Where a cgroup does not have the item, its value
-        is :data:`ABSENT`.
+        Where a cgroup does not have the item, the value is :data:`ABSENT`.
+
+        Returns:
+            A memoryview of unsigned 64-bit integers with one dimension, of the snapshot's length.
+            It copies nothing, so it is strided, and ``numpy.asarray()`` accepts it.
 
         Raises:
-            KeyError: the snapshot does not have this item.
+            KeyError: The snapshot does not have this item.
+            ClosedError: The snapshot was a view, which has expired.
         """
         return self._column(self._places[item])
 
     @property
     def ids(self) -> memoryview:
-        """The cgroups' ids, as :meth:`column`."""
+        """The ids of the cgroups, as a memoryview like that of :meth:`column`."""
         return self._column(_ID)
 
     @property
     def parent_ids(self) -> memoryview:
-        """The parents' ids, as :meth:`column`; 0 for a hierarchy's root."""
+        """The ids of the parents, as a memoryview like that of :meth:`column`; 0 for a hierarchy's
+        root."""
         return self._column(_PARENT_ID)
 
     def _column(self, place: int) -> memoryview:
@@ -147,17 +155,16 @@ class Snapshot(Sequence["Row"]):
             yield Row(self, start)
 
     def dicts(self) -> list[dict[str, int]]:
-        """All rows as dicts, in the walk's order: ``[dict(row) for row in snapshot]``, but
-        three times as fast::
+        """All rows as dicts, in the walk's order::
 
-            >>> for row, values in zip(snapshot, snapshot.dicts()):
-            ...     print(row.id, values)
-            28 {'anon': 7376896, 'pgscan': 0}
+            >>> snapshot.dicts()[0]
+            {'anon': 60297216, 'pgscan': 0}
 
-        As in a row, an item that a cgroup does not have is missing.
+        This gives the same as ``[dict(row) for row in snapshot]`` and is three times as fast. As
+        in a row, an item that the cgroup does not have is missing.
 
         Raises:
-            ClosedError: the snapshot was a view, which has expired.
+            ClosedError: The snapshot was a view, which has expired.
         """
         names = self._names
         rows = _wire.values_of_rows(self._data(), len(names))
@@ -169,11 +176,14 @@ class Snapshot(Sequence["Row"]):
         ]
 
     def by_id(self) -> dict[int, Row]:
-        """Cgroup's id → its row, in the walk's order."""
+        """A dict from the id of each cgroup to its row, in the walk's order."""
         return {cgroup_id: Row(self, start) for cgroup_id, start in self._index().items()}
 
     def by_path(self) -> dict[str, Row]:
-        """Absolute path → its row, in the walk's order, of those that have a :attr:`Row.path`."""
+        """A dict from the absolute path of each cgroup to its row, in the walk's order.
+
+        Rows whose :attr:`Row.path` is None are skipped.
+        """
         found = {}
         for row in self:
             path = row.path
@@ -182,10 +192,10 @@ class Snapshot(Sequence["Row"]):
         return found
 
     def find(self, path: Path) -> Optional[Row]:
-        """The row of the cgroup that a path leads to now; None where there is none.
+        """The row of the cgroup that is at a path now; None if the snapshot has no such row.
 
         Args:
-            path: absolute, or relative to the walk's root.
+            path: An absolute path, or one that is relative to the walk's root.
         """
         cgroup_id = self._paths.id_at(os.fsdecode(path))
         start = None if cgroup_id is None else self._index().get(cgroup_id)
@@ -209,19 +219,22 @@ class Snapshot(Sequence["Row"]):
         return starts
 
     def _data(self) -> bytes:
-        """All bytes; looks for any ABSENT in them."""
+        """All bytes of the rows. Also notes whether ABSENT is anywhere in them."""
         self._iterated = False
         try:
             data = bytes(self._bytes)
         except ValueError:
             raise self._expired() from None
-        # Bytes of two numbers may look like one, too: then rows look for themselves.
+        # The bytes of two adjacent numbers may look like ABSENT. Then each row is searched.
         self._complete = _ABSENT_BYTES not in data
         return data
 
     def _has_all(self) -> bool:
-        """Whether no row lacks an item; False where nobody knows. When all rows are gone
-        through, one look at all of them spares each a look at its own."""
+        """Whether it is known that no row lacks an item.
+
+        When a caller iterates over all rows, one search through all bytes replaces a search
+        through each row.
+        """
         if self._iterated and not self._complete:
             self._data()
         return self._complete
@@ -239,7 +252,7 @@ class Snapshot(Sequence["Row"]):
             raise self._expired() from None
 
     def _look_up(self, cgroup_id: int) -> tuple[Optional[str], bool]:
-        """A cgroup's relative path, or None; and whether it is gone."""
+        """The relative path of a cgroup, or None; and whether the cgroup was removed."""
         index = self._index()
         ended_ns = self._started_ns + self._duration_ns
         return self._paths.look_up(cgroup_id, self._parent_of, ended_ns, index.keys())
@@ -249,7 +262,7 @@ class Snapshot(Sequence["Row"]):
         return None if start is None else self._word(start + _PARENT_ID)
 
     def _expire_in_child(self) -> None:
-        """The rows are the parent's, which may overwrite them at any time."""
+        """Expires a view: the rows belong to the parent process, which may overwrite them."""
         self._why_expired = _FORKED
         self._expire()
 
@@ -257,7 +270,7 @@ class Snapshot(Sequence["Row"]):
         return ClosedError(f"this snapshot was a view (copy=False), and {self._why_expired}")
 
     def _expire(self) -> None:
-        """The rows are about to be overwritten."""
+        """Expires a view: its reader is about to overwrite the rows."""
         self._complete = self._iterated = False
         self._words.release()
         self._bytes.release()
@@ -269,12 +282,17 @@ def _places_of(names: tuple[str, ...]) -> dict[str, int]:
 
 
 class Row(Mapping[str, int]):
-    """One cgroup of a snapshot: a mapping from item's name to value, with who it is.
+    """One cgroup of a snapshot: a mapping from the names of items to values::
 
-    >>> row["anon"], row.level, row.relative_path
-    (7376896, 1, 'init.scope')
-    >>> dict(row)
-    {'anon': 7376896, 'pgscan': 0}
+        >>> row = snapshot[1]
+        >>> row["anon"], row.level, row.relative_path
+        (421888, 3, 'cron.service')
+        >>> dict(row)
+        {'anon': 421888, 'pgscan': 0}
+
+    An item that the cgroup does not have is missing: ``row[item]`` raises KeyError, and
+    ``row.get(item)`` is None. The values have the units of the items: bytes, a count or
+    microseconds.
     """
 
     __slots__ = ("_snapshot", "_start")
@@ -285,40 +303,41 @@ class Row(Mapping[str, int]):
 
     @property
     def id(self) -> int:
-        """The kernel's 64-bit id of the cgroup. Never another's, even after its removal."""
+        """The kernel's 64-bit id of the cgroup. The kernel never gives it to another cgroup."""
         return self._snapshot._word(self._start + _ID)
 
     @property
     def parent_id(self) -> int:
-        """The id of the cgroup above; 0 for a hierarchy's root."""
+        """The id of the parent cgroup; 0 for a hierarchy's root."""
         return self._snapshot._word(self._start + _PARENT_ID)
 
     @property
     def level(self) -> int:
-        """How many cgroups are above it in the hierarchy: 0 for the hierarchy's root."""
+        """The number of cgroups above it in the hierarchy; 0 for the hierarchy's root."""
         return _wire.level(self._snapshot._word(self._start + _LEVEL_WORD))
 
     @property
     def relative_path(self) -> Optional[str]:
-        """The path from the walk's root ("." for the root itself); None as for :attr:`path`."""
+        """The path relative to the walk's root, which itself is "."; None where :attr:`path` is."""
         return self._snapshot._look_up(self.id)[0]
 
     @property
     def path(self) -> Optional[str]:
-        """The absolute path; None where the cgroup is :attr:`gone`, or cannot be seen.
+        """The absolute path of the cgroup; None if it is :attr:`gone` or out of sight.
 
-        Looked up when asked for: a path that is given led to this very cgroup just then. It
-        cannot be seen where a directory above it may not be listed, or is not mounted here.
+        The path is looked up when this property is used: every path returned was checked at that
+        moment. A cgroup is out of sight if a directory above it may not be listed by this process
+        or is not mounted here.
 
         Raises:
-            MemcgError: there are no file descriptors left to look it up with.
+            MemcgError: The process has no file descriptor left for the lookup.
         """
         relative = self.relative_path
         return None if relative is None else self._snapshot._paths.absolute(relative)
 
     @property
     def gone(self) -> bool:
-        """Whether the cgroup was removed since. False where that cannot be seen."""
+        """Whether the cgroup was removed after the walk. False if that cannot be seen."""
         return self._snapshot._look_up(self.id)[1]
 
     def __getitem__(self, item: str) -> int:
@@ -344,15 +363,15 @@ class Row(Mapping[str, int]):
         return sum(1 for _ in self)
 
     def keys(self) -> KeysView[str]:
-        """The names of the items that it has."""
+        """The names of the items that this cgroup has."""
         return _Keys(self)
 
     def items(self) -> ItemsView[str, int]:
-        """The items that it has, with their values."""
+        """The items that this cgroup has, with their values."""
         return _Items(self)
 
     def values(self) -> ValuesView[int]:
-        """The values of the items that it has."""
+        """The values of the items that this cgroup has."""
         return _Values(self)
 
     def _pairs(self) -> Iterator[tuple[str, int]]:
@@ -376,7 +395,7 @@ class Row(Mapping[str, int]):
         return f"<Row of cgroup {self.id}, level {self.level}: {dict(self)}>"
 
 
-# Mapping's own views look each value up by its name, and go through a generator.
+# Faster than the views of collections.abc, which look up each value by its name.
 class _Keys(KeysView[str]):
     __slots__ = ()
     _mapping: Row

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What the running kernel's BTF says: enumerators, array lengths, functions.
+"""What the running kernel's BTF says: enumerators, members of structures, functions.
 
-Read once per process; the type information itself (megabytes) is let go at once.
+It is read once per process. The type information itself takes megabytes and is freed afterwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _POINTER, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC, _DATASEC, _ENUM64 = 2, 3, 4, 5,
 
 _COUNTER_ENUMS = ("node_stat_item", "memcg_stat_item", "vm_event_item")
 
-# Other enumerators that places depend on, and structures in which there are numbers.
+# Other enums whose values are indices or arguments, and the structures with numbers in them.
 _ENUMS = ("memcg_memory_event", "psi_states")
 _STRUCTS = (
     "cgroup",
@@ -36,7 +36,7 @@ _STRUCTS = (
 
 
 class Member(NamedTuple):
-    """A structure's member: its offset in bytes; how many elements it has, if it is an array."""
+    """A member of a structure: its offset in bytes, and the number of elements of an array."""
 
     offset: int
     length: int = 0
@@ -47,14 +47,13 @@ class KernelTypes(NamedTuple):
     """The facts about the running kernel that the readers need.
 
     Attributes:
-        counters: enumerator's name → (its enum's name, value), of the enums that
-            hold memory counters.
-        memory_cgrp_id: the memory controller's number, or None.
-        functions: those of the probed functions that the kernel has.
-        iterator_orders: what a cgroup iterator can walk in, enum bpf_cgroup_iter_order.
-        enumerators: name → value, of the other enums that are needed.
-        structs: structure's name → member's name → member. None is there that the kernel
-            does not have.
+        counters: the enum and the value of each memory counter, by the enumerator's name.
+        memory_cgrp_id: the number of the memory controller; None if the kernel has none.
+        functions: the functions of the table of features that the kernel has.
+        iterator_orders: the orders that a cgroup iterator can walk in, of enum
+            bpf_cgroup_iter_order.
+        enumerators: the values of the other enumerators that are needed, by name.
+        structs: the members of each structure that is needed and that the kernel has, by name.
     """
 
     counters: dict[str, tuple[str, int]]
@@ -66,7 +65,7 @@ class KernelTypes(NamedTuple):
 
     @property
     def vmstats(self) -> dict[str, Member]:
-        """struct memcg_vmstats."""
+        """The members of struct memcg_vmstats; empty if the kernel does not have it."""
         return self.structs.get("memcg_vmstats", {})
 
 
@@ -129,14 +128,14 @@ def _functions(types: Types) -> frozenset[str]:
     """The functions of the table of features that the kernel has."""
     found: set[str] = set()
     for feature in FEATURES:
-        # A function that is missing takes longest to look for: all of the BTF is searched.
+        # A search for a function that is missing takes longest, because it goes through all BTF.
         if not feature.beside or feature.beside in found:
             found.update(filter(types.has_function, feature.functions))
     return frozenset(found)
 
 
 class Types:
-    """Look-ups in one ``struct btf``, the kernel's or an object's own."""
+    """Look-ups in one ``struct btf``, that of the kernel or of an object."""
 
     def __init__(self, lib: _libbpf.Libbpf, btf: Any) -> None:
         self._lib = lib
@@ -150,7 +149,8 @@ class Types:
         return 0
 
     def _type(self, type_id: int) -> tuple[int, int, int, int, Any]:
-        """(kind, number of members, name's offset, size or type, address of the members)"""
+        """The kind, the number of members, the offset of the name, the size or type, and the
+        address of the members of a type."""
         pointer = self._lib.btf__type_by_id(self._btf, type_id)
         head = pointer.contents
         kind, count = head.info >> 24 & 0x1F, head.info & 0xFFFF
@@ -165,11 +165,11 @@ class Types:
         return (name or b"").decode()
 
     def has_function(self, name: str) -> bool:
-        """Whether there is a function of this name (not whether it may be called)."""
+        """Whether a function of this name exists. BPF may be forbidden to call it."""
         return self._find(name, _FUNC) > 0
 
     def enumerators(self, enum: str) -> dict[str, int]:
-        """Name → value; empty where there is no such enum."""
+        """The values of an enum by name; empty if there is no such enum."""
         type_id = self._find(enum, _ENUM, _ENUM64)
         if not type_id:
             return {}
@@ -179,7 +179,7 @@ class Types:
         return {self._name(words[at]): words[at + 1] for at in range(0, stride * count, stride)}
 
     def members(self, struct: str) -> dict[str, Member]:
-        """A structure's members by name, and those of its unnamed ones; empty where there is
+        """The members of a structure by name, including those of unnamed members; empty if there is
         no such structure."""
         type_id = self._find(struct, _STRUCT)
         return dict(self._members(type_id, 0)) if type_id else {}
@@ -189,7 +189,7 @@ class Types:
         words = self._words(members, 3 * count)  # name, type, offset in bits
         for at in range(0, 3 * count, 3):
             name = self._name(words[at])
-            # The upper byte is a bit field's size where the structure has any.
+            # In a structure with bit fields the upper byte is the size of the bit field.
             offset = start + (words[at + 2] & 0xFFFFFF) // 8
             kind, _, _, _, after = self._type(words[at + 1])
             if not name and kind in (_STRUCT, _UNION):
@@ -200,7 +200,7 @@ class Types:
                 yield name, Member(offset, 0, kind == _POINTER)
 
     def variables(self, section: str) -> dict[str, tuple[int, int]]:
-        """Name → (offset, size) of the global variables in one of an object's sections."""
+        """The offset and size of each global variable in a section of an object, by name."""
         type_id = self._find(section, _DATASEC)
         if not type_id:
             return {}

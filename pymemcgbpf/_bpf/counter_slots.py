@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Where each counter lies in struct memcg_vmstats: pure tables → places.
+"""In which slot of struct memcg_vmstats each counter is. Pure functions, without any I/O.
 
-Up to Linux 6.9 ``state[]`` is indexed by the enumerator itself. From 6.10 on the
-kernel keeps only some, and two static tables tell which lies where; ``events[]``
-has had such a table since 6.1. Where the tables cannot be found (a kernel without
-CONFIG_KALLSYMS_ALL), the order is rebuilt from the order in the kernel's source,
-as far as there is evidence: a kernel may keep counters that this package does not know.
+Up to Linux 6.9 the enumerator itself is the index into ``state[]``. From 6.10 on the kernel keeps
+only some of the counters, and a static table has the slot of each. ``events[]`` has had such a
+table since 6.1. If the tables cannot be read (the kernel lacks CONFIG_KALLSYMS_ALL), the order is
+rebuilt from the order in the kernel's source. A kernel may keep counters that this package does not
+know, so a slot is used only if observations prove it.
 """
 
 from __future__ import annotations
@@ -17,29 +17,27 @@ from typing import NamedTuple, Optional
 from .btf import KernelTypes
 
 _NODE, _MEMCG, _EVENT = "node_stat_item", "memcg_stat_item", "vm_event_item"
-_WORD = 8  # bytes of a counter
+_WORD = 8  # the size of a counter in bytes
 
 
 class Layout(NamedTuple):
-    """Where the counters lie.
+    """The slots of the counters.
 
     Attributes:
-        slots: enumerator's name → which 64-bit word of struct memcg_vmstats.
-        size: bytes from the structure's start to the last counter's end.
-        rebuilt: the order was rebuilt, not read from the kernel's tables.
-        unproved: enumerators that may be kept, but it is not proved where.
-        not_kept: enumerators that are proved not to be kept.
+        slots: the index of the 64-bit word in struct memcg_vmstats, by the enumerator's name.
+        rebuilt: whether the order was rebuilt, and not read from the kernel's tables.
+        unproved: enumerators of counters that the kernel may keep in a slot that is not proved.
+        not_kept: enumerators of counters that the kernel is proved not to keep.
     """
 
     slots: dict[str, int]
-    size: int
     rebuilt: bool
     unproved: frozenset[str] = frozenset()
     not_kept: frozenset[str] = frozenset()
 
 
 def table_sizes(types: KernelTypes) -> tuple[int, int]:
-    """Elements of mem_cgroup_stats_index and mem_cgroup_events_index."""
+    """The numbers of elements of mem_cgroup_stats_index and mem_cgroup_events_index."""
     return (
         types.counters.get("MEMCG_NR_STAT", ("", 0))[1],
         types.counters.get("NR_VM_EVENT_ITEMS", ("", 0))[1],
@@ -47,13 +45,13 @@ def table_sizes(types: KernelTypes) -> tuple[int, int]:
 
 
 def state_is_direct(types: KernelTypes) -> bool:
-    """Whether state[] is indexed by the enumerator (up to Linux 6.9)."""
+    """Whether the enumerator is the index into state[], as up to Linux 6.9."""
     state = types.vmstats.get("state")
     return state is not None and state.length == table_sizes(types)[0]
 
 
 def from_tables(types: KernelTypes, stats_index: bytes, events_index: bytes) -> Optional[Layout]:
-    """The layout by the kernel's own tables; None where they make no sense."""
+    """The layout according to the kernel's tables; None if they make no sense."""
     events = places(events_index, types.vmstats["events"].length, table_sizes(types)[1])
     if state_is_direct(types):
         state: Optional[dict[int, int]] = {at: at for at in range(types.vmstats["state"].length)}
@@ -68,14 +66,15 @@ def from_tables(types: KernelTypes, stats_index: bytes, events_index: bytes) -> 
             slots[name] = events_at + events[value]
         elif enum != _EVENT and value in state:
             slots[name] = state_at + state[value]
-    return Layout(_without_limits(slots), _size(types), False)
+    return Layout(_without_limits(slots), rebuilt=False)
 
 
 def places(table: bytes, length: int, elements: int) -> Optional[dict[int, int]]:
-    """Enumerator → place in an array of *length*, from one of the kernel's index tables.
+    """The index in an array of *length* by enumerator, from one of the kernel's index tables.
 
-    The table's form has changed (index + 1 in an int, index + 1 in an s8, index in a
-    u8 with 255 for none); the right one is the one that uses every place just once.
+    The encoding of the table has changed between releases: index + 1 in an int, index + 1 in an
+    s8, or the index in a u8 with 255 for "none". The right one uses each index exactly once. The
+    result is None if none does.
     """
     narrow = list(table[:elements])
     wide = list(memoryview(table[: 4 * elements]).cast("i")) if len(table) >= 4 * elements else []
@@ -88,8 +87,8 @@ def places(table: bytes, length: int, elements: int) -> Optional[dict[int, int]]
     return None
 
 
-# The order in the kernel's source, all releases from 6.10 to 7.3 laid over each other.
-# memcg_node_stat_items[], then memcg_stat_items[]:
+# The order in the kernel's source, merged from all releases from 6.10 to 7.3:
+# memcg_node_stat_items[], then memcg_stat_items[].
 _STATE_ORDER = (
     ("NR_INACTIVE_ANON", _NODE),
     ("NR_ACTIVE_ANON", _NODE),
@@ -151,7 +150,7 @@ _STATE_ORDER = (
     ("MEMCG_ZSWAP_INCOMP", _MEMCG),
 )
 
-# memcg_vm_event_stat[]:
+# The same for memcg_vm_event_stat[].
 _EVENT_ORDER = tuple(
     (name, _EVENT)
     for name in (
@@ -189,14 +188,15 @@ _EVENT_ORDER = tuple(
     )
 )
 
-# Enumerators that some released kernels have and do not keep per cgroup. Each with others that only
-# kernels have which keep it: where BTF has one of these, the kernel settles it. Every other name of
-# the two orders has been kept since there are both its enumerator and an order. That a counter is
-# not kept needs no proof: what is kept all the same is then one that is not known here.
+# Enumerators that some released kernels have without keeping the counter per cgroup. Each comes
+# with other enumerators that only kernels have which do keep it: if BTF has one of these, the
+# counter is kept. Every other counter of the two orders has always been kept since the kernel has
+# had both its enumerator and an order. A wrong assumption that a counter is not kept does no
+# harm: its slot then counts as one of an unknown counter.
 _DOUBTFUL: dict[str, tuple[str, ...]] = {
     # 7.3, with the vmstat-derived cost of reclaim
     **dict.fromkeys(("NR_VMSCAN_WRITE", "PGROTATE_ANON", "PGROTATE_FILE"), ("PGROTATE_ANON",)),
-    # 6.12, f77f0c751478; SWPIN_ZERO is of that release, too, the others are of 6.13 and 6.17
+    # 6.12, f77f0c751478. SWPIN_ZERO came with that release, the others with 6.13 and 6.17.
     **dict.fromkeys(
         (
             *("PGPROMOTE_SUCCESS", "PGDEMOTE_KSWAPD", "PGDEMOTE_DIRECT", "PGDEMOTE_KHUGEPAGED"),
@@ -206,7 +206,7 @@ _DOUBTFUL: dict[str, tuple[str, ...]] = {
     ),
     # Between 6.12 and 6.17, which has PGDEMOTE_PROACTIVE
     **dict.fromkeys(("PSWPIN", "PSWPOUT"), ("PGDEMOTE_PROACTIVE",)),
-    # 6.7; ZSWPWB is of 6.8
+    # 6.7. ZSWPWB came with 6.8.
     **dict.fromkeys(
         ("THP_SWPOUT", "THP_SWPOUT_FALLBACK"),
         ("ZSWPWB", "SWPIN_ZERO", "NR_HUGETLB", "PGDEMOTE_PROACTIVE"),
@@ -219,10 +219,10 @@ class Printed(NamedTuple):
     """What memory.stat shows.
 
     Attributes:
-        counters: the enumerators behind its keys, which are kept for certain.
-        events: those of them that are events, in their order (v2, which prints all that there
-            are but PGPGIN and PGPGOUT, in the array's order); empty on v1.
-        unknown: whether there are keys that no enumerator is known of.
+        counters: the enumerators behind its keys. The kernel certainly keeps these counters.
+        events: those of them that are events, in the order of memory.stat. cgroup v2 prints all
+            events but PGPGIN and PGPGOUT in the order of the array. Empty on cgroup v1.
+        unknown: whether it has keys whose enumerator is not known.
     """
 
     counters: frozenset[str]
@@ -231,11 +231,12 @@ class Printed(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """The counters at one moment, as the kernel's memory and as its files have them.
+    """The counters at one moment, in the kernel's memory and according to its files.
 
     Attributes:
-        words: place in struct memcg_vmstats → what was there.
-        ranges: enumerator → the least and the most that it was, in its own unit.
+        words: the words of struct memcg_vmstats by their index.
+        ranges: the least and the greatest possible value of each counter, in its own unit, by its
+            enumerator.
     """
 
     words: dict[int, int]
@@ -245,12 +246,12 @@ class Observation(NamedTuple):
 def rebuilt(
     types: KernelTypes, printed: Printed, observations: Sequence[Observation]
 ) -> Optional[Layout]:
-    """The places that are proved without the kernel's tables; None if there are none.
+    """The slots that can be proved without the kernel's tables; None if there are none.
 
-    Every order is thought possible that keeps the known counters in the order of the kernel's
-    source, leaves out any of those in doubt and has any number of unknown counters in any
-    places, as long as BTF's array lengths and all that was observed agree with it. A counter
-    is proved where all these orders put it into the same place.
+    An order is possible if it has the known counters in the order of the kernel's source, if it
+    leaves out only counters that are in doubt, and if it agrees with the array lengths of BTF and
+    with all observations. It may have any number of unknown counters anywhere. A slot is proved if
+    all possible orders put the counter there.
     """
     direct: dict[str, int] = {}
     if state_is_direct(types):
@@ -266,23 +267,22 @@ def rebuilt(
         return None
     return Layout(
         _without_limits({**direct, **places}),
-        _size(types),
         rebuilt=True,
         unproved=frozenset(names - proved.keys()),
         not_kept=frozenset(proved.keys() - places.keys()),
     )
 
 
-_Place = Optional[int]  # in struct memcg_vmstats; None: not kept
+_Place = Optional[int]  # an index in struct memcg_vmstats; None if the counter is not kept
 
 
 class _Section(NamedTuple):
     """A part of the arrays that has an order of its own.
 
     Attributes:
-        start: its first place in struct memcg_vmstats.
-        length: how many places it has.
-        names: the known counters in their order, and whether each may be missing.
+        start: the index of its first word in struct memcg_vmstats.
+        length: the number of its words.
+        names: the known counters in their order, each with whether it may be missing.
     """
 
     start: int
@@ -311,7 +311,7 @@ def _sections(types: KernelTypes, printed: Printed) -> Iterator[_Section]:
 def _with_doubts(
     types: KernelTypes, order: Sequence[tuple[str, tuple[str, ...]]], printed: Printed
 ) -> tuple[tuple[str, bool], ...]:
-    """The names of an order that BTF has, each with whether it may not be kept."""
+    """The names of an order that BTF has, each with whether it may be missing."""
     found = []
     for name, enums in order:
         if types.counters.get(name, ("", 0))[0] in enums:
@@ -333,7 +333,7 @@ def _events(types: KernelTypes, printed: Printed, length: int) -> tuple[tuple[st
 
 
 def _proved_in(section: _Section, observations: Sequence[Observation]) -> dict[str, _Place]:
-    """The section's counters whose places are proved."""
+    """The proved slots of a section, by counter."""
     seen: dict[str, set[int]] = {}
     nonzero: set[str] = set()
     for words, ranges in observations:
@@ -344,10 +344,10 @@ def _proved_in(section: _Section, observations: Sequence[Observation]) -> dict[s
                 fitting = {at for at in places if low <= words[at] <= high}
                 seen.setdefault(name, set()).update(fitting)
                 nonzero |= {name} if low > 0 else set()
-    # A length alone is no evidence: some number must have been met, in one place only.
+    # The length alone proves nothing: at least one number must have been found in one word only.
     if not any(len(seen[name]) == 1 for name in nonzero):
         return {}
-    # What is met nowhere tells nothing about the others.
+    # A counter whose number was found nowhere tells nothing about the others.
     nowhere = {name for name, places in seen.items() if not places}
     known = {name: places for name, places in seen.items() if places}
     places_of = _possible_places(section, known)
@@ -357,10 +357,10 @@ def _proved_in(section: _Section, observations: Sequence[Observation]) -> dict[s
 
 
 def _possible_places(section: _Section, seen: dict[str, set[int]]) -> dict[str, list[_Place]]:
-    """The places of each counter in all possible orders, None for not kept; empty where no
+    """The slots of each counter in all possible orders, with None for "not kept". Empty if no
     order is possible.
 
-    An order is a way through a grid, from no counter and no place to all of them.
+    An order is a path through a grid of counters and slots, from none of either to all of them.
     """
     names, length = section.names, section.length
     everywhere = range(section.start, section.start + length)
@@ -396,12 +396,12 @@ def _possible_places(section: _Section, seen: dict[str, set[int]]) -> dict[str, 
     return found
 
 
-_NEVER_PRINTED = ("PGPGIN", "PGPGOUT")  # on v2
+_NEVER_PRINTED = ("PGPGIN", "PGPGOUT")  # on cgroup v2
 
 
 def event_printed_as(types: KernelTypes, key: str) -> Optional[str]:
-    """The event that a key of v2's memory.stat shows; None if it is no event's."""
-    # One key is not its enumerator's name in small letters.
+    """The enumerator of the event that a key of cgroup v2 shows; None if the key is no event."""
+    # All keys but this one are their enumerator's name in lower case.
     name = "NUMA_PAGE_MIGRATE" if key == "numa_pages_migrated" else key.upper()
     return name if types.counters.get(name, ("", 0))[0] == _EVENT else None
 
@@ -410,16 +410,9 @@ _LIMITS = ("NR_VM_", "MEMCG_NR_")
 
 
 def _without_limits(slots: dict[str, int]) -> dict[str, int]:
-    """Drops the enumerators that only count the others."""
+    """Drops the enumerators that mark the end of an enum."""
     return {name: slot for name, slot in slots.items() if not name.startswith(_LIMITS)}
 
 
 def _starts(types: KernelTypes) -> tuple[int, int]:
     return types.vmstats["state"].offset // _WORD, types.vmstats["events"].offset // _WORD
-
-
-def _size(types: KernelTypes) -> int:
-    return max(
-        array.offset + array.length * _WORD
-        for array in (types.vmstats["state"], types.vmstats["events"])
-    )

@@ -37,7 +37,7 @@ class Feature(NamedTuple):
         linux: the first release that has it; "" if no release has it.
         last: the last release that has it; "" if it is still there.
         origin: the commit that added it to Linux, or its title.
-        without: what to do, or what happens, where it is missing.
+        without: what happens where it is missing.
         functions: all of these functions are in the kernel's BTF.
         beside: a function without which the others are not looked for; "" for none.
         orders: a cgroup iterator can walk in all of these orders.
@@ -103,14 +103,14 @@ KFUNC = Feature(
     "backend `kfunc`",
     "7.0",
     "99430ab8b804, mm: introduce BPF kfuncs to access memcg statistics and events",
-    'use backend="auto": core reads the same counters on older kernels',
+    "core reads the same counters",
     functions=("bpf_get_mem_cgroup",),
 )
 RFC = Feature(
     "backend `rfc`",
     "",
     "the first form of the patch behind `kfunc`, which was not merged",
-    'use backend="auto"',
+    "core reads the same counters",
     functions=("memcg_node_stat_fetch",),
 )
 CORE = Feature(

@@ -99,7 +99,7 @@ _messages = _Messages()
 
 def _logger() -> Any:
     """The logger, or None as long as nothing in this process has imported ``logging``. The import
-    takes 4 ms, and before it nobody can have asked for messages."""
+    takes 4 ms, and no application can have asked for messages before."""
     logging = sys.modules.get("logging")
     if logging is None or not hasattr(logging, "NullHandler"):  # It is just being imported.
         return None

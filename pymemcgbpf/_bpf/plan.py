@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What a BPF program is to compute: which of the kernel's numbers make up which item."""
+"""What a BPF program computes: the kernel's numbers that make up each item."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from .._items import Counters, Field, Item, NodeCounter, Pressure
 from ..errors import BackendUnavailableError
 from . import btf as _btf
 from . import counter_slots as _counter_slots
-from . import program as _program
+from . import terms as _terms
 from .features import EVENTS_KFUNC
 
 
 class PointerPath(NamedTuple):
-    """A structure in the kernel's memory, by the way to it.
+    """A structure in the kernel's memory, and the pointers that lead to it.
 
     Attributes:
-        start: struct mem_cgroup or struct cgroup, a ``START_*`` of program.py.
+        start: where the path begins, struct mem_cgroup or struct cgroup; a ``START_*`` of terms.py.
         steps: the offsets of the pointers to follow.
-        enabled_offset: the offset of a byte in it that is 0 if it is not in use, if there is one.
+        enabled_offset: the offset of a byte that is 0 while the structure is not in use; None if
+            it has no such byte.
     """
 
     start: int
@@ -31,13 +32,13 @@ class PointerPath(NamedTuple):
 
 
 class Term(NamedTuple):
-    """One of the kernel's numbers; an item is the sum of its terms.
+    """One number of the kernel. An item is the sum of its terms.
 
     Attributes:
-        kind: a ``KIND_*`` of program.py.
-        at: what a kfunc is asked for; else the offset of a word, in *base*.
-        unit: the factor from it to the item's unit.
-        base: where the word is.
+        kind: a ``KIND_*`` of terms.py.
+        at: the argument of a kfunc, or the offset of a word in *base*.
+        unit: the factor from the number to the item's unit.
+        base: the structure with the word; None for a kfunc.
     """
 
     kind: int
@@ -50,12 +51,12 @@ Terms = dict[str, tuple[Term, ...]]
 
 
 class Planner(NamedTuple):
-    """Where the kernel's numbers come from.
+    """Translates items into terms, for one backend on one kernel.
 
     Attributes:
         backend: "kfunc", "rfc" or "core".
-        types: what BTF says.
-        layout: where the counters lie, if that is known.
+        types: the kernel's types.
+        layout: the slots of the counters, if they are known.
     """
 
     backend: str
@@ -63,12 +64,12 @@ class Planner(NamedTuple):
     layout: Optional[_counter_slots.Layout]
 
     def terms_of(self, name: str) -> tuple[Term, ...]:
-        """The numbers that an item is the sum of; none where this kernel has none."""
+        """The terms of an item; empty if this kernel does not have it."""
         item = _items.item_named(name) or guessed(name, self.types.counters)
         return () if item is None else self.terms(item.source)
 
     def terms(self, source: _items.ItemSource) -> tuple[Term, ...]:
-        """The numbers that make up what the catalogue names."""
+        """The terms of a source in the catalogue; empty if this kernel does not have it."""
         try:
             if isinstance(source, Counters):
                 return () if self._is_unproved(source) else tuple(self._counters(source))
@@ -103,17 +104,15 @@ class Planner(NamedTuple):
                     continue
                 enum, value = self.types.counters[enumerator]
                 if self.backend != "core":
-                    yield Term(_program.KINDS[enum], value)  # the kernel applies the unit
+                    yield Term(_terms.KINDS[enum], value)  # the kernel applies the unit
                 elif self.layout is not None and enumerator in self.layout.slots:
-                    base = PointerPath(
-                        _program.START_MEMCG, (self._member("mem_cgroup", "vmstats"),)
-                    )
+                    base = PointerPath(_terms.START_MEMCG, (self._member("mem_cgroup", "vmstats"),))
                     at = 8 * self.layout.slots[enumerator]
                     yield Term(_word_kind(enum), at, unit_of(source.scale), base)
                 break
 
     def _on_node(self, source: NodeCounter) -> tuple[Term, ...]:
-        """A node's counters lie in the order of struct memcg_vmstats' state[]."""
+        """The counters of a node are in the same order as state[] of struct memcg_vmstats."""
         if self.layout is None:
             return ()
         per_node, stats = "mem_cgroup_per_node", self.types.structs["mem_cgroup_per_node"]
@@ -129,53 +128,54 @@ class Planner(NamedTuple):
             enum, _ = self.types.counters.get(enumerator, ("", 0))
             slot = self.layout.slots.get(enumerator, first - 1) - first
             if enum == "node_stat_item" and 0 <= slot < state.length:
-                base = PointerPath(_program.START_MEMCG, steps)
+                base = PointerPath(_terms.START_MEMCG, steps)
                 unit = unit_of(source.of.scale)
-                return (Term(_program.KIND_SIGNED, start + 8 * slot, unit, base),)
+                return (Term(_terms.KIND_SIGNED, start + 8 * slot, unit, base),)
         return ()
 
     def _field(self, source: Field) -> Term:
         if self.backend == "kfunc":
             if source.path == ("memory", "usage"):
-                return Term(_program.KIND_USAGE, 0)
+                return Term(_terms.KIND_USAGE, 0)
             if source.path == ("memory_events",) and EVENTS_KFUNC.is_in(self.types):
-                return Term(_program.KIND_MEMORY_EVENT, self.types.enumerators[source.enumerator])
+                return Term(_terms.KIND_MEMORY_EVENT, self.types.enumerators[source.enumerator])
         at = self._member("mem_cgroup", source.path[0])
         if len(source.path) > 1:
             at += self._member("page_counter", source.path[1])
-        base = PointerPath(_program.START_MEMCG, ())
+        base = PointerPath(_terms.START_MEMCG, ())
         if source.enumerator:
             at += 8 * self.types.enumerators[source.enumerator]
-            return Term(_program.KIND_WORD, at, 1, base)
+            return Term(_terms.KIND_WORD, at, 1, base)
         if source.limit:
-            return Term(_program.KIND_LIMIT, at, 1, base)  # the program applies the unit
-        return Term(_program.KIND_WORD, at, mmap.PAGESIZE, base)
+            return Term(_terms.KIND_LIMIT, at, 1, base)  # the program applies the unit
+        return Term(_terms.KIND_WORD, at, mmap.PAGESIZE, base)
 
     def _pressure(self, source: Pressure) -> Term:
         group = self.types.structs["psi_group"]
         steps = (self._member("cgroup", "psi"),)
-        base = PointerPath(_program.START_CGROUP, steps, group["enabled"].offset)
+        base = PointerPath(_terms.START_CGROUP, steps, group["enabled"].offset)
         at = group["total"].offset + 8 * self.types.enumerators[source.enumerator]
-        return Term(_program.KIND_NANOSECONDS, at, 1, base)
+        return Term(_terms.KIND_NANOSECONDS, at, 1, base)
 
     def _member(self, struct: str, member: str) -> int:
         return self.types.structs[struct][member].offset
 
 
 def _word_kind(enum: str) -> int:
-    return _program.KIND_WORD if enum == "vm_event_item" else _program.KIND_SIGNED
+    return _terms.KIND_WORD if enum == "vm_event_item" else _terms.KIND_SIGNED
 
 
 def unit_of(scale: str) -> int:
-    """The factor from a counter's own unit to its item's."""
+    """The factor from the unit of a counter to that of its item."""
     return {_items.PAGES: mmap.PAGESIZE, _items.KIB: 1024}.get(scale, 1)
 
 
 def guessed(name: str, enumerators: Iterable[str]) -> Optional[Item]:
-    """An item of a newer kernel, by the enumerator that is called like it.
+    """An item of a newer kernel, guessed from an enumerator of the same name; None if there is
+    none.
 
-    How the kernel names them: NR_ANON_MAPPED and MEMCG_SOCK are pages, …_B are bytes,
-    …_KB are KiB; all else are counts.
+    The unit follows from the kernel's habits: NR_ANON_MAPPED and MEMCG_SOCK are in pages, names
+    that end in _B are in bytes and in _KB in KiB, and all others are counts.
     """
     upper = name.upper()
     for enumerator, scale in (
@@ -192,11 +192,11 @@ def guessed(name: str, enumerators: Iterable[str]) -> Optional[Item]:
 
 
 class ReadPlan(NamedTuple):
-    """Items, from a backend.
+    """The items that a program reads through one backend.
 
     Attributes:
         backend: "kfunc", "rfc" or "core".
-        terms: item's name → its terms, in the order of a row's values.
+        terms: the terms of each item by its name, in the order of a row's values.
     """
 
     backend: str
@@ -204,33 +204,33 @@ class ReadPlan(NamedTuple):
 
     @property
     def key(self) -> object:
-        """What two recipes for the same program have in common."""
+        """A key that two plans have in common if the same program serves both."""
         return self.backend, tuple(self.terms.items())
 
     @property
     def row_size(self) -> int:
-        """Bytes of one row."""
+        """The size of a row in bytes."""
         return _wire.row_size(len(self.terms))
 
     @property
     def needs_flush(self) -> bool:
-        """Whether it has items that pending updates are missing from."""
+        """Whether it has items that a flush brings up to date."""
         return any(map(is_flushed, self.terms))
 
     @property
     def has_pressure(self) -> bool:
-        """Whether it has totals that the kernel brings up to date when their file is read."""
+        """Whether it has totals that reading memory.pressure brings up to date."""
         return any(name.startswith(_items.PRESSURE) for name in self.terms)
 
     def header(self, order: int) -> bytes:
-        """What a stream of it begins with."""
+        """The header of a stream."""
         return _wire.encode_header([_number(name) for name in self.terms], order)
 
     def constants(self, flush_mode: int, order: int = _options.SELF) -> dict[str, bytes]:
-        """The constants of any program of the object that reads rows.
+        """The constants of a program that fills rows.
 
         Raises:
-            BackendUnavailableError: there are more items than the program has room for.
+            BackendUnavailableError: there are more items than a program has room for.
         """
         blocks = _blocks([term for item in self.terms.values() for term in item])
         terms = [
@@ -238,27 +238,27 @@ class ReadPlan(NamedTuple):
             for name, item in self.terms.items()
             for at, term in enumerate(item)
         ]
-        room = _wire.MAX_ITEMS, _wire.MAX_TERMS, _wire.MAX_BLOCKS, _wire.MAX_WORDS
+        room = _wire.MAX_ITEMS, _terms.MAX_TERMS, _terms.MAX_BLOCKS, _terms.MAX_WORDS
         words = sum(block.size for block in blocks.values()) // 8
         if any(a > b for a, b in zip((len(self.terms), len(terms), len(blocks), words), room)):
             raise BackendUnavailableError(
                 f"{len(self.terms)} items are too many for the BPF program"
             )
         return {
-            "backend": _program.u32(_program.BACKEND_NUMBERS[self.backend]),
-            "flush": _program.u32(flush_mode),
-            "memory_cgrp_id": _program.u32(_btf.kernel().memory_cgrp_id or 0),
-            "page_size": _program.u32(mmap.PAGESIZE),
-            "nr_blocks": _program.u32(len(blocks)),
-            "blocks": _program.encode_blocks(blocks.values()),
-            "nr_terms": _program.u32(len(terms)),
-            "terms": _program.encode_terms(terms),
+            "backend": _terms.u32(_terms.BACKEND_NUMBERS[self.backend]),
+            "flush": _terms.u32(flush_mode),
+            "memory_cgrp_id": _terms.u32(_btf.kernel().memory_cgrp_id or 0),
+            "page_size": _terms.u32(mmap.PAGESIZE),
+            "nr_blocks": _terms.u32(len(blocks)),
+            "blocks": _terms.encode_blocks(blocks.values()),
+            "nr_terms": _terms.u32(len(terms)),
+            "terms": _terms.encode_terms(terms),
             "header": self.header(order),
         }
 
 
 def is_flushed(name: str) -> bool:
-    """Whether an item is one of the counters that are flushed."""
+    """Whether a flush brings an item up to date."""
     item = _items.item_named(name)
     return item is None or isinstance(item.source, (Counters, NodeCounter))
 
@@ -269,13 +269,13 @@ def _number(name: str) -> int:
 
 
 def _flags(name: str, last: bool) -> int:
-    flags = _program.TERM_LAST if last else 0
+    flags = _terms.TERM_LAST if last else 0
     on_root = _items.file_of(name) in _items.ON_ROOT
-    return flags if on_root else flags | _program.TERM_NOT_ON_ROOT
+    return flags if on_root else flags | _terms.TERM_NOT_ON_ROOT
 
 
-def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _program.Block]:
-    """What is copied out of each structure: from the first word asked for to the last."""
+def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _terms.Block]:
+    """The block of each structure, which spans from the first word needed to the last."""
     spans: dict[PointerPath, tuple[int, int]] = {}
     for term in terms:
         if term.base is not None:
@@ -286,7 +286,7 @@ def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _program.Block]:
     for base, (first, end) in spans.items():
         first_step, second_step = (*base.steps, 0, 0)[:2]
         enabled_offset = 0 if base.enabled_offset is None else 1 + base.enabled_offset
-        blocks[base] = _program.Block(
+        blocks[base] = _terms.Block(
             start=base.start,
             nr_steps=len(base.steps),
             first_step=first_step,
@@ -301,10 +301,10 @@ def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _program.Block]:
 
 
 def _wire_term(
-    term: Term, blocks: dict[PointerPath, _program.Block], flags: int
-) -> _program.EncodedTerm:
+    term: Term, blocks: dict[PointerPath, _terms.Block], flags: int
+) -> _terms.EncodedTerm:
     if term.base is None:
-        return _program.EncodedTerm(term.kind, flags, 0, term.at, term.unit)
+        return _terms.EncodedTerm(term.kind, flags, 0, term.at, term.unit)
     block = blocks[term.base]
     word = block.word + (term.at - block.offset) // 8
-    return _program.EncodedTerm(term.kind, flags, list(blocks).index(term.base), word, term.unit)
+    return _terms.EncodedTerm(term.kind, flags, list(blocks).index(term.base), word, term.unit)

@@ -1,42 +1,40 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The BPF object: constants set, loaded, attached. Who holds what, and what can fail."""
+"""BPF programs of this package: configured by constants, loaded, and attached to cgroups."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import mmap
 import os
-import struct
 import sys
-from collections.abc import Iterable
 from typing import Any, NamedTuple, Optional
 
-from .. import _signals, _wire
+from .. import _signals
 from .._descriptors import Descriptor, Owned, duplicate, opened_at
 from ..errors import (
     BpfObjectError,
-    BpfPermissionError,
     MemcgError,
-    VerifierError,
     errno_text,
     is_transient,
     shortage,
 )
 from . import btf as _btf
+from . import capabilities as _capabilities
 from . import reload as _reload
 from .bindings import libbpf as _libbpf
 from .bindings import libbpf_log as _libbpf_log
 from .bindings import libbpf_maps as _libbpf_maps
 from .bindings import libbpf_programs as _libbpf_programs
+from .load_errors import load_error
+from .terms import BACKEND_NUMBERS, FLUSH_KFUNC, FLUSH_RFC, u32
 
 _HERE = os.path.dirname(__file__)
 OBJECT_FILE = os.path.join(_HERE, "objects", "memcg_stats.bpf.o")
-CORE_FILE = os.path.join(_HERE, "objects", "memcg_stats_core.bpf.o")  # the same, for core alone
-TABLES_FILE = os.path.join(_HERE, "objects", "index_tables.bpf.o")  # COPY_TABLES, alone
+CORE_FILE = os.path.join(_HERE, "objects", "memcg_stats_core.bpf.o")  # names no kfunc, for core
+TABLES_FILE = os.path.join(_HERE, "objects", "index_tables.bpf.o")  # has COPY_TABLES only
 
-# The programs of the objects, and their maps: which program uses which.
+# The programs of the objects, and the maps that each of them uses.
 STREAM = "memcg_stream"
 SHARE = "memcg_share"
 RUN_ONE = "memcg_run_one"
@@ -51,89 +49,35 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     COPY_TABLES: (),
 }
 
-# enum memcg_stats_backend, _flush, _kind, _start and the flags of bpf_src/memcg_stats.h
-BACKEND_NUMBERS = {"kfunc": 1, "rfc": 2, "core": 3}
-FLUSH_NONE, FLUSH_KFUNC, FLUSH_RFC, FLUSH_RSTAT = 0, 1, 2, 3
-KINDS = {"node_stat_item": 1, "memcg_stat_item": 2, "vm_event_item": 3}
-KIND_MEMORY_EVENT, KIND_USAGE = 4, 5
-KIND_WORD, KIND_SIGNED, KIND_LIMIT, KIND_NANOSECONDS = 6, 7, 8, 9
-TERM_LAST, TERM_NOT_ON_ROOT = 1, 2
-START_MEMCG, START_CGROUP = 0, 1
-
-
-class EncodedTerm(NamedTuple):
-    """One number; an item is the sum of its terms. As struct memcg_stats_term."""
-
-    kind: int
-    flags: int
-    block: int
-    counter: int
-    unit: int
-
-
-class Block(NamedTuple):
-    """What is copied from a structure of the kernel's. As struct memcg_stats_block."""
-
-    start: int
-    nr_steps: int
-    first_step: int
-    second_step: int
-    offset: int
-    size: int
-    word: int
-    enabled_offset: int
-
-
-def u32(value: int) -> bytes:
-    """A constant of type __u32."""
-    return struct.pack("=I", value)
-
-
-def u64(value: int) -> bytes:
-    """A constant of type __u64."""
-    return struct.pack("=Q", value)
-
-
-def encode_terms(terms: Iterable[EncodedTerm]) -> bytes:
-    """The constant ``terms[]``."""
-    return b"".join(_wire.TERM.pack(*term) for term in terms)
-
-
-def encode_blocks(blocks: Iterable[Block]) -> bytes:
-    """The constant ``blocks[]``."""
-    return b"".join(_wire.BLOCK.pack(*block) for block in blocks)
-
 
 class MapSize(NamedTuple):
-    """How large a map is made."""
+    """The size of a map: the bytes of an entry, and how many entries it has."""
 
     value_size: int
     entries: int
 
 
 class Program:
-    """One program of the object, loaded with its constants, and its maps with their sizes.
+    """A loaded program, with its constants and its maps.
 
-    Through libbpf the first time in a process. What libbpf finds out for that takes most of
-    the time and depends on the kernel alone: so the next one of the name is loaded from what
-    it made of the first (_reload.py). Closed when its last user lets go of it, or by
-    :meth:`close`.
+    The first program of a name is loaded through libbpf. Most of that time goes into relocations,
+    whose result depends on the kernel only, so later ones are loaded from that result (reload.py).
+    A program is unloaded by :meth:`close`, or when the last reference to it is dropped.
 
     Raises:
-        BpfObjectError, BpfPermissionError, VerifierError, and what
-        :func:`_libbpf.load` raises.
+        BpfObjectError, BpfPermissionError, VerifierError: the program cannot be loaded.
+        LibbpfNotFoundError, LibbpfTooOldError: libbpf cannot be used.
     """
 
     def __init__(
         self, name: str, constants: dict[str, bytes], rows: Optional[MapSize] = None
     ) -> None:
         self._lib = _libbpf.load()
-        if missing_capabilities():  # spares the kernel, and us, all that follows
-            raise BpfPermissionError(_permission_message(errno.EPERM), errno=errno.EPERM)
+        _capabilities.check()
         _check_spare_descriptors()
         self.key = 0
         if name in (RUN_ONE, RUN_TREE):
-            # Whoever runs it says the key: the descriptor's number may be another program's.
+            # Callers pass the key, because the descriptor may belong to another program by then.
             key = os.urandom(8)
             self.key = int.from_bytes(key, sys.byteorder)
             constants = {**constants, "program_key": key}
@@ -149,42 +93,42 @@ class Program:
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed its descriptor."""
+        """Whether other code has closed its file descriptor."""
         return self._program.is_lost
 
     def variable(self, name: str) -> bytes:
-        """A global variable's bytes, as the program left them."""
-        assert self._variables is not None, "only COPY_TABLES has variables to be read"
+        """The bytes of a global variable, as the program has set them."""
+        assert self._variables is not None, "only COPY_TABLES has variables that are read"
         offset, size = self._variables.places[name]
-        # A mapping of our own: libbpf before 1.4 leaves its one as it was before load.
+        # libbpf before 1.4 does not update its own mapping at load, so the map is mapped here.
         fd, length = self._variables.memory.fileno(), self._variables.size
         with _libbpf_maps.map_memory(fd, length) as memory:
             return memory[offset : offset + size]
 
     def map_rows(self, rows: MapSize) -> mmap.mmap:
-        """The map of rows, to be read."""
-        assert self._rows is not None, "only a program with a map of rows is asked for it"
+        """Maps the map of rows into this process, for reading."""
+        assert self._rows is not None, "the program has no map of rows"
         size = rows.value_size * rows.entries
         return _libbpf_maps.map_memory(self._rows.fd, size)
 
     def run(self) -> int:
-        """Runs a syscall program once; returns what it returned."""
+        """Runs a syscall program once, and returns its return value."""
         return _libbpf_programs.test_run(self._lib, self.fd)
 
     def attach(self, cgroup_fd: int, order: int) -> Link:
-        """A link to a cgroup iterator that starts at an open cgroup directory."""
+        """Attaches the program to a cgroup iterator that starts at an open cgroup directory."""
         owned = _libbpf_programs.link_iterator(self._lib, self.fd, cgroup_fd, order)
         return Link(self, self._lib, self._descriptor(owned))
 
     def close(self) -> None:
-        """Unloads the program, once its links are closed. Calling it again does nothing."""
+        """Unloads the program when its links are closed, too. Calling it again does nothing."""
         self._program.close()
         if self._rows is not None:
             self._rows.close()
 
 
 class Link:
-    """An iterator link. Keeps its program loaded, and its cgroup from being freed."""
+    """An iterator link. It keeps its program loaded, and its cgroup from being freed."""
 
     def __init__(self, program: Program, lib: _libbpf.Libbpf, descriptor: Descriptor) -> None:
         self._program: Optional[Program] = program
@@ -193,15 +137,15 @@ class Link:
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed its descriptor."""
+        """Whether other code has closed its file descriptor."""
         return self._descriptor.is_lost
 
     def pin(self, path: str) -> None:
-        """Gives it a name in a bpffs, which keeps it beyond this object and this process."""
+        """Pins the link in a bpffs, where it outlives this object and this process."""
         self._lib.bpf_obj_pin(self.fd, os.fsencode(path))
 
     def close(self) -> None:
-        """Detaches, unless it is pinned. Calling it again does nothing."""
+        """Detaches the link, unless it is pinned. Calling it again does nothing."""
         self._descriptor.close()
         self._program = None
 
@@ -218,10 +162,10 @@ class _Loaded(NamedTuple):
     """A loaded program.
 
     Attributes:
-        program: its descriptor.
-        rows: that of its map of rows, if it has one.
-        constants: what it was loaded with.
-        variables: of COPY_TABLES.
+        program: the descriptor of the program.
+        rows: the descriptor of its map of rows, if it has one.
+        constants: the bytes of its constants.
+        variables: the global variables of COPY_TABLES; None for other programs.
     """
 
     program: Owned
@@ -233,7 +177,7 @@ class _Loaded(NamedTuple):
 def _loaded(
     lib: _libbpf.Libbpf, name: str, constants: dict[str, bytes], rows: Optional[MapSize]
 ) -> _Loaded:
-    """Loads a program, as it was loaded before in this process or else through libbpf."""
+    """Loads a program: from the result of an earlier load if there is one, or through libbpf."""
     file = _file_of(name, constants)
     before = _reload.lookup(file, name)
     if before is not None:
@@ -243,8 +187,8 @@ def _loaded(
             return _Loaded(program, rows_map, before.constants.with_values(constants))
         except MemcgError as error:
             if is_transient(error):
-                raise _load_error(error, file, "") from error
-            # Else libbpf's loader is to try: it has words for what is wrong.
+                raise load_error(error, file, "") from error
+            # libbpf tries next, because its messages explain what is wrong.
     try:
         return _libbpf_log.run_with_log(
             lambda log: _load_object(lib, file, name, constants, rows, log)
@@ -258,8 +202,9 @@ def _loaded(
         )
 
 
-# What the kernel says, and an older libbpf, of a program whose map of constants libbpf did not
-# make: it does not where the kernel has no such maps. All that this package serves do.
+# What the kernel or an older libbpf says if libbpf has not created the map of constants. It leaves
+# the map out if it believes that the kernel has no such maps. All kernels from 6.1 on have them, so
+# its probe must have failed for another reason.
 _MAP_WAS_NOT_MADE = ("is not pointing to valid bpf_map", "is referenced but wasn't created")
 
 
@@ -271,19 +216,22 @@ def _load_object(
     rows: Optional[MapSize],
     log: list[str],
 ) -> _Loaded:
-    """Loads a program through libbpf, of which nothing but the descriptors is kept: it would
-    close them whatever they are then."""
+    """Loads a program through libbpf.
+
+    The descriptors are duplicated, and libbpf's object is closed here: later it would close its
+    descriptors' numbers even if other files had them by then.
+    """
     opened = _open(lib, file, log)
     try:
         return _Object(lib, opened).load(file, name, constants, rows)
     except MemcgError as error:
-        raise _load_error(error, file, "".join(log)) from error
+        raise load_error(error, file, "".join(log)) from error
     finally:
         lib.bpf_object__close(opened)
 
 
 class _Object:
-    """A ``struct bpf_object`` that is open, not yet loaded."""
+    """A ``struct bpf_object`` that is opened but not yet loaded."""
 
     def __init__(self, lib: _libbpf.Libbpf, opened: Any) -> None:
         self._lib, self._object = lib, opened
@@ -300,7 +248,7 @@ class _Object:
         self._prepare_maps(name, rows)
         lib.bpf_object__load(self._object)
         owned = duplicate(lib.bpf_program__fd(program))
-        if name == COPY_TABLES:  # which runs once, and is asked for its variables
+        if name == COPY_TABLES:  # it runs once, so it is not kept for another load
             return _Loaded(owned, None, data, self._variables())
         with contextlib.suppress(MemcgError):
             _reload.remember(file, _reload.capture(lib, name, self._object, program, initial))
@@ -308,10 +256,10 @@ class _Object:
         return _Loaded(owned, rows_map, data)
 
     def _choose(self, name: str) -> Any:
-        """The program of that name; no other will be loaded."""
+        """Selects the program of this name; no other will be loaded."""
         lib = self._lib
         for other in PROGRAMS:
-            if (other == COPY_TABLES) == (name == COPY_TABLES):  # it is in this object
+            if (other == COPY_TABLES) == (name == COPY_TABLES):  # both are in the same object
                 program = lib.bpf_object__find_program_by_name(self._object, other.encode())
                 lib.bpf_program__set_autoload(program, other == name)
                 if other == name:
@@ -319,7 +267,7 @@ class _Object:
         return wanted
 
     def _constants(self) -> tuple[_reload.Section, int]:
-        """The constants as they were compiled, and where they are to be set."""
+        """The constants as compiled, and the address where libbpf keeps them until the load."""
         _, (address, size), places = self._section(".rodata")
         return _reload.Section(_libbpf.peek(address, size), places), address
 
@@ -340,24 +288,27 @@ class _Object:
                 lib.bpf_map__set_max_entries(bpf_map, rows.entries)
 
     def _section(self, name: str) -> tuple[Any, tuple[int, int], dict[str, tuple[int, int]]]:
-        """A section of global variables: its map, where libbpf has its initial value
-        (address, size), and variable's name → (offset, size)."""
+        """A section of global variables: its map, the address and size of its initial value, and
+        the offset and size of each variable."""
         bpf_map = self._map(name)
         types = _btf.Types(self._lib, self._lib.bpf_object__btf(self._object))
         return bpf_map, _libbpf_maps.initial_value(self._lib, bpf_map), types.variables(name)
 
 
-_DESCRIPTORS = 28  # what a reader takes while it is made (24 with libbpf 1.1)
+_DESCRIPTORS = 28  # what creating a reader takes for a moment (24 with libbpf 1.1)
 
 
 def _check_spare_descriptors() -> None:
-    """libbpf probes the kernel's features once per process: a probe that fails for want of
-    file descriptors would count as a "no" for ever."""
+    """Checks that enough file descriptors are free.
+
+    libbpf probes the features of the kernel once per process. It would take a probe that failed
+    for want of descriptors for a missing feature, for as long as it is loaded.
+    """
     try:
         taken = [opened_at(os.devnull, os.O_RDONLY) for _ in range(_DESCRIPTORS)]
     except OSError as error:
         if not is_transient(error):
-            return  # there is no /dev/null: nothing is known
+            return  # there is no /dev/null, so nothing can be said
         raise shortage(
             f"a BPF program cannot be loaded, which takes {_DESCRIPTORS} file descriptors for a "
             "moment (ulimit -n)",
@@ -369,8 +320,10 @@ def _check_spare_descriptors() -> None:
 
 
 def _file_of(program: str, constants: dict[str, bytes]) -> str:
-    """The object to load a program from: the one that names no more kernel functions than it
-    needs, as each is looked for."""
+    """The object file to load a program from.
+
+    It is the one that names the fewest kernel functions, because libbpf searches for each of them.
+    """
     if program == COPY_TABLES:
         return TABLES_FILE
     core = constants.get("backend") == u32(BACKEND_NUMBERS["core"])
@@ -379,10 +332,10 @@ def _file_of(program: str, constants: dict[str, bytes]) -> str:
 
 
 def read_object(file: Optional[str] = None) -> bytes:
-    """A BPF object, as it was installed; the one of the readers, if no other is named.
+    """The bytes of an installed BPF object; by default of the one that readers use.
 
     Raises:
-        BpfObjectError: there is none.
+        BpfObjectError: the file cannot be read.
     """
     file = OBJECT_FILE if file is None else file
     try:
@@ -416,89 +369,3 @@ def _open(lib: _libbpf.Libbpf, file: str, log: list[str]) -> Any:
             call=error.call,
             log="".join(log),
         ) from error
-
-
-def _load_error(error: MemcgError, file: str, log: str) -> MemcgError:
-    number = error.errno or 0
-    verdict = _verdict(log)
-    kind: type[MemcgError] = VerifierError
-    if is_transient(error):
-        kind, message = MemcgError, f"the BPF program cannot be loaded: {errno_text(number)}"
-    elif error.call != "bpf_object__load":
-        kind = BpfObjectError
-        message = (
-            f"the BPF object {file} is not the one of this package ({error}): "
-            "install pymemcgbpf again"
-        )
-    elif _CANNOT_LIST_BTF in log:
-        kind, message = BpfPermissionError, _NEEDS_SYS_ADMIN
-    elif number == errno.EPERM or (number == errno.EACCES and not verdict):
-        kind, message = BpfPermissionError, _permission_message(number)
-    elif number == errno.ENOSYS:
-        kind, message = BpfObjectError, "this kernel has no bpf() system call"
-    elif number == errno.ESRCH:  # libbpf's number for it; not "No such process"
-        message = "the BPF program calls a kernel function that is not there"
-    else:
-        message = (
-            f"the kernel refused the BPF program ({errno_text(number)}): "
-            f"{verdict or 'it gave no reason'}"
-        )
-    return kind(message, errno=error.errno, call=error.call, log=log)
-
-
-# An older libbpf looks for a kernel function that is not there in the modules' BTF too,
-# and takes it for a failure when it may not.
-_CANNOT_LIST_BTF = "failed to iterate BTF objects"
-_NEEDS_SYS_ADMIN = (
-    "run as root, grant CAP_SYS_ADMIN in addition to CAP_BPF and CAP_PERFMON, or install libbpf "
-    "1.5 or later: this process may not load BPF programs, because it lacks CAP_SYS_ADMIN, which "
-    "older versions of libbpf need"
-)
-
-
-def _verdict(log: str) -> str:
-    """The verifier's own sentence: its log's last line before the accounts."""
-    _, begin, rest = log.partition("BEGIN PROG LOAD LOG --")
-    if not begin:
-        return ""
-    said = rest.partition("-- END PROG LOAD LOG")[0].splitlines()
-    lines = [line.strip() for line in said if line.strip() and line.strip() != "libbpf:"]
-    while lines and lines[-1].startswith(("processed ", "libbpf:", "verification time ")):
-        lines.pop()
-    return lines[-1] if lines else ""
-
-
-_CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38}
-CAP_SYS_ADMIN = 21
-
-
-def effective_capabilities() -> Optional[int]:
-    """Those that this thread has in effect, a bit each; None where that cannot be seen."""
-    try:
-        with open("/proc/thread-self/status", encoding="utf-8", errors="replace") as status:
-            return next(int(line.split()[1], 16) for line in status if line[:7] == "CapEff:")
-    except (OSError, StopIteration):
-        return None
-
-
-def missing_capabilities() -> list[str]:
-    """Those needed to load the program that this process does not have in effect."""
-    effective = effective_capabilities()
-    # Where it cannot be seen, the kernel will tell.
-    if effective is None or effective >> CAP_SYS_ADMIN & 1:
-        return []
-    return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
-
-
-def _permission_message(number: int) -> str:
-    missing = missing_capabilities()
-    if missing:
-        return (
-            f"this process may not load BPF programs: it lacks {' and '.join(missing)} "
-            "(run it as root, or grant them)"
-        )
-    return (
-        f"the kernel does not let this process use BPF ({errno_text(number)}) although its "
-        "capabilities suffice: look for seccomp (containers), kernel lockdown, a security "
-        "module or a user namespace"
-    )

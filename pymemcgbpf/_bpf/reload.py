@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Programs as libbpf's loader made them for the running kernel, to be loaded again.
+"""Programs as libbpf has relocated them for the running kernel, kept to be loaded again.
 
-The loader reads the kernel's BTF (megabytes), and looks in it for each structure and each
-function that the program names: some 20 ms, whose result, the final instructions, is the same
-for every load of that program. What differs are the constants, which lie in a map, and the
-maps' sizes. So the instructions are kept, and loaded again with other maps.
+libbpf reads the kernel's BTF, which has megabytes, and searches it for each structure and function
+that a program names. This takes some 20 ms, and its result, the final instructions, is the same for
+every load of the program. Only the constants, which are in a map, and the sizes of the maps differ.
+So the instructions are kept, and loaded again with other maps.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .bindings import libbpf as _libbpf
 from .bindings import libbpf_maps as _libbpf_maps
 from .bindings import libbpf_programs as _libbpf_programs
 
-# libbpf does not report these two. Every program in bpf_src/ has this licence, and is sleepable by
-# the name of its section, which is "iter.s/cgroup" or "syscall".
+# libbpf does not report these two. Every program in bpf_src/ has this licence, and its section,
+# "iter.s/cgroup" or "syscall", makes it sleepable.
 LICENCE = "Dual BSD/GPL"
 SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
 
@@ -32,8 +32,8 @@ class Section(NamedTuple):
     """The constants of an object.
 
     Attributes:
-        initial: their bytes, as compiled.
-        places: name → (offset, size).
+        initial: the bytes of the section, as compiled.
+        places: the offset and size of each constant, by name.
     """
 
     initial: bytes
@@ -57,15 +57,15 @@ class Section(NamedTuple):
 
 
 class Size(Protocol):
-    """How large the map of rows is made: a _program.MapSize."""
+    """The size of the map of rows, a program.MapSize."""
 
     @property
     def value_size(self) -> int:
-        """Bytes of an entry."""
+        """The size of an entry in bytes."""
 
     @property
     def entries(self) -> int:
-        """How many."""
+        """The number of entries."""
 
 
 class Loaded(NamedTuple):
@@ -76,7 +76,7 @@ class Loaded(NamedTuple):
 
 
 class Array(NamedTuple):
-    """An array map, as the object has it."""
+    """The attributes of an array map in the object."""
 
     value_size: int
     entries: int
@@ -87,12 +87,12 @@ class ReloadableProgram(NamedTuple):
     """A program that libbpf has loaded.
 
     Attributes:
-        name: what it is called.
-        kind: what the kernel must know of it.
+        name: its name.
+        kind: what the kernel must be told to load it.
         code: its instructions.
-        uses: where in them a map's descriptor stands, and which map's.
-        maps: those maps.
-        constants: what the section of constants holds.
+        uses: where the instructions have the descriptor of a map, and the name of that map.
+        maps: the maps that it uses, by name.
+        constants: the section of constants.
     """
 
     name: str
@@ -105,7 +105,7 @@ class ReloadableProgram(NamedTuple):
     def load(
         self, lib: _libbpf.Libbpf, constants: Mapping[str, bytes], rows: Optional[Size]
     ) -> Loaded:
-        """Loads it with these constants, and a map of rows of this size."""
+        """Loads the program with these constants, and with a map of rows of this size."""
         data = self.constants.with_values(constants)
         made: dict[str, Owned] = {}
         for name, array in self.maps.items():
@@ -120,7 +120,7 @@ class ReloadableProgram(NamedTuple):
         program = _libbpf_programs.load_program(
             lib, self.name, LICENCE, SLEEPABLE, self.kind, bytes(code)
         )
-        # The program keeps its maps.
+        # The program holds references to its maps.
         return Loaded(program, made.get(ROWS))
 
 
@@ -128,30 +128,32 @@ _kept: dict[tuple[str, str], ReloadableProgram] = {}
 
 
 def lookup(file: str, name: str) -> Optional[ReloadableProgram]:
-    """A program of an object file, if it was kept."""
+    """The program of this name from an object file; None if it was not kept."""
     return _kept.get((file, name))
 
 
 def remember(file: str, program: Optional[ReloadableProgram]) -> None:
-    """Keeps a program."""
+    """Keeps a program; None is ignored."""
     if program is not None:
         _kept[file, program.name] = program
 
 
 def forget() -> None:
-    """Lets go of all."""
+    """Drops all kept programs."""
     _kept.clear()
 
 
 def capture(
     lib: _libbpf.Libbpf, name: str, loaded: Any, program: Any, constants: Section
 ) -> Optional[ReloadableProgram]:
-    """What libbpf's loader made of a program; None where it cannot be loaded again.
+    """A program as libbpf has loaded it; None if it cannot be loaded again.
 
     Args:
-        loaded: its ``struct bpf_object``.
-        program: its ``struct bpf_program``.
-        constants: the section of constants, as it was before any was set.
+        lib: the library.
+        name: the name of the program.
+        loaded: the ``struct bpf_object``.
+        program: the ``struct bpf_program``.
+        constants: the section of constants, as compiled.
     """
     kind = _libbpf_programs.program_kind(lib, program)
     if kind.expected_attach_type and not kind.attach_btf_id:
@@ -178,7 +180,7 @@ def capture(
 def _fd_of(lib: _libbpf.Libbpf, bpf_map: Any) -> int:
     try:
         return int(lib.bpf_map__fd(bpf_map))
-    except MemcgError:  # a map that this program does not use is not made
+    except MemcgError:  # the map was not created, because the program does not use it
         return -1
 
 
@@ -190,7 +192,7 @@ _MAP_FD, _MAP_VALUE = 1, 2  # in src_reg: BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALU
 
 
 def _descriptors(code: bytes) -> list[tuple[int, int]]:
-    """Where a map's file descriptor stands in the instructions, and which."""
+    """The offset of each map descriptor in the instructions, and the descriptor."""
     return [
         (_INSTRUCTION.size * at + _IMMEDIATE_AT, immediate)
         for at, (operation, registers, _, immediate) in enumerate(_INSTRUCTION.iter_unpack(code))

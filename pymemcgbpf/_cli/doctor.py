@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -14,8 +15,10 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 
 from .. import _options
 from .._bpf import btf as _btf
+from .._bpf import capabilities as _capabilities
 from .._bpf import plan as _plan
 from .._bpf import program as _program
+from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.features import KFUNC, NO_FLUSH, RFC, RUN
 from .._cgroup import directory as _directory
@@ -113,7 +116,7 @@ def _checks(path: Optional[str]) -> Iterator[_Check]:
         "BTF": _type_information,
         "libbpf": _library,
         "BPF object": _object,
-        "capabilities": _capabilities,
+        "capabilities": _held_capabilities,
         "lockdown": _lockdown,
         "unprivileged BPF": _unprivileged,
         "memcg kfuncs": _memcg_kfuncs,
@@ -192,11 +195,11 @@ def _object() -> _Check:
     return _Check(_OK, f"{_program.OBJECT_FILE}, {len(_program.read_object()):,} bytes")
 
 
-def _capabilities() -> _Check:
-    effective = _program.effective_capabilities()
+def _held_capabilities() -> _Check:
+    effective = _capabilities.effective()
     if effective is None:
         return _Check(_UNKNOWN, "/proc/self/status cannot be read", "mount /proc")
-    missing = _program.missing_capabilities()
+    missing = _capabilities.missing()
     if missing:
         lacks = f"this process lacks {' and '.join(missing)}"
         return _Check(_NO, lacks, "run it as root, or grant them (containers: --cap-add)")
@@ -204,7 +207,7 @@ def _capabilities() -> _Check:
         found = "in a user namespace, where the kernel does not count them"
         return _Check(_UNKNOWN, found, "run it outside of one")
     found = "CAP_BPF and CAP_PERFMON"
-    if effective >> _program.CAP_SYS_ADMIN & 1:
+    if effective >> _capabilities.CAP_SYS_ADMIN & 1:
         found = "CAP_SYS_ADMIN"
     if "\nSeccomp:\t2\n" in _read("/proc/self/status"):
         found += ", but there is a seccomp filter, which may forbid bpf()"
@@ -267,7 +270,7 @@ def _cgroup_kfuncs() -> _Check:
 
 def _flush_through_bpf() -> _Check:
     _kernel_types()
-    if _flush.mode_of("core", by_iterator=True) == _program.FLUSH_NONE:
+    if _flush.mode_of("core", by_iterator=True) == _terms.FLUSH_NONE:
         advice = "readers first read a file that flushes; a pin needs flush=False"
         return _Check(_NO, NO_FLUSH, advice)
     return _Check(_OK, "this kernel has a flush that BPF may call")
@@ -305,6 +308,11 @@ _TO_SEE_TABLES = (
 
 
 def _reads(what: str, path: Optional[str], backend: _options.Backend, transport: str) -> _Check:
+    if backend in _FEATURES:
+        # A reader would advise backend="auto", which does not help here: "in use" tries it anyway.
+        with contextlib.suppress(BackendUnavailableError):
+            if not _FEATURES[backend].is_in(_btf.kernel()):
+                return _Check(_NO, _FEATURES[backend].explain(_btf.kernel()))
     began = time.perf_counter()
     with _reader(what, path, backend, transport) as reader:
         made = time.perf_counter()
@@ -318,6 +326,9 @@ def _reads(what: str, path: Optional[str], backend: _options.Backend, transport:
             f"{items} in {(ended - made) * 1e6:,.0f} µs, once there was a reader "
             f"({(made - began) * 1e3:,.1f} ms)",
         )
+
+
+_FEATURES = {"kfunc": KFUNC, "rfc": RFC}
 
 
 def _in_use(path: Optional[str]) -> _Check:

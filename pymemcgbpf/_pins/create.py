@@ -11,6 +11,7 @@ from typing import NamedTuple, Optional, SupportsIndex
 
 from .. import _items, _options, _wire
 from .._bpf import program as _program
+from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.features import NO_FLUSH
 from .._bpf.plan import ReadPlan
@@ -264,14 +265,14 @@ class PinSource:
         self._cgroup, self._walk = cgroup, walk
         mode = _flush_mode(plan, walk.flush)
         order = _options.ORDERS[walk.order]
-        constants = plan.constants(_program.FLUSH_NONE if part and part.number else mode, order)
+        constants = plan.constants(_terms.FLUSH_NONE if part and part.number else mode, order)
         order, more = _links.walk_order(order, cgroup)
         constants.update(more)
         if order not in (_options.SELF, _options.PRE):  # the first cgroup is not above the others
-            constants["flush_each"] = _program.u32(1)
+            constants["flush_each"] = _terms.u32(1)
         if part:
-            constants["nr_parts"] = _program.u32(part.of)
-            constants["part"] = _program.u32(part.number)
+            constants["nr_parts"] = _terms.u32(part.of)
+            constants["part"] = _terms.u32(part.number)
         program = _program.Program(_program.STREAM, constants)
         self._link = _links.attach(program, cgroup, order)
 
@@ -312,7 +313,7 @@ class PinSource:
 
 def _flush_mode(plan: ReadPlan, flush: bool) -> int:
     mode = _flush.mode_for(plan, flush, by_iterator=True)
-    if mode == _program.FLUSH_NONE and flush and plan.needs_flush:
+    if mode == _terms.FLUSH_NONE and flush and plan.needs_flush:
         raise BackendUnavailableError(
             f"{NO_FLUSH}, and no other process flushes for a pin: pin with flush=False "
             "(--no-flush), for values that are up to about 2 s old"

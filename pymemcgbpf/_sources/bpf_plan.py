@@ -38,11 +38,11 @@ class BpfPlanner:
         self.lacked_proof = False
 
     def plan(self, backend: str, types: _btf.KernelTypes) -> ReadPlan:
-        """What a backend is to read.
+        """The plan for a backend.
 
         Raises:
-            ItemUnavailableError: a required item is missing, or nothing is left to read.
-            BackendUnavailableError: where the kernel keeps its counters is not known.
+            ItemUnavailableError: a required item is missing, or no item is left.
+            BackendUnavailableError: it is not known where the kernel keeps its counters.
         """
         wanted = self._wanted
         names = wanted.expanded(wanted.shown.counted)
@@ -71,8 +71,10 @@ class BpfPlanner:
         return plan
 
     def _text_has(self, name: str) -> bool:
-        """Whether reading through BPF would lose a key that text has. (On cgroup v1 text has so
-        few keys that it would lose more.)"""
+        """Whether reading through BPF would lose a key that text has.
+
+        On cgroup v1 the answer is always no: text has so few keys there that it would lose more.
+        """
         in_stat = _items.file_of(name) == MEMORY_STAT
         return self._cgroup.version == 2 and in_stat and self._wanted.shown.has(name)
 
@@ -102,7 +104,7 @@ class BpfPlanner:
     def _layout(
         self, backend: str, types: _btf.KernelTypes, names: Sequence[str]
     ) -> Optional[_counter_slots.Layout]:
-        """Where the counters lie, if these items are read from there."""
+        """The slots of the counters, if these items are read from them."""
         if backend == "core" and any(map(_plan.is_flushed, names)):
             return _slot_discovery.find(types, self._cgroup)
         items = map(_items.item_named, names)
@@ -112,8 +114,8 @@ class BpfPlanner:
         return None
 
     def _drop_wrong_guesses(self, backend: str, terms: Terms) -> None:
-        """Drops items of a newer kernel whose counter is a guess, unless memory.stat shows the
-        counter's number under the item's name."""
+        """Drops items whose counter is a guess, unless memory.stat confirms the guess by showing
+        the counter's number under the item's name."""
         guesses = {
             name: parts
             for name, parts in terms.items()

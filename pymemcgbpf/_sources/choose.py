@@ -34,17 +34,17 @@ from .wanted_items import WantedItems, unavailable
 
 
 class Source(Protocol):
-    """What a reader reads from, by a method of its kind's own."""
+    """What a reader reads from. Each kind of source has its own method that reads."""
 
     def probe_missing(self) -> set[str]:
-        """Reads once; the items that this kernel does not keep."""
+        """Reads once, and returns the names of the items that this kernel does not keep."""
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed a descriptor of it."""
+        """Whether other code has closed one of its file descriptors."""
 
     def close(self) -> None:
-        """Closes all that it holds."""
+        """Releases its programs and closes its files."""
 
 
 _Source = TypeVar("_Source", bound=Source)
@@ -52,28 +52,28 @@ _Made = TypeVar("_Made", bound=Source, covariant=True)
 
 
 class SourceFactory(Protocol[_Made]):
-    """A kind of source: _one_bpf.StatSourceFactory or _tree_bpf.TreeSourceFactory."""
+    """Opens sources of one kind: for one cgroup, for a tree, or for a pin."""
 
     @property
     def transports(self) -> tuple[str, ...]:
-        """How the numbers can travel through BPF, the best first."""
+        """The BPF transports of this kind, the best first."""
 
     @property
     def walks(self) -> bool:
-        """Whether other cgroups' numbers are read, too."""
+        """Whether it also reads other cgroups than the one that is named."""
 
     def reason_to_avoid(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
-        """Why a transport that would work is not the best here; "" if it is."""
+        """Why a transport that works is slower here than the next one; "" if it is not."""
 
     def bpf(self, cgroup: Cgroup, plan: ReadPlan, flush: bool, transport: str) -> _Made:
-        """A source through BPF."""
+        """Opens a source that reads through BPF."""
 
     def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> _Made:
-        """A source through the cgroup's files."""
+        """Opens a source that reads the cgroup's files."""
 
 
 class Selection(Generic[_Source]):
-    """What a reader reads from. (No dataclass: their module takes 6 ms to import.)"""
+    """The source that was chosen for a reader, and why no faster one was."""
 
     def __init__(
         self, source: _Source, names: tuple[str, ...], backend: str, transport: str, why: str
@@ -83,12 +83,14 @@ class Selection(Generic[_Source]):
 
 
 def choose(cgroup: Cgroup, request: Request, factory: SourceFactory[_Source]) -> Selection[_Source]:
-    """The best source that works here, or the one asked for.
+    """Opens the source that was asked for or, with "auto", the best one that works here.
 
     Raises:
         ValueError: there is no such backend or transport.
-        BackendUnavailableError: the one asked for cannot serve here.
-        UnknownItemError, ItemUnavailableError, and what _cgroup.directory raises.
+        BackendUnavailableError: the backend or transport that was asked for does not work here.
+        UnknownItemError: there is no item of this name.
+        ItemUnavailableError: the item exists, but not here.
+        MemcgError: the cgroup cannot be read; a subclass says why.
     """
     _check_request(request, factory.transports)
     wanted = WantedItems(request.names, cgroup, PresentItems(cgroup, factory.walks))
@@ -114,13 +116,16 @@ FATAL_ERRORS = (
 
 
 def ends_the_choice(error: MemcgError) -> bool:
-    """Whether no other backend or transport is to be tried: the cgroup itself is the reason, or
-    the failure is transient, and so no reason for a choice that lasts as long as the reader."""
+    """Whether an error ends the choice, so that no other backend or transport is tried.
+
+    Either the cgroup itself is the reason, or the failure is transient and should not decide what a
+    reader uses for as long as it lives.
+    """
     return isinstance(error, FATAL_ERRORS) or is_transient(error)
 
 
 class _Selector(Generic[_Source]):
-    """One choice: what was asked for, what is there, and who has refused so far."""
+    """One choice: the request, what is available, and the refusals so far."""
 
     def __init__(
         self, cgroup: Cgroup, request: Request, factory: SourceFactory[_Source], wanted: WantedItems
@@ -129,11 +134,11 @@ class _Selector(Generic[_Source]):
         text_may_serve = request.backend == request.transport == AUTO
         self._planner = BpfPlanner(cgroup, wanted, text_may_serve)
         self._refusals: list[Refusal] = []
-        # Backend or transport → the feature that the kernel would need for it.
+        # The feature that the kernel lacks for a backend or transport, by its name.
         self._missing_features: dict[str, Feature] = {}
 
     def best(self) -> Selection[_Source]:
-        """The source that was asked for, or the best one that works."""
+        """Opens the source that was asked for, or the best one that works."""
         if self.request.backend == "text":
             return map_os_errors(self.cgroup, self._through_text)
         if self.request.backend != AUTO:
@@ -150,7 +155,7 @@ class _Selector(Generic[_Source]):
         try:
             return map_os_errors(self.cgroup, self._through_text)
         except ItemUnavailableError as error:
-            # The text of cgroup v1 shows few items. BPF, if it could be used, might have more.
+            # On cgroup v1 text has few items. BPF might have had more.
             refused = any(refusal.is_of_items for refusal in self._refusals)
             nowhere = refused and not self._planner.lacked_proof
             if self.cgroup.version == 2 or not self._refusals or nowhere:
@@ -171,7 +176,7 @@ class _Selector(Generic[_Source]):
         return Selection(source, names, "text", "text", fallback_reason(self._refusals))
 
     def through_bpf(self, backend: str) -> Selection[_Source]:
-        """The source of one backend, by the best transport that works."""
+        """Opens the source of one backend, with the best transport that works."""
         types = _btf.kernel()
         self._check_backend(backend, types)
         plan = self._planner.plan(backend, types)
@@ -197,7 +202,7 @@ class _Selector(Generic[_Source]):
             self._missing_features[backend] = feature
             why = feature.explain(types)
             if self.request.backend != AUTO:
-                why = f"{why}: {feature.without}"
+                why = f'{why}: use backend="auto" ({feature.without})'
             raise BackendUnavailableError(why)
         if types.memory_cgrp_id is None:
             raise BackendUnavailableError("this kernel is built without the memory controller")
@@ -219,7 +224,7 @@ class _Selector(Generic[_Source]):
             raise BackendUnavailableError(why)
 
     def _open_supported(self, plan: ReadPlan, transport: str) -> tuple[_Source, tuple[str, ...]]:
-        """A source that reads, and the items that it gives."""
+        """Opens a source without the items that this kernel lacks; returns it and its items."""
         while True:
             source = self.factory.bpf(self.cgroup, plan, self.request.flush, transport)
             try:
@@ -238,13 +243,13 @@ class _Selector(Generic[_Source]):
 
 
 class BpfOpener:
-    """How a source through BPF is opened. Tests put another one into :data:`BPF_OPENER`."""
+    """Opens sources that read through BPF. Tests replace the one in :data:`BPF_OPENER`."""
 
     def open(self, selector: _Selector[_Source], backend: str) -> Selection[_Source]:
-        """The source of one backend.
+        """Opens the source of one backend.
 
         Raises:
-            MemcgError: the backend cannot serve.
+            MemcgError: the backend does not work here.
         """
         return selector.through_bpf(backend)
 
@@ -253,7 +258,7 @@ BPF_OPENER = BpfOpener()
 
 
 def forget() -> None:
-    """Unloads the programs that nobody uses, and clears the cached negative result of the search
-    for this kernel's counters."""
+    """Unloads unused programs, and clears the cached negative result of the search for this
+    kernel's counters."""
     _program_cache.clear()
     _slot_discovery.forget_failure()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""How pending updates are brought in before a read: by the BPF program, or by a file."""
+"""Who flushes pending updates before a read: the BPF program, or a file whose reading flushes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from typing import Optional
 
 from .._bpf import btf as _btf
-from .._bpf import program as _program
+from .._bpf import terms as _terms
 from .._bpf.features import KFUNC_FLUSH, RSTAT_FLUSH
 from .._bpf.plan import ReadPlan
 from .._cgroup import directory as _directory
@@ -18,8 +18,8 @@ from .._cgroup.directory import Cgroup
 from .._items import MEMORY_STAT
 from ..errors import is_transient
 
-# Files whose reading flushes first, and that are cheaper than memory.stat (mm/memcontrol.c:
-# the show functions that call mem_cgroup_flush_stats). Not every kernel has them.
+# Files whose reading flushes and costs less than that of memory.stat, by the cgroup version. (In
+# mm/memcontrol.c their show functions call mem_cgroup_flush_stats().) Not every kernel has them.
 _FIRST = {1: "memory.numa_stat", 2: "memory.zswap.current"}
 
 
@@ -27,9 +27,10 @@ class Flush:
     """A way to flush. It owns the files that it reads.
 
     Attributes:
-        mode: what the program does, a ``FLUSH_*`` of program.py.
-        files: what user space reads before, if anything.
-        pressure: what it reads for totals of stalled time, if they are wanted.
+        mode: how the program flushes, a ``FLUSH_*`` of terms.py.
+        files: the files that user space reads for a flush; often none.
+        pressure: the file that user space reads to update the totals of stalled time, if they are
+            wanted.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Flush:
         self.mode, self.files, self.pressure = mode, files, pressure
 
     def by_file(self) -> None:
-        """Does user space's part. Releases the GIL."""
+        """Does the part of user space. Releases the GIL."""
         for file in self.files:
             # Each of them begins with a letter or a digit.
             if not os.pread(file.fd, 1, 0).isalnum() and file.is_lost:
@@ -49,18 +50,18 @@ class Flush:
         if self.pressure is not None:
             try:
                 self.pressure.read()
-            except OSError as error:  # the cgroup is gone: who reads it will say so
+            except OSError as error:  # the cgroup was removed; the read that follows will report it
                 if is_transient(error):
                     raise
 
     @property
     def reads(self) -> bool:
-        """Whether user space has a part."""
+        """Whether user space has a part in the flush."""
         return bool(self.files) or self.pressure is not None
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed one of the files."""
+        """Whether other code has closed one of the files."""
         pressure = self.pressure is not None and self.pressure.is_lost
         return pressure or any(file.is_lost for file in self.files)
 
@@ -72,30 +73,30 @@ class Flush:
             self.pressure.close()
 
 
-NO_FLUSH = Flush(_program.FLUSH_NONE)
+NO_FLUSH = Flush(_terms.FLUSH_NONE)
 
 
 def mode_of(backend: str, *, by_iterator: bool) -> int:
-    """How a BPF program can flush on this kernel: an iterator's, or else a syscall program."""
+    """How the program of an iterator, or a syscall program, can flush on this kernel."""
     types = _btf.kernel()
     if backend == "rfc" and by_iterator:
-        return _program.FLUSH_RFC
+        return _terms.FLUSH_RFC
     if KFUNC_FLUSH.is_in(types):
-        return _program.FLUSH_KFUNC
+        return _terms.FLUSH_KFUNC
     if RSTAT_FLUSH.is_in(types) and by_iterator:
-        return _program.FLUSH_RSTAT
-    return _program.FLUSH_NONE
+        return _terms.FLUSH_RSTAT
+    return _terms.FLUSH_NONE
 
 
 def mode_for(plan: ReadPlan, flush: bool, *, by_iterator: bool) -> int:
-    """How a program of a plan is to flush, if it is to flush at all."""
+    """How the program of a plan flushes, if a flush is wanted and needed."""
     if not (flush and plan.needs_flush):
-        return _program.FLUSH_NONE
+        return _terms.FLUSH_NONE
     return mode_of(plan.backend, by_iterator=by_iterator)
 
 
 def before_reading(cgroup: Cgroup, plan: ReadPlan, flush: bool, mode: int) -> Flush:
-    """What is to be done before one cgroup is read by a program that flushes in this mode."""
+    """The flush before one cgroup is read by a program that flushes in this mode."""
     found = within(mode, cgroup) if flush and plan.needs_flush else NO_FLUSH
     if not (flush and plan.has_pressure):
         return found
@@ -109,8 +110,11 @@ def before_reading(cgroup: Cgroup, plan: ReadPlan, flush: bool, mode: int) -> Fl
 def before_walking(
     cgroup: Cgroup, plan: ReadPlan, flush: bool, order: str, *, by_iterator: bool
 ) -> Flush:
-    """What is to be done before a tree is walked. A program flushes one cgroup, with what is
-    below it: the walk's root, and by an iterator only if that is the first one that it meets."""
+    """The flush before a tree is walked.
+
+    A program flushes one cgroup and its descendants, namely the root of the walk. The program of an
+    iterator can do so only if the root is the first cgroup that it meets.
+    """
     if not (flush and plan.needs_flush):
         return NO_FLUSH
     if order == "up":
@@ -121,23 +125,23 @@ def before_walking(
 
 
 def within(mode: int, cgroup: Cgroup) -> Flush:
-    """Flushes a cgroup, with what is below it: by the program if it can, else by a file."""
-    return Flush(mode) if mode != _program.FLUSH_NONE else by_file(cgroup)
+    """A flush of a cgroup and its descendants: by the program if it can, or by a file."""
+    return Flush(mode) if mode != _terms.FLUSH_NONE else by_file(cgroup)
 
 
 def by_file(cgroup: Cgroup) -> Flush:
-    """Flushes a cgroup, with what is below it, by a file of its own."""
-    return Flush(_program.FLUSH_NONE, (_files.CgroupFile(cgroup, cheapest_file(cgroup)),))
+    """A flush of a cgroup and its descendants, by one of its files."""
+    return Flush(_terms.FLUSH_NONE, (_files.CgroupFile(cgroup, cheapest_file(cgroup)),))
 
 
 def cheapest_file(cgroup: Cgroup) -> str:
-    """The file whose reading flushes and shows least."""
+    """The cheapest file whose reading flushes."""
     first = _FIRST[cgroup.version]
     return first if cgroup.has_file(first) else MEMORY_STAT
 
 
 def ancestors(cgroup: Cgroup) -> Flush:
-    """Flushes all that are above a cgroup, and itself."""
+    """A flush of a cgroup and its ancestors, by a file of the topmost visible one."""
     top = _directory.open_cgroup(_mounts.hierarchy_root(cgroup.path))
     try:
         return by_file(top)

@@ -9,6 +9,7 @@ from typing import Callable, TypeVar
 from .. import _options
 from .._bpf import btf as _btf
 from .._bpf import program as _program
+from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.features import CHILDREN
 from .._cgroup import diagnosis as _diagnosis
@@ -19,10 +20,12 @@ _Read = TypeVar("_Read")
 
 
 def attach(program: _program.Program, cgroup: Cgroup, order: int) -> _program.Link:
-    """A link that walks from a cgroup.
+    """Attaches a program to a cgroup iterator that walks from a cgroup.
 
     Raises:
-        MemcgError: the kernel refuses it; of the cgroup, or a BpfPermissionError.
+        CgroupRemovedError: the cgroup was removed.
+        BpfPermissionError: the process may not attach it.
+        MemcgError: the kernel refuses it for another reason.
     """
     try:
         return program.attach(cgroup.fd, order)
@@ -40,23 +43,23 @@ def attach(program: _program.Program, cgroup: Cgroup, order: int) -> _program.Li
 
 
 def walk_order(order: int, cgroup: Cgroup) -> tuple[int, dict[str, bytes]]:
-    """The order that the kernel is asked to walk in, and constants for the program.
+    """The order that the kernel walks in, and further constants for the program.
 
-    Where the kernel cannot walk children only, it walks the whole tree and the program skips the
-    others.
+    A kernel that cannot walk the children only walks the whole tree, and the program skips the
+    other cgroups.
     """
     if order != _options.CHILDREN or CHILDREN.is_in(_btf.kernel()):
         return order, {}
-    return _options.PRE, {"children_of": _program.u64(cgroup.id)}
+    return _options.PRE, {"children_of": _terms.u64(cgroup.id)}
 
 
 def read_iterator(
     new_iterator: _libbpf_programs.IteratorMaker, read: Callable[[int], _Read]
 ) -> _Read:
-    """What *read* makes of the descriptor of a new iterator, which is closed afterwards.
+    """Calls *read* with the descriptor of a new iterator, and closes the iterator afterwards.
 
-    :meth:`StreamSource.read` and :meth:`IteratorWalker.walk` do the same in place, because a call
-    would cost them time.
+    :meth:`StreamSource.read` and :meth:`IteratorWalker.walk` do the same without this function,
+    because a further call would cost them time.
     """
     iterator = new_iterator()
     try:

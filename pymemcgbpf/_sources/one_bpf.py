@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""One cgroup through BPF: by a program that is run, or by an iterator's stream."""
+"""One cgroup through BPF: by a program that is run, or by the stream of an iterator."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Optional, Union
 
 from .. import _options, _wire
 from .._bpf import program as _program
+from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.plan import ReadPlan
@@ -23,26 +24,26 @@ from . import links as _links
 from . import program_cache as _program_cache
 from .one_text import TextSource
 
-_ONE_MORE = 8  # bytes asked for beyond what is expected, so that more is seen
+_ONE_MORE = 8  # requests more bytes than expected, so that a longer stream is noticed
 
 
 class StreamSource:
-    """One cgroup, read through an iterator link that is made once.
+    """One cgroup, read through an iterator link.
 
-    Each read is a new iterator: they cannot be rewound.
+    The link is created once. Each read creates a new iterator, because iterators cannot be rewound.
     """
 
     def __init__(self, cgroup: Cgroup, plan: ReadPlan, flush: bool) -> None:
         self.names = tuple(plan.terms)
-        self._blank = dict.fromkeys(self.names, 0)  # a copy has room for all: it need not grow
+        self._blank = dict.fromkeys(self.names, 0)  # a copy of it need not grow
         self._path, self._identity = cgroup.path, cgroup.identity
         count = len(self.names)
         self._size = _wire.header_size(count) + plan.row_size + _wire.TRAILER.size
         self._values = struct.Struct(f"={count}Q").unpack_from
         self._values_at = _wire.header_size(count) + _wire.ROW.size
         self._can_vanish = plan.has_pressure
-        # What it begins with tells these items of this cgroup from all others: the link's number
-        # may be another link's.
+        # The beginning of the stream identifies the items and the cgroup. The descriptor may belong
+        # to another link by then.
         self._begins = plan.header(_options.SELF) + _wire.encode_id(cgroup.id)
         mode = _flush.mode_for(plan, flush, by_iterator=True)
         program = _program_cache.cached(_program.STREAM, plan, mode)
@@ -56,12 +57,12 @@ class StreamSource:
             raise
 
     def read(self) -> dict[str, int]:
-        """Name → value, now."""
+        """The current values by name."""
         if self._flush_reads:
             self._flush.by_file()
         iterator = self._new_iterator()
         try:
-            # A whole stream is exactly as long as expected; its trailer is the end of file.
+            # A complete stream has exactly the expected length and ends with its trailer.
             fd = iterator.fileno()
             data = os.read(fd, self._size + _ONE_MORE)
             if len(data) != self._size:
@@ -75,12 +76,12 @@ class StreamSource:
         return _present(values) if self._can_vanish else values
 
     def probe_missing(self) -> set[str]:
-        """The items that this kernel does not keep."""
+        """Reads once, and returns the items that this kernel does not keep."""
         return _absent(self.names, self.read())
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed a descriptor of it."""
+        """Whether other code has closed one of its file descriptors."""
         return self._link.is_lost or self._flush.is_lost
 
     def _explain(self, data: bytes) -> MemcgError:
@@ -100,15 +101,15 @@ class StreamSource:
 
 
 class RunSource:
-    """One cgroup, found by its id and read in one call. Holds no reference to it.
+    """One cgroup, found by its id and read by one system call. It holds no reference to the cgroup.
 
-    The values come back in a buffer of this source's own, so that a forked child, and
-    other sources with the same program, are not in its way.
+    The values come back in a buffer of this source, so a forked child and other sources with the
+    same program do not interfere.
     """
 
     def __init__(self, cgroup: Cgroup, plan: ReadPlan, flush: bool) -> None:
         self.names = tuple(plan.terms)
-        self._blank = dict.fromkeys(self.names, 0)  # a copy has room for all: it need not grow
+        self._blank = dict.fromkeys(self.names, 0)  # a copy of it need not grow
         self._path, self._identity = cgroup.path, cgroup.identity
         mode = _flush.mode_for(plan, flush, by_iterator=False)
         program = _program_cache.cached(_program.RUN_ONE, plan, mode)
@@ -122,7 +123,7 @@ class RunSource:
         self._flush_reads = self._flush.reads
 
     def read(self) -> dict[str, int]:
-        """Name → value, now."""
+        """The current values by name."""
         if self._flush_reads:
             self._flush.by_file()
         while True:
@@ -143,42 +144,42 @@ class RunSource:
             time.sleep(BUSY_SECONDS)
 
     def probe_missing(self) -> set[str]:
-        """The items that this kernel does not keep."""
+        """Reads once, and returns the items that this kernel does not keep."""
         return _absent(self.names, self.read())
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed a descriptor of it."""
+        """Whether other code has closed one of its file descriptors."""
         return (self._program is not None and self._program.is_lost) or self._flush.is_lost
 
     def close(self) -> None:
         """Releases the program. Calling it again does nothing."""
-        self._run = closed_run  # the program's number may soon be another file's
+        self._run = closed_run  # another file may soon get the descriptor's number
         self._program = None
         self._flush.close()
 
 
 def another_reader_s() -> MemcgError:
-    """The error for what came of a descriptor whose number is another reader's by now."""
-    return MemcgError("the numbers are another reader's", errno=errno.EBADF, call="read")
+    """The error for a read from a descriptor that belongs to another reader by now."""
+    return MemcgError("the numbers belong to another reader", errno=errno.EBADF, call="read")
 
 
 def closed_run() -> int:
-    """What is run in place of a program that is closed."""
+    """Replaces the call of a program that is closed."""
     return -errno.EBADF
 
 
-# Of a struct memcg_stats_call and what follows: the answer, the row, its values.
+# Offsets in the buffer: status and nr_rows of struct memcg_stats_call, and the values of the row.
 _ANSWER = slice(_wire.CALL.size - 8, _wire.CALL.size)
 _ONE_ROW = struct.pack("=II", _wire.DONE, 1)
 _VALUES_AT = _wire.CALL.size + _wire.ROW.size
 
-# When there are more calls at once than the program has scratches for: each takes microseconds.
+# How long to wait if other calls use all scratch buffers of the program. A call takes microseconds.
 BUSY_SECONDS = 0.0001
 
 
 def _present(values: dict[str, int]) -> dict[str, int]:
-    """Without those that are not there now: pressure, where it is switched off."""
+    """The values without those that are absent now: pressure, if it is switched off."""
     return {name: value for name, value in values.items() if value != _wire.ABSENT}
 
 
@@ -187,7 +188,7 @@ def _absent(names: tuple[str, ...], values: dict[str, int]) -> set[str]:
 
 
 def read_rest(iterator: int) -> bytes:
-    """The rest of an iterator's output."""
+    """The rest of the output of an iterator."""
     parts = []
     while part := os.read(iterator, 1 << 16):
         parts.append(part)
@@ -198,18 +199,18 @@ StatSource = Union[RunSource, StreamSource, TextSource]
 
 
 class StatSourceFactory:
-    """What a StatsReader reads from."""
+    """Opens the sources of a StatsReader."""
 
     transports: tuple[str, ...] = ("run", "stream")
     walks = False
 
     def reason_to_avoid(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
-        """A text flush costs more than a run saves, where the iterator can flush itself."""
+        """With "run", a flush by memory.stat costs more than an iterator that flushes itself."""
         if (
             transport == "run"
             and flush
-            and _flush.mode_of(backend, by_iterator=False) == _program.FLUSH_NONE
-            and _flush.mode_of(backend, by_iterator=True) != _program.FLUSH_NONE
+            and _flush.mode_of(backend, by_iterator=False) == _terms.FLUSH_NONE
+            and _flush.mode_of(backend, by_iterator=True) != _terms.FLUSH_NONE
             and _flush.cheapest_file(cgroup) == MEMORY_STAT
         ):
             return "the flush would take the text of memory.stat"
@@ -218,9 +219,9 @@ class StatSourceFactory:
     def bpf(
         self, cgroup: Cgroup, plan: ReadPlan, flush: bool, transport: str
     ) -> Union[RunSource, StreamSource]:
-        """A source through BPF."""
+        """Opens a source that reads through BPF."""
         return (RunSource if transport == "run" else StreamSource)(cgroup, plan, flush)
 
     def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> TextSource:
-        """A source through the cgroup's files."""
+        """Opens a source that reads the cgroup's files."""
         return TextSource(cgroup, names)

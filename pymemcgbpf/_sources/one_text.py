@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""One cgroup through text: its files as the kernel prints them, parsed."""
+"""One cgroup through text: its files, parsed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..errors import ItemUnavailableError, StreamError
 
 
 class TextSource:
-    """Reads one cgroup's items from its files, which stay open.
+    """Reads the items of one cgroup from its files, which stay open.
 
-    *names* must all be shown there.
+    The files must have all of *names*.
     """
 
     def __init__(self, cgroup: Cgroup, names: Iterable[str]) -> None:
@@ -32,10 +32,10 @@ class TextSource:
             raise
 
     def read(self) -> dict[str, int]:
-        """Name → value, now.
+        """The current values by name.
 
         Raises:
-            StreamError: the files do not hold what they did.
+            StreamError: the files no longer have what they had.
         """
         if len(self._files) == 1:
             (file,) = self._files
@@ -47,21 +47,21 @@ class TextSource:
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed one of the files."""
+        """Whether other code has closed one of the files."""
         return any(file.is_lost for file in self._files)
 
     def probe_missing(self) -> set[str]:
-        """None: what the files show is kept."""
+        """Returns the empty set: the kernel keeps what the files show."""
         return set()
 
     def close(self) -> None:
-        """Closes the files. Twice is fine."""
+        """Closes the files. Calling it again does nothing."""
         for file in self._files:
             file.close()
 
 
 class _KeptFile:
-    """One of the files, and the items wanted from it."""
+    """One of the files, and the items that are wanted from it."""
 
     def __init__(self, cgroup: Cgroup, file: str, names: list[str]) -> None:
         self.names = names
@@ -78,12 +78,12 @@ class _KeptFile:
             self.close()
             raise
         lost = [name for name in names if name not in shown]
-        if lost:  # a remount can take hugetlb away
+        if lost:  # a remount can remove hugetlb
             self.close()
             raise ItemUnavailableError(f"{file} no longer has {', '.join(lost)}", item_names=lost)
 
     def values(self) -> list[int]:
-        """The items' values, now; none where pressure is switched off."""
+        """The current values of the items; empty if pressure is switched off."""
         data = self._open.read()
         if self.file == MEMORY_STAT:
             return self._lines.values(data)
@@ -97,9 +97,9 @@ class _KeptFile:
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed it."""
+        """Whether other code has closed it."""
         return self._open.is_lost
 
     def close(self) -> None:
-        """Twice is fine."""
+        """Closes the file. Calling it again does nothing."""
         self._open.close()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The last few programs that read one cgroup, kept beyond their last reader.
+"""The last few programs that read one cgroup, kept after their last reader was closed.
 
-Loading a program takes milliseconds, and the first one tens of them. One program serves any number
-of cgroups.
+Loading a program takes milliseconds, and the first one takes tens of them. One program serves any
+number of cgroups.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _programs_lock = _fork.renewed_lock(__name__, "_programs_lock")
 
 
 def cached(name: str, plan: ReadPlan, flush_mode: int) -> _program.Program:
-    """A program for a plan: one that is loaded already, or a new one."""
+    """A program for a plan: a cached one, or a new one."""
     key = (name, flush_mode, plan.key)
     with _programs_lock:
         program = _programs.get(key)

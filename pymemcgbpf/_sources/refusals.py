@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Why backends and transports cannot serve, and what users read about it."""
+"""Why backends and transports do not work here, and what users read about it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
-from .._bpf import program as _program
+from .._bpf import capabilities as _capabilities
 from .._bpf.features import Feature
 from ..errors import (
     BpfPermissionError,
@@ -20,7 +20,8 @@ from ..errors import (
 
 
 class Refusal(NamedTuple):
-    """Why something cannot serve. It holds no exception: a traceback would keep files open.
+    """Why a backend or transport does not work. It holds no exception, because the traceback would
+    keep files open.
 
     Attributes:
         name: the backend or transport.
@@ -48,14 +49,14 @@ def remedy(error: MemcgError) -> str:
     if isinstance(error, (LibbpfNotFoundError, LibbpfTooOldError, BtfNotFoundError)):
         return str(error).rpartition(": ")[2]  # these messages end with it
     if isinstance(error, BpfPermissionError):
-        missing = _program.missing_capabilities()
+        missing = _capabilities.missing()
         if missing:
             return f"run it as root, or grant {' and '.join(missing)}"
     return ""
 
 
 def summary(refusals: Iterable[Refusal]) -> str:
-    """Who refused, and why, in full: the text of an error."""
+    """All refusals with their reasons in full: the text of an error."""
     names: dict[str, list[str]] = {}
     for refusal in refusals:
         names.setdefault(refusal.why, []).append(refusal.name)
@@ -63,10 +64,10 @@ def summary(refusals: Iterable[Refusal]) -> str:
 
 
 def fallback_reason(refusals: Iterable[Refusal]) -> str:
-    """Why nothing better serves, as short as it can be said.
+    """Why nothing faster is used, as short as possible.
 
-    It begins with what can be done. That the kernel is too old for something is said only where
-    there is nothing else to say, and only of what some released kernel has.
+    It begins with what can be done. That the kernel is too old for a feature is mentioned only if
+    there is no other reason, and only if some released kernel has the feature.
     """
     others = [refusal for refusal in refusals if refusal.feature is None]
     if others:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Finds the running kernel's layout of counters: by its own tables, or rebuilt and checked."""
+"""Finds the counters' slots on the running kernel: by its index tables, or by observation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .. import _fork, _items
 from .._bpf import btf as _btf
 from .._bpf import counter_slots as _counter_slots
 from .._bpf import program as _program
+from .._bpf import terms as _terms
 from .._bpf.features import CORE
 from .._bpf.plan import PointerPath, ReadPlan, Term, Terms, guessed, unit_of
 from .._cgroup import directory as _directory
@@ -24,17 +25,17 @@ from .one_bpf import StreamSource
 
 
 class Discovery:
-    """What is known of this kernel's layout, and the cached negative result of a search for it."""
+    """What is known of this kernel's layout, and whether an earlier search has failed."""
 
     def __init__(self) -> None:
         self._found: Optional[_counter_slots.Layout] = None
         self._why_not = ""
-        # Two searches have proved what cannot both be true: neither is believed.
+        # Whether two searches have contradicted each other. Then neither is believed.
         self._contradicted = False
-        self._search_again_at = 0.0  # CLOCK_MONOTONIC; a search takes tens of milliseconds
+        self._search_again_at = 0.0  # CLOCK_MONOTONIC. A search takes tens of milliseconds.
 
     def find(self, types: _btf.KernelTypes, cgroup: Cgroup) -> _counter_slots.Layout:
-        """As :func:`find`."""
+        """See :func:`find`."""
         complete = self._found is not None and not self._found.unproved
         if not complete and time.monotonic() >= self._search_again_at:
             try:
@@ -42,7 +43,7 @@ class Discovery:
             except MemcgError as error:
                 if self._found is None or is_transient(error):
                     raise
-                # What was proved before is still true.
+                # What was proved before remains true.
             if self._found is None or self._found.unproved:
                 self._search_again_at = time.monotonic() + _SECONDS_BETWEEN
         if self._found is None:
@@ -50,7 +51,7 @@ class Discovery:
         return self._found
 
     def _search(self, types: _btf.KernelTypes, cgroup: Cgroup) -> None:
-        """Looks for the layout, or for what is still unproved of it."""
+        """Searches for the layout, or for the part of it that is not proved yet."""
         if not CORE.is_in(types):
             self._why_not = "this kernel's struct memcg_vmstats is not known to this package"
             return
@@ -66,17 +67,19 @@ class Discovery:
         self._search_again_at = 0.0
 
 
-_SECONDS_BETWEEN = 60.0  # a search can find less because the numbers moved, or were 0
+_SECONDS_BETWEEN = 60.0  # numbers that moved, or were 0, can prove more later
 _lock = _fork.renewed_lock(__name__, "_lock")
 _discovery = Discovery()
 
 
 def find(types: _btf.KernelTypes, cgroup: Cgroup) -> _counter_slots.Layout:
-    """This kernel's layout, found on the first call. The places in a rebuilt layout that are not
-    proved are searched again from time to time, because counters do not stay 0.
+    """This kernel's layout, which is found on the first call.
+
+    What is not proved in a rebuilt layout is searched again from time to time, because counters do
+    not stay 0.
 
     Raises:
-        BackendUnavailableError: it could be neither found nor rebuilt.
+        BackendUnavailableError: the layout could be neither found nor rebuilt.
     """
     with _lock:
         return _discovery.find(types, cgroup)
@@ -88,8 +91,11 @@ def forget_failure() -> None:
 
 
 def _agree(old: Optional[_counter_slots.Layout], new: Optional[_counter_slots.Layout]) -> bool:
-    """Whether two layouts can both be true: a counter has one place, and a place one counter.
-    (Some enumerators are other names of the same counter, in one layout.)"""
+    """Whether two layouts can both be right.
+
+    A counter has one slot, and a slot has one counter. Some enumerators are other names of the same
+    counter, so a slot may have several names within one layout.
+    """
     if old is None or new is None or not new.rebuilt:
         return True
     if old.not_kept & new.slots.keys() or new.not_kept & old.slots.keys():
@@ -107,7 +113,7 @@ def _agree(old: Optional[_counter_slots.Layout], new: Optional[_counter_slots.La
 def _united(
     old: Optional[_counter_slots.Layout], new: Optional[_counter_slots.Layout]
 ) -> Optional[_counter_slots.Layout]:
-    """What was proved before, and what is now."""
+    """A layout with what either of two layouts proves."""
     if old is None or new is None or not new.rebuilt:
         return new or old
     slots = {**old.slots, **new.slots}
@@ -118,7 +124,7 @@ def _united(
 
 
 _NOT_TO_BE_FOUND = (
-    "where this kernel keeps its counters is not known: its symbols do not show "
+    "it is not known where this kernel keeps its counters: its symbols do not show "
     "mem_cgroup_events_index (no CONFIG_KALLSYMS_ALL, or kernel.kptr_restrict), and no order "
     "of them could be proved from BTF and memory.stat"
 )
@@ -129,7 +135,7 @@ COPIED, NOT_SHOWN, NOT_READ = 0, 1, 2
 
 
 def from_kernel_tables(types: _btf.KernelTypes) -> Optional[_counter_slots.Layout]:
-    """The layout by the kernel's own index tables; None where they are not to be seen."""
+    """The layout according to the kernel's index tables; None if they cannot be seen."""
     stats_size, events_size = _counter_slots.table_sizes(types)
     if _counter_slots.state_is_direct(types):
         stats_size = 0
@@ -137,8 +143,8 @@ def from_kernel_tables(types: _btf.KernelTypes) -> Optional[_counter_slots.Layou
         program = _program.Program(
             _program.COPY_TABLES,
             {
-                "stats_index_size": _program.u32(stats_size),
-                "events_index_size": _program.u32(width * events_size),
+                "stats_index_size": _terms.u32(stats_size),
+                "events_index_size": _terms.u32(width * events_size),
             },
         )
         try:
@@ -157,14 +163,14 @@ def from_kernel_tables(types: _btf.KernelTypes) -> Optional[_counter_slots.Layou
 
 
 def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_counter_slots.Layout]:
-    """The order as far as it is proved by the topmost cgroup that is visible, where the
-    fewest counters are 0."""
+    """The order as far as the numbers of the topmost visible cgroup prove it. There the fewest
+    counters are 0."""
     try:
         top = _directory.open_cgroup(_mounts.hierarchy_root(cgroup.path))
     except MemcgError as error:
         if is_transient(error):
             raise
-        top = _directory.open_cgroup(cgroup.path)  # this user may not look at the topmost
+        top = _directory.open_cgroup(cgroup.path)  # this user may not read the topmost one
     try:
         file = _files.CgroupFile(top, MEMORY_STAT)
         try:
@@ -178,7 +184,8 @@ def _rebuilt_layout(types: _btf.KernelTypes, cgroup: Cgroup) -> Optional[_counte
 
 
 def _counter_of(types: _btf.KernelTypes, key: str, version: int) -> Optional[tuple[str, int]]:
-    """The one enumerator behind a key of memory.stat, and the factor to the key's unit."""
+    """The enumerator behind a key of memory.stat, and the factor to the unit of the key; None if
+    there is no single one."""
     source: Optional[_items.ItemSource]
     if version == 1:
         source = _V1_COUNTERS.get(key)
@@ -215,8 +222,11 @@ _LOOKS, _MOST_LOOKS = 8, 40
 def _observations(
     types: _btf.KernelTypes, cgroup: Cgroup, file: _files.CgroupFile
 ) -> Iterator[_counter_slots.Observation]:
-    """The counters, again and again: the numbers move while they are looked at. It ends when
-    each number of the files has been met in the kernel's memory, most likely."""
+    """Reads the counters several times, because the numbers move meanwhile.
+
+    It ends when each number of the files was found in the kernel's memory at least once, or after
+    :data:`_MOST_LOOKS` times.
+    """
     not_met: Optional[set[str]] = None
     words = _WordReader(types, cgroup)
     try:
@@ -241,7 +251,7 @@ def _observations(
 
 
 def _widened(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
-    """The range of a number that was seen twice; what moves may have moved to and fro."""
+    """The possible range of a number that was read twice. It may have moved up and down between."""
     low, high = min(one[0], other[0]), max(one[1], other[1])
     moved = abs(one[0] - other[0])
     return max(0, low - moved), high + moved
@@ -250,7 +260,8 @@ def _widened(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
 def _known_numbers(
     types: _btf.KernelTypes, cgroup: Cgroup, file: _files.CgroupFile
 ) -> dict[str, tuple[int, int]]:
-    """Enumerator → the least and the most that its counter can be, by the cgroup's files."""
+    """The least and the greatest possible value of each counter according to the cgroup's files, by
+    enumerator."""
     known = {}
     for key, value in _files.parse(file.read()).items():
         counter = _counter_of(types, key, cgroup.version)
@@ -274,20 +285,20 @@ _KMEM = "MEMCG_KMEM"
 
 
 def _most_pending() -> int:
-    """How many pages a counter may lag behind the charges that it counts.
+    """How many pages a counter may lag behind the charges.
 
-    memory.stat is not flushed for fewer than 64 updates per CPU, and each CPU has up to 64
-    that are not counted for that (MEMCG_CHARGE_BATCH, memcg_rstat_updated()).
+    The kernel does not flush for fewer than 64 updates per CPU, and each CPU has up to 64 updates
+    that do not count for this limit (MEMCG_CHARGE_BATCH, memcg_rstat_updated()).
     """
     return 2 * 64 * _possible_cpus()
 
 
-# Charges that were not yet counted have been seen at three times as many.
+# A safety factor: a lag of three times as many pages has been observed.
 _CAUTION = 16
 
 
 def _possible_cpus() -> int:
-    """How many CPUs the kernel keeps counters for; os.cpu_count() can be told something else."""
+    """The number of CPUs that the kernel keeps counters for. os.cpu_count() can be overridden."""
     try:
         with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
             return int(file.read().strip().split("-")[-1].split(",")[-1]) + 1
@@ -296,23 +307,23 @@ def _possible_cpus() -> int:
 
 
 class _WordReader:
-    """Reads all the words of a cgroup's counters, whatever they count."""
+    """Reads all words of a cgroup's arrays of counters."""
 
     def __init__(self, types: _btf.KernelTypes, cgroup: Cgroup) -> None:
-        base = PointerPath(_program.START_MEMCG, (types.structs["mem_cgroup"]["vmstats"].offset,))
+        base = PointerPath(_terms.START_MEMCG, (types.structs["mem_cgroup"]["vmstats"].offset,))
         terms: Terms = {}
-        for array, kind in (("state", _program.KIND_SIGNED), ("events", _program.KIND_WORD)):
+        for array, kind in (("state", _terms.KIND_SIGNED), ("events", _terms.KIND_WORD)):
             member = types.vmstats[array]
             for at in range(member.offset // 8, member.offset // 8 + member.length):
                 terms[str(at)] = (Term(kind, 8 * at, 1, base),)
         self._source = StreamSource(cgroup, ReadPlan("core", terms), False)
 
     def read(self) -> dict[int, int]:
-        """Place → word, now."""
+        """The current words by their index."""
         return {int(at): value for at, value in self._source.read().items()}
 
     def close(self) -> None:
-        """Lets go of all it holds."""
+        """Closes its source."""
         self._source.close()
 
 
@@ -320,11 +331,11 @@ _ATTEMPTS = 20
 
 
 def comparisons(cgroup: Cgroup, plan: ReadPlan) -> Iterator[set[str]]:
-    """Which keys of memory.stat have just the value there that a plan gives them; again and
-    again: the numbers move while they are compared.
+    """Compares a plan with memory.stat several times, because the numbers move meanwhile.
 
-    0 proves nothing of a unit that is a guess, which it is where this package reads the counter;
-    the kernel's functions apply the unit themselves.
+    Each result is the set of the keys that have the same value in both. With the backend "core" the
+    unit is a guess as well, and 0 cannot confirm a unit, so it does not count. The kernel's own
+    functions apply the unit themselves.
     """
     zero_will_do = plan.backend != "core"
     file = _files.CgroupFile(cgroup, MEMORY_STAT)
@@ -346,7 +357,7 @@ def comparisons(cgroup: Cgroup, plan: ReadPlan) -> Iterator[set[str]]:
         file.close()
 
 
-# What v1's memory.stat shows: items, and some that are none.
+# The counters behind the keys of memory.stat on cgroup v1. Some of them are no items.
 _V1_COUNTERS: dict[str, _items.ItemSource] = {
     **{item.v1: item.source for item in _items.CATALOGUE.values() if item.v1},
     "total_pgpgin": Counters((("PGPGIN",),), "one"),

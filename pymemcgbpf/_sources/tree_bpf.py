@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Whole trees through BPF: one walk fills a map of rows, which is mapped here."""
+"""Whole trees through BPF: one walk fills a map of rows, which this process has mapped."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import NamedTuple, Optional, Union
 
 from .. import _fork, _items, _options, _wire
 from .._bpf import program as _program
+from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.plan import ReadPlan
@@ -25,7 +26,7 @@ from . import tree_text as _tree_text
 
 
 class IteratorWalker:
-    """Walks by an iterator link. The kernel holds cgroup_mutex meanwhile."""
+    """Walks by an iterator link. The kernel holds cgroup_mutex during the walk."""
 
     by_iterator = True
 
@@ -39,8 +40,8 @@ class IteratorWalker:
         self._link_number = _libbpf_programs.ObjectNumber(self._link.fd)
 
     def walk(self) -> int:
-        """Fills the map; returns how many rows there were, whether or not they fitted."""
-        if self._link_number.is_lost():  # whose map would be filled
+        """Fills the map, and returns the number of rows, even if not all of them fitted."""
+        if self._link_number.is_lost():  # the other link would fill its own map
             raise _one_bpf.another_reader_s()
         iterator = self._new_iterator()
         try:
@@ -51,7 +52,7 @@ class IteratorWalker:
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed a descriptor of it."""
+        """Whether other code has closed one of its file descriptors."""
         return self._link.is_lost or self._program.is_lost
 
     def close(self) -> None:
@@ -66,7 +67,7 @@ _HEADER_AND_TRAILER = _wire.header_size(_wire.MAX_ITEMS) + _wire.TRAILER.size
 
 
 class RunWalker:
-    """Walks by running a program, under RCU. Holds no reference to any cgroup."""
+    """Walks by running a program, under RCU. It holds no reference to any cgroup."""
 
     by_iterator = False
 
@@ -81,7 +82,7 @@ class RunWalker:
         self._run = _libbpf_programs.runner(program.fd, self._call)
 
     def walk(self) -> int:
-        """Fills the map; returns how many rows there were, whether or not they fitted."""
+        """Fills the map, and returns the number of rows, even if not all of them fitted."""
         while True:
             error = self._run()
             if error:
@@ -99,7 +100,7 @@ class RunWalker:
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed a descriptor of it."""
+        """Whether other code has closed one of its file descriptors."""
         return self._program.is_lost
 
     def close(self) -> None:
@@ -110,7 +111,9 @@ class RunWalker:
 
 
 def _unmap(memory: mmap.mmap) -> None:
-    with contextlib.suppress(BufferError):  # somebody has a view: it goes with the last
+    with contextlib.suppress(
+        BufferError
+    ):  # a view still uses it; it is unmapped with the last view
         memory.close()
 
 
@@ -118,7 +121,7 @@ Walker = Union[IteratorWalker, RunWalker]
 
 
 class MapSource:
-    """A tree read into a map, which grows when the rows did not fit."""
+    """A tree that is read into a map. The map grows if the rows do not fit."""
 
     def __init__(
         self,
@@ -131,7 +134,7 @@ class MapSource:
         self.names = tuple(plan.terms)
         self._plan, self._make_walker, self._tree = plan, walker, tree
         self._walker: Optional[Walker] = None
-        self._directory = _files.CgroupFile(cgroup, ".")  # which a new link is made from
+        self._directory = _files.CgroupFile(cgroup, ".")  # to create further links from
         self._root = cgroup._replace(fd=self._directory.fd, owner=None)
         self._flush = _flush.NO_FLUSH
         try:
@@ -145,21 +148,21 @@ class MapSource:
 
     @property
     def root(self) -> Cgroup:
-        """The walk's root, open as long as this is."""
+        """The root of the walk, which stays open until close()."""
         return self._root
 
     def walk(self) -> _tree_text.Rows:
-        """All rows, now. The next walk overwrites them.
+        """Walks the tree, and returns all rows. The next walk overwrites them.
 
         Raises:
-            TreeTooLargeError: there are more than the caller's cap.
-            CgroupRemovedError: the walk's root was removed.
-            BpfPermissionError: a program of this process's own, or one with more room, is needed,
-                and it may no longer load any.
+            TreeTooLargeError: there are more rows than the caller allows.
+            CgroupRemovedError: the root of the walk was removed.
+            BpfPermissionError: a forked child, or a larger tree, needs another program, and this
+                process may no longer load programs.
         """
         walker = self._walker
         if walker is None or self._owner != _fork.generation:
-            # A forked child has the same map: both processes would write into it.
+            # Parent and child would otherwise write into the same map.
             walker = self._load(self._room)
         while True:
             self._flush.by_file()
@@ -171,7 +174,7 @@ class MapSource:
             walker = self._load(self._tree.room_for(count))
 
     def probe_missing(self) -> set[str]:
-        """The items that this kernel does not keep, by the walk's first row."""
+        """Walks once, and returns the items that this kernel does not keep, by the first row."""
         memory, count = self.walk()
         if not count:
             return set()
@@ -181,7 +184,7 @@ class MapSource:
         return {name for name in absent if not is_optional(name, on_root)}
 
     def _load(self, room: int) -> Walker:
-        """A program with room for so many rows, in place of the one before."""
+        """Replaces the program by one with room for this number of rows."""
         order, more = _links.walk_order(_options.ORDERS[self._tree.order], self._root)
         constants = {**self._plan.constants(self._flush.mode, order), **more}
         rows = _program.MapSize(self._plan.row_size, room)
@@ -196,7 +199,7 @@ class MapSource:
             walker.close()
 
     def _check_root(self, memory: mmap.mmap, count: int) -> None:
-        """Raises if the walk did not meet its root."""
+        """Raises an error if the walk did not meet its root."""
         if self._tree.order == "children":
             if count or not self._root.has_lost_files:
                 return
@@ -208,7 +211,7 @@ class MapSource:
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed a descriptor of it."""
+        """Whether other code has closed one of its file descriptors."""
         walker = self._walker
         lost = self._directory.is_lost or self._flush.is_lost
         return lost or (walker is not None and walker.is_lost)
@@ -221,14 +224,16 @@ class MapSource:
 
 
 def is_optional(name: str, on_root: bool) -> bool:
-    """Whether one cgroup, perhaps its hierarchy's root, may lack what others have: pressure can
-    be switched off."""
+    """Whether a cgroup may lack an item that others have.
+
+    Pressure can be switched off for each cgroup, and the root of a hierarchy lacks some files.
+    """
     file = _items.file_of(name)
     return file == _items.PRESSURE or (on_root and file not in _items.ON_ROOT)
 
 
 def estimate_rows(cgroup: Cgroup, order: str) -> int:
-    """About how many rows a walk has; on v1 fewer: the first walk counts them, and a map grows."""
+    """An estimate of the rows of a walk. It is too low on cgroup v1, where the map grows later."""
     if order in ("self", "up"):
         return 1
     below = None if order == "children" else cgroup.descendants
@@ -236,8 +241,8 @@ def estimate_rows(cgroup: Cgroup, order: str) -> int:
 
 
 def count_rows(cgroup: Cgroup, plan: ReadPlan) -> int:
-    """How many rows a tree has now, by a walk."""
-    constants = plan.constants(_program.FLUSH_NONE, _options.PRE)
+    """Counts the rows of a tree by a walk."""
+    constants = plan.constants(_terms.FLUSH_NONE, _options.PRE)
     room = _program.MapSize(plan.row_size, 1)
     walker = IteratorWalker(constants, room, cgroup, _options.PRE)
     try:
@@ -250,12 +255,12 @@ TreeSource = Union[MapSource, _tree_text.TextTreeSource]
 
 
 class TreeSourceFactory(NamedTuple):
-    """What a TreeReader reads from.
+    """Opens the sources of a TreeReader.
 
     Attributes:
-        order: the walk's order.
-        max_rows: the caller's cap on cgroups, or None.
-        transports: how the rows can travel, the best first.
+        order: the order of the walk.
+        max_rows: the largest number of rows that the caller allows; None for no limit.
+        transports: the BPF transports, the best first.
     """
 
     order: _options.Order
@@ -263,21 +268,21 @@ class TreeSourceFactory(NamedTuple):
     transports: tuple[str, ...] = ("run", "shared")
 
     def reason_to_avoid(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
-        """Nothing: a flush is small beside a walk."""
+        """Always "": a flush costs little compared to a walk."""
         return ""
 
     @property
     def walks(self) -> bool:
-        """Whether there are other rows than the root's."""
+        """Whether there are other rows than that of the root."""
         return self.order != "self"
 
     def room_for(self, rows: int) -> int:
-        """So many rows and some more, but not beyond the cap."""
+        """Room for this number of rows and some more, but for no more than *max_rows*."""
         room = rows + rows // 4 + 16
         return room if self.max_rows is None else min(room, self.max_rows)
 
     def check_cap(self, rows: int, path: str) -> None:
-        """Raises TreeTooLargeError."""
+        """Raises TreeTooLargeError if there are more than *max_rows*."""
         if self.max_rows is not None and rows > self.max_rows:
             raise TreeTooLargeError(
                 f"the walk from {path} found {rows} cgroups, more than max_rows={self.max_rows}",
@@ -286,10 +291,10 @@ class TreeSourceFactory(NamedTuple):
             )
 
     def bpf(self, cgroup: Cgroup, plan: ReadPlan, flush: bool, transport: str) -> MapSource:
-        """A source through BPF."""
+        """Opens a source that reads through BPF."""
         walker = RunWalker if transport == "run" else IteratorWalker
         return MapSource(cgroup, plan, flush, walker, self)
 
     def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> _tree_text.TextTreeSource:
-        """A source through the cgroups' files."""
+        """Opens a source that reads the files of the cgroups."""
         return _tree_text.TextTreeSource(cgroup, names, self.order, self.check_cap)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Whole trees through text: every cgroup's directory opened, its files parsed."""
+"""Whole trees through text: the files of every cgroup, parsed."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .._descriptors import Owned, opened_at
 from .._items import MEMORY_STAT, ON_ROOT, PRESSURE, file_of
 from ..errors import MemcgError, is_transient
 
-# A directory of cgroupfs has so many links, and one more for each directory in it.
+# The number of links of a cgroup's directory. Each directory in it adds one.
 _NO_DIRECTORY_BELOW = 2
 
 
 class Rows(NamedTuple):
-    """The outcome of a walk.
+    """The result of a walk.
 
     Attributes:
-        memory: the rows, one after the other, from its start on.
-        number: how many there are.
+        memory: the rows, one after the other, from its beginning.
+        number: the number of rows.
     """
 
     memory: Union[mmap.mmap, bytes]
@@ -40,10 +40,10 @@ class _Place(NamedTuple):
     """A cgroup to visit.
 
     Attributes:
-        path: relative to the walk's root.
-        id: its id; another one's directory there is passed over.
-        parent_id: likewise of the one above; 0 for a hierarchy's root.
-        level: 0 for a hierarchy's root.
+        path: the path relative to the root of the walk.
+        id: the id of the cgroup. If another cgroup is at the path by then, it is skipped.
+        parent_id: the id of its parent; 0 for the root of a hierarchy.
+        level: the number of its ancestors; 0 for the root of a hierarchy.
     """
 
     path: str
@@ -53,21 +53,21 @@ class _Place(NamedTuple):
 
 
 class _TreeFile:
-    """A file that is read of every cgroup.
+    """A file that is read in every cgroup.
 
     Attributes:
-        file: as on cgroup v2.
-        name: as it is called in this hierarchy.
+        file: the name of the file on cgroup v2.
+        name: the name of the file in this hierarchy.
     """
 
     def __init__(self, file: str, version: int, places: dict[str, int]) -> None:
         self.file, self._version = file, version
         self.name = _files.name_of(file, version) or file
-        self._places = places  # item's name → its place in a row
+        self._places = places  # the index of each item in a row, by its name
         self._lines = _files.StatLines(places, version, absent=_wire.ABSENT)
 
     def parse_into(self, values: list[int], data: bytes) -> None:
-        """Puts the file's numbers where they belong."""
+        """Parses the file, and stores its numbers in the row's values."""
         if self.file == MEMORY_STAT:
             for place, value in zip(self._places.values(), self._lines.values(data)):
                 values[place] = value
@@ -78,7 +78,7 @@ class _TreeFile:
 
 
 def _files_with(names: tuple[str, ...], version: int) -> list[_TreeFile]:
-    """The files that have these items; memory.stat in any case, as it says who has a row."""
+    """The files that have these items. memory.stat is always read: without it there is no row."""
     places: dict[str, dict[str, int]] = {MEMORY_STAT: {}}
     for at, name in enumerate(names):
         places.setdefault(file_of(name), {})[name] = at
@@ -86,9 +86,9 @@ def _files_with(names: tuple[str, ...], version: int) -> list[_TreeFile]:
 
 
 class TextTreeSource:
-    """A tree read as text, into the very rows that BPF makes.
+    """A tree that is read as text, into the same rows that BPF writes.
 
-    *check_cap* raises when there are too many, given their number and the path.
+    *check_cap* is called with the number of rows and the path, and raises if there are too many.
     """
 
     def __init__(
@@ -107,22 +107,22 @@ class TextTreeSource:
         self._above = tuple(self._ancestors())
         parent_id = self._above[0].id if self._above else 0
         self._start = _Place(".", cgroup.id, parent_id, len(self._above))
-        # In a cgroup namespace the topmost that is visible is no root.
+        # In a cgroup namespace the topmost visible cgroup is not the root of the hierarchy.
         topmost = (self._start, *self._above)[-1]
         is_root = _directory.is_hierarchy_root(cgroup.fd, cgroup.version, topmost.path)
         self._root_id = topmost.id if is_root else 0
 
     @property
     def root(self) -> Cgroup:
-        """The walk's root, open as long as this is."""
+        """The root of the walk, which stays open until close()."""
         return self._root
 
     def walk(self) -> Rows:
-        """All rows, now.
+        """Walks the tree, and returns all rows.
 
         Raises:
-            TreeTooLargeError: there are more than the caller's cap.
-            CgroupRemovedError: the walk's root was removed.
+            TreeTooLargeError: there are more rows than the caller allows.
+            CgroupRemovedError: the root of the walk was removed.
         """
         rows = []
         for place in self._places():
@@ -137,19 +137,19 @@ class TextTreeSource:
         return Rows(b"".join(rows), len(rows))
 
     def probe_missing(self) -> set[str]:
-        """None: what memory.stat shows is kept."""
+        """Returns the empty set: the kernel keeps what its files show."""
         return set()
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else has closed a descriptor of it."""
+        """Whether other code has closed one of its file descriptors."""
         return self._directory.is_lost
 
     def close(self) -> None:
-        """Closes the root's directory. Twice is fine."""
+        """Closes the directory of the root. Calling it again does nothing."""
         self._directory.close()
 
-    # --- where ------------------------------------------------------------------------
+    # --- places ------------------------------------------------------------------------
 
     def _places(self) -> Iterator[_Place]:
         if self._order == "self":
@@ -176,7 +176,7 @@ class TextTreeSource:
                     stack += [(child, False) for child in reversed(self._children(place))]
 
     def _children(self, parent: _Place) -> list[_Place]:
-        """In the order of their making, which is the kernel's: ids only rise."""
+        """The children, oldest first. The kernel walks in this order, and ids only rise."""
         with self._opened(parent) as fd:
             if fd < 0:
                 return []
@@ -192,7 +192,7 @@ class TextTreeSource:
         return sorted(found, key=lambda place: place.id)
 
     def _ancestors(self) -> Iterator[_Place]:
-        """Those that are visible, nearest first."""
+        """The visible ancestors of the root, nearest first."""
         found: list[tuple[str, int]] = []
         path = ".."
         while (cgroup_id := self._id_of(path)) is not None:
@@ -203,7 +203,7 @@ class TextTreeSource:
             yield _Place(path, cgroup_id, parent_id, len(found) - 1 - at)
 
     def _id_of(self, path: str) -> Optional[int]:
-        """The id of the cgroup that a relative path leads to, in the same hierarchy."""
+        """The id of the cgroup at a relative path; None if it is in no or in another hierarchy."""
         try:
             os.stat(f"{path}/cgroup.procs", dir_fd=self._directory.fd)
             status = os.stat(path, dir_fd=self._directory.fd)
@@ -215,7 +215,7 @@ class TextTreeSource:
 
     @contextlib.contextmanager
     def _opened(self, place: _Place) -> Iterator[int]:
-        """The directory, if the cgroup is still there; else -1."""
+        """The descriptor of the directory, or -1 if the cgroup was removed."""
         try:
             directory = _open_directory(place.path, self._directory.fd)
         except FileNotFoundError:
@@ -235,10 +235,10 @@ class TextTreeSource:
         path = os.path.normpath(os.path.join(self._root.path, place.path))
         return _diagnosis.cannot_be_read(path, error, "open")
 
-    # --- what -------------------------------------------------------------------------
+    # --- rows -------------------------------------------------------------------------
 
     def _row(self, place: _Place) -> Optional[bytes]:
-        """The row of a cgroup; None where it is gone or has no memory.stat."""
+        """The row of a cgroup; None if it was removed or has no memory.stat."""
         is_root = place.id == self._root_id
         with self._opened(place) as fd:
             if fd < 0:
@@ -253,7 +253,7 @@ class TextTreeSource:
                     if error.errno not in (errno.ENOENT, errno.ENODEV):
                         raise
                     if file.file == PRESSURE and not self._is_gone(fd):
-                        continue  # it is switched off there
+                        continue  # pressure is switched off for this cgroup
                     return None
                 file.parse_into(values, shown)
         flags = _wire.ROW_ROOT if is_root else 0
@@ -265,12 +265,12 @@ class TextTreeSource:
         return not _lookup.exists(MEMORY_STAT, fd)
 
 
-# Characters that the kernel takes at once in any case: PATH_MAX is 4096 bytes.
+# This number of characters always fits into PATH_MAX, which is 4096 bytes.
 _LONGEST = 1000
 
 
 def _open_directory(path: str, dir_fd: int) -> Owned:
-    """Opens a directory, however long the way to it is."""
+    """Opens a directory, whose path may be longer than PATH_MAX."""
     flags = os.O_RDONLY | os.O_DIRECTORY
     if len(path) <= _LONGEST:
         return opened_at(path, flags, dir_fd)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Which items a caller wants of a cgroup, and which of them the cgroup's files have."""
+"""Which items a caller wants, and which of them the cgroup's files have."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..errors import ItemUnavailableError, UnknownItemError
 
 
 class WantedItems:
-    """The names that a caller gave, on one cgroup.
+    """The items that a caller wants of one cgroup.
 
     Attributes:
-        names: items and groups; None for all of memory.stat and memory.current.
-        required: the items among them, which must be there. Of groups, those members that this
-            kernel lacks are left out.
+        names: the names of items and groups; None for all of memory.stat and memory.current.
+        required: the items among them, which must be there. Group members that this kernel
+            lacks are skipped instead.
         shown: what the cgroup's files have.
     """
 
@@ -31,10 +31,10 @@ class WantedItems:
         self._cgroup = cgroup
 
     def check_known(self) -> None:
-        """Checks that somebody knows each name: the catalogue, or the kernel's files.
+        """Checks that each name is known: to the catalogue, or to the kernel's files.
 
         Raises:
-            UnknownItemError: nobody does.
+            UnknownItemError: a name is unknown to both.
         """
         known = dict.fromkeys((*self.shown.names(MEMORY_STAT), *CATALOGUE))
         for name in self.names or ():
@@ -44,15 +44,15 @@ class WantedItems:
                     continue
                 printed = (one for file in files for one in self.shown.names(file))
                 if not any(_items.in_group(name, one) for one in printed):
-                    raise UnknownItemError(f"no item is called like {name!r}", item=name)
+                    raise UnknownItemError(f"no item matches {name!r}", item=name)
             elif name not in known and not _items.item_named(name) and not self.shown.has(name):
                 raise _unknown(name, known)
 
     def expanded(self, offered: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
-        """The names of all items that are wanted; each group becomes its members.
+        """The names of all wanted items. Each group is replaced by its members.
 
         Args:
-            offered: file's name → its items.
+            offered: returns the items of a file.
 
         Raises:
             ItemUnavailableError: no item is left.
@@ -75,7 +75,7 @@ class WantedItems:
         """Checks that every required item is there.
 
         Raises:
-            ItemUnavailableError: some are not; the message says who lacks them.
+            ItemUnavailableError: some are missing; the message says where.
         """
         missing = [name for name in self.required if not has(name)]
         if missing:
@@ -91,7 +91,7 @@ class WantedItems:
 
 
 def unavailable(missing: Sequence[str], where: str) -> ItemUnavailableError:
-    """The error for known items that are not there."""
+    """The error for known items that are missing."""
     listed = ", ".join(map(repr, missing))
     return ItemUnavailableError(f"{where} does not have {listed}", item_names=missing)
 
@@ -99,9 +99,7 @@ def unavailable(missing: Sequence[str], where: str) -> ItemUnavailableError:
 def _unknown(name: str, known: dict[str, None]) -> UnknownItemError:
     own = _V1_NAMES.get(name.removeprefix("total_"))
     if own is not None:
-        message = (
-            f"no item is called {name!r}: cgroup v1's memory.stat calls {own!r} so, use {own!r}"
-        )
+        message = f"no item is called {name!r}: it is cgroup v1's name for {own!r}, use {own!r}"
         return UnknownItemError(message, item=name, suggestions=(own,))
     like = close_names(name, known)
     hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ""
@@ -109,4 +107,4 @@ def _unknown(name: str, known: dict[str, None]) -> UnknownItemError:
 
 
 _V1_NAMES = {item.v1.removeprefix("total_"): item.name for item in CATALOGUE.values() if item.v1}
-"""What cgroup v1's memory.stat calls an item → the item. Its total_ lines count the subtree."""
+"""An item's name in cgroup v1's memory.stat, without "total_" → the item's own name."""

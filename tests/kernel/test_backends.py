@@ -9,6 +9,7 @@ import pytest
 
 from pymemcgbpf import BackendUnavailableError, ItemUnavailableError, StatsReader, VerifierError
 from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf import terms as _terms
 from pymemcgbpf._bpf.plan import ReadPlan, Term
 from pymemcgbpf._options import BACKENDS, Backend
 
@@ -51,10 +52,10 @@ def test_a_verifier_refusal_keeps_the_log() -> None:
     # No released kernel has the first patch's functions, so calling one is refused; where they
     # are, so is a call from anything but an iterator.
     program = _program.RUN_ONE if HAS_RFC else _program.STREAM
-    term = Term(_program.KINDS["node_stat_item"], 0)
+    term = Term(_terms.KINDS["node_stat_item"], 0)
     with pytest.raises(VerifierError) as caught:
         plan = ReadPlan("rfc", {"anon": (term,)})
-        _program.Program(program, plan.constants(_program.FLUSH_NONE))
+        _program.Program(program, plan.constants(_terms.FLUSH_NONE))
     assert caught.value.call == "bpf_object__load"
     assert program in caught.value.log
     assert "\n" not in str(caught.value)

@@ -213,7 +213,7 @@ def test_a_group_is_all_of_a_file(empty_cgroup: Path, way: Way) -> None:
 
 
 def test_groups_that_are_empty(empty_cgroup: Path, way: Way) -> None:
-    with pytest.raises(UnknownItemError, match=r"no item is called like 'nothing_\*'"):
+    with pytest.raises(UnknownItemError, match=r"no item matches 'nothing_\*'"):
         way.stats(empty_cgroup, ["anon", "nothing_*"])
     if VERSION == 1:
         with pytest.raises(ItemUnavailableError, match=r"'memory\.events\.\*'"):

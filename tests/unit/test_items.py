@@ -258,9 +258,11 @@ def test_a_name_that_cannot_be_hashed_is_a_type_error(wrong: Any) -> None:
         requested_names(wrong)
 
 
-@pytest.mark.parametrize("wrong", [5, object()])
-def test_no_iterable_is_a_type_error(wrong: Any) -> None:
-    with pytest.raises(TypeError):
+@pytest.mark.parametrize(("wrong", "name"), [(5, "int"), (object(), "object"), (True, "bool")])
+def test_items_that_are_no_iterable_are_a_type_error_that_says_what_is_expected(
+    wrong: Any, name: str
+) -> None:
+    with pytest.raises(TypeError, match=f"^items must be a list of names of items, not {name}$"):
         requested_names(wrong)
 
 

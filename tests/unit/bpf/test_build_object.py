@@ -20,6 +20,7 @@ from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import libbpf_maps as _libbpf_maps
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf import reload as _reload
+from pymemcgbpf._bpf import terms as _terms
 
 from ..c_values import c_values
 from ..fake_libbpf import BSS, RODATA, TABLES_BSS, TABLES_RODATA
@@ -242,8 +243,8 @@ def test_the_object_has_every_constant_that_the_package_sets(built: Path) -> Non
     constants = opened.constants
     words = ("backend", "flush", "memory_cgrp_id", "page_size", "nr_blocks", "nr_terms")
     assert {name: constants[name] for name in words} == dict.fromkeys(words, 4)
-    assert constants["terms"] == _wire.TERM.size * _wire.MAX_TERMS
-    assert constants["blocks"] == _wire.BLOCK.size * _wire.MAX_BLOCKS
+    assert constants["terms"] == _terms.TERM.size * _terms.MAX_TERMS
+    assert constants["blocks"] == _terms.BLOCK.size * _terms.MAX_BLOCKS
     assert constants["header"] == _wire.HEADER.size + 2 * _wire.MAX_ITEMS
     assert constants["children_of"] == 8
 

@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from pymemcgbpf import _items, _options, _wire
-from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf import terms as _terms
 from pymemcgbpf._sources import one_bpf as _one_bpf
 from pymemcgbpf._sources import tree_bpf as _tree_bpf
 
@@ -22,9 +22,9 @@ CONSTANTS = {
     "MEMCG_STATS_END_MAGIC": _wire.END_MAGIC,
     "MEMCG_STATS_VERSION": _wire.VERSION,
     "MEMCG_STATS_MAX_ITEMS": _wire.MAX_ITEMS,
-    "MEMCG_STATS_MAX_TERMS": _wire.MAX_TERMS,
-    "MEMCG_STATS_MAX_BLOCKS": _wire.MAX_BLOCKS,
-    "MEMCG_STATS_MAX_WORDS": _wire.MAX_WORDS,
+    "MEMCG_STATS_MAX_TERMS": _terms.MAX_TERMS,
+    "MEMCG_STATS_MAX_BLOCKS": _terms.MAX_BLOCKS,
+    "MEMCG_STATS_MAX_WORDS": _terms.MAX_WORDS,
     "MEMCG_STATS_MAX_STEPS": 2,
     "MEMCG_STATS_ABSENT": _wire.ABSENT,
     "MEMCG_STATS_UNLIMITED": _items.UNLIMITED,
@@ -35,26 +35,26 @@ CONSTANTS = {
     "MEMCG_STATS_BUSY": _wire.BUSY,
     "MEMCG_STATS_BAD_ORDER": _wire.BAD_ORDER,
     "MEMCG_STATS_OTHER": _wire.OTHER,
-    "MEMCG_STATS_BACKEND_KFUNC": _program.BACKEND_NUMBERS["kfunc"],
-    "MEMCG_STATS_BACKEND_RFC": _program.BACKEND_NUMBERS["rfc"],
-    "MEMCG_STATS_BACKEND_CORE": _program.BACKEND_NUMBERS["core"],
-    "MEMCG_STATS_FLUSH_NONE": _program.FLUSH_NONE,
-    "MEMCG_STATS_FLUSH_KFUNC": _program.FLUSH_KFUNC,
-    "MEMCG_STATS_FLUSH_RFC": _program.FLUSH_RFC,
-    "MEMCG_STATS_FLUSH_RSTAT": _program.FLUSH_RSTAT,
-    "MEMCG_STATS_KIND_NODE": _program.KINDS["node_stat_item"],
-    "MEMCG_STATS_KIND_MEMCG": _program.KINDS["memcg_stat_item"],
-    "MEMCG_STATS_KIND_EVENT": _program.KINDS["vm_event_item"],
-    "MEMCG_STATS_KIND_MEMORY_EVENT": _program.KIND_MEMORY_EVENT,
-    "MEMCG_STATS_KIND_USAGE": _program.KIND_USAGE,
-    "MEMCG_STATS_KIND_WORD": _program.KIND_WORD,
-    "MEMCG_STATS_KIND_SIGNED": _program.KIND_SIGNED,
-    "MEMCG_STATS_KIND_LIMIT": _program.KIND_LIMIT,
-    "MEMCG_STATS_KIND_NANOSECONDS": _program.KIND_NANOSECONDS,
-    "MEMCG_STATS_TERM_LAST": _program.TERM_LAST,
-    "MEMCG_STATS_TERM_NOT_ON_ROOT": _program.TERM_NOT_ON_ROOT,
-    "MEMCG_STATS_START_MEMCG": _program.START_MEMCG,
-    "MEMCG_STATS_START_CGROUP": _program.START_CGROUP,
+    "MEMCG_STATS_BACKEND_KFUNC": _terms.BACKEND_NUMBERS["kfunc"],
+    "MEMCG_STATS_BACKEND_RFC": _terms.BACKEND_NUMBERS["rfc"],
+    "MEMCG_STATS_BACKEND_CORE": _terms.BACKEND_NUMBERS["core"],
+    "MEMCG_STATS_FLUSH_NONE": _terms.FLUSH_NONE,
+    "MEMCG_STATS_FLUSH_KFUNC": _terms.FLUSH_KFUNC,
+    "MEMCG_STATS_FLUSH_RFC": _terms.FLUSH_RFC,
+    "MEMCG_STATS_FLUSH_RSTAT": _terms.FLUSH_RSTAT,
+    "MEMCG_STATS_KIND_NODE": _terms.KINDS["node_stat_item"],
+    "MEMCG_STATS_KIND_MEMCG": _terms.KINDS["memcg_stat_item"],
+    "MEMCG_STATS_KIND_EVENT": _terms.KINDS["vm_event_item"],
+    "MEMCG_STATS_KIND_MEMORY_EVENT": _terms.KIND_MEMORY_EVENT,
+    "MEMCG_STATS_KIND_USAGE": _terms.KIND_USAGE,
+    "MEMCG_STATS_KIND_WORD": _terms.KIND_WORD,
+    "MEMCG_STATS_KIND_SIGNED": _terms.KIND_SIGNED,
+    "MEMCG_STATS_KIND_LIMIT": _terms.KIND_LIMIT,
+    "MEMCG_STATS_KIND_NANOSECONDS": _terms.KIND_NANOSECONDS,
+    "MEMCG_STATS_TERM_LAST": _terms.TERM_LAST,
+    "MEMCG_STATS_TERM_NOT_ON_ROOT": _terms.TERM_NOT_ON_ROOT,
+    "MEMCG_STATS_START_MEMCG": _terms.START_MEMCG,
+    "MEMCG_STATS_START_CGROUP": _terms.START_CGROUP,
 }
 
 ORDERS = {
@@ -73,9 +73,9 @@ STRUCTS = {
     "row": (_wire.ROW, ("cgroup_id", "parent_id", "level", "flags")),
     "trailer": (_wire.TRAILER, ("magic", "nr_rows", "end_ns")),
     "call": (_wire.CALL, ("cgroup_id", "program", "status", "nr_rows")),
-    "term": (_wire.TERM, ("kind", "flags", "block", "counter", "unit")),
+    "term": (_terms.TERM, ("kind", "flags", "block", "counter", "unit")),
     "block": (
-        _wire.BLOCK,
+        _terms.BLOCK,
         ("start", "nr_steps", "steps", "steps[1]", "offset", "size", "word", "enabled_offset"),
     ),
 }
@@ -139,14 +139,14 @@ def test_the_shared_walk_s_stream_is_read_whole() -> None:
 
 
 def test_a_term_is_packed_as_the_program_reads_it() -> None:
-    term = _program.EncodedTerm(kind=3, flags=1, block=7, counter=0x01020304, unit=1 << 40)
-    assert _program.encode_terms([term, term]) == 2 * struct.pack(
+    term = _terms.EncodedTerm(kind=3, flags=1, block=7, counter=0x01020304, unit=1 << 40)
+    assert _terms.encode_terms([term, term]) == 2 * struct.pack(
         "=BBHIQ", 3, 1, 7, 0x01020304, 1 << 40
     )
-    assert _program.encode_terms([]) == b""
+    assert _terms.encode_terms([]) == b""
 
 
 def test_a_block_is_packed_as_the_program_reads_it() -> None:
-    block = _program.Block(1, 2, 3, 4, 5, 6, 7, 8)
+    block = _terms.Block(1, 2, 3, 4, 5, 6, 7, 8)
     packed = struct.pack("=HHIIIIII", 1, 2, 3, 4, 5, 6, 7, 8)
-    assert _program.encode_blocks([block, block]) == 2 * packed
+    assert _terms.encode_blocks([block, block]) == 2 * packed

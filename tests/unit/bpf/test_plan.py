@@ -12,7 +12,7 @@ import pytest
 from pymemcgbpf import BackendUnavailableError, _options, _wire
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import counter_slots as _counter_slots
-from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf import terms as _terms
 from pymemcgbpf._bpf.plan import Planner, PointerPath, ReadPlan, Term, Terms, guessed
 from pymemcgbpf._items import CATALOGUE, CURRENT, Counters
 
@@ -20,8 +20,8 @@ from ..fake_libbpf import RODATA
 from ..kernels import KERNELS, LINUX_6_1, LINUX_6_18, LINUX_7_3, Kernel
 
 PAGE = mmap.PAGESIZE
-VMSTATS = PointerPath(_program.START_MEMCG, (880,))
-MEMCG = PointerPath(_program.START_MEMCG, ())
+VMSTATS = PointerPath(_terms.START_MEMCG, (880,))
+MEMCG = PointerPath(_terms.START_MEMCG, ())
 
 
 def source(backend: str, kernel: Kernel = LINUX_6_18, *functions: str) -> Planner:
@@ -29,7 +29,7 @@ def source(backend: str, kernel: Kernel = LINUX_6_18, *functions: str) -> Planne
     types = types._replace(functions=types.functions | set(functions))
     layout = None
     if backend == "core":
-        layout = _counter_slots.Layout(kernel.slots(), 0, False)
+        layout = _counter_slots.Layout(kernel.slots(), False)
     return Planner(backend, types, layout)
 
 
@@ -47,7 +47,7 @@ def test_terms_are_enumerators_for_kfuncs_and_words_for_core() -> None:
     for name in LINUX_7_3.printed.split():
         parts = parts_kept(name, slots)
         asked = [
-            Term(_program.KINDS[types.counters[part][0]], types.counters[part][1]) for part in parts
+            Term(_terms.KINDS[types.counters[part][0]], types.counters[part][1]) for part in parts
         ]
         assert list(source("kfunc", LINUX_7_3).terms_of(name)) == asked
         assert list(source("rfc", LINUX_7_3).terms_of(name)) == asked
@@ -60,11 +60,11 @@ def test_terms_are_enumerators_for_kfuncs_and_words_for_core() -> None:
 @pytest.mark.parametrize(
     ("name", "unit", "kind"),
     [
-        ("anon", PAGE, _program.KIND_SIGNED),
-        ("sock", PAGE, _program.KIND_SIGNED),
-        ("kernel_stack", 1024, _program.KIND_SIGNED),
-        ("slab", 1, _program.KIND_SIGNED),
-        ("pgfault", 1, _program.KIND_WORD),
+        ("anon", PAGE, _terms.KIND_SIGNED),
+        ("sock", PAGE, _terms.KIND_SIGNED),
+        ("kernel_stack", 1024, _terms.KIND_SIGNED),
+        ("slab", 1, _terms.KIND_SIGNED),
+        ("pgfault", 1, _terms.KIND_WORD),
     ],
 )
 def test_core_applies_the_unit_and_the_sign(name: str, unit: int, kind: int) -> None:
@@ -80,17 +80,17 @@ def test_what_this_kernel_lacks_has_no_terms(backend: str, name: str) -> None:
 
 
 def test_a_counter_that_this_kernel_does_not_keep_is_no_term() -> None:
-    only = _counter_slots.Layout({"NR_SLAB_RECLAIMABLE_B": 5}, 0, False)
+    only = _counter_slots.Layout({"NR_SLAB_RECLAIMABLE_B": 5}, False)
     made = Planner("core", LINUX_6_18.types(), only)
-    assert made.terms_of("slab") == (Term(_program.KIND_SIGNED, 40, 1, VMSTATS),)
+    assert made.terms_of("slab") == (Term(_terms.KIND_SIGNED, 40, 1, VMSTATS),)
     assert made.terms_of("anon") == ()
 
 
 def test_what_is_not_proved_of_a_rebuilt_order_is_withheld() -> None:
     slots = {"NR_SLAB_RECLAIMABLE_B": 5, "NR_ANON_MAPPED": 14}
-    layout = _counter_slots.Layout(slots, 0, True, not_kept=frozenset({"PSWPIN"}))
+    layout = _counter_slots.Layout(slots, True, not_kept=frozenset({"PSWPIN"}))
     made = Planner("core", LINUX_6_18.types(), layout)
-    assert made.terms_of("anon") == (Term(_program.KIND_SIGNED, 112, PAGE, VMSTATS),)
+    assert made.terms_of("anon") == (Term(_terms.KIND_SIGNED, 112, PAGE, VMSTATS),)
     assert made.terms_of("slab_reclaimable")
     assert made.terms_of("slab") == (), "half of a sum is a wrong number"
     assert made.lacks_proof("slab") and made.lacks_proof("vmalloc")
@@ -125,7 +125,7 @@ def test_an_item_of_tomorrow_is_guessed_by_its_enumerator(
     factors = {"NR_TOMORROW": PAGE, "MEMCG_TOMORROW": PAGE, "NR_TOMORROW_KB": 1024}
     types = LINUX_6_18.types()
     types = types._replace(counters={**types.counters, enumerator: ("node_stat_item", 999)})
-    made = Planner("core", types, _counter_slots.Layout({enumerator: 3}, 0, False))
+    made = Planner("core", types, _counter_slots.Layout({enumerator: 3}, False))
     assert [term.unit for term in made.terms_of(name)] == [factors.get(enumerator, 1)]
     assert guessed(name, ["OTHER"]) is None
 
@@ -136,18 +136,18 @@ def test_an_item_of_tomorrow_is_guessed_by_its_enumerator(
 @pytest.mark.parametrize(
     ("name", "kind", "at", "unit"),
     [
-        (CURRENT, _program.KIND_WORD, 256, PAGE),
-        ("memory.peak", _program.KIND_WORD, 256 + 64, PAGE),
-        ("memory.min", _program.KIND_LIMIT, 256 + 88, 1),
-        ("memory.low", _program.KIND_LIMIT, 256 + 96, 1),
-        ("memory.high", _program.KIND_LIMIT, 256 + 112, 1),
-        ("memory.max", _program.KIND_LIMIT, 256 + 104, 1),
-        ("memory.swap.current", _program.KIND_WORD, 512, PAGE),
-        ("memory.swap.max", _program.KIND_LIMIT, 512 + 104, 1),
-        ("memory.zswap.max", _program.KIND_LIMIT, 800, 1),
-        ("memory.events.oom_kill", _program.KIND_WORD, 896 + 8 * 4, 1),
-        ("memory.events.local.low", _program.KIND_WORD, 968, 1),
-        ("memory.swap.events.fail", _program.KIND_WORD, 896 + 8 * 8, 1),
+        (CURRENT, _terms.KIND_WORD, 256, PAGE),
+        ("memory.peak", _terms.KIND_WORD, 256 + 64, PAGE),
+        ("memory.min", _terms.KIND_LIMIT, 256 + 88, 1),
+        ("memory.low", _terms.KIND_LIMIT, 256 + 96, 1),
+        ("memory.high", _terms.KIND_LIMIT, 256 + 112, 1),
+        ("memory.max", _terms.KIND_LIMIT, 256 + 104, 1),
+        ("memory.swap.current", _terms.KIND_WORD, 512, PAGE),
+        ("memory.swap.max", _terms.KIND_LIMIT, 512 + 104, 1),
+        ("memory.zswap.max", _terms.KIND_LIMIT, 800, 1),
+        ("memory.events.oom_kill", _terms.KIND_WORD, 896 + 8 * 4, 1),
+        ("memory.events.local.low", _terms.KIND_WORD, 968, 1),
+        ("memory.swap.events.fail", _terms.KIND_WORD, 896 + 8 * 8, 1),
     ],
 )
 @pytest.mark.parametrize("backend", ["rfc", "core"])
@@ -160,11 +160,11 @@ def test_a_field_of_struct_mem_cgroup(
 @pytest.mark.parametrize(
     ("name", "term"),
     [
-        (CURRENT, Term(_program.KIND_USAGE, 0)),
-        ("memory.events.oom_kill", Term(_program.KIND_MEMORY_EVENT, 4)),
-        ("memory.swap.events.max", Term(_program.KIND_MEMORY_EVENT, 7)),
-        ("memory.events.local.oom", Term(_program.KIND_WORD, 968 + 24, 1, MEMCG)),
-        ("memory.swap.current", Term(_program.KIND_WORD, 512, PAGE, MEMCG)),
+        (CURRENT, Term(_terms.KIND_USAGE, 0)),
+        ("memory.events.oom_kill", Term(_terms.KIND_MEMORY_EVENT, 4)),
+        ("memory.swap.events.max", Term(_terms.KIND_MEMORY_EVENT, 7)),
+        ("memory.events.local.oom", Term(_terms.KIND_WORD, 968 + 24, 1, MEMCG)),
+        ("memory.swap.current", Term(_terms.KIND_WORD, 512, PAGE, MEMCG)),
         ("memory.zswap.current", Term(2, LINUX_7_3.counters()["MEMCG_ZSWAP_B"][1])),
     ],
 )
@@ -176,7 +176,7 @@ def test_what_the_kernel_has_a_function_for_it_is_asked(name: str, term: Term) -
 def test_without_the_function_events_are_fields() -> None:
     types = LINUX_7_3.types()._replace(functions=frozenset())
     (term,) = Planner("kfunc", types, None).terms_of("memory.events.oom_kill")
-    assert (term.kind, term.base) == (_program.KIND_WORD, MEMCG)
+    assert (term.kind, term.base) == (_terms.KIND_WORD, MEMCG)
 
 
 def test_an_event_that_this_kernel_does_not_count() -> None:
@@ -184,10 +184,10 @@ def test_an_event_that_this_kernel_does_not_count() -> None:
 
 
 def test_pressure_is_the_cgroup_s_own() -> None:
-    base = PointerPath(_program.START_CGROUP, (1272,), 8)
+    base = PointerPath(_terms.START_CGROUP, (1272,), 8)
     for at, name in ((2, "some"), (3, "full")):
         assert source("kfunc").terms_of(f"memory.pressure.{name}.total") == (
-            Term(_program.KIND_NANOSECONDS, 240 + 8 * at, 1, base),
+            Term(_terms.KIND_NANOSECONDS, 240 + 8 * at, 1, base),
         )
 
 
@@ -209,7 +209,7 @@ def test_a_kernel_without_a_structure_has_none_of_its_items(struct_: str) -> Non
 @pytest.mark.parametrize("backend", ["kfunc", "core"])
 def test_a_node_s_counter(backend: str, kernel: Kernel) -> None:
     types, slots = kernel.types(), kernel.slots()
-    made = Planner(backend, types, _counter_slots.Layout(slots, 0, False))
+    made = Planner(backend, types, _counter_slots.Layout(slots, False))
     for key, enumerator, unit in (
         ("anon", "NR_ANON_MAPPED", PAGE),
         ("kernel_stack", "NR_KERNEL_STACK_KB", 1024),
@@ -224,12 +224,12 @@ def test_a_node_s_counter(backend: str, kernel: Kernel) -> None:
         else:
             assert term.base.steps == (nodeinfo, 888)
             assert term.at == 8 * slots[enumerator]
-        assert (term.unit, term.kind) == (unit, _program.KIND_SIGNED)
+        assert (term.unit, term.kind) == (unit, _terms.KIND_SIGNED)
 
 
 def test_what_is_not_counted_by_node_has_no_node_s_counter() -> None:
     for kernel in KERNELS.values():
-        made = Planner("core", kernel.types(), _counter_slots.Layout(kernel.slots(), 0, False))
+        made = Planner("core", kernel.types(), _counter_slots.Layout(kernel.slots(), False))
         for key in ("sock", "percpu", "pgfault", "kernel"):
             assert made.terms_of(f"memory.numa_stat.{key}.N0") == ()
 
@@ -250,38 +250,38 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
 
 
-def wire_terms(plan: ReadPlan) -> list[_program.EncodedTerm]:
+def wire_terms(plan: ReadPlan) -> list[_terms.EncodedTerm]:
     return [
-        _program.EncodedTerm(*values)
-        for values in struct.iter_unpack(_wire.TERM.format, plan.constants(0)["terms"])
+        _terms.EncodedTerm(*values)
+        for values in struct.iter_unpack(_terms.TERM.format, plan.constants(0)["terms"])
     ]
 
 
-def wire_blocks(plan: ReadPlan) -> list[_program.Block]:
+def wire_blocks(plan: ReadPlan) -> list[_terms.Block]:
     return [
-        _program.Block(*values)
-        for values in struct.iter_unpack(_wire.BLOCK.format, plan.constants(0)["blocks"])
+        _terms.Block(*values)
+        for values in struct.iter_unpack(_terms.BLOCK.format, plan.constants(0)["blocks"])
     ]
 
 
 def test_constants() -> None:
-    constants = ReadPlan("kfunc", TERMS).constants(_program.FLUSH_RSTAT, _options.POST)
-    last = _program.TERM_LAST
+    constants = ReadPlan("kfunc", TERMS).constants(_terms.FLUSH_RSTAT, _options.POST)
+    last = _terms.TERM_LAST
     wire = [
-        _program.EncodedTerm(1, 0, 0, 5, 1),
-        _program.EncodedTerm(1, last, 0, 6, 1),
-        _program.EncodedTerm(3, last, 0, 20, 1),
+        _terms.EncodedTerm(1, 0, 0, 5, 1),
+        _terms.EncodedTerm(1, last, 0, 6, 1),
+        _terms.EncodedTerm(3, last, 0, 20, 1),
     ]
     assert {name: constants.pop(name) for name in ("header", "terms", "blocks")} == {
         "header": _wire.encode_header(
             [CATALOGUE["slab"].number, CATALOGUE["pgfault"].number], _options.POST
         ),
-        "terms": _program.encode_terms(wire),
+        "terms": _terms.encode_terms(wire),
         "blocks": b"",
     }
     assert {name: int.from_bytes(data, "little") for name, data in constants.items()} == {
-        "backend": _program.BACKEND_NUMBERS["kfunc"],
-        "flush": _program.FLUSH_RSTAT,
+        "backend": _terms.BACKEND_NUMBERS["kfunc"],
+        "flush": _terms.FLUSH_RSTAT,
         "memory_cgrp_id": 4,
         "page_size": PAGE,
         "nr_blocks": 0,
@@ -291,7 +291,7 @@ def test_constants() -> None:
 
 
 def test_one_cgroup_s_constants() -> None:
-    constants = ReadPlan("kfunc", TERMS).constants(_program.FLUSH_NONE)
+    constants = ReadPlan("kfunc", TERMS).constants(_terms.FLUSH_NONE)
     assert _wire.decode_header(constants["header"]).order == _options.SELF
 
 
@@ -302,9 +302,9 @@ def test_from_each_structure_one_block_is_copied_and_no_more_of_it_than_needed()
     slots = LINUX_6_18.slots()
     anon, file = slots["NR_ANON_MAPPED"], slots["NR_FILE_PAGES"]
     assert wire_blocks(plan) == [
-        _program.Block(_program.START_MEMCG, 1, 880, 0, 8 * anon, 8 * (file - anon + 1), 0, 0),
-        _program.Block(_program.START_MEMCG, 0, 0, 0, 256, 112, file - anon + 1, 0),
-        _program.Block(_program.START_CGROUP, 1, 1272, 0, 256, 8, file - anon + 15, 9),
+        _terms.Block(_terms.START_MEMCG, 1, 880, 0, 8 * anon, 8 * (file - anon + 1), 0, 0),
+        _terms.Block(_terms.START_MEMCG, 0, 0, 0, 256, 112, file - anon + 1, 0),
+        _terms.Block(_terms.START_CGROUP, 1, 1272, 0, 256, 8, file - anon + 15, 9),
     ]
     words = {name: (term.block, term.counter) for name, term in zip(names, wire_terms(plan))}
     assert words == {
@@ -320,7 +320,7 @@ def test_what_the_root_does_not_have_is_marked() -> None:
     made = source("core")
     names = ("anon", CURRENT, "memory.events.low", "memory.pressure.full.total")
     plan = ReadPlan("core", {name: made.terms_of(name) for name in names})
-    marked = [bool(term.flags & _program.TERM_NOT_ON_ROOT) for term in wire_terms(plan)]
+    marked = [bool(term.flags & _terms.TERM_NOT_ON_ROOT) for term in wire_terms(plan)]
     assert marked == [False, True, True, False]
 
 
@@ -362,7 +362,7 @@ def some_terms(items: int, terms: int, blocks: int = 0, words: int = 0) -> Terms
     return made
 
 
-MOST = (_wire.MAX_ITEMS, _wire.MAX_TERMS, _wire.MAX_BLOCKS, _wire.MAX_WORDS)
+MOST = (_wire.MAX_ITEMS, _terms.MAX_TERMS, _terms.MAX_BLOCKS, _terms.MAX_WORDS)
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_too_many_items(items: int, terms: int, blocks: int, words: int) -> None
 
 @pytest.mark.parametrize("backend", ["kfunc", "core"])
 def test_all_items_of_a_machine_with_eight_nodes_fit(backend: str) -> None:
-    layout: Optional[_counter_slots.Layout] = _counter_slots.Layout(LINUX_7_3.slots(), 0, False)
+    layout: Optional[_counter_slots.Layout] = _counter_slots.Layout(LINUX_7_3.slots(), False)
     made = Planner(backend, LINUX_7_3.types(), layout)
     printed = LINUX_7_3.printed.split()
     nodes = [f"memory.numa_stat.{name}.N{node}" for node in range(8) for name in printed]

@@ -17,10 +17,12 @@ from typing import Any, Optional
 import pytest
 
 from pymemcgbpf import MemcgError
+from pymemcgbpf._bpf import capabilities as _capabilities
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf import reload as _reload
+from pymemcgbpf._bpf import terms as _terms
 from pymemcgbpf._bpf.program import SHARE, STREAM, MapSize, Program
 from pymemcgbpf._descriptors import Owned
 
@@ -140,7 +142,7 @@ def lib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Kernel]:
     object_file = tmp_path / "object"
     object_file.write_bytes(b"an object")
     monkeypatch.setattr(_program, "OBJECT_FILE", str(object_file))
-    monkeypatch.setattr(_program, "missing_capabilities", list)
+    monkeypatch.setattr(_capabilities, "missing", list)
     with installed(monkeypatch, Kernel) as fake:
         assert isinstance(fake, Kernel)
         fake.start()
@@ -155,9 +157,9 @@ ROWS = MapSize(value_size=48, entries=100)
 
 def test_libbpf_s_loader_is_asked_once(lib: Kernel) -> None:
     before = open_files()
-    first = Program(SHARE, {"flush": _program.u32(1)}, ROWS)
+    first = Program(SHARE, {"flush": _terms.u32(1)}, ROWS)
     assert lib.calls.count("bpf_object__load") == 1 and not lib.loaded
-    second = Program(SHARE, {"flush": _program.u32(2)}, ROWS)
+    second = Program(SHARE, {"flush": _terms.u32(2)}, ROWS)
     assert lib.calls.count("bpf_object__load") == 1 == lib.calls.count("bpf_object__open_mem")
     ((kind, name, _),) = lib.loaded
     assert (kind, name) == (7, SHARE.encode())
@@ -184,13 +186,13 @@ def test_the_new_maps_stand_in_the_instructions(lib: Kernel) -> None:
 
 
 def test_the_constants_are_those_of_this_program_alone(lib: Kernel) -> None:
-    Program(SHARE, {"nr_terms": _program.u32(5)}, ROWS).close()
-    program = Program(SHARE, {"flush": _program.u32(2)}, ROWS)
+    Program(SHARE, {"nr_terms": _terms.u32(5)}, ROWS).close()
+    program = Program(SHARE, {"flush": _terms.u32(2)}, ROWS)
     ((fd, value),) = lib.values.items()
     assert lib.frozen == [fd] and lib.made[fd][0] == ".rodata"
     assert value == program.constants
     assert len(value) == lib.made[fd][1] == len(lib.rodata)
-    assert value[4:8] == _program.u32(2), "flush is the second"
+    assert value[4:8] == _terms.u32(2), "flush is the second"
     assert value.count(0) == len(value) - 1, "nothing is left of the first's"
     program.close()
 

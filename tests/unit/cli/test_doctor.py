@@ -14,6 +14,7 @@ import pytest
 
 from pymemcgbpf import BpfPermissionError, BtfNotFoundError, LibbpfNotFoundError
 from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import capabilities as _capabilities
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.counter_slots import Layout
@@ -53,8 +54,8 @@ NO_LIBBPF = raising(LibbpfNotFoundError("libbpf.so.1 cannot be loaded: apt-get i
 NO_BTF = raising(BtfNotFoundError("no BTF: it needs CONFIG_DEBUG_INFO_BTF=y"))
 NO_OBJECT = raising(BpfObjectError("the BPF object cannot be read: install pymemcgbpf again"))
 SLOTS = {"NR_ANON_MAPPED": 3, "NR_FILE_PAGES": 4, "PGFAULT": 9}
-REBUILT = lambda *_: Layout(SLOTS, 0, True)  # noqa: E731
-PARTLY = lambda *_: Layout({"NR_ANON_MAPPED": 3}, 0, True)  # noqa: E731
+REBUILT = lambda *_: Layout(SLOTS, True)  # noqa: E731
+PARTLY = lambda *_: Layout({"NR_ANON_MAPPED": 3}, True)  # noqa: E731
 NO_LAYOUT = raising(BackendUnavailableError("where the counters are is not known"))
 NO_PERMISSION = raising(BpfPermissionError("lacks CAP_BPF"))
 
@@ -70,8 +71,8 @@ class Machine:
         self.set(_btf, "kernel", LINUX_7_3.types)
         self.set(_libbpf, "load", lambda: _Library("1.5"))
         self.set(_program, "read_object", lambda: b"1234")
-        self.set(_program, "effective_capabilities", lambda: ROOT)
-        self.set(_slot_discovery, "find", lambda *_: Layout({}, 0, False))
+        self.set(_capabilities, "effective", lambda: ROOT)
+        self.set(_slot_discovery, "find", lambda *_: Layout({}, False))
         self.set(_choose, "BPF_OPENER", _TextAsBpf())
 
     def set(self, where: Any, name: str, value: Any) -> None:
@@ -150,7 +151,7 @@ def look(
 
 
 def capable(effective: Optional[int]) -> tuple[object, str, object]:
-    return _program, "effective_capabilities", lambda: effective
+    return _capabilities, "effective", lambda: effective
 
 
 UNKNOWN = "could not tell"
@@ -255,6 +256,18 @@ def test_btf_is_looked_for_where_there_is_no_libbpf(
     assert examined(capsys, v2, 0)["BTF"] == ("ok", f"{tmp_path}/vmlinux, 5 bytes")
 
 
+@pytest.mark.parametrize("json_option", [(), ("--json",)])
+def test_no_line_advises_an_option_that_doctor_does_not_have(
+    json_option: tuple[str, ...], machine: Machine, v2: Path, capsys: Captured
+) -> None:
+    machine.set(_btf, "kernel", LINUX_6_18.types)
+    assert main(["doctor", str(v2), *json_option]) == 0
+    out = capsys.readouterr().out
+    assert "bpf_get_mem_cgroup (Linux 7.0 or later)" in out
+    assert "memcg_node_stat_fetch (no released kernel)" in out
+    assert "backend=" not in out
+
+
 def test_text_alone_is_status_1(machine: Machine, v2: Path, capsys: Captured) -> None:
     machine.set(_choose, "BPF_OPENER", RefuseBpf())
     shown = examined(capsys, v2, 1)
@@ -300,6 +313,18 @@ def test_default_is_the_nearest_with_statistics(
     monkeypatch.setattr(_mounts, "own_cgroup", lambda: str(below))
     assert main(["doctor"]) == 0
     assert f"{v2}/memory.stat\n" in capsys.readouterr().out
+
+
+def test_with_20_file_descriptors_each_check_still_has_a_line(run_python: RunPython) -> None:
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); "
+        "from pymemcgbpf._cli.main import main; sys.exit(main())"
+    )
+    ran = run_python("-c", code, "doctor")
+    lines = ran.stdout.splitlines()
+    assert ran.stderr == "" and len(lines) == 28
+    assert {line[:14].rstrip() for line in lines} <= {"ok", "no", "could not tell"}
+    assert lines[-1][16:].startswith("in use ") and ran.returncode == (lines[-1][:2] != "ok")
 
 
 def test_whatever_machine_this_is_it_is_no_traceback(run_python: RunPython) -> None:

@@ -33,6 +33,7 @@ from pymemcgbpf import (
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf import terms as _terms
 from pymemcgbpf._bpf.plan import ReadPlan, Term, Terms
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._descriptors import Descriptor, opened_at
@@ -361,7 +362,7 @@ def test_a_pin_has_its_mode_and_leaves_nothing_open(pins: Pins, v2: Path) -> Non
         os.umask(before)
     (made,) = pins.made
     assert pins.backends == ["kfunc", "rfc", "core"]
-    assert (made.order, made.number("flush")) == (_options.SELF, _program.FLUSH_RSTAT)
+    assert (made.order, made.number("flush")) == (_options.SELF, _terms.FLUSH_RSTAT)
     assert not {"flush_each", "nr_parts", "part", "children_of"} & made.constants.keys()
     assert (mode(pins.root / "new" / "it"), mode(pins.root / "new")) == (0o440, 0o755)
     assert [Path(path).name for path in made.pinned] == ["it"] and pins.open() == 0
@@ -382,13 +383,13 @@ def test_each_order_is_attached_and_flushed_as_the_kernel_can(
     assert made.number("children_of") == (v2.stat().st_ino if by_pre else 0)
     # The first cgroup that is met does not contain the others.
     assert made.number("flush_each") == (order in ("post", "up", "children") and not by_pre)
-    ways = {LINUX_6_18: 0, LINUX_7_3: _program.FLUSH_KFUNC}
-    assert made.number("flush") == ways.get(kernel, _program.FLUSH_RSTAT)
+    ways = {LINUX_6_18: 0, LINUX_7_3: _terms.FLUSH_KFUNC}
+    assert made.number("flush") == ways.get(kernel, _terms.FLUSH_RSTAT)
 
 
 def test_without_a_flush_the_program_does_not_flush(pins: Pins, v2: Path) -> None:
     pin(v2, pins.root / "it", flush=False)
-    assert pins.made[-1].number("flush") == _program.FLUSH_NONE
+    assert pins.made[-1].number("flush") == _terms.FLUSH_NONE
 
 
 def test_a_tree_is_pinned_in_parts_of_which_the_first_flushes(
@@ -405,7 +406,7 @@ def test_a_tree_is_pinned_in_parts_of_which_the_first_flushes(
     assert [part.number("part") for part in parts] == list(range(count))
     assert {part.number("nr_parts") for part in parts} == {count}
     assert {part.order for part in pins.made} == {_options.PRE}
-    assert [part.number("flush") for part in parts] == [_program.FLUSH_RSTAT] + [0] * (count - 1)
+    assert [part.number("flush") for part in parts] == [_terms.FLUSH_RSTAT] + [0] * (count - 1)
     assert {mode(path) for path in (pins.root / "new" / "tree").iterdir()} == {0o400}
     assert mode(pins.root / "new" / "tree") == 0o755
     assert "nr_parts" not in probe.constants and pins.open() == 0

@@ -87,7 +87,7 @@ class World:
     def layout(self, types: _btf.KernelTypes, cgroup: Cgroup) -> _counter_slots.Layout:
         if self.layout_error is not None:
             raise self.layout_error
-        return _counter_slots.Layout(LINUX_6_18.slots(), 8 * 71, False)
+        return _counter_slots.Layout(LINUX_6_18.slots(), False)
 
     def source(self, cgroup: Cgroup, plan: ReadPlan, flush: bool, transport: str) -> Any:
         return Source(self, plan.backend, transport, plan.terms)
@@ -161,6 +161,27 @@ def test_an_unknown_name_lists_the_close_ones(
     assert caught.value.item == "pgfalt"
     assert caught.value.suggestions[0] == "pgfault"
     assert world.made == []
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("rss", "anon"),
+        ("total_rss", "anon"),
+        ("cache", "file"),
+        ("total_cache", "file"),
+        ("mapped_file", "file_mapped"),
+        ("total_pgfault", "pgfault"),
+    ],
+)
+def test_a_name_of_cgroup_v1_is_answered_with_the_item_of_the_same_number(
+    name: str, own: str, world: World, v2: Path, opened: Opened
+) -> None:
+    with pytest.raises(UnknownItemError) as caught:
+        choose(opened(v2), (name,), True, "auto")
+    said = f"no item is called {name!r}: it is cgroup v1's name for {own!r}, use {own!r}"
+    assert str(caught.value) == said
+    assert caught.value.suggestions == (own,)
 
 
 def test_an_unknown_name_with_nothing_close(world: World, v2: Path, opened: Opened) -> None:
@@ -876,7 +897,7 @@ def test_a_group_is_all_of_it(
 
 @pytest.mark.parametrize("backend", ["auto", "core", "text"])
 def test_a_group_that_nobody_knows(backend: str, world: World, v2: Path, opened: Opened) -> None:
-    with pytest.raises(UnknownItemError, match=r"no item is called like 'nothing\*'") as caught:
+    with pytest.raises(UnknownItemError, match=r"no item matches 'nothing\*'") as caught:
         choose(opened(v2), ("anon", "nothing*"), True, backend)
     assert (caught.value.item, caught.value.suggestions) == ("nothing*", ())
 
@@ -1099,7 +1120,7 @@ class Looks:
 
 
 def rebuilt(unproved: Iterable[str] = (), **slots: int) -> _counter_slots.Layout:
-    return _counter_slots.Layout(slots, 8, True, frozenset(unproved))
+    return _counter_slots.Layout(slots, True, frozenset(unproved))
 
 
 @pytest.mark.usefixtures("unknown_layout")
@@ -1150,7 +1171,6 @@ def test_what_is_not_proved_yet_is_looked_for_again(
 
 VMALLOC_UNPROVED = _counter_slots.Layout(
     {name: at for name, at in LINUX_6_18.slots().items() if name != "MEMCG_VMALLOC"},
-    8 * 71,
     True,
     frozenset({"MEMCG_VMALLOC"}),
 )
@@ -1203,7 +1223,7 @@ def test_v1_s_text_has_fewer_items_than_are_not_proved(
 ) -> None:
     world.types = world.types._replace(functions=frozenset())
     slots = {name: at for name, at in LINUX_6_18.slots().items() if name != "NR_FILE_PAGES"}
-    layout = _counter_slots.Layout(slots, 8 * 71, True, frozenset({"NR_FILE_PAGES"}))
+    layout = _counter_slots.Layout(slots, True, frozenset({"NR_FILE_PAGES"}))
     monkeypatch.setattr(_slot_discovery, "find", lambda *_: layout)
     cgroup = opened(make_v1(tmp_path / "old"))
     choice = choose(cgroup, None, True, "auto")

@@ -10,7 +10,7 @@ from typing import Callable
 import pytest
 
 from pymemcgbpf._bpf import btf as _btf
-from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf import terms as _terms
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._sources import flush as _flush
 
@@ -24,12 +24,12 @@ KFUNC, RSTAT = "bpf_mem_cgroup_flush_stats", "cgroup_rstat_flush"
 @pytest.mark.parametrize(
     ("backend", "functions", "iterator", "program"),
     [
-        ("kfunc", {KFUNC}, _program.FLUSH_KFUNC, _program.FLUSH_KFUNC),
-        ("core", {KFUNC, RSTAT}, _program.FLUSH_KFUNC, _program.FLUSH_KFUNC),
-        ("core", {RSTAT}, _program.FLUSH_RSTAT, _program.FLUSH_NONE),
-        ("core", set(), _program.FLUSH_NONE, _program.FLUSH_NONE),
-        ("rfc", {RSTAT}, _program.FLUSH_RFC, _program.FLUSH_NONE),
-        ("rfc", {KFUNC}, _program.FLUSH_RFC, _program.FLUSH_KFUNC),
+        ("kfunc", {KFUNC}, _terms.FLUSH_KFUNC, _terms.FLUSH_KFUNC),
+        ("core", {KFUNC, RSTAT}, _terms.FLUSH_KFUNC, _terms.FLUSH_KFUNC),
+        ("core", {RSTAT}, _terms.FLUSH_RSTAT, _terms.FLUSH_NONE),
+        ("core", set(), _terms.FLUSH_NONE, _terms.FLUSH_NONE),
+        ("rfc", {RSTAT}, _terms.FLUSH_RFC, _terms.FLUSH_NONE),
+        ("rfc", {KFUNC}, _terms.FLUSH_RFC, _terms.FLUSH_KFUNC),
     ],
 )
 def test_mode(
@@ -52,8 +52,8 @@ def file_of(flush: _flush.Flush) -> str:
 
 
 def test_a_program_that_flushes_needs_no_file(v2: Path, opened: Opened) -> None:
-    flush = _flush.within(_program.FLUSH_KFUNC, opened(v2))
-    assert (flush.mode, flush.files, flush.pressure) == (_program.FLUSH_KFUNC, (), None)
+    flush = _flush.within(_terms.FLUSH_KFUNC, opened(v2))
+    assert (flush.mode, flush.files, flush.pressure) == (_terms.FLUSH_KFUNC, (), None)
 
 
 def test_else_the_cheapest_file_does(tmp_path: Path, opened: Opened) -> None:
@@ -68,8 +68,8 @@ def test_else_the_cheapest_file_does(tmp_path: Path, opened: Opened) -> None:
         (zswap, "memory.zswap.current"),
         (old, "memory.numa_stat"),
     ):
-        flush = _flush.within(_program.FLUSH_NONE, opened(path))
-        assert (flush.mode, file_of(flush)) == (_program.FLUSH_NONE, str(path / name))
+        flush = _flush.within(_terms.FLUSH_NONE, opened(path))
+        assert (flush.mode, file_of(flush)) == (_terms.FLUSH_NONE, str(path / name))
         flush.by_file()
         flush.close()
         flush.close()
@@ -86,4 +86,4 @@ def test_above_a_cgroup_the_topmost_flushes(tmp_path: Path, opened: Opened) -> N
 def test_no_flush_reads_nothing() -> None:
     _flush.NO_FLUSH.by_file()
     _flush.NO_FLUSH.close()
-    assert (_flush.NO_FLUSH.mode, _flush.NO_FLUSH.reads) == (_program.FLUSH_NONE, False)
+    assert (_flush.NO_FLUSH.mode, _flush.NO_FLUSH.reads) == (_terms.FLUSH_NONE, False)

@@ -28,6 +28,7 @@ from pymemcgbpf import (
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf import terms as _terms
 from pymemcgbpf._bpf.plan import ReadPlan, Term, Terms
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._sources import one_bpf as _one_bpf
@@ -155,7 +156,7 @@ def test_a_stream_that_is_another_reader_s(
 ) -> None:
     source = source_of(opened(v2))
     kernel.output = begins + whole_stream(4096, 3)[len(begins) :]
-    with pytest.raises(MemcgError, match="another reader's") as caught:
+    with pytest.raises(MemcgError, match="belong to another reader") as caught:
         source.read()
     assert caught.value.errno == errno.EBADF
     source.close()
@@ -378,7 +379,7 @@ def test_what_a_stream_finds_absent(kernel: Kernel, v2: Path, opened: Opened) ->
 def test_a_run_of_another_program(runs: Runs, v2: Path, opened: Opened) -> None:
     source = RunSource(opened(v2), RECIPE, False)
     runs.answers = [(_wire.OTHER, 0, ())]
-    with pytest.raises(MemcgError, match="another reader's") as caught:
+    with pytest.raises(MemcgError, match="belong to another reader") as caught:
         source.read()
     assert caught.value.errno == errno.EBADF
     source.close()
@@ -606,10 +607,10 @@ def test_a_transport_is_a_kind_of_source(
 @pytest.mark.parametrize(
     ("kind", "program", "functions", "mode"),
     [
-        (StreamSource, _program.STREAM, {"cgroup_rstat_flush"}, _program.FLUSH_RSTAT),
-        (RunSource, _program.RUN_ONE, {"cgroup_rstat_flush"}, _program.FLUSH_NONE),
-        (StreamSource, _program.STREAM, {"bpf_mem_cgroup_flush_stats"}, _program.FLUSH_KFUNC),
-        (RunSource, _program.RUN_ONE, {"bpf_mem_cgroup_flush_stats"}, _program.FLUSH_KFUNC),
+        (StreamSource, _program.STREAM, {"cgroup_rstat_flush"}, _terms.FLUSH_RSTAT),
+        (RunSource, _program.RUN_ONE, {"cgroup_rstat_flush"}, _terms.FLUSH_NONE),
+        (StreamSource, _program.STREAM, {"bpf_mem_cgroup_flush_stats"}, _terms.FLUSH_KFUNC),
+        (RunSource, _program.RUN_ONE, {"bpf_mem_cgroup_flush_stats"}, _terms.FLUSH_KFUNC),
     ],
 )
 @pytest.mark.parametrize("flush", [True, False])
@@ -637,9 +638,9 @@ def test_which_program_is_used(
     monkeypatch.setattr(_program_cache, "cached", cached)
     before = open_files()
     source = kind(opened(v2), RECIPE, flush)
-    assert asked == [(program, RECIPE, mode if flush else _program.FLUSH_NONE)]
+    assert asked == [(program, RECIPE, mode if flush else _terms.FLUSH_NONE)]
     files = [name for fd, name in open_files().items() if before.get(fd) != name]
-    reads_a_file = flush and mode == _program.FLUSH_NONE
+    reads_a_file = flush and mode == _terms.FLUSH_NONE
     assert files.count(str(v2 / "memory.stat")) == reads_a_file
     source.close()
 
@@ -745,5 +746,5 @@ def test_a_program_is_loaded_with_its_recipe_s_constants(
 ) -> None:
     given: list[object] = []
     monkeypatch.setattr(_program, "Program", lambda *arguments: given.extend(arguments))
-    _program_cache.cached(_program.RUN_ONE, RECIPE, _program.FLUSH_KFUNC)
-    assert given == [_program.RUN_ONE, RECIPE.constants(_program.FLUSH_KFUNC)]
+    _program_cache.cached(_program.RUN_ONE, RECIPE, _terms.FLUSH_KFUNC)
+    assert given == [_program.RUN_ONE, RECIPE.constants(_terms.FLUSH_KFUNC)]

@@ -30,10 +30,13 @@ from pymemcgbpf import (
     _wire,
 )
 from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import capabilities as _capabilities
 from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf import terms as _terms
 from pymemcgbpf._bpf.plan import ReadPlan, Term, Terms
-from pymemcgbpf._bpf.program import FLUSH_KFUNC, FLUSH_NONE, FLUSH_RFC, FLUSH_RSTAT, MapSize
+from pymemcgbpf._bpf.program import MapSize
+from pymemcgbpf._bpf.terms import FLUSH_KFUNC, FLUSH_NONE, FLUSH_RFC, FLUSH_RSTAT
 from pymemcgbpf._cgroup.directory import Cgroup, open_cgroup
 from pymemcgbpf._options import Order
 from pymemcgbpf._sources import flush as _flush
@@ -241,7 +244,7 @@ def test_a_kernel_without_an_order_of_children_walks_all(
         header = _wire.decode_header(walker.constants["header"])
         if order == "children":
             assert (walker.order, header.order) == (_options.PRE, _options.PRE)
-            assert walker.constants["children_of"] == _program.u64(v2.stat().st_ino)
+            assert walker.constants["children_of"] == _terms.u64(v2.stat().st_ino)
         else:
             assert walker.order == header.order == _options.ORDERS[order]
             assert "children_of" not in walker.constants
@@ -688,7 +691,7 @@ def test_the_last_view_unmaps_the_map(source: MakeSource, kernel: Walkers) -> No
 def test_without_flush_nobody_flushes(source: MakeSource, kernel: Walkers) -> None:
     source().walk()
     assert kernel.flushes == []
-    assert kernel.made[0].constants["flush"] == _program.u32(FLUSH_NONE)
+    assert kernel.made[0].constants["flush"] == _terms.u32(FLUSH_NONE)
 
 
 def test_a_program_is_told_how_to_flush(source: MakeSource, kernel: Walkers, v2: Path) -> None:
@@ -697,7 +700,7 @@ def test_a_program_is_told_how_to_flush(source: MakeSource, kernel: Walkers, v2:
     kernel.rows = kernel.rows * 3000
     made.walk()
     assert kernel.flushes == [(str(v2), "core", "post")]
-    assert [walker.constants["flush"] for walker in kernel.made] == [_program.u32(FLUSH_RSTAT)] * 2
+    assert [walker.constants["flush"] for walker in kernel.made] == [_terms.u32(FLUSH_RSTAT)] * 2
 
 
 def test_a_file_is_read_before_every_walk(
@@ -1180,7 +1183,7 @@ def test_a_walker_s_map_is_as_large_as_asked_for_and_cannot_be_written_to(
 ) -> None:
     (tmp_path / "object").write_bytes(b"an object")
     monkeypatch.setattr(_program, "CORE_FILE", str(tmp_path / "object"))
-    monkeypatch.setattr(_program, "missing_capabilities", list)
+    monkeypatch.setattr(_capabilities, "missing", list)
     cgroup = opened(v2)
     before = open_files()
     with installed(monkeypatch) as lib:

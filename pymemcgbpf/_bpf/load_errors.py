@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Why a BPF program could not be loaded: what the kernel and libbpf said, as one exception."""
+
+from __future__ import annotations
+
+import errno
+
+from ..errors import (
+    BpfObjectError,
+    BpfPermissionError,
+    MemcgError,
+    VerifierError,
+    errno_text,
+    is_transient,
+)
+from . import capabilities as _capabilities
+
+
+def load_error(error: MemcgError, file: str, log: str) -> MemcgError:
+    """The exception for a program that could not be loaded.
+
+    Args:
+        error: the failure of a libbpf function.
+        file: the object that the program is in.
+        log: the messages of libbpf and of the verifier.
+    """
+    number = error.errno or 0
+    verdict = verdict_of(log)
+    kind: type[MemcgError] = VerifierError
+    if is_transient(error):
+        kind, message = MemcgError, f"the BPF program cannot be loaded: {errno_text(number)}"
+    elif error.call != "bpf_object__load":
+        kind = BpfObjectError
+        message = (
+            f"the BPF object {file} is not the one of this package ({error}): "
+            "install pymemcgbpf again"
+        )
+    elif _CANNOT_LIST_BTF in log:
+        kind, message = BpfPermissionError, _NEEDS_SYS_ADMIN
+    elif number == errno.EPERM or (number == errno.EACCES and not verdict):
+        kind, message = BpfPermissionError, _capabilities.explain_refusal(number)
+    elif number == errno.ENOSYS:
+        kind, message = BpfObjectError, "this kernel has no bpf() system call"
+    elif number == errno.ESRCH:  # libbpf's number for this; "No such process" would mislead
+        message = "the BPF program calls a kernel function that is not there"
+    else:
+        message = (
+            f"the kernel refused the BPF program ({errno_text(number)}): "
+            f"{verdict or 'it gave no reason'}"
+        )
+    return kind(message, errno=error.errno, call=error.call, log=log)
+
+
+# libbpf before 1.5 looks for a missing kernel function in the BTF of the modules, too, and fails if
+# it may not list them.
+_CANNOT_LIST_BTF = "failed to iterate BTF objects"
+_NEEDS_SYS_ADMIN = (
+    "run as root, grant CAP_SYS_ADMIN in addition to CAP_BPF and CAP_PERFMON, or install libbpf "
+    "1.5 or later: this process may not load BPF programs, because it lacks CAP_SYS_ADMIN, which "
+    "older versions of libbpf need"
+)
+
+
+def verdict_of(log: str) -> str:
+    """The verifier's reason: the last line of its log before the statistics; "" if none."""
+    _, begin, rest = log.partition("BEGIN PROG LOAD LOG --")
+    if not begin:
+        return ""
+    said = rest.partition("-- END PROG LOAD LOG")[0].splitlines()
+    lines = [line.strip() for line in said if line.strip() and line.strip() != "libbpf:"]
+    while lines and lines[-1].startswith(("processed ", "libbpf:", "verification time ")):
+        lines.pop()
+    return lines[-1] if lines else ""

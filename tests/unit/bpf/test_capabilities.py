@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Which capabilities are missing, and what users read about it."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+from typing import Any, Callable, Optional
+
+import pytest
+
+from pymemcgbpf import BpfPermissionError
+from pymemcgbpf._bpf import capabilities as _capabilities
+
+Capable = Callable[[int], None]
+
+ALL = (1 << 41) - 1
+SYS_ADMIN, PERFMON, BPF = 1 << 21, 1 << 38, 1 << 39
+
+
+def fake_status(monkeypatch: pytest.MonkeyPatch, text: Optional[str]) -> None:
+    """Replaces the text of /proc/thread-self/status. None stands for a missing file."""
+
+    def fake_open(path: Any, *arguments: Any, **options: Any) -> Any:
+        if path != "/proc/thread-self/status":
+            return builtins.open(path, *arguments, **options)
+        if text is None:
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return io.StringIO(text)
+
+    monkeypatch.setattr(_capabilities, "open", fake_open, raising=False)
+
+
+@pytest.fixture
+def capable(monkeypatch: pytest.MonkeyPatch) -> Capable:
+    """Sets the effective capabilities. At first the process has all of them."""
+
+    def set_to(effective: int) -> None:
+        text = f"Name:\tx\nCapPrm:\t{0:016x}\nCapEff:\t{effective:016x}\nCapBnd:\t{ALL:016x}\n"
+        fake_status(monkeypatch, text)
+
+    set_to(ALL)
+    return set_to
+
+
+@pytest.mark.parametrize(
+    ("effective", "missing"),
+    [
+        (0, ["CAP_BPF", "CAP_PERFMON"]),
+        (BPF, ["CAP_PERFMON"]),
+        (PERFMON, ["CAP_BPF"]),
+        (BPF | PERFMON, []),
+        (SYS_ADMIN, []),
+        (ALL & ~SYS_ADMIN & ~BPF, ["CAP_BPF"]),
+        (ALL, []),
+    ],
+)
+def test_missing_capabilities(effective: int, missing: list[str], capable: Capable) -> None:
+    capable(effective)
+    assert _capabilities.missing() == missing
+
+
+@pytest.mark.parametrize("text", ["", "Name:\tx\nCapPrm:\t0\n", None])
+def test_capabilities_that_cannot_be_read_are_not_missing(
+    text: Optional[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_status(monkeypatch, text)
+    assert _capabilities.missing() == []
+
+
+def test_the_check_names_what_is_missing(capable: Capable) -> None:
+    capable(PERFMON)
+    with pytest.raises(BpfPermissionError, match="lacks CAP_BPF \\(run it as root") as caught:
+        _capabilities.check()
+    assert caught.value.errno == errno.EPERM
+    capable(ALL)
+    _capabilities.check()
+
+
+def test_a_refusal_in_spite_of_all_capabilities_names_other_causes(capable: Capable) -> None:
+    said = _capabilities.explain_refusal(errno.EPERM)
+    assert "Operation not permitted (1)" in said and "seccomp" in said and "lockdown" in said
