@@ -239,12 +239,12 @@ def test_a_walk_is_divided_by_its_cgroups() -> None:
 # --- the table and the chart ------------------------------------------------------------
 
 
-def given(**times: int) -> benchmark.Section:
+def given(**times: int) -> benchmark.ReportSection:
     made = [
         Contestant(name, lambda: None, batches=[Batch(10, 10_000 * time, 2000, 1000)])
         for name, time in times.items()
     ]
-    return benchmark.Section("title", made, {"than a": "a", "than b": "b"})
+    return benchmark.ReportSection("title", made, {"than a": "a", "than b": "b"})
 
 
 def test_a_table() -> None:
