@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 from hypothesis import settings
@@ -19,6 +19,9 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 import pymemcgbpf
 from pymemcgbpf._cgroup.directory import Cgroup, open_cgroup
+from pymemcgbpf._options import Request
+from pymemcgbpf._sources import choose as _choose
+from pymemcgbpf._sources.choose import Selection
 
 from ..open_files import open_files
 from .directories import make_v2, said_to_be
@@ -32,6 +35,7 @@ settings.load_profile("unit")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
+Choose = Callable[[Cgroup, Request, Any], "Selection[Any]"]
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +70,12 @@ def opened() -> Iterator[Callable[[Path], Cgroup]]:
 def v2(tmp_path: Path) -> Path:
     """A fake cgroup v2 directory."""
     return make_v2(tmp_path / "v2")
+
+
+@pytest.fixture
+def choose_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Choose], None]:
+    """Has readers get their sources from a given function instead of choose.choose()."""
+    return lambda choose: monkeypatch.setattr(_choose, "choose", choose)
 
 
 @pytest.fixture
