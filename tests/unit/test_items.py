@@ -212,9 +212,8 @@ def test_the_order_is_memory_stat_s() -> None:
     assert [name for name in CATALOGUE if name in printed] == printed
 
 
-@pytest.mark.parametrize(
-    ("name", "best"),
-    [
+def test_the_closest_name_comes_first() -> None:
+    cases: list[tuple[str, str]] = [
         ("anonn", "anon"),
         ("ANON", "anon"),
         ("pgfalt", "pgfault"),
@@ -222,61 +221,66 @@ def test_the_order_is_memory_stat_s() -> None:
         ("memory.curent", "memory.current"),
         ("oom_kill", "memory.events.oom_kill"),
         ("memory.stat.anon", "anon"),
-    ],
-)
-def test_close_names(name: str, best: str) -> None:
-    assert close_names(name, CATALOGUE)[0] == best
+    ]
+    for name, best in cases:
+        assert close_names(name, CATALOGUE)[0] == best
 
 
-@pytest.mark.parametrize("name", ["", "xyzzy", "no such item at all", "\N{SNOWMAN}"])
-def test_nothing_is_close(name: str) -> None:
-    assert close_names(name, CATALOGUE) == ()
+def test_a_name_unlike_all_others_has_no_suggestion() -> None:
+    cases: list[str] = ["", "xyzzy", "no such item at all", "\N{SNOWMAN}"]
+    for name in cases:
+        assert close_names(name, CATALOGUE) == ()
 
 
-@pytest.mark.parametrize("name", ["workingset", "pg", "thp", "e", "anon"])
-def test_close_names_are_few_and_known(name: str) -> None:
-    found = close_names(name, CATALOGUE)
-    assert len(found) <= 4 and len(set(found)) == len(found)
-    assert set(found) <= set(CATALOGUE)
+def test_close_names_are_few_and_known() -> None:
+    cases: list[str] = ["workingset", "pg", "thp", "e", "anon"]
+    for name in cases:
+        found = close_names(name, CATALOGUE)
+        assert len(found) <= 4 and len(set(found)) == len(found)
+        assert set(found) <= set(CATALOGUE)
 
 
-@pytest.mark.parametrize("single", ["anon", "", b"anon"])
-def test_a_single_name_is_a_slip(single: Any) -> None:
-    with pytest.raises(TypeError, match="list of names"):
-        requested_names(single)
+def test_a_single_string_is_not_a_list_of_names() -> None:
+    cases: list[Any] = ["anon", "", b"anon"]
+    for single in cases:
+        with pytest.raises(TypeError, match="list of names"):
+            requested_names(single)
 
 
-@pytest.mark.parametrize("wrong", [["anon", 1], [None], [b"anon"], ["anon", 2.5]])
-def test_a_name_must_be_text(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="must be names"):
-        requested_names(wrong)
+def test_a_name_must_be_text() -> None:
+    cases: list[Any] = [["anon", 1], [None], [b"anon"], ["anon", 2.5]]
+    for wrong in cases:
+        with pytest.raises(TypeError, match="must be names"):
+            requested_names(wrong)
 
 
-@pytest.mark.parametrize("wrong", [[["anon"]], [{}], [{"anon"}]])
-def test_a_name_that_cannot_be_hashed_is_a_type_error(wrong: Any) -> None:
-    with pytest.raises(TypeError):
-        requested_names(wrong)
+def test_a_name_that_cannot_be_hashed_is_a_type_error() -> None:
+    cases: list[Any] = [[["anon"]], [{}], [{"anon"}]]
+    for wrong in cases:
+        with pytest.raises(TypeError):
+            requested_names(wrong)
 
 
-@pytest.mark.parametrize("wrong", [5, object()])
-def test_no_iterable_is_a_type_error(wrong: Any) -> None:
-    with pytest.raises(TypeError):
-        requested_names(wrong)
+def test_items_must_be_iterable() -> None:
+    cases: list[Any] = [5, object()]
+    for wrong in cases:
+        with pytest.raises(TypeError):
+            requested_names(wrong)
 
 
-@pytest.mark.parametrize("empty", [[], (), set(), iter(())])
-def test_no_name_at_all_is_an_error(empty: Iterable[str]) -> None:
-    with pytest.raises(ValueError, match="empty"):
-        requested_names(empty)
+def test_an_empty_list_of_names_is_an_error() -> None:
+    cases: list[Iterable[str]] = [[], (), set(), iter(())]
+    for empty in cases:
+        with pytest.raises(ValueError, match="empty"):
+            requested_names(empty)
 
 
 def names_one_by_one() -> Iterator[str]:
     yield from ("file", "anon", "file")
 
 
-@pytest.mark.parametrize(
-    ("given", "names"),
-    [
+def test_requested_names_are_unique_and_keep_their_order() -> None:
+    cases: list[tuple[Any, Any]] = [
         (None, None),
         (["anon"], ("anon",)),
         (("file", "anon"), ("file", "anon")),
@@ -284,10 +288,9 @@ def names_one_by_one() -> Iterator[str]:
         ({"pgfault": 1, "anon": 2}, ("pgfault", "anon")),
         (names_one_by_one(), ("file", "anon")),
         (["not an item"], ("not an item",)),
-    ],
-)
-def test_requested_names(given: Any, names: Any) -> None:
-    assert requested_names(given) == names
+    ]
+    for given, names in cases:
+        assert requested_names(given) == names
 
 
 # --- items of a NUMA node -------------------------------------------------------------
@@ -315,9 +318,8 @@ def test_the_numbers_of_node_items_are_all_different() -> None:
     assert max(numbers) < 1 << 16
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_a_name_that_is_no_item_is_not_found() -> None:
+    cases: list[str] = [
         "memory.numa_stat",
         "memory.numa_stat.anon",
         "memory.numa_stat.anon.N",
@@ -332,14 +334,13 @@ def test_the_numbers_of_node_items_are_all_different() -> None:
         "memory_numa_stat.anon.N0",
         "memory.events.tomorrow",
         "",
-    ],
-)
-def test_what_is_no_item(name: str) -> None:
-    assert item_named(name) is None
-    (file,) = [file for file in ("memory.numa_stat", "memory.events") if f"{file}." in name] or [
-        "memory.stat"
     ]
-    assert file_of(name) == file, "if anything"
+    for name in cases:
+        assert item_named(name) is None
+        (file,) = [
+            file for file in ("memory.numa_stat", "memory.events") if f"{file}." in name
+        ] or ["memory.stat"]
+        assert file_of(name) == file, "if anything"
 
 
 def test_the_file_of_a_key_of_tomorrow_is_the_one_it_is_called_after() -> None:
@@ -357,17 +358,16 @@ def members(group: str) -> list[str]:
     return [name for name in EVERY_NAME if file_of(name) in files and in_group(group, name)]
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_a_file_s_group_is_all_of_it_and_no_more(file: str) -> None:
-    group = f"{file}.*"
-    assert is_group(group) and files_of_group(group) == (file,)
-    found = members(group)
-    assert found == [name for name in EVERY_NAME if file_of(name) == file] and found
+def test_the_group_of_a_file_has_exactly_its_items() -> None:
+    for file in FILES:
+        group = f"{file}.*"
+        assert is_group(group) and files_of_group(group) == (file,)
+        found = members(group)
+        assert found == [name for name in EVERY_NAME if file_of(name) == file] and found
 
 
-@pytest.mark.parametrize(
-    ("group", "names"),
-    [
+def test_a_star_elsewhere_matches_any_characters() -> None:
+    cases: list[tuple[str, list[str]]] = [
         ("workingset_refault_*", ["workingset_refault_anon", "workingset_refault_file"]),
         ("*_thp", ["anon_thp", "file_thp", "shmem_thp"]),
         ("memory.swap.*.*il", ["memory.swap.events.fail"]),
@@ -378,19 +378,19 @@ def test_a_file_s_group_is_all_of_it_and_no_more(file: str) -> None:
         (".*on", []),
         ("anon*", ["anon", "anon_thp"]),
         ("*anon", [name for name in CATALOGUE if name.endswith("anon")]),
-    ],
-)
-def test_elsewhere_a_star_is_any_characters(group: str, names: list[str]) -> None:
-    assert is_group(group) and members(group) == names
+    ]
+    for group, names in cases:
+        assert is_group(group) and members(group) == names
 
 
 def test_everything() -> None:
     assert members("*") == list(EVERY_NAME)
 
 
-@pytest.mark.parametrize("name", ["anon", "memory.events.low", "", "anon?"])
-def test_no_group(name: str) -> None:
-    assert not is_group(name)
+def test_a_name_without_a_star_is_no_group() -> None:
+    cases: list[str] = ["anon", "memory.events.low", "", "anon?"]
+    for name in cases:
+        assert not is_group(name)
 
 
 def test_a_number_leads_back_to_its_item() -> None:
@@ -401,6 +401,7 @@ def test_a_number_leads_back_to_its_item() -> None:
         assert on_node is not None and item_numbered(on_node.number) == on_node
 
 
-@pytest.mark.parametrize("number", [0, 150, 0x7FFF, 0x8000, 0x80FF, 0x8000 | 28, 0x8000 | 73])
-def test_a_number_that_nobody_has(number: int) -> None:
-    assert item_numbered(number) is None  # slab has none per node, nor has memory.current
+def test_an_unused_number_is_no_item() -> None:
+    cases: list[int] = [0, 150, 0x7FFF, 0x8000, 0x80FF, 0x8000 | 28, 0x8000 | 73]
+    for number in cases:
+        assert item_numbered(number) is None  # slab has none per node, nor has memory.current

@@ -141,9 +141,8 @@ def test_no_two_items_have_one_name() -> None:
     assert len(set(families)) == len(families)
 
 
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
+def test_values_are_exact_in_their_unit() -> None:
+    cases: list[tuple[int, str, str]] = [
         (0, "", "0"),
         ((1 << 64) - 2, "", str((1 << 64) - 2)),
         (UNLIMITED, "bytes", "+Inf"),
@@ -152,10 +151,9 @@ def test_no_two_items_have_one_name() -> None:
         (0, "seconds", "0.000000"),
         (1, "seconds", "0.000001"),
         (12_345_678_901, "seconds", "12345.678901"),
-    ],
-)
-def test_values(value: int, unit: str, text: str) -> None:
-    assert export._number(value, unit) == text
+    ]
+    for value, unit, text in cases:
+        assert export._number(value, unit) == text
 
 
 @pytest.mark.parametrize("form", FORMATS)

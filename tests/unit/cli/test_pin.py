@@ -69,9 +69,8 @@ def printed(captured: Captured, *arguments: object) -> str:
     return out
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_wrong_usage_is_status_2(made: Pinned, capsys: Captured) -> None:
+    cases: list[tuple[str, ...]] = [
         ("pin",),
         ("pin", "a"),
         ("pin", "a", "b", "--mode", "-1"),
@@ -89,13 +88,10 @@ def printed(captured: Captured, *arguments: object) -> str:
         ("unpin", "a", "b"),
         ("cat",),
         ("cat", "a", "--yaml"),
-    ],
-)
-def test_wrong_usage_is_status_2(
-    arguments: tuple[str, ...], made: Pinned, capsys: Captured
-) -> None:
-    assert "--help" in refused(capsys, 2, *arguments)
-    assert made.asked == []
+    ]
+    for arguments in cases:
+        assert "--help" in refused(capsys, 2, *arguments)
+        assert made.asked == []
 
 
 def test_what_fails_is_status_1_and_an_item_2(
@@ -183,11 +179,12 @@ def test_unpin_says_what_to_do_with_an_empty_directory(
     )
 
 
-@pytest.mark.parametrize("room", ["0", "-1", "1" + "0" * 400, "10000000000000"])
-def test_a_room_that_is_none(room: str, capsys: Captured) -> None:
-    assert "is not a number of cgroups from 1" in refused(
-        capsys, 2, "pin", "--tree", "--room", room, "a", "b"
-    )
+def test_room_must_be_a_possible_number_of_cgroups(capsys: Captured) -> None:
+    cases: list[str] = ["0", "-1", "1" + "0" * 400, "10000000000000"]
+    for room in cases:
+        assert "is not a number of cgroups from 1" in refused(
+            capsys, 2, "pin", "--tree", "--room", room, "a", "b"
+        )
 
 
 def test_unpin(capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,13 +218,14 @@ def test_cat(capsys: Captured, tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("command", ["pin", "unpin", "cat"])
-def test_help(command: str, capsys: Captured) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([command, "--help"])
-    assert caught.value.code == 0
-    out = capsys.readouterr().out
-    assert f"pymemcgbpf {command}" in out and "Exit status" in out
+def test_help_describes_the_command_and_its_exit_status(capsys: Captured) -> None:
+    cases: list[str] = ["pin", "unpin", "cat"]
+    for command in cases:
+        with pytest.raises(SystemExit) as caught:
+            main([command, "--help"])
+        assert caught.value.code == 0
+        out = capsys.readouterr().out
+        assert f"pymemcgbpf {command}" in out and "Exit status" in out
 
 
 def test_cat_takes_no_ctypes(run_python: RunPython, tmp_path: Path) -> None:

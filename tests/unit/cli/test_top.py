@@ -95,9 +95,8 @@ def test_what_is_not_there_has_no_value() -> None:
     assert top._value(False, 1, ABSENT, 1.0) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "head", "cell"),
-    [
+def test_heads_and_cells_of_the_table() -> None:
+    cases: list[tuple[str, Optional[float], str, str]] = [
         ("memory.current", 1 << 20, "current", "1.0 MiB"),
         ("memory.swap.current", 0, "swap.current", "0 B"),
         ("memory.max", pymemcgbpf.UNLIMITED, "max", "max"),
@@ -108,16 +107,14 @@ def test_what_is_not_there_has_no_value() -> None:
         ("pgfault", 1234567.8, "pgfault/s", "1,234,568"),
         ("memory.pressure.some.total", 12_345.0, "pressure.some.total/s", "1.2 %"),
         ("pgtomorrow", 1234, "pgtomorrow", "1,234"),
-    ],
-)
-def test_heads_and_cells(name: str, value: Optional[float], head: str, cell: str) -> None:
-    assert top._head(name) == head
-    assert top._cell(name, value) == cell
+    ]
+    for name, value, head, cell in cases:
+        assert top._head(name) == head
+        assert top._cell(name, value) == cell
 
 
-@pytest.mark.parametrize(
-    ("text", "width", "shown"),
-    [
+def test_a_long_path_keeps_its_end() -> None:
+    cases: list[tuple[str, int, str]] = [
         ("abcdef", 6, "abcdef"),
         ("abcdef", 5, "..def"),
         ("abcdef", 2, ".."),
@@ -125,10 +122,9 @@ def test_heads_and_cells(name: str, value: Optional[float], head: str, cell: str
         ("日本語", 6, "日本語"),
         ("日本語", 5, "..語"),
         ("e\u0301x", 2, "e\u0301x"),
-    ],
-)
-def test_the_end_of_a_path_is_kept(text: str, width: int, shown: str) -> None:
-    assert top._end_of(text, width) == shown
+    ]
+    for text, width, shown in cases:
+        assert top._end_of(text, width) == shown
 
 
 # --- the program ------------------------------------------------------------------------
@@ -326,12 +322,15 @@ def test_standard_output_is_closed(forest: Path, run_python: RunPython) -> None:
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("--interval", "0"), ("--sort", "memory.*"), ("--depth", "x"), ("--filter",)],
-)
-def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured) -> None:
-    assert "--help" in failed(capsys, 2, "top", *arguments)
+def test_a_wrong_option_is_status_2(capsys: Captured) -> None:
+    cases: list[tuple[str, ...]] = [
+        ("--interval", "0"),
+        ("--sort", "memory.*"),
+        ("--depth", "x"),
+        ("--filter",),
+    ]
+    for arguments in cases:
+        assert "--help" in failed(capsys, 2, "top", *arguments)
 
 
 def test_an_unknown_item_is_status_2(

@@ -85,9 +85,10 @@ def test_a_cgroup_without_the_item_is_sorted_last(forest: Path, capsys: Captured
     assert text.splitlines()[-1].split()[-1] == "-"
 
 
-@pytest.mark.parametrize(("depth", "count"), [("0", 1), ("1", 3), ("2", 5), ("99", 5)])
-def test_depth(depth: str, count: int, forest: Path, capsys: Captured) -> None:
-    assert len(names(printed(capsys, str(forest), "--depth", depth))) == count
+def test_depth_limits_the_levels_shown(forest: Path, capsys: Captured) -> None:
+    cases: list[tuple[str, int]] = [("0", 1), ("1", 3), ("2", 5), ("99", 5)]
+    for depth, count in cases:
+        assert len(names(printed(capsys, str(forest), "--depth", depth))) == count
 
 
 def test_json_is_exact(forest: Path, capsys: Captured) -> None:
@@ -150,25 +151,22 @@ def test_what_is_removed_meanwhile_is_left_out(
     assert names(printed(capsys, str(forest), "anon"))[1:] == ["└─ a"]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_a_wrong_option_is_status_2(capsys: Captured) -> None:
+    cases: list[tuple[str, ...]] = [
         ("--depth", "-1"),
         ("--depth", "x"),
         ("--sort",),
         ("--sort", "memory.*"),
         ("--nonsense",),
-    ],
-)
-def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured) -> None:
-    assert "--help" in refused(capsys, 2, *arguments)
+    ]
+    for arguments in cases:
+        assert "--help" in refused(capsys, 2, *arguments)
 
 
-@pytest.mark.parametrize("extra", [("annon",), ("--sort", "annon")])
-def test_an_unknown_item_is_status_2(
-    extra: tuple[str, ...], forest: Path, capsys: Captured
-) -> None:
-    assert "'anon'" in refused(capsys, 2, str(forest), *extra)
+def test_an_unknown_item_is_status_2(forest: Path, capsys: Captured) -> None:
+    cases: list[tuple[str, ...]] = [("annon",), ("--sort", "annon")]
+    for extra in cases:
+        assert "'anon'" in refused(capsys, 2, str(forest), *extra)
 
 
 def test_what_cannot_be_read_is_status_1(tmp_path: Path, capsys: Captured) -> None:
