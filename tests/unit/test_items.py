@@ -140,7 +140,7 @@ def test_published_numbers_keep_their_names() -> None:
     assert {number: now.get(number) for number in PUBLISHED} == PUBLISHED
 
 
-def test_new_items_have_numbers_of_their_own() -> None:
+def test_every_item_has_its_own_published_number() -> None:
     everything = (*_items._STAT, *_items._OTHERS)
     assert len(everything) == len(CATALOGUE), "two of a name"
     numbers = [item.number for item in everything]
@@ -206,7 +206,7 @@ def test_a_sum_has_every_kept_part(kernel: Kernel, name: str) -> None:
     assert {part for parts in parts_of(name) for part in parts} & kept == expected
 
 
-def test_the_order_is_memory_stat_s() -> None:
+def test_the_catalogue_has_the_order_of_memory_stat() -> None:
     # Before 7.x, the scan counters were events and so stood after the sums.
     printed = [name for name in KERNELS["7.3"].printed.split() if name in CATALOGUE]
     assert [name for name in CATALOGUE if name in printed] == printed
@@ -296,7 +296,7 @@ def test_requested_names_are_unique_and_keep_their_order() -> None:
 # --- items of a NUMA node -------------------------------------------------------------
 
 
-def test_a_node_s_item_is_memory_stat_s_on_that_node() -> None:
+def test_an_item_of_a_node_is_that_of_memory_stat_on_the_node() -> None:
     item = item_named("memory.numa_stat.file_mapped.N12")
     assert item is not None
     assert item.name == "memory.numa_stat.file_mapped.N12"
@@ -343,7 +343,7 @@ def test_a_name_that_is_no_item_is_not_found() -> None:
         assert file_of(name) == file, "if anything"
 
 
-def test_the_file_of_a_key_of_tomorrow_is_the_one_it_is_called_after() -> None:
+def test_an_unknown_key_belongs_to_the_file_that_its_name_begins_with() -> None:
     assert file_of("memory.events.local.tomorrow") == "memory.events.local"
     assert file_of("memory.swap.events.tomorrow") == "memory.swap.events"
 
@@ -383,7 +383,7 @@ def test_a_star_elsewhere_matches_any_characters() -> None:
         assert is_group(group) and members(group) == names
 
 
-def test_everything() -> None:
+def test_a_star_alone_matches_every_item() -> None:
     assert members("*") == list(EVERY_NAME)
 
 

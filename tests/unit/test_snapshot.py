@@ -38,7 +38,7 @@ def snapshot() -> Snapshot:
 # --- a sequence -----------------------------------------------------------------------
 
 
-def test_it_is_a_sequence_of_rows(snapshot: Snapshot) -> None:
+def test_a_snapshot_is_a_sequence_of_rows(snapshot: Snapshot) -> None:
     assert isinstance(snapshot, Sequence)
     assert len(snapshot) == 4
     assert [row.id for row in snapshot] == [7, 8, 9, 11]
@@ -86,7 +86,7 @@ def test_a_slice_is_a_list_of_rows(snapshot: Snapshot) -> None:
         ]
 
 
-def test_it_can_be_iterated_again_and_in_between(snapshot: Snapshot) -> None:
+def test_a_snapshot_can_be_iterated_repeatedly_and_concurrently(snapshot: Snapshot) -> None:
     first, second = iter(snapshot), iter(snapshot)
     assert [next(first).id, next(first).id, next(second).id] == [7, 8, 7]
     assert len(list(snapshot)) == len(list(snapshot)) == 4
@@ -98,7 +98,7 @@ def test_a_row_of_it_is_in_it(snapshot: Snapshot) -> None:
     assert same[1] not in other
 
 
-def test_what_it_says_of_itself() -> None:
+def test_the_attributes_of_a_snapshot() -> None:
     snapshot = snapshot_of(ROWS, paths_of(Path("/proc")), order="up", began_ns=5, ended_ns=12)
     assert (snapshot.item_names, snapshot.order, snapshot.path) == (NAMES, "up", "/proc")
     assert (snapshot.started_ns, snapshot.duration_ns) == (5, 7)
@@ -112,7 +112,7 @@ def test_the_attributes_are_read_only(snapshot: Snapshot) -> None:
             setattr(snapshot, name, 1)
 
 
-def test_flags_are_not_the_level() -> None:
+def test_the_level_does_not_include_the_flags() -> None:
     rows = [
         _wire.RawRow(7, 0, 0, _wire.ROW_ROOT, (1, 1)),
         _wire.RawRow(8, 7, 6, 0xFFFFFFFF, (1, 1)),
@@ -142,7 +142,7 @@ def test_a_column_is_a_memoryview_of_64_bit_numbers(snapshot: Snapshot) -> None:
         assert column == array.array("Q", expected)
 
 
-def test_a_column_is_the_very_memory_of_the_rows() -> None:
+def test_a_column_is_a_view_of_the_memory_of_the_rows() -> None:
     data = bytearray(pack(*ROWS))
     snapshot = snapshot_of(data, NOWHERE)
     column, ids = snapshot.column("pgscan"), snapshot.ids
@@ -156,7 +156,7 @@ def test_a_column_of_a_copy_cannot_be_written_to(snapshot: Snapshot) -> None:
         snapshot.column("anon")[0] = 1
 
 
-def test_no_column_is_called_so(snapshot: Snapshot) -> None:
+def test_an_unknown_column_is_a_key_error(snapshot: Snapshot) -> None:
     for name in ("nope", "", "ids", "cgroup_id"):
         with pytest.raises(KeyError) as caught:
             snapshot.column(name)
@@ -244,7 +244,7 @@ def test_the_views_of_a_row_are_those_of_a_mapping(snapshot: Snapshot) -> None:
     assert list(reversed(list(row.items()))) == [("pgscan", 10), ("anon", 4096)]
 
 
-def test_a_row_of_nothing_is_empty() -> None:
+def test_a_row_whose_items_are_all_absent_is_empty() -> None:
     (row,) = snapshot_of([_wire.RawRow(1, 0, 0, 1, (memcg.ABSENT, memcg.ABSENT))], NOWHERE)
     assert (dict(row), len(row), list(row)) == ({}, 0, [])
 
@@ -339,7 +339,7 @@ def test_paths_of_rows(tree: dict[str, Path]) -> None:
     assert (snapshot[2].path, snapshot[2].gone) == (None, True)
 
 
-def test_by_path_leaves_out_who_is_gone(tree: dict[str, Path]) -> None:
+def test_by_path_leaves_out_removed_cgroups(tree: dict[str, Path]) -> None:
     snapshot = of_tree(tree)
     assert {path: row.id for path, row in snapshot.by_path().items()} == {
         str(path): path.stat().st_ino for path in tree.values()
@@ -370,7 +370,7 @@ def test_find_follows_the_path_not_the_memory(tree: dict[str, Path]) -> None:
     assert snapshot.find("moved") == old
 
 
-def test_one_made_while_the_walk_went_on_is_not_gone(tree: dict[str, Path]) -> None:
+def test_a_cgroup_created_during_the_walk_has_a_path(tree: dict[str, Path]) -> None:
     """Somebody lists the directory (through an older snapshot) after the walk began; then
     a cgroup is made, which the walk still meets."""
     older = of_tree(tree, time.monotonic_ns(), time.monotonic_ns())
@@ -414,7 +414,7 @@ USES: dict[str, Callable[[Snapshot], object]] = {
 }
 
 
-def test_rows_that_were_taken_before_expire_too() -> None:
+def test_rows_taken_from_a_view_expire_with_it() -> None:
     snapshot = snapshot_of(bytearray(pack(*ROWS)), NOWHERE)
     rows = list(snapshot)
     pairs = rows[0].items()
@@ -448,7 +448,7 @@ def test_find_in_an_expired_view(tree: dict[str, Path]) -> None:
         snapshot.find("a")
 
 
-def test_an_expired_view_still_says_what_it_was() -> None:
+def test_an_expired_view_keeps_its_attributes() -> None:
     snapshot = snapshot_of(pack(*ROWS), paths_of(Path("/proc")), began_ns=1, ended_ns=3)
     snapshot._expire()
     snapshot._expire()
@@ -464,7 +464,7 @@ def test_an_expired_view_still_says_what_it_was() -> None:
         snapshot.column("nope")
 
 
-def test_a_column_taken_before_is_memory_still() -> None:
+def test_a_column_taken_before_expiry_keeps_its_memory() -> None:
     data = bytearray(pack(*ROWS))
     snapshot = snapshot_of(data, NOWHERE)
     column, ids = snapshot.column("pgscan"), snapshot.ids
@@ -535,7 +535,7 @@ def test_any_rows_come_back_as_they_were_packed(
 
 
 @given(tables(), st.slices(8))
-def test_any_slice_is_the_list_s(
+def test_any_slice_equals_the_slice_of_a_list(
     table: tuple[tuple[str, ...], list[_wire.RawRow]], part: slice
 ) -> None:
     names, rows = table
@@ -546,7 +546,7 @@ def test_any_slice_is_the_list_s(
 # --- copies ---------------------------------------------------------------------------
 
 
-def test_neither_a_snapshot_nor_a_row_is_copied_or_pickled(snapshot: Snapshot) -> None:
+def test_neither_a_snapshot_nor_a_row_can_be_copied_or_pickled(snapshot: Snapshot) -> None:
     for thing in (snapshot, snapshot[0]):
         for copying in (copy.copy, copy.deepcopy, pickle.dumps):
             with pytest.raises(TypeError, match="cannot be copied or pickled"):

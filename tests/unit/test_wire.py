@@ -74,7 +74,7 @@ def test_a_trailer_with_a_wrong_count_is_an_error() -> None:
             _wire.decode(data + encode_trailer(told))
 
 
-def test_a_trailer_inside_the_header_is_none() -> None:
+def test_a_trailer_inside_the_header_is_not_taken_for_one() -> None:
     # The header's own items spell a trailer of zero rows.
     items = (*struct.unpack("=2H", struct.pack("=I", _wire.END_MAGIC)), 0, 0, 9, 9, 9, 9)
     header = _wire.encode_header(items, 1)
@@ -126,7 +126,7 @@ def test_a_lone_trailer_is_an_error() -> None:
             _wire.decode(encode_trailer(rows))
 
 
-def test_a_header_and_no_row() -> None:
+def test_a_stream_may_have_no_rows() -> None:
     stream = _wire.decode(encode(ITEMS, [], order=4))
     assert (stream.rows, stream.header.item_numbers, stream.header.order) == ([], ITEMS, 4)
 
@@ -161,7 +161,7 @@ def test_no_row_is_taken_for_a_trailer() -> None:
     assert _wire.decode(encode(ITEMS, [row])).rows == [row]
 
 
-def test_what_ends_within_a_row_cannot_be_taken_apart() -> None:
+def test_a_stream_that_ends_within_a_row_cannot_be_split() -> None:
     whole = encode(ITEMS, some_rows(3))
     row = _wire.row_size(len(ITEMS))
     for length in range(24, len(whole)):
@@ -188,7 +188,7 @@ def test_round_trip(
 
 
 @given(st.binary(max_size=120))
-def test_noise_is_an_error_or_a_stream_and_nothing_else(data: bytes) -> None:
+def test_any_bytes_are_a_stream_or_a_stream_error(data: bytes) -> None:
     try:
         stream = _wire.decode(data)
     except StreamError:
@@ -223,7 +223,7 @@ def test_a_row_is_decoded_where_it_lies(ids: list[int], values: list[int], read:
         assert found == row._replace(values=row.values[:count])
 
 
-def test_a_row_beyond_the_memory_is_not_made_up() -> None:
+def test_a_row_beyond_the_memory_is_an_error() -> None:
     memory = b"".join(map(encode_row, some_rows(2)))
     for at, items in ((2 * 48, 0), (48, 4), (48 + 1, 3), (80, 0)):
         with pytest.raises(struct.error):

@@ -63,7 +63,9 @@ def test_readers_read_text(run: Run, v2: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["kfunc", "rfc", "core"])
 @pytest.mark.parametrize("reader", ["StatsReader", "TreeReader"])
-def test_bpf_is_refused_by_its_own_error(reader: str, backend: str, run: Run, v2: Path) -> None:
+def test_a_bpf_backend_without_ctypes_is_a_libbpf_not_found_error(
+    reader: str, backend: str, run: Run, v2: Path
+) -> None:
     code = (
         f"from pymemcgbpf import LibbpfNotFoundError, {reader}\n"
         f"try: {reader}(sys.argv[1], ['anon'], backend={backend!r})\n"
@@ -74,7 +76,7 @@ def test_bpf_is_refused_by_its_own_error(reader: str, backend: str, run: Run, v2
     assert ran.stderr == ""
 
 
-def test_what_is_offered_can_be_asked(run: Run, v2: Path) -> None:
+def test_every_public_name_and_list_items_work_without_ctypes(run: Run, v2: Path) -> None:
     code = (
         "import pymemcgbpf\n"
         "from pymemcgbpf import *\n"
@@ -137,7 +139,7 @@ def test_no_command_fails_with_a_traceback(
     assert ran.returncode == 0 and ran.stdout.startswith("usage:")
 
 
-def test_the_stand_in_says_why_whatever_is_asked_of_it() -> None:
+def test_the_stand_in_for_the_bindings_gives_the_reason_for_any_name() -> None:
     stand_in = _NoCtypes("no _ctypes here")
     for name in ("load", "silence", "IteratorMaker", "no_such_thing"):
         with pytest.raises(LibbpfNotFoundError, match="no _ctypes here") as caught:

@@ -97,7 +97,7 @@ def test_json(root: Path, capsys: Captured) -> None:
                 assert faster == pytest.approx(real[control] / one["real_us"])
 
 
-def test_so_many_reads(root: Path, capsys: Captured) -> None:
+def test_iterations_sets_the_number_of_reads(root: Path, capsys: Captured) -> None:
     arguments = ("bench", "--json", *QUICK, "--iterations", "47", str(root))
     report = json.loads(printed(capsys, *arguments))
     for part in report["parts"][:-1]:
@@ -132,7 +132,7 @@ def test_no_cgroup(tmp_path: Path, capsys: Captured) -> None:
     assert "does not exist" in failed(capsys, 1, "bench", str(tmp_path / "none"))
 
 
-def test_a_cgroup_that_is_removed_meanwhile(
+def test_a_cgroup_removed_during_the_command_is_an_error_in_one_line(
     root: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*_: object) -> None:
@@ -197,13 +197,13 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
-def test_a_number_that_moves_agrees(no_pause: None) -> None:
+def test_changing_values_that_overlap_agree(no_pause: None) -> None:
     # Between 1 and 3; and once the first has come to rest.
     assert contestants.compare([counting("a", 1, 3), counting("b", 2)]) == 1
     assert contestants.compare([counting("a", 1, 2, 3, 3), counting("b", 9, 3)]) == 1
 
 
-def test_a_number_that_is_wrong_is_named(no_pause: None) -> None:
+def test_a_value_that_disagrees_is_named(no_pause: None) -> None:
     with pytest.raises(StreamError, match=r"^b: anon is 4, not 1 to 3: nothing was timed$"):
         contestants.compare([counting("a", *([1, 3] * 40)), counting("b", 4)])
 
@@ -215,7 +215,7 @@ def sleeping(name: str, seconds: float) -> Contestant:
     return Contestant(name, lambda: time.sleep(seconds))
 
 
-def test_all_have_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_contestant_gets_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     quick, slow = sleeping("quick", 0.0005), sleeping("slow", 0.05)
     rounds.race([quick, slow], 0.2)
     assert 1 <= len(quick.batches) <= rounds.ROUNDS
@@ -225,7 +225,7 @@ def test_all_have_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("reads", [1, 20, 21, 1000])
-def test_so_many_reads_are_so_many(reads: int) -> None:
+def test_a_race_does_exactly_the_reads_asked_for(reads: int) -> None:
     done: list[None] = []
     one = Contestant("one", lambda: done.append(None))
     rounds.race([one], 9.0, reads)
@@ -293,7 +293,7 @@ def test_samples_within_printing_are_counted() -> None:
     assert found == formatting.Formatting(0.6, 100)
 
 
-def test_what_perf_does_not_see() -> None:
+def test_too_few_or_blind_samples_of_perf_are_explained() -> None:
     few = formatting.of_samples("\n".join([FORMATTED] * 49))
     assert few.share is None and "49 samples only" in few.why
     blind = formatting.of_samples("\n".join([PYTHON] * 100))
@@ -334,12 +334,14 @@ def test_perf_is_asked_about_this_process(perf: Callable[[str], None], tmp_path:
         ("exit 3", "perf record: it failed"),
     ],
 )
-def test_a_perf_that_fails(script: str, why: str, perf: Callable[[str], None]) -> None:
+def test_the_message_of_a_failing_perf_is_kept(
+    script: str, why: str, perf: Callable[[str], None]
+) -> None:
     perf(script)
     assert formatting.share(lambda: None) == formatting.Formatting(None, why=why)
 
 
-def test_a_perf_that_does_not_end(
+def test_a_perf_that_does_not_end_is_stopped(
     perf: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formatting, "_PATIENCE", 0.1)

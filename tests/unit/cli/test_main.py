@@ -71,7 +71,7 @@ def test_a_directory_that_is_called_like_a_command(
     assert json.loads(printed(capsys, *TEXT, "--json", "./tree", "anon")) == {"anon": 4096}
 
 
-def test_ctrl_c_ends_it_as_the_signal_does(run_python: RunPython) -> None:
+def test_ctrl_c_ends_the_command_by_the_signal(run_python: RunPython) -> None:
     code = (
         "import pymemcgbpf._cli.main as m\n"
         "def interrupted(*_): raise KeyboardInterrupt\n"

@@ -94,7 +94,7 @@ def test_wrong_usage_is_status_2(made: Pinned, capsys: Captured) -> None:
         assert made.asked == []
 
 
-def test_what_fails_is_status_1_and_an_item_2(
+def test_a_failure_is_status_1_and_an_unavailable_item_status_2(
     made: Pinned, capsys: Captured, tmp_path: Path
 ) -> None:
     made.error = BackendUnavailableError("no\nflush")
@@ -110,13 +110,13 @@ def test_what_fails_is_status_1_and_an_item_2(
     )
 
 
-def test_a_path_that_cannot_be_is_no_traceback(capsys: Captured) -> None:
+def test_an_impossible_path_is_reported_in_one_line(capsys: Captured) -> None:
     for command in (["unpin"], ["cat"], ["pin", "/"]):
         for path in ("a\0b", ""):
             assert "cannot be a path" in refused(capsys, 1, *command, path)
 
 
-def test_what_is_missing_is_named_and_no_more(capsys: Captured) -> None:
+def test_only_the_missing_argument_is_named(capsys: Captured) -> None:
     assert "required: PIN (" in refused(capsys, 2, "pin", "a")
 
 
@@ -156,7 +156,7 @@ def test_a_signal_ends_a_pin_by_an_exception(
         signal.signal(number, before)
 
 
-def test_what_is_made(made: Pinned, capsys: Captured) -> None:
+def test_the_options_of_pin_reach_the_library(made: Pinned, capsys: Captured) -> None:
     assert printed(capsys, "pin", "a", "b") == ""
     assert printed(capsys, "pin", "a", "--mode", "0440", "b", "anon", "pgscan", "--no-flush") == ""
     assert printed(capsys, "pin", "a", "b", "--order", "post") == ""
@@ -187,14 +187,16 @@ def test_room_must_be_a_possible_number_of_cgroups(capsys: Captured) -> None:
         )
 
 
-def test_unpin(capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpin_removes_the_pin(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said_to_be(monkeypatch, tmp_path)
     path = pinned_file(tmp_path / "it", stream([ROW]))
     assert printed(capsys, "unpin", path) == ""
     assert not path.exists()
 
 
-def test_cat(capsys: Captured, tmp_path: Path) -> None:
+def test_cat_prints_a_pin_as_text_and_as_json(capsys: Captured, tmp_path: Path) -> None:
     path = pinned_file(tmp_path / "it", stream([ROW]))
     assert printed(capsys, "cat", path) == "anon    4.0 KiB\npgscan    3\n"
     assert json.loads(printed(capsys, "cat", "--json", path)) == {"anon": 4096, "pgscan": 3}
@@ -228,7 +230,7 @@ def test_help_describes_the_command_and_its_exit_status(capsys: Captured) -> Non
         assert f"pymemcgbpf {command}" in out and "Exit status" in out
 
 
-def test_cat_takes_no_ctypes(run_python: RunPython, tmp_path: Path) -> None:
+def test_cat_works_without_ctypes(run_python: RunPython, tmp_path: Path) -> None:
     pinned_file(tmp_path / "it", stream([ROW]))
     code = (
         "import sys; sys.modules['ctypes'] = sys.modules['_ctypes'] = None\n"

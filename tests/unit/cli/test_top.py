@@ -88,7 +88,7 @@ def test_another_cgroup_at_the_same_path_has_a_rate_of_its_own(forest: Path, sho
     assert shown.next()["g3"] == (1, 0)
 
 
-def test_what_is_not_there_has_no_value() -> None:
+def test_an_absent_item_has_no_value() -> None:
     assert top._value(False, ABSENT, 1, 1.0) is None
     assert top._value(True, ABSENT, 1, 1.0) is None
     assert top._value(True, 1, ABSENT, 1.0) is None
@@ -171,7 +171,7 @@ def test_the_screen(run: Terminal, forest: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["q", "Q", "\x03", "SIGTERM"])
-def test_it_leaves_the_terminal_as_it_was(how: str, run: Terminal) -> None:
+def test_top_restores_the_terminal(how: str, run: Terminal) -> None:
     if how == "SIGTERM":
         run.process.send_signal(signal.SIGTERM)
     else:
@@ -227,14 +227,14 @@ def test_another_size(run: Terminal, forest: Path) -> None:
     assert run.wait() == (0, "")
 
 
-def test_keys_are_heard_where_there_is_no_time_between(forest: Path, tmp_path: Path) -> None:
+def test_keys_work_with_the_shortest_interval(forest: Path, tmp_path: Path) -> None:
     with started(tmp_path, "--interval", "0.001", str(forest)) as run:
         run.wait_for(lambda lines: is_drawn(lines) and "0.0" in lines[2], settled=False)
         run.type("q")
         assert run.wait() == (0, "")
 
 
-def test_cgroups_come_and_go(run: Terminal, forest: Path) -> None:
+def test_new_and_removed_cgroups_are_followed(run: Terminal, forest: Path) -> None:
     make_v2(forest / "new", stat=stat(0, 5), current="999999999")
     lines = run.wait_for(lambda lines: cgroups(lines)[0] == "new" and "0.0" in lines[2])
     assert lines[0].startswith("42 cgroups")
@@ -243,7 +243,7 @@ def test_cgroups_come_and_go(run: Terminal, forest: Path) -> None:
     assert cgroups(lines)[0] == "g39"
 
 
-def test_the_root_is_removed(run: Terminal, forest: Path) -> None:
+def test_top_ends_with_an_error_when_its_root_is_removed(run: Terminal, forest: Path) -> None:
     shutil.rmtree(forest)
     status, said = run.wait()
     assert status == 1 and said.startswith("pymemcgbpf: ") and said.count("\n") == 1
@@ -267,12 +267,12 @@ def test_the_filter_does_not_look_above_the_root(forest: Path, tmp_path: Path) -
         assert lines[0].startswith("0 of 41 cgroups") and cgroups(lines) == []
 
 
-def test_a_terminal_that_goes_away(run: Terminal) -> None:
+def test_a_hangup_ends_top(run: Terminal) -> None:
     os.kill(run.process.pid, signal.SIGHUP)
     assert run.wait()[0] == 128 + signal.SIGHUP
 
 
-def test_the_terminal_s_program_is_not_under_nohup(forest: Path, tmp_path: Path) -> None:
+def test_top_in_the_test_terminal_does_not_ignore_signals(forest: Path, tmp_path: Path) -> None:
     """Whatever this process ignores."""
     numbers = (signal.SIGHUP, signal.SIGTERM)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
@@ -287,7 +287,7 @@ def test_the_terminal_s_program_is_not_under_nohup(forest: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("arguments", [("/nowhere",), ("--backend", "text", "/nowhere")])
-def test_what_cannot_be_read_leaves_the_terminal_alone(
+def test_a_failed_read_does_not_touch_the_terminal(
     arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
     with started(tmp_path, *arguments) as run:

@@ -72,7 +72,7 @@ def test_siblings_are_sorted_on_request(forest: Path, capsys: Captured) -> None:
     assert names(text)[1:] == ["├─ b", "│  ├─ y", "│  └─ x", "└─ a"]
 
 
-def test_what_is_sorted_by_is_shown(forest: Path, capsys: Captured) -> None:
+def test_the_item_to_sort_by_is_shown(forest: Path, capsys: Captured) -> None:
     text = printed(capsys, str(forest), "anon", "--sort", "pgfault")
     assert text.split()[:2] == ["anon", "pgfault"]
 
@@ -130,7 +130,7 @@ def test_wide_letters_take_two_columns(forest: Path, capsys: Captured) -> None:
     assert len({columns(line) for line in lines if line.endswith("B")}) == 1
 
 
-def test_a_terminal_of_ascii_alone(forest: Path, run_python: RunPython) -> None:
+def test_the_tree_can_be_drawn_in_ascii(forest: Path, run_python: RunPython) -> None:
     make_v2(forest / "ä")
     arguments = ("tree", "--backend", "text", str(forest), "anon")
     ran = run_python("-m", "pymemcgbpf", *arguments, PYTHONIOENCODING="ascii")
@@ -138,7 +138,7 @@ def test_a_terminal_of_ascii_alone(forest: Path, run_python: RunPython) -> None:
     assert names(ran.stdout)[1:] == ["|- a", "|- b", "|  |- x", "|  `- y", "`- \\xe4"]
 
 
-def test_what_is_removed_meanwhile_is_left_out(
+def test_a_cgroup_removed_during_the_command_is_left_out(
     forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = tree._lines
@@ -174,7 +174,7 @@ def test_what_cannot_be_read_is_status_1(tmp_path: Path, capsys: Captured) -> No
     assert "not a cgroup" in refused(capsys, 1, str(tmp_path)).replace("but not", "not")
 
 
-def test_a_fall_back_to_text_says_why(
+def test_a_fallback_to_text_prints_its_reason(
     forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_choose, "BPF_OPENER", RefuseBpf())
