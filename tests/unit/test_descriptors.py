@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import functools
 import gc
 import os
 import weakref
@@ -310,20 +309,20 @@ def test_the_identity_of_a_descriptor_is_asked_by_its_number(file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "lost"),
+    ("kind", "number", "lost"),
     [
-        (errno.EBADF, True),
-        (errno.EBADFD, True),  # what bpf() says of a number that is no open file's
-        (errno.EINVAL, True),  # a file, but no BPF object
-        (errno.EPERM, False),
-        (errno.EACCES, False),
-        (errno.ENOMEM, False),
-        (errno.EIO, False),
+        (OSError, errno.EBADF, True),
+        (MemcgError, errno.EBADF, True),
+        (MemcgError, errno.EBADFD, True),  # what bpf() says of a number without an open file
+        (MemcgError, errno.EINVAL, True),  # a file, but no BPF object
+        (OSError, errno.EIO, False),
+        (MemcgError, errno.EPERM, False),
+        (MemcgError, errno.EACCES, False),
+        (MemcgError, errno.ENOMEM, False),
     ],
 )
-@pytest.mark.parametrize("kind", [OSError, functools.partial(MemcgError, call="bpf")])
 def test_a_descriptor_is_lost_only_if_its_number_is_known_to_be_another_file_s(
-    kind: Callable[..., OSError],
+    kind: type[OSError],
     number: int,
     lost: bool,
     file: str,
@@ -334,7 +333,9 @@ def test_a_descriptor_is_lost_only_if_its_number_is_known_to_be_another_file_s(
     descriptor = Descriptor(opened_at(file, os.O_RDONLY), answers)
     fd = descriptor.fd
     answers.fails = True
-    answers.error = kind(number, "no") if kind is OSError else kind("no", errno=number)
+    answers.error = (
+        kind(number, "no") if kind is OSError else MemcgError("no", errno=number, call="bpf")
+    )
     assert descriptor.is_lost is lost
     descriptor.close()
     assert is_open(fd) is lost

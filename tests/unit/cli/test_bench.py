@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import json
 import os
@@ -224,12 +225,12 @@ def test_every_contestant_gets_the_same_time(monkeypatch: pytest.MonkeyPatch) ->
     assert slow.microseconds("user") + slow.microseconds("system") < 10_000
 
 
-@pytest.mark.parametrize("reads", [1, 20, 21, 1000])
-def test_a_race_does_exactly_the_reads_asked_for(reads: int) -> None:
-    done: list[None] = []
-    one = Contestant("one", lambda: done.append(None))
-    rounds.race([one], 9.0, reads)
-    assert one.reads == len(done) == reads
+def test_a_race_does_exactly_the_reads_asked_for() -> None:
+    for reads in (1, 20, 21, 1000):
+        done: list[None] = []
+        one = Contestant("one", functools.partial(done.append, None))
+        rounds.race([one], 9.0, reads)
+        assert one.reads == len(done) == reads
 
 
 def test_a_walk_is_divided_by_its_cgroups() -> None:

@@ -301,9 +301,15 @@ def test_a_broken_pipe_is_quiet(v2: Path) -> None:
     assert (ran.returncode, ran.stderr) == (1, "")
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
-    "words", [(*TEXT, ""), ("--help",), ("tree", "--help"), ("items", "--version")]
+    ("words", "unbuffered"),
+    [
+        ((*TEXT, ""), ""),
+        ((*TEXT, ""), "1"),
+        (("--help",), ""),
+        (("tree", "--help"), "1"),
+        (("items", "--version"), "1"),
+    ],
 )
 def test_a_full_disk_is_reported_in_one_line(
     words: tuple[str, ...], unbuffered: str, v2: Path, monkeypatch: pytest.MonkeyPatch
