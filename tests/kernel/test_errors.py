@@ -96,7 +96,7 @@ def test_a_cgroup_without_the_memory_controller(way: Way) -> None:
         # And the other way: the controller goes while the reader is open.
         with way.stats(child, ["anon"]) as reader:
             (parent / "cgroup.subtree_control").write_text("-memory")
-            # The kernel lets go of the controller a moment later.
+            # The kernel releases the controller a moment later.
             deadline = time.monotonic() + 20
             with pytest.raises(MemoryControllerError, match="not enabled for"):
                 while time.monotonic() < deadline:
@@ -177,7 +177,7 @@ def probe(
         timeout=120,
     )
     assert run.returncode == 0, run.stderr
-    assert run.stderr == "", "nothing is printed that nobody asked for"
+    assert run.stderr == "", "nothing is printed unasked"
     found = json.loads(run.stdout)
     assert isinstance(found, dict)
     return found

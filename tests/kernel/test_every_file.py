@@ -72,7 +72,7 @@ def eventful_cgroup() -> Iterator[Path]:
         if IN_LAB:
             stack.enter_context(swap_space())
             stack.enter_context(Worker(home / "swapped", lambda: fault_in(8 * MIB)))
-            with contextlib.suppress(OSError):  # less was to be had than asked for
+            with contextlib.suppress(OSError):  # the kernel reclaimed less than was asked for
                 (home / "swapped" / "memory.reclaim").write_text(str(6 * MIB))
             limit(home / "killed", "memory.swap.max", 0)
             limit(home / "killed", "memory.max", 4 * MIB)

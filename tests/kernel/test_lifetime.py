@@ -304,7 +304,7 @@ def test_a_signal_handler_may_read_too(empty_cgroup: Path, way: Way) -> None:
         try:
             deadline = time.monotonic() + 30
             while len(inside) < 100 and time.monotonic() < deadline:
-                # Not periodic: a slow handler would be interrupted by itself for ever.
+                # Not periodic: a slow handler would interrupt itself endlessly.
                 so_far = len(inside)
                 signal.setitimer(signal.ITIMER_REAL, 0.00001 * (1 + so_far))
                 while len(inside) == so_far and time.monotonic() < deadline:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Pins: made by root, read by nobody; and what becomes of them."""
+"""Pins: created by root, read by user nobody, and their lifetime."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def pins(folder: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def nobody(folder: Path) -> Iterator[Nobody]:
-    """Who may only read."""
+    """A process of user nobody, which may only read."""
     made = Nobody(folder)
     yield made
     made.close()
@@ -490,7 +490,7 @@ def test_a_pinned_walk_that_grows_too_large_is_an_error(
 ) -> None:
     """To the very row, and one beyond it: where the trailer alone may be what does not fit."""
     enable_memory(empty_cgroup)
-    # Rows as large as can be had, and a few sizes of them.
+    # Rows of the largest size, and a few sizes below it.
     for items in (None, ["*"], [f"{name}*" for name in ("workingset", "anon", "memory.current")]):
         pin(empty_cgroup, pins / "walk", items, order="pre", flush=False)
         reader = PinnedReader(pins / "walk")

@@ -95,7 +95,7 @@ def test_no_item_is_wrong_if_the_package_forgets_a_counter(
             found = offered(layout)
             assert found.items() <= right.items(), name
             fewest = min(fewest, len(found))
-    assert fewest >= 10, "each time, some are proved all the same"
+    assert fewest >= 10, "some slots are proved each time nevertheless"
 
 
 @pytest.fixture

@@ -178,7 +178,7 @@ def _enable_memory_at(dir_fd: int) -> None:
 def test_a_path_that_is_too_long_does_not_spoil_a_walk(
     empty_cgroup: Path, tree_transport_way: Way
 ) -> None:
-    """Whoever may make cgroups can make one: an agent's walk must survive it."""
+    """Any process that may create cgroups can make one; the walk of an agent must survive it."""
     enable_memory(empty_cgroup)
     with too_deep(empty_cgroup) as count, tree_transport_way.tree(empty_cgroup, ["anon"]) as tree:
         for order_of_reads in range(2):

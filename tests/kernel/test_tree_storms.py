@@ -77,7 +77,7 @@ def check(snapshot: Snapshot, quiet: Forest, *, mutex_held: bool) -> None:
         if cgroup_id in quiet.shmem:
             assert shmem[at] == quiet.shmem[cgroup_id]
         elif cgroup_id not in quiet.paths:
-            assert shmem[at] == 0, "nobody was ever in there"
+            assert shmem[at] == 0, "no process was ever in it"
 
 
 @pytest.mark.parametrize("order", ["pre", "post"])

@@ -59,7 +59,7 @@ def _make(path: Path, files: dict[str, Optional[str]]) -> Path:
 
 
 def said_to_be(monkeypatch: pytest.MonkeyPatch, bpffs: Path) -> None:
-    """Has a directory, and all below it, be taken for a bpffs."""
+    """Makes the package take a directory, with everything below it, for a bpffs."""
 
     def is_there(_: os.stat_result, path: str) -> bool:
         return Path(os.path.realpath(path)).is_relative_to(bpffs)

@@ -263,7 +263,7 @@ def test_a_lost_descriptor_without_references_closes_nothing(
     else:
         taken = fcntl.fcntl(other, fcntl.F_DUPFD_CLOEXEC, fd)
         gc.collect()
-        assert taken == fd and is_open(fd), "nobody waits for the number to come back"
+        assert taken == fd and is_open(fd), "the lost descriptor does not watch its number"
         os.close(fd)
 
 
@@ -344,7 +344,7 @@ def test_a_descriptor_is_lost_only_if_its_number_is_known_to_be_another_file_s(
 
 
 def test_a_descriptor_of_no_bpf_object_is_lost_even_if_the_kernel_answers_eperm(file: str) -> None:
-    # Before Linux 5.19 it answers EPERM to whoever has given up his rights, of any file.
+    # Before Linux 5.19 the kernel answers EPERM for any file to a process without privileges.
     answers = Answers()
     descriptor = Descriptor(opened_at(file, os.O_RDONLY), answers)
     fd = descriptor.fd
@@ -386,7 +386,7 @@ def test_an_abandoned_descriptor_is_never_closed(
     del number
     gc.collect()
     assert is_open(fd)
-    # Undone with the patch: both are let go of, and the file is closed.
+    # Undoing the patch drops both, which closes the file.
 
 
 WITHOUT_EPOLL = """

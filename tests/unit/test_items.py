@@ -327,11 +327,11 @@ def test_a_name_that_is_no_item_is_not_found() -> None:
         "memory.numa_stat.anon.N-1",
         "memory.numa_stat.anon.N128",
         "memory.numa_stat.anon.N0 ",
-        "memory.numa_stat.tomorrow.N0",
+        "memory.numa_stat.unknown.N0",
         "memory.numa_stat.slab.N0",  # a sum, which the kernel does not show by node
         "memory.numa_stat.memory.max.N0",
         "memory_numa_stat.anon.N0",
-        "memory.events.tomorrow",
+        "memory.events.unknown",
         "",
     ]
     for name in cases:
@@ -343,8 +343,8 @@ def test_a_name_that_is_no_item_is_not_found() -> None:
 
 
 def test_an_unknown_key_belongs_to_the_file_that_its_name_begins_with() -> None:
-    assert file_of("memory.events.local.tomorrow") == "memory.events.local"
-    assert file_of("memory.swap.events.tomorrow") == "memory.swap.events"
+    assert file_of("memory.events.local.unknown") == "memory.events.local"
+    assert file_of("memory.swap.events.unknown") == "memory.swap.events"
 
 
 # --- groups ---------------------------------------------------------------------------

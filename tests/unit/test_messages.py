@@ -286,7 +286,7 @@ WORKS = [silently, listening, one_in_another, with_a_failure]
 Work = Callable[[], object]
 
 
-def nobody_is_inside() -> None:
+def assert_unused() -> None:
     assert (_libbpf_log._print_users, _libbpf_log._print_readers) == ([], [])
     assert (_libbpf_log._messages.lines, _libbpf_log._messages.silent) == (None, False)
     free: list[bool] = []
@@ -311,7 +311,7 @@ def test_an_interrupt_during_the_replacement_does_not_lose_the_function(
         for number in range(1, calls + 1):
             interrupted(work, number, monkeypatch)
             assert current_function() == before, f"after call {number} of {calls}"
-            nobody_is_inside()
+            assert_unused()
             work()
             assert current_function() == before
         make_libbpf_complain()
@@ -344,11 +344,11 @@ def test_an_interrupt_of_a_nested_use_leaves_the_outer_one_unchanged(
         interrupted(silently, number, monkeypatch)
         assert current_function() == _libbpf.load().no_print
     assert current_function() == before
-    nobody_is_inside()
+    assert_unused()
 
 
 def test_a_null_print_function_of_the_application_is_restored() -> None:
-    """NULL is libbpf's silence; who set it finds it there again."""
+    """NULL silences libbpf; an application that set it finds it restored."""
     lib = _libbpf.load()
     before = lib.libbpf_set_print(None)
     try:
@@ -380,7 +380,7 @@ def test_a_signal_handler_may_collect_messages_during_a_silence(
             make_libbpf_complain()
         assert current_function() == _libbpf.load().no_print
     assert current_function() == before
-    nobody_is_inside()
+    assert_unused()
 
 
 def test_a_signal_handler_may_collect_messages_during_the_replacement(
@@ -413,7 +413,7 @@ def test_a_signal_handler_may_collect_messages_during_the_replacement(
             for work in WORKS:
                 work()
                 assert current_function() == before
-    nobody_is_inside()
+    assert_unused()
 
 
 def test_the_silent_print_function_can_be_called() -> None:

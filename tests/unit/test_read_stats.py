@@ -166,7 +166,7 @@ def test_another_error_of_a_cached_reader_is_raised(v2: Path, sources: Sources) 
 def test_a_cached_reader_whose_descriptor_was_closed_is_replaced(
     v2: Path, sources: Sources
 ) -> None:
-    # By a daemon that closed all files, or had them closed under it.
+    # As in a daemon that closed all its files.
     read_stats(v2)
     lost = sources.made[0]
     lost.is_lost, lost.error = True, OSError(errno.EBADF, "Bad file descriptor")

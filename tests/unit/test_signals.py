@@ -109,7 +109,7 @@ def test_all_signals_but_faults_are_blocked_during_the_work() -> None:
 
 
 def test_a_fault_is_not_held_back(run_python: RunPython) -> None:
-    # The kernel would kill the process all the same, and no handler could say where.
+    # The kernel would kill the process anyway, and no handler could report the place.
     code = (
         "import os, signal\n"
         "from pymemcgbpf._signals import held_back\n"
@@ -200,13 +200,13 @@ def test_the_mask_is_restored_if_many_handlers_raise(handlers: Handlers) -> None
         held_back(send_all)
     handlers.raises = False
     assert blocked() == before
-    assert sorted(handlers.handled) == sorted(SIGNALS), "each had its turn"
+    assert sorted(handlers.handled) == sorted(SIGNALS), "each handler ran"
 
 
 def test_the_mask_is_restored_if_a_handler_raises_at_the_start(
     handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The signal arrived when Python had no chance any more to run its handler before."""
+    """The signal arrived too late for Python to run its handler before the call."""
     handlers.raises = True
     before = blocked()
     began: list[str] = []
@@ -265,7 +265,7 @@ def test_a_signal_that_the_caller_blocked_stays_pending(handlers: Handlers) -> N
     try:
         send(signal.SIGUSR1)
         held_back(lambda: None)
-        assert handlers.handled == [], "who blocked it wants it to wait still"
+        assert handlers.handled == [], "the caller blocked it, so it stays pending"
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert handlers.handled == [signal.SIGUSR1]

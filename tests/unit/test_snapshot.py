@@ -27,7 +27,7 @@ ROWS: tuple[_wire.RawRow, ...] = (
     _wire.RawRow(9, 8, 5, 0, ((1 << 64) - 2, 12)),
     _wire.RawRow(11, 7, 4, 0, (0, 13)),
 )
-NOWHERE = paths_of(Path("/"))  # for snapshots that nobody asks for a path
+NOWHERE = paths_of(Path("/"))  # for snapshots whose paths are not asked for
 
 
 @pytest.fixture
@@ -519,7 +519,7 @@ def test_any_rows_come_back_as_they_were_packed(
     ]
     assert snapshot.dicts() == expected
     assert [list(each) for each in snapshot.dicts()] == [list(each) for each in expected]
-    for at, values in enumerate(expected):  # nobody has looked at all of them yet
+    for at, values in enumerate(expected):  # each on a new snapshot, which has no cached rows
         row = snapshot_of(rows, NOWHERE, names)[at]
         assert (dict(row), dict(row.items())) == (values, values)
         assert list(row.values()) == list(values.values())

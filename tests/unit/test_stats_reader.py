@@ -87,7 +87,7 @@ def test_arguments_reach_the_source_and_the_attributes(v2: Path, sources: Source
     options: dict[str, Any] = {"flush": False, "backend": "core", "transport": "run"}
     with StatsReader(v2, ["file", "anon", "file"], **options) as reader:
         assert sources.asked == [(str(v2), (("file", "anon"), False, "core", "run"))]
-        assert isinstance(sources.makers[0], _one_bpf.StatSourceFactory)
+        assert isinstance(sources.factories[0], _one_bpf.StatSourceFactory)
         assert (reader.item_names, reader.backend, reader.fallback_reason) == (
             ("file", "anon"),
             "fake",

@@ -409,7 +409,7 @@ def test_which_old_file_another_user_may_have_planted(monkeypatch: pytest.Monkey
         ((0o1777, 0), 77, 1, False),  # this user
         ((0o1777, 0), 77, 2, True),  # a hard link, which anybody may have made
         ((0o1775, 5), 1000, 1, True),
-        ((0o1775, 5), 5, 1, False),  # the directory's owner, who may replace any file in it
+        ((0o1775, 5), 5, 1, False),  # the directory's owner may replace any file in it anyway
         ((0o1755, 0), 1000, 1, False),
         ((0o0777, 0), 1000, 1, False),  # where everybody may replace the new one, too
         ((0o0755, 0), 1000, 2, False),

@@ -252,7 +252,7 @@ def test_help_can_be_printed_in_ascii(run_python: RunPython) -> None:
 
 @pytest.mark.parametrize("stderr", ["/dev/full", "a closed pipe"])
 def test_a_broken_standard_error_is_not_a_failure(stderr: str, v2: Path) -> None:
-    """There is a warning, as BPF cannot be had; the numbers are printed all the same."""
+    """BPF is unavailable, which is a warning; the numbers are printed nevertheless."""
     reading, writing = os.pipe()
     os.close(reading)
     code = (
