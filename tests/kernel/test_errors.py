@@ -103,7 +103,7 @@ def test_a_cgroup_without_the_memory_controller(way: Way) -> None:
                     reader.read()
         grandchild = child / "grandchild"
         grandchild.mkdir()
-        with pytest.raises(MemoryControllerError, match="then on down to it"):
+        with pytest.raises(MemoryControllerError, match="then to the same file of each cgroup"):
             way.stats(grandchild)
 
 

@@ -90,6 +90,11 @@ def test_links_lead_to_files_and_headings() -> None:
             assert not anchor or anchor in anchors(found), (page, anchor)
 
 
+def test_the_readme_has_no_relative_link_as_it_is_shown_on_the_package_index() -> None:
+    targets = re.findall(r"\]\(([^)]*)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert [target for target in targets if not target.startswith("https://")] == []
+
+
 def test_every_make_target_that_a_page_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+(?:/[a-z-]+)*):", makefile, re.MULTILINE))
