@@ -405,7 +405,7 @@ def test_dots_after_a_link_are_the_link_s_target_s(root: Path, system: System) -
 def up(root: Path) -> dict[int, Path]:
     """A directory far below, and those above it up to the file system's own root, by id."""
     (leaf,) = make(root, "a/b/leaf")
-    return {id_of(path): path for path in (leaf, *leaf.parents[:4])}
+    return {id_of(path): path for path in (leaf, *list(leaf.parents)[:4])}
 
 
 def test_ancestors(up: dict[int, Path], system: System) -> None:
