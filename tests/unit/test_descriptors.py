@@ -405,6 +405,6 @@ except OSError:
 """
 
 
-def test_a_library_that_takes_select_s_epoll_away(run_python: RunPython) -> None:
+def test_descriptors_work_where_a_library_removed_select_s_epoll(run_python: RunPython) -> None:
     ran = run_python("-c", WITHOUT_EPOLL)
     assert (ran.stdout, ran.stderr) == ("closed\n", "")

@@ -44,7 +44,7 @@ def test_all_errors_are_exported() -> None:
     assert defined == set(errors.__all__)
 
 
-def test_no_extra_of_an_error_is_left_out() -> None:
+def test_these_tests_know_every_error_with_attributes_of_its_own() -> None:
     assert {kind for kind in EXPORTED if "__init__" in vars(kind)} == {MemcgError, *EXTRA}
 
 

@@ -337,7 +337,7 @@ def test_every_file_begins_with_its_licence() -> None:
     assert without == []
 
 
-def test_help_begins_with_use(run_python: RunPython) -> None:
+def test_help_shows_the_readers_before_the_errors(run_python: RunPython) -> None:
     code = "import pydoc, pymemcgbpf; print(pydoc.plain(pydoc.render_doc(pymemcgbpf)))"
     text = run_python("-c", code).stdout
     at = [text.index(name) for name in ("read_stats", "StatsReader", "TreeReader")]

@@ -92,7 +92,7 @@ def test_a_snapshot_can_be_iterated_repeatedly_and_concurrently(snapshot: Snapsh
     assert len(list(snapshot)) == len(list(snapshot)) == 4
 
 
-def test_a_row_of_it_is_in_it(snapshot: Snapshot) -> None:
+def test_membership_and_index_find_a_row_by_equality(snapshot: Snapshot) -> None:
     same, other = snapshot_of(ROWS[:2], NOWHERE), snapshot_of(ROWS[2:], NOWHERE)
     assert same[1] in snapshot and snapshot.index(same[1]) == 1
     assert same[1] not in other
@@ -219,7 +219,7 @@ def test_an_item_that_a_cgroup_does_not_have_is_missing_in_its_row() -> None:
     assert snapshot.item_names == names
 
 
-def test_rows_as_dicts(snapshot: Snapshot) -> None:
+def test_dicts_are_the_callers_own(snapshot: Snapshot) -> None:
     assert snapshot.dicts() == [dict(zip(NAMES, row.values)) for row in ROWS]
     found = snapshot.dicts()
     found[0]["anon"] = 1  # the caller's own
@@ -227,7 +227,7 @@ def test_rows_as_dicts(snapshot: Snapshot) -> None:
     assert snapshot_of([], NOWHERE).dicts() == []
 
 
-def test_two_numbers_whose_bytes_look_like_absent_between_them() -> None:
+def test_adjacent_values_whose_bytes_contain_absent_are_kept() -> None:
     lower, upper = 0xFFFFFFFF00000000, 0x00000000FFFFFFFF
     rows = [_wire.RawRow(1, 0, 0, 0, (lower, upper)), _wire.RawRow(2, 1, 1, 0, (1, 2))]
     snapshot = snapshot_of(rows, NOWHERE)
@@ -292,7 +292,7 @@ def test_repr_of_a_row(snapshot: Snapshot) -> None:
     assert repr(snapshot[0]) == "<Row of cgroup 7, level 3: {'anon': 4096, 'pgscan': 10}>"
 
 
-def test_a_row_keeps_its_snapshot() -> None:
+def test_a_row_keeps_its_snapshot_alive() -> None:
     row = snapshot_of(ROWS, NOWHERE)[3]
     assert (row.id, row["pgscan"]) == (11, 13)
 
@@ -300,7 +300,7 @@ def test_a_row_keeps_its_snapshot() -> None:
 # --- which row ------------------------------------------------------------------------
 
 
-def test_by_id(snapshot: Snapshot) -> None:
+def test_by_id_maps_each_id_to_its_row(snapshot: Snapshot) -> None:
     found = snapshot.by_id()
     assert list(found) == [7, 8, 9, 11]
     assert all(row.id == cgroup_id for cgroup_id, row in found.items())
@@ -329,7 +329,7 @@ def of_tree(tree: dict[str, Path], began_ns: int = 0, ended_ns: int = 0) -> Snap
     return snapshot_of(rows, paths_of(tree["."]), began_ns=began_ns, ended_ns=ended_ns)
 
 
-def test_paths_of_rows(tree: dict[str, Path]) -> None:
+def test_rows_have_paths_until_their_cgroups_are_removed(tree: dict[str, Path]) -> None:
     snapshot = of_tree(tree)
     assert [row.relative_path for row in snapshot] == list(tree)
     assert [row.path for row in snapshot] == [str(path) for path in tree.values()]
@@ -349,7 +349,9 @@ def test_by_path_leaves_out_removed_cgroups(tree: dict[str, Path]) -> None:
     assert list(snapshot.by_path()) == [str(tree[name]) for name in (".", "a", "a/b")]
 
 
-def test_find(tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_accepts_every_spelling_of_a_path(
+    tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     snapshot = of_tree(tree)
     monkeypatch.chdir("/")  # "relative" is to the walk's root
     for name, path in tree.items():

@@ -38,7 +38,7 @@ def command(run_python: RunPython) -> Run:
     return lambda *arguments: run_python("-c", COMMAND, *arguments)
 
 
-def test_readers_read_text(run: Run, v2: Path) -> None:
+def test_readers_fall_back_to_text(run: Run, v2: Path) -> None:
     code = (
         "from pymemcgbpf import StatsReader, TreeReader, read_stats, clear_cache\n"
         "with StatsReader(sys.argv[1], ['anon', 'memory.current']) as reader:\n"
@@ -102,7 +102,7 @@ def test_pinning_is_refused(run: Run, v2: Path) -> None:
     assert (ran.stdout, ran.stderr) == ("True\nTrue\n", "")
 
 
-def test_doctor_says_it(command: Run, v2: Path) -> None:
+def test_doctor_reports_the_missing_ctypes(command: Run, v2: Path) -> None:
     ran = command("doctor", str(v2))
     assert ran.returncode == 1 and ran.stderr == ""
     lines = {line[16:40].rstrip(): line for line in ran.stdout.splitlines()}

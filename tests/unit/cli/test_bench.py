@@ -48,7 +48,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what is printed --------------------------------------------------------------------
 
 
-def test_text(root: Path, capsys: Captured) -> None:
+def test_the_report_as_text(root: Path, capsys: Captured) -> None:
     text = printed(capsys, "bench", *QUICK, str(root))
     lines = text.splitlines()
     assert [line for line in lines if len(line) > 80] == []
@@ -77,7 +77,7 @@ def test_text(root: Path, capsys: Captured) -> None:
     assert f"{3 * (6 + 7) + 7} values and sums of memory.stat compared" in said
 
 
-def test_json(root: Path, capsys: Captured) -> None:
+def test_the_report_as_json(root: Path, capsys: Captured) -> None:
     report = json.loads(printed(capsys, "bench", "--json", *QUICK, str(root)))
     assert report["machine"]["path"] == str(root) and report["machine"]["cgroup"] == "cgroup v2"
     assert report["formatting"] == {"share": None, "samples": 0, "why": NO_PERF.why}
@@ -121,7 +121,7 @@ def test_a_tree_that_is_read_wrongly_is_not_timed(
     assert "TreeReader, text, copy=False: anon is " in said and "nothing was timed" in said
 
 
-def test_cgroup_v1(tmp_path: Path, capsys: Captured) -> None:
+def test_cgroup_v1_is_timed_with_its_own_items(tmp_path: Path, capsys: Captured) -> None:
     root = make_v1(tmp_path / "root", root=True)
     report = json.loads(printed(capsys, "bench", "--json", *QUICK, str(root)))
     assert report["machine"]["cgroup"] == "cgroup v1"
@@ -129,7 +129,7 @@ def test_cgroup_v1(tmp_path: Path, capsys: Captured) -> None:
     assert report["values_compared"] == 3 * (3 + 3) + 4
 
 
-def test_no_cgroup(tmp_path: Path, capsys: Captured) -> None:
+def test_a_missing_cgroup_is_status_1(tmp_path: Path, capsys: Captured) -> None:
     assert "does not exist" in failed(capsys, 1, "bench", str(tmp_path / "none"))
 
 
@@ -249,7 +249,7 @@ def given(**times: int) -> benchmark.ReportSection:
     return benchmark.ReportSection("title", made, {"than a": "a", "than b": "b"})
 
 
-def test_a_table() -> None:
+def test_a_table_has_times_and_ratios() -> None:
     assert bench_report.times(given(a=12, b=6)) == (
         "title   real  user   sys  than a  than b\n"
         "a      12.00  0.20  0.10    1.0×    0.5×\n"
@@ -257,7 +257,7 @@ def test_a_table() -> None:
     )
 
 
-def test_a_chart() -> None:
+def test_a_chart_has_bars_in_proportion() -> None:
     lines = bench_report.chart(given(a=34, long=17, c=0), "#").splitlines()
     assert lines == [
         f"a     {'#' * 68} 34.00",
@@ -350,7 +350,7 @@ def test_a_perf_that_does_not_end_is_stopped(
     assert formatting.share(lambda: None).why == "perf record does not end"
 
 
-def test_no_perf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_perf_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "not installed" in formatting.share(lambda: None).why

@@ -146,7 +146,7 @@ def test_a_first_word_that_means_nothing_is_named_with_a_suggestion(
     assert said.startswith(f"pymemcgbpf: 'anno' is {known}; did you mean 'anon'")
 
 
-def test_a_command_that_is_mistyped_or_late(capsys: Captured) -> None:
+def test_a_mistyped_or_late_command_is_explained(capsys: Captured) -> None:
     assert "did you mean 'stat'" in failed(capsys, 2, "sta")
     said = "pymemcgbpf: 'tree' is a command, which must come before all options\n"
     assert failed(capsys, 2, "--json", "tree", "anon") == said

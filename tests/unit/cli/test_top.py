@@ -158,7 +158,7 @@ def cgroups(lines: list[str]) -> list[str]:
     return [line.split()[-1] for line in lines[2:-1] if line]
 
 
-def test_the_screen(run: Terminal, forest: Path) -> None:
+def test_the_screen_shows_the_largest_cgroups(run: Terminal, forest: Path) -> None:
     lines = run.wait_for(lambda lines: "0.0" in lines[3])
     assert lines[:4] == [
         "41 cgroups by memory.current, largest first (text, every 0.1 s)",
@@ -180,7 +180,7 @@ def test_top_restores_the_terminal(how: str, run: Terminal) -> None:
     assert run.is_as_before
 
 
-def test_keys(run: Terminal, forest: Path) -> None:
+def test_keys_change_the_item_and_the_direction_of_sorting(run: Terminal, forest: Path) -> None:
     run.type(">")
     lines = run.wait_for(lambda lines: "by anon, largest" in lines[0])
     assert cgroups(lines)[0].endswith("/root") and cgroups(lines)[1] == "g39"
@@ -194,7 +194,7 @@ def test_keys(run: Terminal, forest: Path) -> None:
     run.wait_for(lambda lines: "by pgmajfault, largest" in lines[0])
 
 
-def test_scrolling(run: Terminal, forest: Path) -> None:
+def test_keys_scroll(run: Terminal, forest: Path) -> None:
     def first_is(name: str) -> Callable[[list[str]], bool]:
         return lambda lines: cgroups(lines)[:1] == [name]
 
@@ -210,7 +210,7 @@ def test_scrolling(run: Terminal, forest: Path) -> None:
     assert cgroups(lines)[-1].startswith("..") and str(forest).endswith(cgroups(lines)[-1][2:])
 
 
-def test_another_size(run: Terminal, forest: Path) -> None:
+def test_the_screen_follows_the_size_of_the_terminal(run: Terminal, forest: Path) -> None:
     run.resize(30, 120)
     lines = run.wait_for(is_drawn)
     assert len(cgroups(lines)) == 27
@@ -250,7 +250,7 @@ def test_top_ends_with_an_error_when_its_root_is_removed(run: Terminal, forest: 
     assert run.is_as_before
 
 
-def test_options(forest: Path, tmp_path: Path) -> None:
+def test_the_options_of_top(forest: Path, tmp_path: Path) -> None:
     below = make_v2(forest / "g1" / "below-日本語", stat=stat(9, 9), current="9")
     make_v2(below / "deeper")
     options = ("--depth", "2", "--filter", "g1/", "--sort", "file", str(forest), "anon")
@@ -297,7 +297,9 @@ def test_a_failed_read_does_not_touch_the_terminal(
 
 
 @pytest.mark.parametrize("term", ["none-such", "dumb"])
-def test_a_terminal_that_cannot_be_drawn_on(term: str, forest: Path, tmp_path: Path) -> None:
+def test_an_unsuitable_terminal_is_an_error_in_one_line(
+    term: str, forest: Path, tmp_path: Path
+) -> None:
     with started(tmp_path, str(forest), term=term) as run:
         status, said = run.wait()
     assert status == 1 and said.count("\n") == 1
@@ -307,16 +309,20 @@ def test_a_terminal_that_cannot_be_drawn_on(term: str, forest: Path, tmp_path: P
 # --- where there is no terminal ---------------------------------------------------------
 
 
-def test_no_terminal(forest: Path, capsys: Captured) -> None:
+def test_without_a_terminal_top_refuses_to_start(forest: Path, capsys: Captured) -> None:
     assert "needs a terminal" in failed(capsys, 1, "top", *TEXT, str(forest))
 
 
-def test_no_curses(forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_curses_top_refuses_to_start(
+    forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(top, "curses", None)
     assert "no curses module" in failed(capsys, 1, "top", *TEXT, str(forest))
 
 
-def test_standard_output_is_closed(forest: Path, run_python: RunPython) -> None:
+def test_closed_standard_files_are_an_error_in_one_line(
+    forest: Path, run_python: RunPython
+) -> None:
     code = "import sys; sys.stdout = sys.stdin = None; from pymemcgbpf._cli.main import main; "
     ran = run_python("-c", f"{code}sys.exit(main(['top']))")
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
