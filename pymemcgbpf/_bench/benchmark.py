@@ -21,7 +21,7 @@ CONTROLS = {
 """Column → the control that each way of reading one cgroup is compared with."""
 
 
-class Section(NamedTuple):
+class ReportSection(NamedTuple):
     """Contestants that are compared with each other.
 
     Attributes:
@@ -55,7 +55,7 @@ class Report(NamedTuple):
     """
 
     machine: dict[str, str]
-    sections: list[Section]
+    sections: list[ReportSection]
     compared: int
     absent: list[contestants.Absent]
     formatting: formatting.Formatting
@@ -112,14 +112,14 @@ def run(
 
 def _sections(
     cgroup: _directory.Cgroup, absent: list[contestants.Absent], stack: ExitStack
-) -> Iterator[Section]:
+) -> Iterator[ReportSection]:
     six = contestants.six_of(cgroup)
     for title, items in ((f"{len(six)} items", six), ("all of memory.stat", None)):
         who = [
             *contestants.controls(cgroup, items, stack),
             *contestants.readers(cgroup, items, absent, stack),
         ]
-        yield Section(title, who, CONTROLS)
+        yield ReportSection(title, who, CONTROLS)
     who = list(contestants.trees(cgroup, six, absent, stack))
     cgroups = f"{who[0].per} cgroup{'s' * (who[0].per != 1)}"
-    yield Section(f"{cgroups}, {len(six)} items", who, {"walked": contestants.WALKED})
+    yield ReportSection(f"{cgroups}, {len(six)} items", who, {"walked": contestants.WALKED})

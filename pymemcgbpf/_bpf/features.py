@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from .. import _options
 
 
-class Types(Protocol):
+class ProbedTypes(Protocol):
     """What a probe asks; btf.KernelTypes has it."""
 
     @property
@@ -54,7 +54,7 @@ class Feature(NamedTuple):
     orders: tuple[int, ...] = ()
     members: tuple[str, tuple[str, ...]] = ("", ())
 
-    def missing(self, types: Types) -> tuple[str, ...]:
+    def missing(self, types: ProbedTypes) -> tuple[str, ...]:
         """The names of what the kernel would need and does not have."""
         struct, members = self.members
         known = types.structs.get(struct, {})
@@ -64,7 +64,7 @@ class Feature(NamedTuple):
             *(f"{name} in struct {struct}" for name in members if name not in known),
         )
 
-    def is_in(self, types: Types) -> bool:
+    def is_in(self, types: ProbedTypes) -> bool:
         """Whether the kernel has it."""
         return not self.missing(types)
 
@@ -89,7 +89,7 @@ class Feature(NamedTuple):
             )
         )
 
-    def explain(self, types: Types) -> str:
+    def explain(self, types: ProbedTypes) -> str:
         """Why it cannot be used on a kernel that does not have it."""
         return f"this kernel has no {' and no '.join(self.missing(types))} ({self.kernels})"
 

@@ -8,7 +8,7 @@ import sys
 import textwrap
 
 from .._bench import rounds
-from .._bench.benchmark import Report, Section
+from .._bench.benchmark import Report, ReportSection
 from . import table
 
 WIDTH = 80
@@ -65,7 +65,7 @@ def as_json(report: Report) -> str:
     )
 
 
-def _as_object(section: Section) -> dict[str, object]:
+def _as_object(section: ReportSection) -> dict[str, object]:
     faster = section.times_faster()
     return {
         "part": section.title,
@@ -84,7 +84,7 @@ def _as_object(section: Section) -> dict[str, object]:
     }
 
 
-def times(section: Section) -> str:
+def times(section: ReportSection) -> str:
     """A table with a row for each contestant: real, user and sys in µs, and how much faster."""
     faster = section.times_faster()
     rows = [[section.title, "real", "user", "sys", *section.controls]]
@@ -95,7 +95,7 @@ def times(section: Section) -> str:
     return table.join(table.left(names), *map(table.right, columns))
 
 
-def chart(section: Section, block: str) -> str:
+def chart(section: ReportSection, block: str) -> str:
     """A bar for each contestant's real time; the longest fills the line.
 
     Args:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 """Runs the kernel tests on the live machine, where it can load BPF at all.
 
-What cannot be had (a container, no BTF) is said and is no failure: the lab's guests run
-the same tests. Whatever else goes wrong is left for the tests to find.
+A machine that cannot run them (a container, no BTF) is reported and is no failure: the guests of
+the lab run the same tests. Whatever else goes wrong is left for the tests to find.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Cgroups of our own with real memory in them, always removed."""
+"""Cgroups made for the tests, with real memory in them; they are always removed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def cgroup(parent: Path = HIERARCHY) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Removes a cgroup and its descendants; what was removed already is no matter."""
+    """Removes a cgroup and its descendants, if they still exist."""
     if not path.exists():
         return
     for child in [entry for entry in path.iterdir() if entry.is_dir()]:
@@ -58,7 +58,7 @@ def remove(path: Path) -> None:
 
 
 def enable_memory(path: Path) -> None:
-    """Lets the children of a cgroup have the memory controller."""
+    """Enables the memory controller for the children of a cgroup."""
     if VERSION == 2:
         (path / "cgroup.subtree_control").write_text("+memory")
 
@@ -160,7 +160,7 @@ NOBODY = 65534
 
 
 def give_up_rights() -> None:
-    """Makes this process one of a user without any."""
+    """Gives up all privileges: this process becomes one of user nobody."""
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
@@ -213,8 +213,9 @@ def fault_in(size: int, *, shared: bool = False) -> mmap.mmap:
 def right_without_a_flush(is_right: Callable[[], bool]) -> bool:
     """Whether it becomes so within :data:`SECONDS_TO_LAG`, with the kernel's own flush alone.
 
-    Each CPU in turn is kept busy for some ticks meanwhile: the timer of that flush is a deferrable
-    one, for which the kernel wakes no CPU that sleeps. (Seconds of ours: a guest may stand still.)
+    Each CPU in turn is kept busy for some ticks meanwhile: the timer of that flush is deferrable,
+    so the kernel wakes no sleeping CPU for it. (The limit counts these
+    spells, not the clock: a guest may be suspended.)
     """
     cpus = os.sched_getaffinity(0)
     try:

@@ -49,9 +49,9 @@ def busy() -> Iterator[tuple[Path, Worker]]:
 def note_compared(
     record_property: Callable[[str, object], None],
 ) -> Callable[[Union[StatsReader, TreeReader], int], None]:
-    """Records how many items of a reader's a test has found to be the kernel's own, exactly.
+    """Records how many items of a reader a test found to equal the kernel's numbers exactly.
 
-    The lab makes a matrix of it, and fails a guest with a backend that nothing is known of.
+    The lab makes a table of it, and fails a guest if a backend has no such record.
     """
 
     def note(reader: Union[StatsReader, TreeReader], items: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Allocations that fail when they are told to, in a kernel that can be told.
+"""Memory allocations that fail on request, in a kernel with fault injection.
 
 Documentation/fault-injection/fault-injection.rst in the kernel's source has the files.
 """
@@ -18,7 +18,7 @@ from pymemcgbpf import MemcgError
 from ..open_files import open_files
 
 FAIL_NTH = Path("/proc/thread-self/fail-nth")
-# Of every kind, and without a word in the kernel's log.
+# Allocations of every kind fail, and the kernel logs nothing.
 SETTINGS = {
     "failslab": {"ignore-gfp-wait": "N", "cache-filter": "N", "verbose": "0"},
     "fail_page_alloc": {
@@ -28,12 +28,12 @@ SETTINGS = {
         "verbose": "0",
     },
 }
-# What the kernel makes of a lack of memory: a bpffs says that it has no room.
+# How the kernel reports a lack of memory; a bpffs reports ENOSPC.
 SHORTAGES = (errno.ENOMEM, errno.ENOSPC)
 
 
 class FailingMemory:
-    """Lets the n-th allocation of this thread fail."""
+    """Makes the n-th allocation of this thread fail."""
 
     def __init__(self) -> None:
         self._file = FAIL_NTH.open("r+b", buffering=0)
@@ -42,7 +42,7 @@ class FailingMemory:
         self._file.close()
 
     def reaches(self, number: int, work: Callable[[], object]) -> bool:
-        """Runs *work*, the number-th allocation of which fails; whether there are as many."""
+        """Runs *work* and makes its allocation *number* fail; returns whether it made so many."""
         os.pwrite(self._file.fileno(), b"%d\n" % number, 0)
         try:
             with contextlib.suppress(MemoryError):  # Python's own: the heap could not grow

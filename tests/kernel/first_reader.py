@@ -2,7 +2,7 @@
 """A program: makes the first reader of a process again and again, each time in a new process,
 while one allocation after another fails.
 
-Its process loads no libbpf, so each of its children asks the kernel's features anew.
+Its process loads no libbpf, so each of its children asks for the kernel's features again.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Forest(NamedTuple):
 
 @contextlib.contextmanager
 def forest(groups: int, leaves: int, charged: int = 20) -> Iterator[Forest]:
-    """A root with so many groups of so many leaves; in each group some leaves have memory.
+    """A root with some groups of some leaves each; in each group the first *charged* have memory.
 
     One process goes from leaf to leaf: what it touches stays charged where it was touched.
     """
@@ -73,7 +73,7 @@ def _charge(tenants: dict[Path, int]) -> object:
 
 
 def settle(tenants: dict[Path, int]) -> None:
-    """Waits until the kernel has counted all shared memory: a few pages it may put off for 2 s."""
+    """Waits until the kernel has counted all shared memory; it may defer a few pages for 2 s."""
     key = "shmem" if VERSION == 2 else "total_shmem"
     deadline = time.monotonic() + 30
     for path, size in tenants.items():
@@ -83,7 +83,7 @@ def settle(tenants: dict[Path, int]) -> None:
 
 
 def storm(parents: Sequence[Path], deadline: float) -> None:
-    """Makes and removes cgroups below each of these, two levels of them, until a time.
+    """Makes and removes two levels of cgroups below each parent until a deadline.
 
     To be run in a process of its own.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""A bpffs of our own, and a process that may do nothing but read in it."""
+"""A bpffs made for the tests, and a process that may only read from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pymemcgbpf
 
 from .surroundings import symbols
 
-# Linux 6.16 to 6.19 have neither.
+# Linux 6.16 to 6.19 have neither function.
 CAN_FLUSH = bool(symbols("bpf_mem_cgroup_flush_stats", "cgroup_rstat_flush"))
 
 NOBODY = 65534
@@ -42,7 +42,7 @@ def _mount(what: str, where: str, kind: Optional[bytes], flags: int) -> None:
 
 @contextlib.contextmanager
 def bpffs() -> Iterator[Path]:
-    """A new bpffs, which all may enter; taken away with all that is pinned there."""
+    """A new bpffs that every user may enter; it is unmounted with all its pins."""
     folder = Path(tempfile.mkdtemp(prefix="pymemcgbpf-bpffs-"))
     folder.chmod(0o755)
     try:
@@ -60,7 +60,7 @@ class Nobody:
     """Runs Python as a process without privilege: another user in a user namespace of its own,
     without capabilities, with the bpffs bind-mounted read-only, and without ctypes.
 
-    It has but the interpreter and a copy of the package.
+    It can use only the interpreter and a copy of the package.
     """
 
     def __init__(self, pins: Path) -> None:
@@ -80,7 +80,7 @@ class Nobody:
         """Runs code that prints JSON; sys.argv[1:] are the arguments.
 
         Args:
-            hide: a directory that is not to be seen.
+            hide: a directory that the process must not see.
         """
 
         def become_nobody() -> None:
@@ -109,12 +109,12 @@ class Nobody:
         )
 
     def run(self, code: str, *arguments: object, hide: Optional[Path] = None) -> Any:
-        """What the code prints, when it has ended well."""
+        """Runs the code; returns what it printed, as JSON."""
         return self.end(self.start(code, *arguments, hide=hide))
 
     @staticmethod
     def end(process: subprocess.Popen[str]) -> Any:
-        """What a started process prints, when it has ended well."""
+        """Waits for a started process; returns what it printed, as JSON."""
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         return json.loads(out)

@@ -14,7 +14,7 @@ from pymemcgbpf._bpf import libbpf as _libbpf
 from .surroundings import BEST_BACKEND, EXPECTED_BACKEND, HAS_RFC, IN_LAB, VERSION, symbols
 
 
-def test_we_are_root_on_a_kernel_with_btf() -> None:
+def test_the_tests_run_as_root_on_a_kernel_with_btf() -> None:
     assert os.geteuid() == 0
     assert Path("/sys/kernel/btf/vmlinux").stat().st_size > 1_000_000
 

@@ -12,7 +12,7 @@ from .test_command import printed
 from .ways import STAT_BPF_WAYS, TREE_BPF_WAYS
 
 
-def test_every_way_is_there(busy: tuple[Path, Worker]) -> None:
+def test_bench_times_every_backend_and_transport(busy: tuple[Path, Worker]) -> None:
     path, _ = busy
     report = json.loads(printed("bench", "--json", "--seconds", "2", "--iterations", "40", path))
     six, everything, tree = report["parts"]

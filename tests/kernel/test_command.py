@@ -26,7 +26,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_json_has_memory_stats_numbers(busy: tuple[Path, Worker], backend: str) -> None:
+def test_stat_as_json_equals_memory_stat(busy: tuple[Path, Worker], backend: str) -> None:
     path, _ = busy
     names = ["pgfault", "shmem", "file_mapped"]  # not anon: khugepaged makes it grow
     run = command("--json", "--backend", backend, path, *names)
@@ -78,7 +78,7 @@ def printed(*arguments: object) -> str:
     return run.stdout
 
 
-def test_watch_has_memory_stats_numbers(busy: tuple[Path, Worker], backend: str) -> None:
+def test_watch_equals_memory_stat(busy: tuple[Path, Worker], backend: str) -> None:
     path, _ = busy
     names = ["pgfault", "shmem", "file_mapped"]
     options = ("--interval", "0.05", "--count", "3", "--backend", backend)
@@ -112,7 +112,7 @@ def test_export_has_the_numbers_of_every_cgroup(backend: str) -> None:
     assert samples == wanted and expected[""]["shmem"] == MIB
 
 
-def test_items_are_what_the_reader_has(busy: tuple[Path, Worker]) -> None:
+def test_the_items_command_lists_what_a_reader_has(busy: tuple[Path, Worker]) -> None:
     path, _ = busy
     listed = json.loads(printed("items", "--json", path))
     read = json.loads(printed("--json", path, "*"))

@@ -43,7 +43,7 @@ def refuses(read: Callable[[], object]) -> bool:
     return caught.value.errno == errno.EBADF
 
 
-def test_read_stats_goes_on_and_closes_nobody_s_files(empty_cgroup: Path) -> None:
+def test_read_stats_recovers_and_closes_no_other_files(empty_cgroup: Path) -> None:
     def daemon() -> None:
         expected = read_stats(empty_cgroup, ITEMS)
         with_others = read_stats(empty_cgroup)
@@ -74,20 +74,22 @@ def say_what_happened(make: Callable[[], Union[StatsReader, TreeReader]], is_clo
 
 
 @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "forgotten"])
-def test_a_reader_says_what_happened(empty_cgroup: Path, way: Way, is_closed: bool) -> None:
+def test_a_reader_says_that_its_files_were_closed(
+    empty_cgroup: Path, way: Way, is_closed: bool
+) -> None:
     make = functools.partial(way.stats, empty_cgroup, ITEMS)
     assert in_child(lambda: say_what_happened(make, is_closed)) == 0
 
 
 @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "forgotten"])
-def test_a_tree_s_reader_says_what_happened(
+def test_a_tree_reader_says_that_its_files_were_closed(
     empty_cgroup: Path, tree_way: Way, is_closed: bool
 ) -> None:
     make = functools.partial(tree_way.tree, empty_cgroup, ITEMS)
     assert in_child(lambda: say_what_happened(make, is_closed)) == 0
 
 
-def test_no_number_is_another_reader_s(way: Way) -> None:
+def test_no_reader_returns_the_numbers_of_another(way: Way) -> None:
     """The numbers of readers that were made before are those of new ones, of other cgroups."""
 
     def daemon() -> None:

@@ -47,25 +47,27 @@ def one_sentence(error: MemcgError) -> str:
     return text
 
 
-def test_a_missing_path(backend: _options.Backend) -> None:
+def test_a_missing_path_is_a_cgroup_not_found_error(backend: _options.Backend) -> None:
     with pytest.raises(CgroupNotFoundError, match="does not exist") as caught:
         StatsReader(HIERARCHY / "no-such-cgroup", backend=backend)
     one_sentence(caught.value)
     assert isinstance(caught.value, FileNotFoundError)
 
 
-def test_a_file(backend: _options.Backend) -> None:
+def test_a_file_is_not_a_cgroup(backend: _options.Backend) -> None:
     with pytest.raises(NotACgroupError, match="is a file") as caught:
         StatsReader(HIERARCHY / "memory.stat", backend=backend)
     one_sentence(caught.value)
 
 
-def test_a_directory_that_is_no_cgroup(backend: _options.Backend, tmp_path: Path) -> None:
+def test_another_directory_is_not_a_cgroup(backend: _options.Backend, tmp_path: Path) -> None:
     with pytest.raises(NotACgroupError, match=re.escape("no cgroup.procs")):
         StatsReader(tmp_path, backend=backend)
 
 
-def test_a_directory_made_up_like_a_cgroup(bpf_way: Way, tmp_path: Path) -> None:
+def test_a_directory_that_only_looks_like_a_cgroup_is_refused_by_bpf(
+    bpf_way: Way, tmp_path: Path
+) -> None:
     for name in ("cgroup.procs", "memory.stat", "cgroup.controllers"):
         (tmp_path / name).write_text("anon 1\n" if name == "memory.stat" else "")
     with pytest.raises(MemcgError) as caught:
@@ -94,7 +96,7 @@ def test_a_cgroup_without_the_memory_controller(way: Way) -> None:
         # And the other way: the controller goes while the reader is open.
         with way.stats(child, ["anon"]) as reader:
             (parent / "cgroup.subtree_control").write_text("-memory")
-            # The kernel lets go of the controller a moment later.
+            # The kernel releases the controller a moment later.
             deadline = time.monotonic() + 20
             with pytest.raises(MemoryControllerError, match="not enabled for"):
                 while time.monotonic() < deadline:
@@ -175,7 +177,7 @@ def probe(
         timeout=120,
     )
     assert run.returncode == 0, run.stderr
-    assert run.stderr == "", "nothing is printed that nobody asked for"
+    assert run.stderr == "", "nothing is printed unasked"
     found = json.loads(run.stdout)
     assert isinstance(found, dict)
     return found
@@ -196,11 +198,11 @@ def assert_falls_back(path: Path, error: str, says: str, uid: int = 0) -> None:
 NOBODY = 65534
 
 
-def test_without_capabilities(empty_cgroup: Path) -> None:
+def test_without_capabilities_bpf_is_a_permission_error(empty_cgroup: Path) -> None:
     assert_falls_back(empty_cgroup, "BpfPermissionError", "CAP_BPF and CAP_PERFMON", NOBODY)
 
 
-def test_with_just_the_two_capabilities(empty_cgroup: Path) -> None:
+def test_two_capabilities_are_enough(empty_cgroup: Path) -> None:
     """CAP_BPF and CAP_PERFMON suffice; an older libbpf wants CAP_SYS_ADMIN, and we say so."""
     found = probe(empty_cgroup, BEST_BACKEND, capabilities=1 << 39 | 1 << 38)
     if "error" in found:
@@ -213,14 +215,14 @@ def test_with_just_the_two_capabilities(empty_cgroup: Path) -> None:
     assert served["values"] == {"anon": 0, "file": 0}
 
 
-def test_without_libbpf(empty_cgroup: Path, tmp_path: Path) -> None:
+def test_a_missing_libbpf_is_named(empty_cgroup: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.touch()
     with replaced(library_path("libbpf.so.1"), empty):
         assert_falls_back(empty_cgroup, "LibbpfNotFoundError", "apt-get install libbpf1")
 
 
-def test_with_a_libbpf_that_lacks_a_function(empty_cgroup: Path) -> None:
+def test_a_libbpf_that_lacks_a_function_is_too_old(empty_cgroup: Path) -> None:
     # Another library in its place: it loads, and has none of the functions.
     with replaced(library_path("libbpf.so.1"), library_path("libz.so.1")):
         assert_falls_back(
@@ -240,7 +242,7 @@ def library_path(name: str) -> Path:
     return Path(found.pop())
 
 
-def test_without_btf(empty_cgroup: Path, tmp_path: Path) -> None:
+def test_missing_btf_is_named(empty_cgroup: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.touch()
     with replaced(Path("/sys/kernel/btf/vmlinux"), empty):
@@ -248,14 +250,16 @@ def test_without_btf(empty_cgroup: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x7fELF" + bytes(60)])
-def test_with_a_damaged_object(empty_cgroup: Path, tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_object_is_a_clear_error(
+    empty_cgroup: Path, tmp_path: Path, content: bytes
+) -> None:
     damaged = tmp_path / "damaged.o"
     damaged.write_bytes(content)
     with replaced(BEST_OBJECT, damaged):
         assert_falls_back(empty_cgroup, "BpfObjectError", "install pymemcgbpf again")
 
 
-def test_with_an_object_cut_short_anywhere(
+def test_an_object_cut_short_anywhere_is_a_clear_error(
     empty_cgroup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = BEST_OBJECT.read_bytes()
@@ -268,7 +272,7 @@ def test_with_an_object_cut_short_anywhere(
             StatsReader(empty_cgroup, ["anon"], backend=BEST_BACKEND)
 
 
-def test_without_the_object(
+def test_a_missing_object_is_a_clear_error(
     empty_cgroup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pymemcgbpf.clear_cache()
@@ -280,7 +284,9 @@ def test_without_the_object(
         assert "cannot be read" in reader.fallback_reason
 
 
-def test_no_file_descriptor_left(empty_cgroup: Path, way: Way) -> None:
+def test_a_process_without_free_descriptors_gets_a_clear_error(
+    empty_cgroup: Path, way: Way
+) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
     with way.stats(empty_cgroup, ["anon"]) as reader:
@@ -308,7 +314,7 @@ def test_no_file_descriptor_left(empty_cgroup: Path, way: Way) -> None:
         assert reader.read() == {"anon": 0}
 
 
-def test_a_tree_that_cannot_grow_for_want_of_files_grows_later(
+def test_a_tree_that_cannot_grow_for_want_of_descriptors_grows_later(
     empty_cgroup: Path, tree_bpf_transport_way: Way
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -336,7 +342,7 @@ def test_a_tree_that_cannot_grow_for_want_of_files_grows_later(
         assert len(tree.read()) == 301
 
 
-def test_with_the_standard_files_closed(empty_cgroup: Path, way: Way) -> None:
+def test_readers_work_with_the_standard_files_closed(empty_cgroup: Path, way: Way) -> None:
     """open() then gives 0, which the kernel's iterator takes for no file at all."""
 
     def work() -> None:
@@ -348,7 +354,7 @@ def test_with_the_standard_files_closed(empty_cgroup: Path, way: Way) -> None:
     assert in_child(work) == 0
 
 
-def test_a_shortage_of_files_at_first_is_no_verdict_for_ever(empty_cgroup: Path) -> None:
+def test_a_shortage_of_descriptors_is_not_remembered(empty_cgroup: Path) -> None:
     """libbpf keeps what it once found out of the kernel, were it only for want of files."""
     script = f"""
 import os, resource, pymemcgbpf

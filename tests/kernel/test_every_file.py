@@ -72,7 +72,7 @@ def eventful_cgroup() -> Iterator[Path]:
         if IN_LAB:
             stack.enter_context(swap_space())
             stack.enter_context(Worker(home / "swapped", lambda: fault_in(8 * MIB)))
-            with contextlib.suppress(OSError):  # less was to be had than asked for
+            with contextlib.suppress(OSError):  # the kernel reclaimed less than was asked for
                 (home / "swapped" / "memory.reclaim").write_text(str(6 * MIB))
             limit(home / "killed", "memory.swap.max", 0)
             limit(home / "killed", "memory.max", 4 * MIB)
@@ -164,7 +164,7 @@ def test_a_hierarchy_s_root_has_what_its_files_show(tree_way: Way, empty_cgroup:
     assert not any(name in root for name in ("memory.current", "memory.max", "memory.peak"))
 
 
-def test_limits(eventful: Path, way: Way) -> None:
+def test_limits_are_exact(eventful: Path, way: Way) -> None:
     files = limited(eventful)
     assert len(files) >= (1 if VERSION == 1 else 6)
     with way.stats(eventful / "limited", files) as reader:
@@ -174,7 +174,7 @@ def test_limits(eventful: Path, way: Way) -> None:
         assert reader.read() == {file: defaults.get(file, UNLIMITED) for file in files}
 
 
-def test_the_peak_stays(empty_cgroup: Path, way: Way) -> None:
+def test_the_peak_does_not_fall(empty_cgroup: Path, way: Way) -> None:
     with (
         Worker(empty_cgroup, lambda: fault_in(8 * MIB).close()),
         way.stats(empty_cgroup, ["memory.peak", "memory.current"]) as reader,
@@ -183,7 +183,7 @@ def test_the_peak_stays(empty_cgroup: Path, way: Way) -> None:
     assert values["memory.peak"] >= 8 * MIB > values["memory.current"]
 
 
-def test_memory_s_own_numbers_take_no_flush(empty_cgroup: Path, bpf_way: Way) -> None:
+def test_values_that_are_always_current_need_no_flush(empty_cgroup: Path, bpf_way: Way) -> None:
     """They are as they are, whether or not pending updates are brought in."""
     with (
         bpf_way.stats(empty_cgroup, ["memory.current"], flush=False) as reader,
@@ -197,7 +197,7 @@ def test_memory_s_own_numbers_take_no_flush(empty_cgroup: Path, bpf_way: Way) ->
 # --- groups ---------------------------------------------------------------------------
 
 
-def test_a_group_is_all_of_a_file(empty_cgroup: Path, way: Way) -> None:
+def test_a_group_has_every_item_of_its_file(empty_cgroup: Path, way: Way) -> None:
     shown = everything(empty_cgroup)
     groups = ["memory.events", "memory.events.local", "memory.swap.events", "memory.numa_stat"]
     for file in groups if VERSION == 2 else ("memory.max", "memory.peak"):
@@ -212,7 +212,7 @@ def test_a_group_is_all_of_a_file(empty_cgroup: Path, way: Way) -> None:
         assert all(name.startswith("work") and name.endswith("_file") for name in middle)
 
 
-def test_groups_that_are_empty(empty_cgroup: Path, way: Way) -> None:
+def test_an_empty_group_is_an_error_or_skipped(empty_cgroup: Path, way: Way) -> None:
     with pytest.raises(UnknownItemError, match=r"no item matches 'nothing_\*'"):
         way.stats(empty_cgroup, ["anon", "nothing_*"])
     if VERSION == 1:
@@ -220,7 +220,7 @@ def test_groups_that_are_empty(empty_cgroup: Path, way: Way) -> None:
             way.stats(empty_cgroup, ["memory.events.*"])
 
 
-def test_items_lists_what_there_is(empty_cgroup: Path, way: Way) -> None:
+def test_list_items_lists_what_the_kernel_has(empty_cgroup: Path, way: Way) -> None:
     offered = pymemcgbpf.list_items(empty_cgroup)
     assert [item.name for item in offered] == [
         item.name

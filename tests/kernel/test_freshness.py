@@ -24,7 +24,7 @@ CHARGE = 16 * MIB  # far above the threshold under which the kernel puts a flush
 ANON = "anon" if VERSION == 2 else "total_rss"
 
 
-def test_new_pages_of_a_child_are_there_at_once(empty_cgroup: Path, way: Way) -> None:
+def test_new_pages_of_a_child_are_counted_at_once(empty_cgroup: Path, way: Way) -> None:
     """All but once: while the kernel's own flush is at work, it puts off ours and memory.stat's."""
     put_off = 0
     enable_memory(empty_cgroup)
@@ -55,7 +55,7 @@ def test_read_stats_flushes_unless_told_not_to(empty_cgroup: Path) -> None:
     assert put_off <= 1
 
 
-def test_without_flush_the_value_is_right_soon(empty_cgroup: Path, bpf_way: Way) -> None:
+def test_without_flush_a_value_is_right_within_seconds(empty_cgroup: Path, bpf_way: Way) -> None:
     with (
         bpf_way.stats(empty_cgroup, ["anon"], flush=False) as reader,
         Worker(empty_cgroup, lambda: None, lambda: fault_in(CHARGE)) as worker,

@@ -97,7 +97,7 @@ def test_a_pages_session_prints_what_it_shows(page: str) -> None:
     assert_alike(outputs, steps)
 
 
-def test_the_commands_of_pins(tmp_path: Path) -> None:
+def test_the_commands_of_the_pins_page_print_what_they_show(tmp_path: Path) -> None:
     (block,) = (one for one in blocks(DOCS / "pins.md") if one.language == "console")
     with cgroups() as root, bpffs() as folder:
         places = {"/sys/fs/cgroup": root, "/sys/fs/bpf": folder}
@@ -108,7 +108,7 @@ def test_the_commands_of_pins(tmp_path: Path) -> None:
         (folder / "stats").rmdir()
 
 
-def test_the_examples_of_pinned_links(tmp_path: Path) -> None:
+def test_the_examples_of_pinned_links_run(tmp_path: Path) -> None:
     parts: dict[str, list[str]] = {head: [] for head in OF_PINNED_LINKS}
     for block in blocks(DOCS / "containers.md"):
         if block.head in parts and block.language in ("sh", "python"):

@@ -75,7 +75,7 @@ with StatsReader(path, ["anon", "pgfault"], backend=backend, transport=transport
 READS = 10_000 if IN_LAB else 100_000
 
 
-def test_many_reads_take_no_more_memory_and_no_more_files(empty_cgroup: Path, way: Way) -> None:
+def test_many_reads_do_not_grow_memory_or_descriptors(empty_cgroup: Path, way: Way) -> None:
     reads = READS if way.backend != "text" else READS // 10
     command = [sys.executable, "-c", READING, str(empty_cgroup), *way, str(reads)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -84,7 +84,7 @@ def test_many_reads_take_no_more_memory_and_no_more_files(empty_cgroup: Path, wa
     assert int(grown) <= 65536 and same_files == "True"
 
 
-def test_readers_come_and_go_without_leaving_anything(empty_cgroup: Path, way: Way) -> None:
+def test_readers_leave_nothing_behind(empty_cgroup: Path, way: Way) -> None:
     with way.stats(empty_cgroup, ITEMS):
         before = open_files()
         for _ in range(100):
@@ -92,9 +92,7 @@ def test_readers_come_and_go_without_leaving_anything(empty_cgroup: Path, way: W
         assert open_files() == before
 
 
-def test_a_reader_that_nobody_closed_is_closed_when_it_is_forgotten(
-    empty_cgroup: Path, way: Way
-) -> None:
+def test_a_reader_without_references_closes_itself(empty_cgroup: Path, way: Way) -> None:
     before = open_files()
     reader = way.stats(empty_cgroup, [*ITEMS, "memory.current"])
     assert open_files() != before
@@ -104,7 +102,7 @@ def test_a_reader_that_nobody_closed_is_closed_when_it_is_forgotten(
     assert open_files() == before
 
 
-def test_a_forgotten_reader_needs_no_garbage_collection(
+def test_a_reader_without_references_needs_no_garbage_collection(
     empty_cgroup: Path, way: Way, tree_way: Way
 ) -> None:
     way.stats(empty_cgroup, ["anon"]).close()  # its program is kept
@@ -135,7 +133,9 @@ def test_many_cgroups_share_one_loaded_program(empty_cgroup: Path, bpf_way: Way)
             assert programs() == before > 0
 
 
-def test_close_twice_and_use_after_close(empty_cgroup: Path, way: Way) -> None:
+def test_closing_twice_is_allowed_and_reading_after_it_is_an_error(
+    empty_cgroup: Path, way: Way
+) -> None:
     reader = way.stats(empty_cgroup, ITEMS)
     reader.close()
     reader.close()
@@ -156,7 +156,7 @@ def test_a_removed_cgroup_is_a_clear_error(way: Way) -> None:
         reader.close()
 
 
-def test_a_path_made_anew_is_another_cgroup(way: Way) -> None:
+def test_a_cgroup_made_again_at_the_same_path_is_another_one(way: Way) -> None:
     with cgroup() as path:
         reader = way.stats(path, ITEMS)
         old = reader.cgroup_id
@@ -185,7 +185,7 @@ def test_read_stats_follows_the_path() -> None:
         assert read_stats(path, ["anon"]) == {"anon": 0}
 
 
-def test_an_inode_number_that_another_file_system_has_too(
+def test_an_equal_inode_number_on_another_file_system_is_another_cgroup(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert os.stat("/sys").st_ino == os.stat(HIERARCHY).st_ino
@@ -196,7 +196,7 @@ def test_an_inode_number_that_another_file_system_has_too(
         read_stats(".", ["anon"])
 
 
-def test_read_stats_on_more_cgroups_than_it_keeps(empty_cgroup: Path) -> None:
+def test_read_stats_serves_more_cgroups_than_its_cache_holds(empty_cgroup: Path) -> None:
     def links() -> int:
         return sum("bpf_link" in kind for kind in open_files().values())
 
@@ -213,7 +213,7 @@ def test_read_stats_on_more_cgroups_than_it_keeps(empty_cgroup: Path) -> None:
     assert links() == before
 
 
-def test_cgroups_that_come_and_go_while_readers_open(way: Way) -> None:
+def test_readers_open_while_cgroups_come_and_go(way: Way) -> None:
     """mkdir and rmdir against opening and reading: the documented errors and no others."""
     with cgroup() as parent:
         enable_memory(parent)
@@ -274,7 +274,7 @@ def test_threads_share_read_stats() -> None:
         in_threads(4, work)
 
 
-def test_close_while_other_threads_read(empty_cgroup: Path, way: Way) -> None:
+def test_a_close_ends_the_reads_of_other_threads(empty_cgroup: Path, way: Way) -> None:
     for _ in range(5):
         reader = way.stats(empty_cgroup, ITEMS)
         started = threading.Barrier(4)
@@ -304,7 +304,7 @@ def test_a_signal_handler_may_read_too(empty_cgroup: Path, way: Way) -> None:
         try:
             deadline = time.monotonic() + 30
             while len(inside) < 100 and time.monotonic() < deadline:
-                # Not periodic: a slow handler would be interrupted by itself for ever.
+                # Not periodic: a slow handler would interrupt itself endlessly.
                 so_far = len(inside)
                 signal.setitimer(signal.ITIMER_REAL, 0.00001 * (1 + so_far))
                 while len(inside) == so_far and time.monotonic() < deadline:
@@ -376,7 +376,7 @@ def test_a_child_after_fork_reads_and_closes_its_own(empty_cgroup: Path, way: Wa
         assert reader.read() == {"anon": 0, "pgfault": 0}
 
 
-def test_a_child_without_rights_reads_on(empty_cgroup: Path, way: Way) -> None:
+def test_a_forked_child_without_privileges_can_read_on(empty_cgroup: Path, way: Way) -> None:
     """Nothing is to be loaded: what the reader has open is enough."""
     with way.stats(empty_cgroup, ITEMS) as reader, StatsReader(empty_cgroup, ITEMS) as auto:
         backend = auto.backend

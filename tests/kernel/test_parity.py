@@ -39,7 +39,9 @@ def expected_count(path: Path) -> int:
     return len(by_text(path)) if VERSION == 2 else len(V1_KEYS) + 1
 
 
-def test_every_item_is_exact_once_quiet(busy: Busy, way: Way, note_compared: NoteCompared) -> None:
+def test_every_item_is_exact_when_the_cgroup_is_idle(
+    busy: Busy, way: Way, note_compared: NoteCompared
+) -> None:
     path, _ = busy
     deadline = time.monotonic() + _SECONDS_TO_BE_QUIET
     with way.stats(path) as reader:
@@ -75,7 +77,7 @@ def family() -> Iterator[tuple[Path, Path, Path]]:
 
 
 @pytest.mark.parametrize("order", ["self", "pre", "post", "up", "children"])
-def test_every_item_of_every_row_is_exact_once_quiet(
+def test_every_item_of_every_row_is_exact_when_the_tree_is_idle(
     family: tuple[Path, Path, Path], tree_way: Way, order: str, note_compared: NoteCompared
 ) -> None:
     home, child, empty = family
@@ -128,7 +130,7 @@ def test_rising_counters_are_between_two_readings_of_the_file(busy: Busy, way: W
     assert "pgfault" in rose
 
 
-def test_items_none_is_memory_stat_in_its_own_order(busy: Busy, way: Way) -> None:
+def test_without_items_a_reader_has_memory_stat_in_its_order(busy: Busy, way: Way) -> None:
     path, _ = busy
     values = read_with(path, way)
     if VERSION == 2:
@@ -137,7 +139,7 @@ def test_items_none_is_memory_stat_in_its_own_order(busy: Busy, way: Way) -> Non
         assert set(by_text(path)) <= set(values)
 
 
-def test_no_key_of_memory_stat_is_left_out(busy: Busy, way: Way) -> None:
+def test_every_key_of_memory_stat_is_an_item(busy: Busy, way: Way) -> None:
     """Of the hierarchy's root as well, whose file has keys of its own on some kernels."""
     for path in (busy[0], HIERARCHY):
         printed = set(memory_stat(path))
@@ -162,7 +164,7 @@ def test_asked_for_items_come_in_the_order_asked_for(busy: Busy, way: Way) -> No
         assert list(reader.read()) == names
 
 
-def test_every_single_item_alone_is_the_same_as_among_all(busy: Busy, bpf_backend_way: Way) -> None:
+def test_an_item_read_alone_equals_the_item_read_with_all(busy: Busy, bpf_backend_way: Way) -> None:
     path, _ = busy
     quiet = [name for name in by_text(path) if name != "memory.current"]
     with bpf_backend_way.stats(path, flush=False) as everything:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Pins: made by root, read by nobody; and what becomes of them."""
+"""Pins: created by root, read by user nobody, and their lifetime."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def pins(folder: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def nobody(folder: Path) -> Iterator[Nobody]:
-    """Who may only read."""
+    """A process of user nobody, which may only read."""
     made = Nobody(folder)
     yield made
     made.close()
@@ -137,7 +137,7 @@ except memcg.MemcgError as error:
 # --- the numbers, and who may read them -----------------------------------------------
 
 
-def test_nobody_reads_memory_stat_s_numbers(
+def test_user_nobody_reads_the_numbers_of_memory_stat_from_a_pin(
     busy: Busy, pins: Path, nobody: Nobody, one_backend: str
 ) -> None:
     path, _ = busy
@@ -162,7 +162,7 @@ def test_nobody_reads_memory_stat_s_numbers(
     assert len(compared) >= (14 if VERSION == 1 else 45)
 
 
-def test_every_file_s_numbers(busy: Busy, pins: Path) -> None:
+def test_a_pin_has_the_numbers_of_every_file(busy: Busy, pins: Path) -> None:
     path, _ = busy
     pin(path, pins / "all", ["*"], flush=False)
     try:
@@ -236,7 +236,7 @@ else:
         unpin(pins / "exact")
 
 
-def test_it_stays_when_its_maker_has_gone(quiet: Forest, pins: Path) -> None:
+def test_a_pin_outlives_the_process_that_created_it(quiet: Forest, pins: Path) -> None:
     leaf, size = next(iter(quiet.shmem.items()))
 
     def make() -> None:
@@ -250,7 +250,7 @@ def test_it_stays_when_its_maker_has_gone(quiet: Forest, pins: Path) -> None:
     unpin(pins / "one")
 
 
-def test_the_mode_is_the_caller_s(quiet: Forest, pins: Path, nobody: Nobody) -> None:
+def test_a_pin_has_the_mode_that_was_asked_for(quiet: Forest, pins: Path, nobody: Nobody) -> None:
     umask = os.umask(0o077)
     try:
         pin(quiet.root, pins / "a" / "secret", ["anon"], mode=0o440, flush=False)
@@ -280,7 +280,9 @@ def test_the_mode_is_the_caller_s(quiet: Forest, pins: Path, nobody: Nobody) -> 
     (pins / "a").rmdir()
 
 
-def test_nobody_may_neither_make_nor_remove(quiet: Forest, pins: Path, nobody: Nobody) -> None:
+def test_user_nobody_may_neither_create_nor_remove_a_pin(
+    quiet: Forest, pins: Path, nobody: Nobody
+) -> None:
     pin(quiet.root, pins / "one", ["anon"], flush=False)
     code = """
     try:
@@ -293,7 +295,9 @@ def test_nobody_may_neither_make_nor_remove(quiet: Forest, pins: Path, nobody: N
     unpin(pins / "one")
 
 
-def test_paths_where_the_hierarchy_is_seen(quiet: Forest, pins: Path, nobody: Nobody) -> None:
+def test_a_pin_gives_paths_where_the_hierarchy_is_visible(
+    quiet: Forest, pins: Path, nobody: Nobody
+) -> None:
     pin_tree(quiet.root, pins / "tree", ["shmem"], flush=False, room=5000)
     assert len(os.listdir(pins / "tree")) > 1
     rows = nobody.run(READ_TREE, pins / "tree")
@@ -307,7 +311,7 @@ def test_paths_where_the_hierarchy_is_seen(quiet: Forest, pins: Path, nobody: No
 # --- what is refused, and leaves nothing behind ---------------------------------------
 
 
-def test_nothing_is_overwritten(quiet: Forest, pins: Path) -> None:
+def test_pin_overwrites_nothing(quiet: Forest, pins: Path) -> None:
     first, second = list(quiet.shmem)[:2]
     pin(quiet.paths[first], pins / "one", ["shmem"], flush=False)
     for make in (pin, pin_tree):
@@ -320,7 +324,7 @@ def test_nothing_is_overwritten(quiet: Forest, pins: Path) -> None:
     unpin(pins / "one")
 
 
-def test_who_comes_second_at_the_same_time_leaves_the_first_one_s(
+def test_the_later_of_two_concurrent_pins_leaves_the_first_in_place(
     quiet: Forest, pins: Path
 ) -> None:
     outcomes: list[str] = []
@@ -342,7 +346,7 @@ def test_who_comes_second_at_the_same_time_leaves_the_first_one_s(
 
 
 @pytest.mark.parametrize("make", [pin, pin_tree])
-def test_a_failure_leaves_nothing(
+def test_a_pin_that_fails_leaves_nothing(
     make: Any, quiet: Forest, pins: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = pins / "new" / "folder" / "pin"
@@ -382,7 +386,7 @@ def pin_a_map(path: Path) -> None:
     os.close(fd)
 
 
-def test_only_one_s_own_are_unpinned(quiet: Forest, pins: Path, tmp_path: Path) -> None:
+def test_unpin_removes_only_pins_of_this_package(quiet: Forest, pins: Path, tmp_path: Path) -> None:
     pin_a_map(pins / "map")
     (pins / "folder").mkdir()
     (tmp_path / "file").write_text("x")
@@ -421,7 +425,7 @@ def test_only_one_s_own_are_unpinned(quiet: Forest, pins: Path, tmp_path: Path) 
     (pins / "folder").rmdir()
 
 
-def test_what_is_left_of_an_interrupted_one_is_removed(quiet: Forest, pins: Path) -> None:
+def test_unpin_removes_what_an_interrupted_pin_left(quiet: Forest, pins: Path) -> None:
     pin_tree(quiet.root, pins / "tree", ["anon"], flush=False, room=5000)
     sorted((pins / "tree").iterdir())[1].unlink()
     with pytest.raises(PinNotFoundError, match="being created or unpinned"):
@@ -429,7 +433,7 @@ def test_what_is_left_of_an_interrupted_one_is_removed(quiet: Forest, pins: Path
     unpin(pins / "tree")
 
 
-def test_places_that_cannot_be(quiet: Forest, pins: Path) -> None:
+def test_impossible_places_for_a_pin_are_errors(quiet: Forest, pins: Path) -> None:
     pin(quiet.root, pins / "one", ["anon"], flush=False)
     for path in (pins / "one" / "below", pins / ("x" * 256), pins / ("x" * 256) / "below"):
         with pytest.raises(PinPathError, match="cannot be a pin's path"):
@@ -441,7 +445,7 @@ def test_places_that_cannot_be(quiet: Forest, pins: Path) -> None:
 
 
 @pytest.mark.parametrize("order", ["pre", "post", "up", "children"])
-def test_a_walk_is_a_tree_reader_s(
+def test_a_pinned_walk_equals_a_tree_reader_s(
     order: _options.Order, quiet: Forest, pins: Path, one_backend: str
 ) -> None:
     names = ["shmem", "pgfault", "memory.current"]
@@ -470,7 +474,7 @@ def test_a_walk_is_a_tree_reader_s(
         unpin(pins / "walk")
 
 
-def test_children_of_a_cgroup_without_any(empty_cgroup: Path, pins: Path) -> None:
+def test_a_pinned_walk_over_no_children_is_empty(empty_cgroup: Path, pins: Path) -> None:
     pin(empty_cgroup, pins / "walk", ["anon"], order="children", flush=False)
     reader = PinnedReader(pins / "walk")
     assert (reader.item_names, len(read_tree(pins / "walk"))) == (("anon",), 0)
@@ -481,10 +485,12 @@ def test_children_of_a_cgroup_without_any(empty_cgroup: Path, pins: Path) -> Non
     unpin(pins / "walk")
 
 
-def test_a_walk_that_grows_too_large(empty_cgroup: Path, pins: Path, nobody: Nobody) -> None:
+def test_a_pinned_walk_that_grows_too_large_is_an_error(
+    empty_cgroup: Path, pins: Path, nobody: Nobody
+) -> None:
     """To the very row, and one beyond it: where the trailer alone may be what does not fit."""
     enable_memory(empty_cgroup)
-    # Rows as large as can be had, and a few sizes of them.
+    # Rows of the largest size, and a few sizes below it.
     for items in (None, ["*"], [f"{name}*" for name in ("workingset", "anon", "memory.current")]):
         pin(empty_cgroup, pins / "walk", items, order="pre", flush=False)
         reader = PinnedReader(pins / "walk")
@@ -513,7 +519,7 @@ def test_a_walk_that_grows_too_large(empty_cgroup: Path, pins: Path, nobody: Nob
         unpin(pins / "walk")
 
 
-def test_a_removed_cgroup(pins: Path) -> None:
+def test_a_pin_of_a_removed_cgroup_is_a_clear_error(pins: Path) -> None:
     with cgroup() as top:
         enable_memory(top)
         path = top / "path"
@@ -542,7 +548,7 @@ def test_a_removed_cgroup(pins: Path) -> None:
                 assert is_dying(top, 0)
 
 
-def test_a_pin_made_anew_is_read_on(quiet: Forest, pins: Path) -> None:
+def test_a_reader_follows_a_pin_that_is_created_again(quiet: Forest, pins: Path) -> None:
     first, second = list(quiet.shmem)[:2]
     pin(quiet.paths[first], pins / "one", ["shmem"], flush=False)
     reader = PinnedReader(pins / "one")
@@ -579,7 +585,7 @@ def test_threads_share_a_reader(quiet: Forest, pins: Path) -> None:
 GROUPS, LEAVES = (10, 60) if IN_LAB else (50, 100)
 
 
-def test_nobody_reads_thousands_of_cgroups(pins: Path, nobody: Nobody) -> None:
+def test_user_nobody_reads_a_pin_of_thousands_of_cgroups(pins: Path, nobody: Nobody) -> None:
     with forest(GROUPS, LEAVES, charged=5) as many:
         assert len(many.paths) == 1 + GROUPS + GROUPS * LEAVES
         pin_tree(many.root, pins / "tree", ["anon", "shmem", "memory.current"], flush=CAN_FLUSH)
@@ -639,7 +645,9 @@ print(json.dumps([reads, most]))
 """
 
 
-def test_readers_in_a_storm(quiet: Forest, pins: Path, nobody: Nobody) -> None:
+def test_pins_are_read_right_while_cgroups_come_and_go(
+    quiet: Forest, pins: Path, nobody: Nobody
+) -> None:
     groups = [path for path in quiet.paths.values() if path.parent == quiet.root]
     pin_tree(quiet.root, pins / "tree", ["pgfault", "shmem"], flush=CAN_FLUSH, room=4000)
     pin(quiet.root, pins / "walk", ["pgfault", "shmem"], flush=CAN_FLUSH, order="pre")
@@ -663,7 +671,7 @@ def test_readers_in_a_storm(quiet: Forest, pins: Path, nobody: Nobody) -> None:
     unpin(pins / "walk")
 
 
-def test_room_is_made_for_the_tree_and_for_no_other(empty_cgroup: Path, pins: Path) -> None:
+def test_the_room_of_a_pin_fits_its_tree(empty_cgroup: Path, pins: Path) -> None:
     """v1's own count is of the whole hierarchy, and of removed cgroups that are not yet freed."""
     items = ["anon", "file", "shmem", "pgfault", "pgmajfault", "active_file", "inactive_file"]
     enable_memory(empty_cgroup)
@@ -679,7 +687,9 @@ def test_room_is_made_for_the_tree_and_for_no_other(empty_cgroup: Path, pins: Pa
     unpin(pins / "tree")
 
 
-def test_a_tree_that_outgrows_its_room(empty_cgroup: Path, pins: Path, nobody: Nobody) -> None:
+def test_a_tree_that_outgrows_the_room_of_its_pin_is_an_error(
+    empty_cgroup: Path, pins: Path, nobody: Nobody
+) -> None:
     enable_memory(empty_cgroup)
     path = pins / "deep" / "tree"
     pin_tree(empty_cgroup, path, flush=False, room=10)
@@ -726,7 +736,7 @@ def test_ids_with_a_stride_are_spread(empty_cgroup: Path, pins: Path) -> None:
 # --- other readers --------------------------------------------------------------------
 
 
-def test_the_command_line(quiet: Forest, pins: Path, nobody: Nobody) -> None:
+def test_pins_on_the_command_line(quiet: Forest, pins: Path, nobody: Nobody) -> None:
     def command(*arguments: object) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "pymemcgbpf", *map(str, arguments)]
         return subprocess.run(words, capture_output=True, text=True, timeout=120)
@@ -775,7 +785,7 @@ if not IN_LAB:  # where there is no compiler
         unpin(pins / "tree")
 
 
-def test_signals_and_forks_meanwhile(quiet: Forest, pins: Path) -> None:
+def test_signals_and_forks_do_not_disturb_reading_a_pin(quiet: Forest, pins: Path) -> None:
     """A child forked while another thread reads; the reader is used on in both."""
     pin_tree(quiet.root, pins / "tree", ["pgfault", "shmem"], flush=False, room=3000)
     reader = PinnedReader(pins / "tree")

@@ -64,7 +64,7 @@ def truth() -> _counter_slots.Layout:
 
 
 @pytest.mark.usefixtures("busy")
-def test_every_place_that_is_proved_is_the_kernels_own(top: Cgroup) -> None:
+def test_every_proved_slot_equals_the_kernel_s(top: Cgroup) -> None:
     tables = truth()
     layout = _slot_discovery._rebuilt_layout(_btf.kernel(), top)
     assert layout is not None
@@ -95,7 +95,7 @@ def test_no_item_is_wrong_if_the_package_forgets_a_counter(
             found = offered(layout)
             assert found.items() <= right.items(), name
             fewest = min(fewest, len(found))
-    assert fewest >= 10, "each time, some are proved all the same"
+    assert fewest >= 10, "some slots are proved each time nevertheless"
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_every_item_is_exact_by_the_rebuilt_order(busy: Busy) -> None:
 
 
 @pytest.mark.usefixtures("no_tables")
-def test_what_cannot_be_proved_is_read_as_text_or_refused(
+def test_an_unproved_slot_is_read_as_text_or_refused(
     busy: Busy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if _counter_slots.state_is_direct(_btf.kernel()):

@@ -107,7 +107,7 @@ def test_an_interrupted_reader_of_a_pin_leaves_nothing_open(empty_cgroup: Path) 
         unpin(folder / "one")
 
 
-def test_a_reader_whose_making_is_interrupted_leaves_nothing_open(
+def test_an_interrupted_reader_constructor_leaves_nothing_open(
     empty_cgroup: Path, bpf_way: Way
 ) -> None:
     def make() -> None:
@@ -119,7 +119,7 @@ def test_a_reader_whose_making_is_interrupted_leaves_nothing_open(
     assert after == before
 
 
-def test_a_tree_s_reader_whose_making_is_interrupted_leaves_nothing_open(
+def test_an_interrupted_tree_reader_constructor_leaves_nothing_open(
     empty_cgroup: Path, tree_bpf_transport_way: Way
 ) -> None:
     def make() -> None:
@@ -131,7 +131,7 @@ def test_a_tree_s_reader_whose_making_is_interrupted_leaves_nothing_open(
     assert after == before
 
 
-def test_one_that_is_loaded_by_libbpf_leaves_nothing_open(empty_cgroup: Path) -> None:
+def test_an_interrupted_load_by_libbpf_leaves_nothing_open(empty_cgroup: Path) -> None:
     def make() -> None:
         pymemcgbpf.clear_cache()
         StatsReader(empty_cgroup, ["anon", "file"]).close()
@@ -145,7 +145,7 @@ def test_one_that_is_loaded_by_libbpf_leaves_nothing_open(empty_cgroup: Path) ->
 
 
 @pytest.mark.parametrize("in_thread", [False, True], ids=["main thread", "another thread"])
-def test_a_timer_is_no_reason_for_a_lesser_backend(empty_cgroup: Path, in_thread: bool) -> None:
+def test_a_timer_s_signals_do_not_change_the_backend(empty_cgroup: Path, in_thread: bool) -> None:
     # The verifier gives up while a signal is pending, and a timer's is most of the time.
     ticks = [0]
     made: list[tuple[str, str]] = []

@@ -46,7 +46,7 @@ def test_a_reader_takes_little_memory(empty_cgroup: Path, bpf_way: Way) -> None:
     assert private <= 4 << 20 and resident <= 6 << 20
 
 
-def test_a_program_is_loaded_again_without_libbpf_s_loader(
+def test_a_second_program_is_loaded_without_libbpf_s_loader(
     empty_cgroup: Path, bpf_way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pymemcgbpf.clear_cache()
@@ -68,7 +68,9 @@ def test_a_program_is_loaded_again_without_libbpf_s_loader(
     again.clear()
 
 
-def test_a_tree_s_program_is_loaded_again(empty_cgroup: Path, tree_bpf_transport_way: Way) -> None:
+def test_a_second_tree_program_is_loaded_without_libbpf_s_loader(
+    empty_cgroup: Path, tree_bpf_transport_way: Way
+) -> None:
     way = tree_bpf_transport_way
     first = way.tree(empty_cgroup, ["anon"])
     kept = dict(_reload._kept)

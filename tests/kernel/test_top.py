@@ -42,7 +42,7 @@ def group() -> Iterator[Path]:
         yield path
 
 
-def test_the_numbers_are_memory_stats(group: Path, backend: str, tmp_path: Path) -> None:
+def test_top_shows_the_numbers_of_memory_stat(group: Path, backend: str, tmp_path: Path) -> None:
     items = ("shmem", "file_mapped", "pgfault")
     options = ("--interval", "0.2", "--backend", backend)
     with busy_cgroup(group) as (path, _), top(tmp_path, *options, group, *items) as shown:
@@ -55,7 +55,7 @@ def test_the_numbers_are_memory_stats(group: Path, backend: str, tmp_path: Path)
         assert f"({backend}" in shown.wait_for(are_shown)[0]
 
 
-def test_a_rate_is_the_counters_own(group: Path, tmp_path: Path) -> None:
+def test_a_rate_is_the_change_of_its_counter(group: Path, tmp_path: Path) -> None:
     pages, seconds = 5000, 3
 
     def fault() -> mmap.mmap:
@@ -76,7 +76,7 @@ def test_a_rate_is_the_counters_own(group: Path, tmp_path: Path) -> None:
         assert rate == pytest.approx(grown / seconds, rel=0.2)
 
 
-def test_a_cgroup_made_anew_at_the_same_path_has_no_rate_of_the_old_one(
+def test_a_cgroup_made_again_at_the_same_path_does_not_inherit_a_rate(
     group: Path, tmp_path: Path
 ) -> None:
     path = group / "same"
@@ -91,7 +91,7 @@ def test_a_cgroup_made_anew_at_the_same_path_has_no_rate_of_the_old_one(
         shown.wait_for(lambda lines: row(lines, "same") == ["0.0"])
 
 
-def test_sizes_keys_and_the_end(group: Path, tmp_path: Path) -> None:
+def test_top_obeys_keys_and_a_new_size_and_ends(group: Path, tmp_path: Path) -> None:
     for number in range(30):
         (group / f"g{number}").mkdir()
     with top(tmp_path, "--interval", "0.3", group) as shown:
@@ -109,7 +109,7 @@ def test_sizes_keys_and_the_end(group: Path, tmp_path: Path) -> None:
         assert shown.is_as_before
 
 
-def test_the_root_is_removed(tmp_path: Path) -> None:
+def test_top_ends_with_an_error_when_its_root_is_removed(tmp_path: Path) -> None:
     with cgroup() as path, top(tmp_path, "--interval", "0.2", path) as shown:
         remove(path)
         assert shown.wait() == (1, f"pymemcgbpf: the cgroup {path} was removed\n")

@@ -50,7 +50,7 @@ def test_a_tree_s_transport_asked_for_is_the_one_used(
         assert [dict(row) for row in tree.read()] == [{"anon": 0}]
 
 
-def test_auto_takes_run_where_it_can_be_had(empty_cgroup: Path) -> None:
+def test_auto_uses_run_where_the_kernel_has_it(empty_cgroup: Path) -> None:
     with (
         StatsReader(empty_cgroup, ["anon"], flush=False) as reader,
         TreeReader(empty_cgroup, ["anon"]) as tree,
@@ -112,9 +112,7 @@ if VERSION == 2:  # v1 does not tell which removed cgroups it keeps
             assert is_dying(top, 0)
 
 
-def test_callers_of_one_program_at_once_never_get_each_other_s_row(
-    small: Forest, bpf_way: Way
-) -> None:
+def test_concurrent_callers_of_one_program_get_their_own_rows(small: Forest, bpf_way: Way) -> None:
     """Processes and threads: all that read the same items share a program and its scratch."""
     readers = {
         cgroup_id: bpf_way.stats(small.paths[cgroup_id], ["shmem"], flush=False)
@@ -169,7 +167,7 @@ def both(tree_way: Way) -> tuple[Way, Way]:
     return tree_way._replace(transport=tree_way.transport.replace("shared", "stream")), tree_way
 
 
-def test_a_forced_way_in_a_namespace_is_right_or_refused(
+def test_a_forced_transport_in_a_cgroup_namespace_is_right_or_refused(
     small: Forest, tree_bpf_transport_way: Way
 ) -> None:
     stat_way, tree_way = both(tree_bpf_transport_way)
@@ -199,7 +197,7 @@ def test_a_forced_way_in_a_namespace_is_right_or_refused(
     assert in_child(child) == 0
 
 
-def test_auto_in_a_namespace_is_right(small: Forest) -> None:
+def test_auto_is_right_in_a_cgroup_namespace(small: Forest) -> None:
     inside, outside, size = places(small)
 
     def child() -> None:
@@ -213,7 +211,7 @@ def test_auto_in_a_namespace_is_right(small: Forest) -> None:
     assert in_child(child) == 0
 
 
-def test_a_reader_that_is_taken_into_a_namespace_never_takes_a_cgroup_for_removed(
+def test_a_reader_that_enters_a_cgroup_namespace_reports_no_removal(
     small: Forest, tree_bpf_transport_way: Way
 ) -> None:
     stat_way, tree_way = both(tree_bpf_transport_way)

@@ -91,7 +91,7 @@ def test_every_item_of_1500_cgroups_is_exact(big: Forest) -> None:
     assert len(names) >= (len(V1_KEYS) + 1 if VERSION == 1 else 48)
 
 
-def test_the_memory_of_each_leaf_is_told_apart(big: Forest, tree_way: Way) -> None:
+def test_each_leaf_has_its_own_memory(big: Forest, tree_way: Way) -> None:
     with tree_way.tree(big.root, ["shmem", "pgfault"]) as tree:
         rows = tree.read().by_id()
     assert len(set(big.shmem.values())) == 7 and len(big.shmem) == 600
@@ -109,7 +109,7 @@ def test_the_hierarchy_s_root_has_no_memory_current(small: Forest, tree_way: Way
         assert "memory.current" not in tree.item_names
 
 
-def test_new_pages_are_there_at_once_all_the_way_up(tree_way: Way) -> None:
+def test_new_pages_are_counted_at_once_in_every_ancestor(tree_way: Way) -> None:
     """One flush at the walk's root is one of every cgroup below. All but once: while the kernel's
     own flush is at work, it puts off ours and memory.stat's."""
     charge = 4 << 20
@@ -138,7 +138,7 @@ def test_new_pages_are_there_at_once_all_the_way_up(tree_way: Way) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_every_way_gives_the_same_rows(order: str, small: Forest) -> None:
+def test_every_backend_and_transport_gives_the_same_rows(order: str, small: Forest) -> None:
     start = small.root / "group-1" if order in ("up", "self") else small.root
     seen = []
     for way in (*TREE_BPF_WAYS, TEXT):
@@ -150,7 +150,7 @@ def test_every_way_gives_the_same_rows(order: str, small: Forest) -> None:
     assert len(seen) >= 2
 
 
-def test_pre_order(small: Forest, tree_way: Way) -> None:
+def test_pre_order_has_parents_before_their_children(small: Forest, tree_way: Way) -> None:
     with tree_way.tree(small.root) as tree:
         snapshot = tree.read()
     # Siblings in the order of their making.
@@ -160,7 +160,7 @@ def test_pre_order(small: Forest, tree_way: Way) -> None:
     assert depths == [0] + ([1] + [2] * 5) * 5
 
 
-def test_post_order(small: Forest, tree_way: Way) -> None:
+def test_post_order_has_children_before_their_parents(small: Forest, tree_way: Way) -> None:
     with tree_way.tree(small.root, order="post") as tree:
         ids = list(tree.read().ids)
     place = {cgroup_id: at for at, cgroup_id in enumerate(ids)}
@@ -170,7 +170,7 @@ def test_post_order(small: Forest, tree_way: Way) -> None:
     assert small.paths[ids[-1]] == small.root
 
 
-def test_up(small: Forest, tree_way: Way) -> None:
+def test_the_order_up_has_the_ancestors(small: Forest, tree_way: Way) -> None:
     leaf = small.root / "group-1" / "leaf-3"
     with tree_way.tree(leaf, ["anon"], order="up") as tree:
         snapshot = tree.read()
@@ -181,7 +181,7 @@ def test_up(small: Forest, tree_way: Way) -> None:
     assert [row.level for row in snapshot] == list(range(len(paths) - 1, -1, -1))
 
 
-def test_children(small: Forest, tree_way: Way) -> None:
+def test_the_order_children_has_only_the_children(small: Forest, tree_way: Way) -> None:
     with tree_way.tree(small.root, ["anon"], order="children") as tree:
         snapshot = tree.read()
         assert [row.relative_path for row in snapshot] == [f"group-{at}" for at in range(5)]
@@ -191,7 +191,7 @@ def test_children(small: Forest, tree_way: Way) -> None:
         assert list(tree.read()) == []
 
 
-def test_self(small: Forest, tree_way: Way) -> None:
+def test_the_order_self_has_only_the_root(small: Forest, tree_way: Way) -> None:
     leaf = small.root / "group-1" / "leaf-3"
     with tree_way.tree(leaf, order="self") as tree:
         (row,) = tree.read()
@@ -232,7 +232,9 @@ if VERSION == 2:  # on v1 every cgroup of the hierarchy has the controller
 # --- how many -------------------------------------------------------------------------
 
 
-def test_a_tree_that_outgrows_its_memory(empty_cgroup: Path, tree_way: Way) -> None:
+def test_a_tree_that_outgrows_its_map_is_read_with_a_larger_one(
+    empty_cgroup: Path, tree_way: Way
+) -> None:
     enable_memory(empty_cgroup)
     with tree_way.tree(empty_cgroup, ["anon"]) as tree:
         assert len(tree.read()) == 1
@@ -247,7 +249,7 @@ def test_a_tree_that_outgrows_its_memory(empty_cgroup: Path, tree_way: Way) -> N
         assert list(view.ids) == list(snapshot.ids)
 
 
-def test_a_cap_is_obeyed(small: Forest, tree_way: Way) -> None:
+def test_max_rows_limits_a_walk(small: Forest, tree_way: Way) -> None:
     with tree_way.tree(small.root, max_rows=31) as tree:
         assert len(tree.read()) == 31
         with cgroup(small.root):
@@ -285,7 +287,7 @@ def test_a_snapshot_never_changes(empty_cgroup: Path, tree_way: Way) -> None:
     assert first[0]["anon"] == before
 
 
-def test_when_it_was_taken(small: Forest, tree_way: Way) -> None:
+def test_a_walk_lies_between_the_times_of_its_snapshot(small: Forest, tree_way: Way) -> None:
     with tree_way.tree(small.root) as tree:
         before = time.monotonic_ns()
         snapshot = tree.read()
@@ -336,7 +338,7 @@ if VERSION == 2:  # v1 does not tell
 # --- paths ----------------------------------------------------------------------------
 
 
-def test_paths_follow_what_happens(empty_cgroup: Path, tree_way: Way) -> None:
+def test_paths_follow_renames_and_removals(empty_cgroup: Path, tree_way: Way) -> None:
     enable_memory(empty_cgroup)
     path = empty_cgroup / "a"
     path.mkdir()
@@ -360,7 +362,7 @@ def test_paths_follow_what_happens(empty_cgroup: Path, tree_way: Way) -> None:
         assert [row.gone for row in third] == [False, False, True]
 
 
-def test_every_path_of_1500_cgroups(big: Forest, tree_bpf_way: Way) -> None:
+def test_every_path_of_1500_cgroups_is_right(big: Forest, tree_bpf_way: Way) -> None:
     with tree_bpf_way.tree(big.root, ["anon"]) as tree:
         snapshot = tree.read()
     assert {row.id: Path(row.path or "") for row in snapshot} == big.paths
@@ -417,7 +419,9 @@ def test_a_forked_child_and_its_parent_read_at_once(small: Forest, tree_way: Way
             view[0]["shmem"]
 
 
-def test_a_forked_child_does_not_see_its_parent_s_walk(small: Forest, tree_way: Way) -> None:
+def test_a_forked_child_s_rows_are_not_overwritten_by_its_parent(
+    small: Forest, tree_way: Way
+) -> None:
     with tree_way.tree(small.root, ["shmem"]) as tree:
         kept, view = tree.read(), tree.read(copy=False)
         row = view[1]
@@ -444,7 +448,7 @@ def check_turned_to_text(tree: TreeReader, why: str) -> None:
     )
 
 
-def test_a_child_without_rights_reads_a_tree_as_text(
+def test_a_forked_child_without_privileges_reads_a_tree_as_text(
     small: Forest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(small.root)
@@ -472,7 +476,7 @@ def test_a_child_without_rights_reads_a_tree_as_text(
         check(tree.read(), small)
 
 
-def test_a_child_without_rights_is_told_what_it_lacks(
+def test_a_forked_child_without_privileges_is_told_what_it_lacks(
     small: Forest, tree_bpf_transport_way: Way
 ) -> None:
     """What was asked for by name is not replaced; nor can text give all that BPF does on v1."""
@@ -498,7 +502,9 @@ def test_a_child_without_rights_is_told_what_it_lacks(
         assert in_child(child) == 0
 
 
-def test_a_tree_that_outgrows_its_map_without_rights_is_read_as_text(empty_cgroup: Path) -> None:
+def test_a_tree_that_outgrows_its_map_in_a_process_without_privileges_is_read_as_text(
+    empty_cgroup: Path,
+) -> None:
     def child() -> None:
         with TreeReader(empty_cgroup, ["anon"]) as tree:
             why = tree.fallback_reason
@@ -523,7 +529,9 @@ def test_a_tree_that_outgrows_its_map_without_rights_is_read_as_text(empty_cgrou
             os.close(fd)
 
 
-def test_a_thread_without_rights_outgrows_a_map(empty_cgroup: Path) -> None:
+def test_a_tree_that_outgrows_its_map_in_a_thread_without_privileges_is_read_as_text(
+    empty_cgroup: Path,
+) -> None:
     """Rights are each thread's own: it is this one that must have them."""
     read: list[Snapshot] = []
 
@@ -565,7 +573,7 @@ def first_process(work: Callable[[], None]) -> int:
     return forked(checked)
 
 
-def test_parent_and_child_may_both_be_process_1(
+def test_a_forked_child_with_the_same_process_id_has_a_walk_of_its_own(
     empty_cgroup: Path, tree_bpf_transport_way: Way
 ) -> None:
     enable_memory(empty_cgroup)
@@ -601,7 +609,7 @@ def test_parent_and_child_may_both_be_process_1(
             os.close(fd)
 
 
-def test_readers_come_and_go_without_leaving_anything(small: Forest, tree_way: Way) -> None:
+def test_readers_leave_nothing_behind(small: Forest, tree_way: Way) -> None:
     for order in ORDERS:
         for _ in range(5):
             tree_way.tree(small.root, ["anon"], order=order).close()

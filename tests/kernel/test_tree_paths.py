@@ -28,7 +28,9 @@ ODD_NAMES = (
 )
 
 
-def test_odd_names(empty_cgroup: Path, tree_transport_way: Way) -> None:
+def test_cgroups_with_odd_names_have_exact_paths(
+    empty_cgroup: Path, tree_transport_way: Way
+) -> None:
     enable_memory(empty_cgroup)
     made = [empty_cgroup / name for name in ODD_NAMES]
     for path in made:
@@ -43,7 +45,9 @@ def test_odd_names(empty_cgroup: Path, tree_transport_way: Way) -> None:
                 assert found is not None and found.id == path.stat().st_ino
 
 
-def test_find_knows_what_is_not_of_the_tree(empty_cgroup: Path, tree_transport_way: Way) -> None:
+def test_find_returns_none_for_paths_outside_the_tree(
+    empty_cgroup: Path, tree_transport_way: Way
+) -> None:
     with cgroup() as other, tree_transport_way.tree(empty_cgroup, ["anon"]) as tree:
         snapshot = tree.read()
         for path in (other, HIERARCHY, "/", "/proc", "no-such", "..", "nul\0", b"\xff"):
@@ -54,7 +58,7 @@ def test_find_knows_what_is_not_of_the_tree(empty_cgroup: Path, tree_transport_w
 
 
 @pytest.mark.parametrize("order", ["self", "pre", "post", "up", "children"])
-def test_a_relative_path_means_where_the_reader_was_made(
+def test_a_relative_path_is_resolved_when_the_reader_is_made(
     tree_transport_way: Way, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with cgroup() as path:
@@ -70,7 +74,9 @@ def test_a_relative_path_means_where_the_reader_was_made(
                 tree.read()
 
 
-def test_a_link_to_a_cgroup(empty_cgroup: Path, tree_transport_way: Way, tmp_path: Path) -> None:
+def test_a_symbolic_link_to_a_cgroup_is_followed(
+    empty_cgroup: Path, tree_transport_way: Way, tmp_path: Path
+) -> None:
     enable_memory(empty_cgroup)
     (empty_cgroup / "child").mkdir()
     link = tmp_path / "link"
@@ -90,7 +96,7 @@ def test_a_link_to_a_cgroup(empty_cgroup: Path, tree_transport_way: Way, tmp_pat
         assert snapshot[1].path != str(link / "child")
 
 
-def test_a_path_above_the_walk_s_root_goes_by_the_real_place(
+def test_a_path_above_the_walk_s_root_is_resolved_without_symbolic_links(
     empty_cgroup: Path, tree_transport_way: Way, tmp_path: Path
 ) -> None:
     link = tmp_path / "link"
@@ -99,7 +105,7 @@ def test_a_path_above_the_walk_s_root_goes_by_the_real_place(
         assert [row.path for row in tree.read()] == [str(link), str(HIERARCHY)]
 
 
-def test_a_path_made_again_and_again_is_never_taken_for_the_first(
+def test_a_cgroup_made_again_at_the_same_path_is_never_taken_for_the_first(
     empty_cgroup: Path, tree_transport_way: Way
 ) -> None:
     enable_memory(empty_cgroup)
@@ -169,10 +175,10 @@ def _enable_memory_at(dir_fd: int) -> None:
             os.close(fd)
 
 
-def test_a_path_longer_than_the_kernel_takes_spoils_no_walk(
+def test_a_path_that_is_too_long_does_not_spoil_a_walk(
     empty_cgroup: Path, tree_transport_way: Way
 ) -> None:
-    """Whoever may make cgroups can make one: an agent's walk must survive it."""
+    """Any process that may create cgroups can make one; the walk of an agent must survive it."""
     enable_memory(empty_cgroup)
     with too_deep(empty_cgroup) as count, tree_transport_way.tree(empty_cgroup, ["anon"]) as tree:
         for order_of_reads in range(2):

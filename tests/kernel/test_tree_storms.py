@@ -77,11 +77,13 @@ def check(snapshot: Snapshot, quiet: Forest, *, mutex_held: bool) -> None:
         if cgroup_id in quiet.shmem:
             assert shmem[at] == quiet.shmem[cgroup_id]
         elif cgroup_id not in quiet.paths:
-            assert shmem[at] == 0, "nobody was ever in there"
+            assert shmem[at] == 0, "no process was ever in it"
 
 
 @pytest.mark.parametrize("order", ["pre", "post"])
-def test_walks_in_a_storm(order: str, quiet: Forest, tree_bpf_way: Way) -> None:
+def test_walks_are_right_while_cgroups_come_and_go(
+    order: str, quiet: Forest, tree_bpf_way: Way
+) -> None:
     groups = [path for path in quiet.paths.values() if path.parent == quiet.root]
     walks = came_and_went = 0
     with tree_bpf_way.tree(quiet.root, ["pgfault", "shmem"], order=order) as tree:
@@ -105,7 +107,7 @@ def test_walks_in_a_storm(order: str, quiet: Forest, tree_bpf_way: Way) -> None:
     assert came_and_went >= walks / 50, "no storm was seen"
 
 
-def test_text_walks_in_a_storm(quiet: Forest) -> None:
+def test_text_walks_are_right_while_cgroups_come_and_go(quiet: Forest) -> None:
     groups = [path for path in quiet.paths.values() if path.parent == quiet.root]
     walks = 0
     with TEXT.tree(quiet.root, ["shmem"]) as tree:
@@ -120,7 +122,7 @@ def test_text_walks_in_a_storm(quiet: Forest) -> None:
     assert walks >= LEAST_WALKS / 100
 
 
-def test_paths_in_a_storm(quiet: Forest, tree_bpf_way: Way) -> None:
+def test_paths_are_right_while_cgroups_come_and_go(quiet: Forest, tree_bpf_way: Way) -> None:
     groups = [path for path in quiet.paths.values() if path.parent == quiet.root]
     named = gone = 0
     with tree_bpf_way.tree(quiet.root, ["shmem"]) as tree, storms(groups, SECONDS / 4):
@@ -138,7 +140,7 @@ def test_paths_in_a_storm(quiet: Forest, tree_bpf_way: Way) -> None:
     assert named + gone > 0
 
 
-def test_readers_made_in_a_storm(quiet: Forest, tree_way: Way) -> None:
+def test_readers_are_made_while_cgroups_come_and_go(quiet: Forest, tree_way: Way) -> None:
     """Beginning with the walk of the opening, on the cgroups that stay and that go."""
 
     def work() -> None:
@@ -168,7 +170,7 @@ def swell(parent: Path, most: int, deadline: float) -> None:
             path.rmdir()
 
 
-def test_threads_share_a_reader_of_a_tree_that_swells(
+def test_threads_share_a_reader_of_a_growing_tree(
     quiet: Forest, tree_bpf_transport_way: Way
 ) -> None:
     """Far beyond the memory that the reader began with, and back."""
@@ -204,7 +206,9 @@ def test_threads_share_a_reader_of_a_tree_that_swells(
     assert max(sizes) > 2 * len(quiet.paths), "it did not swell"
 
 
-def test_a_cap_in_a_storm(quiet: Forest, tree_bpf_transport_way: Way) -> None:
+def test_max_rows_holds_while_cgroups_come_and_go(
+    quiet: Forest, tree_bpf_transport_way: Way
+) -> None:
     cap = len(quiet.paths)
     fitted = refused = 0
     with tree_bpf_transport_way.tree(quiet.root, ["shmem"], max_rows=cap) as tree:
@@ -226,7 +230,7 @@ def test_a_cap_in_a_storm(quiet: Forest, tree_bpf_transport_way: Way) -> None:
     assert fitted > 0 and refused > 0
 
 
-def test_roots_that_come_and_go(tree_transport_way: Way) -> None:
+def test_readers_of_roots_that_come_and_go_end_with_clear_errors(tree_transport_way: Way) -> None:
     """A walk from a cgroup that is made and removed: its rows, or the documented errors."""
     outcomes: dict[str, int] = {}
     with cgroup() as parent:
@@ -260,7 +264,7 @@ def test_roots_that_come_and_go(tree_transport_way: Way) -> None:
     assert sum(outcomes.values()) >= 10 and len(outcomes) >= 2, outcomes
 
 
-def test_cgroups_that_die_with_memory_have_a_whole_row_or_none(
+def test_a_cgroup_removed_with_charged_memory_has_a_whole_row_or_none(
     quiet: Forest, tree_bpf_transport_way: Way
 ) -> None:
     """A row shows no more than was ever there, under the name of the cgroup it was in."""

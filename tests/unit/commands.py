@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Runs the command line in this process, and looks at what it prints."""
+"""Runs the command line in this process and returns what it prints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXT = ("--backend", "text")
 
 
 def printed(captured: Captured, *arguments: str) -> str:
-    """What a command prints that succeeds without a complaint."""
+    """What a command prints that succeeds and prints no warning."""
     assert main(arguments) == 0
     out, err = captured.readouterr()
     assert err == ""
@@ -36,7 +36,7 @@ def failed(captured: Captured, status: int, *arguments: str) -> str:
 
 
 class RefuseBpf(_choose.BpfOpener):
-    """In place of choose.BPF_OPENER: no backend can serve."""
+    """Replaces choose.BPF_OPENER: every BPF backend is refused."""
 
     def open(self, selector: object, backend: str) -> NoReturn:
         raise BpfPermissionError("lacks\nCAP_BPF")

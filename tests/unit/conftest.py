@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 from hypothesis import settings
@@ -19,19 +19,23 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 import pymemcgbpf
 from pymemcgbpf._cgroup.directory import Cgroup, open_cgroup
+from pymemcgbpf._options import Request
+from pymemcgbpf._sources import choose as _choose
+from pymemcgbpf._sources.choose import Selection
 
 from ..open_files import open_files
 from .directories import make_v2, said_to_be
 
-# Nothing is written beside the tests, and no run is lucky.
+# Hypothesis writes nothing beside the tests, and every run tries the same examples.
 set_hypothesis_home_dir(Path(tempfile.gettempdir(), "hypothesis"))
 settings.register_profile("unit", database=None, derandomize=True, deadline=None)
 settings.load_profile("unit")
 
-# A shell that starts the tests in the background has Ctrl-C ignored, by what they start, too.
+# A shell that starts the tests in the background makes them, and their children, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
+Choose = Callable[[Cgroup, Request, Any], "Selection[Any]"]
 
 
 @pytest.fixture(autouse=True)
@@ -69,10 +73,16 @@ def v2(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def choose_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Choose], None]:
+    """Has readers get their sources from a given function instead of choose.choose()."""
+    return lambda choose: monkeypatch.setattr(_choose, "choose", choose)
+
+
+@pytest.fixture
 def default_signals() -> Iterator[None]:
     """SIGHUP and SIGTERM end the process. Under nohup, and some supervisors, they are ignored.
 
-    Not for all tests: a hang-up would then end what nohup is to keep alive.
+    Not for all tests: a hang-up would then end a run that nohup is to keep alive.
     """
     before = {
         number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGTERM)
@@ -84,7 +94,7 @@ def default_signals() -> Iterator[None]:
 
 @pytest.fixture
 def on_bpffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of the test are taken for pins, as if they were on a bpffs."""
+    """The files of the test are taken for files of a bpffs."""
     said_to_be(monkeypatch, tmp_path)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Sources that a reader can be made on, instead of a kernel's."""
+"""Fake sources for readers, in place of those that read the kernel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._options import Request
 from pymemcgbpf._sources.choose import Selection
 
-# What an error number of the cgroup's files means to a caller.
+# Which error a caller gets for an error number of the cgroup's files.
 READ_ERRORS: list[tuple[int, type[MemcgError]]] = [
     (errno.ENODEV, CgroupRemovedError),
     (errno.ENOENT, CgroupRemovedError),
@@ -23,12 +23,12 @@ READ_ERRORS: list[tuple[int, type[MemcgError]]] = [
 ]
 
 
-# What passes, and says nothing of the kernel or of what is at a path.
+# Errors that pass, and say nothing about the kernel or the path.
 TRANSIENT = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR]
 
 
 class FakeSource:
-    """Counts what is done to it, and fails or waits as the test says."""
+    """Counts its calls, and fails or waits as the test asks."""
 
     def __init__(self) -> None:
         self.is_lost = False
@@ -62,26 +62,26 @@ class Sources:
     """Stands in for pymemcgbpf._sources.choose.choose().
 
     Attributes:
-        made: the sources, in order.
-        asked: the path and the request of each.
-        makers: what each was to be made by.
-        error: raised instead of making one.
+        made: the sources made so far, in order.
+        asked: the path and the request for each source.
+        factories: the factory given for each source.
+        error: raised instead of making a source.
     """
 
     def __init__(self) -> None:
         self.made: list[FakeSource] = []
         self.asked: list[tuple[str, Request]] = []
-        self.makers: list[Any] = []
+        self.factories: list[Any] = []
         self.error: Optional[BaseException] = None
         self._lock = threading.Lock()
 
-    def choose(self, cgroup: Cgroup, request: Request, maker: Any) -> Selection[Any]:
+    def choose(self, cgroup: Cgroup, request: Request, factory: Any) -> Selection[Any]:
         if self.error is not None:
             raise self.error
         source: Any = FakeSource()
         with self._lock:
             self.asked.append((cgroup.path, request))
-            self.makers.append(maker)
+            self.factories.append(factory)
             self.made.append(source)
         return Selection(source, request.names or ("anon",), "fake", "thin air", "because")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Prints as libbpf does, through its print function."""
+"""Sends messages through the print function of libbpf, as libbpf does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ctypes
 
 from pymemcgbpf._bpf import libbpf_log as _libbpf_log
 
-# A va_list of no arguments; no architecture's is larger.
+# An empty va_list; no architecture needs more bytes.
 _NO_ARGUMENTS = ctypes.create_string_buffer(64)
 
 

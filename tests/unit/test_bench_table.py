@@ -75,7 +75,7 @@ def test_machines_stand_beside_each_other_and_what_one_lacks_is_a_dash(
         (OPENED_ANEW, None),
     ],
 )
-def test_the_goals_are_told_where_all_that_they_need_is_there(
+def test_the_goals_are_shown_if_all_their_results_exist(
     without: Optional[str], line: Optional[str]
 ) -> None:
     kept = [one for one in LIVE["results"] if one["name"] != without]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import functools
 import gc
 import os
 import weakref
@@ -94,7 +93,7 @@ def test_an_owner_warns_of_nothing(run_python: RunPython) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_what_the_function_raises_passes(tmp_path: Path) -> None:
+def test_an_exception_of_the_opening_function_is_raised_unchanged(tmp_path: Path) -> None:
     before = open_files()
     with pytest.raises(FileNotFoundError) as caught:
         opened(os.open, str(tmp_path / "none"), os.O_RDONLY)
@@ -140,7 +139,7 @@ def test_a_path_in_an_open_directory(tmp_path: Path, file: str) -> None:
         opened_at("x", os.O_RDONLY, no_directory.fileno())
 
 
-def test_a_duplicate_is_the_same_file_s(file: str) -> None:
+def test_a_duplicate_is_of_the_same_file(file: str) -> None:
     owner = opened_at(file, os.O_RDONLY)
     again = duplicate(owner.fileno())
     assert again.fileno() != owner.fileno()
@@ -150,7 +149,7 @@ def test_a_duplicate_is_the_same_file_s(file: str) -> None:
 
 
 @pytest.mark.parametrize("closed", [(0,), (0, 1), (0, 1, 2), (1,), (2,)])
-def test_no_number_is_one_of_the_standard_files(
+def test_no_descriptor_takes_the_number_of_a_standard_file(
     closed: tuple[int, ...], run_python: RunPython, tmp_path: Path
 ) -> None:
     code = (
@@ -185,7 +184,7 @@ def test_a_descriptor_is_closed_once(file: str, other: int) -> None:
     os.close(fd)
 
 
-def test_a_forgotten_descriptor_is_closed(file: str) -> None:
+def test_a_descriptor_without_references_is_closed(file: str) -> None:
     before = open_files()
     descriptor = Descriptor(opened_at(file, os.O_RDONLY))
     assert len(open_files()) == len(before) + 1
@@ -193,7 +192,7 @@ def test_a_forgotten_descriptor_is_closed(file: str) -> None:
     assert open_files() == before
 
 
-def test_the_end_of_the_process_runs_nothing_of_it(run_python: RunPython) -> None:
+def test_a_kept_descriptor_runs_no_code_at_exit(run_python: RunPython) -> None:
     code = (
         "import os; from pymemcgbpf._descriptors import Descriptor, opened_at\n"
         "def identify(fd):\n"
@@ -220,7 +219,7 @@ def replace_it(descriptor: Descriptor, other: int) -> None:
 
 
 @pytest.mark.parametrize("lose", [close_it, replace_it])
-def test_one_that_somebody_else_closed_is_lost(lose: Lose, file: str, other: int) -> None:
+def test_a_descriptor_that_other_code_closed_is_lost(lose: Lose, file: str, other: int) -> None:
     descriptor = Descriptor(opened_at(file, os.O_RDONLY))
     assert not descriptor.is_lost
     lose(descriptor, other)
@@ -234,7 +233,7 @@ def test_one_that_somebody_else_closed_is_lost(lose: Lose, file: str, other: int
         os.close(descriptor.fd)
 
 
-def test_another_s_file_at_its_number_stays_open(file: str, other: int) -> None:
+def test_a_file_of_other_code_at_the_same_number_stays_open(file: str, other: int) -> None:
     descriptor = Descriptor(opened_at(file, os.O_RDONLY))
     fd = descriptor.fd
     os.close(fd)
@@ -249,7 +248,9 @@ def test_another_s_file_at_its_number_stays_open(file: str, other: int) -> None:
 
 
 @pytest.mark.parametrize("lose", [close_it, replace_it])
-def test_a_lost_one_that_is_forgotten_closes_nothing(lose: Lose, file: str, other: int) -> None:
+def test_a_lost_descriptor_without_references_closes_nothing(
+    lose: Lose, file: str, other: int
+) -> None:
     descriptor = Descriptor(opened_at(file, os.O_RDONLY))
     fd = descriptor.fd
     lose(descriptor, other)
@@ -262,7 +263,7 @@ def test_a_lost_one_that_is_forgotten_closes_nothing(lose: Lose, file: str, othe
     else:
         taken = fcntl.fcntl(other, fcntl.F_DUPFD_CLOEXEC, fd)
         gc.collect()
-        assert taken == fd and is_open(fd), "nobody waits for the number to come back"
+        assert taken == fd and is_open(fd), "the lost descriptor does not watch its number"
         os.close(fd)
 
 
@@ -292,7 +293,7 @@ class Answers:
         return self.answer
 
 
-def test_what_tells_files_apart_is_asked_about_the_number(file: str) -> None:
+def test_the_identity_of_a_descriptor_is_asked_by_its_number(file: str) -> None:
     answers = Answers()
     descriptor = Descriptor(opened_at(file, os.O_RDONLY), answers)
     assert answers.asked == [descriptor.fd]
@@ -308,20 +309,20 @@ def test_what_tells_files_apart_is_asked_about_the_number(file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "lost"),
+    ("kind", "number", "lost"),
     [
-        (errno.EBADF, True),
-        (errno.EBADFD, True),  # what bpf() says of a number that is no open file's
-        (errno.EINVAL, True),  # a file, but no BPF object
-        (errno.EPERM, False),
-        (errno.EACCES, False),
-        (errno.ENOMEM, False),
-        (errno.EIO, False),
+        (OSError, errno.EBADF, True),
+        (MemcgError, errno.EBADF, True),
+        (MemcgError, errno.EBADFD, True),  # what bpf() says of a number without an open file
+        (MemcgError, errno.EINVAL, True),  # a file, but no BPF object
+        (OSError, errno.EIO, False),
+        (MemcgError, errno.EPERM, False),
+        (MemcgError, errno.EACCES, False),
+        (MemcgError, errno.ENOMEM, False),
     ],
 )
-@pytest.mark.parametrize("kind", [OSError, functools.partial(MemcgError, call="bpf")])
-def test_what_cannot_be_told_does_not_count_as_lost(
-    kind: Callable[..., OSError],
+def test_a_descriptor_is_lost_only_if_its_number_is_known_to_be_another_file_s(
+    kind: type[OSError],
     number: int,
     lost: bool,
     file: str,
@@ -332,7 +333,9 @@ def test_what_cannot_be_told_does_not_count_as_lost(
     descriptor = Descriptor(opened_at(file, os.O_RDONLY), answers)
     fd = descriptor.fd
     answers.fails = True
-    answers.error = kind(number, "no") if kind is OSError else kind("no", errno=number)
+    answers.error = (
+        kind(number, "no") if kind is OSError else MemcgError("no", errno=number, call="bpf")
+    )
     assert descriptor.is_lost is lost
     descriptor.close()
     assert is_open(fd) is lost
@@ -340,8 +343,8 @@ def test_what_cannot_be_told_does_not_count_as_lost(
         os.close(fd)
 
 
-def test_what_is_no_bpf_object_is_another_s_although_the_kernel_does_not_tell(file: str) -> None:
-    # Before Linux 5.19 it answers EPERM to whoever has given up his rights, of any file.
+def test_a_descriptor_of_no_bpf_object_is_lost_even_if_the_kernel_answers_eperm(file: str) -> None:
+    # Before Linux 5.19 the kernel answers EPERM for any file to a process without privileges.
     answers = Answers()
     descriptor = Descriptor(opened_at(file, os.O_RDONLY), answers)
     fd = descriptor.fd
@@ -352,7 +355,7 @@ def test_what_is_no_bpf_object_is_another_s_although_the_kernel_does_not_tell(fi
     os.close(fd)
 
 
-def test_a_new_one_that_cannot_be_identified_is_closed(file: str) -> None:
+def test_a_new_descriptor_that_cannot_be_identified_is_closed(file: str) -> None:
     before = open_files()
     answers = Answers()
     answers.fails, answers.error = True, KeyboardInterrupt()
@@ -363,7 +366,9 @@ def test_a_new_one_that_cannot_be_identified_is_closed(file: str) -> None:
     assert open_files() == before
 
 
-def test_what_is_abandoned_is_never_let_go_of(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+def test_an_abandoned_descriptor_is_never_closed(
+    monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
     class Owner:
         """Something that would close a number."""
 
@@ -381,7 +386,7 @@ def test_what_is_abandoned_is_never_let_go_of(monkeypatch: pytest.MonkeyPatch, f
     del number
     gc.collect()
     assert is_open(fd)
-    # Undone with the patch: both are let go of, and the file is closed.
+    # Undoing the patch drops both, which closes the file.
 
 
 WITHOUT_EPOLL = """
@@ -400,6 +405,6 @@ except OSError:
 """
 
 
-def test_a_library_that_takes_select_s_epoll_away(run_python: RunPython) -> None:
+def test_descriptors_work_where_a_library_removed_select_s_epoll(run_python: RunPython) -> None:
     ran = run_python("-c", WITHOUT_EPOLL)
     assert (ran.stdout, ran.stderr) == ("closed\n", "")

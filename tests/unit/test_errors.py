@@ -44,7 +44,7 @@ def test_all_errors_are_exported() -> None:
     assert defined == set(errors.__all__)
 
 
-def test_no_extra_of_an_error_is_left_out() -> None:
+def test_these_tests_know_every_error_with_attributes_of_its_own() -> None:
     assert {kind for kind in EXPORTED if "__init__" in vars(kind)} == {MemcgError, *EXTRA}
 
 
@@ -53,9 +53,8 @@ def test_every_error_can_be_caught_as_memcg_error_and_as_os_error() -> None:
     assert [kind for kind in EXPORTED if not issubclass(kind, MemcgError)] == []
 
 
-@pytest.mark.parametrize(
-    ("kind", "builtin"),
-    [
+def test_some_errors_are_builtin_ones_too() -> None:
+    cases: list[tuple[type[MemcgError], type[Exception]]] = [
         (errors.CgroupNotFoundError, FileNotFoundError),
         (errors.NotACgroupError, NotADirectoryError),
         (errors.CgroupPermissionError, PermissionError),
@@ -63,34 +62,33 @@ def test_every_error_can_be_caught_as_memcg_error_and_as_os_error() -> None:
         (errors.UnknownItemError, ValueError),
         (errors.ItemUnavailableError, LookupError),
         (errors.ClosedError, ValueError),
-    ],
-)
-def test_some_are_builtin_ones_too(kind: type[MemcgError], builtin: type[Exception]) -> None:
-    with pytest.raises(builtin, match="words"):
-        raise kind("words")
+    ]
+    for kind, builtin in cases:
+        with pytest.raises(builtin, match="words"):
+            raise kind("words")
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
+def test_every_reason_against_bpf_has_one_base_class() -> None:
+    cases: list[type[MemcgError]] = [
         errors.LibbpfNotFoundError,
         errors.LibbpfTooOldError,
         errors.BtfNotFoundError,
         errors.BpfPermissionError,
         errors.BpfObjectError,
         errors.VerifierError,
-    ],
-)
-def test_why_bpf_cannot_serve_has_one_base(kind: type[MemcgError]) -> None:
-    assert issubclass(kind, errors.BackendUnavailableError)
+    ]
+    for kind in cases:
+        assert issubclass(kind, errors.BackendUnavailableError)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [errors.CgroupRemovedError, errors.MemoryControllerError, errors.TreeTooLargeError],
-)
-def test_a_fault_of_the_cgroup_is_none_of_the_backend(kind: type[MemcgError]) -> None:
-    assert not issubclass(kind, errors.BackendUnavailableError)
+def test_an_error_of_the_cgroup_is_not_one_of_the_backend() -> None:
+    cases: list[type[MemcgError]] = [
+        errors.CgroupRemovedError,
+        errors.MemoryControllerError,
+        errors.TreeTooLargeError,
+    ]
+    for kind in cases:
+        assert not issubclass(kind, errors.BackendUnavailableError)
 
 
 def test_a_bare_error_has_no_errno_call_or_log() -> None:
@@ -107,40 +105,43 @@ def test_the_text_of_every_error_is_its_message_alone() -> None:
         assert str(error) == "%s {} two\nlines \N{SNOWMAN} \udce9", kind
 
 
-@pytest.mark.parametrize("number", [None, 1, 2, 13, 4003])
-def test_errno_does_not_change_the_class(number: Any) -> None:
-    # OSError(13, ...) would become PermissionError.
-    error = MemcgError("x", errno=number, call="bpf_object__load", log="a\nb\n")
-    assert type(error) is MemcgError
-    assert (error.errno, error.call, error.log) == (number, "bpf_object__load", "a\nb\n")
+def test_errno_does_not_change_the_class() -> None:
+    cases: list[Any] = [None, 1, 2, 13, 4003]
+    for number in cases:
+        # OSError(13, ...) would become PermissionError.
+        error = MemcgError("x", errno=number, call="bpf_object__load", log="a\nb\n")
+        assert type(error) is MemcgError
+        assert (error.errno, error.call, error.log) == (number, "bpf_object__load", "a\nb\n")
 
 
-@pytest.mark.parametrize("number", [1, 13, 4003])
-def test_errno_text_has_the_number(number: int) -> None:
-    assert errors.errno_text(number).endswith(f" ({number})")
+def test_errno_text_has_the_number() -> None:
+    for number in (1, 13, 4003):
+        assert errors.errno_text(number).endswith(f" ({number})")
 
 
-@pytest.mark.parametrize("kind", [MemcgError, errors.ClosedError, *EXTRA])
-def test_pickling_keeps_everything(kind: type[MemcgError]) -> None:
-    error = made(kind, errno=13, call="bpf_object__load", log="line\nline\n")
-    back = pickle.loads(pickle.dumps(error))
-    assert type(back) is kind
-    assert (str(back), back.args) == (str(error), error.args)
-    assert (back.errno, back.call, back.log) == (13, "bpf_object__load", "line\nline\n")
-    for name, value in EXTRA.get(kind, {}).items():
-        assert getattr(back, name) == value
-    assert vars(back) == vars(error)
-
-
-@pytest.mark.parametrize("kind", [MemcgError, *EXTRA])
-def test_copies_keep_everything(kind: type[MemcgError]) -> None:
-    error = made(kind, errno=2, call="open")
-    for back in (copy.copy(error), copy.deepcopy(error)):
+def test_pickling_keeps_everything() -> None:
+    cases: list[type[MemcgError]] = [MemcgError, errors.ClosedError, *EXTRA]
+    for kind in cases:
+        error = made(kind, errno=13, call="bpf_object__load", log="line\nline\n")
+        back = pickle.loads(pickle.dumps(error))
         assert type(back) is kind
-        assert (str(back), back.errno, vars(back)) == (str(error), 2, vars(error))
+        assert (str(back), back.args) == (str(error), error.args)
+        assert (back.errno, back.call, back.log) == (13, "bpf_object__load", "line\nline\n")
+        for name, value in EXTRA.get(kind, {}).items():
+            assert getattr(back, name) == value
+        assert vars(back) == vars(error)
 
 
-def test_how_large_a_tree_is_is_said() -> None:
+def test_copies_keep_everything() -> None:
+    cases: list[type[MemcgError]] = [MemcgError, *EXTRA]
+    for kind in cases:
+        error = made(kind, errno=2, call="open")
+        for back in (copy.copy(error), copy.deepcopy(error)):
+            assert type(back) is kind
+            assert (str(back), back.errno, vars(back)) == (str(error), 2, vars(error))
+
+
+def test_a_tree_too_large_error_has_its_numbers() -> None:
     error = errors.TreeTooLargeError("x", rows=12, max_rows=10)
     assert (error.rows, error.max_rows) == (12, 10)
     assert (errors.TreeTooLargeError("x").rows, errors.TreeTooLargeError("x").max_rows) == (0, 0)
@@ -151,7 +152,7 @@ def test_sequences_become_tuples() -> None:
     assert errors.UnknownItemError("x", suggestions=["a"]).suggestions == ("a",)
 
 
-def test_they_can_be_chained() -> None:
+def test_errors_can_be_chained() -> None:
     with pytest.raises(MemcgError) as caught:
         try:
             raise FileNotFoundError(2, "No such file")

@@ -33,7 +33,6 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     ROOT / "SECURITY.md",
 ]
-IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
 def without_blocks(page: Path) -> str:
@@ -52,13 +51,11 @@ def mapped() -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize(
-    "folder", ["", "_bench", "_bpf", "_cgroup", "_cli", "_pins", "_sources"], ids=lambda name: name
-)
-def test_the_map_has_every_module_and_no_other(folder: str) -> None:
-    modules = {path.name for path in (PACKAGE / folder).glob("*.py")}
-    names = mapped()[f"pymemcgbpf/{folder}/" if folder else "pymemcgbpf/"]
-    assert {name for name in names if name.endswith(".py")} == modules
+def test_the_map_has_every_module_and_no_other() -> None:
+    for folder in ("", "_bench", "_bpf", "_cgroup", "_cli", "_pins", "_sources"):
+        modules = {path.name for path in (PACKAGE / folder).glob("*.py")}
+        names = mapped()[f"pymemcgbpf/{folder}/" if folder else "pymemcgbpf/"]
+        assert {name for name in names if name.endswith(".py")} == modules
 
 
 def test_the_map_has_every_folder() -> None:
@@ -70,12 +67,12 @@ def test_the_map_has_every_folder() -> None:
             assert (ROOT / folder / name).exists(), f"{folder}/{name}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_a_module_that_is_named_is_there(page: Path) -> None:
-    # NAME stands for the name of a file that somebody is to write.
-    for name in re.findall(r"`((?:\w+/)+(?!NAME)[a-z_]+\.py)`", without_blocks(page)):
-        inside = name.replace("pymemcgbpf/", "", 1) if name.startswith("pymemcgbpf/") else name
-        assert (PACKAGE / inside).exists() or (ROOT / name).exists(), name
+def test_every_module_that_a_page_names_exists() -> None:
+    for page in PAGES:
+        # NAME stands for the name of a file that somebody is to write.
+        for name in re.findall(r"`((?:\w+/)+(?!NAME)[a-z_]+\.py)`", without_blocks(page)):
+            inside = name.replace("pymemcgbpf/", "", 1) if name.startswith("pymemcgbpf/") else name
+            assert (PACKAGE / inside).exists() or (ROOT / name).exists(), name
 
 
 def anchors(page: Path) -> set[str]:
@@ -83,14 +80,14 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_links_lead_somewhere(page: Path) -> None:
-    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text("utf-8")):
-        if target.startswith("https://"):
-            continue
-        found = page.parent / target if target else page
-        assert found.exists(), target
-        assert not anchor or anchor in anchors(found), anchor
+def test_links_lead_to_files_and_headings() -> None:
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text("utf-8")):
+            if target.startswith("https://"):
+                continue
+            found = page.parent / target if target else page
+            assert found.exists(), (page, target)
+            assert not anchor or anchor in anchors(found), (page, anchor)
 
 
 def test_the_readme_has_no_relative_link_as_it_is_shown_on_the_package_index() -> None:
@@ -98,17 +95,17 @@ def test_the_readme_has_no_relative_link_as_it_is_shown_on_the_package_index() -
     assert [target for target in targets if not target.startswith("https://")] == []
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=["README.md", *IDS])
-def test_a_make_target_that_is_named_is_there(page: Path) -> None:
+def test_every_make_target_that_a_page_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+(?:/[a-z-]+)*):", makefile, re.MULTILINE))
     targets.add("build/away/ready")
-    text = page.read_text(encoding="utf-8")
-    named = re.findall(r"(?:`|^)make ([a-z/-]+)", text, re.MULTILINE)
-    assert set(named) <= targets
+    for page in [ROOT / "README.md", *PAGES]:
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"(?:`|^)make ([a-z/-]+)", text, re.MULTILINE)
+        assert set(named) <= targets, page
 
 
-def test_the_lab_page_has_the_lab_s_own_words() -> None:
+def test_the_lab_page_names_every_guest_and_its_commands_parse() -> None:
     text = LAB.read_text(encoding="utf-8")
     for guest in spec.DEFAULT_MATRIX:
         assert guest in text
@@ -122,7 +119,7 @@ def test_the_lab_page_has_the_lab_s_own_words() -> None:
         parse_arguments(["--no-such-option"])
 
 
-def test_the_lab_s_options_are_those_that_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_options_on_the_lab_page_exist(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_arguments(["--help"])
     words = set(re.findall(r"(?<![\w-])--?[a-z]+", capsys.readouterr().out))
@@ -130,7 +127,7 @@ def test_the_lab_s_options_are_those_that_it_takes(capsys: pytest.CaptureFixture
     assert named and named <= words
 
 
-def test_versions_that_are_named() -> None:
+def test_the_versions_on_the_pages_are_the_code_s() -> None:
     text = COMPATIBILITY.read_text(encoding="utf-8")
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg", encoding="utf-8")

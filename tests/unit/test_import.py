@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What an import loads, and who imports whom."""
+"""What an import loads, and which module may import which."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_an_import_from_the_unbuilt_source_tree_warns_once(
     assert ran.returncode == 1 and f"RuntimeWarning: {WARNS.format(tree)}" in ran.stderr
 
 
-def test_the_unbuilt_source_tree_is_not_timed(tree: Path, run_python: RunPython) -> None:
+def test_bench_refuses_the_unbuilt_source_tree(tree: Path, run_python: RunPython) -> None:
     words = ("-W", "ignore", "-m", "pymemcgbpf", "bench")
     ran = run_python(*words, PYTHONPATH=str(tree))
     assert (ran.returncode, ran.stdout) == (1, "")
@@ -117,7 +117,9 @@ def test_the_unbuilt_source_tree_is_not_timed(tree: Path, run_python: RunPython)
 
 
 @pytest.mark.parametrize("what", ["built", "a copy", "a zip"])
-def test_nothing_else_warns(what: str, tree: Path, run_python: RunPython) -> None:
+def test_an_import_from_elsewhere_warns_of_nothing(
+    what: str, tree: Path, run_python: RunPython
+) -> None:
     found = tree
     if what == "built":  # as pip install -e does
         objects = tree / "pymemcgbpf" / "_bpf" / "objects"
@@ -138,11 +140,20 @@ def test_a_package_without_a_file_is_imported(run_python: RunPython) -> None:
     assert run_python("-c", code).stdout == "''\n"
 
 
-def test_the_object_that_is_looked_for_is_the_readers_own() -> None:
+def test_the_unbuilt_check_looks_for_the_object_that_readers_load() -> None:
     assert str(PACKAGE / pymemcgbpf._BPF_OBJECT) == _program.OBJECT_FILE
 
 
 # --- names ------------------------------------------------------------------------------
+
+
+def test_no_two_classes_have_one_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(name_of(path))
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
 
 
 def test_the_public_names() -> None:
@@ -153,7 +164,7 @@ def test_the_public_names() -> None:
     assert readers | {"Snapshot", "Row", "ABSENT", "pin", "unpin"} <= set(pymemcgbpf.__all__)
 
 
-def test_a_name_is_found_where_type_checkers_are_told() -> None:
+def test_type_checkers_and_lazy_imports_find_a_name_in_the_same_module() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     (told,) = [
         node for node in tree.body if isinstance(node, ast.If) and isinstance(node.test, ast.Name)
@@ -173,12 +184,12 @@ def test_a_name_is_found_where_type_checkers_are_told() -> None:
     assert {name for name, home in homes.items() if home == "errors"} == set(errors.__all__)
 
 
-def test_no_module_has_a_public_name_s_name() -> None:
+def test_no_module_has_the_name_of_a_public_object() -> None:
     # When it is imported, it would take the name's place.
     assert not {name_of(path).partition(".")[0] for path in SOURCES} & set(pymemcgbpf.__all__)
 
 
-def test_a_name_is_the_same_whoever_asks(run_python: RunPython) -> None:
+def test_a_public_name_is_one_object_however_it_is_imported(run_python: RunPython) -> None:
     code = (
         "import pymemcgbpf, inspect\n"
         "public = {*pymemcgbpf.__all__, 'errors', 'reader', 'snapshot'}\n"
@@ -199,7 +210,7 @@ def test_a_name_is_the_same_whoever_asks(run_python: RunPython) -> None:
     assert ran.stdout == "module 'pymemcgbpf' has no attribute 'StatReader'\n", ran.stderr
 
 
-def test_an_import_loads_no_module_of_ours_but_the_version(run_python: RunPython) -> None:
+def test_an_import_loads_only_the_version_module_of_the_package(run_python: RunPython) -> None:
     code = "import sys, pymemcgbpf; print([n for n in sys.modules if n.startswith('pymemcgbpf.')])"
     assert run_python("-c", code).stdout == "['pymemcgbpf._version']\n"
 
@@ -208,12 +219,12 @@ def test_an_import_loads_no_module_of_ours_but_the_version(run_python: RunPython
 HEAVY = {"argparse", "dataclasses", "difflib", "inspect", "json", "logging", "pathlib", "urllib"}
 
 
-def test_an_import_takes_no_ctypes(run_python: RunPython) -> None:
+def test_an_import_loads_neither_ctypes_nor_slow_modules(run_python: RunPython) -> None:
     code = f"import sys, pymemcgbpf; print({{'ctypes', '_ctypes', *{HEAVY}}} & set(sys.modules))"
     assert run_python("-S", "-c", code).stdout == "set()\n"
 
 
-def test_a_reader_takes_no_heavy_modules(run_python: RunPython) -> None:
+def test_a_reader_loads_no_slow_modules(run_python: RunPython) -> None:
     code = (
         "import sys; from pymemcgbpf import StatsReader, TreeReader; "
         "from pymemcgbpf._bpf import libbpf; libbpf.load(); "
@@ -223,7 +234,7 @@ def test_a_reader_takes_no_heavy_modules(run_python: RunPython) -> None:
     assert ran.stdout == "set() True\n", ran.stderr
 
 
-def test_reading_pins_takes_no_ctypes(run_python: RunPython, tmp_path: Path) -> None:
+def test_pins_are_read_without_ctypes(run_python: RunPython, tmp_path: Path) -> None:
     header = _wire.encode_header([1], 1)
     row = _wire.ROW.pack(5, 1, 1, 0) + (4096).to_bytes(8, sys.byteorder)
     (tmp_path / "pin").write_bytes(header + row + _wire.TRAILER.pack(_wire.END_MAGIC, 1, 9))
@@ -268,7 +279,7 @@ def test_only_the_standard_library_is_imported() -> None:
         assert not {"site-packages", "dist-packages"} & set(Path(found.origin).parts), name
 
 
-# The rules of the house: a folder, or a file, and what it may know of the others.
+# A folder or a module, and what it may import from the package.
 BASE = {
     *("errors", "_items", "_wire", "_fork", "_version"),
     *("_closable", "_descriptors", "_lookup", "_options", "_signals"),
@@ -281,27 +292,27 @@ RULES = {
     "_bpf": {*BASE, "_bpf"},
     "_sources": {*BASE, "_cgroup", "_bpf", "_sources"},
     "snapshot": {*BASE, *SNAPSHOT},
-    # Whoever reads pins has no libbpf, and perhaps no ctypes.
+    # A process that reads pins has no libbpf, and perhaps no ctypes.
     **{f"_pins.{name}": {*BASE, *SNAPSHOT, "_pins"} for name in PINS_WITHOUT_BPF},
 }
 
 
-@pytest.mark.parametrize(("room", "known"), RULES.items(), ids=RULES)
-def test_a_room_knows_only_what_is_below_it(room: str, known: set[str]) -> None:
-    inside = [path for path in SOURCES if f"{name_of(path)}.".startswith(f"{room}.")]
-    assert inside
-    for path in inside:
-        for name in of_package(path):
-            folder = name.partition(".")[0]
-            assert name in known or folder in known, f"{name_of(path)} knows {name}"
+def test_a_module_imports_only_what_the_rules_allow() -> None:
+    for room, known in RULES.items():
+        inside = [path for path in SOURCES if f"{name_of(path)}.".startswith(f"{room}.")]
+        assert inside, f"no module is {room}, or in it"
+        for path in inside:
+            for name in of_package(path):
+                folder = name.partition(".")[0]
+                assert name in known or folder in known, f"{name_of(path)} imports {name}"
 
 
-def test_whoever_reads_pins_imports_nobody_who_makes_them() -> None:
+def test_reading_pins_does_not_import_what_creates_them() -> None:
     for name in PINS_WITHOUT_BPF:
         assert "_pins.create" not in of_package(PACKAGE / "_pins" / f"{name}.py")
 
 
-def test_nobody_imports_the_command_line() -> None:
+def test_only_the_entry_point_imports_the_command_line() -> None:
     for path in SOURCES:
         if name_of(path) != "__main__" and "_cli" not in path.parts:
             assert not any(name.startswith("_cli") for name in of_package(path)), path.name
@@ -313,7 +324,7 @@ def test_only_the_bindings_import_what_needs_ctypes() -> None:
     assert importers - CTYPES == {"_bpf.bindings"}
 
 
-def test_imports_have_no_circle() -> None:
+def test_imports_have_no_cycle() -> None:
     waiting = {name_of(path): of_package(path) for path in SOURCES}
     while waiting:
         free = {name for name, needs in waiting.items() if not needs & (waiting.keys() - {name})}
@@ -327,7 +338,7 @@ def test_every_file_begins_with_its_licence() -> None:
     assert without == []
 
 
-def test_help_begins_with_use(run_python: RunPython) -> None:
+def test_help_shows_the_readers_before_the_errors(run_python: RunPython) -> None:
     code = "import pydoc, pymemcgbpf; print(pydoc.plain(pydoc.render_doc(pymemcgbpf)))"
     text = run_python("-c", code).stdout
     at = [text.index(name) for name in ("read_stats", "StatsReader", "TreeReader")]

@@ -140,7 +140,7 @@ def test_published_numbers_keep_their_names() -> None:
     assert {number: now.get(number) for number in PUBLISHED} == PUBLISHED
 
 
-def test_new_items_have_numbers_of_their_own() -> None:
+def test_every_item_has_its_own_published_number() -> None:
     everything = (*_items._STAT, *_items._OTHERS)
     assert len(everything) == len(CATALOGUE), "two of a name"
     numbers = [item.number for item in everything]
@@ -193,28 +193,26 @@ def test_every_line_of_memory_stat_is_an_item_made_of_kept_counters(kernel: Kern
 
 
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-@pytest.mark.parametrize("name", ["slab", "pgscan", "pgsteal"])
-def test_a_sum_has_every_kept_part(kernel: Kernel, name: str) -> None:
+def test_a_sum_has_every_part_that_the_kernel_counts(kernel: Kernel) -> None:
     kept = set(kernel.slots())
-    prefix = "NR_SLAB" if name == "slab" else name.upper()
-    # ANON and FILE count the same pages once more.
-    expected = {
-        counter
-        for counter in kept
-        if counter.startswith(prefix + "_") and not counter.endswith(("_ANON", "_FILE"))
-    }
-    assert {part for parts in parts_of(name) for part in parts} & kept == expected
+    for name, prefix in (("slab", "NR_SLAB_"), ("pgscan", "PGSCAN_"), ("pgsteal", "PGSTEAL_")):
+        # ANON and FILE count the same pages once more.
+        expected = {
+            counter
+            for counter in kept
+            if counter.startswith(prefix) and not counter.endswith(("_ANON", "_FILE"))
+        }
+        assert {part for parts in parts_of(name) for part in parts} & kept == expected
 
 
-def test_the_order_is_memory_stat_s() -> None:
+def test_the_catalogue_has_the_order_of_memory_stat() -> None:
     # Before 7.x, the scan counters were events and so stood after the sums.
     printed = [name for name in KERNELS["7.3"].printed.split() if name in CATALOGUE]
     assert [name for name in CATALOGUE if name in printed] == printed
 
 
-@pytest.mark.parametrize(
-    ("name", "best"),
-    [
+def test_the_closest_name_comes_first() -> None:
+    cases: list[tuple[str, str]] = [
         ("anonn", "anon"),
         ("ANON", "anon"),
         ("pgfalt", "pgfault"),
@@ -222,40 +220,44 @@ def test_the_order_is_memory_stat_s() -> None:
         ("memory.curent", "memory.current"),
         ("oom_kill", "memory.events.oom_kill"),
         ("memory.stat.anon", "anon"),
-    ],
-)
-def test_close_names(name: str, best: str) -> None:
-    assert close_names(name, CATALOGUE)[0] == best
+    ]
+    for name, best in cases:
+        assert close_names(name, CATALOGUE)[0] == best
 
 
-@pytest.mark.parametrize("name", ["", "xyzzy", "no such item at all", "\N{SNOWMAN}"])
-def test_nothing_is_close(name: str) -> None:
-    assert close_names(name, CATALOGUE) == ()
+def test_a_name_unlike_all_others_has_no_suggestion() -> None:
+    cases: list[str] = ["", "xyzzy", "no such item at all", "\N{SNOWMAN}"]
+    for name in cases:
+        assert close_names(name, CATALOGUE) == ()
 
 
-@pytest.mark.parametrize("name", ["workingset", "pg", "thp", "e", "anon"])
-def test_close_names_are_few_and_known(name: str) -> None:
-    found = close_names(name, CATALOGUE)
-    assert len(found) <= 4 and len(set(found)) == len(found)
-    assert set(found) <= set(CATALOGUE)
+def test_close_names_are_few_and_known() -> None:
+    cases: list[str] = ["workingset", "pg", "thp", "e", "anon"]
+    for name in cases:
+        found = close_names(name, CATALOGUE)
+        assert len(found) <= 4 and len(set(found)) == len(found)
+        assert set(found) <= set(CATALOGUE)
 
 
-@pytest.mark.parametrize("single", ["anon", "", b"anon"])
-def test_a_single_name_is_a_slip(single: Any) -> None:
-    with pytest.raises(TypeError, match="list of names"):
-        requested_names(single)
+def test_a_single_string_is_not_a_list_of_names() -> None:
+    cases: list[Any] = ["anon", "", b"anon"]
+    for single in cases:
+        with pytest.raises(TypeError, match="list of names"):
+            requested_names(single)
 
 
-@pytest.mark.parametrize("wrong", [["anon", 1], [None], [b"anon"], ["anon", 2.5]])
-def test_a_name_must_be_text(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="must be names"):
-        requested_names(wrong)
+def test_a_name_must_be_text() -> None:
+    cases: list[Any] = [["anon", 1], [None], [b"anon"], ["anon", 2.5]]
+    for wrong in cases:
+        with pytest.raises(TypeError, match="must be names"):
+            requested_names(wrong)
 
 
-@pytest.mark.parametrize("wrong", [[["anon"]], [{}], [{"anon"}]])
-def test_a_name_that_cannot_be_hashed_is_a_type_error(wrong: Any) -> None:
-    with pytest.raises(TypeError):
-        requested_names(wrong)
+def test_a_name_that_cannot_be_hashed_is_a_type_error() -> None:
+    cases: list[Any] = [[["anon"]], [{}], [{"anon"}]]
+    for wrong in cases:
+        with pytest.raises(TypeError):
+            requested_names(wrong)
 
 
 @pytest.mark.parametrize(("wrong", "name"), [(5, "int"), (object(), "object"), (True, "bool")])
@@ -266,19 +268,19 @@ def test_items_that_are_no_iterable_are_a_type_error_that_says_what_is_expected(
         requested_names(wrong)
 
 
-@pytest.mark.parametrize("empty", [[], (), set(), iter(())])
-def test_no_name_at_all_is_an_error(empty: Iterable[str]) -> None:
-    with pytest.raises(ValueError, match="empty"):
-        requested_names(empty)
+def test_an_empty_list_of_names_is_an_error() -> None:
+    cases: list[Iterable[str]] = [[], (), set(), iter(())]
+    for empty in cases:
+        with pytest.raises(ValueError, match="empty"):
+            requested_names(empty)
 
 
 def names_one_by_one() -> Iterator[str]:
     yield from ("file", "anon", "file")
 
 
-@pytest.mark.parametrize(
-    ("given", "names"),
-    [
+def test_requested_names_are_unique_and_keep_their_order() -> None:
+    cases: list[tuple[Any, Any]] = [
         (None, None),
         (["anon"], ("anon",)),
         (("file", "anon"), ("file", "anon")),
@@ -286,16 +288,15 @@ def names_one_by_one() -> Iterator[str]:
         ({"pgfault": 1, "anon": 2}, ("pgfault", "anon")),
         (names_one_by_one(), ("file", "anon")),
         (["not an item"], ("not an item",)),
-    ],
-)
-def test_requested_names(given: Any, names: Any) -> None:
-    assert requested_names(given) == names
+    ]
+    for given, names in cases:
+        assert requested_names(given) == names
 
 
 # --- items of a NUMA node -------------------------------------------------------------
 
 
-def test_a_node_s_item_is_memory_stat_s_on_that_node() -> None:
+def test_an_item_of_a_node_is_that_of_memory_stat_on_the_node() -> None:
     item = item_named("memory.numa_stat.file_mapped.N12")
     assert item is not None
     assert item.name == "memory.numa_stat.file_mapped.N12"
@@ -317,9 +318,8 @@ def test_the_numbers_of_node_items_are_all_different() -> None:
     assert max(numbers) < 1 << 16
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_a_name_that_is_no_item_is_not_found() -> None:
+    cases: list[str] = [
         "memory.numa_stat",
         "memory.numa_stat.anon",
         "memory.numa_stat.anon.N",
@@ -328,25 +328,24 @@ def test_the_numbers_of_node_items_are_all_different() -> None:
         "memory.numa_stat.anon.N-1",
         "memory.numa_stat.anon.N128",
         "memory.numa_stat.anon.N0 ",
-        "memory.numa_stat.tomorrow.N0",
+        "memory.numa_stat.unknown.N0",
         "memory.numa_stat.slab.N0",  # a sum, which the kernel does not show by node
         "memory.numa_stat.memory.max.N0",
         "memory_numa_stat.anon.N0",
-        "memory.events.tomorrow",
+        "memory.events.unknown",
         "",
-    ],
-)
-def test_what_is_no_item(name: str) -> None:
-    assert item_named(name) is None
-    (file,) = [file for file in ("memory.numa_stat", "memory.events") if f"{file}." in name] or [
-        "memory.stat"
     ]
-    assert file_of(name) == file, "if anything"
+    for name in cases:
+        assert item_named(name) is None
+        (file,) = [
+            file for file in ("memory.numa_stat", "memory.events") if f"{file}." in name
+        ] or ["memory.stat"]
+        assert file_of(name) == file, "if anything"
 
 
-def test_the_file_of_a_key_of_tomorrow_is_the_one_it_is_called_after() -> None:
-    assert file_of("memory.events.local.tomorrow") == "memory.events.local"
-    assert file_of("memory.swap.events.tomorrow") == "memory.swap.events"
+def test_an_unknown_key_belongs_to_the_file_that_its_name_begins_with() -> None:
+    assert file_of("memory.events.local.unknown") == "memory.events.local"
+    assert file_of("memory.swap.events.unknown") == "memory.swap.events"
 
 
 # --- groups ---------------------------------------------------------------------------
@@ -359,17 +358,16 @@ def members(group: str) -> list[str]:
     return [name for name in EVERY_NAME if file_of(name) in files and in_group(group, name)]
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_a_file_s_group_is_all_of_it_and_no_more(file: str) -> None:
-    group = f"{file}.*"
-    assert is_group(group) and files_of_group(group) == (file,)
-    found = members(group)
-    assert found == [name for name in EVERY_NAME if file_of(name) == file] and found
+def test_the_group_of_a_file_has_exactly_its_items() -> None:
+    for file in FILES:
+        group = f"{file}.*"
+        assert is_group(group) and files_of_group(group) == (file,)
+        found = members(group)
+        assert found == [name for name in EVERY_NAME if file_of(name) == file] and found
 
 
-@pytest.mark.parametrize(
-    ("group", "names"),
-    [
+def test_a_star_elsewhere_matches_any_characters() -> None:
+    cases: list[tuple[str, list[str]]] = [
         ("workingset_refault_*", ["workingset_refault_anon", "workingset_refault_file"]),
         ("*_thp", ["anon_thp", "file_thp", "shmem_thp"]),
         ("memory.swap.*.*il", ["memory.swap.events.fail"]),
@@ -380,19 +378,19 @@ def test_a_file_s_group_is_all_of_it_and_no_more(file: str) -> None:
         (".*on", []),
         ("anon*", ["anon", "anon_thp"]),
         ("*anon", [name for name in CATALOGUE if name.endswith("anon")]),
-    ],
-)
-def test_elsewhere_a_star_is_any_characters(group: str, names: list[str]) -> None:
-    assert is_group(group) and members(group) == names
+    ]
+    for group, names in cases:
+        assert is_group(group) and members(group) == names
 
 
-def test_everything() -> None:
+def test_a_star_alone_matches_every_item() -> None:
     assert members("*") == list(EVERY_NAME)
 
 
-@pytest.mark.parametrize("name", ["anon", "memory.events.low", "", "anon?"])
-def test_no_group(name: str) -> None:
-    assert not is_group(name)
+def test_a_name_without_a_star_is_no_group() -> None:
+    cases: list[str] = ["anon", "memory.events.low", "", "anon?"]
+    for name in cases:
+        assert not is_group(name)
 
 
 def test_a_number_leads_back_to_its_item() -> None:
@@ -403,6 +401,7 @@ def test_a_number_leads_back_to_its_item() -> None:
         assert on_node is not None and item_numbered(on_node.number) == on_node
 
 
-@pytest.mark.parametrize("number", [0, 150, 0x7FFF, 0x8000, 0x80FF, 0x8000 | 28, 0x8000 | 73])
-def test_a_number_that_nobody_has(number: int) -> None:
-    assert item_numbered(number) is None  # slab has none per node, nor has memory.current
+def test_an_unused_number_is_no_item() -> None:
+    cases: list[int] = [0, 150, 0x7FFF, 0x8000, 0x80FF, 0x8000 | 28, 0x8000 | 73]
+    for number in cases:
+        assert item_numbered(number) is None  # slab has none per node, nor has memory.current

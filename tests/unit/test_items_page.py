@@ -29,7 +29,8 @@ def test_what_is_written_by_hand_stays() -> None:
     assert "an old table" not in made and "| 1 | `anon` | bytes | gauge |" in made
 
 
-@pytest.mark.parametrize("text", ["", BEGIN, END, END + BEGIN, BEGIN + END + BEGIN + END])
-def test_a_page_without_just_one_generated_part_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="one generated part"):
-        page(text)
+def test_a_page_without_just_one_generated_part_is_refused() -> None:
+    cases: list[str] = ["", BEGIN, END, END + BEGIN, BEGIN + END + BEGIN + END]
+    for text in cases:
+        with pytest.raises(ValueError, match="one generated part"):
+            page(text)

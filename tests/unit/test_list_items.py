@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -27,11 +29,11 @@ def names(path: Path) -> list[str]:
     return [item.name for item in pymemcgbpf.list_items(path)]
 
 
-def test_the_package_s_name_for_them_is_the_function() -> None:
+def test_list_items_is_a_public_function() -> None:
     assert callable(pymemcgbpf.list_items) and "list_items" in pymemcgbpf.__all__
 
 
-def test_all_files_in_their_order(v2: Path) -> None:
+def test_items_of_all_files_are_listed_in_order(v2: Path) -> None:
     (v2 / "memory.numa_stat").write_text("anon N0=1 N1=2\n")
     (v2 / "memory.events").write_text("low 0\noom 0\n")
     (v2 / "memory.max").write_text("max\n")
@@ -45,13 +47,15 @@ def test_all_files_in_their_order(v2: Path) -> None:
         assert CATALOGUE.get(item.name, item) == item
 
 
-def test_a_root_offers_what_those_below_it_have(tmp_path: Path) -> None:
+def test_a_root_lists_the_items_of_the_cgroups_below_it(tmp_path: Path) -> None:
     root = make_v2(tmp_path / "root", kind=None, current=None)
     make_v2(root / "a")
     assert names(root) == ["anon", "file", "pgfault", CURRENT]
 
 
-def test_a_newer_kernel_s_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_a_newer_kernel_are_listed_as_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = make_v2(tmp_path / "new", stat="anon 1\npgtomorrow 2\nlater 3\nwhat 4\n")
     assert pymemcgbpf.unknown_keys(path) == ("pgtomorrow", "later", "what")
     types = LINUX_6_18.types()
@@ -74,7 +78,9 @@ def test_without_btf_nothing_is_guessed(tmp_path: Path, monkeypatch: pytest.Monk
     assert (item.name, item.unit) == ("pgtomorrow", "")
 
 
-def test_v1_offers_what_its_reader_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cgroup_v1_lists_the_items_that_its_reader_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse() -> _btf.KernelTypes:
         raise BtfNotFoundError("no BTF")
 
@@ -98,29 +104,29 @@ def test_the_process_s_own_cgroup_or_the_nearest_with_statistics(
     assert [item.name for item in pymemcgbpf.list_items()] == ["file"]
 
 
-@pytest.mark.parametrize("function", [pymemcgbpf.list_items, pymemcgbpf.unknown_keys])
-def test_errors_of_the_path(
-    function: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_path_is_the_same_error_as_for_a_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert callable(function)
-    with pytest.raises(CgroupNotFoundError):
-        function(tmp_path / "none")
-    with pytest.raises(NotACgroupError):
-        function(tmp_path)
-    monkeypatch.setattr(_mounts, "own_cgroup", lambda: str(tmp_path))
-    with pytest.raises(NotACgroupError):
-        function()
+    functions: list[Callable[..., object]] = [pymemcgbpf.list_items, pymemcgbpf.unknown_keys]
+    for function in functions:
+        with pytest.raises(CgroupNotFoundError):
+            function(tmp_path / "none")
+        with pytest.raises(NotACgroupError):
+            function(tmp_path)
+        monkeypatch.setattr(_mounts, "own_cgroup", lambda: str(tmp_path))
+        with pytest.raises(NotACgroupError):
+            function()
 
 
-@pytest.mark.parametrize(("number", "kind"), READ_ERRORS)
-def test_an_error_of_the_files_becomes_ours(
-    number: int, kind: type[MemcgError], v2: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_error_of_the_files_becomes_one_of_the_package(
+    v2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> bytes:
         raise OSError(number, "words")
 
     monkeypatch.setattr("pymemcgbpf._cgroup.present_items.read_at", refuse)
-    for function in (pymemcgbpf.list_items, pymemcgbpf.unknown_keys):
-        with pytest.raises(MemcgError) as caught:
-            function(v2)
-        assert type(caught.value) is kind
+    for number, kind in READ_ERRORS:
+        for function in (pymemcgbpf.list_items, pymemcgbpf.unknown_keys):
+            with pytest.raises(MemcgError) as caught:
+                function(v2)
+            assert type(caught.value) is kind, errno.errorcode[number]

@@ -28,7 +28,7 @@ def make_libbpf_complain() -> None:
         _libbpf.load().bpf_object__open_mem(GARBAGE, len(GARBAGE), None)
 
 
-def test_text_is_collected_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_messages_are_collected_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, LOGGER), _libbpf_log.messages() as lines:
         make_libbpf_complain()
     assert any(line.startswith("libbpf: ") for line in lines)
@@ -38,14 +38,14 @@ def test_text_is_collected_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
-def test_arguments_are_formatted() -> None:
+def test_the_arguments_of_a_message_are_formatted() -> None:
     with _libbpf_log.messages() as lines:
         make_libbpf_complain()
     assert lines and not any("%" in line for line in lines)
 
 
 @pytest.mark.parametrize(("level", "wanted"), [(logging.INFO, False), (logging.DEBUG, True)])
-def test_debug_text_comes_only_where_it_is_wanted(
+def test_debug_messages_are_collected_only_at_the_debug_level(
     level: int, wanted: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(level, LOGGER), _libbpf_log.messages() as lines:
@@ -58,26 +58,28 @@ def test_debug_text_comes_only_where_it_is_wanted(
     ("level", "logged"),
     [(0, logging.WARNING), (1, logging.INFO), (2, logging.DEBUG), (9, logging.DEBUG)],
 )
-def test_levels(level: int, logged: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_libbpf_s_levels_become_those_of_logging(
+    level: int, logged: int, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.DEBUG, LOGGER), _libbpf_log.messages():
         say(level, b"words\n")
     assert [record.levelno for record in caplog.records] == [logged]
 
 
-def test_a_long_text_is_kept_whole() -> None:
+def test_a_long_message_is_collected_whole() -> None:
     text = b"insn\n" * 400_000  # as long as a verifier's log may be
     with _libbpf_log.messages() as lines:
         say(0, text)
     assert lines == [text.decode()]
 
 
-def test_text_that_is_not_utf_8_does_no_harm() -> None:
+def test_a_message_that_is_not_utf_8_is_collected() -> None:
     with _libbpf_log.messages() as lines:
         say(0, b"caf\xe9\n")
     assert lines == ["caf\N{REPLACEMENT CHARACTER}\n"]
 
 
-def test_a_failing_log_handler_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_log_handler_loses_no_message(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             raise RuntimeError("handler")
@@ -125,7 +127,7 @@ def test_the_print_function_is_put_back_after_an_exception() -> None:
     assert _libbpf_log._messages.lines is None
 
 
-def test_the_inner_list_takes_what_is_said_inside() -> None:
+def test_nested_collections_keep_their_own_messages() -> None:
     with _libbpf_log.messages() as outer:
         say(0, b"before\n")
         with _libbpf_log.messages() as inner:
@@ -134,7 +136,7 @@ def test_the_inner_list_takes_what_is_said_inside() -> None:
     assert (outer, inner) == (["before\n", "after\n"], ["inside\n"])
 
 
-def test_a_thread_hears_only_itself() -> None:
+def test_a_thread_collects_only_its_own_messages() -> None:
     theirs: list[str] = []
 
     def other() -> None:
@@ -150,7 +152,7 @@ def test_a_thread_hears_only_itself() -> None:
     assert (mine, theirs) == (["mine\n"], ["theirs\n"])
 
 
-def test_a_signal_handlers_exception_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_of_a_signal_handler_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     """C cannot pass it on, and ctypes would only print it."""
 
     def interrupted(text: bytes, arguments: int) -> str:
@@ -163,7 +165,7 @@ def test_a_signal_handlers_exception_comes_through(monkeypatch: pytest.MonkeyPat
         pass  # raised once only
 
 
-def test_what_succeeds_runs_without_messages_and_what_fails_runs_again_for_them() -> None:
+def test_work_that_fails_runs_again_to_collect_its_messages() -> None:
     runs: list[Optional[int]] = []
 
     def work(lines: list[str]) -> int:
@@ -204,14 +206,14 @@ def in_another_thread(work: Callable[[], object]) -> None:
     thread.join()
 
 
-def test_another_user_s_message_goes_to_its_own_function() -> None:
+def test_a_message_of_another_user_goes_to_that_user_s_function() -> None:
     with another_user() as heard, _libbpf_log.messages() as mine:
         in_another_thread(lambda: say(0, b"libbpf: for somebody else"))
     assert heard == [b"libbpf: for somebody else"]
     assert mine == []
 
 
-def test_a_silent_thread_stays_silent_while_another_listens() -> None:
+def test_a_silent_thread_stays_silent_while_another_collects() -> None:
     with another_user() as heard, _libbpf_log.messages():
         in_another_thread(lambda: _libbpf_log.run_with_log(lambda _: say(0, b"libbpf: in silence")))
     assert heard == []
@@ -284,7 +286,7 @@ WORKS = [silently, listening, one_in_another, with_a_failure]
 Work = Callable[[], object]
 
 
-def nobody_is_inside() -> None:
+def assert_unused() -> None:
     assert (_libbpf_log._print_users, _libbpf_log._print_readers) == ([], [])
     assert (_libbpf_log._messages.lines, _libbpf_log._messages.silent) == (None, False)
     free: list[bool] = []
@@ -309,14 +311,14 @@ def test_an_interrupt_during_the_replacement_does_not_lose_the_function(
         for number in range(1, calls + 1):
             interrupted(work, number, monkeypatch)
             assert current_function() == before, f"after call {number} of {calls}"
-            nobody_is_inside()
+            assert_unused()
             work()
             assert current_function() == before
         make_libbpf_complain()
         assert heard
 
 
-def test_an_interrupted_silence_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_silence_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     with another_user() as heard:
         interrupted(silently, 1, monkeypatch)
         make_libbpf_complain()
@@ -328,7 +330,7 @@ def test_an_interrupted_silence_is_over(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_the_inner_one_s_interrupt_leaves_the_outer_one_as_it_was(
+def test_an_interrupt_of_a_nested_use_leaves_the_outer_one_unchanged(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = current_function()
@@ -342,11 +344,11 @@ def test_the_inner_one_s_interrupt_leaves_the_outer_one_as_it_was(
         interrupted(silently, number, monkeypatch)
         assert current_function() == _libbpf.load().no_print
     assert current_function() == before
-    nobody_is_inside()
+    assert_unused()
 
 
-def test_no_function_of_the_application_s_is_its_choice_as_well() -> None:
-    """NULL is libbpf's silence; who set it finds it there again."""
+def test_a_null_print_function_of_the_application_is_restored() -> None:
+    """NULL silences libbpf; an application that set it finds it restored."""
     lib = _libbpf.load()
     before = lib.libbpf_set_print(None)
     try:
@@ -367,7 +369,7 @@ def test_no_function_of_the_application_s_is_its_choice_as_well() -> None:
 
 
 @pytest.mark.parametrize("use", [_libbpf_log.silence, _libbpf_log.messages])
-def test_a_signal_handler_may_use_it_as_well(
+def test_a_signal_handler_may_collect_messages_during_a_silence(
     use: Callable[[], contextlib.AbstractContextManager[object]],
 ) -> None:
     before = current_function()
@@ -378,10 +380,10 @@ def test_a_signal_handler_may_use_it_as_well(
             make_libbpf_complain()
         assert current_function() == _libbpf.load().no_print
     assert current_function() == before
-    nobody_is_inside()
+    assert_unused()
 
 
-def test_a_handler_that_uses_it_during_the_replacement_disturbs_nothing(
+def test_a_signal_handler_may_collect_messages_during_the_replacement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The lock must be one that its holder may take again."""
@@ -411,17 +413,17 @@ def test_a_handler_that_uses_it_during_the_replacement_disturbs_nothing(
             for work in WORKS:
                 work()
                 assert current_function() == before
-    nobody_is_inside()
+    assert_unused()
 
 
-def test_the_address_of_silence_can_be_called() -> None:
+def test_the_silent_print_function_can_be_called() -> None:
     """libbpf calls it with three arguments, of which it takes none."""
     address = _libbpf.load().no_print
     assert address
     assert _libbpf_log.PrintFn(address)(0, b"text", None) == _libbpf.load().libbpf_major_version()
 
 
-def test_the_function_that_the_application_sets_meanwhile_stays() -> None:
+def test_a_print_function_that_the_application_sets_during_collection_stays() -> None:
     with another_user():
         before = current_function()
         lib = _libbpf.load()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""read_stats() and the readers that it keeps."""
+"""read_stats() and its cache of readers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
@@ -19,19 +19,18 @@ from pymemcgbpf import (
     clear_cache,
     read_stats,
 )
-from pymemcgbpf._sources import choose as _choose
 from pymemcgbpf._sources import program_cache as _program_cache
 
-from .conftest import RunPython
+from .conftest import Choose, RunPython
 from .directories import make_v2
 from .fake_sources import Sources
 
 
 @pytest.fixture
-def sources(monkeypatch: pytest.MonkeyPatch) -> Sources:
+def sources(choose_with: Callable[[Choose], None]) -> Sources:
     clear_cache()
     made = Sources()
-    monkeypatch.setattr(_choose, "choose", made.choose)
+    choose_with(made.choose)
     return made
 
 
@@ -53,7 +52,9 @@ def test_the_best_backend_and_transport_are_asked_for(v2: Path, sources: Sources
     assert sources.asked == [(str(v2), (("anon",), False, "auto", "auto"))]
 
 
-def test_other_choices_are_other_readers(v2: Path, sources: Sources) -> None:
+def test_another_path_flush_or_list_of_items_uses_another_reader(
+    v2: Path, sources: Sources
+) -> None:
     make_v2(v2.with_name("other"))
     read_stats(v2, ["anon"])
     read_stats(v2, ["anon"], flush=False)
@@ -65,21 +66,23 @@ def test_other_choices_are_other_readers(v2: Path, sources: Sources) -> None:
     assert sources.open() == 6
 
 
-@pytest.mark.parametrize("same", [["anon", "anon"], ("anon",), iter(["anon"])])
-def test_the_same_names_are_the_same_reader(same: Any, v2: Path, sources: Sources) -> None:
-    read_stats(v2, ["anon"])
-    read_stats(v2, same)
+def test_the_same_names_however_given_use_the_same_reader(v2: Path, sources: Sources) -> None:
+    for same in (["anon"], ["anon", "anon"], ("anon",), iter(["anon"])):
+        read_stats(v2, same)
     assert len(sources.made) == 1
 
 
-@pytest.mark.parametrize("items", ["anon", [], [1], [["anon"]]])
-def test_bad_items(items: Any, v2: Path, sources: Sources) -> None:
-    with pytest.raises((TypeError, ValueError)):
-        read_stats(v2, items)
+def test_wrong_items_make_no_reader(v2: Path, sources: Sources) -> None:
+    wrong: list[Any] = ["anon", [], [1], [["anon"]]]
+    for items in wrong:
+        with pytest.raises((TypeError, ValueError)):
+            read_stats(v2, items)
     assert sources.made == []
 
 
-def test_the_oldest_reader_is_put_out(tmp_path: Path, sources: Sources) -> None:
+def test_the_least_recently_used_reader_is_closed_when_the_cache_is_full(
+    tmp_path: Path, sources: Sources
+) -> None:
     paths = [make_v2(tmp_path / str(number)) for number in range(34)]
     for path in paths[:32]:
         read_stats(path)
@@ -93,7 +96,7 @@ def test_the_oldest_reader_is_put_out(tmp_path: Path, sources: Sources) -> None:
     assert sources.open() == 32
 
 
-def test_a_path_made_anew_is_another_cgroup(v2: Path, sources: Sources) -> None:
+def test_a_cgroup_made_again_at_the_same_path_gets_a_new_reader(v2: Path, sources: Sources) -> None:
     read_stats(v2)
     replaced(v2)
     assert read_stats(v2) == {"anon": 1}
@@ -101,7 +104,7 @@ def test_a_path_made_anew_is_another_cgroup(v2: Path, sources: Sources) -> None:
     assert [source.closes for source in sources.made] == [1, 0]
 
 
-def test_a_removed_path_is_forgotten(v2: Path, sources: Sources) -> None:
+def test_the_reader_of_a_removed_path_is_closed(v2: Path, sources: Sources) -> None:
     read_stats(v2)
     v2.rename(v2.with_name("old"))
     with pytest.raises(CgroupNotFoundError):
@@ -109,14 +112,16 @@ def test_a_removed_path_is_forgotten(v2: Path, sources: Sources) -> None:
     assert sources.open() == 0
 
 
-def test_a_cgroup_removed_under_way_is_looked_up_anew(v2: Path, sources: Sources) -> None:
+def test_a_cgroup_removed_during_the_read_is_looked_up_again(v2: Path, sources: Sources) -> None:
     read_stats(v2)
     sources.made[0].error = CgroupRemovedError("gone")
     assert read_stats(v2) == {"anon": 1}
     assert [source.closes for source in sources.made] == [1, 0]
 
 
-def test_a_path_through_what_is_a_file_now(tmp_path: Path, sources: Sources) -> None:
+def test_a_path_whose_parent_became_a_file_is_not_a_cgroup(
+    tmp_path: Path, sources: Sources
+) -> None:
     (tmp_path / "top").mkdir()
     path = make_v2(tmp_path / "top" / "a")
     read_stats(path)
@@ -126,7 +131,7 @@ def test_a_path_through_what_is_a_file_now(tmp_path: Path, sources: Sources) -> 
         read_stats(path)
 
 
-def test_a_path_that_may_not_be_looked_at_any_more(
+def test_a_path_that_can_no_longer_be_looked_up_is_an_error(
     v2: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_stats(v2)
@@ -140,7 +145,7 @@ def test_a_path_that_may_not_be_looked_at_any_more(
         read_stats(v2)
 
 
-def test_a_first_read_that_fails_is_not_kept(v2: Path, sources: Sources) -> None:
+def test_a_reader_that_could_not_be_made_is_not_cached(v2: Path, sources: Sources) -> None:
     read_stats(v2)
     clear_cache()
     sources.error = MemcgError("no")
@@ -151,15 +156,17 @@ def test_a_first_read_that_fails_is_not_kept(v2: Path, sources: Sources) -> None
     assert sources.open() == 1
 
 
-def test_another_error_of_a_kept_reader_is_raised(v2: Path, sources: Sources) -> None:
+def test_another_error_of_a_cached_reader_is_raised(v2: Path, sources: Sources) -> None:
     read_stats(v2)
     sources.made[0].error = MemcgError("no", errno=errno.EMFILE)
     with pytest.raises(MemcgError, match="no"):
         read_stats(v2)
 
 
-def test_a_kept_reader_whose_descriptor_is_lost_is_made_anew(v2: Path, sources: Sources) -> None:
-    # By a daemon that closed all files, or had them closed under it.
+def test_a_cached_reader_whose_descriptor_was_closed_is_replaced(
+    v2: Path, sources: Sources
+) -> None:
+    # As in a daemon that closed all its files.
     read_stats(v2)
     lost = sources.made[0]
     lost.is_lost, lost.error = True, OSError(errno.EBADF, "Bad file descriptor")
@@ -168,7 +175,7 @@ def test_a_kept_reader_whose_descriptor_is_lost_is_made_anew(v2: Path, sources: 
     assert [source.closes for source in sources.made] == [1, 0]
 
 
-def test_a_new_reader_s_bad_descriptor_is_raised(v2: Path, sources: Sources) -> None:
+def test_a_bad_descriptor_of_a_new_reader_is_raised(v2: Path, sources: Sources) -> None:
     sources.error = MemcgError("no", errno=errno.EBADF)
     for _ in range(2):
         with pytest.raises(MemcgError, match="no"):
@@ -240,7 +247,7 @@ print("well")
 """
 
 
-def test_a_daemon_that_closed_all_files_closes_no_other_s(
+def test_after_a_daemon_closed_all_files_no_reader_closes_files_of_others(
     tmp_path: Path, run_python: RunPython
 ) -> None:
     paths = [make_v2(tmp_path / name) for name in ("a", "b", "c")]
@@ -248,7 +255,7 @@ def test_a_daemon_that_closed_all_files_closes_no_other_s(
     assert (ran.stdout, ran.stderr) == ("well\n", "")
 
 
-def test_clear_cache(v2: Path, sources: Sources) -> None:
+def test_clear_cache_closes_every_cached_reader(v2: Path, sources: Sources) -> None:
     read_stats(v2)
     clear_cache()
     clear_cache()
@@ -263,7 +270,9 @@ def test_clear_cache_forgets_the_programs(monkeypatch: pytest.MonkeyPatch) -> No
     assert not _program_cache._programs
 
 
-def test_a_reader_put_out_while_it_is_used(v2: Path, sources: Sources) -> None:
+def test_a_reader_that_another_thread_closes_before_the_read_is_replaced(
+    v2: Path, sources: Sources
+) -> None:
     # Another thread clears the cache between the look-up and the read.
     read_stats(v2)
     sources.made[0].error = None
@@ -280,7 +289,7 @@ def test_a_reader_put_out_while_it_is_used(v2: Path, sources: Sources) -> None:
     assert len(sources.made) == 2
 
 
-def test_many_threads(tmp_path: Path, sources: Sources) -> None:
+def test_many_threads_read_through_the_cache(tmp_path: Path, sources: Sources) -> None:
     paths = [make_v2(tmp_path / str(number)) for number in range(40)]
     failures: list[BaseException] = []
 

@@ -77,7 +77,7 @@ def send_all() -> None:
         send(number)
 
 
-def test_what_work_returns_is_returned() -> None:
+def test_the_result_of_the_work_is_returned() -> None:
     made = object()
     assert held_back(lambda: made) is made
 
@@ -95,12 +95,12 @@ def test_a_signal_waits_until_the_work_is_done(number: int, handlers: Handlers) 
     assert handlers.handled and set(handlers.handled) == {number}
 
 
-def test_all_that_arrive_are_handled_afterwards(handlers: Handlers) -> None:
+def test_signals_that_arrive_during_the_work_are_handled_after_it(handlers: Handlers) -> None:
     held_back(send_all)
     assert sorted(handlers.handled) == sorted(SIGNALS)
 
 
-def test_what_is_blocked_meanwhile() -> None:
+def test_all_signals_but_faults_are_blocked_during_the_work() -> None:
     assert blocked() & {*SIGNALS, *FAULTS} == set()
     during = held_back(blocked)
     unstoppable = {signal.SIGKILL, signal.SIGSTOP}
@@ -109,7 +109,7 @@ def test_what_is_blocked_meanwhile() -> None:
 
 
 def test_a_fault_is_not_held_back(run_python: RunPython) -> None:
-    # The kernel would kill the process all the same, and no handler could say where.
+    # The kernel would kill the process anyway, and no handler could report the place.
     code = (
         "import os, signal\n"
         "from pymemcgbpf._signals import held_back\n"
@@ -124,7 +124,7 @@ def test_a_fault_is_not_held_back(run_python: RunPython) -> None:
     assert ran.stdout == "SIGSEGV\nSIGBUS\nSIGFPE\nSIGILL\ndone\n", ran.stderr
 
 
-def test_the_mask_of_before_is_put_back() -> None:
+def test_the_earlier_mask_is_restored() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     try:
         mine = blocked()
@@ -137,7 +137,7 @@ def test_the_mask_of_before_is_put_back() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def test_an_inner_one_does_not_let_the_outer_one_s_through(handlers: Handlers) -> None:
+def test_a_nested_call_does_not_unblock_the_outer_one_s_signals(handlers: Handlers) -> None:
     def work() -> list[int]:
         send(signal.SIGUSR1)
         held_back(lambda: send(signal.SIGUSR2))
@@ -148,7 +148,7 @@ def test_an_inner_one_does_not_let_the_outer_one_s_through(handlers: Handlers) -
 
 
 @pytest.mark.parametrize("error", [RuntimeError("work"), KeyboardInterrupt(), SystemExit(3)])
-def test_the_mask_is_put_back_after_an_exception(error: BaseException, handlers: Handlers) -> None:
+def test_the_mask_is_restored_after_an_exception(error: BaseException, handlers: Handlers) -> None:
     before = blocked()
 
     def work() -> None:
@@ -163,7 +163,7 @@ def test_the_mask_is_put_back_after_an_exception(error: BaseException, handlers:
     assert blocked() == before
 
 
-def test_the_mask_is_put_back_where_a_handler_raises_then(handlers: Handlers) -> None:
+def test_the_mask_is_restored_if_a_handler_raises_after_the_work(handlers: Handlers) -> None:
     handlers.raises = True
     before = blocked()
     done: list[str] = []
@@ -179,7 +179,7 @@ def test_the_mask_is_put_back_where_a_handler_raises_then(handlers: Handlers) ->
     assert blocked() == before
 
 
-def test_a_handler_s_exception_follows_that_of_the_work(handlers: Handlers) -> None:
+def test_an_exception_of_a_handler_has_that_of_the_work_as_its_context(handlers: Handlers) -> None:
     handlers.raises = True
     before = blocked()
 
@@ -193,20 +193,20 @@ def test_a_handler_s_exception_follows_that_of_the_work(handlers: Handlers) -> N
     assert blocked() == before
 
 
-def test_the_mask_is_put_back_where_many_handlers_raise(handlers: Handlers) -> None:
+def test_the_mask_is_restored_if_many_handlers_raise(handlers: Handlers) -> None:
     handlers.raises = True
     before = blocked()
     with pytest.raises(HandlerError):
         held_back(send_all)
     handlers.raises = False
     assert blocked() == before
-    assert sorted(handlers.handled) == sorted(SIGNALS), "each had its turn"
+    assert sorted(handlers.handled) == sorted(SIGNALS), "each handler ran"
 
 
-def test_the_mask_is_put_back_where_a_handler_raises_at_the_start(
+def test_the_mask_is_restored_if_a_handler_raises_at_the_start(
     handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The signal arrived when Python had no chance any more to run its handler before."""
+    """The signal arrived too late for Python to run its handler before the call."""
     handlers.raises = True
     before = blocked()
     began: list[str] = []
@@ -234,7 +234,7 @@ def test_the_mask_is_put_back_where_a_handler_raises_at_the_start(
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4])
-def test_a_handler_may_raise_before_any_call(
+def test_the_mask_is_restored_if_a_handler_raises_before_any_call(
     call: int, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of another thread's signal, which is none of those that wait here."""
@@ -260,25 +260,25 @@ def test_a_handler_may_raise_before_any_call(
     assert blocked() == before
 
 
-def test_a_signal_that_is_pending_before_is_handled(handlers: Handlers) -> None:
+def test_a_signal_that_the_caller_blocked_stays_pending(handlers: Handlers) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
         send(signal.SIGUSR1)
         held_back(lambda: None)
-        assert handlers.handled == [], "who blocked it wants it to wait still"
+        assert handlers.handled == [], "the caller blocked it, so it stays pending"
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert handlers.handled == [signal.SIGUSR1]
 
 
-def test_one_that_arrived_just_before_is_handled_and_not_lost(handlers: Handlers) -> None:
+def test_a_signal_that_arrives_just_before_is_handled(handlers: Handlers) -> None:
     for number in SIGNALS:
         signal.raise_signal(number)
         held_back(lambda: None)
     assert handlers.handled == list(SIGNALS)
 
 
-def test_a_timer_of_a_millisecond_does_not_disturb(handlers: Handlers) -> None:
+def test_a_timer_of_a_millisecond_does_not_interrupt_the_work(handlers: Handlers) -> None:
     """The kernel's verifier gives up while a signal is pending and could be delivered."""
     disturbed: list[int] = []
 
@@ -297,7 +297,7 @@ def test_a_timer_of_a_millisecond_does_not_disturb(handlers: Handlers) -> None:
     assert len(handlers.handled) >= 20
 
 
-def test_a_thread_holds_back_its_own_signals_alone(handlers: Handlers) -> None:
+def test_a_thread_holds_back_only_its_own_signals(handlers: Handlers) -> None:
     inside, leave = threading.Event(), threading.Event()
     seen: list[set[int]] = []
     pending: list[bool] = []
@@ -327,7 +327,7 @@ def test_a_thread_holds_back_its_own_signals_alone(handlers: Handlers) -> None:
     assert handlers.handled == [signal.SIGUSR2, signal.SIGUSR1]
 
 
-def test_no_python_code_of_the_standard_library_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_python_code_of_the_standard_library_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler could run in it, and raise."""
     called: list[str] = []
     monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: called.append("sigmask"))

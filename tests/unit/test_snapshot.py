@@ -27,7 +27,7 @@ ROWS: tuple[_wire.RawRow, ...] = (
     _wire.RawRow(9, 8, 5, 0, ((1 << 64) - 2, 12)),
     _wire.RawRow(11, 7, 4, 0, (0, 13)),
 )
-NOWHERE = paths_of(Path("/"))  # for snapshots that nobody asks for a path
+NOWHERE = paths_of(Path("/"))  # for snapshots whose paths are not asked for
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def snapshot() -> Snapshot:
 # --- a sequence -----------------------------------------------------------------------
 
 
-def test_it_is_a_sequence_of_rows(snapshot: Snapshot) -> None:
+def test_a_snapshot_is_a_sequence_of_rows(snapshot: Snapshot) -> None:
     assert isinstance(snapshot, Sequence)
     assert len(snapshot) == 4
     assert [row.id for row in snapshot] == [7, 8, 9, 11]
@@ -46,29 +46,30 @@ def test_it_is_a_sequence_of_rows(snapshot: Snapshot) -> None:
     assert all(isinstance(row, Row) for row in snapshot)
 
 
-@pytest.mark.parametrize("index", range(-4, 4))
-def test_an_index_counts_from_either_end(index: int, snapshot: Snapshot) -> None:
-    expected = ROWS[index]
-    row = snapshot[index]
-    assert (row.id, row.parent_id, row.level) == expected[:3]
-    assert tuple(row.values()) == expected.values
+def test_an_index_counts_from_either_end(snapshot: Snapshot) -> None:
+    for index in range(-4, 4):
+        expected = ROWS[index]
+        row = snapshot[index]
+        assert (row.id, row.parent_id, row.level) == expected[:3]
+        assert tuple(row.values()) == expected.values
 
 
-@pytest.mark.parametrize("index", [4, 5, -5, 1 << 70, -(1 << 70)])
-def test_an_index_beyond_either_end_is_an_index_error(index: int, snapshot: Snapshot) -> None:
-    with pytest.raises(IndexError):
-        snapshot[index]
+def test_an_index_beyond_either_end_is_an_index_error(snapshot: Snapshot) -> None:
+    cases: list[int] = [4, 5, -5, 1 << 70, -(1 << 70)]
+    for index in cases:
+        with pytest.raises(IndexError):
+            snapshot[index]
 
 
-@pytest.mark.parametrize("index", [1.0, "anon", None])
-def test_an_index_is_an_integer(index: Any, snapshot: Snapshot) -> None:
-    with pytest.raises(TypeError):
-        snapshot[index]
+def test_an_index_is_an_integer(snapshot: Snapshot) -> None:
+    cases: list[Any] = [1.0, "anon", None]
+    for index in cases:
+        with pytest.raises(TypeError):
+            snapshot[index]
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
+def test_a_slice_is_a_list_of_rows(snapshot: Snapshot) -> None:
+    cases: list[slice] = [
         slice(None),
         slice(1, 3),
         slice(-2, None),
@@ -76,44 +77,42 @@ def test_an_index_is_an_integer(index: Any, snapshot: Snapshot) -> None:
         slice(0, 4, 3),
         slice(2, 99),
         slice(3, 1),
-    ],
-)
-def test_a_slice_is_a_list_of_rows(part: slice, snapshot: Snapshot) -> None:
-    rows = snapshot[part]
-    assert isinstance(rows, list)
-    assert [(row.id, row["pgscan"]) for row in rows] == [
-        (row.cgroup_id, row.values[1]) for row in ROWS[part]
     ]
+    for part in cases:
+        rows = snapshot[part]
+        assert isinstance(rows, list)
+        assert [(row.id, row["pgscan"]) for row in rows] == [
+            (row.cgroup_id, row.values[1]) for row in ROWS[part]
+        ]
 
 
-def test_it_can_be_iterated_again_and_in_between(snapshot: Snapshot) -> None:
+def test_a_snapshot_can_be_iterated_repeatedly_and_concurrently(snapshot: Snapshot) -> None:
     first, second = iter(snapshot), iter(snapshot)
     assert [next(first).id, next(first).id, next(second).id] == [7, 8, 7]
     assert len(list(snapshot)) == len(list(snapshot)) == 4
 
 
-def test_a_row_of_it_is_in_it(snapshot: Snapshot) -> None:
+def test_membership_and_index_find_a_row_by_equality(snapshot: Snapshot) -> None:
     same, other = snapshot_of(ROWS[:2], NOWHERE), snapshot_of(ROWS[2:], NOWHERE)
     assert same[1] in snapshot and snapshot.index(same[1]) == 1
     assert same[1] not in other
 
 
-def test_what_it_says_of_itself() -> None:
+def test_the_attributes_of_a_snapshot() -> None:
     snapshot = snapshot_of(ROWS, paths_of(Path("/proc")), order="up", began_ns=5, ended_ns=12)
     assert (snapshot.item_names, snapshot.order, snapshot.path) == (NAMES, "up", "/proc")
     assert (snapshot.started_ns, snapshot.duration_ns) == (5, 7)
     assert repr(snapshot) == "<Snapshot of '/proc': 4 cgroups, 2 items>"
 
 
-@pytest.mark.parametrize(
-    "name", ["item_names", "order", "path", "started_ns", "duration_ns", "ids"]
-)
-def test_what_it_says_of_itself_is_read_only(name: str, snapshot: Snapshot) -> None:
-    with pytest.raises(AttributeError):
-        setattr(snapshot, name, 1)
+def test_the_attributes_are_read_only(snapshot: Snapshot) -> None:
+    cases: list[str] = ["item_names", "order", "path", "started_ns", "duration_ns", "ids"]
+    for name in cases:
+        with pytest.raises(AttributeError):
+            setattr(snapshot, name, 1)
 
 
-def test_flags_are_not_the_level() -> None:
+def test_the_level_does_not_include_the_flags() -> None:
     rows = [
         _wire.RawRow(7, 0, 0, _wire.ROW_ROOT, (1, 1)),
         _wire.RawRow(8, 7, 6, 0xFFFFFFFF, (1, 1)),
@@ -143,7 +142,7 @@ def test_a_column_is_a_memoryview_of_64_bit_numbers(snapshot: Snapshot) -> None:
         assert column == array.array("Q", expected)
 
 
-def test_a_column_is_the_very_memory_of_the_rows() -> None:
+def test_a_column_is_a_view_of_the_memory_of_the_rows() -> None:
     data = bytearray(pack(*ROWS))
     snapshot = snapshot_of(data, NOWHERE)
     column, ids = snapshot.column("pgscan"), snapshot.ids
@@ -157,7 +156,7 @@ def test_a_column_of_a_copy_cannot_be_written_to(snapshot: Snapshot) -> None:
         snapshot.column("anon")[0] = 1
 
 
-def test_no_column_is_called_so(snapshot: Snapshot) -> None:
+def test_an_unknown_column_is_a_key_error(snapshot: Snapshot) -> None:
     for name in ("nope", "", "ids", "cgroup_id"):
         with pytest.raises(KeyError) as caught:
             snapshot.column(name)
@@ -193,13 +192,14 @@ def test_a_row_is_a_mapping(snapshot: Snapshot) -> None:
     assert (len(row), "anon" in row, row.get("pgscan")) == (2, True, 11)
 
 
-@pytest.mark.parametrize("name", ["nope", "", "id", "memory.current"])
-def test_a_row_has_no_other_items(name: str, snapshot: Snapshot) -> None:
-    row = snapshot[1]
-    assert name not in row and row.get(name, 5) == 5
-    with pytest.raises(KeyError) as caught:
-        row[name]
-    assert caught.value.args == (name,)
+def test_a_row_has_no_other_items(snapshot: Snapshot) -> None:
+    cases: list[str] = ["nope", "", "id", "memory.current"]
+    for name in cases:
+        row = snapshot[1]
+        assert name not in row and row.get(name, 5) == 5
+        with pytest.raises(KeyError) as caught:
+            row[name]
+        assert caught.value.args == (name,)
 
 
 def test_an_item_that_a_cgroup_does_not_have_is_missing_in_its_row() -> None:
@@ -219,7 +219,7 @@ def test_an_item_that_a_cgroup_does_not_have_is_missing_in_its_row() -> None:
     assert snapshot.item_names == names
 
 
-def test_rows_as_dicts(snapshot: Snapshot) -> None:
+def test_dicts_are_the_callers_own(snapshot: Snapshot) -> None:
     assert snapshot.dicts() == [dict(zip(NAMES, row.values)) for row in ROWS]
     found = snapshot.dicts()
     found[0]["anon"] = 1  # the caller's own
@@ -227,7 +227,7 @@ def test_rows_as_dicts(snapshot: Snapshot) -> None:
     assert snapshot_of([], NOWHERE).dicts() == []
 
 
-def test_two_numbers_whose_bytes_look_like_absent_between_them() -> None:
+def test_adjacent_values_whose_bytes_contain_absent_are_kept() -> None:
     lower, upper = 0xFFFFFFFF00000000, 0x00000000FFFFFFFF
     rows = [_wire.RawRow(1, 0, 0, 0, (lower, upper)), _wire.RawRow(2, 1, 1, 0, (1, 2))]
     snapshot = snapshot_of(rows, NOWHERE)
@@ -244,7 +244,7 @@ def test_the_views_of_a_row_are_those_of_a_mapping(snapshot: Snapshot) -> None:
     assert list(reversed(list(row.items()))) == [("pgscan", 10), ("anon", 4096)]
 
 
-def test_a_row_of_nothing_is_empty() -> None:
+def test_a_row_whose_items_are_all_absent_is_empty() -> None:
     (row,) = snapshot_of([_wire.RawRow(1, 0, 0, 1, (memcg.ABSENT, memcg.ABSENT))], NOWHERE)
     assert (dict(row), len(row), list(row)) == ({}, 0, [])
 
@@ -292,7 +292,7 @@ def test_repr_of_a_row(snapshot: Snapshot) -> None:
     assert repr(snapshot[0]) == "<Row of cgroup 7, level 3: {'anon': 4096, 'pgscan': 10}>"
 
 
-def test_a_row_keeps_its_snapshot() -> None:
+def test_a_row_keeps_its_snapshot_alive() -> None:
     row = snapshot_of(ROWS, NOWHERE)[3]
     assert (row.id, row["pgscan"]) == (11, 13)
 
@@ -300,7 +300,7 @@ def test_a_row_keeps_its_snapshot() -> None:
 # --- which row ------------------------------------------------------------------------
 
 
-def test_by_id(snapshot: Snapshot) -> None:
+def test_by_id_maps_each_id_to_its_row(snapshot: Snapshot) -> None:
     found = snapshot.by_id()
     assert list(found) == [7, 8, 9, 11]
     assert all(row.id == cgroup_id for cgroup_id, row in found.items())
@@ -329,7 +329,7 @@ def of_tree(tree: dict[str, Path], began_ns: int = 0, ended_ns: int = 0) -> Snap
     return snapshot_of(rows, paths_of(tree["."]), began_ns=began_ns, ended_ns=ended_ns)
 
 
-def test_paths_of_rows(tree: dict[str, Path]) -> None:
+def test_rows_have_paths_until_their_cgroups_are_removed(tree: dict[str, Path]) -> None:
     snapshot = of_tree(tree)
     assert [row.relative_path for row in snapshot] == list(tree)
     assert [row.path for row in snapshot] == [str(path) for path in tree.values()]
@@ -339,7 +339,7 @@ def test_paths_of_rows(tree: dict[str, Path]) -> None:
     assert (snapshot[2].path, snapshot[2].gone) == (None, True)
 
 
-def test_by_path_leaves_out_who_is_gone(tree: dict[str, Path]) -> None:
+def test_by_path_leaves_out_removed_cgroups(tree: dict[str, Path]) -> None:
     snapshot = of_tree(tree)
     assert {path: row.id for path, row in snapshot.by_path().items()} == {
         str(path): path.stat().st_ino for path in tree.values()
@@ -349,7 +349,9 @@ def test_by_path_leaves_out_who_is_gone(tree: dict[str, Path]) -> None:
     assert list(snapshot.by_path()) == [str(tree[name]) for name in (".", "a", "a/b")]
 
 
-def test_find(tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_accepts_every_spelling_of_a_path(
+    tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     snapshot = of_tree(tree)
     monkeypatch.chdir("/")  # "relative" is to the walk's root
     for name, path in tree.items():
@@ -370,7 +372,7 @@ def test_find_follows_the_path_not_the_memory(tree: dict[str, Path]) -> None:
     assert snapshot.find("moved") == old
 
 
-def test_one_made_while_the_walk_went_on_is_not_gone(tree: dict[str, Path]) -> None:
+def test_a_cgroup_created_during_the_walk_has_a_path(tree: dict[str, Path]) -> None:
     """Somebody lists the directory (through an older snapshot) after the walk began; then
     a cgroup is made, which the walk still meets."""
     older = of_tree(tree, time.monotonic_ns(), time.monotonic_ns())
@@ -414,7 +416,7 @@ USES: dict[str, Callable[[Snapshot], object]] = {
 }
 
 
-def test_rows_that_were_taken_before_expire_too() -> None:
+def test_rows_taken_from_a_view_expire_with_it() -> None:
     snapshot = snapshot_of(bytearray(pack(*ROWS)), NOWHERE)
     rows = list(snapshot)
     pairs = rows[0].items()
@@ -448,7 +450,7 @@ def test_find_in_an_expired_view(tree: dict[str, Path]) -> None:
         snapshot.find("a")
 
 
-def test_an_expired_view_still_says_what_it_was() -> None:
+def test_an_expired_view_keeps_its_attributes() -> None:
     snapshot = snapshot_of(pack(*ROWS), paths_of(Path("/proc")), began_ns=1, ended_ns=3)
     snapshot._expire()
     snapshot._expire()
@@ -464,7 +466,7 @@ def test_an_expired_view_still_says_what_it_was() -> None:
         snapshot.column("nope")
 
 
-def test_a_column_taken_before_is_memory_still() -> None:
+def test_a_column_taken_before_expiry_keeps_its_memory() -> None:
     data = bytearray(pack(*ROWS))
     snapshot = snapshot_of(data, NOWHERE)
     column, ids = snapshot.column("pgscan"), snapshot.ids
@@ -519,7 +521,7 @@ def test_any_rows_come_back_as_they_were_packed(
     ]
     assert snapshot.dicts() == expected
     assert [list(each) for each in snapshot.dicts()] == [list(each) for each in expected]
-    for at, values in enumerate(expected):  # nobody has looked at all of them yet
+    for at, values in enumerate(expected):  # each on a new snapshot, which has no cached rows
         row = snapshot_of(rows, NOWHERE, names)[at]
         assert (dict(row), dict(row.items())) == (values, values)
         assert list(row.values()) == list(values.values())
@@ -535,7 +537,7 @@ def test_any_rows_come_back_as_they_were_packed(
 
 
 @given(tables(), st.slices(8))
-def test_any_slice_is_the_list_s(
+def test_any_slice_equals_the_slice_of_a_list(
     table: tuple[tuple[str, ...], list[_wire.RawRow]], part: slice
 ) -> None:
     names, rows = table
@@ -546,7 +548,7 @@ def test_any_slice_is_the_list_s(
 # --- copies ---------------------------------------------------------------------------
 
 
-def test_neither_a_snapshot_nor_a_row_is_copied_or_pickled(snapshot: Snapshot) -> None:
+def test_neither_a_snapshot_nor_a_row_can_be_copied_or_pickled(snapshot: Snapshot) -> None:
     for thing in (snapshot, snapshot[0]):
         for copying in (copy.copy, copy.deepcopy, pickle.dumps):
             with pytest.raises(TypeError, match="cannot be copied or pickled"):

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
+import itertools
 import os
 import pickle
 import shutil
@@ -12,7 +14,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -28,32 +30,34 @@ from pymemcgbpf import (
 )
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._options import Request
-from pymemcgbpf._sources import choose as _choose
 from pymemcgbpf._sources import one_bpf as _one_bpf
 from pymemcgbpf._sources import program_cache as _program_cache
 from pymemcgbpf._sources import slot_discovery as _slot_discovery
 from pymemcgbpf._sources.choose import Selection
+from pymemcgbpf._sources.choose import choose as real_choose
 
 from ..open_files import open_files
+from .conftest import Choose
 from .directories import make_v2
-from .fake_sources import READ_ERRORS, FakeSource, Sources
+from .fake_sources import READ_ERRORS, TRANSIENT, FakeSource, Sources
 
 
 @pytest.fixture
-def sources(monkeypatch: pytest.MonkeyPatch) -> Sources:
+def sources(choose_with: Callable[[Choose], None]) -> Sources:
     made = Sources()
-    monkeypatch.setattr(_choose, "choose", made.choose)
+    choose_with(made.choose)
     return made
 
 
-@pytest.mark.parametrize("items", ["anon", b"anon", [], [1]])
-def test_bad_items_are_seen_before_the_path(items: Any, sources: Sources) -> None:
-    with pytest.raises((TypeError, ValueError)) as caught:
-        StatsReader("/nowhere", items)
-    assert not isinstance(caught.value, MemcgError)
+def test_wrong_items_are_reported_before_a_wrong_path(sources: Sources) -> None:
+    wrong: list[Any] = ["anon", b"anon", [], [1]]
+    for items in wrong:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            StatsReader("/nowhere", items)
+        assert not isinstance(caught.value, MemcgError)
 
 
-def test_a_bad_path_makes_no_source(tmp_path: Path, sources: Sources) -> None:
+def test_a_wrong_path_makes_no_source(tmp_path: Path, sources: Sources) -> None:
     with pytest.raises(CgroupNotFoundError):
         StatsReader(tmp_path / "none")
     with pytest.raises(NotACgroupError):
@@ -62,7 +66,9 @@ def test_a_bad_path_makes_no_source(tmp_path: Path, sources: Sources) -> None:
 
 
 @pytest.mark.parametrize("error", [MemcgError("no"), ValueError("no"), KeyboardInterrupt()])
-def test_a_refusal_leaves_nothing_open(error: BaseException, v2: Path, sources: Sources) -> None:
+def test_a_reader_that_cannot_be_made_leaves_nothing_open(
+    error: BaseException, v2: Path, sources: Sources
+) -> None:
     sources.error = error
     before = open_files()
     with pytest.raises(type(error)):
@@ -77,11 +83,11 @@ def test_the_directory_is_not_kept_open(v2: Path, sources: Sources) -> None:
     reader.close()
 
 
-def test_what_it_was_made_with(v2: Path, sources: Sources) -> None:
+def test_arguments_reach_the_source_and_the_attributes(v2: Path, sources: Sources) -> None:
     options: dict[str, Any] = {"flush": False, "backend": "core", "transport": "run"}
     with StatsReader(v2, ["file", "anon", "file"], **options) as reader:
         assert sources.asked == [(str(v2), (("file", "anon"), False, "core", "run"))]
-        assert isinstance(sources.makers[0], _one_bpf.StatSourceFactory)
+        assert isinstance(sources.factories[0], _one_bpf.StatSourceFactory)
         assert (reader.item_names, reader.backend, reader.fallback_reason) == (
             ("file", "anon"),
             "fake",
@@ -96,12 +102,12 @@ def test_defaults(v2: Path, sources: Sources) -> None:
         assert sources.asked == [(str(v2), (None, True, "auto", "auto"))]
 
 
-@pytest.mark.parametrize(
-    "name", ["item_names", "backend", "transport", "fallback_reason", "path", "cgroup_id"]
-)
-def test_attributes_are_read_only(name: str, v2: Path, sources: Sources) -> None:
-    with StatsReader(v2) as reader, pytest.raises(AttributeError):
-        setattr(reader, name, "x")
+def test_attributes_are_read_only(v2: Path, sources: Sources) -> None:
+    names = ("item_names", "backend", "transport", "fallback_reason", "path", "cgroup_id")
+    with StatsReader(v2) as reader:
+        for name in names:
+            with pytest.raises(AttributeError):
+                setattr(reader, name, "x")
 
 
 def test_options_are_given_by_name(v2: Path, sources: Sources) -> None:
@@ -109,7 +115,7 @@ def test_options_are_given_by_name(v2: Path, sources: Sources) -> None:
         StatsReader(v2, ["anon"], False)  # type: ignore[call-arg,misc,unused-ignore]  # the code differs by mypy's version
 
 
-def test_use_after_close(v2: Path, sources: Sources) -> None:
+def test_reading_a_closed_reader_is_a_closed_error(v2: Path, sources: Sources) -> None:
     reader = StatsReader(v2)
     reader.close()
     with pytest.raises(ClosedError, match="closed") as caught:
@@ -119,14 +125,14 @@ def test_use_after_close(v2: Path, sources: Sources) -> None:
     assert sources.made[0].reads == 0
 
 
-def test_close_twice(v2: Path, sources: Sources) -> None:
+def test_closing_twice_closes_once(v2: Path, sources: Sources) -> None:
     reader = StatsReader(v2)
     reader.close()
     reader.close()
     assert sources.made[0].closes == 1
 
 
-def test_with(v2: Path, sources: Sources) -> None:
+def test_a_with_block_closes_the_reader(v2: Path, sources: Sources) -> None:
     with pytest.raises(ZeroDivisionError), StatsReader(v2) as reader:
         assert reader.read() == {"anon": 1}
         _ = 1 // 0
@@ -135,7 +141,7 @@ def test_with(v2: Path, sources: Sources) -> None:
         reader.read()
 
 
-def test_a_closed_reader_can_still_be_asked_what_it_was(v2: Path, sources: Sources) -> None:
+def test_a_closed_reader_keeps_its_attributes(v2: Path, sources: Sources) -> None:
     reader = StatsReader(v2)
     reader.close()
     assert (reader.backend, reader.transport, reader.item_names) == ("fake", "thin air", ("anon",))
@@ -153,20 +159,18 @@ def test_repr(v2: Path, sources: Sources) -> None:
     assert repr(reader) == f"<StatsReader {str(v2)!r} closed, 1 items>"
 
 
-@pytest.mark.parametrize(("number", "kind"), READ_ERRORS)
-def test_errors_are_translated(
-    number: int, kind: type[MemcgError], v2: Path, sources: Sources
-) -> None:
+def test_an_error_of_the_files_becomes_one_of_the_package(v2: Path, sources: Sources) -> None:
     with StatsReader(v2) as reader:
-        sources.made[0].error = OSError(number, "words")
-        with pytest.raises(MemcgError) as caught:
-            reader.read()
-        assert type(caught.value) is kind
-        assert str(v2) in str(caught.value)
-        assert caught.value.__cause__ is sources.made[0].error
+        for number, kind in READ_ERRORS:
+            sources.made[0].error = OSError(number, "words")
+            with pytest.raises(MemcgError) as caught:
+                reader.read()
+            assert type(caught.value) is kind, errno.errorcode[number]
+            assert str(v2) in str(caught.value)
+            assert caught.value.__cause__ is sources.made[0].error
 
 
-def test_an_error_of_ours_passes_as_it_is(v2: Path, sources: Sources) -> None:
+def test_an_error_of_the_package_is_raised_unchanged(v2: Path, sources: Sources) -> None:
     with StatsReader(v2) as reader:
         sources.made[0].error = error = CgroupRemovedError("gone")
         with pytest.raises(CgroupRemovedError) as caught:
@@ -178,14 +182,12 @@ def test_an_error_of_ours_passes_as_it_is(v2: Path, sources: Sources) -> None:
     "error",
     [
         OSError(errno.EBADF, "Bad file descriptor"),
-        OSError(errno.ESPIPE, "Illegal seek"),
-        OSError(errno.ENOENT, "No such file or directory"),
         MemcgError("bpf_iter_create: failed", errno=errno.EINVAL, call="bpf_iter_create"),
         StreamError("not as expected"),
         CgroupRemovedError("gone"),
     ],
 )
-def test_what_fails_because_its_descriptor_is_lost_says_so(
+def test_a_read_that_fails_because_its_descriptor_was_closed_says_so(
     error: OSError, v2: Path, sources: Sources
 ) -> None:
     with StatsReader(v2) as reader:
@@ -208,31 +210,29 @@ def test_a_failed_read_does_not_lock_the_reader(v2: Path, sources: Sources) -> N
         assert reader.read() == {"anon": 1}
 
 
-# --- when BPF can no longer be had ----------------------------------------------------
+# --- a process that loses its privileges ----------------------------------------------
 
 REFUSALS = [
     MemcgError("no", errno=errno.EPERM, call="bpf_iter_create"),
-    MemcgError("no", errno=errno.EPERM, call="bpf_prog_test_run_opts"),
     BpfPermissionError("no", errno=errno.EPERM),
+    BpfPermissionError("no", errno=errno.EACCES),
 ]
 
 
 @pytest.fixture
-def core(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> Sources:
-    """Readers are made on fakes, and what is asked to be text is text."""
+def core(sources: Sources, choose_with: Callable[[Choose], None]) -> Sources:
+    """Readers get fake sources, except those that ask for text: they read the files."""
 
-    def made_of(cgroup: Cgroup, request: Request, maker: Any) -> Selection[Any]:
-        return (choose if request.backend == "text" else sources.choose)(cgroup, request, maker)
+    def fake_or_text(cgroup: Cgroup, request: Request, factory: Any) -> Selection[Any]:
+        choose = real_choose if request.backend == "text" else sources.choose
+        return choose(cgroup, request, factory)
 
-    monkeypatch.setattr(_choose, "choose", made_of)
+    choose_with(fake_or_text)
     return sources
 
 
-choose = _choose.choose
-
-
-@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.call)
-def test_a_reader_that_lost_its_rights_reads_text(
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: f"{error.call}-{error.errno}")
+def test_a_reader_whose_process_lost_its_privileges_falls_back_to_text(
     error: MemcgError, core: Sources, v2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(v2.parent)
@@ -247,33 +247,31 @@ def test_a_reader_that_lost_its_rights_reads_text(
         assert core.made[0].closes == 1 and core.made[0].reads == 2
 
 
-@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.call)
 @pytest.mark.parametrize("asked", [{"backend": "core"}, {"transport": "run"}])
-def test_what_was_asked_for_by_name_is_not_replaced(
-    asked: dict[str, Any], error: MemcgError, core: Sources, v2: Path
+def test_a_backend_or_transport_asked_for_by_name_is_not_replaced(
+    asked: dict[str, Any], core: Sources, v2: Path
 ) -> None:
     with StatsReader(v2, ["anon"], **asked) as reader:
-        core.made[0].error = error
-        for _ in range(2):
+        for error in REFUSALS:
+            core.made[0].error = error
             with pytest.raises(BpfPermissionError):
                 reader.read()
         assert (reader.backend, core.made[0].closes) == ("fake", 0)
 
 
-@pytest.mark.parametrize("call", ["bpf_iter_create", "bpf_prog_test_run_opts", "read"])
-@pytest.mark.parametrize("number", [24, 23, 12, 11, 4])  # EMFILE, ENFILE, ENOMEM, EAGAIN, EINTR
-def test_what_passes_is_no_reason_to_read_as_text(
-    number: int, call: str, core: Sources, v2: Path
+def test_a_transient_error_does_not_make_a_reader_fall_back_to_text(
+    core: Sources, v2: Path
 ) -> None:
     with StatsReader(v2, ["anon"]) as reader:
-        core.made[0].error = MemcgError("short", errno=number, call=call)
-        with pytest.raises(MemcgError, match="short"):
-            reader.read()
-        core.made[0].error = None
-        assert (reader.read(), reader.backend) == ({"anon": 1}, "fake")
+        for number, call in itertools.product(TRANSIENT, ("bpf_prog_test_run_opts", "read")):
+            core.made[0].error = MemcgError("short", errno=number, call=call)
+            with pytest.raises(MemcgError, match="short"):
+                reader.read()
+            core.made[0].error = None
+            assert (reader.read(), reader.backend) == ({"anon": 1}, "fake")
 
 
-def test_rights_lost_where_text_cannot_serve(core: Sources, v2: Path) -> None:
+def test_lost_privileges_are_an_error_where_text_lacks_an_item(core: Sources, v2: Path) -> None:
     with StatsReader(v2, ["anon", "pgscan"]) as reader:
         core.made[0].error = REFUSALS[0]
         for _ in range(2):
@@ -282,8 +280,10 @@ def test_rights_lost_where_text_cannot_serve(core: Sources, v2: Path) -> None:
         assert (reader.backend, reader.item_names) == ("fake", ("anon", "pgscan"))
 
 
-def test_rights_lost_with_the_sight_of_the_cgroup(core: Sources, v2: Path) -> None:
-    # As in a chroot: nobody knows whether it was removed.
+def test_lost_privileges_are_an_error_where_the_cgroup_is_no_longer_visible(
+    core: Sources, v2: Path
+) -> None:
+    # As in a chroot, where nobody can tell whether the cgroup was removed.
     with StatsReader(v2, ["anon"]) as reader:
         core.made[0].error = REFUSALS[0]
         shutil.rmtree(v2)
@@ -291,7 +291,7 @@ def test_rights_lost_with_the_sight_of_the_cgroup(core: Sources, v2: Path) -> No
             reader.read()
 
 
-def test_rights_lost_with_the_cgroup(core: Sources, v2: Path) -> None:
+def test_lost_privileges_and_a_removed_cgroup_are_a_removal(core: Sources, v2: Path) -> None:
     (v2.parent / "cgroup.procs").touch()
     with StatsReader(v2, ["anon"]) as reader:
         core.made[0].error = REFUSALS[0]
@@ -308,7 +308,7 @@ def test_rights_lost_with_the_cgroup(core: Sources, v2: Path) -> None:
 # --- threads and fork -----------------------------------------------------------------
 
 
-def test_many_threads_read_one_reader(v2: Path, sources: Sources) -> None:
+def test_threads_that_share_a_reader_read_one_at_a_time(v2: Path, sources: Sources) -> None:
     failures: list[BaseException] = []
 
     def hammer(reader: StatsReader) -> None:
@@ -329,7 +329,7 @@ def test_many_threads_read_one_reader(v2: Path, sources: Sources) -> None:
     assert sources.made[0].most_at_once == 1, "a source is not made for two threads at once"
 
 
-def test_close_while_others_read(v2: Path, sources: Sources) -> None:
+def test_a_close_ends_the_reads_of_other_threads(v2: Path, sources: Sources) -> None:
     reader = StatsReader(v2)
     outcomes: list[Optional[BaseException]] = []
     started = threading.Barrier(5)
@@ -388,7 +388,7 @@ def test_a_forked_child_is_not_locked_out(slow_read: StatsReader, sources: Sourc
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_finds_the_module_s_locks_open(v2: Path) -> None:
+def test_a_forked_child_is_not_locked_out_by_a_thread_that_held_the_modules_locks() -> None:
     from pymemcgbpf import _functions
     from pymemcgbpf._bpf import btf as _btf
     from pymemcgbpf._bpf import libbpf as _libbpf
@@ -402,19 +402,30 @@ def test_a_forked_child_finds_the_module_s_locks_open(v2: Path) -> None:
         (_slot_discovery, "_lock"),
         (_functions, "_readers_lock"),
     ]
-    held = [getattr(module, name) for module, name in locks]
-    for lock in held:
-        lock.acquire()
+    before = [getattr(module, name) for module, name in locks]
+    held, forked = threading.Event(), threading.Event()
+
+    def hold_all() -> None:
+        with contextlib.ExitStack() as stack:
+            for lock in before:
+                stack.enter_context(lock)
+            held.set()
+            forked.wait(30)
+
+    # In another thread: the locks are re-entrant, and the forking thread lives on in the child.
+    thread = threading.Thread(target=hold_all)
+    thread.start()
     try:
+        assert held.wait(10)
         child = os.fork()
         if child == 0:
             free = [getattr(module, name).acquire(timeout=1) for module, name in locks]
             os._exit(0 if all(free) else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert all(getattr(module, name) is lock for (module, name), lock in zip(locks, held))
+        assert [getattr(module, name) for module, name in locks] == before
     finally:
-        for lock in held:
-            lock.release()
+        forked.set()
+        thread.join(10)
 
 
 def test_a_reader_cannot_be_copied_or_pickled(v2: Path, sources: Sources) -> None:

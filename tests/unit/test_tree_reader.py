@@ -8,6 +8,7 @@ import errno
 import mmap
 import os
 import pickle
+import re
 import shutil
 import signal
 import threading
@@ -37,17 +38,17 @@ from pymemcgbpf import (
 )
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._options import Request
-from pymemcgbpf._sources import choose as _choose
 from pymemcgbpf._sources import tree_text as _tree_text
 from pymemcgbpf._sources.choose import Selection
+from pymemcgbpf._sources.choose import choose as real_choose
 from pymemcgbpf._sources.tree_bpf import TreeSourceFactory
 
 from ..open_files import open_files
+from .conftest import Choose
 from .directories import make_v2
-from .fake_sources import READ_ERRORS
+from .fake_sources import READ_ERRORS, TRANSIENT
 from .tree_rows import NAMES, FakeTree, Trees, pack
 
-ORDERS = ("self", "pre", "post", "up", "children")
 ROWS = tuple(_wire.RawRow(100 + at, 1, 2, 0, (at, 10 * at)) for at in range(5))
 
 
@@ -74,18 +75,15 @@ def fill(source: FakeTree, rows: tuple[_wire.RawRow, ...]) -> None:
 
 
 @pytest.fixture
-def trees(source: FakeTree, monkeypatch: pytest.MonkeyPatch) -> Trees:
+def trees(source: FakeTree, choose_with: Callable[[Choose], None]) -> Trees:
     made = Trees(source)
-    monkeypatch.setattr(_choose, "choose", made.choose)
+    choose_with(made.choose)
     return made
 
 
 def values_of(snapshot: Snapshot) -> list[tuple[int, ...]]:
     return [(row.id, *row.values()) for row in snapshot]
 
-
-# What passes.
-SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
 
 VALUES = [(row.cgroup_id, *row.values) for row in ROWS]
 OTHER = tuple(row._replace(values=(7, 8)) for row in ROWS[:3])
@@ -103,7 +101,7 @@ def test_defaults(v2: Path, trees: Trees) -> None:
         assert (tree.order, tree.item_names) == ("pre", NAMES)
 
 
-def test_what_it_was_made_with(v2: Path, trees: Trees) -> None:
+def test_arguments_reach_the_source_and_the_attributes(v2: Path, trees: Trees) -> None:
     options: dict[str, Any] = {"flush": False, "backend": "core", "transport": "run"}
     with TreeReader(v2, ["file", "anon", "file"], order="up", max_rows=9, **options) as tree:
         (asked,) = trees.asked
@@ -122,35 +120,39 @@ def test_what_it_was_made_with(v2: Path, trees: Trees) -> None:
         assert (tree.path, tree.cgroup_id) == (str(v2), v2.stat().st_ino)
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_every_order(order: _options.Order, v2: Path, trees: Trees) -> None:
+@pytest.mark.parametrize("order", ["self", "pre", "post", "up", "children"])
+def test_a_snapshot_has_the_order_of_its_reader(
+    order: _options.Order, v2: Path, trees: Trees
+) -> None:
     with TreeReader(v2, order=order) as tree:
         assert tree.order == tree.read().order == order
 
 
-@pytest.mark.parametrize("order", ["PRE", "", "pre ", "down", None, 1, b"pre"])
-def test_no_such_order(order: Any, trees: Trees) -> None:
-    with pytest.raises(ValueError, match=r"order must be one of 'self', 'pre', .*, not ") as caught:
-        TreeReader("/nowhere", order=order)
-    assert repr(order) in str(caught.value)
-    assert not isinstance(caught.value, MemcgError)
+def test_an_unknown_order_is_an_error_that_names_the_known_ones(trees: Trees) -> None:
+    wrong: list[Any] = ["PRE", "", "pre ", None, 1, b"pre"]
+    for order in wrong:
+        says = r"order must be one of 'self', 'pre', .*, not "
+        with pytest.raises(ValueError, match=says + re.escape(repr(order))) as caught:
+            TreeReader("/nowhere", order=order)
+        assert not isinstance(caught.value, MemcgError)
 
 
-@pytest.mark.parametrize("max_rows", [0, -1, -(1 << 80), False])
-def test_a_cap_of_nothing_is_none(max_rows: int, trees: Trees) -> None:
-    with pytest.raises(ValueError, match="max_rows must be at least 1") as caught:
-        TreeReader("/nowhere", max_rows=max_rows)
-    assert not isinstance(caught.value, MemcgError)
+def test_max_rows_must_be_at_least_1(trees: Trees) -> None:
+    for max_rows in (0, -1, -(1 << 80), False, Number(0)):
+        with pytest.raises(ValueError, match="max_rows must be at least 1") as caught:
+            TreeReader("/nowhere", max_rows=max_rows)
+        assert not isinstance(caught.value, MemcgError)
 
 
-@pytest.mark.parametrize("max_rows", ["x", "5", 1.0, 2.5, b"1", [1], float("inf")])
-def test_a_cap_is_a_whole_number(max_rows: Any, trees: Trees) -> None:
-    with pytest.raises(TypeError):
-        TreeReader("/nowhere", max_rows=max_rows)
+def test_max_rows_must_be_an_integer(trees: Trees) -> None:
+    wrong: list[Any] = ["5", 1.0, b"1", [1], float("inf")]
+    for max_rows in wrong:
+        with pytest.raises(TypeError):
+            TreeReader("/nowhere", max_rows=max_rows)
 
 
 class Number:
-    """As numpy's integers: no int, but to be used as one."""
+    """An integer that is no int, as numpy's are."""
 
     def __init__(self, value: int) -> None:
         self.value = value
@@ -162,20 +164,19 @@ class Number:
 @pytest.mark.parametrize(
     ("given", "cap"), [(1, 1), (Number(8), 8), (True, 1), (1 << 70, 1 << 70), (None, None)]
 )
-def test_caps(given: Any, cap: Optional[int], v2: Path, trees: Trees) -> None:
+def test_max_rows_reaches_the_source(
+    given: Any, cap: Optional[int], v2: Path, trees: Trees
+) -> None:
     with TreeReader(v2, max_rows=given):
         assert trees.asked[0][2] == TreeSourceFactory("pre", cap)
-    if cap is None:
-        return
-    with pytest.raises(ValueError, match="at least 1"):
-        TreeReader(v2, max_rows=Number(0))
 
 
-@pytest.mark.parametrize("items", ["anon", b"anon", [], [1]])
-def test_bad_items_are_seen_before_the_path(items: Any, trees: Trees) -> None:
-    with pytest.raises((TypeError, ValueError)) as caught:
-        TreeReader("/nowhere", items)
-    assert not isinstance(caught.value, MemcgError)
+def test_wrong_items_are_reported_before_a_wrong_path(trees: Trees) -> None:
+    wrong: list[Any] = ["anon", b"anon", [], [1]]
+    for items in wrong:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            TreeReader("/nowhere", items)
+        assert not isinstance(caught.value, MemcgError)
 
 
 def test_options_are_given_by_name(v2: Path, trees: Trees) -> None:
@@ -185,7 +186,7 @@ def test_options_are_given_by_name(v2: Path, trees: Trees) -> None:
         tree.read(False)  # type: ignore[call-arg,misc,unused-ignore]
 
 
-def test_a_bad_path_makes_no_source(tmp_path: Path, trees: Trees) -> None:
+def test_a_wrong_path_makes_no_source(tmp_path: Path, trees: Trees) -> None:
     with pytest.raises(CgroupNotFoundError):
         TreeReader(tmp_path / "none")
     with pytest.raises(NotACgroupError):
@@ -196,7 +197,9 @@ def test_a_bad_path_makes_no_source(tmp_path: Path, trees: Trees) -> None:
 @pytest.mark.parametrize(
     "error", [MemcgError("no"), TreeTooLargeError("no", rows=2, max_rows=1), KeyboardInterrupt()]
 )
-def test_a_refusal_leaves_nothing_open(error: BaseException, v2: Path, trees: Trees) -> None:
+def test_a_reader_that_cannot_be_made_leaves_nothing_open(
+    error: BaseException, v2: Path, trees: Trees
+) -> None:
     trees.error = error
     before = open_files()
     with pytest.raises(type(error)) as caught:
@@ -212,19 +215,18 @@ def test_the_directory_is_not_kept_open(v2: Path, trees: Trees) -> None:
     tree.close()
 
 
-@pytest.mark.parametrize(
-    "name", ["item_names", "backend", "transport", "fallback_reason", "path", "cgroup_id", "order"]
-)
-def test_attributes_are_read_only(name: str, v2: Path, trees: Trees) -> None:
+def test_the_order_is_read_only(v2: Path, trees: Trees) -> None:
     with TreeReader(v2) as tree, pytest.raises(AttributeError):
-        setattr(tree, name, "x")
+        setattr(tree, "order", "up")  # noqa: B010  # mypy knows that it is read-only
 
 
 # --- reading --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("by_copy", [True, False])
-def test_what_a_walk_found(by_copy: bool, v2: Path, trees: Trees, source: FakeTree) -> None:
+def test_a_snapshot_has_the_rows_of_its_walk(
+    by_copy: bool, v2: Path, trees: Trees, source: FakeTree
+) -> None:
     with TreeReader(v2) as tree:
         assert source.walks == 0
         snapshot = tree.read(copy=by_copy)
@@ -238,7 +240,7 @@ def test_what_a_walk_found(by_copy: bool, v2: Path, trees: Trees, source: FakeTr
         snapshot = tree.read()
 
 
-def test_a_whole_map_of_rows(v2: Path, trees: Trees, source: FakeTree) -> None:
+def test_a_map_full_of_rows_is_read_to_its_end(v2: Path, trees: Trees, source: FakeTree) -> None:
     rows = tuple(_wire.RawRow(1 + at, 0, 0, 0, (at, at)) for at in range(4096 // 40))
     source.memory.resize(40 * len(rows))
     fill(source, rows)
@@ -269,14 +271,14 @@ def test_a_snapshot_never_changes(v2: Path, trees: Trees, source: FakeTree) -> N
     assert values_of(first) == VALUES, "it outlives its reader"
 
 
-def test_a_copy_holds_no_map(v2: Path, trees: Trees, memory: mmap.mmap) -> None:
+def test_a_copied_snapshot_does_not_hold_the_map(v2: Path, trees: Trees, memory: mmap.mmap) -> None:
     with TreeReader(v2) as tree:
         snapshot = tree.read()
         memory.resize(8192)  # a BufferError while anybody looks into it
         assert values_of(snapshot) == VALUES
 
 
-def test_a_view_is_the_map_itself(
+def test_a_view_reads_the_map_itself(
     v2: Path, trees: Trees, source: FakeTree, memory: mmap.mmap
 ) -> None:
     with TreeReader(v2) as tree:
@@ -289,7 +291,7 @@ def test_a_view_is_the_map_itself(
         assert column.tolist() == [7] * 5
         column.release()
         tree.read()
-        memory.resize(8192)  # the reader has let go of it
+        memory.resize(8192)  # the reader no longer holds it
 
 
 @pytest.mark.parametrize("by_copy", [True, False])
@@ -331,7 +333,7 @@ def test_a_view_expires_before_its_memory_is_overwritten(
 
 
 def test_a_view_expires_with_a_read_that_fails(v2: Path, trees: Trees, source: FakeTree) -> None:
-    """Who knows how far the kernel had written."""
+    """The kernel may have written part of it."""
     with TreeReader(v2) as tree:
         view = tree.read(copy=False)
         source.error = OSError(errno.EIO, "words")
@@ -352,8 +354,10 @@ def test_a_view_outlives_its_reader(v2: Path, trees: Trees) -> None:
 
 
 @pytest.mark.parametrize("by_copy", [True, False])
-def test_rows_that_are_bytes(by_copy: bool, v2: Path, trees: Trees, source: FakeTree) -> None:
-    """As text makes them."""
+def test_rows_in_bytes_are_read_like_rows_in_a_map(
+    by_copy: bool, v2: Path, trees: Trees, source: FakeTree
+) -> None:
+    """The text source makes them."""
     source.memory = pack(*ROWS)
     with TreeReader(v2) as tree:
         snapshot = tree.read(copy=by_copy)
@@ -362,7 +366,9 @@ def test_rows_that_are_bytes(by_copy: bool, v2: Path, trees: Trees, source: Fake
         assert values_of(tree.read(copy=by_copy)) == []
 
 
-def test_when_it_was_taken(v2: Path, trees: Trees, source: FakeTree) -> None:
+def test_a_walk_lies_between_the_times_of_its_snapshot(
+    v2: Path, trees: Trees, source: FakeTree
+) -> None:
     walked: list[int] = []
     source.during = lambda: walked.append(time.monotonic_ns())
     with TreeReader(v2) as tree:
@@ -377,7 +383,7 @@ def test_when_it_was_taken(v2: Path, trees: Trees, source: FakeTree) -> None:
     assert len({each[2] for each in times}) == 3
 
 
-def test_paths_are_those_of_the_directory(
+def test_paths_stay_right_when_the_working_directory_changes(
     tmp_path: Path, trees: Trees, source: FakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_v2(tmp_path / "root", kind=None)
@@ -401,7 +407,7 @@ def test_paths_are_those_of_the_directory(
     assert [row.relative_path for row in first] == [".", None], "the closed reader's, too"
 
 
-def test_text_needs_no_kernel(tmp_path: Path) -> None:
+def test_a_text_reader_reads_the_files(tmp_path: Path) -> None:
     root = make_v2(tmp_path / "root", kind=None, current=None)
     make_v2(make_v2(root / "a") / "b")
     with TreeReader(root, ["anon", "memory.current"], backend="text", order="post") as tree:
@@ -425,17 +431,17 @@ def test_text_needs_no_kernel(tmp_path: Path) -> None:
 # --- errors ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "kind"), READ_ERRORS)
-def test_errors_are_translated(
-    number: int, kind: type[MemcgError], v2: Path, trees: Trees, source: FakeTree
+def test_an_error_of_the_files_becomes_one_of_the_package(
+    v2: Path, trees: Trees, source: FakeTree
 ) -> None:
     with TreeReader(v2) as tree:
-        source.error = OSError(number, "words")
-        with pytest.raises(MemcgError) as caught:
-            tree.read()
-        assert type(caught.value) is kind
-        assert str(v2) in str(caught.value)
-        assert caught.value.__cause__ is source.error
+        for number, kind in READ_ERRORS:
+            source.error = OSError(number, "words")
+            with pytest.raises(MemcgError) as caught:
+                tree.read()
+            assert type(caught.value) is kind, errno.errorcode[number]
+            assert str(v2) in str(caught.value)
+            assert caught.value.__cause__ is source.error
 
 
 @pytest.mark.parametrize(
@@ -446,7 +452,7 @@ def test_errors_are_translated(
         CgroupRemovedError("gone"),
     ],
 )
-def test_what_fails_because_a_descriptor_is_lost_says_so(
+def test_a_read_that_fails_because_its_descriptor_was_closed_says_so(
     error: OSError, v2: Path, trees: Trees, source: FakeTree
 ) -> None:
     with TreeReader(v2) as tree:
@@ -460,7 +466,7 @@ def test_what_fails_because_a_descriptor_is_lost_says_so(
 @pytest.mark.parametrize(
     "error", [CgroupRemovedError("gone"), TreeTooLargeError("many", rows=2, max_rows=1)]
 )
-def test_an_error_of_ours_passes_as_it_is(
+def test_an_error_of_the_package_is_raised_unchanged(
     error: MemcgError, v2: Path, trees: Trees, source: FakeTree
 ) -> None:
     with TreeReader(v2) as tree:
@@ -483,7 +489,7 @@ def test_a_failed_read_does_not_lock_the_reader(
             assert values_of(tree.read()) == VALUES
 
 
-# --- when BPF can no longer be had ----------------------------------------------------
+# --- a process that loses its privileges ----------------------------------------------
 
 REFUSED = BpfPermissionError("it lacks CAP_BPF", errno=errno.EPERM)
 ITEMS = ["file", "anon"]
@@ -491,34 +497,37 @@ ITEMS = ["file", "anon"]
 
 @pytest.fixture
 def choosing(
-    source: FakeTree, v2: Path, opened: Callable[[Path], Cgroup], monkeypatch: pytest.MonkeyPatch
+    source: FakeTree,
+    v2: Path,
+    opened: Callable[[Path], Cgroup],
+    choose_with: Callable[[Choose], None],
 ) -> list[Request]:
-    """A reader is made on *source*; what is asked for beyond that, is got, and listed here."""
-    choose = _choose.choose
+    """A reader first gets *source*; later requests get what they ask for, and are listed here."""
     asked: list[Request] = []
 
-    def choose_first(cgroup: Cgroup, request: Request, maker: Any) -> Selection[Any]:
+    def choose_first(cgroup: Cgroup, request: Request, factory: Any) -> Selection[Any]:
         if not source.walks:
             names = request.names or NAMES
             return Selection(source, names, "core", "shared", "kfunc: no such function")
         asked.append(request)
         assert cgroup is source.root
-        return choose(cgroup, request, maker)
+        return real_choose(cgroup, request, factory)
 
     source.root = opened(v2)
-    monkeypatch.setattr(_choose, "choose", choose_first)
+    choose_with(choose_first)
     return asked
 
 
-def test_a_reader_that_lost_its_rights_reads_text(
-    choosing: list[Request], v2: Path, source: FakeTree
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES])
+def test_a_reader_whose_process_lost_its_privileges_falls_back_to_text(
+    number: int, choosing: list[Request], v2: Path, source: FakeTree
 ) -> None:
     before = open_files()
     with TreeReader(v2, ITEMS, flush=False) as tree:
         assert (tree.backend, tree.transport) == ("core", "shared")
         assert values_of(tree.read()) == VALUES
         view = tree.read(copy=False)
-        source.error = REFUSED
+        source.error = BpfPermissionError("it lacks CAP_BPF", errno=number)
         for by_copy in (True, False, True):
             snapshot = tree.read(copy=by_copy)
             assert [dict(row) for row in snapshot] == [{"file": 8192, "anon": 4096}]
@@ -539,7 +548,7 @@ def test_a_reader_that_lost_its_rights_reads_text(
     [{"backend": "core"}, {"transport": "shared"}, {"backend": "core", "transport": "shared"}],
     ids=lambda asked: "-".join(asked),
 )
-def test_what_was_asked_for_by_name_is_not_replaced(
+def test_a_backend_or_transport_asked_for_by_name_is_not_replaced(
     asked: dict[str, Any], choosing: list[Request], v2: Path, source: FakeTree
 ) -> None:
     with TreeReader(v2, ITEMS, **asked) as tree:
@@ -554,35 +563,31 @@ def test_what_was_asked_for_by_name_is_not_replaced(
     assert choosing == []
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        *(MemcgError("short", errno=number) for number in SHORT),
-        *(BpfPermissionError("short", errno=number) for number in SHORT),
-        *(OSError(number, "short") for number in SHORT),
+def test_an_error_other_than_lost_privileges_does_not_make_a_reader_fall_back_to_text(
+    choosing: list[Request], v2: Path, source: FakeTree
+) -> None:
+    errors = [
+        *(MemcgError("short", errno=number) for number in TRANSIENT),
+        *(BpfPermissionError("short", errno=number) for number in TRANSIENT),
+        *(OSError(number, "short") for number in TRANSIENT),
         BackendUnavailableError("no", errno=errno.EPERM),
         VerifierError("no", errno=errno.EACCES),
         CgroupPermissionError("no", errno=errno.EACCES),
-    ],
-    ids=lambda error: f"{type(error).__name__}-{error.errno}",
-)
-def test_what_passes_is_no_reason_to_read_as_text(
-    error: OSError, choosing: list[Request], v2: Path, source: FakeTree
-) -> None:
+    ]
     with TreeReader(v2, ITEMS) as tree:
-        source.error = error
-        for _ in range(2):
+        for error in errors:
+            source.error = error
             with pytest.raises(MemcgError) as caught:
                 tree.read()
             assert caught.value.errno == error.errno
-        source.error = None
-        assert values_of(tree.read()) == VALUES
-        assert tree.backend == "core"
+            source.error = None
+            assert values_of(tree.read()) == VALUES
+            assert tree.backend == "core", repr(error)
     assert choosing == []
 
 
 @pytest.mark.parametrize("lack", ["item", "rights"])
-def test_rights_lost_where_text_cannot_serve(
+def test_lost_privileges_are_an_error_where_text_cannot_be_read(
     lack: str, choosing: list[Request], v2: Path, source: FakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forbid(*_: object) -> Any:
@@ -602,7 +607,9 @@ def test_rights_lost_where_text_cannot_serve(
         assert (tree.backend, tree.item_names, source.closes) == ("core", items, 0)
 
 
-def test_rights_lost_with_the_cgroup(choosing: list[Request], v2: Path, source: FakeTree) -> None:
+def test_lost_privileges_and_a_removed_cgroup_are_a_removal(
+    choosing: list[Request], v2: Path, source: FakeTree
+) -> None:
     with TreeReader(v2, ITEMS) as tree:
         source.error = REFUSED
         shutil.rmtree(v2)
@@ -611,7 +618,7 @@ def test_rights_lost_with_the_cgroup(choosing: list[Request], v2: Path, source: 
         assert tree.backend == "core"
 
 
-def test_rights_lost_in_a_shortage_of_files(
+def test_a_fallback_that_fails_for_want_of_descriptors_is_tried_again(
     choosing: list[Request], v2: Path, source: FakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> Any:
@@ -626,7 +633,7 @@ def test_rights_lost_in_a_shortage_of_files(
         assert len(tree.read()) == 1 and tree.backend == "text"
 
 
-def test_a_reader_that_is_closed_while_it_turns_to_text_stays_closed(
+def test_a_reader_that_is_closed_during_its_fallback_stays_closed(
     choosing: list[Request], v2: Path, source: FakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = _tree_text.TextTreeSource
@@ -648,7 +655,9 @@ def test_a_reader_that_is_closed_while_it_turns_to_text_stays_closed(
 # --- closing --------------------------------------------------------------------------
 
 
-def test_use_after_close(v2: Path, trees: Trees, source: FakeTree) -> None:
+def test_reading_a_closed_reader_is_a_closed_error(
+    v2: Path, trees: Trees, source: FakeTree
+) -> None:
     tree = TreeReader(v2)
     tree.close()
     for by_copy in (True, False):
@@ -659,14 +668,14 @@ def test_use_after_close(v2: Path, trees: Trees, source: FakeTree) -> None:
     assert source.walks == 0
 
 
-def test_close_twice(v2: Path, trees: Trees, source: FakeTree) -> None:
+def test_closing_twice_closes_once(v2: Path, trees: Trees, source: FakeTree) -> None:
     tree = TreeReader(v2)
     tree.close()
     tree.close()
     assert source.closes == 1
 
 
-def test_with(v2: Path, trees: Trees, source: FakeTree) -> None:
+def test_a_with_block_closes_the_reader(v2: Path, trees: Trees, source: FakeTree) -> None:
     with pytest.raises(ZeroDivisionError), TreeReader(v2) as tree:
         assert isinstance(tree, TreeReader)
         tree.read()
@@ -676,7 +685,7 @@ def test_with(v2: Path, trees: Trees, source: FakeTree) -> None:
         tree.read()
 
 
-def test_a_closed_reader_can_still_be_asked_what_it_was(v2: Path, trees: Trees) -> None:
+def test_a_closed_reader_keeps_its_attributes(v2: Path, trees: Trees) -> None:
     tree = TreeReader(v2, order="up")
     tree.close()
     assert (tree.backend, tree.transport, tree.item_names, tree.order) == (
@@ -704,7 +713,7 @@ def test_a_reader_cannot_be_copied_or_pickled(v2: Path, trees: Trees) -> None:
 # --- threads, signals, fork -----------------------------------------------------------
 
 
-def test_threads_share_one_reader_and_walk_one_at_a_time(
+def test_threads_that_share_a_reader_walk_one_at_a_time(
     v2: Path, trees: Trees, source: FakeTree
 ) -> None:
     source.during = lambda: time.sleep(0)  # lets the others try
@@ -730,7 +739,7 @@ def test_threads_share_one_reader_and_walk_one_at_a_time(
     assert (source.walks, source.most_at_once) == (601, 1)
 
 
-def test_close_while_others_read(v2: Path, trees: Trees, source: FakeTree) -> None:
+def test_a_close_ends_the_reads_of_other_threads(v2: Path, trees: Trees, source: FakeTree) -> None:
     tree = TreeReader(v2)
     outcomes: list[BaseException] = []
     started = threading.Barrier(5)
@@ -755,7 +764,7 @@ def test_close_while_others_read(v2: Path, trees: Trees, source: FakeTree) -> No
     assert source.closes == 1
 
 
-def test_a_signal_handler_s_read_in_the_middle_of_one_is_a_clear_error(
+def test_a_read_in_a_signal_handler_during_a_read_is_a_clear_error(
     v2: Path, trees: Trees, source: FakeTree
 ) -> None:
     met: list[MemcgError] = []
@@ -783,7 +792,7 @@ def test_a_signal_handler_s_read_in_the_middle_of_one_is_a_clear_error(
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_thread_that_waits_its_turn_is_not_refused(
+def test_a_read_during_another_thread_s_read_waits(
     v2: Path, trees: Trees, source: FakeTree
 ) -> None:
     source.hold = threading.Event()
@@ -827,7 +836,7 @@ def in_child(tree: TreeReader) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_reads(v2: Path, trees: Trees) -> None:
+def test_a_forked_child_can_read(v2: Path, trees: Trees) -> None:
     with TreeReader(v2) as tree:
         view = tree.read(copy=False)
         assert in_child(tree) == 0
@@ -865,7 +874,7 @@ def test_a_forked_child_s_view_has_expired(closed: bool, v2: Path, trees: Trees)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_child_s_own_view_is_good_in_the_child(v2: Path, trees: Trees) -> None:
+def test_a_view_made_in_a_child_is_valid_in_the_child(v2: Path, trees: Trees) -> None:
     def child() -> None:
         view = tree.read(copy=False)
         assert values_of(view) == VALUES

@@ -40,21 +40,23 @@ def patched(data: bytes, at: int, form: str, value: int) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_cut_short_anywhere_is_an_error(count: int) -> None:
-    whole = encode(ITEMS, some_rows(count))
-    assert len(_wire.decode(whole).rows) == count
-    for length in range(len(whole)):
-        with pytest.raises(StreamError):
-            _wire.decode(whole[:length])
+def test_a_stream_cut_short_anywhere_is_an_error() -> None:
+    cases: list[int] = [0, 1, 3]
+    for count in cases:
+        whole = encode(ITEMS, some_rows(count))
+        assert len(_wire.decode(whole).rows) == count
+        for length in range(len(whole)):
+            with pytest.raises(StreamError):
+                _wire.decode(whole[:length])
 
 
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_bytes_too_many_are_an_error(count: int) -> None:
-    whole = encode(ITEMS, some_rows(count))
-    for length in range(1, 2 * _wire.row_size(len(ITEMS))):
-        with pytest.raises(StreamError):
-            _wire.decode(whole + bytes(length))
+def test_bytes_after_a_stream_are_an_error() -> None:
+    cases: list[int] = [0, 1, 3]
+    for count in cases:
+        whole = encode(ITEMS, some_rows(count))
+        for length in range(1, 2 * _wire.row_size(len(ITEMS))):
+            with pytest.raises(StreamError):
+                _wire.decode(whole + bytes(length))
 
 
 def test_bytes_lost_in_the_middle_are_an_error() -> None:
@@ -64,14 +66,15 @@ def test_bytes_lost_in_the_middle_are_an_error() -> None:
             _wire.decode(whole[:40] + whole[40 + length :])
 
 
-@pytest.mark.parametrize("told", [0, 1, 3, 4, U32])
-def test_a_trailer_that_counts_otherwise_is_an_error(told: int) -> None:
-    data = _wire.encode_header(ITEMS, 1) + b"".join(map(encode_row, some_rows(2)))
-    with pytest.raises(StreamError):
-        _wire.decode(data + encode_trailer(told))
+def test_a_trailer_with_a_wrong_count_is_an_error() -> None:
+    cases: list[int] = [0, 1, 3, 4, U32]
+    for told in cases:
+        data = _wire.encode_header(ITEMS, 1) + b"".join(map(encode_row, some_rows(2)))
+        with pytest.raises(StreamError):
+            _wire.decode(data + encode_trailer(told))
 
 
-def test_a_trailer_inside_the_header_is_none() -> None:
+def test_a_trailer_inside_the_header_is_not_taken_for_one() -> None:
     # The header's own items spell a trailer of zero rows.
     items = (*struct.unpack("=2H", struct.pack("=I", _wire.END_MAGIC)), 0, 0, 9, 9, 9, 9)
     header = _wire.encode_header(items, 1)
@@ -80,29 +83,27 @@ def test_a_trailer_inside_the_header_is_none() -> None:
         _wire.decode(header)
 
 
-@pytest.mark.parametrize(
-    ("at", "form", "value"),
-    [
-        pytest.param(0, "=I", 0x7F454C46, id="magic"),
-        pytest.param(0, ">I", _wire.MAGIC, id="other byte order"),
-        pytest.param(0, "=I", _wire.END_MAGIC, id="trailer's magic"),
-        pytest.param(4, "=H", 0, id="version 0"),
-        pytest.param(4, "=H", 2, id="version 2"),
-        pytest.param(6, "=H", 0, id="header size 0"),
-        pytest.param(6, "=H", 32, id="header size"),
-        pytest.param(8, "=I", 0, id="row size 0"),
-        pytest.param(8, "=I", 40, id="row size"),
-        pytest.param(8, "=I", U32, id="row size too large"),
-        pytest.param(12, "=H", 2, id="fewer items"),
-        pytest.param(12, "=H", U16, id="more items than bytes"),
-        pytest.param(-16, "=I", 0, id="trailer's magic lost"),
-        pytest.param(-16, "=I", _wire.MAGIC, id="header's magic in the trailer"),
-    ],
-)
-def test_a_damaged_field_is_an_error(at: int, form: str, value: int) -> None:
-    whole = encode(ITEMS, some_rows(1))
-    with pytest.raises(StreamError):
-        _wire.decode(patched(whole, at % len(whole), form, value))
+def test_a_damaged_field_is_an_error() -> None:
+    cases: list[tuple[int, str, int]] = [
+        (0, "=I", 0x7F454C46),  # "magic"
+        (0, ">I", _wire.MAGIC),  # "other byte order"
+        (0, "=I", _wire.END_MAGIC),  # "trailer's magic"
+        (4, "=H", 0),  # "version 0"
+        (4, "=H", 2),  # "version 2"
+        (6, "=H", 0),  # "header size 0"
+        (6, "=H", 32),  # "header size"
+        (8, "=I", 0),  # "row size 0"
+        (8, "=I", 40),  # "row size"
+        (8, "=I", U32),  # "row size too large"
+        (12, "=H", 2),  # "fewer items"
+        (12, "=H", U16),  # "more items than bytes"
+        (-16, "=I", 0),  # "trailer's magic lost"
+        (-16, "=I", _wire.MAGIC),  # "header's magic in the trailer"
+    ]
+    for at, form, value in cases:
+        whole = encode(ITEMS, some_rows(1))
+        with pytest.raises(StreamError):
+            _wire.decode(patched(whole, at % len(whole), form, value))
 
 
 def test_the_version_is_named() -> None:
@@ -111,19 +112,21 @@ def test_the_version_is_named() -> None:
         _wire.decode(data)
 
 
-@pytest.mark.parametrize("data", [b"", b"\0", b"anon 4096\nfile 0\nslab 1\n", bytes(400)])
-def test_what_is_no_stream_says_so(data: bytes) -> None:
-    with pytest.raises(StreamError, match="not a statistics stream"):
-        _wire.decode(data)
+def test_the_error_for_other_bytes_says_that_they_are_no_stream() -> None:
+    cases: list[bytes] = [b"", b"\0", b"anon 4096\nfile 0\nslab 1\n", bytes(400)]
+    for data in cases:
+        with pytest.raises(StreamError, match="not a statistics stream"):
+            _wire.decode(data)
 
 
-@pytest.mark.parametrize("rows", [0, 2])
-def test_a_lone_trailer_is_an_error(rows: int) -> None:
-    with pytest.raises(StreamError):
-        _wire.decode(encode_trailer(rows))
+def test_a_lone_trailer_is_an_error() -> None:
+    cases: list[int] = [0, 2]
+    for rows in cases:
+        with pytest.raises(StreamError):
+            _wire.decode(encode_trailer(rows))
 
 
-def test_a_header_and_no_row() -> None:
+def test_a_stream_may_have_no_rows() -> None:
     stream = _wire.decode(encode(ITEMS, [], order=4))
     assert (stream.rows, stream.header.item_numbers, stream.header.order) == ([], ITEMS, 4)
 
@@ -139,14 +142,15 @@ def test_every_field_comes_back() -> None:
 # --- streams of which the end may be missing ------------------------------------------
 
 
-@pytest.mark.parametrize("count", [0, 1, 4])
-def test_a_stream_is_taken_apart(count: int) -> None:
-    rows = b"".join(map(encode_row, some_rows(count)))
-    whole = encode(ITEMS, some_rows(count))
-    header, found, end_ns = _wire.split(whole)
-    assert (header, bytes(found), end_ns) == (_wire.decode_header(whole), rows, 77)
-    header, found, end_ns = _wire.split(whole[: -_wire.TRAILER.size])
-    assert (header, bytes(found), end_ns) == (_wire.decode_header(whole), rows, None)
+def test_a_stream_with_or_without_its_trailer_is_split() -> None:
+    cases: list[int] = [0, 1, 4]
+    for count in cases:
+        rows = b"".join(map(encode_row, some_rows(count)))
+        whole = encode(ITEMS, some_rows(count))
+        header, found, end_ns = _wire.split(whole)
+        assert (header, bytes(found), end_ns) == (_wire.decode_header(whole), rows, 77)
+        header, found, end_ns = _wire.split(whole[: -_wire.TRAILER.size])
+        assert (header, bytes(found), end_ns) == (_wire.decode_header(whole), rows, None)
 
 
 def test_no_row_is_taken_for_a_trailer() -> None:
@@ -157,7 +161,7 @@ def test_no_row_is_taken_for_a_trailer() -> None:
     assert _wire.decode(encode(ITEMS, [row])).rows == [row]
 
 
-def test_what_ends_within_a_row_cannot_be_taken_apart() -> None:
+def test_a_stream_that_ends_within_a_row_cannot_be_split() -> None:
     whole = encode(ITEMS, some_rows(3))
     row = _wire.row_size(len(ITEMS))
     for length in range(24, len(whole)):
@@ -184,7 +188,7 @@ def test_round_trip(
 
 
 @given(st.binary(max_size=120))
-def test_noise_is_an_error_or_a_stream_and_nothing_else(data: bytes) -> None:
+def test_any_bytes_are_a_stream_or_a_stream_error(data: bytes) -> None:
     try:
         stream = _wire.decode(data)
     except StreamError:
@@ -193,12 +197,13 @@ def test_noise_is_an_error_or_a_stream_and_nothing_else(data: bytes) -> None:
     assert len(stream.rows) == struct.unpack_from("=I", data, len(data) - 12)[0]
 
 
-@pytest.mark.parametrize("items", [0, 1, 2, 3, 4, 5, 73, _wire.MAX_ITEMS])
-def test_rows_are_aligned(items: int) -> None:
-    assert _wire.header_size(items) % 8 == 0
-    assert _wire.header_size(items) - (_wire.HEADER.size + 2 * items) in range(8)
-    assert _wire.row_size(items) % 8 == 0
-    assert len(_wire.encode_header(range(items), 1)) == _wire.header_size(items)
+def test_headers_and_rows_are_multiples_of_8_bytes() -> None:
+    cases: list[int] = [0, 1, 2, 3, 4, 5, 73, _wire.MAX_ITEMS]
+    for items in cases:
+        assert _wire.header_size(items) % 8 == 0
+        assert _wire.header_size(items) - (_wire.HEADER.size + 2 * items) in range(8)
+        assert _wire.row_size(items) % 8 == 0
+        assert len(_wire.encode_header(range(items), 1)) == _wire.header_size(items)
 
 
 # --- rows that are elsewhere ----------------------------------------------------------
@@ -218,32 +223,31 @@ def test_a_row_is_decoded_where_it_lies(ids: list[int], values: list[int], read:
         assert found == row._replace(values=row.values[:count])
 
 
-def test_a_row_beyond_the_memory_is_not_made_up() -> None:
+def test_a_row_beyond_the_memory_is_an_error() -> None:
     memory = b"".join(map(encode_row, some_rows(2)))
     for at, items in ((2 * 48, 0), (48, 4), (48 + 1, 3), (80, 0)):
         with pytest.raises(struct.error):
             _wire.decode_row(memory, at, items)
 
 
-@pytest.mark.parametrize("before", [b"", bytes(24), _wire.encode_header(ITEMS, 2)])
-def test_a_trailer_alone(before: bytes) -> None:
-    assert _wire.decode_trailer(before + encode_trailer(70_000, 9)) == (70_000, 9)
+def test_a_trailer_is_found_at_the_end_whatever_precedes_it() -> None:
+    cases: list[bytes] = [b"", bytes(24), _wire.encode_header(ITEMS, 2)]
+    for before in cases:
+        assert _wire.decode_trailer(before + encode_trailer(70_000, 9)) == (70_000, 9)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
+def test_a_missing_trailer_is_named_in_the_error() -> None:
+    cases: list[bytes] = [
         b"",
         encode_trailer(1)[:-1],
         encode_trailer(1)[1:],
         encode_trailer(1) + b"\0",
         _wire.encode_header(ITEMS, 2),
         bytes(64),
-    ],
-)
-def test_no_trailer(data: bytes) -> None:
-    with pytest.raises(StreamError, match=f"stream of {len(data)} bytes has no trailer"):
-        _wire.decode_trailer(data)
+    ]
+    for data in cases:
+        with pytest.raises(StreamError, match=f"stream of {len(data)} bytes has no trailer"):
+            _wire.decode_trailer(data)
 
 
 @pytest.mark.parametrize(("order", "form"), [("little", "<"), ("big", ">")])

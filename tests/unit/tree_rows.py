@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Trees' rows packed by hand, snapshots of them, and a source that walks as the test says."""
+"""Packed rows of a tree, snapshots of them, and a fake source that walks as the test asks."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def snapshot_of(
 
 
 class FakeTree:
-    """A source of rows: counts what is done to it, and fails or waits as the test says.
+    """A fake source of rows: counts its calls, and fails or waits as the test asks.
 
     Attributes:
         memory: what a walk returns, with the number of rows; the next walk returns it again.
-        hold: what a walk waits for, when it has set *entered*.
-        error: what a walk raises.
-        root: the open directory of the walk's root, for those that ask.
+        hold: an event that a walk waits for after it has set *entered*.
+        error: the exception that a walk raises.
+        root: the open directory of the walk's root.
     """
 
     root: Cgroup
@@ -102,9 +102,9 @@ class Trees:
     """Stands in for pymemcgbpf._sources.choose.choose().
 
     Attributes:
-        source: what every reader is given.
-        asked: the path, the request and the maker of each reader.
-        error: raised instead.
+        source: the source that every reader gets.
+        asked: the path, the request and the factory of each reader.
+        error: raised instead of returning the source.
     """
 
     def __init__(self, source: FakeTree) -> None:
@@ -112,9 +112,9 @@ class Trees:
         self.asked: list[tuple[str, Request, Any]] = []
         self.error: Optional[BaseException] = None
 
-    def choose(self, cgroup: Cgroup, request: Request, maker: Any) -> Selection[Any]:
+    def choose(self, cgroup: Cgroup, request: Request, factory: Any) -> Selection[Any]:
         if self.error is not None:
             raise self.error
-        self.asked.append((cgroup.path, request, maker))
+        self.asked.append((cgroup.path, request, factory))
         source: Any = self.source
         return Selection(source, request.names or NAMES, "fake", "thin air", "because")

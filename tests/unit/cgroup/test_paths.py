@@ -407,7 +407,7 @@ def test_dots_after_a_link_are_resolved_at_the_link_s_target(root: Path, system:
 def up(root: Path) -> dict[int, Path]:
     """A deep directory and its ancestors up to the root of the file system, by id."""
     (leaf,) = make(root, "a/b/leaf")
-    return {id_of(path): path for path in (leaf, *leaf.parents[:4])}
+    return {id_of(path): path for path in (leaf, *list(leaf.parents)[:4])}
 
 
 def test_the_paths_of_ancestors_are_found(up: dict[int, Path], system: System) -> None:

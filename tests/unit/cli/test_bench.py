@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import json
 import os
@@ -47,7 +48,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what is printed --------------------------------------------------------------------
 
 
-def test_text(root: Path, capsys: Captured) -> None:
+def test_the_report_as_text(root: Path, capsys: Captured) -> None:
     text = printed(capsys, "bench", *QUICK, str(root))
     lines = text.splitlines()
     assert [line for line in lines if len(line) > 80] == []
@@ -76,7 +77,7 @@ def test_text(root: Path, capsys: Captured) -> None:
     assert f"{3 * (6 + 7) + 7} values and sums of memory.stat compared" in said
 
 
-def test_json(root: Path, capsys: Captured) -> None:
+def test_the_report_as_json(root: Path, capsys: Captured) -> None:
     report = json.loads(printed(capsys, "bench", "--json", *QUICK, str(root)))
     assert report["machine"]["path"] == str(root) and report["machine"]["cgroup"] == "cgroup v2"
     assert report["formatting"] == {"share": None, "samples": 0, "why": NO_PERF.why}
@@ -97,7 +98,7 @@ def test_json(root: Path, capsys: Captured) -> None:
                 assert faster == pytest.approx(real[control] / one["real_us"])
 
 
-def test_so_many_reads(root: Path, capsys: Captured) -> None:
+def test_iterations_sets_the_number_of_reads(root: Path, capsys: Captured) -> None:
     arguments = ("bench", "--json", *QUICK, "--iterations", "47", str(root))
     report = json.loads(printed(capsys, *arguments))
     for part in report["parts"][:-1]:
@@ -120,7 +121,7 @@ def test_a_tree_that_is_read_wrongly_is_not_timed(
     assert "TreeReader, text, copy=False: anon is " in said and "nothing was timed" in said
 
 
-def test_cgroup_v1(tmp_path: Path, capsys: Captured) -> None:
+def test_cgroup_v1_is_timed_with_its_own_items(tmp_path: Path, capsys: Captured) -> None:
     root = make_v1(tmp_path / "root", root=True)
     report = json.loads(printed(capsys, "bench", "--json", *QUICK, str(root)))
     assert report["machine"]["cgroup"] == "cgroup v1"
@@ -128,11 +129,11 @@ def test_cgroup_v1(tmp_path: Path, capsys: Captured) -> None:
     assert report["values_compared"] == 3 * (3 + 3) + 4
 
 
-def test_no_cgroup(tmp_path: Path, capsys: Captured) -> None:
+def test_a_missing_cgroup_is_status_1(tmp_path: Path, capsys: Captured) -> None:
     assert "does not exist" in failed(capsys, 1, "bench", str(tmp_path / "none"))
 
 
-def test_a_cgroup_that_is_removed_meanwhile(
+def test_a_cgroup_removed_during_the_command_is_an_error_in_one_line(
     root: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*_: object) -> None:
@@ -142,9 +143,10 @@ def test_a_cgroup_that_is_removed_meanwhile(
     assert "can no longer be read: No such device" in failed(capsys, 1, "bench", str(root))
 
 
-@pytest.mark.parametrize("arguments", [("--seconds", "x"), ("--iterations", "0"), ("a", "b")])
-def test_wrong_usage(arguments: tuple[str, ...], capsys: Captured) -> None:
-    assert "--help" in failed(capsys, 2, "bench", *arguments)
+def test_wrong_usage_is_status_2(capsys: Captured) -> None:
+    cases: list[tuple[str, ...]] = [("--seconds", "x"), ("--iterations", "0"), ("a", "b")]
+    for arguments in cases:
+        assert "--help" in failed(capsys, 2, "bench", *arguments)
 
 
 def test_progress_is_one_line_that_goes(
@@ -196,13 +198,13 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
-def test_a_number_that_moves_agrees(no_pause: None) -> None:
+def test_changing_values_that_overlap_agree(no_pause: None) -> None:
     # Between 1 and 3; and once the first has come to rest.
     assert contestants.compare([counting("a", 1, 3), counting("b", 2)]) == 1
     assert contestants.compare([counting("a", 1, 2, 3, 3), counting("b", 9, 3)]) == 1
 
 
-def test_a_number_that_is_wrong_is_named(no_pause: None) -> None:
+def test_a_value_that_disagrees_is_named(no_pause: None) -> None:
     with pytest.raises(StreamError, match=r"^b: anon is 4, not 1 to 3: nothing was timed$"):
         contestants.compare([counting("a", *([1, 3] * 40)), counting("b", 4)])
 
@@ -214,7 +216,7 @@ def sleeping(name: str, seconds: float) -> Contestant:
     return Contestant(name, lambda: time.sleep(seconds))
 
 
-def test_all_have_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_contestant_gets_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     quick, slow = sleeping("quick", 0.0005), sleeping("slow", 0.05)
     rounds.race([quick, slow], 0.2)
     assert 1 <= len(quick.batches) <= rounds.ROUNDS
@@ -223,12 +225,12 @@ def test_all_have_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slow.microseconds("user") + slow.microseconds("system") < 10_000
 
 
-@pytest.mark.parametrize("reads", [1, 20, 21, 1000])
-def test_so_many_reads_are_so_many(reads: int) -> None:
-    done: list[None] = []
-    one = Contestant("one", lambda: done.append(None))
-    rounds.race([one], 9.0, reads)
-    assert one.reads == len(done) == reads
+def test_a_race_does_exactly_the_reads_asked_for() -> None:
+    for reads in (1, 20, 21, 1000):
+        done: list[None] = []
+        one = Contestant("one", functools.partial(done.append, None))
+        rounds.race([one], 9.0, reads)
+        assert one.reads == len(done) == reads
 
 
 def test_a_walk_is_divided_by_its_cgroups() -> None:
@@ -239,15 +241,15 @@ def test_a_walk_is_divided_by_its_cgroups() -> None:
 # --- the table and the chart ------------------------------------------------------------
 
 
-def given(**times: int) -> benchmark.Section:
+def given(**times: int) -> benchmark.ReportSection:
     made = [
         Contestant(name, lambda: None, batches=[Batch(10, 10_000 * time, 2000, 1000)])
         for name, time in times.items()
     ]
-    return benchmark.Section("title", made, {"than a": "a", "than b": "b"})
+    return benchmark.ReportSection("title", made, {"than a": "a", "than b": "b"})
 
 
-def test_a_table() -> None:
+def test_a_table_has_times_and_ratios() -> None:
     assert bench_report.times(given(a=12, b=6)) == (
         "title   real  user   sys  than a  than b\n"
         "a      12.00  0.20  0.10    1.0×    0.5×\n"
@@ -255,7 +257,7 @@ def test_a_table() -> None:
     )
 
 
-def test_a_chart() -> None:
+def test_a_chart_has_bars_in_proportion() -> None:
     lines = bench_report.chart(given(a=34, long=17, c=0), "#").splitlines()
     assert lines == [
         f"a     {'#' * 68} 34.00",
@@ -292,7 +294,7 @@ def test_samples_within_printing_are_counted() -> None:
     assert found == formatting.Formatting(0.6, 100)
 
 
-def test_what_perf_does_not_see() -> None:
+def test_too_few_or_blind_samples_of_perf_are_explained() -> None:
     few = formatting.of_samples("\n".join([FORMATTED] * 49))
     assert few.share is None and "49 samples only" in few.why
     blind = formatting.of_samples("\n".join([PYTHON] * 100))
@@ -333,12 +335,14 @@ def test_perf_is_asked_about_this_process(perf: Callable[[str], None], tmp_path:
         ("exit 3", "perf record: it failed"),
     ],
 )
-def test_a_perf_that_fails(script: str, why: str, perf: Callable[[str], None]) -> None:
+def test_the_message_of_a_failing_perf_is_kept(
+    script: str, why: str, perf: Callable[[str], None]
+) -> None:
     perf(script)
     assert formatting.share(lambda: None) == formatting.Formatting(None, why=why)
 
 
-def test_a_perf_that_does_not_end(
+def test_a_perf_that_does_not_end_is_stopped(
     perf: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formatting, "_PATIENCE", 0.1)
@@ -346,7 +350,7 @@ def test_a_perf_that_does_not_end(
     assert formatting.share(lambda: None).why == "perf record does not end"
 
 
-def test_no_perf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_perf_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "not installed" in formatting.share(lambda: None).why

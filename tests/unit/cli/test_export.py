@@ -103,14 +103,14 @@ def test_openmetrics(forest: Path, capsys: Captured) -> None:
     )
 
 
-def test_promtool_is_content(forest: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_promtool_accepts_the_output(forest: Path, tmp_path: Path, capsys: Captured) -> None:
     text = printed(capsys, forest, "*")
     assert 'cgroup_memory_numa_stat_later{cgroup="/a.slice",node="0"} 7\n' in text
     assert promtool("check", "metrics", text=text) == ""
     check_openmetrics(printed(capsys, "--format", "openmetrics", forest, "*"), tmp_path)
 
 
-def test_promtool_is_content_with_every_name(tmp_path: Path, capsys: Captured) -> None:
+def test_promtool_accepts_every_item(tmp_path: Path, capsys: Captured) -> None:
     path = make_v2(tmp_path / "root", stat="".join(f"{name} 1\n" for name in _of("memory.stat")))
     for file in ("memory.events", "memory.events.local", "memory.swap.events"):
         keys = (name[len(file) + 1 :] for name in _of(file))
@@ -131,7 +131,7 @@ def _of(file: str) -> list[str]:
     return [item.name for item in CATALOGUE.values() if item.file == file]
 
 
-def test_no_two_items_have_one_name() -> None:
+def test_every_item_has_its_own_metric_name() -> None:
     families = [export._metric(name).family for name in CATALOGUE]
     families += {
         export._metric(f"memory.numa_stat.{name}.N{node}").family
@@ -141,9 +141,8 @@ def test_no_two_items_have_one_name() -> None:
     assert len(set(families)) == len(families)
 
 
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
+def test_values_are_exact_in_their_unit() -> None:
+    cases: list[tuple[int, str, str]] = [
         (0, "", "0"),
         ((1 << 64) - 2, "", str((1 << 64) - 2)),
         (UNLIMITED, "bytes", "+Inf"),
@@ -152,14 +151,15 @@ def test_no_two_items_have_one_name() -> None:
         (0, "seconds", "0.000000"),
         (1, "seconds", "0.000001"),
         (12_345_678_901, "seconds", "12345.678901"),
-    ],
-)
-def test_values(value: int, unit: str, text: str) -> None:
-    assert export._number(value, unit) == text
+    ]
+    for value, unit, text in cases:
+        assert export._number(value, unit) == text
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_name_of_any_bytes(form: str, forest: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_a_cgroup_name_of_any_bytes_is_a_valid_label(
+    form: str, forest: Path, tmp_path: Path, capsys: Captured
+) -> None:
     for name in (b'"q"\\', b"\xff\n", b"\\xff\n", "ä{} 1".encode()):
         os.mkdir(os.fsencode(forest) + b"/" + name)
         make_v2(forest / os.fsdecode(name))
@@ -192,7 +192,7 @@ def test_a_terminal_gets_no_control_characters(
         assert shown in run.screen.shown, run.screen.shown
 
 
-def test_what_is_printed_is_utf_8_anywhere(forest: Path, run_python: RunPython) -> None:
+def test_the_output_is_utf_8_in_any_locale(forest: Path, run_python: RunPython) -> None:
     make_v2(forest / "ä")
     arguments = ("-m", "pymemcgbpf", "export", *TEXT, str(forest), "anon")
     ran = run_python(*arguments, PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C.UTF-8")
@@ -206,7 +206,7 @@ def test_the_label_is_the_path_from_the_hierarchys_root(forest: Path, capsys: Ca
         assert labels == ["/a.slice", "/a.slice/b"]
 
 
-def test_a_cgroup_that_is_removed_meanwhile_is_left_out(
+def test_a_cgroup_removed_during_the_export_is_left_out(
     forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = export._labels
@@ -222,7 +222,7 @@ def test_a_cgroup_that_is_removed_meanwhile_is_left_out(
 # --- into a file ------------------------------------------------------------------------
 
 
-def test_the_file_is_replaced_at_once(forest: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_the_file_is_replaced_atomically(forest: Path, tmp_path: Path, capsys: Captured) -> None:
     folder = tmp_path / "textfile"
     folder.mkdir()
     path = folder / "cgroups.prom"
@@ -235,7 +235,7 @@ def test_the_file_is_replaced_at_once(forest: Path, tmp_path: Path, capsys: Capt
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-def test_a_dash_is_no_file(
+def test_a_dash_means_standard_output(
     forest: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -260,7 +260,7 @@ def test_a_link_is_refused(target: str, tmp_path: Path, forest: Path, capsys: Ca
     assert (tmp_path / "link").is_symlink() and sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_link_above_the_file_is_the_caller_s(tmp_path: Path) -> None:
+def test_a_link_in_the_directory_part_is_followed(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder")
     write(tmp_path / "link" / "it.prom")
@@ -274,7 +274,7 @@ def test_a_path_without_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "socket"])
-def test_what_is_no_regular_file_stays(kind: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_regular_is_not_replaced(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "it.prom"
     if kind == "FIFO":
         os.mkfifo(path)
@@ -285,13 +285,13 @@ def test_what_is_no_regular_file_stays(kind: str, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["it.prom"] and not path.is_file()
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "folder/", "folder/."])
-def test_a_directory_is_no_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MemcgError, match="it is not a regular file"):
-        output_file.replace(name, b"new")
-    assert os.listdir(tmp_path) == ["folder"] and os.listdir("folder") == []
+    for name in ("", ".", "..", "folder/", "folder/."):
+        with pytest.raises(MemcgError, match="it is not a regular file"):
+            output_file.replace(name, b"new")
+        assert os.listdir(tmp_path) == ["folder"] and os.listdir("folder") == []
 
 
 def test_other_names_of_the_old_file_keep_its_data(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_other_names_of_the_old_file_keep_its_data(tmp_path: Path) -> None:
     assert (tmp_path / "it.prom").read_text() == "new"
 
 
-def test_what_the_path_leads_to_meanwhile_is_not_written(
+def test_a_link_planted_during_the_write_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("folder", "elsewhere"):
@@ -323,7 +323,7 @@ def test_what_the_path_leads_to_meanwhile_is_not_written(
     assert os.listdir(tmp_path / "moved") == ["it.prom"]
 
 
-def test_a_link_that_comes_after_the_look_is_replaced_itself(
+def test_a_link_planted_before_the_rename_is_replaced_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "secret").write_text("secret")
@@ -339,7 +339,7 @@ def test_a_link_that_comes_after_the_look_is_replaced_itself(
     assert not (tmp_path / "it.prom").is_symlink()
 
 
-def test_a_temporary_file_is_new_and_for_this_user_alone(
+def test_the_temporary_file_is_new_and_private(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real_open, opened = os.open, []
@@ -370,7 +370,7 @@ def test_a_file_that_cannot_be_written(
     assert path.is_dir() or not path.is_file()
 
 
-def test_the_old_one_s_owner_and_permissions_stay(
+def test_the_old_file_s_owner_and_permissions_are_kept(
     forest: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / ("x" * 250 + ".prom")
@@ -402,30 +402,22 @@ def status(mode: int, owner: int, links: int = 1) -> os.stat_result:
     return os.stat_result((mode, 1, 1, links, owner, owner, 0, 0, 0, 0))
 
 
-@pytest.mark.parametrize(
-    ("directory", "owner", "links", "planted"),
-    [
+def test_which_old_file_another_user_may_have_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases: list[tuple[tuple[int, int], int, int, bool]] = [
         ((0o1777, 0), 1000, 1, True),
         ((0o1777, 0), 0, 1, False),
         ((0o1777, 0), 77, 1, False),  # this user
         ((0o1777, 0), 77, 2, True),  # a hard link, which anybody may have made
         ((0o1775, 5), 1000, 1, True),
-        ((0o1775, 5), 5, 1, False),  # the directory's owner, who may replace any file in it
+        ((0o1775, 5), 5, 1, False),  # the directory's owner may replace any file in it anyway
         ((0o1755, 0), 1000, 1, False),
         ((0o0777, 0), 1000, 1, False),  # where everybody may replace the new one, too
         ((0o0755, 0), 1000, 2, False),
-    ],
-)
-def test_whose_file_may_be_planted(
-    directory: tuple[int, int],
-    owner: int,
-    links: int,
-    planted: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    ]
     monkeypatch.setattr(os, "geteuid", lambda: 77)
-    found = output_file._may_be_planted(status(*directory), status(0o666, owner, links))
-    assert found is planted
+    for directory, owner, links, planted in cases:
+        found = output_file._may_be_planted(status(*directory), status(0o666, owner, links))
+        assert found is planted
 
 
 def test_a_planted_file_s_owner_and_permissions_are_not_kept(tmp_path: Path) -> None:
@@ -445,7 +437,7 @@ def test_a_planted_file_s_owner_and_permissions_are_not_kept(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_the_old_one_and_no_other(
+def test_a_signal_leaves_only_the_old_file(
     number: signal.Signals, forest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "textfile"
@@ -462,7 +454,7 @@ def test_a_signal_leaves_the_old_one_and_no_other(
     assert os.listdir(folder) == ["it.prom"] and path.read_text() == "the old one\n"
 
 
-def test_a_failure_while_it_is_written_leaves_the_old_one(
+def test_a_failed_write_leaves_only_the_old_file(
     forest: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -476,7 +468,7 @@ def test_a_failure_while_it_is_written_leaves_the_old_one(
     assert path.read_text() == "old" and sorted(os.listdir(tmp_path)) == ["root", "x.prom"]
 
 
-def test_what_cannot_be_read_leaves_the_old_one(tmp_path: Path, capsys: Captured) -> None:
+def test_a_failed_read_leaves_the_old_file(tmp_path: Path, capsys: Captured) -> None:
     path = tmp_path / "x.prom"
     path.write_text("old")
     output = ("--output", str(path))
@@ -485,9 +477,10 @@ def test_what_cannot_be_read_leaves_the_old_one(tmp_path: Path, capsys: Captured
     assert path.read_text() == "old"
 
 
-@pytest.mark.parametrize("arguments", [("--format", "json"), ("--output",)])
-def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured) -> None:
-    assert "--help" in failed(capsys, 2, "export", *arguments)
+def test_a_wrong_option_is_status_2(capsys: Captured) -> None:
+    cases: list[tuple[str, ...]] = [("--format", "json"), ("--output",)]
+    for arguments in cases:
+        assert "--help" in failed(capsys, 2, "export", *arguments)
 
 
 def test_an_empty_file_name_is_reported_as_such(capsys: Captured) -> None:

@@ -32,7 +32,7 @@ def new(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_table(new: Path, capsys: Captured) -> None:
+def test_items_prints_a_table(new: Path, capsys: Captured) -> None:
     assert printed(capsys, "items", str(new)) == (
         "name                        unit          kind     file             description\n"
         "anon                        bytes         gauge    memory.stat      "
@@ -46,7 +46,7 @@ def test_the_table(new: Path, capsys: Captured) -> None:
     )
 
 
-def test_json(new: Path, capsys: Captured) -> None:
+def test_items_prints_json(new: Path, capsys: Captured) -> None:
     shown = json.loads(printed(capsys, "items", "--json", str(new)))
     assert [one["name"] for one in shown if not one["known"]] == ["pgtomorrow"]
     assert shown[0] == {
@@ -66,6 +66,8 @@ def test_default_is_the_own_cgroup(
     assert "pgtomorrow?" in printed(capsys, "items")
 
 
-def test_failures(new: Path, capsys: Captured) -> None:
+def test_a_wrong_path_is_status_1_and_an_extra_argument_status_2(
+    new: Path, capsys: Captured
+) -> None:
     assert "no such cgroup" in failed(capsys, 1, "items", str(new / "none"))
     assert "--help" in failed(capsys, 2, "items", str(new), "anon")

@@ -37,33 +37,30 @@ def test_help_without_a_word_lists_the_commands(
         assert f"\n  {word} " in text and f" {what}\n" in text
 
 
-@pytest.mark.parametrize("word", WORDS)
 def test_every_command_has_a_help_of_its_own(
-    word: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    text = helped(capsys, word)
-    assert text.startswith(f"usage: pymemcgbpf {word} [options]")
-    assert "Exit status: 0" in text.replace("\n", " ")
-    assert "\ncommands" not in text
+    for word in WORDS:
+        monkeypatch.setenv("COLUMNS", "80")
+        text = helped(capsys, word)
+        assert text.startswith(f"usage: pymemcgbpf {word} [options]")
+        assert "Exit status: 0" in text.replace("\n", " ")
+        assert "\ncommands" not in text
 
 
-@pytest.mark.parametrize("word", WORDS)
-def test_every_command_refuses_a_wrong_option_and_knows_its_version(
-    word: str, capsys: Captured
-) -> None:
-    assert "--help" in failed(capsys, 2, word, "--nonsense")
-    with pytest.raises(SystemExit):
-        main([word, "--version"])
-    assert capsys.readouterr().out == f"pymemcgbpf {pymemcgbpf.__version__}\n"
+def test_every_command_refuses_a_wrong_option_and_knows_its_version(capsys: Captured) -> None:
+    for word in WORDS:
+        assert "--help" in failed(capsys, 2, word, "--nonsense")
+        with pytest.raises(SystemExit):
+            main([word, "--version"])
+        assert capsys.readouterr().out == f"pymemcgbpf {pymemcgbpf.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [("anon",), ("--json",), ("--json", "anon", "file")])
-def test_stat_is_what_there_is_without_a_word(
-    arguments: tuple[str, ...], v2: Path, capsys: Captured
-) -> None:
-    without = printed(capsys, *TEXT, str(v2), *arguments)
-    assert printed(capsys, "stat", *TEXT, str(v2), *arguments) == without
+def test_stat_is_the_default_command(v2: Path, capsys: Captured) -> None:
+    cases: list[tuple[str, ...]] = [("anon",), ("--json",), ("--json", "anon", "file")]
+    for arguments in cases:
+        without = printed(capsys, *TEXT, str(v2), *arguments)
+        assert printed(capsys, "stat", *TEXT, str(v2), *arguments) == without
 
 
 def test_a_directory_that_is_called_like_a_command(
@@ -74,7 +71,7 @@ def test_a_directory_that_is_called_like_a_command(
     assert json.loads(printed(capsys, *TEXT, "--json", "./tree", "anon")) == {"anon": 4096}
 
 
-def test_ctrl_c_ends_it_as_the_signal_does(run_python: RunPython) -> None:
+def test_ctrl_c_ends_the_command_by_the_signal(run_python: RunPython) -> None:
     code = (
         "import pymemcgbpf._cli.main as m\n"
         "def interrupted(*_): raise KeyboardInterrupt\n"

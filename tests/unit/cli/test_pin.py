@@ -69,9 +69,8 @@ def printed(captured: Captured, *arguments: object) -> str:
     return out
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_wrong_usage_is_status_2(made: Pinned, capsys: Captured) -> None:
+    cases: list[tuple[str, ...]] = [
         ("pin",),
         ("pin", "a"),
         ("pin", "a", "b", "--mode", "-1"),
@@ -89,16 +88,13 @@ def printed(captured: Captured, *arguments: object) -> str:
         ("unpin", "a", "b"),
         ("cat",),
         ("cat", "a", "--yaml"),
-    ],
-)
-def test_wrong_usage_is_status_2(
-    arguments: tuple[str, ...], made: Pinned, capsys: Captured
-) -> None:
-    assert "--help" in refused(capsys, 2, *arguments)
-    assert made.asked == []
+    ]
+    for arguments in cases:
+        assert "--help" in refused(capsys, 2, *arguments)
+        assert made.asked == []
 
 
-def test_what_fails_is_status_1_and_an_item_2(
+def test_a_failure_is_status_1_and_an_unavailable_item_status_2(
     made: Pinned, capsys: Captured, tmp_path: Path
 ) -> None:
     made.error = BackendUnavailableError("no\nflush")
@@ -114,13 +110,13 @@ def test_what_fails_is_status_1_and_an_item_2(
     )
 
 
-def test_a_path_that_cannot_be_is_no_traceback(capsys: Captured) -> None:
+def test_an_impossible_path_is_reported_in_one_line(capsys: Captured) -> None:
     for command in (["unpin"], ["cat"], ["pin", "/"]):
         for path in ("a\0b", ""):
             assert "cannot be a path" in refused(capsys, 1, *command, path)
 
 
-def test_what_is_missing_is_named_and_no_more(capsys: Captured) -> None:
+def test_only_the_missing_argument_is_named(capsys: Captured) -> None:
     assert "required: PIN (" in refused(capsys, 2, "pin", "a")
 
 
@@ -160,7 +156,7 @@ def test_a_signal_ends_a_pin_by_an_exception(
         signal.signal(number, before)
 
 
-def test_what_is_made(made: Pinned, capsys: Captured) -> None:
+def test_the_options_of_pin_reach_the_library(made: Pinned, capsys: Captured) -> None:
     assert printed(capsys, "pin", "a", "b") == ""
     assert printed(capsys, "pin", "a", "--mode", "0440", "b", "anon", "pgscan", "--no-flush") == ""
     assert printed(capsys, "pin", "a", "b", "--order", "post") == ""
@@ -183,21 +179,24 @@ def test_unpin_says_what_to_do_with_an_empty_directory(
     )
 
 
-@pytest.mark.parametrize("room", ["0", "-1", "1" + "0" * 400, "10000000000000"])
-def test_a_room_that_is_none(room: str, capsys: Captured) -> None:
-    assert "is not a number of cgroups from 1" in refused(
-        capsys, 2, "pin", "--tree", "--room", room, "a", "b"
-    )
+def test_room_must_be_a_possible_number_of_cgroups(capsys: Captured) -> None:
+    cases: list[str] = ["0", "-1", "1" + "0" * 400, "10000000000000"]
+    for room in cases:
+        assert "is not a number of cgroups from 1" in refused(
+            capsys, 2, "pin", "--tree", "--room", room, "a", "b"
+        )
 
 
-def test_unpin(capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpin_removes_the_pin(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said_to_be(monkeypatch, tmp_path)
     path = pinned_file(tmp_path / "it", stream([ROW]))
     assert printed(capsys, "unpin", path) == ""
     assert not path.exists()
 
 
-def test_cat(capsys: Captured, tmp_path: Path) -> None:
+def test_cat_prints_a_pin_as_text_and_as_json(capsys: Captured, tmp_path: Path) -> None:
     path = pinned_file(tmp_path / "it", stream([ROW]))
     assert printed(capsys, "cat", path) == "anon    4.0 KiB\npgscan    3\n"
     assert json.loads(printed(capsys, "cat", "--json", path)) == {"anon": 4096, "pgscan": 3}
@@ -221,16 +220,17 @@ def test_cat(capsys: Captured, tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("command", ["pin", "unpin", "cat"])
-def test_help(command: str, capsys: Captured) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([command, "--help"])
-    assert caught.value.code == 0
-    out = capsys.readouterr().out
-    assert f"pymemcgbpf {command}" in out and "Exit status" in out
+def test_help_describes_the_command_and_its_exit_status(capsys: Captured) -> None:
+    cases: list[str] = ["pin", "unpin", "cat"]
+    for command in cases:
+        with pytest.raises(SystemExit) as caught:
+            main([command, "--help"])
+        assert caught.value.code == 0
+        out = capsys.readouterr().out
+        assert f"pymemcgbpf {command}" in out and "Exit status" in out
 
 
-def test_cat_takes_no_ctypes(run_python: RunPython, tmp_path: Path) -> None:
+def test_cat_works_without_ctypes(run_python: RunPython, tmp_path: Path) -> None:
     pinned_file(tmp_path / "it", stream([ROW]))
     code = (
         "import sys; sys.modules['ctypes'] = sys.modules['_ctypes'] = None\n"

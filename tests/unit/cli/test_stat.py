@@ -28,13 +28,13 @@ from ..directories import make_v2
 # --- failures -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["none", "memory.stat", "."])
-def test_what_cannot_be_read_is_status_1(name: str, tmp_path: Path, capsys: Captured) -> None:
+def test_what_cannot_be_read_is_status_1(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "memory.stat").write_text("")
-    assert name.strip(".") in failed(capsys, 1, *TEXT, str(tmp_path / name))
+    for name in ("none", "memory.stat", "."):
+        assert name.strip(".") in failed(capsys, 1, *TEXT, str(tmp_path / name))
 
 
-def test_a_complaint_has_no_control_characters(tmp_path: Path, capsys: Captured) -> None:
+def test_an_error_message_has_no_control_characters(tmp_path: Path, capsys: Captured) -> None:
     path = str(tmp_path / "evil\x1b[2J\x9b\udcff\n" / "it.prom")
     said = failed(capsys, 1, "export", *TEXT, "--output", path, str(make_v2(tmp_path / "v2")))
     assert r"evil\x1b[2J\x9b\xff /it.prom" in said and said[:-1].isprintable()
@@ -45,19 +45,23 @@ def test_an_unknown_item_is_status_2(v2: Path, capsys: Captured) -> None:
     assert "'pgfalt'" in said and "'pgfault'" in said
 
 
-def test_an_item_that_is_not_to_be_had_is_status_2(v2: Path, capsys: Captured) -> None:
+def test_an_unavailable_item_is_status_2(v2: Path, capsys: Captured) -> None:
     assert "'zswap'" in failed(capsys, 2, *TEXT, str(v2), "zswap")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("--backend", "ebpf"), ("--backend",), ("--nonsense",), ("--json=1",), ("-x",)],
-)
-def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured) -> None:
-    assert "--help" in failed(capsys, 2, *arguments)
+def test_a_wrong_option_is_status_2(capsys: Captured) -> None:
+    cases: list[tuple[str, ...]] = [
+        ("--backend", "ebpf"),
+        ("--backend",),
+        ("--nonsense",),
+        ("--json=1",),
+        ("-x",),
+    ]
+    for arguments in cases:
+        assert "--help" in failed(capsys, 2, *arguments)
 
 
-def test_a_backend_that_is_not_to_be_had_is_status_1(
+def test_an_unavailable_backend_is_status_1(
     v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_choose, "BPF_OPENER", RefuseBpf())
@@ -110,11 +114,11 @@ def test_json_is_exact(tmp_path: Path, capsys: Captured) -> None:
     ]
 
 
-@pytest.mark.parametrize("place", [0, 1, 2, 3])
-def test_an_option_may_stand_anywhere(place: int, v2: Path, capsys: Captured) -> None:
-    words = [str(v2), "anon", "file"]
-    words.insert(place, "--json")
-    assert json.loads(printed(capsys, *words)) == {"anon": 4096, "file": 8192}
+def test_an_option_may_stand_anywhere(v2: Path, capsys: Captured) -> None:
+    for place in range(4):
+        words = [str(v2), "anon", "file"]
+        words.insert(place, "--json")
+        assert json.loads(printed(capsys, *words)) == {"anon": 4096, "file": 8192}
 
 
 def test_default_is_the_own_cgroup(
@@ -134,13 +138,15 @@ def test_a_directory_that_is_called_like_an_item(
 
 
 @pytest.mark.parametrize("command", [(), ("tree",)])
-def test_a_first_word_that_is_nothing(command: tuple[str, ...], capsys: Captured) -> None:
+def test_a_first_word_that_means_nothing_is_named_with_a_suggestion(
+    command: tuple[str, ...], capsys: Captured
+) -> None:
     said = failed(capsys, 2, *command, "anno", "file")
     known = "neither a command, a path nor an item"
     assert said.startswith(f"pymemcgbpf: 'anno' is {known}; did you mean 'anon'")
 
 
-def test_a_command_that_is_mistyped_or_late(capsys: Captured) -> None:
+def test_a_mistyped_or_late_command_is_explained(capsys: Captured) -> None:
     assert "did you mean 'stat'" in failed(capsys, 2, "sta")
     said = "pymemcgbpf: 'tree' is a command, which must come before all options\n"
     assert failed(capsys, 2, "--json", "tree", "anon") == said
@@ -163,7 +169,9 @@ def test_with_stderr_closed_nothing_is_said_on_stdout(run_python: RunPython) -> 
         assert (done.stdout, done.returncode in (1, 2)) == ("", True)
 
 
-def test_a_group_is_no_path(v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_word_with_a_star_is_a_group_not_a_path(
+    v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (v2 / "memory.events").write_text("low 1\noom 2\n")
     (v2 / "memory.max").write_text("max\n")
     monkeypatch.setattr(_mounts, "own_cgroup", lambda: str(v2))
@@ -179,7 +187,7 @@ def test_a_group_is_no_path(v2: Path, capsys: Captured, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("arguments", "flush"), [([], True), (["--no-flush"], False)])
-def test_no_flush(
+def test_no_flush_reaches_the_reader(
     arguments: list[str],
     flush: bool,
     v2: Path,
@@ -199,7 +207,7 @@ def test_no_flush(
 
 
 @pytest.mark.parametrize("extra", [(), ("--json",)])
-def test_a_fall_back_to_text_says_why(
+def test_a_fallback_to_text_prints_its_reason(
     extra: tuple[str, ...], v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_choose, "BPF_OPENER", RefuseBpf())
@@ -236,15 +244,15 @@ def test_the_command_s_status(
     assert ran.stderr.startswith("pymemcgbpf: ") and ran.stderr.count("\n") == 1
 
 
-def test_help_on_a_terminal_of_ascii_alone(run_python: RunPython) -> None:
+def test_help_can_be_printed_in_ascii(run_python: RunPython) -> None:
     ran = run_python("-m", "pymemcgbpf", "--help", PYTHONIOENCODING="ascii")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "PATH" in ran.stdout and "--no-flush" in ran.stdout
 
 
 @pytest.mark.parametrize("stderr", ["/dev/full", "a closed pipe"])
-def test_nobody_to_complain_to_is_no_failure(stderr: str, v2: Path) -> None:
-    """There is a warning, as BPF cannot be had; the numbers are printed all the same."""
+def test_a_broken_standard_error_is_not_a_failure(stderr: str, v2: Path) -> None:
+    """BPF is unavailable, which is a warning; the numbers are printed nevertheless."""
     reading, writing = os.pipe()
     os.close(reading)
     code = (
@@ -293,9 +301,15 @@ def test_a_broken_pipe_is_quiet(v2: Path) -> None:
     assert (ran.returncode, ran.stderr) == (1, "")
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
-    "words", [(*TEXT, ""), ("--help",), ("tree", "--help"), ("items", "--version")]
+    ("words", "unbuffered"),
+    [
+        ((*TEXT, ""), ""),
+        ((*TEXT, ""), "1"),
+        (("--help",), ""),
+        (("tree", "--help"), "1"),
+        (("items", "--version"), "1"),
+    ],
 )
 def test_a_full_disk_is_reported_in_one_line(
     words: tuple[str, ...], unbuffered: str, v2: Path, monkeypatch: pytest.MonkeyPatch

@@ -88,16 +88,15 @@ def test_another_cgroup_at_the_same_path_has_a_rate_of_its_own(forest: Path, sho
     assert shown.next()["g3"] == (1, 0)
 
 
-def test_what_is_not_there_has_no_value() -> None:
+def test_an_absent_item_has_no_value() -> None:
     assert top._value(False, ABSENT, 1, 1.0) is None
     assert top._value(True, ABSENT, 1, 1.0) is None
     assert top._value(True, 1, ABSENT, 1.0) is None
     assert top._value(False, 1, ABSENT, 1.0) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "head", "cell"),
-    [
+def test_heads_and_cells_of_the_table() -> None:
+    cases: list[tuple[str, Optional[float], str, str]] = [
         ("memory.current", 1 << 20, "current", "1.0 MiB"),
         ("memory.swap.current", 0, "swap.current", "0 B"),
         ("memory.max", pymemcgbpf.UNLIMITED, "max", "max"),
@@ -108,16 +107,14 @@ def test_what_is_not_there_has_no_value() -> None:
         ("pgfault", 1234567.8, "pgfault/s", "1,234,568"),
         ("memory.pressure.some.total", 12_345.0, "pressure.some.total/s", "1.2 %"),
         ("pgtomorrow", 1234, "pgtomorrow", "1,234"),
-    ],
-)
-def test_heads_and_cells(name: str, value: Optional[float], head: str, cell: str) -> None:
-    assert top._head(name) == head
-    assert top._cell(name, value) == cell
+    ]
+    for name, value, head, cell in cases:
+        assert top._head(name) == head
+        assert top._cell(name, value) == cell
 
 
-@pytest.mark.parametrize(
-    ("text", "width", "shown"),
-    [
+def test_a_long_path_keeps_its_end() -> None:
+    cases: list[tuple[str, int, str]] = [
         ("abcdef", 6, "abcdef"),
         ("abcdef", 5, "..def"),
         ("abcdef", 2, ".."),
@@ -125,10 +122,9 @@ def test_heads_and_cells(name: str, value: Optional[float], head: str, cell: str
         ("日本語", 6, "日本語"),
         ("日本語", 5, "..語"),
         ("e\u0301x", 2, "e\u0301x"),
-    ],
-)
-def test_the_end_of_a_path_is_kept(text: str, width: int, shown: str) -> None:
-    assert top._end_of(text, width) == shown
+    ]
+    for text, width, shown in cases:
+        assert top._end_of(text, width) == shown
 
 
 # --- the program ------------------------------------------------------------------------
@@ -162,7 +158,7 @@ def cgroups(lines: list[str]) -> list[str]:
     return [line.split()[-1] for line in lines[2:-1] if line]
 
 
-def test_the_screen(run: Terminal, forest: Path) -> None:
+def test_the_screen_shows_the_largest_cgroups(run: Terminal, forest: Path) -> None:
     lines = run.wait_for(lambda lines: "0.0" in lines[3])
     assert lines[:4] == [
         "41 cgroups by memory.current, largest first (text, every 0.1 s)",
@@ -175,7 +171,7 @@ def test_the_screen(run: Terminal, forest: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["q", "Q", "\x03", "SIGTERM"])
-def test_it_leaves_the_terminal_as_it_was(how: str, run: Terminal) -> None:
+def test_top_restores_the_terminal(how: str, run: Terminal) -> None:
     if how == "SIGTERM":
         run.process.send_signal(signal.SIGTERM)
     else:
@@ -184,7 +180,7 @@ def test_it_leaves_the_terminal_as_it_was(how: str, run: Terminal) -> None:
     assert run.is_as_before
 
 
-def test_keys(run: Terminal, forest: Path) -> None:
+def test_keys_change_the_item_and_the_direction_of_sorting(run: Terminal, forest: Path) -> None:
     run.type(">")
     lines = run.wait_for(lambda lines: "by anon, largest" in lines[0])
     assert cgroups(lines)[0].endswith("/root") and cgroups(lines)[1] == "g39"
@@ -198,7 +194,7 @@ def test_keys(run: Terminal, forest: Path) -> None:
     run.wait_for(lambda lines: "by pgmajfault, largest" in lines[0])
 
 
-def test_scrolling(run: Terminal, forest: Path) -> None:
+def test_keys_scroll(run: Terminal, forest: Path) -> None:
     def first_is(name: str) -> Callable[[list[str]], bool]:
         return lambda lines: cgroups(lines)[:1] == [name]
 
@@ -214,7 +210,7 @@ def test_scrolling(run: Terminal, forest: Path) -> None:
     assert cgroups(lines)[-1].startswith("..") and str(forest).endswith(cgroups(lines)[-1][2:])
 
 
-def test_another_size(run: Terminal, forest: Path) -> None:
+def test_the_screen_follows_the_size_of_the_terminal(run: Terminal, forest: Path) -> None:
     run.resize(30, 120)
     lines = run.wait_for(is_drawn)
     assert len(cgroups(lines)) == 27
@@ -231,14 +227,14 @@ def test_another_size(run: Terminal, forest: Path) -> None:
     assert run.wait() == (0, "")
 
 
-def test_keys_are_heard_where_there_is_no_time_between(forest: Path, tmp_path: Path) -> None:
+def test_keys_work_with_the_shortest_interval(forest: Path, tmp_path: Path) -> None:
     with started(tmp_path, "--interval", "0.001", str(forest)) as run:
         run.wait_for(lambda lines: is_drawn(lines) and "0.0" in lines[2], settled=False)
         run.type("q")
         assert run.wait() == (0, "")
 
 
-def test_cgroups_come_and_go(run: Terminal, forest: Path) -> None:
+def test_new_and_removed_cgroups_are_followed(run: Terminal, forest: Path) -> None:
     make_v2(forest / "new", stat=stat(0, 5), current="999999999")
     lines = run.wait_for(lambda lines: cgroups(lines)[0] == "new" and "0.0" in lines[2])
     assert lines[0].startswith("42 cgroups")
@@ -247,14 +243,14 @@ def test_cgroups_come_and_go(run: Terminal, forest: Path) -> None:
     assert cgroups(lines)[0] == "g39"
 
 
-def test_the_root_is_removed(run: Terminal, forest: Path) -> None:
+def test_top_ends_with_an_error_when_its_root_is_removed(run: Terminal, forest: Path) -> None:
     shutil.rmtree(forest)
     status, said = run.wait()
     assert status == 1 and said.startswith("pymemcgbpf: ") and said.count("\n") == 1
     assert run.is_as_before
 
 
-def test_options(forest: Path, tmp_path: Path) -> None:
+def test_the_options_of_top(forest: Path, tmp_path: Path) -> None:
     below = make_v2(forest / "g1" / "below-日本語", stat=stat(9, 9), current="9")
     make_v2(below / "deeper")
     options = ("--depth", "2", "--filter", "g1/", "--sort", "file", str(forest), "anon")
@@ -271,12 +267,12 @@ def test_the_filter_does_not_look_above_the_root(forest: Path, tmp_path: Path) -
         assert lines[0].startswith("0 of 41 cgroups") and cgroups(lines) == []
 
 
-def test_a_terminal_that_goes_away(run: Terminal) -> None:
+def test_a_hangup_ends_top(run: Terminal) -> None:
     os.kill(run.process.pid, signal.SIGHUP)
     assert run.wait()[0] == 128 + signal.SIGHUP
 
 
-def test_the_terminal_s_program_is_not_under_nohup(forest: Path, tmp_path: Path) -> None:
+def test_top_in_the_test_terminal_does_not_ignore_signals(forest: Path, tmp_path: Path) -> None:
     """Whatever this process ignores."""
     numbers = (signal.SIGHUP, signal.SIGTERM)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
@@ -291,7 +287,7 @@ def test_the_terminal_s_program_is_not_under_nohup(forest: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("arguments", [("/nowhere",), ("--backend", "text", "/nowhere")])
-def test_what_cannot_be_read_leaves_the_terminal_alone(
+def test_a_failed_read_does_not_touch_the_terminal(
     arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
     with started(tmp_path, *arguments) as run:
@@ -301,7 +297,9 @@ def test_what_cannot_be_read_leaves_the_terminal_alone(
 
 
 @pytest.mark.parametrize("term", ["none-such", "dumb"])
-def test_a_terminal_that_cannot_be_drawn_on(term: str, forest: Path, tmp_path: Path) -> None:
+def test_an_unsuitable_terminal_is_an_error_in_one_line(
+    term: str, forest: Path, tmp_path: Path
+) -> None:
     with started(tmp_path, str(forest), term=term) as run:
         status, said = run.wait()
     assert status == 1 and said.count("\n") == 1
@@ -311,27 +309,34 @@ def test_a_terminal_that_cannot_be_drawn_on(term: str, forest: Path, tmp_path: P
 # --- where there is no terminal ---------------------------------------------------------
 
 
-def test_no_terminal(forest: Path, capsys: Captured) -> None:
+def test_without_a_terminal_top_refuses_to_start(forest: Path, capsys: Captured) -> None:
     assert "needs a terminal" in failed(capsys, 1, "top", *TEXT, str(forest))
 
 
-def test_no_curses(forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_curses_top_refuses_to_start(
+    forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(top, "curses", None)
     assert "no curses module" in failed(capsys, 1, "top", *TEXT, str(forest))
 
 
-def test_standard_output_is_closed(forest: Path, run_python: RunPython) -> None:
+def test_closed_standard_files_are_an_error_in_one_line(
+    forest: Path, run_python: RunPython
+) -> None:
     code = "import sys; sys.stdout = sys.stdin = None; from pymemcgbpf._cli.main import main; "
     ran = run_python("-c", f"{code}sys.exit(main(['top']))")
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("--interval", "0"), ("--sort", "memory.*"), ("--depth", "x"), ("--filter",)],
-)
-def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured) -> None:
-    assert "--help" in failed(capsys, 2, "top", *arguments)
+def test_a_wrong_option_is_status_2(capsys: Captured) -> None:
+    cases: list[tuple[str, ...]] = [
+        ("--interval", "0"),
+        ("--sort", "memory.*"),
+        ("--depth", "x"),
+        ("--filter",),
+    ]
+    for arguments in cases:
+        assert "--help" in failed(capsys, 2, "top", *arguments)
 
 
 def test_an_unknown_item_is_status_2(

@@ -72,7 +72,7 @@ def test_siblings_are_sorted_on_request(forest: Path, capsys: Captured) -> None:
     assert names(text)[1:] == ["├─ b", "│  ├─ y", "│  └─ x", "└─ a"]
 
 
-def test_what_is_sorted_by_is_shown(forest: Path, capsys: Captured) -> None:
+def test_the_item_to_sort_by_is_shown(forest: Path, capsys: Captured) -> None:
     text = printed(capsys, str(forest), "anon", "--sort", "pgfault")
     assert text.split()[:2] == ["anon", "pgfault"]
 
@@ -85,9 +85,10 @@ def test_a_cgroup_without_the_item_is_sorted_last(forest: Path, capsys: Captured
     assert text.splitlines()[-1].split()[-1] == "-"
 
 
-@pytest.mark.parametrize(("depth", "count"), [("0", 1), ("1", 3), ("2", 5), ("99", 5)])
-def test_depth(depth: str, count: int, forest: Path, capsys: Captured) -> None:
-    assert len(names(printed(capsys, str(forest), "--depth", depth))) == count
+def test_depth_limits_the_levels_shown(forest: Path, capsys: Captured) -> None:
+    cases: list[tuple[str, int]] = [("0", 1), ("1", 3), ("2", 5), ("99", 5)]
+    for depth, count in cases:
+        assert len(names(printed(capsys, str(forest), "--depth", depth))) == count
 
 
 def test_json_is_exact(forest: Path, capsys: Captured) -> None:
@@ -129,7 +130,7 @@ def test_wide_letters_take_two_columns(forest: Path, capsys: Captured) -> None:
     assert len({columns(line) for line in lines if line.endswith("B")}) == 1
 
 
-def test_a_terminal_of_ascii_alone(forest: Path, run_python: RunPython) -> None:
+def test_the_tree_can_be_drawn_in_ascii(forest: Path, run_python: RunPython) -> None:
     make_v2(forest / "ä")
     arguments = ("tree", "--backend", "text", str(forest), "anon")
     ran = run_python("-m", "pymemcgbpf", *arguments, PYTHONIOENCODING="ascii")
@@ -137,7 +138,7 @@ def test_a_terminal_of_ascii_alone(forest: Path, run_python: RunPython) -> None:
     assert names(ran.stdout)[1:] == ["|- a", "|- b", "|  |- x", "|  `- y", "`- \\xe4"]
 
 
-def test_what_is_removed_meanwhile_is_left_out(
+def test_a_cgroup_removed_during_the_command_is_left_out(
     forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = tree._lines
@@ -150,25 +151,22 @@ def test_what_is_removed_meanwhile_is_left_out(
     assert names(printed(capsys, str(forest), "anon"))[1:] == ["└─ a"]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_a_wrong_option_is_status_2(capsys: Captured) -> None:
+    cases: list[tuple[str, ...]] = [
         ("--depth", "-1"),
         ("--depth", "x"),
         ("--sort",),
         ("--sort", "memory.*"),
         ("--nonsense",),
-    ],
-)
-def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured) -> None:
-    assert "--help" in refused(capsys, 2, *arguments)
+    ]
+    for arguments in cases:
+        assert "--help" in refused(capsys, 2, *arguments)
 
 
-@pytest.mark.parametrize("extra", [("annon",), ("--sort", "annon")])
-def test_an_unknown_item_is_status_2(
-    extra: tuple[str, ...], forest: Path, capsys: Captured
-) -> None:
-    assert "'anon'" in refused(capsys, 2, str(forest), *extra)
+def test_an_unknown_item_is_status_2(forest: Path, capsys: Captured) -> None:
+    cases: list[tuple[str, ...]] = [("annon",), ("--sort", "annon")]
+    for extra in cases:
+        assert "'anon'" in refused(capsys, 2, str(forest), *extra)
 
 
 def test_what_cannot_be_read_is_status_1(tmp_path: Path, capsys: Captured) -> None:
@@ -176,7 +174,7 @@ def test_what_cannot_be_read_is_status_1(tmp_path: Path, capsys: Captured) -> No
     assert "not a cgroup" in refused(capsys, 1, str(tmp_path)).replace("but not", "not")
 
 
-def test_a_fall_back_to_text_says_why(
+def test_a_fallback_to_text_prints_its_reason(
     forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_choose, "BPF_OPENER", RefuseBpf())

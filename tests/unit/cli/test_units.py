@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-import pytest
-
 from pymemcgbpf import UNLIMITED
 from pymemcgbpf._cli.units import columns, human, per_second
 
 K, M, G, T, P, E = (1 << shift for shift in (10, 20, 30, 40, 50, 60))
 
 
-@pytest.mark.parametrize(
-    ("value", "number", "unit"),
-    [
+def test_bytes_are_shown_in_the_largest_unit_below_1024() -> None:
+    cases: list[tuple[int, str, str]] = [
         (0, "0", "B"),
         (1, "1", "B"),
         (1023, "1023", "B"),
@@ -32,25 +29,22 @@ K, M, G, T, P, E = (1 << shift for shift in (10, 20, 30, 40, 50, 60))
         (E - 1, "1.0", "EiB"),
         (E, "1.0", "EiB"),
         ((1 << 64) - 1, "16.0", "EiB"),
-    ],
-)
-def test_bytes(value: int, number: str, unit: str) -> None:
-    assert human("anon", value) == (number, unit)
+    ]
+    for value, number, unit in cases:
+        assert human("anon", value) == (number, unit)
 
 
-@pytest.mark.parametrize("size", [K, M, G, T, P])
-def test_no_number_is_printed_as_1024(size: int) -> None:
-    for value in range(1024 * size - size // 4, 1024 * size, max(size // 64, 1)):
-        assert not human("file", value).number.startswith("1024")
+def test_no_size_is_shown_as_1024_of_a_unit() -> None:
+    cases: list[int] = [K, M, G, T, P]
+    for size in cases:
+        for value in range(1024 * size - size // 4, 1024 * size, max(size // 64, 1)):
+            assert not human("file", value).number.startswith("1024")
 
 
-@pytest.mark.parametrize(
-    ("value", "number"),
-    [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567")],
-)
-@pytest.mark.parametrize("name", ["pgfault", "an_item_of_tomorrow"])
-def test_counts_and_unknown_items(name: str, value: int, number: str) -> None:
-    assert human(name, value) == (number, "")
+def test_counts_and_unknown_items_are_shown_in_groups_of_three_digits() -> None:
+    for value, number in ((0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567")):
+        for name in ("pgfault", "an_unknown_item"):
+            assert human(name, value) == (number, "")
 
 
 def test_no_limit_is_max() -> None:
@@ -62,20 +56,19 @@ def test_microseconds() -> None:
     assert human("memory.pressure.some.total", 12345) == ("12,345", "µs")
 
 
-@pytest.mark.parametrize(
-    ("name", "rate", "shown"),
-    [
+def test_rates_are_shown_in_the_unit_of_their_item() -> None:
+    cases: list[tuple[str, float, tuple[str, str]]] = [
         ("pgfault", 0.0, ("0.0", "")),
         ("pgfault", 12_345.6, ("12,346", "")),
         ("memory.pressure.some.total", 1_000_000.0, ("100.0", "%")),
         ("memory.pressure.some.total", 499.0, ("0.0", "%")),
-        ("an_item_of_tomorrow", 1.25, ("1.2", "")),
-    ],
-)
-def test_rates(name: str, rate: float, shown: tuple[str, str]) -> None:
-    assert per_second(name, rate) == shown
+        ("an_unknown_item", 1.25, ("1.2", "")),
+    ]
+    for name, rate, shown in cases:
+        assert per_second(name, rate) == shown
 
 
-@pytest.mark.parametrize(("text", "width"), [("", 0), ("abc", 3), ("日本", 4), ("e\u0301", 1)])
-def test_columns(text: str, width: int) -> None:
-    assert columns(text) == width
+def test_columns_counts_the_cells_of_a_terminal() -> None:
+    cases: list[tuple[str, int]] = [("", 0), ("abc", 3), ("日本", 4), ("e\u0301", 1)]
+    for text, width in cases:
+        assert columns(text) == width

@@ -62,21 +62,22 @@ def test_samples_do_not_drift(monkeypatch: pytest.MonkeyPatch) -> None:
     assert when(0.1, [0.03] * 50, Clock(monkeypatch)) == [round(at / 10, 6) for at in range(50)]
 
 
-def test_what_is_missed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missed_samples_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     # Two are missed while the second sample takes long; the next is in time again.
     assert when(1, [0.1, 2.5, 0.1, 0.1, 0.1], clock) == [0, 1, 3.5, 4, 5]
     assert min(clock.slept) > 0
 
 
-@pytest.mark.parametrize("count", [1, 3, None])
-def test_count(count: Optional[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    Clock(monkeypatch)
-    ticks = itertools.islice(watch._ticks(1, count), 10)
-    assert len(list(ticks)) == (count or 10)
+def test_count_limits_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases: list[Optional[int]] = [1, 3, None]
+    for count in cases:
+        Clock(monkeypatch)
+        ticks = itertools.islice(watch._ticks(1, count), 10)
+        assert len(list(ticks)) == (count or 10)
 
 
-def test_csv(v2: Path, capsys: Captured) -> None:
+def test_samples_are_lines_of_csv(v2: Path, capsys: Captured) -> None:
     before = datetime.datetime.now(datetime.timezone.utc)
     header, *rows = csv.reader(printed(capsys, "--count", "3", str(v2)).splitlines())
     assert header == ["time", "anon", "file", "pgfault", "memory.current"]
@@ -94,7 +95,7 @@ def test_json_lines(v2: Path, capsys: Captured) -> None:
         assert list(line["items"].items()) == [("file", 8192), ("anon", 4096)]
 
 
-def test_what_is_switched_off_meanwhile_is_an_empty_field(
+def test_an_item_that_disappears_is_an_empty_field(
     v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([{"anon": 1, "file": 2}, {"file": 3}])
@@ -110,24 +111,22 @@ def test_default_is_the_own_cgroup(
     assert printed(capsys, "--count", "1", "anon").endswith(",4096\n")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_a_wrong_option_is_status_2(capsys: Captured) -> None:
+    cases: list[tuple[str, ...]] = [
         *(("--interval", value) for value in ("0", "-1", "x", "nan", "inf", "", "1e-9", "1e7")),
         *(("--count", value) for value in ("0", "-1", "x", "1.5")),
-    ],
-)
-def test_a_wrong_option_is_status_2(arguments: tuple[str, ...], capsys: Captured) -> None:
-    assert "is not a number of" in failed(capsys, 2, "watch", *arguments)
+    ]
+    for arguments in cases:
+        assert "is not a number of" in failed(capsys, 2, "watch", *arguments)
 
 
-def test_what_cannot_be_read_is_a_line_and_a_status(v2: Path, capsys: Captured) -> None:
+def test_an_error_is_one_line_and_a_status(v2: Path, capsys: Captured) -> None:
     assert "no such cgroup" in failed(capsys, 1, "watch", *TEXT, str(v2 / "none"))
     assert "'anon'" in failed(capsys, 2, "watch", *TEXT, str(v2), "annon")
     assert "'zswap'" in failed(capsys, 2, "watch", *TEXT, str(v2), "zswap")
 
 
-def test_a_cgroup_that_is_removed_meanwhile(
+def test_a_cgroup_removed_during_the_command_is_an_error_in_one_line(
     v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers: Any = iter([{"anon": 1}, {"anon": 2}])
@@ -145,7 +144,7 @@ def test_a_cgroup_that_is_removed_meanwhile(
 
 
 @pytest.mark.parametrize("extra", [(), ("--json",)])
-def test_a_fall_back_to_text_says_why(
+def test_a_fallback_to_text_prints_its_reason(
     extra: tuple[str, ...], v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_choose, "BPF_OPENER", RefuseBpf())
@@ -164,7 +163,7 @@ def started(v2: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def test_each_line_is_there_at_once_and_ctrl_c_is_quiet(v2: Path) -> None:
+def test_each_line_is_written_at_once_and_ctrl_c_is_quiet(v2: Path) -> None:
     with started(v2, "--interval", "60") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "time,anon\n"
@@ -174,7 +173,7 @@ def test_each_line_is_there_at_once_and_ctrl_c_is_quiet(v2: Path) -> None:
     assert process.returncode == -signal.SIGINT
 
 
-def test_a_reader_that_goes_is_quiet(v2: Path) -> None:
+def test_a_closed_pipe_ends_watch_quietly(v2: Path) -> None:
     with started(v2, *QUICK) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()
