@@ -22,21 +22,22 @@ def one_cgroup(programs: Programs, reads: int, rounds: int) -> tuple[list[table.
     top = _mounts.hierarchy_root(_mounts.own_cgroup())
     with ExitStack() as stack:
         path, _ = stack.enter_context(busy_cgroup(Path(top)))
-        entrants = _entrants(path, programs, stack)
-        compared = check.same_numbers(entrants, path)
-        runner.run(entrants, reads, rounds)
+        found = _contestants(path, programs, stack)
+        compared = check.same_numbers(found, path)
+        runner.run(found, reads, rounds)
         with pymemcgbpf.StatsReader(path) as reader:
             count = len(reader.item_names)
-    notes = [_split(entrants, ONE.format(items)) for items in ITEMS]
+    notes = [_kernel_and_python(found, ONE.format(items)) for items in ITEMS]
     of_v1 = ", of which cgroup v1's memory.stat has 17" if VERSION == 1 else ""
     notes.append(
         f"one cgroup: {count} items in all{of_v1}; {compared} values compared; best of {rounds} "
         f"rounds of {reads} reads"
     )
-    return table.results(entrants), notes
+    return table.results(found), notes
 
 
-def _entrants(path: Path, programs: Programs, stack: ExitStack) -> list[runner.Contestant]:
+def _contestants(path: Path, programs: Programs, stack: ExitStack) -> list[runner.Contestant]:
+    """The contestants of all sections, which read the cgroup at *path*."""
     found: list[runner.Contestant] = []
     for title, items in ITEMS.items():
         section = ONE.format(title)
@@ -46,9 +47,9 @@ def _entrants(path: Path, programs: Programs, stack: ExitStack) -> list[runner.C
     return found
 
 
-def _split(entrants: Sequence[runner.Contestant], section: str) -> str:
+def _kernel_and_python(found: Sequence[runner.Contestant], section: str) -> str:
     """How a StatsReader's time is divided between the kernel and Python."""
-    best = {one.name: one.best for one in entrants if one.section == section}
+    best = {one.name: one.best for one in found if one.section == section}
     kernel = best[C_ITERATOR[False]]
     calls = best[CTYPES_CALLS]
     reader = best[READER[False]]

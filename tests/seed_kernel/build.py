@@ -30,9 +30,9 @@ _TOOLS = {
     "pahole": "dwarves",
 }
 # Only these variables are passed on, so that a make that runs this one does not influence it.
-_KEPT = ("PATH", "HOME", "TMPDIR")
+_INHERITED = ("PATH", "HOME", "TMPDIR")
 # With these variables, the same files always give the same kernel.
-_FIXED = {
+_REPRODUCIBLE = {
     "LC_ALL": "C",
     "KBUILD_BUILD_TIMESTAMP": "@0",
     "KBUILD_BUILD_USER": "lab",
@@ -163,8 +163,8 @@ class _Make:
     """Runs make in the kernel's source, and appends its output to a log."""
 
     def __init__(self, tree: Path, log: Path, jobs: int) -> None:
-        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        self._environment = {**kept, **_FIXED}
+        kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        self._environment = {**kept, **_REPRODUCIBLE}
         self._command = ["nice", "make", "ARCH=x86_64", f"-j{jobs}", "-C", str(tree)]
         self._log = log
 

@@ -14,10 +14,12 @@ from .errors import LabError, need_tool
 from .records import Ending
 from .spec import Machine
 
-_TICK = 0.1
+_POLL_SECONDS = 0.1
 _DISK_SIZE = 256 << 20  # sparse
 # Guests share few cores. A virtual CPU can wait long for its turn, which is not a stall.
-_PATIENCE = "rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 workqueue.watchdog_thresh=120"
+_LONG_WATCHDOGS = (
+    "rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 workqueue.watchdog_thresh=120"
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def qemu_command(
         command += ["-accel", "tcg,thread=single", "-smp", str(hardware.cpus)]
     parameters = (
         f"console={machine.console} panic=-1 oops=panic quiet cgroup_no_v1=all log_buf_len=4M"
-        f" {_PATIENCE} {machine.parameters}"
+        f" {_LONG_WATCHDOGS} {machine.parameters}"
     )
     results = (word.replace("{}", str(folder / "results")) for word in machine.results_port)
     return [
@@ -98,7 +100,7 @@ def run(command: list[str], folder: Path, timeout: float, stop: threading.Event)
                 break
             if stop.is_set():
                 break
-            time.sleep(_TICK)
+            time.sleep(_POLL_SECONDS)
     finally:
         qemu.kill()
         status = qemu.wait()

@@ -42,9 +42,9 @@ from .spec import (
 from .userland import Userland
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-_INSIDE = ("__init__.py", "guest_job.py", "guest_plugin.py", "guest_record.py")
+_GUEST_MODULES = ("__init__.py", "guest_job.py", "guest_plugin.py", "guest_record.py")
 DEFAULT_TIMEOUT = 1500.0
-_MORE_BOOTS = 2
+_BOOT_RETRIES = 2
 # The guest ends its job this many seconds before the host's timeout, so that it can report why.
 _REPORT_SECONDS = 30
 
@@ -215,14 +215,14 @@ class Lab:
             transcript = guest.run(command, folder, self.timeout, self.stop)
             # A boot can fail under emulation on a busy host, which says nothing about the tests.
             # A guest that did not begin its job is booted again; one that is lost later has failed.
-            for _ in range(_MORE_BOOTS):
+            for _ in range(_BOOT_RETRIES):
                 if '"record": "guest"' in transcript.results or self.stop.is_set():
                     break
                 end = transcript.console.strip().splitlines()[-1:]
                 print(f"{prepared.spec}: did not boot ({''.join(end)}); trying again", flush=True)
-                self._keep(folder, prepared.spec)
+                self._save_output(folder, prepared.spec)
                 transcript = guest.run(command, folder, self.timeout, self.stop)
-            self._keep(folder, prepared.spec)
+            self._save_output(folder, prepared.spec)
         script = job.path.name if isinstance(job, Script) else ""
         expected = Expected(
             label=str(prepared.spec),
@@ -242,7 +242,7 @@ class Lab:
         )
         return result
 
-    def _keep(self, folder: Path, spec: Spec) -> None:
+    def _save_output(self, folder: Path, spec: Spec) -> None:
         self.results.mkdir(parents=True, exist_ok=True)
         for port in ("console", "results"):
             if (folder / port).exists():
@@ -254,7 +254,7 @@ class Lab:
         inside = root / "opt" / "lab" / "lab_guest"
         inside.mkdir(parents=True)
         (root / "lab").mkdir()
-        for name in _INSIDE:
+        for name in _GUEST_MODULES:
             shutil.copy(here / name, inside / name)
         shutil.copy(here / "init.sh", root / "init")
         (root / "init").chmod(0o755)

@@ -148,14 +148,14 @@ def kernel_trouble(lines: Sequence[str]) -> str:
 
 def judge(expected: Expected, results: str, console: str, ending: Ending) -> GuestResult:
     """Turn the output of the two serial ports into a result."""
-    records, dmesg, garbled = _parse(results)
+    records, dmesg, unparsed = _parse(results)
     guest = GuestResult(expected.label, dmesg=dmesg)
     end = _last(records, "end")
-    who = _last(records, "guest") or {}
-    guest.kernel = str(who.get("kernel", "?"))
-    guest.python = str(who.get("python", "?"))
-    guest.libbpf = str(who.get("libbpf", "?"))
-    guest.filesystems = [str(name) for name in who.get("filesystems", [])]
+    versions = _last(records, "guest") or {}
+    guest.kernel = str(versions.get("kernel", "?"))
+    guest.python = str(versions.get("python", "?"))
+    guest.libbpf = str(versions.get("libbpf", "?"))
+    guest.filesystems = [str(name) for name in versions.get("filesystems", [])]
     guest.output = "".join(str(one["text"]) for one in records if one["record"] == "output")
 
     status = None if end is None else int(end["status"])
@@ -163,8 +163,8 @@ def judge(expected: Expected, results: str, console: str, ending: Ending) -> Gue
         _judge_tests(guest, records, status, console)
     else:
         _judge_script(guest, expected.script, status)
-    if garbled:
-        guest.trouble("(guest: results)", f"a line is not a record:\n{garbled[0][:500]}")
+    if unparsed:
+        guest.trouble("(guest: results)", f"a line is not a record:\n{unparsed[0][:500]}")
     guest.backends = list(expected.backends)
     if end is not None:
         _check_versions(guest, expected)
@@ -182,7 +182,7 @@ def judge(expected: Expected, results: str, console: str, ending: Ending) -> Gue
 def _parse(results: str) -> tuple[list[dict[str, Any]], list[str], list[str]]:
     records: list[dict[str, Any]] = []
     dmesg: list[str] = []
-    garbled: list[str] = []
+    unparsed: list[str] = []
     for line in results.split("\n"):
         line = line.rstrip("\r")
         if line.startswith("#"):
@@ -192,10 +192,10 @@ def _parse(results: str) -> tuple[list[dict[str, Any]], list[str], list[str]]:
                 record = json.loads(line)
                 record["record"]
             except (ValueError, TypeError, KeyError):
-                garbled.append(line)
+                unparsed.append(line)
             else:
                 records.append(record)
-    return records, dmesg, garbled
+    return records, dmesg, unparsed
 
 
 def _last(records: Sequence[dict[str, Any]], kind: str) -> dict[str, Any] | None:
