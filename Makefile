@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #
-#   make check   lint, types, unit tests and the API reference: no root, no packages installed, no
-#                BPF; about a minute on two cores
-#   make demo    install what is missing, build, print this machine's statistics
-#   make test    install what is missing, run every check and test
-#   make test-all  the same on every kernel, userland and architecture that Debian has
-#   make bench   time it against the alternatives (make bench-lab: in two guests, in instructions,
-#                beside what the last make bench found)
+#   make check     run lint, types, unit tests and the API reference; needs no root and no BPF, and
+#                  installs no Debian packages; takes about a minute on two cores
+#   make demo      install what is missing, build, and print this machine's statistics
+#   make test      install what is missing, and run every check and test
+#   make test-all  the same on every kernel, userland and architecture of the lab
+#   make bench     time the package and its alternatives on this machine
+#   make bench-lab the same in two guests, in instructions, beside the results of make bench
 #
-# What `make test` runs, each alone: lint types unit docs live lab (lab-all in `make test-all`).
-# `make docs` builds the API reference out of the docstrings, into build/docs.
+# `make test` runs these targets, which can also be run alone: lint types unit docs live lab.
+# `make test-all` runs lab-all instead of lab.
+# `make docs` builds the API reference from the docstrings, into build/docs.
 # `make seed-kernel` builds the kernel of the guest "seed" (10 minutes, once); `make lab LAB=seed`
-# boots it. `make docs-kernels` writes docs/kernels.md, out of the record that lab-all leaves.
+# boots it. `make docs-kernels` writes docs/kernels.md from the record of lab-all.
 
 PYTHON ?= python3
 VENV := build/venv
 RUN := $(VENV)/bin/python
-# Tests run away from the source tree, so that they see the installed wheel only.
+# Tests run outside the source tree, so that they import the installed wheel.
 AWAY := build/away
 PYTEST := cd $(AWAY) && ../../$(RUN) -m pytest -p no:cacheprovider
 
@@ -31,10 +32,10 @@ BENCH_GUESTS := 7.3@trixie 6.12@trixie
 TEST_TOOLS := ruff==0.17.* mypy==2.4.* 'pyright[nodejs]==1.1.414' types-setuptools 'setuptools>=77' vermin \
 	pytest==9.* hypothesis==6.* pyte==0.8.* \
 	'sphinx>=7.4,<10'
-# What `make check` looks for instead of Debian's packages: COMMAND:PACKAGE.
+# `make check` looks for these commands instead of Debian packages: COMMAND:PACKAGE.
 CHECK_COMMANDS := $(or $(CLANG),clang):clang llvm-strip:llvm gcc:gcc dpkg:dpkg shellcheck:shellcheck \
 	promtool:prometheus
-# Set to nothing by `make check`: then no rule installs packages.
+# `make check` sets this to nothing, so that no rule installs Debian packages.
 INSTALL := yes
 
 PACKAGE_FILES := $(shell find pymemcgbpf bpf_src -name '*.py' -o -name '*.[ch]' -o -name py.typed) \
@@ -47,7 +48,7 @@ PACKAGE_FILES := $(shell find pymemcgbpf bpf_src -name '*.py' -o -name '*.[ch]' 
 check: commands
 	@$(MAKE) --no-print-directory INSTALL= lint types unit docs
 
-# Says in one sentence what make check lacks.
+# Names the commands and headers that `make check` needs and that are missing.
 commands:
 	@missing=; packages=; \
 	for pair in $(CHECK_COMMANDS); do \
@@ -83,7 +84,7 @@ types: build/tools
 unit: $(AWAY)/ready
 	$(PYTEST) tests/unit tests/vm tests/seed_kernel
 
-# A warning of Sphinx's fails it: a reference that leads nowhere, a docstring that is no reST.
+# Any warning of Sphinx fails this target, such as a broken reference or invalid reST.
 docs: $(AWAY)/ready
 	cd $(AWAY) && ../../$(RUN) -m sphinx -q -E -W --keep-going -b html "$(CURDIR)/docs/reference" \
 		"$(CURDIR)/build/docs"
@@ -107,14 +108,14 @@ docs-kernels:
 bench: $(AWAY)/ready
 	cd $(AWAY) && ../../$(RUN) -m tests.bench --json "$(CURDIR)/$(BENCH_RECORD)" $(BENCH)
 
-# The source tree's package prints the tables here; what is timed, in the guests, is the wheel's.
+# The source tree's package only prints the tables. The guests time the wheel.
 bench-lab: $(AWAY)/ready
 	$(RUN) -W "ignore:this is the source tree:RuntimeWarning" -m tests.bench --lab $(BENCH_GUESTS) --wheel dist/*.whl \
 		$(addprefix --beside ,$(wildcard $(BENCH_RECORD))) $(BENCH)
 
 wheel: build/installed
 
-# --- what the above need ------------------------------------------------------------
+# --- prerequisites of the targets above ---------------------------------------------
 
 # Installs the Debian packages that are missing.
 define install_packages
@@ -124,7 +125,7 @@ define install_packages
 	if [ -n "$$missing" ]; then \
 		echo "installing" $$missing; \
 		if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
-			echo "needed: $$missing; as root: apt-get install $$missing" >&2; exit 1; \
+			echo "these Debian packages are missing; run as root: apt-get install $$missing" >&2; exit 1; \
 		fi; \
 		apt-get -qq update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \

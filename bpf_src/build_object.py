@@ -14,12 +14,12 @@ from setuptools.command.build_py import build_py
 from setuptools.errors import ExecError
 
 OLDEST_CLANG = 14
-NEWEST_CLANG = 30  # how far versioned names (clang-14, clang-15, …) are looked for
+NEWEST_CLANG = 30  # the highest NN for which a command clang-NN is looked for
 
 SOURCES = Path(__file__).resolve().parent
 FOLDER = Path("pymemcgbpf", "_bpf", "objects")
 
-# Object → the C file that it is compiled from, and with what.
+# Object → the C file that it is compiled from, and additional compiler options.
 OBJECTS = {
     "memcg_stats.bpf.o": ("memcg_stats.bpf.c", []),
     "memcg_stats_core.bpf.o": ("memcg_stats.bpf.c", ["-DMEMCG_STATS_CORE_ALONE"]),
@@ -43,7 +43,7 @@ INSTALL = "(Debian and Ubuntu: apt-get install clang llvm libbpf-dev)"
 
 
 class BuildPy(build_py):
-    """build_py, and the objects beside the modules."""
+    """setuptools' build_py, which also compiles the objects into the package."""
 
     def run(self) -> None:
         super().run()
@@ -54,20 +54,20 @@ class BuildPy(build_py):
         return [*outputs, *(str(Path(self.build_lib, FOLDER, name)) for name in OBJECTS)]
 
     def get_source_files(self) -> list[str]:
-        # For the source distribution.
+        # The source distribution contains these files.
         files: list[str] = super().get_source_files()  # type: ignore[no-untyped-call]
         here = Path(os.path.relpath(SOURCES))
         return files + sorted(str(here / path.name) for path in SOURCES.glob("*.[chp]*"))
 
 
 def compile_objects(folder: Path) -> None:
-    """Compiles all into a folder."""
+    """Compiles all objects into a folder."""
     for name in OBJECTS:
         compile_object(folder / name)
 
 
 def compile_object(target: Path) -> None:
-    """Compiles an object, by its file's name, and strips its DWARF (BTF stays)."""
+    """Compiles the object *target*, and strips its DWARF but not its BTF."""
     clang = find_clang()
     strip = find_strip(clang)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -91,10 +91,10 @@ def compile_object(target: Path) -> None:
 
 
 def find_clang() -> str:
-    """The clang to use: $CLANG, clang, or the newest clang-NN.
+    """The path of the compiler: of $CLANG if it is set, else of clang, or of the newest clang-NN.
 
     Raises:
-        ExecError: there is none that is new enough.
+        ExecError: none of these is new enough.
     """
     versioned = [f"clang-{number}" for number in range(NEWEST_CLANG, OLDEST_CLANG - 1, -1)]
     chosen = os.environ.get("CLANG")
@@ -103,13 +103,13 @@ def find_clang() -> str:
         path = shutil.which(name)
         if path is None:
             if chosen:
-                seen.append(f"$CLANG is {chosen}, which is not there")
+                seen.append(f"$CLANG is {chosen}, which does not exist")
             continue
         text = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
         version = re.search(r"clang version (\d+)", text)
         if version and int(version[1]) >= OLDEST_CLANG:
             return path
-        seen.append(f"{path} is {text.splitlines()[0] if text else 'no clang'}")
+        seen.append(f"{path} is {text.splitlines()[0] if text else 'not clang'}")
     raise ExecError(
         f"clang {OLDEST_CLANG} or later is needed to build pymemcgbpf's BPF object {INSTALL}"
         + (f"; {'; '.join(seen)}" if seen else "; none was found")
@@ -117,23 +117,23 @@ def find_clang() -> str:
 
 
 def find_strip(clang: str) -> str:
-    """The llvm-strip that belongs to a clang.
+    """The path of the llvm-strip that belongs to *clang*, or else of any other.
 
     Raises:
-        ExecError: it is not installed.
+        ExecError: none is installed.
     """
     said = subprocess.run(
         [clang, "--print-prog-name=llvm-strip"], capture_output=True, text=True
     ).stdout.strip()
     strip = shutil.which(said) or shutil.which("llvm-strip")
     if strip is None:
-        raise ExecError(f"llvm-strip is needed beside {clang} {INSTALL}")
+        raise ExecError(f"llvm-strip is needed as well as {clang} {INSTALL}")
     return strip
 
 
 def include_flags() -> list[str]:
-    """Where the kernel's user headers are."""
-    # <asm/types.h> lies in a folder that clang searches for the host's target only.
+    """The compiler option with the folder of <asm/types.h>, if there is such a folder."""
+    # clang searches this folder only when it compiles for the host.
     machine = os.uname().machine
     folder = Path("/usr/include", f"{machine}-linux-gnu")
     return [f"-I{folder}"] if folder.is_dir() else []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The examples of README.md and docs/: found, run, and compared with the output that is shown."""
+"""Finds the examples of README.md and docs/, runs them, and compares their output."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-# Tests run from a copy of theirs below the repository; a guest has a copy of docs/, too.
+# Tests run from a copy in a directory below the repository. A guest has a copy of docs/.
 TOP = next(
     above for above in Path(__file__).resolve().parents if (above / "docs" / "items.md").exists()
 )
 DOCS = TOP / "docs"
 RUN = ("python", "pycon", "sh", "console")
 
-# Runs the statements of a session, and prints the output of each as a JSON array.
+# Runs the statements of a session, and prints their outputs as one JSON array.
 _SESSION = """
 import contextlib, io, json
 outputs, names = [], {"__name__": "__main__"}
@@ -31,12 +31,14 @@ print(json.dumps(outputs))
 
 
 class Block(NamedTuple):
-    """A fenced block.
+    """A fenced block of a page.
 
     Attributes:
         page: the file's name.
-        head: the heading above it.
-        text: its lines.
+        line: the number of the block's first line.
+        head: the last heading above the block.
+        language: what follows the opening fence.
+        text: the lines between the fences.
     """
 
     page: str
@@ -47,7 +49,7 @@ class Block(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A statement or command of a session, and the output that is shown."""
+    """A statement or command of a session, and the output that the page shows for it."""
 
     source: str
     shown: str
@@ -74,7 +76,7 @@ def prose(path: Path) -> str:
 
 
 def session(language: str, text: str) -> list[Step]:
-    """The steps of a session of Python (">>>") or of a shell ("$")."""
+    """The steps of a session in Python (">>>") or in a shell ("$")."""
     prompts = {"pycon": (">>> ", "... "), "console": ("$ ", "> ")}[language]
     steps: list[Step] = []
     for line in text.splitlines(keepends=True):
@@ -92,11 +94,11 @@ def session(language: str, text: str) -> list[Step]:
 def run_session(
     steps: list[Step], *, before: str = "", env: Optional[Mapping[str, str]] = None
 ) -> list[str]:
-    """The output of each step of a session of Python, run in a process of its own.
+    """Runs a Python session in a new process, and returns the output of each step.
 
     Args:
         before: code to run first.
-        env: the environment; None for this process's own.
+        env: the environment variables; None for those of this process.
     """
     sources = json.dumps([step.source for step in steps])
     ran = subprocess.run(
@@ -113,8 +115,8 @@ def run_session(
 
 
 def shape(output: str) -> str:
-    """An output without what differs between two machines: numbers, how many rows of them there
-    are, names of cgroups, and how they were read."""
+    """The output with placeholders for what differs between machines: numbers, names of cgroups,
+    backends and transports. Repeated rows become one."""
     output = re.sub(r"(?<!\w)'?/(?:[\w.-]+/)*[\w.-]+'?", "PATH", output)
     output = re.sub(r"\b[\w-]+\.(?:service|slice|scope)\b", "CGROUP", output)
     output = re.sub(r"\b(?:kfunc|rfc|core|text)\b(?:/\w+)?", "WAY", output)
@@ -124,7 +126,7 @@ def shape(output: str) -> str:
 
 
 def assert_alike(outputs: list[str], steps: list[Step]) -> None:
-    """Asserts that each output is of the shape that the page shows; "..." stands for anything."""
+    """Asserts that the shape of each output is that of the page, where "..." matches anything."""
     for output, step in zip(outputs, steps):
         pattern = ".*".join(map(re.escape, shape(step.shown).split("...")))
         assert re.fullmatch(pattern, shape(output)), f"{step.source}{output}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What this process has open, for the tests that nothing is leaked."""
+"""Lists what this process has open, for tests that nothing is leaked."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import os
 
 
 def open_files() -> dict[str, str]:
-    """Open file descriptors and what they are."""
+    """The open file descriptors, each with the file that it refers to."""
     found = {}
     for fd in os.listdir("/proc/self/fd"):
         try:
             found[fd] = os.readlink(f"/proc/self/fd/{fd}")
         except FileNotFoundError:
-            continue  # the directory's own
+            continue  # This was the descriptor of /proc/self/fd itself.
     return found
 
 
 def mapped_maps() -> list[str]:
-    """The BPF maps that this process has mapped: each one's range of addresses."""
+    """The address ranges of the BPF maps that this process has mapped into its memory."""
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as lines:
         return [line.split()[0] for line in lines if "bpf-map" in line or "bpf_map" in line]

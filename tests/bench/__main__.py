@@ -23,12 +23,12 @@ from .machine import label, machine
 def main() -> int:
     arguments = _arguments()
     pid = os.getpid()
-    # The cgroups are removed all the same; a process in them just ends.
+    # SIGTERM raises SystemExit here, so that the cgroups are removed; a child process only ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1) if os.getpid() == pid else os._exit(1))
     try:
         reports = [each for file in arguments.beside for each in json.loads(file.read_text())]
         if arguments.lab:
-            from . import lab  # which no guest needs
+            from . import lab  # imported here because a guest cannot import it
 
             for guest in arguments.lab:
                 reports.append(lab.run(guest, arguments.wheel, _for_guest(arguments)))
@@ -49,9 +49,10 @@ def main() -> int:
 def _print(reports: Sequence[table.Report]) -> None:
     print(table.table(reports))
     print()
-    print("ratio: to the C program that does the same with the same BPF object. The text of one")
-    print("cgroup is held against the iterator, with the flush; that of a tree against the walk.")
-    print("In the lab the clock counts instructions: 1 µs is 1,000 of them.")
+    print("ratio: the time divided by that of the C program that does the same with the same BPF")
+    print("object. Reading one cgroup as text is compared with the iterator that flushes, reading")
+    print("a tree as text with the walk. In the lab the clock counts instructions: 1 µs stands for")
+    print("1,000 of them.")
     for report in reports:
         print(f"\n{report['label']}: {report['machine']}")
         for line in (*goals.goals(report), *report["notes"]):
@@ -59,7 +60,7 @@ def _print(reports: Sequence[table.Report]) -> None:
 
 
 def _for_guest(arguments: argparse.Namespace) -> list[str]:
-    """A few rounds tell as much as many, where the clock counts instructions."""
+    """The arguments for a guest. Its clock counts instructions, so a few rounds are enough."""
     only = ["--only", arguments.only] if arguments.only else []
     reads = ["--iterations", str(arguments.iterations or 60)]
     rounds = ["--rounds", str(arguments.rounds or 4)]
@@ -87,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> table.Report:
 
 @contextlib.contextmanager
 def _directory(built: Optional[Path]) -> Iterator[Path]:
-    """Where the C programs are, or a new one that is removed."""
+    """The directory with the C programs, or a temporary one if there is none."""
     if built is not None:
         yield built
         return
@@ -98,23 +99,28 @@ def _directory(built: Optional[Path]) -> Iterator[Path]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the times of every round there"
+        "--json", type=Path, metavar="FILE", help="write the times of every round to FILE"
     )
     parser.add_argument(
-        "--beside", type=Path, nargs="*", default=[], metavar="FILE", help="print these, too"
+        "--beside",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="also print these results of an earlier --json",
     )
     parser.add_argument("--iterations", type=_positive, help="reads per round (300)")
-    parser.add_argument("--rounds", type=_positive, help="(60)")
-    parser.add_argument("--only", choices=("one", "tree"), help="one cgroup, or trees")
+    parser.add_argument("--rounds", type=_positive, help="rounds for each contestant (60)")
+    parser.add_argument("--only", choices=("one", "tree"), help="time only one cgroup, or trees")
     parser.add_argument(
         "--sizes", type=_positive, nargs="+", default=[1000, 10000], help="cgroups in a tree"
     )
-    parser.add_argument("--built", type=Path, help="a folder with the C programs (in a guest)")
-    parser.add_argument("--for-lab", action="store_true", help="print JSON alone (in a guest)")
+    parser.add_argument("--built", type=Path, help="the folder of the C programs (in a guest)")
+    parser.add_argument("--for-lab", action="store_true", help="print only JSON (in a guest)")
     parser.add_argument(
-        "--lab", nargs="+", metavar="GUEST", help="run in guests, counting instructions"
+        "--lab", nargs="+", metavar="GUEST", help="run in these guests and count instructions"
     )
-    parser.add_argument("--wheel", type=Path, help="with --lab: the package")
+    parser.add_argument("--wheel", type=Path, help="with --lab: the wheel to install in the guest")
     return parser.parse_args()
 
 

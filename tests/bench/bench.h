@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * What the C programs of the benchmark share: they stay alive, so that rounds of
- * them can be interleaved with rounds of others.
+ * What the C programs of the benchmark share. They keep running, so that their rounds can take
+ * turns with the rounds of other contestants.
  *
- * A line on stdin holds a number of reads; the answer on stdout is the nanoseconds
- * that they took. For 0 the answer is the values of one read.
+ * A line on stdin holds a number of reads; the answer on stdout is the nanoseconds that they
+ * took. For 0 the answer is the values of one read.
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -41,7 +41,10 @@ static inline uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Both functions exit when they fail. A tenth of the reads goes before, untimed. */
+/*
+ * Answers requests until stdin ends. Before the timed reads it makes a tenth of them untimed.
+ * Both functions exit if they fail.
+ */
 static inline int serve(void (*read_once)(void), void (*print_values)(void))
 {
 	long count, i;

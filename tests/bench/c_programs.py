@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The C programs: compiled, started, and asked to read (bench.h says how)."""
+"""Compiles the C programs, starts them and asks them to read. bench.h describes the protocol."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _BPF_SRC = _HERE.parents[1] / "bpf_src"  # memcg_stats.h
 
 
 def build_object(name: str, directory: Path) -> Path:
-    """Compiles a BPF program beside this file, as the package's own; returns the object."""
-    from bpf_src import build_object as package_build  # needs setuptools, which no guest has
+    """Compiles a BPF program of this folder as the package's own are; returns the object."""
+    from bpf_src import build_object as package_build  # imports setuptools, which guests lack
 
     target = directory / f"{name}.bpf.o"
     command = [
@@ -33,7 +33,7 @@ def build_object(name: str, directory: Path) -> Path:
 
 
 def build(name: str, directory: Path) -> Path:
-    """Compiles one of the programs beside this file; returns the executable."""
+    """Compiles a C program of this folder; returns the executable."""
     program = directory / name
     command = [
         *shlex.split(os.environ.get("CC", "cc")),
@@ -53,7 +53,7 @@ Argument = Union[str, Path]
 
 
 class Programs:
-    """A folder of executables and BPF objects; what is not there is built when asked for."""
+    """A folder of executables and BPF objects. A missing one is built when it is first used."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -74,7 +74,7 @@ OBJECTS = ("hash_drain",)
 
 
 class CProgram:
-    """A running program, to be closed; it waits when it is not asked."""
+    """A running C program, used as a context manager. It waits between requests."""
 
     def __init__(self, program: Path, *arguments: Argument) -> None:
         self._name = program.name
@@ -86,7 +86,7 @@ class CProgram:
         )
 
     def batch(self, reads: int) -> int:
-        """Nanoseconds for this many reads, by the program's own clock."""
+        """Nanoseconds that this many reads took, measured by the program itself."""
         return int(self._ask(reads))
 
     def values(self) -> list[int]:
@@ -99,7 +99,7 @@ class CProgram:
             self._process.stdin.write(f"{number}\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # then there is no answer either
+            pass  # The program has ended, so the answer below is empty.
         answer = self._process.stdout.readline()
         if not answer:
             raise BenchError(f"the C program {self._name} ended with status {self._process.wait()}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Before anything is timed: all contestants must give the same numbers."""
+"""Checks, before anything is timed, that all contestants read the same numbers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tests.kernel.oracle import by_text
 from .errors import BenchError
 from .runner import Contestant
 
-# The cgroup is quiet, but what is not flushed may be 2 s old, and writeback goes on.
+# The cgroup is idle, but numbers read without a flush may be 2 s old, and writeback continues.
 _ATTEMPTS = 20
 _PAUSE = 0.25  # seconds
 
 
 def same_numbers(contestants: Sequence[Contestant], path: Path) -> int:
-    """Holds all values against memory.stat and StatsReader; returns how many.
+    """Compares all values with memory.stat and StatsReader; returns how many were compared.
 
     Raises:
-        BenchError: a value lies outside what was read before and after it.
+        BenchError: a value is not between those that were read before and after it.
     """
     with pymemcgbpf.StatsReader(path) as reader:
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Who reads one cgroup: the package, and what people use instead.
+"""The contestants that read one cgroup: the package, and what people use instead.
 
-Each function makes the contestants of one section: for these items, or (None) for
-all. What they hold is let go of by the stack.
+Each function makes the contestants of one section. *items* is None for all items. The stack
+closes what the contestants keep open.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tests.kernel.surroundings import CAN_RUN, VERSION
 from .c_programs import CProgram, Programs
 from .errors import BenchError
 from .names import (
-    BARE,
     C_DECODED,
     C_ITERATOR,
     C_RAW,
     C_RUN,
+    CTYPES_CALLS,
     KEPT_OPEN,
-    OPENED_ANEW,
+    OPENED_EACH_TIME,
     READ_STATS,
     READER,
     RUN_READER,
@@ -43,7 +43,7 @@ from .runner import Contestant, timed
 def through_bpf(
     section: str, items: Items, flush: bool, path: Path, programs: Programs, stack: ExitStack
 ) -> Iterator[Contestant]:
-    """The package, and a C program that runs the very same BPF program."""
+    """The package, and C programs that run the same BPF programs."""
     reader = stack.enter_context(
         pymemcgbpf.StatsReader(path, items, flush=flush, transport="stream")
     )
@@ -72,7 +72,7 @@ def through_bpf(
         C_ITERATOR[flush], c_program.batch, lambda: dict(zip(reader.item_names, c_program.values()))
     )
     if not flush:
-        yield contestant(BARE, timed(_bare(source)), None)
+        yield contestant(CTYPES_CALLS, timed(_ctypes_calls(source)), None)
     yield contestant(READER[flush], timed(reader.read), reader.read)
     if CAN_RUN:
         running = stack.enter_context(
@@ -110,7 +110,7 @@ def through_bpf(
 def through_text(
     section: str, items: Items, path: Path, programs: Programs, stack: ExitStack
 ) -> Iterator[Contestant]:
-    """memory.stat. Reading it flushes; on cgroup v1 it has fewer items, and other keys."""
+    """Readers of memory.stat. Reading it flushes. On cgroup v1 it has fewer items, other keys."""
     file = str(path / "memory.stat")
     with open(file, encoding="ascii") as lines:
         printed = [line.split()[0] for line in lines]
@@ -126,12 +126,10 @@ def through_text(
         values = None if read is None else lambda: _by_name(read())
         return Contestant(name, section, batch, values, C_ITERATOR[True])
 
-    keep_open, open_anew = (
-        control.kept_open(fd, keys or ()),
-        control.opened_each_time(file, keys or ()),
-    )
-    yield contestant(KEPT_OPEN, timed(keep_open), keep_open)
-    yield contestant(OPENED_ANEW, timed(open_anew), open_anew)
+    kept_open = control.kept_open(fd, keys or ())
+    yield contestant(KEPT_OPEN, timed(kept_open), kept_open)
+    opened_each_time = control.opened_each_time(file, keys or ())
+    yield contestant(OPENED_EACH_TIME, timed(opened_each_time), opened_each_time)
     program = programs.executable("memory_stat")
     raw = stack.enter_context(CProgram(program, file, "raw"))
     yield contestant(C_RAW, raw.batch, None)
@@ -144,51 +142,49 @@ def through_text(
 
 
 def _key(name: str) -> str:
-    """memory.stat's key of an item."""
+    """The item's key in memory.stat."""
     return V1_KEYS[name] if VERSION == 1 else name
 
 
 def _by_name(values: dict[str, int]) -> dict[str, int]:
-    """What memory.stat says, by item's name."""
+    """The values of memory.stat with the names of items as keys."""
     if VERSION == 2:
         return values
     return {name: values[key] for name, key in V1_KEYS.items() if key in values}
 
 
-# --- what the package does not tell ---------------------------------------------------
+# --- private parts of the package ---
 
 
 def source_of(reader: pymemcgbpf.StatsReader) -> _one_bpf.StreamSource:
-    """A reader's stream."""
+    """The source of a reader with the transport "stream"."""
     source = reader._source
     if not isinstance(source, _one_bpf.StreamSource):
-        raise BenchError(
-            f"{reader.path} is not read through a stream here: {reader.fallback_reason}"
-        )
+        raise BenchError(f"{reader.path} is not read by stream here: {reader.fallback_reason}")
     return source
 
 
 def source_of_run(reader: pymemcgbpf.StatsReader) -> _one_bpf.RunSource:
-    """A reader's program."""
+    """The source of a reader with the transport "run"."""
     source = reader._source
     if not isinstance(source, _one_bpf.RunSource):
-        raise BenchError(f"{reader.path} is not read by a run here: {reader.fallback_reason}")
+        raise BenchError(f"{reader.path} is not read by run here: {reader.fallback_reason}")
     return source
 
 
 def constants_of(program: Optional[_program.Program]) -> bytes:
-    """The constants of a reader's own program, as it runs with them."""
+    """The read-only constants of a reader's loaded program."""
     assert program is not None
     return program.constants
 
 
 def flushing_file(flush: _flush.Flush) -> Iterator[str]:
-    """The file that a source reads so as to flush, if it does."""
+    """The path of the file that a source reads in order to flush, if there is one."""
     for file in flush.files:
         yield os.readlink(f"/proc/self/fd/{file.fd}")
 
 
-def _bare(source: _one_bpf.StreamSource) -> Callable[[], object]:
+def _ctypes_calls(source: _one_bpf.StreamSource) -> Callable[[], object]:
     create, link, size = _libbpf.load().bpf_iter_create, source._link.fd, source._size
 
     def read() -> None:

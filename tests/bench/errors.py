@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What stops the benchmark."""
+"""The benchmark's exception."""
 
 from __future__ import annotations
 
 
 class BenchError(Exception):
-    """Something did not run, or did not give the right numbers."""
+    """A contestant could not be run, or read wrong numbers."""

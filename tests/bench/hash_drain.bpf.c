@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /*
- * The other way to get a tree's rows out of the kernel: an iterator puts them into a hash map.
- * They are computed by the package's own functions.
+ * An alternative to the package's mapped array: an iterator puts the rows of a tree into a hash
+ * map. The package's own functions compute the rows.
  */
 #include <linux/bpf.h>
 #include <stdbool.h>

@@ -2,9 +2,9 @@
 /*
  * hash_drain OBJECT RODATA CGROUP NR_ITEMS [FLUSH_FILE]
  *
- * One walk into a hash map (hash_drain.bpf.c), which is then drained key by key, as the nearest
- * relative of this package does it (Meta's below, cgroupfs): a map of 65,536 entries, not
- * allocated beforehand; first all keys, then the value of each.
+ * One walk into a hash map (hash_drain.bpf.c), which is then drained key by key, as Meta's "below"
+ * (its crate cgroupfs) does it: the map has 65,536 entries, which are not preallocated. All keys
+ * are read first, and then the value of each.
  */
 #include "package_object.h"
 #include "rows.h"
@@ -30,7 +30,7 @@ static void read_once(void)
 	flush_by(flush_fd);
 	read_iterator(link_fd, stream, sizeof(stream));
 	memset(sums, 0, nr_items * sizeof(sums[0]));
-	/* As below does: all keys first, then each one's row. */
+	/* As the program "below" does: all keys first, then each key's row. */
 	for (nr_rows = 0, last = NULL; !bpf_map_get_next_key(map_fd, last, &keys[nr_rows]);
 	     last = &keys[nr_rows++])
 		if (nr_rows + 1 == ROOM)

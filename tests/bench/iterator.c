@@ -2,16 +2,16 @@
 /*
  * iterator OBJECT RODATA CGROUP [FLUSH_FILE]
  *
- * What StatsReader does, without Python: one link, and per read a new iterator.
- * OBJECT is the package's own, RODATA its constants as the package has set them.
- * Where the kernel lets no BPF program flush, reading FLUSH_FILE does.
+ * Does what StatsReader does with the transport "stream", without Python: it has one link, and
+ * creates an iterator for each read. OBJECT is the package's BPF object, and RODATA has its
+ * constants as the package set them. Where no BPF program can flush, reading FLUSH_FILE does.
  */
 #include "package_object.h"
 #include "memcg_stats.h"
 
 static int link_fd;
 static int flush_fd = -1;
-static ssize_t stream_size; /* known from the first read on */
+static ssize_t stream_size; /* 0 before the first read */
 static char stream[32768] __attribute__((aligned(8)));
 
 static void read_once(void)
@@ -19,7 +19,7 @@ static void read_once(void)
 	ssize_t size;
 
 	flush_by(flush_fd);
-	/* Nothing to decode: the values are in there as __u64. */
+	/* Nothing is decoded: the stream holds the values as __u64. */
 	size = read_iterator(link_fd, stream, sizeof(stream));
 	if (size != stream_size && stream_size)
 		die("read");

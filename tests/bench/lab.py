@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The benchmark in a guest of the lab, whose clock counts instructions."""
+"""Runs the benchmark in a guest of the lab, where the clock counts instructions."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SECONDS = 3600.0
 def run(guest: str, wheel: Optional[Path], arguments: Sequence[str]) -> Report:
     """Boots a guest ("7.3@trixie"), and returns what was measured there.
 
-    All is built here: the guest has no compiler.
+    The C programs are built on the host, because the guest has no compiler.
 
     Raises:
-        BenchError: it did not work; the guest's own words are printed.
+        BenchError: the guest or the benchmark failed. The guest's output is printed.
     """
     if wheel is None:
         raise BenchError("--lab needs the --wheel to install in the guest")

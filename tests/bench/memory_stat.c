@@ -3,8 +3,8 @@
  * memory_stat FILE raw
  * memory_stat FILE decode [KEY...]
  *
- * memory.stat read through a descriptor that stays open, and decoded or not: the
- * lines of these keys only, or all.
+ * Reads memory.stat through a descriptor that stays open. With "decode" it also decodes the
+ * lines of the KEYs, or all lines if there are none.
  */
 #include <stdbool.h>
 
@@ -21,7 +21,7 @@ static char text[16384];
 static unsigned long long values[MAX_VALUES];
 static int nr_values;
 
-/* The place among the keys, or -1. */
+/* The key's index, or -1 if it is not wanted. */
 static int wanted(const char *name, size_t length)
 {
 	int i;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""One cgroup read again and again."""
+"""Times the contestants that read one cgroup repeatedly."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from tests.kernel.surroundings import VERSION
 
 from . import check, contestants, runner, table
 from .c_programs import Programs
-from .names import BARE, C_ITERATOR, ITEMS, ONE, READER
+from .names import C_ITERATOR, CTYPES_CALLS, ITEMS, ONE, READER
 
 
 def one_cgroup(programs: Programs, reads: int, rounds: int) -> tuple[list[table.Result], list[str]]:
-    """Times all that read one cgroup; their results, and lines about them."""
+    """Times all contestants; returns their results, and notes about them."""
     top = _mounts.hierarchy_root(_mounts.own_cgroup())
     with ExitStack() as stack:
         path, _ = stack.enter_context(busy_cgroup(Path(top)))
-        entrants = _entrants(path, programs, stack)
-        compared = check.same_numbers(entrants, path)
-        runner.run(entrants, reads, rounds)
+        found = _contestants(path, programs, stack)
+        compared = check.same_numbers(found, path)
+        runner.run(found, reads, rounds)
         with pymemcgbpf.StatsReader(path) as reader:
             count = len(reader.item_names)
-    notes = [_split(entrants, ONE.format(items)) for items in ITEMS]
+    notes = [_kernel_and_python(found, ONE.format(items)) for items in ITEMS]
     of_v1 = ", of which cgroup v1's memory.stat has 17" if VERSION == 1 else ""
     notes.append(
-        f"one cgroup: all are {count} items{of_v1}; {compared} values compared; best of {rounds} "
+        f"one cgroup: {count} items in all{of_v1}; {compared} values compared; best of {rounds} "
         f"rounds of {reads} reads"
     )
-    return table.results(entrants), notes
+    return table.results(found), notes
 
 
-def _entrants(path: Path, programs: Programs, stack: ExitStack) -> list[runner.Contestant]:
+def _contestants(path: Path, programs: Programs, stack: ExitStack) -> list[runner.Contestant]:
+    """The contestants of all sections, which read the cgroup at *path*."""
     found: list[runner.Contestant] = []
     for title, items in ITEMS.items():
         section = ONE.format(title)
@@ -46,14 +47,14 @@ def _entrants(path: Path, programs: Programs, stack: ExitStack) -> list[runner.C
     return found
 
 
-def _split(entrants: Sequence[runner.Contestant], section: str) -> str:
-    """What of a StatsReader's time is the kernel's, and what Python's."""
-    best = {one.name: one.best for one in entrants if one.section == section}
+def _kernel_and_python(found: Sequence[runner.Contestant], section: str) -> str:
+    """How a StatsReader's time is divided between the kernel and Python."""
+    best = {one.name: one.best for one in found if one.section == section}
     kernel = best[C_ITERATOR[False]]
-    bare = best[BARE]
+    calls = best[CTYPES_CALLS]
     reader = best[READER[False]]
     return (
         f"{section}, {READER[False]}: {reader:.2f} µs = {kernel:.2f} kernel (C) "
-        f"+ {bare - kernel:.2f} calls from Python + {reader - bare:.2f} dict, lock, decoding "
-        f"(dict / kernel {(reader - bare) / kernel:.2f})"
+        f"+ {calls - kernel:.2f} calls from Python + {reader - calls:.2f} dict, lock, decoding "
+        f"(dict / kernel {(reader - calls) / kernel:.2f})"
     )

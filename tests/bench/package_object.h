@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * A BPF object loaded as the package would load it: one program, its constants, its maps.
+ * Loads a BPF object as the package does: one program with its constants and its maps.
  */
 #ifndef PACKAGE_OBJECT_H
 #define PACKAGE_OBJECT_H
@@ -30,7 +30,7 @@ static inline void set_constants(struct bpf_object *object, const char *path)
 }
 
 /*
- * Of the maps that the program can do without, only *map_name* is made, with so many values of
+ * Loads one program. Of the optional maps only *map_name* is created, with this many entries of
  * this size; NULL for none.
  */
 static inline struct loaded load(const char *path, const char *program_name,
@@ -89,7 +89,7 @@ static inline int attach(struct bpf_program *program, const char *cgroup,
 	return bpf_link__fd(link);
 }
 
-/* Creates an iterator, reads all that it writes, and closes it; returns how much that was. */
+/* Creates an iterator, reads its output and closes it; returns the number of bytes read. */
 static inline ssize_t read_iterator(int link_fd, void *buffer, size_t room)
 {
 	int fd = bpf_iter_create(link_fd);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* A tree's answer for the check: how many cgroups, and the sum of each item over them. */
+/* The values of a tree that are compared: the number of cgroups, and the sum of each item. */
 #ifndef ROWS_H
 #define ROWS_H
 
@@ -17,7 +17,7 @@ static inline void print_sums(unsigned long count, const unsigned long long *sum
 	printf("\n");
 }
 
-/* An item that a cgroup does not have counts nothing. */
+/* An item that a cgroup does not have adds nothing. */
 static inline void add_values(unsigned long long *sums, const __u64 *values, int nr_items)
 {
 	int i;

@@ -2,7 +2,7 @@
 /*
  * run_one OBJECT RODATA CGROUP NR_ITEMS [FLUSH_FILE]
  *
- * What StatsReader does with the transport "run", without Python.
+ * Does what StatsReader does with the transport "run", without Python.
  */
 #include <sys/stat.h>
 

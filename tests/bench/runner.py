@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Rounds of batches: who is compared, and how the time is taken."""
+"""Contestants, and the rounds in which they are timed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Contestant:
     """One way to read the statistics.
 
     Attributes:
-        name: what it is: its row in the table.
-        section: what it reads: the section of its row.
-        batch: reads that many times; returns the nanoseconds they took.
-        values: reads once; what the numbers are, where it decodes them.
-        against: the row, of the same section, that it is compared with.
-        rounds: nanoseconds per read of each round so far.
+        name: the name of its row in the table.
+        section: the section of its row, which says what it reads.
+        batch: reads this many times; returns the nanoseconds that the reads took.
+        values: reads once and returns the numbers; None if it does not decode them.
+        against: the name of the row, of the same section, that it is compared with.
+        rounds: nanoseconds per read, for each round so far.
     """
 
     name: str
@@ -35,17 +35,17 @@ class Contestant:
 
     @property
     def best(self) -> float:
-        """µs per read in the least disturbed round."""
+        """Microseconds per read in the fastest round."""
         return min(self.rounds) / 1000
 
     @property
     def median(self) -> float:
-        """µs per read in the round in the middle."""
+        """Microseconds per read in the median round."""
         return statistics.median(self.rounds) / 1000
 
 
 def timed(read: Callable[[], object]) -> Callable[[int], int]:
-    """A batch of a Python function. A tenth of the reads goes before, untimed."""
+    """A batch of a Python function. Before it is timed, it makes a tenth of the reads untimed."""
 
     def batch(reads: int) -> int:
         package.timed(read, reads // 10)
@@ -55,18 +55,18 @@ def timed(read: Callable[[], object]) -> Callable[[int], int]:
 
 
 def pin() -> int:
-    """Keeps this process, and those it starts from now on, on one CPU; returns which."""
+    """Binds this process, and those that it starts later, to one CPU; returns its number."""
     cpu = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cpu})
     return cpu
 
 
 def run(contestants: Sequence[Contestant], reads: int, rounds: int) -> None:
-    """Lets all read in turns, so that what disturbs the machine disturbs all alike."""
+    """Has the contestants take turns, so that other load on the machine affects all of them."""
     order = list(contestants)
     shuffled = random.Random(1)
     for _ in range(rounds):
-        # Nobody always follows the same one, which may leave caches cold.
+        # The order changes in each round: what a contestant leaves in the caches affects the next.
         shuffled.shuffle(order)
         for contestant in order:
             contestant.rounds.append(contestant.batch(reads) / reads)

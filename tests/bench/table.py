@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Contestants' times as one table, of one machine or of several beside each other."""
+"""Makes one table of the contestants' times, with columns for each machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .runner import Contestant
 
 
 class Result(TypedDict):
-    """One contestant's. Times are of a read, or of a cgroup of a walk."""
+    """One contestant's times, for one read of a cgroup, or for one cgroup of a walk."""
 
     section: str
     name: str
@@ -24,7 +24,7 @@ class Result(TypedDict):
 class Report(TypedDict):
     """What was measured on one machine.
 
-    *label* stands above its columns; *notes* are lines about it.
+    *label* is the heading of its columns; *notes* are printed below the table.
     """
 
     label: str
@@ -34,7 +34,7 @@ class Report(TypedDict):
 
 
 def results(contestants: Sequence[Contestant]) -> list[Result]:
-    """Contestants' times, every round included."""
+    """The contestants' times, with those of every round."""
     best = {(one.name, one.section): one.best for one in contestants}
     return [
         {
@@ -51,7 +51,7 @@ def results(contestants: Sequence[Contestant]) -> list[Result]:
 
 
 def find(report: Report, section: str, name: str) -> Optional[Result]:
-    """A contestant's result; None where it is not there."""
+    """A contestant's result, or None if the report does not have it."""
     for one in report["results"]:
         if (one["section"], one["name"]) == (section, name):
             return one
@@ -62,8 +62,8 @@ _TIME, _RATIO = 9, 9
 
 
 def table(reports: Sequence[Report]) -> str:
-    """Rows: who, in sections of those who read the same. Columns: of each machine µs, and the
-    ratio to the C program that is the floor of the row."""
+    """The table: a row for each contestant, grouped by what they read, and for each machine the
+    time in microseconds and the ratio to the C program that the row is compared with."""
     return "\n".join(line.rstrip() for line in _lines(reports))
 
 

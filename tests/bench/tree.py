@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""A whole tree read again and again."""
+"""Times the contestants that read a whole tree repeatedly."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .c_programs import Programs
 from .errors import BenchError
 from .names import C_MAP, ITEMS, TREE
 
-_LEAVES = 99  # of each group
-_SLOW = 5.0  # µs per cgroup: who takes longer has fewer turns
+_LEAVES = 99  # below each inner cgroup
+_SLOW = 5.0  # µs per cgroup: a contestant that takes longer has fewer rounds
 _ATTEMPTS = 20
 _PAUSE = 0.25  # seconds
 
@@ -24,7 +24,7 @@ _PAUSE = 0.25  # seconds
 def trees(
     programs: Programs, sizes: Sequence[int], walks: int, rounds: int
 ) -> tuple[list[table.Result], list[str]]:
-    """Times all that read a tree, for each of the sizes; their results, and lines about them."""
+    """Times all contestants for each size of tree; returns their results, and notes about them."""
     entrants: list[runner.Contestant] = []
     compared = 0
     for size in sizes:
@@ -49,13 +49,13 @@ def trees(
             entrants += here
     note = (
         f"trees, with the flush: {compared} sums compared; best of {rounds} rounds of {walks} "
-        "walks (fewer for the slow)"
+        "walks (fewer for slow contestants)"
     )
     return table.results(entrants), [note]
 
 
 def _run(entrants: Sequence[runner.Contestant], walks: int, rounds: int) -> None:
-    """The first rounds tell who is slow: one where nothing disturbs."""
+    """The first rounds show who is slow. In the lab one is enough, as nothing disturbs it."""
     runner.run(entrants, 1, 1 if IN_LAB else 3)
     slow = [one for one in entrants if one.best > _SLOW]
     runner.run([one for one in entrants if one not in slow], walks, rounds)
@@ -64,7 +64,7 @@ def _run(entrants: Sequence[runner.Contestant], walks: int, rounds: int) -> None
 
 
 def _same_numbers(entrants: Sequence[runner.Contestant]) -> int:
-    """Holds all sums against each other; returns how many."""
+    """Compares the contestants' sums with each other; returns how many were compared."""
     for _ in range(_ATTEMPTS):
         found = {one.name: one.values() for one in entrants if one.values}
         first = next(iter(found.values()))
@@ -72,7 +72,7 @@ def _same_numbers(entrants: Sequence[runner.Contestant]) -> int:
             f"{name}: {item} is {value}, not {first[item]}"
             for name, values in found.items()
             for item, value in values.items()
-            if value != first[item] and item not in _MOVING
+            if value != first[item] and item not in _CHANGING_ITEMS
         ]
         if not wrong and all(found.values()):
             return sum(map(len, found.values()))
@@ -80,5 +80,12 @@ def _same_numbers(entrants: Sequence[runner.Contestant]) -> int:
     raise BenchError("; ".join(wrong or ["a contestant gave no values"]))
 
 
-# The readers themselves allocate, and the kernel's own caches come and go.
-_MOVING = ("memory.current", "kernel", "slab", "slab_reclaimable", "slab_unreclaimable", "percpu")
+# These change by themselves: the readers allocate memory, and the kernel's caches grow and shrink.
+_CHANGING_ITEMS = (
+    "memory.current",
+    "kernel",
+    "slab",
+    "slab_reclaimable",
+    "slab_unreclaimable",
+    "percpu",
+)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Who reads a whole tree: the package, and what people use instead.
+"""The contestants that read a whole tree: the package, and what people use instead.
 
-Each function makes the contestants of one section: for these items, or (None) for all.
-Values are for the check: how many cgroups, and the sum of each item over them.
+Each function makes the contestants of one section. *items* is None for all items. The values
+that are compared are the number of cgroups, and the sum of each item over all of them.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from .names import (
     C_MAP,
     COPY,
     DICTS,
+    OS_WALK,
     ROW_DICTS,
     TREE_TEXT,
     VIEW,
-    WALKED,
     Items,
     by,
 )
@@ -51,7 +51,7 @@ _SPARE_ROWS = 1000
 def through_bpf(
     section: str, items: Items, root: Path, cgroups: int, programs: Programs, stack: ExitStack
 ) -> Iterator[Contestant]:
-    """The package by each way that is here, and C programs by the same."""
+    """The package by each backend and transport that works here, and C programs by the same."""
     for backend, transport in TREE_BPF_WAYS:
         way = by(transport, "" if backend == BEST_BACKEND else backend)
         tree = stack.enter_context(TreeReader(root, items, backend=backend, transport=transport))
@@ -136,7 +136,7 @@ def through_text(
     programs: Programs,
     stack: ExitStack,
 ) -> Iterator[Contestant]:
-    """memory.stat of every cgroup. On cgroup v1 it has fewer items, and other keys."""
+    """Readers of every cgroup's memory.stat. On cgroup v1 it has fewer items, and other keys."""
     names = list(items) if items is not None else _all_names(root)
     keys = [V1_KEYS[name] if VERSION == 1 else name for name in names]
     wanted = dict(zip(keys, names))
@@ -161,11 +161,11 @@ def through_text(
         sums = {name: sum(each[key] for each in found) for key, name in wanted.items()}
         return {CGROUPS: len(found), **sums}
 
-    yield contestant(WALKED, timed(walk), values)
+    yield contestant(OS_WALK, timed(walk), values)
 
 
 def _per(batch: Callable[[int], float], cgroups: int) -> Callable[[int], float]:
-    """A batch whose nanoseconds are those of one cgroup."""
+    """A batch that returns the nanoseconds for one cgroup instead of a whole walk."""
     return lambda walks: batch(walks) / cgroups
 
 

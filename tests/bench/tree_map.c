@@ -2,8 +2,8 @@
 /*
  * tree_map share|run OBJECT RODATA CGROUP NR_ITEMS ENTRIES [FLUSH_FILE]
  *
- * What TreeReader.read(copy=False) does, without Python: one walk into a mapped array. What
- * is in there is not looked at.
+ * Does what TreeReader.read(copy=False) does, without Python: one walk fills a mapped array. The
+ * rows are not looked at.
  */
 #include <sys/mman.h>
 #include <sys/stat.h>

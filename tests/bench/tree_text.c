@@ -2,8 +2,8 @@
 /*
  * tree_text LIST KEY...
  *
- * memory.stat of many cgroups, each through a descriptor that stays open: these keys. LIST is
- * a file with a directory on each line.
+ * Reads memory.stat of many cgroups through descriptors that stay open, and decodes the KEYs.
+ * LIST is a file with the path of a cgroup's directory on each line.
  */
 #include <sys/resource.h>
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The table of kernel features in docs/limits.md: ``python3 -m tests.docs.features``."""
+"""Writes the table of kernel features in docs/limits.md: ``python3 -m tests.docs.features``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ END = "<!-- End of the generated table. -->\n"
 
 
 def page(old: str) -> str:
-    """The page with today's table in it, and everything else as it was."""
+    """The page with a new table. The rest of the page does not change."""
     before, _, rest = old.partition(BEGIN)
     _, _, after = rest.partition(END)
     rows = (

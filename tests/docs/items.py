@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The tables of docs/items.md, made of the catalogue: ``python3 -m tests.docs.items``."""
+"""Writes the tables of docs/items.md from the catalogue: ``python3 -m tests.docs.items``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ END = "<!-- End of the generated part. -->\n"
 
 
 def docs() -> Path:
-    """The directory docs/; tests run from a copy of theirs below the repository."""
+    """The repository's directory docs/. Tests run from a copy in a directory below it."""
     return next(
         above / "docs"
         for above in Path(__file__).resolve().parents
@@ -22,20 +22,22 @@ def docs() -> Path:
 
 
 def page(old: str) -> str:
-    """The page with today's tables in it, and everything else as it was.
+    """The page with new tables. The rest of the page does not change.
 
     Raises:
-        ValueError: the page has not just one generated part.
+        ValueError: the page does not have exactly one generated part.
     """
     before, begin, rest = old.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError("docs/items.md must have one generated part, between its two comments")
+        raise ValueError(
+            "docs/items.md must have exactly one generated part, between its two comments"
+        )
     return f"{before}{BEGIN}\n{_tables()}\n{END}{after}"
 
 
 def _tables() -> str:
-    """A table for memory.stat, with the keys of cgroup v1, and one for all other files."""
+    """Two tables: memory.stat with its keys on cgroup v1, and all other files."""
     files = list(dict.fromkeys(item.file for item in CATALOGUE.values()))
     first, *others = ([item for item in CATALOGUE.values() if item.file == file] for file in files)
     parts = [

@@ -20,7 +20,7 @@ from . import build
 
 
 def fetch(cache: Path) -> tuple[Package, Path | None]:
-    """Return the newest source, and its archive unless the kernel is built already."""
+    """Return the newest source package, and its archive if the kernel is not built yet."""
     with locked(cache):
         prune(cache)
         apt = Apt(cache, MACHINES["x86_64"].debian, find_archive(), find_keyring())
@@ -34,7 +34,7 @@ def fetch(cache: Path) -> tuple[Package, Path | None]:
         try:
             (deb,) = apt.download([source])
         except LabError:
-            # Point releases come and go: fresh lists can already be wrong.
+            # The archive replaces point releases, so even recent lists can be outdated.
             if not apt.lists_may_be_old or apt.update(force=True):
                 raise
             source = build.newest(apt.kernel_sources())
@@ -48,7 +48,7 @@ def main() -> int:
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    # As with Ctrl-C: no compiler outlives the command.
+    # SIGTERM then ends the compilers as Ctrl-C does.
     signal.signal(signal.SIGTERM, interrupt)
     cache = default_cache()
     try:
@@ -59,7 +59,7 @@ def main() -> int:
             print(f"building {source.name} {source.version} with {jobs} jobs", flush=True)
             begun = time.monotonic()
             build.build(cache, source, deb, jobs)
-            deb.unlink(missing_ok=True)  # 150 MB that nobody asks for again
+            deb.unlink(missing_ok=True)  # It has 150 MB and is not needed any more.
             print(f"built in {(time.monotonic() - begun) / 60:.1f} minutes")
     except LabError as error:
         print(f"seed kernel: {error}", file=sys.stderr)

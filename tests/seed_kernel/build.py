@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Builds the kernel, or finds it built: the cache goes by all that it is made of."""
+"""Builds the kernel, or finds it in the cache, whose key covers everything it is made from."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _TOOLS = {
     "xz": "xz-utils",
     "pahole": "dwarves",
 }
-# Nothing of the caller's: not the variables of a make around this one, not its options.
-_KEPT = ("PATH", "HOME", "TMPDIR")
-# The same files make the same kernel.
-_FIXED = {
+# Only these variables are passed on, so that a make that runs this one does not influence it.
+_INHERITED = ("PATH", "HOME", "TMPDIR")
+# With these variables, the same files always give the same kernel.
+_REPRODUCIBLE = {
     "LC_ALL": "C",
     "KBUILD_BUILD_TIMESTAMP": "@0",
     "KBUILD_BUILD_USER": "lab",
@@ -42,10 +42,10 @@ _LAST_LINES = 15
 
 
 def series(source: Package) -> str:
-    """Return a source's series: linux-source-7.3 has 7.3."""
+    """Return the series of a source package: 7.3 for linux-source-7.3."""
     match = _NAME.fullmatch(source.name)
     if not match:
-        raise LabError(f"not a package of Linux's source: {source.name}")
+        raise LabError(f"{source.name} is not a package of Linux's source")
     return match[1]
 
 
@@ -58,7 +58,7 @@ def newest(sources: Iterable[Package]) -> Package:
 
 
 def place(cache: Path, source: Package) -> Path:
-    """Return where the kernel made of this source and of our files is kept."""
+    """Return the place in the cache of the kernel made from this source and this folder's files."""
     plan = hashlib.sha256(source.filename.encode())
     for part in (FUNCTIONS.read_bytes(), CONFIG.read_bytes(), MAKEFILE_LINE.encode()):
         plan.update(hashlib.sha256(part).digest())
@@ -67,7 +67,11 @@ def place(cache: Path, source: Package) -> Path:
 
 
 def built(cache: Path, source: Package) -> Path:
-    """Return the kernel, or say how to get it."""
+    """Return the built kernel.
+
+    Raises:
+        LabError: it is not built; the message says how to build it.
+    """
     kernel = place(cache, source)
     if not in_cache(kernel):
         raise LabError(f"the seed kernel of {source.name} is not built: run make seed-kernel")
@@ -75,7 +79,7 @@ def built(cache: Path, source: Package) -> Path:
 
 
 def check_host() -> None:
-    """Refuse a machine that cannot build it, before anything is fetched."""
+    """Check that this machine can build the kernel, before anything is downloaded."""
     if platform.machine() != "x86_64":
         raise LabError(f"the seed kernel is for x86-64, and this machine is {platform.machine()}")
     for tool, package in _TOOLS.items():
@@ -85,12 +89,12 @@ def check_host() -> None:
 
 
 def build(cache: Path, source: Package, deb: Path, jobs: int) -> Path:
-    """Build the kernel and put it into the cache; its log is beside, whatever comes of it."""
+    """Build the kernel and put it into the cache. The log is kept even if the build fails."""
     kernel = place(cache, source)
-    # A lock and a scratch of its own: other guests need not wait for this one.
+    # The build has its own lock and temporary folder, so that other runs of the lab need not wait.
     workshop = cache / "seed"
     with locked(workshop):
-        if in_cache(kernel):  # by now
+        if in_cache(kernel):  # Another process has built it in the meantime.
             return kernel
         prune(workshop)
         log = workshop / "log"
@@ -125,16 +129,21 @@ def _add_functions(tree: Path) -> None:
 
 
 def check_config(made: str) -> None:
-    """Refuse a configuration that lacks what was asked for: some other option rules it out."""
+    """Check that the kernel's configuration has every option that CONFIG asks for.
+
+    An option is missing if it depends on another one that is off.
+    """
     lines = set(made.splitlines())
     wanted = CONFIG.read_text(encoding="utf-8").splitlines()
     missing = [line for line in wanted if line.startswith("CONFIG_") and line not in lines]
     if missing:
-        raise LabError(f"this kernel cannot have {', '.join(missing)} as {CONFIG.name} asks")
+        raise LabError(
+            f"this kernel cannot have {', '.join(missing)}, which {CONFIG.name} asks for"
+        )
 
 
-def _whole_group(command: list[str], environment: dict[str, str], log: BinaryIO) -> int:
-    """Run a command, and end all that it started should we be ended."""
+def _run_as_group(command: list[str], environment: dict[str, str], log: BinaryIO) -> int:
+    """Run a command. If this process is interrupted, kill all processes that it started."""
     with subprocess.Popen(
         command,
         env=environment,
@@ -151,19 +160,19 @@ def _whole_group(command: list[str], environment: dict[str, str], log: BinaryIO)
 
 
 class _Make:
-    """The kernel's own make, and its log."""
+    """Runs make in the kernel's source, and appends its output to a log."""
 
     def __init__(self, tree: Path, log: Path, jobs: int) -> None:
-        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        self._environment = {**kept, **_FIXED}
+        kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        self._environment = {**kept, **_REPRODUCIBLE}
         self._command = ["nice", "make", "ARCH=x86_64", f"-j{jobs}", "-C", str(tree)]
         self._log = log
 
     def __call__(self, target: str, **variables: str) -> None:
         settings = [f"{name}={value}" for name, value in variables.items()]
         with self._log.open("ab") as log:
-            status = _whole_group([*self._command, *settings, target], self._environment, log)
+            status = _run_as_group([*self._command, *settings, target], self._environment, log)
         if status:
             said = self._log.read_text(errors="replace").splitlines()
             end = "\n".join(said[-_LAST_LINES:])
-            raise LabError(f"make {target} failed, {self._log} ends:\n{end}")
+            raise LabError(f"make {target} failed. The end of {self._log}:\n{end}")

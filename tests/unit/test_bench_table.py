@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The benchmark's one table, of contestants whose times are made up."""
+"""The table of the benchmark, made of invented times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Optional
 import pytest
 
 from tests.bench import goals, runner, table
-from tests.bench.names import C_ITERATOR, ONE, OPENED_ANEW, READER, SIX
+from tests.bench.names import C_ITERATOR, ONE, OPENED_EACH_TIME, READER, SIX
 from tests.bench.table import Report
 
 SECTION = ONE.format(SIX)
@@ -16,7 +16,7 @@ FLOOR = C_ITERATOR[False]
 
 
 def report(label: str, times: dict[str, list[float]]) -> Report:
-    """A machine's: name → nanoseconds per read of each round; all held against the floor."""
+    """The report of a machine; *times* has the nanoseconds per read of each round, by name."""
     found = []
     for name, rounds in times.items():
         one = runner.Contestant(name, SECTION, lambda _: 0.0, None, FLOOR)
@@ -31,7 +31,7 @@ LIVE = report(
         FLOOR: [2000, 1000, 1500],
         READER[False]: [2900, 2500],
         READER[True]: [4000],
-        OPENED_ANEW: [20_000],
+        OPENED_EACH_TIME: [20_000],
     },
 )
 LAB = report("Linux 7.3, lab", {FLOOR: [42_000], "another": [84_000]})
@@ -70,9 +70,9 @@ def test_machines_stand_beside_each_other_and_what_one_lacks_is_a_dash(
         (
             None,
             f"{SECTION}, {READER[False]}: 2.50 × the C iterator; 8.0 × (with the flush 5.0 ×) "
-            "faster than opened anew",
+            "faster than memory.stat opened each time",
         ),
-        (OPENED_ANEW, None),
+        (OPENED_EACH_TIME, None),
     ],
 )
 def test_the_goals_are_shown_if_all_their_results_exist(

@@ -41,7 +41,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     add("--timeout", type=float, default=DEFAULT_TIMEOUT, help="seconds for one guest")
     add("-k", dest="select", default="", metavar="EXPR", help="passed to pytest")
     add("--tests", type=Path, default=REPOSITORY / "tests" / "kernel", help="tests to run")
-    add("--run", type=Path, metavar="SCRIPT", help="run this instead, and print what it prints")
+    add("--run", type=Path, metavar="SCRIPT", help="run SCRIPT instead, and print its output")
     add("--arg", action="append", default=[], help="an argument for the script")
     add("--icount", action="store_true", help="one CPU, whose clock counts instructions")
     add("--extra", type=Path, action="append", default=[], help="put this into the guest's /extra")
@@ -49,7 +49,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     add("--memory", default="2G", help="the guest's memory (default: 2G)")
     add("--refresh", action="store_true", help="fetch the package lists even if they are fresh")
     add("--results", type=Path, default=REPOSITORY / "build" / "lab", help="folder for the logs")
-    add("--json", type=Path, metavar="FILE", help="write the results there as JSON")
+    add("--json", type=Path, metavar="FILE", help="write the results to FILE as JSON")
     add("-v", "--shell-log", action="store_true", help="print the guests' consoles")
     return parser.parse_args(arguments)
 
@@ -65,7 +65,7 @@ def find_wheel(given: Path | None) -> Path:
 
 
 def command(options: argparse.Namespace) -> str:
-    """Return the command line that gives the same results, without paths of this machine."""
+    """Return the command that tests the same, without the paths that this machine needs."""
     words = ["--all"] if options.all else [*options.guests]
     if options.select:
         words += ["-k", options.select]
@@ -75,7 +75,7 @@ def command(options: argparse.Namespace) -> str:
 def boot_all(
     lab: Lab, prepared: Sequence[Prepared], job: Job, options: argparse.Namespace
 ) -> list[GuestResult]:
-    """Boot the guests, a few at a time, and say so when one has ended."""
+    """Boot the guests, a few at a time, and print a line when one has ended."""
     jobs, shell_log = options.jobs, options.shell_log
     results: dict[int, GuestResult] = {}
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
@@ -98,7 +98,7 @@ def boot_all(
 
 
 def save(results: Sequence[GuestResult], place: Path | None) -> None:
-    """Write the results so far, for those who read JSON."""
+    """Write the results so far as JSON, if a file for them was named."""
     if place is not None:
         place.parent.mkdir(parents=True, exist_ok=True)
         data = json.dumps([as_data(result) for result in results], indent=1)
@@ -106,7 +106,7 @@ def save(results: Sequence[GuestResult], place: Path | None) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what the command line says; return the exit status."""
+    """Run the command with these options; return the exit status."""
     lab = Lab(
         wheel=None,
         timeout=options.timeout,
@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
     for warning in lab.warnings:
         print(f"warning: {warning}")
     for missing in lab.missing:
-        print(f"{missing}: not to be had: apt has no such kernel")
+        print(f"{missing}: not available: apt has no such kernel")
     results = boot_all(lab, prepared, job, options)
     if options.run is not None:
         for result in results:
@@ -145,7 +145,7 @@ def run(options: argparse.Namespace) -> int:
         print(report.failures(results))
         print(f"consoles and kernel logs are in {options.results}")
     if lab.missing:
-        print(f"not to be had: {', '.join(lab.missing)}")
+        print(f"not available: {', '.join(lab.missing)}")
     print(report.last_line(results))
     return 0 if report.all_passed(results, len(prepared)) and not lab.missing else 1
 
@@ -156,7 +156,7 @@ def main() -> int:
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    # As with Ctrl-C: no guest outlives the command.
+    # SIGTERM then ends the guests as Ctrl-C does.
     signal.signal(signal.SIGTERM, interrupt)
     try:
         return run(parse_arguments(sys.argv[1:]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The cache outside the tree: one lock, and files that are there whole or not at all."""
+"""The cache outside the repository: its lock, and files that are complete or absent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEEP_DAYS = 30
 
 
 def default_cache() -> Path:
-    """Return the lab's own folder in the user's cache."""
+    """Return the lab's folder in the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(base) if base.startswith("/") else Path.home() / ".cache"
     return root / "pymemcgbpf" / "lab"
@@ -24,7 +24,7 @@ def default_cache() -> Path:
 
 @contextlib.contextmanager
 def locked(cache: Path) -> Iterator[None]:
-    """Keep other lab runs from preparing in the same cache."""
+    """Hold the lock that lets only one run change the cache at a time."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -33,7 +33,7 @@ def locked(cache: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch(cache: Path) -> Iterator[Path]:
-    """Give a folder on the cache's own file system, so that what is made there can be renamed."""
+    """Give a temporary folder on the cache's file system, from which files can be renamed."""
     parent = cache / "unfinished"
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=parent))
@@ -44,16 +44,16 @@ def scratch(cache: Path) -> Iterator[Path]:
 
 
 def publish(made: Path, place: Path) -> None:
-    """Put a finished file in its place in one step."""
+    """Move a finished file to its place in the cache, in one step."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with made.open("rb+") as file:
-        os.fsync(file.fileno())  # else a machine that stops now could leave an empty file behind
-    os.utime(made)  # what comes out of an archive has an old date, and prune() goes by it
+        os.fsync(file.fileno())  # Otherwise a crash of the machine could leave an empty file.
+    os.utime(made)  # A file from an archive has an old date, and prune() would remove it.
     made.replace(place)
 
 
 def in_cache(place: Path) -> bool:
-    """Tell whether a cached file is there, and note that it was wanted."""
+    """Tell whether a cached file exists, and set its date so that prune() keeps it."""
     with contextlib.suppress(FileNotFoundError):
         os.utime(place)
         return True
@@ -61,11 +61,11 @@ def in_cache(place: Path) -> bool:
 
 
 def prune(cache: Path) -> None:
-    """Drop what nobody asked for in a while, and the remains of runs that were cut off."""
+    """Remove files that were not used for KEEP_DAYS, and what interrupted runs left behind."""
     for folder in ("kernels", "userlands", "debs"):
         for path in (cache / folder).glob("*"):
             if time.time() - path.stat().st_mtime > KEEP_DAYS * 86400:
                 path.unlink()
-    # Only the holder of the lock has a folder here.
+    # Only the holder of the lock, which is this process, may have a folder here.
     for left in (cache / "unfinished").glob("*"):
         shutil.rmtree(left, ignore_errors=True)

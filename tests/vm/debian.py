@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""apt with a state of its own: the machine's own is neither read nor touched.
+"""Runs apt with a separate state: the machine's own state is neither read nor changed.
 
-Everything comes through apt, so everything is verified by Debian's own signatures.
+All packages are downloaded by apt, which verifies Debian's signatures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .spec import KERNEL_SUITES, USERLANDS
 
 LISTS_STAY_FRESH = 12 * 3600.0
 
-# What a guest needs of Debian; pytest and pyte come from PyPI, the project from its wheel.
+# The Debian packages of a guest. pytest and pyte come from PyPI, the project from its wheel.
 WANTED = ("python3", "libbpf1", "busybox-static")
 
 _CONFIGURATION = """\
@@ -37,11 +37,11 @@ Dir::Cache::archives "archives";
 APT::Architecture "{architecture}";
 Acquire::Languages "none";
 Acquire::Retries "2";
-// A list that could not be fetched is an error, not a warning beside the old one.
+// If a list cannot be fetched, that is an error. By default apt warns and uses the old list.
 APT::Update::Error-Mode "any";
-// The user's cache is not for _apt to write to.
+// The user _apt may not write to this user's cache.
 APT::Sandbox::User "root";
-// The machine's own hooks are about the machine's own packages.
+// The machine's hooks must not run: they concern the packages installed on the machine.
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
@@ -51,7 +51,7 @@ APT::Sandbox::User "root";
 
 
 class Apt:
-    """Debian's archive for one architecture, seen by an apt of the lab's own."""
+    """Debian's archive for one architecture, read by apt with the lab's state."""
 
     def __init__(self, cache: Path, architecture: str, archive: str, keyring: Path) -> None:
         need_tool("apt-get", "apt")
@@ -61,7 +61,7 @@ class Apt:
         options = f"[arch={architecture} signed-by={keyring}]"
         lines = {suite: f"deb {options} {archive} {suite} main\n" for suite in suites}
         everything = "".join(lines.values())
-        # Lists of another mirror or another choice of suites are other lists.
+        # Another mirror or another choice of suites gets a folder of its own.
         key = hashlib.sha256(everything.encode()).hexdigest()[:12]
         self._state = cache / "apt" / key
         self._stamp = self._state / "updated"
@@ -69,7 +69,7 @@ class Apt:
         self._answers: dict[tuple[str, ...], str] = {}
         for folder in ("lists/partial", "cache/archives/partial"):
             (self._state / folder).mkdir(parents=True, exist_ok=True)
-        # Nothing is installed there: the closure of a package is all of it.
+        # No package counts as installed, so that apt lists all dependencies of a package.
         (self._state / "status").write_text("")
         (self._state / "apt.conf").write_text(
             _CONFIGURATION.format(state=self._state, architecture=architecture)
@@ -79,7 +79,7 @@ class Apt:
 
     @property
     def updated(self) -> float:
-        """Return when the lists were fetched, 0 for never."""
+        """Return the time at which the lists were last fetched, or 0 if they never were."""
         return self._stamp.stat().st_mtime if self._stamp.exists() else 0.0
 
     @property
@@ -88,7 +88,10 @@ class Apt:
         return time.time() - self.updated > 300
 
     def update(self, *, force: bool) -> str:
-        """Fetch the lists unless they are fresh; return a warning where old ones must do."""
+        """Fetch the lists unless they are fresh.
+
+        Return a warning if they cannot be fetched and old ones are used, else "".
+        """
         age = time.time() - self.updated
         if not force and 0 <= age < LISTS_STAY_FRESH:
             return ""
@@ -97,7 +100,7 @@ class Apt:
         except LabError as error:
             if not self.updated:
                 raise
-            return f"going on with package lists of {age / 3600:.0f} hours ago: {error}"
+            return f"using package lists that are {age / 3600:.0f} hours old: {error}"
         self._stamp.touch()
         self._answers.clear()
         return ""
@@ -126,7 +129,7 @@ class Apt:
         return packages
 
     def closure(self, suite: str) -> list[Package]:
-        """Return the packages of a suite that WANTED needs, as apt resolves them."""
+        """Return WANTED and all packages that it depends on, as apt resolves them in a suite."""
         text = self._ask(
             suite, "apt-get", "--simulate", "--no-install-recommends", "install", *WANTED
         )
@@ -151,7 +154,7 @@ class Apt:
         return [self._debs / one.filename for one in packages]
 
     def _ask(self, *question: str) -> str:
-        """Return what apt answers: the same until the lists are fetched anew."""
+        """Return apt's output. It is cached until the lists are fetched again."""
         if question not in self._answers:
             self._answers[question] = self._run(*question)
         return self._answers[question]
@@ -160,7 +163,7 @@ class Apt:
         command = [
             *(tool, "-c", str(self._state / "apt.conf")),
             *("-o", f"Dir::Etc::sourcelist={self._state}/{sources}.list"),
-            # One set of lists, but what apt makes of them depends on the sources it reads.
+            # The lists are shared, but apt's cache of them depends on the sources that it reads.
             *("-o", f"Dir::Cache::pkgcache={sources}.pkgcache.bin"),
             *("-o", f"Dir::Cache::srcpkgcache={sources}.srcpkgcache.bin"),
             *arguments,

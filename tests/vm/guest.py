@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""One guest in QEMU: started, watched, and ended if it does not end by itself."""
+"""Runs one guest in QEMU, and kills it if it does not end in time."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from .errors import LabError, need_tool
 from .records import Ending
 from .spec import Machine
 
-_TICK = 0.1
+_POLL_SECONDS = 0.1
 _DISK_SIZE = 256 << 20  # sparse
-# Guests share few cores, where a virtual CPU can wait long for its turn: that is no stall.
-_PATIENCE = "rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 workqueue.watchdog_thresh=120"
+# Guests share few cores. A virtual CPU can wait long for its turn, which is not a stall.
+_LONG_WATCHDOGS = (
+    "rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 workqueue.watchdog_thresh=120"
+)
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the guest's machine is like."""
+    """The virtual hardware of a guest."""
 
     cpus: int = 2
     memory: str = "2G"
-    # One CPU, and a clock that counts instructions: measurements that no noise reaches.
+    # One CPU, and a clock that counts instructions, so that host load does not affect timings.
     icount: bool = False
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What came out of a guest's two serial ports, and how it ended."""
+    """The output of a guest's two serial ports, and how the guest ended."""
 
     results: str
     console: str
@@ -43,25 +45,25 @@ class Transcript:
 def qemu_command(
     machine: Machine, hardware: Hardware, kernel: Path, initramfs: Path, folder: Path
 ) -> list[str]:
-    """Return QEMU's command line; the disk is in the folder, and the serial ports' files come."""
+    """Return QEMU's command line. The disk and the output of the serial ports are in *folder*."""
     qemu = need_tool(machine.qemu, machine.qemu_package)
     command = [qemu, *machine.qemu_arguments, "-m", hardware.memory]
     if hardware.icount:
         command += ["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0,sleep=off"]
     else:
-        # In one thread, turn by turn: with a thread each, QEMU 7.2 now and then runs code that
-        # another CPU has just patched (an "Oops: int3" at a static branch).
+        # The CPUs take turns in one thread. With a thread for each, QEMU 7.2 sometimes runs code
+        # that another CPU has just patched (an "Oops: int3" at a static branch).
         command += ["-accel", "tcg,thread=single", "-smp", str(hardware.cpus)]
     parameters = (
         f"console={machine.console} panic=-1 oops=panic quiet cgroup_no_v1=all log_buf_len=4M"
-        f" {_PATIENCE} {machine.parameters}"
+        f" {_LONG_WATCHDOGS} {machine.parameters}"
     )
     results = (word.replace("{}", str(folder / "results")) for word in machine.results_port)
     return [
         *command,
         *("-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"),
         *("-serial", f"file:{folder / 'console'}", *results),
-        # Debian's cloud kernels have NVMe and ext4 built in, and need no module for them.
+        # Debian's cloud kernels have NVMe and ext4 built in, so no module is needed.
         *("-drive", f"file={folder / 'disk'},format=raw,if=none,id=disk,cache=unsafe"),
         *("-device", "nvme,serial=lab,drive=disk"),
         *("-kernel", str(kernel), "-initrd", str(initramfs), "-append", parameters),
@@ -75,7 +77,7 @@ def make_disk(folder: Path) -> None:
     disk = folder / "disk"
     with disk.open("wb") as file:
         file.truncate(_DISK_SIZE)
-    # Nothing lazy: the guest would finish it in the background, in the middle of a measurement.
+    # Lazy initialisation is off: the guest would do it in the background, during measurements.
     options = ["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"]
     done = subprocess.run([mkfs, *options, str(disk)], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -83,7 +85,7 @@ def make_disk(folder: Path) -> None:
 
 
 def run(command: list[str], folder: Path, timeout: float, stop: threading.Event) -> Transcript:
-    """Run a guest to its end, or to the end of our patience."""
+    """Run a guest until it ends, *stop* is set, or *timeout* seconds have passed."""
     begun = time.monotonic()
     hung_after = None
     with (folder / "qemu").open("wb") as errors:
@@ -98,7 +100,7 @@ def run(command: list[str], folder: Path, timeout: float, stop: threading.Event)
                 break
             if stop.is_set():
                 break
-            time.sleep(_TICK)
+            time.sleep(_POLL_SECONDS)
     finally:
         qemu.kill()
         status = qemu.wait()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Inside the guest: run the job that the host wrote down, pytest or a script."""
+"""Runs in the guest: runs the job that the host has written to job.json, pytest or a script."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import guest_record
 
 
 def libbpf_version() -> str:
-    """Return the version that libbpf gives of itself."""
+    """Return libbpf's version as libbpf itself reports it."""
     try:
         version = ctypes.CDLL("libbpf.so.1").libbpf_version_string
     except (OSError, AttributeError) as error:
@@ -42,7 +42,7 @@ def run_script(arguments: list[str]) -> int:
         assert script.stdout is not None
         for line in script.stdout:
             guest_record.write("output", text=line.decode("utf-8", "replace"))
-    # A shell's way of telling a signal.
+    # A signal is reported as a shell does.
     return script.returncode if script.returncode >= 0 else 128 - script.returncode
 
 
@@ -59,7 +59,7 @@ def main() -> int:
             line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()
         ],
     )
-    # As if Python had been started there.
+    # The same as if Python had been started in /lab.
     os.chdir("/lab")
     sys.path[0] = "/lab"
     if job["kind"] == "pytest":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Inside the guest: a pytest plugin that tells the host what is collected, started and done."""
+"""Runs in the guest: a pytest plugin that records which tests are collected, started and done."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from . import guest_record
 
 
 class Recorder:
-    """Write a record for everything that pytest learns about a test."""
+    """Write a record for each of pytest's events."""
 
     def __init__(self) -> None:
         self._reports: list[pytest.TestReport] = []
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Record what could not be collected, and modules that skip themselves whole."""
+        """Record modules that could not be collected or that skip all of their tests."""
         if report.outcome != "passed":
             guest_record.write(
                 "uncollected",
@@ -29,7 +29,7 @@ class Recorder:
         guest_record.write("collected", tests=[item.nodeid for item in session.items])
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Record what is about to run: should nothing follow, this one was it."""
+        """Record which test starts: if the guest dies, the host knows in which test."""
         self._reports = []
         guest_record.write("start", test=nodeid)
 
@@ -38,7 +38,7 @@ class Recorder:
         self._reports.append(report)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        """Record the outcome, the worst of all parts'."""
+        """Record the worst outcome of all parts of the test."""
         parts = [(report, outcome(report)) for report in self._reports]
         for worst in ("failed", "error", "skipped", "passed"):
             found = [report for report, its in parts if its == worst]
@@ -51,14 +51,14 @@ class Recorder:
             test=nodeid,
             outcome=worst,
             seconds=round(sum(report.duration for report in self._reports), 3),
-            # Each part's report has what the parts before it recorded, too.
+            # The last report also has the properties that earlier parts recorded.
             properties=self._reports[-1].user_properties if self._reports else [],
             text="" if worst == "passed" else "\n".join(describe(report) for report in found),
         )
 
 
 def outcome(report: pytest.TestReport) -> str:
-    """Return passed, failed, error (around the test) or skipped (expected failures, too)."""
+    """Return "passed", "failed", "error" (in set-up or tear-down) or "skipped" (also for xfail)."""
     if hasattr(report, "wasxfail"):
         return "skipped"
     if report.failed:
@@ -67,7 +67,7 @@ def outcome(report: pytest.TestReport) -> str:
 
 
 def describe(report: pytest.TestReport) -> str:
-    """Return why, and what was captured."""
+    """Return why a part did not pass, and the output that was captured."""
     if hasattr(report, "wasxfail"):
         return f"marked xfail: {report.wasxfail}" if report.wasxfail else "marked xfail"
     if report.skipped:
@@ -77,7 +77,7 @@ def describe(report: pytest.TestReport) -> str:
 
 
 def skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """Return a skip's reason and where it is."""
+    """Return the reason of a skip, with its file and line."""
     if isinstance(report.longrepr, tuple):
         path, line, reason = report.longrepr
         return f"{reason} ({path}:{line})"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Inside the guest: one JSON object per line to the serial port that the host reads."""
+"""Runs in the guest: writes records, one JSON object a line, to the port that the host reads."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 
 
 def write(record: str, **fields: object) -> None:
-    """Send one record; it is with the host when this returns, even if the guest dies next."""
+    """Send one record. When this returns the host has it, even if the guest dies afterwards."""
     line = json.dumps({"record": record, **fields}) + "\n"
-    # Opened every time: a test may close what it finds open, or fork.
+    # The port is opened each time, because a test may close open descriptors, or fork.
     with open(os.environ["LAB_RESULTS"], "ab", buffering=0) as port:
         data = memoryview(line.encode("ascii"))
         while data:

@@ -2,8 +2,8 @@
 # shellcheck shell=dash
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #
-# The guest's process 1: give Linux its usual file systems, run the job, report, power off.
-# The host takes a guest for lost unless the last line below has come through.
+# The guest's process 1: mounts the usual file systems, runs the job, reports and powers off.
+# The host takes the guest for lost unless it receives the last record that is written below.
 
 /bin/busybox --install -s /bin
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -24,8 +24,8 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
 mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
-# tmpfs is counted as shmem. Files of these two are page cache; only the disk's get dirty and are
-# written back. Where the kernel finds no disk the mount fails, and so does the guest.
+# Files in tmpfs are counted as shmem. Files in these two are page cache, and only those on the disk
+# become dirty and are written back. If the kernel finds no disk, the guest fails.
 mount -t ramfs ramfs /mnt/ramfs
 tenths=300
 while [ ! -b /dev/nvme0n1 ] && [ $tenths -gt 0 ]; do
@@ -40,21 +40,21 @@ for controller in $controllers; do
 done
 ifconfig lo 127.0.0.1 up
 hostname lab
-# A kernel that is in trouble says so on the console too, which is all that is left of a lost guest.
+# Kernel errors go to the console too, because the console is all that a lost guest leaves.
 echo 4 >/proc/sys/kernel/printk
 
 # shellcheck source=/dev/null
 . /opt/lab/environment
 cd /opt/lab || exit 1
 stty -F "$LAB_RESULTS" raw -echo
-# ABRT makes Python say where it hung. The host's own limit is for a guest that cannot even do this.
+# SIGABRT makes Python print where it hung. The host's time limit is for guests that cannot do this.
 timeout -s ABRT "$LAB_SECONDS" python3 -X faulthandler -m lab_guest.guest_job \
     </dev/null >/dev/console 2>&1
 status=$?
 
-# A last line without its end shows only when another follows it.
+# An unfinished last line of the kernel log is printed only when another line follows it.
 echo "lab: the job has ended" >/dev/kmsg
-# On a line of its own, whatever the job was writing when it ended.
+# The first newline ends a line that the job may have left unfinished.
 {
     echo
     dmesg | sed 's/^/#/'

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""docs/kernels.md, made of the lab's JSON: ``python3 -m tests.vm.kernel_table FILE... --output``.
+"""Writes docs/kernels.md from the lab's JSON.
 
-What it says works is what a test compared with the kernel's own files in a guest, and nothing else.
+The command is ``python3 -m tests.vm.kernel_table FILE... --output FILE``. The page lists only what
+a test in a guest has compared with the kernel's own files.
 """
 
 from __future__ import annotations
@@ -26,27 +27,27 @@ Guest = Mapping[str, Any]
 _HEAD = f"""\
 # Kernels
 
-What was tested where: Debian's cloud kernels, booted in QEMU with the userland of a Debian release
-and the installed wheel. Made by `make docs-kernels` out of the lab's own record, which the commands
-named below left; `make test-all` leaves one of everything.
+This page lists the kernels on which the package was tested. They are Debian's cloud kernels, booted
+in QEMU with the userland of a Debian release and the installed wheel. `make docs-kernels` writes
+the page from the record that the commands below wrote; `make test-all` tests everything.
 
-A number is that of the items that a backend read and a test found equal to the same cgroup's
-`memory.stat` and `memory.current`, all of them, by each transport that follows (`stream` is a
-`StatsReader`'s, `shared` a `TreeReader`'s, `run` both's); {NOT_THERE} is a backend that the kernel
-does not have. The orders are those in which every row of a tree was equal, by every backend and
-transport.
+A number counts the items that a backend read and that a test found equal to `memory.stat` and
+`memory.current` of the same cgroup, by each of the transports that follow it (`stream` belongs to
+`StatsReader`, `shared` to `TreeReader`, and `run` to both). {NOT_THERE} means that the kernel does
+not have the backend. The orders are those in which every row of a tree was equal, with every
+backend and transport.
 """
 
 
 def load(files: Iterable[Path]) -> list[Guest]:
-    """Read records; a guest in a later file replaces that of an earlier one."""
+    """Read the records of guests. One in a later file replaces the one in an earlier file."""
     guests: dict[str, Guest] = {}
     for file in files:
         for guest in json.loads(file.read_text(encoding="utf-8")):
             if guest.get("origin"):
                 guests[guest["label"]] = guest
     if not guests:
-        raise LabError("no record of a guest's tests: run make test-all")
+        raise LabError("the files have no record of a guest's tests: run make test-all")
     return sorted(guests.values(), key=_place)
 
 
@@ -54,14 +55,14 @@ def _place(guest: Guest) -> tuple[object, ...]:
     origin = guest["origin"]
     return (
         list(ARCHITECTURES).index(origin["architecture"]),
-        # Not Debian's kernels, so of no series, come last.
+        # The seed kernel has no series, and comes last.
         in_order(origin["series"]) if origin["series"][0].isdigit() else (sys.maxsize,),
         origin["userland"],
     )
 
 
 def document(guests: Sequence[Guest]) -> str:
-    """Return the file's text."""
+    """Return the text of the page."""
     rows = [
         (
             *(_kernel(guest), _architecture(guest)),
@@ -82,10 +83,10 @@ def document(guests: Sequence[Guest]) -> str:
     parts = [_HEAD, _markdown(header, rows)]
     chosen = sorted({guest["select"] for guest in guests if guest["select"]}, key=len)
     if chosen:
-        parts.append("Part of the tests is pytest's `-k` with:\n")
+        parts.append("Where only a part of the tests ran, it was chosen by pytest's `-k` with:\n")
         parts.append("".join(f"- `{select}`\n" for select in chosen))
     commands = dict.fromkeys(guest["command"] for guest in guests)
-    parts.append("The commands that left the record:\n")
+    parts.append("The commands that wrote the record:\n")
     parts.append("".join(f"- `{command}`\n" for command in commands))
     failed = [
         f"- {guest['label']}: {one['name']}\n" for guest in guests for one in _failures(guest)
@@ -100,7 +101,7 @@ def document(guests: Sequence[Guest]) -> str:
 
 
 def not_tested(guests: Sequence[Guest]) -> list[str]:
-    """Return what the matrix has and the record has not."""
+    """Return the guests of the matrix that are not in the record."""
     there = {guest["label"] for guest in guests}
     return [
         text for text in WHOLE_MATRIX if text not in there and parse_spec(text).series != NEWEST
@@ -109,7 +110,7 @@ def not_tested(guests: Sequence[Guest]) -> list[str]:
 
 def _kernel(guest: Guest) -> str:
     origin = guest["origin"]
-    # 6.1.176-1: Debian's first number after a dash counts packages, and uname's is another.
+    # The package version 6.1.176-1 contains the kernel's; uname shows other numbers after the dash.
     release: str = origin["packages"][origin["kernel_package"]].partition("-")[0]
     series = origin["series"]
     return release if series[0].isdigit() else f"{release} ({series})"
@@ -161,7 +162,7 @@ def _packages(guests: Sequence[Guest]) -> str:
         origin = guest["origin"]
         version = origin["packages"][origin["kernel_package"]]
         kernels[f"`{origin['kernel_package']}`"] = version
-        # What python3 depends on is the interpreter: python3.13.
+        # The package python3 depends on the interpreter, for instance python3.13.
         python = "python" + ".".join(guest["python"].split(".")[:2])
         names = (python, "libbpf1", "libc6")
         userlands[origin["userland"], _architecture(guest)] = tuple(
@@ -192,7 +193,7 @@ def main() -> int:
     try:
         text = document(load(options.records))
     except FileNotFoundError as error:
-        print(f"no record {error.filename}: run make test-all", file=sys.stderr)
+        print(f"{error.filename} does not exist: run make test-all", file=sys.stderr)
         return 2
     except LabError as error:
         print(error, file=sys.stderr)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Which of apt's packages is the newest kernel of a series."""
+"""Chooses the package with the newest kernel of a series."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .spec import NEWEST
 
 @dataclass(frozen=True)
 class Package:
-    """A package at one version."""
+    """One version of a package."""
 
     name: str
     version: str
@@ -37,7 +37,7 @@ def image_pattern(architecture: str) -> re.Pattern[str]:
 
 
 def compare_versions(left: str, right: str) -> int:
-    """Compare as dpkg does: negative, 0 or positive."""
+    """Compare two versions as dpkg does; return a negative number, 0 or a positive number."""
     if left == right:
         return 0
     lower = subprocess.run(["dpkg", "--compare-versions", left, "lt", right], check=False)
@@ -45,7 +45,7 @@ def compare_versions(left: str, right: str) -> int:
 
 
 def newest_of_each_series(packages: Iterable[Package], architecture: str) -> dict[str, Package]:
-    """Choose each series' newest point release; series in ascending order."""
+    """Return the newest point release of each series, the oldest series first."""
     pattern = image_pattern(architecture)
     kernels: dict[str, dict[str, dict[str, Package]]] = {}
     for package in packages:
@@ -56,19 +56,19 @@ def newest_of_each_series(packages: Iterable[Package], architecture: str) -> dic
     chosen = {}
     by_version = functools.cmp_to_key(compare_versions)
     for series in sorted(kernels, key=in_order):
-        # Where there is a linux-binary, the linux-image of the same release is an empty shell.
+        # If a release has a linux-binary package, its linux-image package contains no kernel.
         holders = [kinds.get("binary") or kinds["image"] for kinds in kernels[series].values()]
         chosen[series] = max(holders, key=lambda package: by_version(package.version))
     return chosen
 
 
 def in_order(series: str) -> tuple[int, ...]:
-    """Return what series are sorted by."""
+    """Return the key that series are sorted by."""
     return tuple(int(part) for part in series.split("."))
 
 
 def find_series(wanted: str, available: dict[str, Package]) -> str:
-    """Return the name of a series that apt has; "newest" becomes the highest one's."""
+    """Return the name of a series that apt has. "newest" stands for the highest one."""
     if wanted == NEWEST and available:
         return max(available, key=in_order)
     if wanted not in available:

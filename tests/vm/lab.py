@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""From "6.12@trixie" to a result: prepare what a guest needs, boot it, judge it.
+"""Prepares a guest such as "6.12@trixie", boots it, and returns the result.
 
 lab = Lab(wheel=Path("dist/pymemcgbpf-1.0-py3-none-any.whl"))
 [newest] = lab.prepare(["newest"])
@@ -42,11 +42,11 @@ from .spec import (
 from .userland import Userland
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-_INSIDE = ("__init__.py", "guest_job.py", "guest_plugin.py", "guest_record.py")
+_GUEST_MODULES = ("__init__.py", "guest_job.py", "guest_plugin.py", "guest_record.py")
 DEFAULT_TIMEOUT = 1500.0
-# The guest ends its own job this long before the host loses patience, to tell why.
-_MORE_BOOTS = 2
-_LAST_WORDS = 30
+_BOOT_RETRIES = 2
+# The guest ends its job this many seconds before the host's timeout, so that it can report why.
+_REPORT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Prepared:
     package: Package
     kernel: Path
     userland: Userland
-    select: str = ""  # pytest's -k, where the job has none
+    select: str = ""  # pytest's -k, unless the job has one
 
     @property
     def series(self) -> str:
@@ -101,7 +101,7 @@ class Lab:
     memory: str = "2G"
     refresh: bool = False
     warnings: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)  # guests that were asked for and not to be had
+    missing: list[str] = field(default_factory=list)  # guests whose kernel apt does not have
     stop: threading.Event = field(default_factory=threading.Event)
     _apts: dict[str, Apt] = field(default_factory=dict)
 
@@ -111,12 +111,12 @@ class Lab:
             return self._available(self._apt(architecture))
 
     def prepare(self, specs: Sequence[str]) -> list[Prepared]:
-        """Bring kernels and userlands into the cache; specs that come to the same become one."""
+        """Bring kernels and userlands into the cache. Specs of the same guest are merged."""
         wanted = {parse_spec(text): "" for text in specs}
         return self._prepared(lambda: wanted)
 
     def prepare_all(self) -> list[Prepared]:
-        """Do so for the whole matrix; what apt has no kernel for is noted as missing."""
+        """Prepare the whole matrix. Guests whose kernel apt does not have go to *missing*."""
         return self._prepared(self._whole_matrix)
 
     def _whole_matrix(self) -> dict[Spec, str]:
@@ -140,7 +140,7 @@ class Lab:
             try:
                 return self._prepare(wanted())
             except LabError:
-                # Point releases come and go: fresh lists can already be wrong.
+                # The archive replaces point releases, so even recent lists can be outdated.
                 old = [apt for apt in self._apts.values() if apt.lists_may_be_old]
                 if not old or any(apt.update(force=True) for apt in old):
                     raise
@@ -171,9 +171,9 @@ class Lab:
         return kernels.newest_of_each_series(apt.kernel_packages(), apt.architecture)
 
     def _find_kernel(self, apt: Apt, spec: Spec) -> tuple[Spec, Package]:
-        """Return the spec with the name of its series, and the package that its kernel is of.
+        """Return the spec with its series filled in, and the package that its kernel comes from.
 
-        The seed kernel is of the newest source.
+        The seed kernel comes from the newest source package.
         """
         if spec.is_seed:
             return spec, seed.newest(apt.kernel_sources())
@@ -194,11 +194,11 @@ class Lab:
                 if not found:
                     raise LabError(f"{package.filename} holds no vmlinuz")
                 publish(found[0], place)
-            deb.unlink()  # modules and all: ten times the kernel's size
+            deb.unlink()  # It includes the modules, and is ten times as large as the kernel.
         return place
 
     def boot(self, prepared: Prepared, job: Job) -> GuestResult:
-        """Boot a guest, run the job in it, and return what became of it."""
+        """Boot a guest, run the job in it, and return its result."""
         backends = prepared.spec.backends if _tests_parity(job) else ()
         if isinstance(job, Tests) and not job.select:
             job = dataclasses.replace(job, select=prepared.select)
@@ -213,16 +213,16 @@ class Lab:
                 prepared.spec.machine, hardware, prepared.kernel, initramfs, folder
             )
             transcript = guest.run(command, folder, self.timeout, self.stop)
-            # A guest that never got as far as the job says nothing of what is tested; under
-            # emulation on a busy host a boot can fail. One that is lost later is not forgiven.
-            for _ in range(_MORE_BOOTS):
+            # A boot can fail under emulation on a busy host, which says nothing about the tests.
+            # A guest that did not begin its job is booted again; one that is lost later has failed.
+            for _ in range(_BOOT_RETRIES):
                 if '"record": "guest"' in transcript.results or self.stop.is_set():
                     break
                 end = transcript.console.strip().splitlines()[-1:]
-                print(f"{prepared.spec}: did not boot ({''.join(end)}), once more", flush=True)
-                self._keep(folder, prepared.spec)
+                print(f"{prepared.spec}: did not boot ({''.join(end)}); trying again", flush=True)
+                self._save_output(folder, prepared.spec)
                 transcript = guest.run(command, folder, self.timeout, self.stop)
-            self._keep(folder, prepared.spec)
+            self._save_output(folder, prepared.spec)
         script = job.path.name if isinstance(job, Script) else ""
         expected = Expected(
             label=str(prepared.spec),
@@ -242,7 +242,7 @@ class Lab:
         )
         return result
 
-    def _keep(self, folder: Path, spec: Spec) -> None:
+    def _save_output(self, folder: Path, spec: Spec) -> None:
         self.results.mkdir(parents=True, exist_ok=True)
         for port in ("console", "results"):
             if (folder / port).exists():
@@ -254,7 +254,7 @@ class Lab:
         inside = root / "opt" / "lab" / "lab_guest"
         inside.mkdir(parents=True)
         (root / "lab").mkdir()
-        for name in _INSIDE:
+        for name in _GUEST_MODULES:
             shutil.copy(here / name, inside / name)
         shutil.copy(here / "init.sh", root / "init")
         (root / "init").chmod(0o755)
@@ -289,7 +289,7 @@ class Lab:
             "PYMEMCGBPF_LAB_LIBBPF": prepared.userland.libbpf,
             "PYMEMCGBPF_LAB_FILES": "/mnt/disk",
             "LAB_RESULTS": f"/dev/{spec.machine.results}",
-            "LAB_SECONDS": str(max(10, int(self.timeout) - _LAST_WORDS)),
+            "LAB_SECONDS": str(max(10, int(self.timeout) - _REPORT_SECONDS)),
             **self.environment,
         }
         return "".join(f"export {name}={shlex.quote(text)}\n" for name, text in variables.items())
@@ -301,7 +301,7 @@ def as_data(results: GuestResult) -> dict[str, object]:
 
 
 def _origin(prepared: Prepared) -> Origin:
-    """Return what the guest is made of."""
+    """Return the packages that the guest consists of, with their versions."""
     spec, packages = prepared.spec, (prepared.package, *prepared.userland.packages)
     versions = {package.name: package.version for package in packages}
     return Origin(spec.series, spec.architecture, spec.userland, prepared.package.name, versions)
@@ -313,7 +313,7 @@ def _tests_parity(job: Job) -> bool:
 
 
 def _tests_inside(job: Tests, root: Path) -> list[str]:
-    """Put tests and guides, nothing else of the repository, into the guest; give pytest's words."""
+    """Copy the tests and docs/ into the guest; return pytest's arguments."""
     path = job.path.resolve()
     if not path.exists():
         raise LabError(f"no tests: {job.path}")
@@ -323,16 +323,16 @@ def _tests_inside(job: Tests, root: Path) -> list[str]:
     folder, place = (path, name) if path.is_dir() else (path.parent, name.parent)
     lab = root / "lab"
     _copy(folder, lab / place)
-    # What the tests import from above them: conftest.py, __init__.py, shared helpers.
+    # Modules above the tests that they import: conftest.py, __init__.py, shared helpers.
     for parent in place.parents if inside_repository else ():
         if parent != Path():
             for module in sorted((top / parent).glob("*.py")):
                 _copy(module, lab / parent / module.name)
     if inside_repository and (top / "docs").is_dir():
-        _copy(top / "docs", lab / "docs")  # whose examples tests run
+        _copy(top / "docs", lab / "docs")  # Tests run the examples of these pages.
     settings = lab / "pytest.ini"
     if inside_repository and (top / "pyproject.toml").is_file():
-        settings = lab / "pyproject.toml"  # its markers and filters hold here too
+        settings = lab / "pyproject.toml"  # It has the markers and warning filters.
         _copy(top / "pyproject.toml", settings)
     else:
         settings.write_text("[pytest]\n")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What a guest said, judged: only what is proven to have passed has passed.
+"""Decides from a guest's output which tests passed. A test without a result has failed.
 
-The guest's second serial port carries JSON objects, one a line, and after them its kernel log, each
-line of it behind a "#".
+The guest's second serial port carries JSON objects, one a line, followed by the guest's kernel
+log, in which each line begins with "#".
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# What the kernel writes when something is wrong with it. A memory cgroup's own OOM killer, which a
-# test may provoke, prints a call trace but none of these.
+# What the kernel logs when it has a bug. The OOM killer of a memory cgroup, which some tests
+# provoke, prints a call trace but none of these.
 KERNEL_TROUBLE = re.compile(
     r"\bWARNING:|\bBUG:|\bkernel BUG\b|\b(?:KASAN|KCSAN|KMSAN|UBSAN|KFENCE):|\bOops\b"
     r"|\[ cut here \]|Kernel panic|general protection fault|[Uu]nable to handle|double fault"
@@ -27,13 +27,13 @@ KERNEL_TROUBLE = re.compile(
 )
 _CONTEXT = 40
 
-COMPARED = "compared"  # the property that parity tests record
+COMPARED = "compared"  # the name of the property that parity tests record
 PASSED, FAILED, ERROR, SKIPPED = "passed", "failed", "error", "skipped"
 
 
 @dataclass(frozen=True)
 class TestResult:
-    """One test in one guest. Everything but a pass is a failure, a skip too."""
+    """One test in one guest. Every outcome but "passed" is a failure, also a skip."""
 
     __test__ = False  # the name is not meant for pytest
 
@@ -45,7 +45,7 @@ class TestResult:
 
 @dataclass(frozen=True)
 class Compared:
-    """How many items of one way to read a test found to be memory.stat's, each exactly."""
+    """How many items a test found equal to memory.stat, for one reader, backend and transport."""
 
     reader: str  # "stats" (one cgroup) or "tree"
     backend: str
@@ -56,7 +56,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a guest was made of: Debian's packages and their versions."""
+    """The Debian packages that a guest consisted of, with their versions."""
 
     series: str
     architecture: str
@@ -67,7 +67,7 @@ class Origin:
 
 @dataclass
 class GuestResult:
-    """One guest: what it was, and what became of every test."""
+    """One guest: its versions, and the outcome of every test."""
 
     label: str
     kernel: str = "?"
@@ -75,18 +75,18 @@ class GuestResult:
     libbpf: str = "?"
     seconds: float = 0.0
     tests: list[TestResult] = field(default_factory=list)
-    troubles: list[TestResult] = field(default_factory=list)  # of the guest, not of one test
+    troubles: list[TestResult] = field(default_factory=list)  # failures of the guest itself
     backends: list[str] = field(default_factory=list)  # that must have compared items
     compared: list[Compared] = field(default_factory=list)
     origin: Origin | None = None
-    select: str = ""  # pytest's choice of tests; all without
-    command: str = ""  # what was typed, as far as it matters
-    output: str = ""  # a script's
+    select: str = ""  # pytest's -k; empty for all tests
+    command: str = ""  # the command that tests the same again
+    output: str = ""  # of a script
     filesystems: list[str] = field(default_factory=list)
     dmesg: list[str] = field(default_factory=list)
 
     def count(self, *outcomes: str) -> int:
-        """Return how many tests ended so."""
+        """Return how many tests had one of these outcomes."""
         return sum(test.outcome in outcomes for test in self.tests)
 
     @property
@@ -96,29 +96,29 @@ class GuestResult:
 
     @property
     def failures(self) -> list[TestResult]:
-        """Return everything that is no pass."""
+        """Return the tests that did not pass, and the failures of the guest itself."""
         return [test for test in self.tests if test.outcome != PASSED] + self.troubles
 
     @property
     def ok(self) -> bool:
-        """Tell whether something was tested and all of it passed."""
+        """Tell whether tests ran and everything passed."""
         return bool(self.tests) and not self.failures
 
     def items_compared(self, backend: str, reader: str = "stats") -> int:
-        """Return how many items a backend was right about, by every transport and order."""
+        """Return how many items of a backend were compared by every transport and order."""
         return min(
             (one.items for one in self.compared if (one.backend, one.reader) == (backend, reader)),
             default=0,
         )
 
     def trouble(self, name: str, text: str) -> None:
-        """Note a failure of the guest itself."""
+        """Add a failure of the guest itself."""
         self.troubles.append(TestResult(name, FAILED, text=text))
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What must be true of a guest that was asked for."""
+    """What a guest must be like, and what it must have run."""
 
     label: str
     kind: str  # "pytest" or "script"
@@ -131,7 +131,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Ending:
-    """How QEMU ended: by itself with a status, or killed after so many seconds."""
+    """How QEMU ended: by itself with a status, or killed after *hung_after* seconds."""
 
     status: int | None
     hung_after: float | None = None
@@ -139,7 +139,7 @@ class Ending:
 
 
 def kernel_trouble(lines: Sequence[str]) -> str:
-    """Return the first part of a kernel log that tells of a bug, or nothing."""
+    """Return the first part of a kernel log that reports a bug, or ""."""
     for number, line in enumerate(lines):
         if KERNEL_TROUBLE.search(line):
             return "\n".join(lines[max(0, number - 2) : number + _CONTEXT])
@@ -147,15 +147,15 @@ def kernel_trouble(lines: Sequence[str]) -> str:
 
 
 def judge(expected: Expected, results: str, console: str, ending: Ending) -> GuestResult:
-    """Turn the two serial ports' text into a verdict."""
-    records, dmesg, garbled = _parse(results)
+    """Turn the output of the two serial ports into a result."""
+    records, dmesg, unparsed = _parse(results)
     guest = GuestResult(expected.label, dmesg=dmesg)
     end = _last(records, "end")
-    who = _last(records, "guest") or {}
-    guest.kernel = str(who.get("kernel", "?"))
-    guest.python = str(who.get("python", "?"))
-    guest.libbpf = str(who.get("libbpf", "?"))
-    guest.filesystems = [str(name) for name in who.get("filesystems", [])]
+    versions = _last(records, "guest") or {}
+    guest.kernel = str(versions.get("kernel", "?"))
+    guest.python = str(versions.get("python", "?"))
+    guest.libbpf = str(versions.get("libbpf", "?"))
+    guest.filesystems = [str(name) for name in versions.get("filesystems", [])]
     guest.output = "".join(str(one["text"]) for one in records if one["record"] == "output")
 
     status = None if end is None else int(end["status"])
@@ -163,8 +163,8 @@ def judge(expected: Expected, results: str, console: str, ending: Ending) -> Gue
         _judge_tests(guest, records, status, console)
     else:
         _judge_script(guest, expected.script, status)
-    if garbled:
-        guest.trouble("(guest: results)", f"unreadable among its results:\n{garbled[0][:500]}")
+    if unparsed:
+        guest.trouble("(guest: results)", f"a line is not a record:\n{unparsed[0][:500]}")
     guest.backends = list(expected.backends)
     if end is not None:
         _check_versions(guest, expected)
@@ -182,7 +182,7 @@ def judge(expected: Expected, results: str, console: str, ending: Ending) -> Gue
 def _parse(results: str) -> tuple[list[dict[str, Any]], list[str], list[str]]:
     records: list[dict[str, Any]] = []
     dmesg: list[str] = []
-    garbled: list[str] = []
+    unparsed: list[str] = []
     for line in results.split("\n"):
         line = line.rstrip("\r")
         if line.startswith("#"):
@@ -192,10 +192,10 @@ def _parse(results: str) -> tuple[list[dict[str, Any]], list[str], list[str]]:
                 record = json.loads(line)
                 record["record"]
             except (ValueError, TypeError, KeyError):
-                garbled.append(line)
+                unparsed.append(line)
             else:
                 records.append(record)
-    return records, dmesg, garbled
+    return records, dmesg, unparsed
 
 
 def _last(records: Sequence[dict[str, Any]], kind: str) -> dict[str, Any] | None:
@@ -219,14 +219,14 @@ def _judge_tests(
             ]
     failed = guest.count(FAILED, ERROR)
     if status is not None and (status not in (0, 1) or (status == 1) != bool(failed)):
-        # 134 is an abort: its own, or the guest's when the time was up.
+        # 134 is SIGABRT: Python aborted, or init.sh ended the job at the time limit.
         why = " (aborted, or out of time)" if status == 134 else ""
         text = f"pytest ended with status {status}{why}, {failed} failed. The end of the console:"
         guest.trouble("(guest: pytest)", f"{text}\n{_tail(console)}")
 
     collected = _last(records, "collected")
     if collected is None:
-        guest.trouble("(guest: collection)", "pytest did not get as far as collecting the tests")
+        guest.trouble("(guest: collection)", "pytest ended before it had collected the tests")
         return
     names = list(collected["tests"])
     if not names:
@@ -250,7 +250,7 @@ def _judge_script(guest: GuestResult, script: str, status: int | None) -> None:
 
 
 def _check_versions(guest: GuestResult, expected: Expected) -> None:
-    """Refuse a guest that is not the one asked for: its passes would prove something else."""
+    """Check that the guest has the kernel, Python and libbpf that were asked for."""
     for name, have, want in (
         ("kernel", guest.kernel, expected.series),
         ("Python", guest.python, expected.python),
@@ -261,7 +261,7 @@ def _check_versions(guest: GuestResult, expected: Expected) -> None:
 
 
 def _check_parity(guest: GuestResult) -> None:
-    """Refuse a guest with a backend that was compared with nothing: nothing is proven of it."""
+    """Check that tests compared items of every backend, for both readers."""
     for backend in guest.backends:
         for reader, kind in (("stats", "of a cgroup"), ("tree", "of a tree's rows")):
             if not guest.items_compared(backend, reader):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The lab's results for people: a table, every failure by name, and a last line with the count."""
+"""Prints the lab's results: tables, every failure with its name, and a last line with counts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ NOT_THERE = "–"
 
 
 def progress(guest: GuestResult) -> str:
-    """Return one line for a guest that has ended."""
+    """Return the line that is printed when a guest has ended."""
     state = "ok" if guest.ok else f"FAILED ({len(guest.failures)})"
     return f"{guest.label}: {guest.kernel}: {guest.passed} passed, {state}, {guest.seconds:.0f} s"
 
 
 def table(guests: Sequence[GuestResult]) -> str:
-    """Return all guests as aligned columns."""
+    """Return the table of all guests."""
     rows: list[tuple[str, ...]] = [_HEADER]
     for guest in guests:
         rows.append(
@@ -38,7 +38,7 @@ def table(guests: Sequence[GuestResult]) -> str:
 
 
 def matrix(guests: Sequence[GuestResult]) -> str:
-    """Return how many items each backend was right about in each guest, or nothing."""
+    """Return the table of how many items were compared for each backend, or "" without any."""
     if not any(guest.backends or guest.compared for guest in guests):
         return ""
     rows: list[tuple[str, ...]] = [("guest", "kernel", *BACKENDS)]
@@ -55,7 +55,7 @@ def matrix(guests: Sequence[GuestResult]) -> str:
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], to_the_left: int) -> str:
-    """Return rows as columns, the first few of them flush left; the first row is the header."""
+    """Return a table. The first row is the header; *to_the_left* columns are flush left."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
         "  ".join(
@@ -69,7 +69,7 @@ def _aligned(rows: Sequence[tuple[str, ...]], to_the_left: int) -> str:
 
 
 def failures(guests: Sequence[GuestResult]) -> str:
-    """Return every failure's full name and text."""
+    """Return the name and text of every failure."""
     blocks = []
     for guest in guests:
         for failure in guest.failures:
@@ -80,12 +80,12 @@ def failures(guests: Sequence[GuestResult]) -> str:
 
 
 def last_line(guests: Sequence[GuestResult]) -> str:
-    """Return the count of (guest, test) pairs."""
+    """Return how many tests of all guests passed and failed."""
     passed = sum(guest.passed for guest in guests)
     failed = sum(len(guest.failures) for guest in guests)
     return f"{passed} passed, {failed} failed"
 
 
 def all_passed(guests: Sequence[GuestResult], asked: int) -> bool:
-    """Tell whether every guest that was asked for is there, tested something and passed."""
+    """Tell whether every guest that was asked for has a result, ran tests and passed them."""
     return len(guests) == asked > 0 and all(guest.ok for guest in guests)

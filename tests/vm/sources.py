@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Where the Debian archive is: read from the machine's own apt sources, never written down.
+"""Finds the address of the Debian archive in the machine's apt sources.
 
-Both formats are understood: one line per source (``*.list``) and deb822 (``*.sources``).
+Both formats are parsed: one line per source (``*.list``) and deb822 (``*.sources``).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ MIRROR_VARIABLE = "PYMEMCGBPF_DEBIAN_MIRROR"
 APT_DIRECTORY = Path("/etc/apt")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
-# Any of these suites, with main, marks a source as the Debian archive's. Others' repositories use
-# the same names, so their key is looked at as well; apt then verifies with Debian's keyring only.
+# A source with one of these suites and the component main may be the Debian archive. Repositories
+# of third parties use the same names, so their key is checked too, and apt then verifies
+# signatures with Debian's keyring only.
 _RELEASES = frozenset(
     (
         *("bullseye", "bookworm", "trixie", "forky", "sid"),
@@ -102,7 +103,7 @@ def debian_archive(sources: list[Source]) -> str | None:
         return None
 
     def likelihood(source: Source) -> tuple[bool, bool, bool]:
-        # Others' repositories have one suite; the archive nearly always has -updates beside it.
+        # Most machines have a suite ending in -updates of Debian's archive, but not of others.
         updates = any(
             suite.endswith("-updates")
             for other in sources
@@ -130,7 +131,7 @@ def _may_be_the_archive(source: Source) -> bool:
 def find_archive(
     environment: Mapping[str, str] = os.environ, apt_directory: Path = APT_DIRECTORY
 ) -> str:
-    """Return the archive's URI, from the environment or the machine's own sources."""
+    """Return the archive's URI from the environment or else the machine's apt sources."""
     chosen = environment.get(MIRROR_VARIABLE) or debian_archive(machine_sources(apt_directory))
     if not chosen:
         raise LabError(
@@ -143,7 +144,7 @@ def find_archive(
 
 
 def find_keyring() -> Path:
-    """Return the keyring that apt verifies the archive with."""
+    """Return the keyring with which apt verifies the archive."""
     if not KEYRING.is_file():
         raise LabError(
             f"the lab needs {KEYRING}: install the Debian package debian-archive-keyring"

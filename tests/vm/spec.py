@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What the lab can boot. A new Debian release, architecture or default guest is one entry here.
+"""The guests that the lab can boot. A new Debian release, architecture or guest is an entry here.
 
-No kernel version is written down, only series names: apt knows the newest of a series.
+Kernels are named by series only. The newest version of a series is found with apt.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from dataclasses import dataclass
 from .errors import LabError
 
 NEWEST = "newest"
-SEED = "seed"  # no Debian kernel: tests/seed_kernel builds it
+SEED = "seed"  # not a kernel of Debian's: tests/seed_kernel builds it
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One architecture: Debian's name for it, and how QEMU runs it."""
+    """An architecture: Debian's name for it, and how QEMU emulates it."""
 
     debian: str
-    name: str  # for people
+    name: str  # in documentation
     qemu: str
     qemu_package: str
     qemu_arguments: tuple[str, ...]
-    console: str  # of the kernel: QEMU's first serial port
-    results: str  # the port that results come through
-    results_port: tuple[str, ...]  # QEMU's arguments for it; {} is the file it is written to
-    parameters: str = ""  # for its kernels
+    console: str  # the kernel's console, which is QEMU's first serial port
+    results: str  # the serial port that carries the results
+    results_port: tuple[str, ...]  # QEMU's arguments for that port; {} stands for its file
+    parameters: str = ""  # kernel parameters
 
 
 MACHINES = {
-    # Without cx16: QEMU 7.2's cmpxchg16b can leave garbage in the flags (it computes them from a
-    # stale cc_op), and an interrupt then saves and restores it. Debian's 6.12.107 died of that in
-    # one boot out of four, in the slab allocator; 30 boots of 30 were well without. A kernel whose
-    # CPU has no such instruction uses another.
+    # cx16 is off, because QEMU 7.2's cmpxchg16b can leave wrong flags (it computes them from a
+    # stale cc_op), which an interrupt then saves and restores. Debian's 6.12.107 crashed in the
+    # slab allocator in one boot of four; without cx16, 30 of 30 boots succeeded. A kernel whose CPU
+    # lacks the instruction uses other ones.
     "x86_64": Machine(
         *("amd64", "x86-64", "qemu-system-x86_64", "qemu-system-x86", ("-cpu", "max,cx16=off")),
         *("ttyS0", "ttyS1", ("-serial", "file:{}")),
-        # Guests share few cores: a timer that is late is not broken.
+        # Guests share few cores, so timers can be late without being broken.
         parameters="no_timer_check",
     ),
-    # The "virt" board has one serial port; the other is a PCI card, whose driver Debian's cloud
-    # kernels have built in. Pointer authentication as its architecture has it would be all that
-    # QEMU does (it computes a cipher at each call).
+    # The "virt" board has one serial port. The other is a PCI card, whose driver is built into
+    # Debian's cloud kernels. The architected algorithm of pointer authentication would dominate the
+    # emulation, because QEMU would compute a cipher at each call.
     "aarch64": Machine(
         *("arm64", "arm64", "qemu-system-aarch64", "qemu-system-arm"),
         ("-machine", "virt", "-cpu", "max,pauth-impdef=on"),
@@ -55,17 +55,16 @@ MACHINES = {
 DEFAULT_ARCHITECTURE = "amd64"
 ARCHITECTURES = {machine.debian: machine for machine in MACHINES.values()}
 
-# The suites that kernels are looked for in; apt reads all of them, userlands come from one.
+# Kernels are looked for in all of these suites; a userland comes from one release.
 KERNEL_SUITES = ("bookworm", "bookworm-backports", "trixie", "trixie-backports", "forky")
 USERLANDS = ("bookworm", "trixie", "forky")
 DEFAULT_USERLAND = "trixie"
 
 DEFAULT_MATRIX = ("6.1@bookworm", "6.12@trixie", "6.18@bookworm", "7.0@trixie", "newest@trixie")
-# Under emulation all tests take 5 to 10 minutes. Left out of this part are the modules that ask
-# least of what differs between kernels: paths, signals and forks, cgroups that come and go.
+# Under emulation all tests take 5 to 10 minutes. This part leaves out the modules that depend least
+# on the kernel: paths, signals and forks, and the creation and removal of cgroups.
 PART = "not test_tree_paths and not test_lifetime and not test_tree_storms"
-# Every series since 6.1 that Debian has had, and pytest's choice of tests; what Debian has
-# beyond these is added.
+# Guest → pytest's -k, empty for all tests. Newer series that Debian has are added.
 WHOLE_MATRIX = {
     "6.1@bookworm": "",
     "6.12@trixie": "",
@@ -100,17 +99,17 @@ class Spec:
 
     @property
     def filename(self) -> str:
-        """Return its name without a slash."""
+        """Return the guest's name without a slash."""
         return str(self).replace("/", "-")
 
     @property
     def machine(self) -> Machine:
-        """Return the machine that QEMU is to be."""
+        """Return the machine that QEMU emulates."""
         return ARCHITECTURES[self.architecture]
 
     @property
     def is_seed(self) -> bool:
-        """Tell whether it is the kernel with the functions of backend "rfc"."""
+        """Tell whether this is the kernel with the functions of the backend "rfc"."""
         return self.series == SEED
 
     @property
@@ -120,14 +119,18 @@ class Spec:
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """Return the backends that the kernel has, and that must have compared items."""
+        """Return the backends that the kernel supports; tests must compare items of each."""
         best = self.expected_backend
         rfc = ("rfc",) if self.is_seed else ()
         return (*((best,) if best != "core" else ()), *rfc, "core", "text")
 
 
 def parse_spec(text: str) -> Spec:
-    """Read ``SERIES[@USERLAND][/ARCHITECTURE]``, or say what is wrong with it."""
+    """Parse ``SERIES[@USERLAND][/ARCHITECTURE]``.
+
+    Raises:
+        LabError: it names no such guest.
+    """
     name, slash, architecture = text.partition("/")
     if not slash:
         architecture = DEFAULT_ARCHITECTURE
@@ -148,7 +151,7 @@ def parse_spec(text: str) -> Spec:
 
 
 def this_machine() -> Machine:
-    """Return the host's own architecture: its Python compiles for all guests."""
+    """Return the host's architecture, whose Python compiles bytecode for all guests."""
     try:
         return MACHINES[platform.machine()]
     except KeyError:

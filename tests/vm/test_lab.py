@@ -272,7 +272,7 @@ class TestKernelTable:
             ["6.12.9", "x86-64", "trixie"],
             ["6.12.9", "arm64", "trixie"],
         ]
-        assert "Made by `make docs-kernels`" in text
+        assert "`make docs-kernels` writes" in text
         assert text.count("- `python3 -m tests.vm --all`\n") == 1
 
     def test_a_kernel_that_is_not_debian_s(self, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The guest's file system: a big cached archive per Debian release, and small ones on top.
+"""Makes the guest's file system: a large cached archive per Debian release, and small ones.
 
-The kernel takes an initramfs made of several cpio archives, one after the other.
+The kernel unpacks an initramfs that consists of several cpio archives, one after the other.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from .debian import Apt
 from .errors import LabError, need_tool
 from .kernels import Package
 
-# In apt's closure because Debian's maintainer scripts want them; in a guest none ever runs.
-_LEFT_OUT = frozenset(
+# Dependencies that only Debian's maintainer scripts need, which never run in a guest.
+_EXCLUDED_PACKAGES = frozenset(
     (
         *("debconf", "dpkg", "media-types", "netbase", "openssl-provider-legacy", "perl-base"),
         *("readline-common", "tar", "tzdata"),
     )
 )
-# Paths inside the packages that no test reads; every MB of an initramfs is guest memory.
-_TRIMMED = (
+# Files that no test reads. They are left out because an initramfs takes up guest memory.
+_EXCLUDED_FILES = (
     *("./usr/share/doc/*", "./usr/share/man/*", "./usr/share/locale/*", "./usr/share/info/*"),
     *("./usr/share/lintian/*", "./usr/share/bug/*", "./usr/share/terminfo/*", "./lib/terminfo/*"),
     *("./usr/lib/*/gconv/*", "./usr/lib/locale/*", "./usr/lib/valgrind/*", "./usr/share/i18n/*"),
@@ -40,7 +40,7 @@ _SITE = "usr/local/lib/python{python}/dist-packages"
 
 @dataclass(frozen=True)
 class Userland:
-    """A packed Debian userland and the versions that a guest must see in it."""
+    """A packed Debian userland, and the versions that a guest must find in it."""
 
     release: str
     archives: tuple[Path, ...]
@@ -55,22 +55,25 @@ class Userland:
 
 
 def short_version(packages: Sequence[Package], name: str) -> str:
-    """Return a package's upstream major.minor: 1:1.5.0-3 is 1.5."""
+    """Return a package's upstream version as MAJOR.MINOR: 1.5 for 1:1.5.0-3."""
     version = next(package.version for package in packages if package.name == name)
     return ".".join(version.rpartition(":")[2].split("-")[0].split(".")[:2])
 
 
 def prepare(apt: Apt, native: Apt, cache: Path, release: str) -> Userland:
-    """Return a userland, made now or out of the cache; *native* is for the host's architecture."""
+    """Return a userland, which is built unless the cache has it.
+
+    *native* is the Apt for the host's architecture.
+    """
     closure = apt.closure(release)
-    kept = [package for package in closure if package.name not in _LEFT_OUT]
+    kept = [package for package in closure if package.name not in _EXCLUDED_PACKAGES]
     python, libbpf = short_version(closure, "python3"), short_version(closure, "libbpf1")
-    # The plan is part of the key: this file says what is kept of the packages.
+    # This file is part of the key, because it says which files of the packages are kept.
     plan = hashlib.sha256(Path(__file__).read_bytes())
     plan.update("\n".join(package.filename for package in kept).encode())
     key = f"{release}-{apt.architecture}-{plan.hexdigest()[:12]}"
     base, tests = (cache / "userlands" / f"{key}-{part}.cpio" for part in ("base", "pytest"))
-    # One without the other is of no use: pytest's bytecode is made with the base's Python.
+    # Both are made together, because the Python in the base compiles pytest.
     if not (in_cache(base) and in_cache(tests)):
         debs = apt.download(kept, release)
         with scratch(cache) as folder:
@@ -81,7 +84,9 @@ def prepare(apt: Apt, native: Apt, cache: Path, release: str) -> Userland:
             if native is not apt:
                 # Bytecode is the same for all architectures, and the release has one Python.
                 runs_here = folder / "native"
-                needed = [one for one in native.closure(release) if one.name not in _LEFT_OUT]
+                needed = [
+                    one for one in native.closure(release) if one.name not in _EXCLUDED_PACKAGES
+                ]
                 _extract(native.download(needed, release), runs_here)
             _compile(runs_here, python, [root / f"usr/lib/python{python}", extra])
             pack(root, folder / "base.cpio")
@@ -99,7 +104,7 @@ def _extract(debs: Sequence[Path], root: Path) -> None:
         # Packages of bookworm still hold files under /bin and /lib.
         (root / name).symlink_to(f"usr/{name}")
     for deb in debs:
-        extract(deb, root, [f"--exclude={pattern}" for pattern in _TRIMMED])
+        extract(deb, root, [f"--exclude={pattern}" for pattern in _EXCLUDED_FILES])
 
 
 def extract(deb: Path, root: Path, tar_options: Sequence[str]) -> None:
@@ -131,15 +136,15 @@ def pip_install(site: Path, python: str, requirements: Sequence[str], *more: str
 
 
 def _compile(root: Path, python: str, folders: Sequence[Path]) -> None:
-    """Compile Python sources now, with the Python in *root*: under TCG it would cost seconds."""
-    # Not lib64's, which can be an absolute link, to the host's own.
+    """Compile Python sources with the Python in *root*. In a guest it takes seconds."""
+    # The loader in lib64 can be an absolute link, which would lead to the host's loader.
     loaders = sorted((root / "usr/lib").glob("*-linux-gnu*/ld-linux*"))
     libraries = ":".join(str(path) for path in sorted((root / "usr/lib").glob("*-linux-gnu*")))
     for folder in folders:
         command = [
             *(str(loaders[0]), "--library-path", libraries),
             *(str(root / f"usr/bin/python{python}"), "-I", "-m", "compileall", "-q"),
-            # Archives may lose modification times; the sources do not change in a guest.
+            # Archives can lose modification times, so Python must not compare them.
             *("--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/"),
             str(folder),
         ]
@@ -152,7 +157,7 @@ def _compile(root: Path, python: str, folders: Sequence[Path]) -> None:
 
 
 def pack(root: Path, archive: Path) -> None:
-    """Write a folder as an uncompressed cpio archive in which everything is root's."""
+    """Write a folder as an uncompressed cpio archive in which root owns all files."""
     cpio = need_tool("cpio", "cpio")
     names = sorted(str(path.relative_to(root)) for path in _walk(root))
     with archive.open("wb") as output:
@@ -176,10 +181,10 @@ def _walk(root: Path) -> list[Path]:
 
 
 def concatenate(archives: Sequence[Path], whole: Path) -> None:
-    """Write several archives one after the other."""
+    """Write several archives into one file."""
     with whole.open("wb") as output:
         for archive in archives:
             with archive.open("rb") as part:
                 shutil.copyfileobj(part, output, 1 << 20)
-            # The kernel expects each archive to start at a multiple of four.
+            # The kernel expects each archive to start at a multiple of four bytes.
             output.write(b"\0" * (-output.tell() % 4))

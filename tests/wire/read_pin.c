@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Prints the pins named: the numbers of the items, and a line for each cgroup with its id, its
- * parent's, its level and its values. docs/wire-format.md has the layout.
+ * Prints the contents of pins: the numbers of the items, and a line for each cgroup with its id,
+ * its parent's id, its level and its values. docs/wire-format.md describes the layout.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -21,7 +21,7 @@ struct trailer { uint32_t magic, nr_rows; uint64_t end_ns; };
 static const char *print_pin(const char *path, char *data, size_t room)
 {
 	int fd = open(path, O_RDONLY), i;
-	ssize_t size = fd < 0 ? -1 : read(fd, data, room); /* in one go: the rest never comes */
+	ssize_t size = fd < 0 ? -1 : read(fd, data, room); /* one read() returns the whole stream */
 	const struct header *head = (void *)data;
 	const struct trailer *tail;
 

@@ -66,7 +66,7 @@ def test_a_clang_that_does_not_do_is_named(version: str, tool: Tool) -> None:
     with pytest.raises(ExecError) as caught:
         build_object.find_clang()
     assert str(path) in str(caught.value)
-    assert (version or "no clang") in str(caught.value)
+    assert (version or "not clang") in str(caught.value)
     assert "apt-get install clang" in str(caught.value)
 
 
