@@ -33,7 +33,9 @@ from ..errors import (
 )
 from . import bpffs as _bpffs
 from . import diagnosis as _diagnosis
+from . import parts as _parts
 from . import read as _read
+from . import transaction as _transaction
 
 
 def pin(
@@ -96,7 +98,7 @@ def pin(
     cgroup = _directory.open_cgroup(cgroup_path)
     try:
         source = _chosen(cgroup, names, PinSourceFactory(order, bool(flush), True))
-        made = _bpffs.PinTransaction()
+        made = _transaction.PinTransaction()
         try:
             source.pin(made.above(path), bits, made)
         except BaseException as error:
@@ -161,7 +163,7 @@ def pin_tree(
         if wanted is None:
             wanted = 2 * _rows_now(cgroup, source.plan) + _SPARE_ROWS
         fit = _read.capacity(len(source.names))
-        most = _bpffs.MOST_PARTS
+        most = _parts.MOST_PARTS
         count = parts_for(min(wanted, (most + 1) * fit), fit)
         if count > most:
             raise TreeTooLargeError(
@@ -169,17 +171,17 @@ def pin_tree(
                 f"{most:,} parts: pin fewer items, or with less room=",
                 rows=wanted,
             )
-        made = _bpffs.PinTransaction()
+        made = _transaction.PinTransaction()
         try:
             at = made.directory(made.above(path), 0o700)  # nobody reads an incomplete tree
             for number in range(count):
-                part = _bpffs.Part(number, count)
+                part = _parts.Part(number, count)
                 source = PinSource(cgroup, source.plan, walk, part)
                 try:
-                    source.pin(_bpffs.Place(at, part.name), bits, made)
+                    source.pin(_transaction.Place(at, part.name), bits, made)
                 finally:
                     source.close()
-            os.fchmod(at, _bpffs.DIRECTORY_MODE)
+            os.fchmod(at, _transaction.DIRECTORY_MODE)
         except BaseException as error:
             made.undo()
             _diagnosis.raise_creation_error(path, error)
@@ -258,7 +260,7 @@ class PinSource:
         cgroup: Cgroup,
         plan: ReadPlan,
         walk: PinSourceFactory,
-        part: Optional[_bpffs.Part] = None,
+        part: Optional[_parts.Part] = None,
     ) -> None:
         self.plan = plan
         self.names = tuple(plan.terms)
@@ -297,7 +299,7 @@ class PinSource:
             raise _cgroup_diagnosis.why_unreadable(self._cgroup.path, self._cgroup.identity)
         return absent
 
-    def pin(self, place: _bpffs.Place, mode: int, made: _bpffs.PinTransaction) -> None:
+    def pin(self, place: _transaction.Place, mode: int, made: _transaction.PinTransaction) -> None:
         """Pins the link; the transaction records the new file."""
         made.file(place, self._link.pin, mode)
 

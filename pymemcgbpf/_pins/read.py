@@ -20,6 +20,7 @@ from ..errors import ClosedError, MemcgError, PinNotFoundError, StreamError
 from ..snapshot import Snapshot
 from . import bpffs as _bpffs
 from . import diagnosis as _diagnosis
+from . import parts as _parts
 
 __all__ = ["PinnedReader"]
 
@@ -164,14 +165,14 @@ class PinnedReader(Closable):
             names = os.listdir(tree)
         except OSError as error:
             raise _diagnosis.read_error(self._path, error) from error
-        parts = _bpffs.parts_of(names)
+        parts = _parts.parts_of(names)
         if names and not parts:
             raise _diagnosis.no_parts(self._path)
-        if not _bpffs.are_whole(parts):
+        if not _parts.are_whole(parts):
             of = parts[0].of if parts else None
             raise _diagnosis.incomplete(self._path, len(parts), of)
-        if len(parts) > _bpffs.MOST_PARTS:
-            raise _diagnosis.too_many_parts(self._path, len(parts), _bpffs.MOST_PARTS)
+        if len(parts) > _parts.MOST_PARTS:
+            raise _diagnosis.too_many_parts(self._path, len(parts), _parts.MOST_PARTS)
         return [os.path.join(self._path, part.name) for part in parts]
 
     def _take_parts(self, tree: int) -> bytearray:

@@ -11,6 +11,7 @@ from .._lookup import Path
 from ..errors import MemcgError
 from . import bpffs as _bpffs
 from . import diagnosis as _diagnosis
+from . import parts as _parts
 from . import read as _read
 
 
@@ -46,7 +47,7 @@ def unpin(pin_path: Path) -> None:
                 raise _diagnosis.no_pin(path)
             if stat.S_ISDIR(status.st_mode):
                 _remove_directory(path, at)
-            elif _bpffs.parts_of([name]):
+            elif _parts.parts_of([name]):
                 raise _diagnosis.one_part(path, above)
             else:
                 _read.read_head(path, at)
@@ -60,7 +61,7 @@ def unpin(pin_path: Path) -> None:
 def _remove_directory(path: str, above: int) -> None:
     with _bpffs.opened_directory(os.path.basename(path) or ".", above) as at:
         names = os.listdir(at)
-        parts = [os.path.join(path, part.name) for part in _bpffs.parts_of(names)]
+        parts = [os.path.join(path, part.name) for part in _parts.parts_of(names)]
         if not parts:
             raise _diagnosis.not_a_tree(path, is_empty=not names)
         foreign = sorted(set(names) - set(map(os.path.basename, parts)))

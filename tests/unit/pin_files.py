@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pymemcgbpf import _wire
-from pymemcgbpf._pins import bpffs as _bpffs
+from pymemcgbpf._pins import parts as _parts
 
 from .tree_rows import pack
 
@@ -40,5 +40,5 @@ def pinned_parts(directory: Path, *parts: Sequence[_wire.RawRow]) -> Path:
     """A directory that stands for a pinned tree."""
     directory.mkdir(exist_ok=True)
     for at, rows in enumerate(parts):
-        pinned_file(directory / _bpffs.Part(at, len(parts)).name, stream(rows, 2))
+        pinned_file(directory / _parts.Part(at, len(parts)).name, stream(rows, 2))
     return directory

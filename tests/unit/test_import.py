@@ -285,7 +285,7 @@ BASE = {
     *("_closable", "_descriptors", "_lookup", "_options", "_signals"),
 }
 SNAPSHOT = {"snapshot", "_cgroup"}
-PINS_WITHOUT_BPF = ("bpffs", "diagnosis", "read", "remove")
+PINS_WITHOUT_BPF = ("bpffs", "diagnosis", "parts", "read", "remove", "transaction")
 RULES = {
     **dict.fromkeys(BASE, BASE),
     "_cgroup": {*BASE, "_cgroup"},

@@ -33,6 +33,7 @@ from pymemcgbpf import (
 )
 from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._pins import bpffs as _bpffs
+from pymemcgbpf._pins import parts as _parts
 from pymemcgbpf._pins import read as _read
 
 from ..directories import said_to_be
@@ -354,8 +355,8 @@ def test_parts_of_two_trees_are_never_mixed(
 def test_more_parts_than_a_tree_can_have_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert _bpffs.MOST_PARTS == 1024
-    monkeypatch.setattr(_bpffs, "MOST_PARTS", 3)
+    assert _parts.MOST_PARTS == 1024
+    monkeypatch.setattr(_parts, "MOST_PARTS", 3)
     directory = pinned_parts(tmp_path / "parts", TREE[:1], TREE[1:2], TREE[2:])
     reader = PinnedReader(directory)
     assert len(read_tree(reader)) == 4
@@ -369,7 +370,7 @@ def test_more_parts_than_a_tree_can_have_are_refused(
 def test_a_part_larger_than_the_kernel_s_buffer_is_refused(tmp_path: Path) -> None:
     directory = pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:])
     reader = PinnedReader(directory)
-    part = directory / _bpffs.Part(1, 2).name
+    part = directory / _parts.Part(1, 2).name
     part.write_bytes(stream(TREE * _read.capacity(2), 2))
     with pytest.raises(StreamError, match="cut short"):
         reader.read()
