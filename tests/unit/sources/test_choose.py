@@ -191,6 +191,19 @@ def test_an_unknown_name_with_nothing_close(world: World, v2: Path, opened: Open
     assert caught.value.suggestions == ()
 
 
+def test_only_who_asks_for_a_missing_backend_is_told_to_use_auto(
+    world: World, v2: Path, opened: Opened
+) -> None:
+    world.types = world.types._replace(functions=frozenset())
+    for backend in ("kfunc", "rfc"):
+        with pytest.raises(BackendUnavailableError, match=r'\): use backend="auto" \(core reads'):
+            choose(opened(v2), ("anon",), True, backend)
+    world.refuses = {"core": VerifierError("refused")}
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert choice.backend == "text" and "use backend" not in choice.fallback_reason
+    choice.source.close()
+
+
 @pytest.mark.parametrize("backend", ["auto", *BPF, "text"])
 def test_an_item_that_this_kernel_lacks_is_named(
     backend: str, world: World, v2: Path, opened: Opened
@@ -298,7 +311,7 @@ def test_auto_asks_btf_before_it_loads(world: World, v2: Path, opened: Opened) -
         BtfNotFoundError("no BTF"),
     ],
 )
-def test_what_all_of_bpf_needs(
+def test_without_libbpf_or_btf_auto_reads_text_and_says_why(
     error: Exception, monkeypatch: pytest.MonkeyPatch, v2: Path, opened: Opened
 ) -> None:
     def refuse() -> _btf.KernelTypes:
