@@ -55,6 +55,8 @@ def read_stats(
         CgroupRemovedError: The cgroup cannot be read.
         UnknownItemError: There is no item of this name.
         ItemUnavailableError: The item exists, but not here.
+        BpfPermissionError: The process has lost the privileges to read on, and text cannot
+            replace BPF.
         TypeError: *items* is not a list of names.
         ValueError: *items* is empty.
     """

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The options that readers and pins have in common: what they may be, and their types."""
+"""The options that readers and pins share: their types, their allowed values and their check."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple, Optional, Union
+from typing import Final, Literal, NamedTuple, Optional
 
 Order = Literal["self", "pre", "post", "up", "children"]
 Backend = Literal["auto", "kfunc", "rfc", "core", "text"]
 StatsTransport = Literal["auto", "run", "stream"]
 TreeTransport = Literal["auto", "run", "shared"]
-Transport = Union[StatsTransport, TreeTransport]
 
 AUTO: Final = "auto"
 TEXT: Final = "text"

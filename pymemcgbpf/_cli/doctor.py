@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Checks every prerequisite of reading through BPF, and says what can be done about each."""
+"""Checks every prerequisite of reading through BPF, and says what can be done about each one."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _ONE, _TREE = "one cgroup", "a tree"
 
 
 class _Check(NamedTuple):
-    """What came of one look.
+    """The result of one check.
 
     Attributes:
         verdict: "ok", "no" or "could not tell".
-        found: what there is.
-        advice: what to do; "" where there is nothing to do, or *found* has said it.
-        check: at what.
+        found: what was found.
+        advice: what to do; "" if there is nothing to do or *found* says it already.
+        check: the name of the check.
     """
 
     verdict: str
@@ -108,7 +108,7 @@ def _as_line(check: _Check, before: Sequence[_Check]) -> str:
 
 
 def _checks(path: Optional[str]) -> Iterator[_Check]:
-    """In the order in which one thing depends on another; the last is what is used."""
+    """All checks, each after those that it depends on. The last one says what readers use."""
     looks: dict[str, Callable[[], _Check]] = {
         "kernel": _kernel,
         "cgroup file system": lambda: _mount(path),
@@ -302,7 +302,7 @@ def _index_tables(path: Optional[str]) -> _Check:
 
 
 _TO_SEE_TABLES = (
-    "CAP_SYSLOG, or kernel.kptr_restrict=0, may show the kernel's symbols; a number other than 0 "
+    "CAP_SYSLOG, or kernel.kptr_restrict=0, may show the kernel's symbols; a value other than 0 "
     "may prove more of them later"
 )
 

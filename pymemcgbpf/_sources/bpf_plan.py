@@ -20,9 +20,9 @@ from .wanted_items import WantedItems, unavailable
 
 _WHY_UNPROVED = (
     "its symbols do not show mem_cgroup_events_index (no CONFIG_KALLSYMS_ALL, or "
-    "kernel.kptr_restrict), and no number has told it from its neighbours yet"
+    "kernel.kptr_restrict), and no value has distinguished it from its neighbours yet"
 )
-_WHY_NO_GUESS = "memory.stat does not show the number, other than 0, of the counter called like it"
+_WHY_NO_GUESS = "memory.stat does not confirm the counter of that name by a value other than 0"
 
 
 class BpfPlanner:

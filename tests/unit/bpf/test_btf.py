@@ -60,7 +60,7 @@ def test_all_that_is_needed_is_read_once(
     assert types == kernel.types()
     assert _btf.kernel() is types
     read = [call for call in lib.calls if call.startswith("btf__")]
-    assert read == ["btf__load_vmlinux_btf", "btf__free"], "megabytes are let go at once"
+    assert read == ["btf__load_vmlinux_btf", "btf__free"], "the megabytes of BTF are freed"
 
 
 def test_only_newer_iterators_walk_children() -> None:

@@ -77,7 +77,7 @@ def test_a_damaged_object_file(data: bytes, object_file: Path) -> None:
     assert isinstance(caught.value.__cause__, MemcgError)
 
 
-def test_libbpf_s_words_about_a_damaged_object_are_kept(object_file: Path) -> None:
+def test_the_error_for_a_damaged_object_has_libbpf_s_messages(object_file: Path) -> None:
     object_file.write_bytes(b"garbage" * 99)
     with pytest.raises(BpfObjectError) as caught:
         Program(STREAM, {})
@@ -97,7 +97,7 @@ def test_libbpf_s_words_about_a_damaged_object_are_kept(object_file: Path) -> No
         "bpf_object__btf",
     ],
 )
-def test_another_package_s_object(function: str, lib: FakeLibbpf) -> None:
+def test_an_object_that_lacks_a_part_is_not_of_this_package(function: str, lib: FakeLibbpf) -> None:
     lib.fails[function] = errno.ENOENT
     with pytest.raises(BpfObjectError, match="not the one of this package") as caught:
         Program(SHARE, {"flush": _terms.u32(1)}, MapSize(48, 100))
@@ -105,7 +105,7 @@ def test_another_package_s_object(function: str, lib: FakeLibbpf) -> None:
     assert lib.opened() == 0
 
 
-def test_an_object_without_one_of_our_constants(lib: FakeLibbpf) -> None:
+def test_an_object_without_a_constant_is_not_of_this_package(lib: FakeLibbpf) -> None:
     with pytest.raises(BpfObjectError, match="not the one of this package"):
         Program(STREAM, {"a_constant_of_tomorrow": _terms.u32(1)})
     assert lib.opened() == 0
@@ -216,7 +216,7 @@ def test_too_few_descriptors_are_seen_before_libbpf_probes(
 
 
 @pytest.mark.parametrize(("number", "spare"), [(errno.EMFILE, 28), (errno.ENOENT, 0)])
-def test_enough_descriptors_or_nobody_knows(
+def test_a_program_is_loaded_if_descriptors_suffice_or_cannot_be_counted(
     number: int, spare: int, lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few_descriptors(monkeypatch, number, spare)
@@ -282,7 +282,7 @@ def test_rows_are_mapped_whole_to_be_read(lib: FakeLibbpf) -> None:
     program.close()
 
 
-def test_rows_are_closed_by_whoever_asked_for_them(lib: FakeLibbpf) -> None:
+def test_mapped_rows_can_be_closed_before_their_program(lib: FakeLibbpf) -> None:
     size = MapSize(value_size=32, entries=1)
     program = Program(SHARE, {}, size)
     memory = program.map_rows(size)
@@ -290,7 +290,7 @@ def test_rows_are_closed_by_whoever_asked_for_them(lib: FakeLibbpf) -> None:
     program.close()
 
 
-def test_rows_that_somebody_looks_at_outlive_their_program(lib: FakeLibbpf) -> None:
+def test_rows_with_a_view_outlive_their_program(lib: FakeLibbpf) -> None:
     size = MapSize(value_size=32, entries=1)
     program = Program(SHARE, {}, size)
     view = memoryview(program.map_rows(size))

@@ -2,7 +2,7 @@
 """The order of counters rebuilt without the kernel's tables: what is offered is never wrong.
 
 The kernel's memory is simulated: words with a value each, and the text files that such a kernel
-prints. Then the package is made to forget a counter, or the kernel has one that nobody knows.
+prints. Then the package is made to forget a counter, or the kernel has one that is unknown to it.
 """
 
 from __future__ import annotations

@@ -208,8 +208,8 @@ def test_the_map_of_rows_is_as_large_as_asked_for(lib: Kernel) -> None:
 @pytest.mark.parametrize(
     ("code", "btf_id", "attach_type"),
     [
-        pytest.param(CODE, 0, 28, id="nobody knows what it attaches to"),
-        pytest.param(CODE + load_map(77), 9, 28, id="a map that is none of ours"),
+        pytest.param(CODE, 0, 28, id="no attach target"),
+        pytest.param(CODE + load_map(77), 9, 28, id="an unknown map"),
     ],
 )
 def test_a_program_that_cannot_be_loaded_again_is_loaded_by_libbpf(

@@ -191,6 +191,19 @@ def test_an_unknown_name_with_nothing_close(world: World, v2: Path, opened: Open
     assert caught.value.suggestions == ()
 
 
+def test_only_who_asks_for_a_missing_backend_is_told_to_use_auto(
+    world: World, v2: Path, opened: Opened
+) -> None:
+    world.types = world.types._replace(functions=frozenset())
+    for backend in ("kfunc", "rfc"):
+        with pytest.raises(BackendUnavailableError, match=r'\): use backend="auto" \(core reads'):
+            choose(opened(v2), ("anon",), True, backend)
+    world.refuses = {"core": VerifierError("refused")}
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert choice.backend == "text" and "use backend" not in choice.fallback_reason
+    choice.source.close()
+
+
 @pytest.mark.parametrize("backend", ["auto", *BPF, "text"])
 def test_an_item_that_this_kernel_lacks_is_named(
     backend: str, world: World, v2: Path, opened: Opened
@@ -298,7 +311,7 @@ def test_auto_asks_btf_before_it_loads(world: World, v2: Path, opened: Opened) -
         BtfNotFoundError("no BTF"),
     ],
 )
-def test_what_all_of_bpf_needs(
+def test_without_libbpf_or_btf_auto_reads_text_and_says_why(
     error: Exception, monkeypatch: pytest.MonkeyPatch, v2: Path, opened: Opened
 ) -> None:
     def refuse() -> _btf.KernelTypes:
@@ -351,7 +364,7 @@ def test_auto_falls_back_where_the_first_read_fails(
 
 @pytest.mark.parametrize("number", TRANSIENT)
 @pytest.mark.parametrize("when", ["refuses", "fails"])
-def test_what_passes_is_no_reason_to_read_as_text(
+def test_a_transient_error_does_not_choose_text(
     when: str, number: int, world: World, v2: Path, opened: Opened
 ) -> None:
     setattr(world, when, dict.fromkeys(BPF, MemcgError("not now", errno=number)))
@@ -661,7 +674,7 @@ def test_an_item_that_no_transport_brings_is_named(
 )
 @pytest.mark.parametrize("when", ["refuses", "fails"])
 @pytest.mark.parametrize("backend", ["auto", "core"])
-def test_a_fault_of_the_cgroup_is_not_met_with_another_transport(
+def test_an_error_of_the_cgroup_does_not_choose_another_transport(
     backend: str,
     when: str,
     error: MemcgError,
@@ -682,7 +695,7 @@ def test_a_fault_of_the_cgroup_is_not_met_with_another_transport(
 @pytest.mark.parametrize("number", TRANSIENT)
 @pytest.mark.parametrize("when", ["refuses", "fails"])
 @pytest.mark.parametrize("backend", ["auto", "core"])
-def test_what_passes_is_no_reason_for_another_transport(
+def test_a_transient_error_does_not_choose_another_transport(
     backend: str, when: str, number: int, two_ways: World, v2: Path, opened: Opened
 ) -> None:
     setattr(two_ways, when, {"run": MemcgError("not now", errno=number)})
@@ -825,7 +838,7 @@ def test_v1_says_why_bpf_could_not_give_what_its_text_lacks(
     [
         (make_v2, "zswap", "auto"),  # v2's text shows all that there is
         (make_v1, "sock", "auto"),  # nor would BPF have it
-        (make_v1, "slab", "text"),  # nobody was asked
+        (make_v1, "slab", "text"),  # no backend was tried
     ],
 )
 def test_why_bpf_could_not_is_not_said_where_it_would_not_help(
@@ -881,7 +894,7 @@ NUMA = tuple(f"memory.numa_stat.{name}" for name in ("anon.N0", "anon.N1", "file
     ],
 )
 @pytest.mark.parametrize("backend", ["kfunc", "core", "text"])
-def test_a_group_is_all_of_it(
+def test_a_group_stands_for_all_its_members(
     backend: str,
     asked: tuple[str, ...],
     names: tuple[str, ...],
@@ -896,7 +909,9 @@ def test_a_group_is_all_of_it(
 
 
 @pytest.mark.parametrize("backend", ["auto", "core", "text"])
-def test_a_group_that_nobody_knows(backend: str, world: World, v2: Path, opened: Opened) -> None:
+def test_a_group_without_known_members_is_an_unknown_item(
+    backend: str, world: World, v2: Path, opened: Opened
+) -> None:
     with pytest.raises(UnknownItemError, match=r"no item matches 'nothing\*'") as caught:
         choose(opened(v2), ("anon", "nothing*"), True, backend)
     assert (caught.value.item, caught.value.suggestions) == ("nothing*", ())
@@ -1074,7 +1089,7 @@ def test_a_guess_is_proved_by_a_number_alone(
 
 
 @pytest.mark.parametrize(("number", "kind"), READ_ERRORS)
-def test_an_error_of_the_files_becomes_ours(
+def test_an_os_error_of_the_files_becomes_an_error_of_this_package(
     number: int,
     kind: type[MemcgError],
     v2: Path,

@@ -574,7 +574,7 @@ def test_a_source_is_lost_with_any_of_its_descriptors(
         ("stream", True, {"cgroup_rstat_flush"}, False, False),
     ],
 )
-def test_run_is_declined_where_its_flush_costs_more(
+def test_run_is_avoided_if_its_flush_costs_more_than_a_stream(
     transport: str,
     flush: bool,
     functions: set[str],
@@ -670,7 +670,7 @@ def test_a_program_is_loaded_once(loads: list[str]) -> None:
     assert loads == [_program.STREAM]
 
 
-def test_a_lost_program_is_loaded_anew(loads: list[str]) -> None:
+def test_a_lost_program_is_loaded_again(loads: list[str]) -> None:
     # By a process that became a daemon, and closed all that it found.
     first: Any = _program_cache.cached(_program.STREAM, RECIPE, 0)
     first.is_lost = True
@@ -728,7 +728,7 @@ def test_a_program_that_fails_to_load_is_not_kept(
     assert loads == [_program.STREAM]
 
 
-def test_forgotten_programs_are_loaded_anew_and_stay_with_their_users(loads: list[str]) -> None:
+def test_forgotten_programs_stay_with_their_users_and_are_loaded_again(loads: list[str]) -> None:
     first = _program_cache.cached(_program.STREAM, RECIPE, 0)
     seen = weakref.ref(first)
     _program_cache.clear()

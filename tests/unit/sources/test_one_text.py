@@ -63,7 +63,7 @@ def test_v1_reads_the_hierarchical_lines(tmp_path: Path, opened: Opened) -> None
     source.close()
 
 
-def test_each_read_is_anew(v2: Path, opened: Opened) -> None:
+def test_each_read_sees_the_current_values(v2: Path, opened: Opened) -> None:
     source = TextSource(opened(v2), ("anon", CURRENT))
     assert source.read() == {"anon": 4096, CURRENT: 12288}
     (v2 / "memory.stat").write_text("anon 1\nfile 2\npgfault 3\n")
@@ -143,7 +143,7 @@ def test_close_twice(v2: Path, opened: Opened) -> None:
     with open(os.devnull), open(os.devnull):  # these have the numbers now
         between = open_files()
         source.close()
-        assert open_files() == between, "closed a descriptor of somebody else's"
+        assert open_files() == between, "the reader closed a descriptor of another file"
 
 
 def test_a_forgotten_source_closes_its_files(v2: Path, opened: Opened) -> None:

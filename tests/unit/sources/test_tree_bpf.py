@@ -251,7 +251,7 @@ def test_a_kernel_without_an_order_of_children_walks_all(
 
 
 def test_a_source_holds_the_directory_itself(kernel: Walkers, v2: Path) -> None:
-    """For a program to be made anew, after the one that made the source closed its own."""
+    """Lets the source load another program, after the descriptor of its first one was closed."""
     cgroup = open_cgroup(v2)
     walkers: Any = kernel
     made = MapSource(cgroup, RECIPE, False, walkers, TreeSourceFactory("pre", None))
@@ -409,7 +409,7 @@ def test_room_is_given_back_never(source: MakeSource, kernel: Walkers, v2: Path)
     assert len(kernel.made) == 2
 
 
-@pytest.mark.parametrize("max_rows", [1, 16, 17, 18, 40, 41, 42, 100])
+@pytest.mark.parametrize("max_rows", [1, 17, 18, 100])
 def test_room_is_never_above_the_cap(
     max_rows: int, source: MakeSource, kernel: Walkers, v2: Path
 ) -> None:
@@ -514,7 +514,7 @@ def test_a_cap_is_checked_before_the_root(source: MakeSource, kernel: Walkers) -
         made.walk()
 
 
-# --- loading anew ---------------------------------------------------------------------
+# --- loading again --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [MemcgError("no"), OSError(12, "x"), KeyboardInterrupt()])
@@ -532,7 +532,7 @@ def test_a_reload_that_fails_leaves_the_program_as_it_is(
     assert open_files() == before
     assert len(kernel.open) == 1
     kernel.rows = [root] * 17
-    assert made.walk().number == 17, "what fits is still to be had"
+    assert made.walk().number == 17, "a walk that fits still succeeds"
     kernel.rows, kernel.load_error = [root] * 18, None
     assert made.walk().number == 18
     assert len(kernel.made) == 2
@@ -662,7 +662,7 @@ def test_views_of_a_map_outlive_it(source: MakeSource, kernel: Walkers) -> None:
         assert isinstance(memory, mmap.mmap) and not memory.closed
 
 
-def test_a_map_that_nobody_looks_at_is_unmapped(source: MakeSource, kernel: Walkers) -> None:
+def test_a_map_without_views_is_unmapped(source: MakeSource, kernel: Walkers) -> None:
     made = source()
     first = made.walk().memory
     kernel.rows = kernel.rows * 2000
@@ -688,7 +688,9 @@ def test_the_last_view_unmaps_the_map(source: MakeSource, kernel: Walkers) -> No
 # --- flushing -------------------------------------------------------------------------
 
 
-def test_without_flush_nobody_flushes(source: MakeSource, kernel: Walkers) -> None:
+def test_without_flush_neither_program_nor_file_flushes(
+    source: MakeSource, kernel: Walkers
+) -> None:
     source().walk()
     assert kernel.flushes == []
     assert kernel.made[0].constants["flush"] == _terms.u32(FLUSH_NONE)
@@ -752,7 +754,7 @@ OWN, TOP = "root/a/memory.stat", "root/memory.stat"
         *((RunWalker, "core", set(), "up", FLUSH_NONE, TOP),),
     ],
 )
-def test_who_flushes(
+def test_the_program_or_a_file_flushes_by_transport_order_and_kernel(
     transport: type[Any],
     backend: str,
     functions: set[str],
@@ -957,9 +959,9 @@ def test_an_iterator_s_program(
     assert (program.link.closes, program.closes) == (1, 1)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 10, 11, 1 << 31])
-@pytest.mark.parametrize("items", [1, 2, 3, 70, _wire.MAX_ITEMS])
-def test_an_iterator_s_header_and_trailer_are_read_at_once(
+@pytest.mark.parametrize("rows", [0, 11, 1 << 31])
+@pytest.mark.parametrize("items", [1, _wire.MAX_ITEMS])
+def test_one_read_takes_the_header_and_the_trailer_of_an_iterator(
     items: int, rows: int, programs: list[FakeProgram], stream: Stream, v2: Path, opened: Opened
 ) -> None:
     walker = IteratorWalker({}, ROOM, opened(v2), _options.PRE)

@@ -371,7 +371,7 @@ def test_one_that_vanishes_after_the_listing_has_no_row(
 
 @pytest.mark.parametrize("what", ["memory.stat", "memory.current"])
 @pytest.mark.parametrize("order", ["pre", "post", "children", "up"])
-def test_one_whose_files_vanish_has_no_row(
+def test_a_cgroup_whose_files_vanish_has_no_row(
     order: Order, what: str, root: Path, source: MakeSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = root / "a/x" if order == "up" else root
@@ -450,7 +450,7 @@ def test_another_directory_in_the_way_is_passed_over(
 
 @pytest.mark.parametrize("number", [errno.ENODEV, errno.ENOENT])
 @pytest.mark.parametrize("order", ["pre", "post", "children"])
-def test_a_dying_cgroup_s_files_may_be_open_and_not_to_be_read(
+def test_a_dying_cgroup_whose_open_files_cannot_be_read_has_no_row(
     order: Order, number: int, root: Path, source: MakeSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = source(root, order)
@@ -598,7 +598,7 @@ def test_one_descriptor_is_kept_and_it_is_the_root_s(
 def test_a_path_longer_than_the_kernel_takes_is_no_hindrance(
     tmp_path: Path, source: MakeSource
 ) -> None:
-    """It takes 4096 bytes at once."""
+    """The kernel accepts paths of at most 4096 bytes."""
     root = make_v2(tmp_path / "root", kind=None)
     name, levels = "d" * 250, 40
     fds = [os.open(root, os.O_RDONLY)]
