@@ -55,12 +55,15 @@ def identity(path: str) -> Optional[tuple[int, int]]:
 def resolved(path: str) -> str:
     """A path without symbolic links.
 
+    With Python 3.9, a shortage while one of the links is looked at goes unnoticed.
+
     Raises:
         MemcgError: as :func:`status`.
     """
-    if sys.version_info < (3, 10):  # its realpath() cannot report failures
-        return os.path.realpath(path)
     try:
+        if sys.version_info < (3, 10):  # its realpath() cannot report failures
+            os.stat(path)  # meets the same symbolic links
+            return os.path.realpath(path)
         return os.path.realpath(path, strict=True)  # novm: Python 3.10
     except OSError as error:
         raise_if_transient(error, f"{path} cannot be looked at", "readlink")

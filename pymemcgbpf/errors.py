@@ -45,16 +45,27 @@ class MemcgError(OSError):
     The message is one sentence that says what is wrong and, where possible, what to do about it.
 
     Attributes:
+        remedy: what can be done about it, with which the message ends; ``""`` if the message has
+            no such end.
         errno: the kernel's error number, or ``None``.
         call: the function that failed (``"bpf_object__load"``), or ``""``.
         log: the messages of libbpf and of the kernel's verifier, or ``""``.
     """
 
     def __init__(
-        self, message: str, *, errno: Optional[int] = None, call: str = "", log: str = ""
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        errno: Optional[int] = None,
+        call: str = "",
+        log: str = "",
     ) -> None:
+        if remedy:
+            message = f"{message}: {remedy}"
         super().__init__(message)
         self.message = message
+        self.remedy = remedy
         self.errno = errno
         self.call = call
         self.log = log
@@ -94,6 +105,21 @@ def is_transient(error: OSError) -> bool:
     Such a failure says nothing about what the kernel can do, or about what is at a path.
     """
     return error.errno in TRANSIENT_ERRNOS
+
+
+def raise_if_short(error: BaseException, what: str, call: str) -> None:
+    """Raises an error for a failure to load a library or a module, if that is transient.
+
+    dlopen() reports such a failure in words only.
+
+    Args:
+        error: the failure.
+        what: the beginning of the message: "… cannot be loaded".
+        call: the function that failed.
+    """
+    for number in TRANSIENT_ERRNOS:
+        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+            raise MemcgError(f"{what}: {error}", errno=number, call=call) from error
 
 
 def shortage(what: str, error: OSError, call: str) -> MemcgError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from ..errors import LibbpfNotFoundError
+from ..errors import LibbpfNotFoundError, raise_if_short
 
 
 class _NoCtypes:
@@ -16,8 +16,8 @@ class _NoCtypes:
 
     def __getattr__(self, name: str) -> NoReturn:
         raise LibbpfNotFoundError(
-            "libbpf cannot be called: this Python has no working ctypes "
-            f"({self._reason}): install libffi and Python's module _ctypes",
+            f"libbpf cannot be called: this Python has no working ctypes ({self._reason})",
+            remedy="install libffi and Python's module _ctypes",
             call="import",
         )
 
@@ -34,5 +34,6 @@ else:
     try:
         from . import libbpf, libbpf_log, libbpf_maps, libbpf_programs
     except (ImportError, MemoryError, OSError) as error:
+        raise_if_short(error, "the modules that use ctypes cannot be imported", "import")
         # Python was built without libffi, or this process may not map executable memory.
         libbpf = libbpf_log = libbpf_maps = libbpf_programs = _NoCtypes(str(error))

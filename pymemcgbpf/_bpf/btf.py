@@ -100,8 +100,8 @@ def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
         if is_transient(error):
             raise
         raise BtfNotFoundError(
-            f"this kernel offers no BTF type information ({VMLINUX}): "
-            "use one with CONFIG_DEBUG_INFO_BTF=y, and mount /sys",
+            f"this kernel offers no BTF type information ({VMLINUX})",
+            remedy="use a kernel with CONFIG_DEBUG_INFO_BTF=y, and mount /sys",
             errno=error.errno,
             call=error.call,
             log="".join(log),
@@ -126,10 +126,11 @@ def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
 
 def _functions(types: Types) -> frozenset[str]:
     """The functions of the table of features that the kernel has."""
-    found: set[str] = set()
+    # A search for a function that is missing takes longest, because it goes through all BTF.
+    first = {name for feature in FEATURES if not feature.beside for name in feature.functions}
+    found = set(filter(types.has_function, first))
     for feature in FEATURES:
-        # A search for a function that is missing takes longest, because it goes through all BTF.
-        if not feature.beside or feature.beside in found:
+        if feature.beside in found:
             found.update(filter(types.has_function, feature.functions))
     return frozenset(found)
 

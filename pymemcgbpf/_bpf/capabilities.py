@@ -7,6 +7,9 @@ import errno
 from typing import Optional
 
 from ..errors import BpfPermissionError, errno_text
+from .bindings import libbpf as _libbpf
+
+MAY_NOT_LOAD = "this process may not load BPF programs"
 
 _NEEDED = {"CAP_BPF": 39, "CAP_PERFMON": 38}
 CAP_SYS_ADMIN = 21
@@ -39,19 +42,46 @@ def check() -> None:
         BpfPermissionError: some are missing; the message names them.
     """
     if missing():
-        raise BpfPermissionError(explain_refusal(errno.EPERM), errno=errno.EPERM)
+        raise refused(errno.EPERM)
 
 
-def explain_refusal(number: int) -> str:
-    """Why the kernel refused BPF to this process with EPERM or EACCES, and what to do."""
+def refused(number: int, *, call: str = "", log: str = "") -> BpfPermissionError:
+    """The error for a process to which the kernel refuses BPF, with EPERM or EACCES."""
     lacked = missing()
     if lacked:
-        return (
-            f"this process may not load BPF programs: it lacks {' and '.join(lacked)} "
-            "(run it as root, or grant them)"
+        problem, remedy = MAY_NOT_LOAD, f"run as root, or grant {' and '.join(lacked)}"
+        if needs_sys_admin():
+            remedy = (
+                "run as root, or grant CAP_SYS_ADMIN (with libbpf 1.5 or later, CAP_BPF and "
+                "CAP_PERFMON suffice)"
+            )
+    else:
+        problem = (
+            f"the kernel does not let this process use BPF ({errno_text(number)}) although its "
+            "capabilities suffice"
         )
-    return (
-        f"the kernel does not let this process use BPF ({errno_text(number)}) although its "
-        "capabilities suffice: look for seccomp (containers), kernel lockdown, a security "
-        "module or a user namespace"
+        remedy = (
+            "look for seccomp (containers), kernel lockdown, a security module or a user namespace"
+        )
+    return BpfPermissionError(problem, remedy=remedy, errno=number, call=call, log=log)
+
+
+def refused_by_libbpf(number: int, *, call: str, log: str) -> BpfPermissionError:
+    """The error for a process that has all but the capability that an old libbpf needs."""
+    return BpfPermissionError(
+        f"{MAY_NOT_LOAD} with this version of libbpf, which needs CAP_SYS_ADMIN on this kernel",
+        remedy="run as root, grant CAP_SYS_ADMIN, or install libbpf 1.5 or later",
+        errno=number,
+        call=call,
+        log=log,
     )
+
+
+def needs_sys_admin() -> bool:
+    """Whether this libbpf may need CAP_SYS_ADMIN.
+
+    Before 1.5 it looks for kernel functions that the kernel lacks in the BTF of the modules, too,
+    and fails if it may not list them.
+    """
+    major, _, minor = _libbpf.load().version.partition(".")
+    return (int(major), int(minor)) < (1, 5)

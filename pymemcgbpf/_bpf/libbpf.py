@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Optional
 
 from .. import _fork
 from .._descriptors import Owned, opened
-from ..errors import TRANSIENT_ERRNOS, LibbpfNotFoundError, LibbpfTooOldError, MemcgError
+from ..errors import LibbpfNotFoundError, LibbpfTooOldError, MemcgError, raise_if_short
 
 SONAME = "libbpf.so.1"
 
@@ -362,8 +362,8 @@ def _bind(library: Any, binding: Binding, version: str) -> Any:
         function = getattr(library, binding.name)
     except AttributeError as error:
         raise LibbpfTooOldError(
-            f"{SONAME} {version} has no {binding.name} (libbpf {binding.since} and later): "
-            "install a newer libbpf1",
+            f"{SONAME} {version} has no {binding.name} (libbpf {binding.since} and later)",
+            remedy="install a newer libbpf1",
             call=binding.name,
         ) from error
     function.restype = binding.restype
@@ -421,14 +421,10 @@ def _open() -> Any:
     try:
         return _open_with_retry(SONAME)
     except OSError as error:
-        for number in TRANSIENT_ERRNOS:  # dlopen() reports an errno only as text.
-            if os.strerror(number) in str(error):
-                raise MemcgError(
-                    f"{SONAME} cannot be loaded: {error}", errno=number, call="dlopen"
-                ) from error
+        raise_if_short(error, f"{SONAME} cannot be loaded", "dlopen")
         raise LibbpfNotFoundError(
-            f"{SONAME} cannot be loaded ({error}): install libbpf 1.0 or later "
-            "(apt-get install libbpf1 on Debian and Ubuntu)",
+            f"{SONAME} cannot be loaded ({error})",
+            remedy="install libbpf 1.0 or later (Debian and Ubuntu: apt-get install libbpf1)",
             call="dlopen",
         ) from error
 

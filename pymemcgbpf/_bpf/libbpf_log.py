@@ -122,7 +122,8 @@ class _LibC(NamedTuple):
 
 @functools.cache
 def _libc() -> _LibC:
-    library = ctypes.CDLL(None)
+    # libbpf may use errno after its print function has returned; ctypes restores it then.
+    library = ctypes.CDLL(None, use_errno=True)
     functions = _LibC(library.malloc, library.free, library.vsnprintf)
     functions.malloc.restype, functions.malloc.argtypes = c_void_p, [c_size_t]
     functions.free.restype, functions.free.argtypes = None, [c_void_p]

@@ -7,7 +7,6 @@ import errno
 
 from ..errors import (
     BpfObjectError,
-    BpfPermissionError,
     MemcgError,
     VerifierError,
     errno_text,
@@ -36,9 +35,9 @@ def load_error(error: MemcgError, file: str, log: str) -> MemcgError:
             "install pymemcgbpf again"
         )
     elif _CANNOT_LIST_BTF in log:
-        kind, message = BpfPermissionError, _NEEDS_SYS_ADMIN
+        return _capabilities.refused_by_libbpf(number, call=error.call, log=log)
     elif number == errno.EPERM or (number == errno.EACCES and not verdict):
-        kind, message = BpfPermissionError, _capabilities.explain_refusal(number)
+        return _capabilities.refused(number, call=error.call, log=log)
     elif number == errno.ENOSYS:
         kind, message = BpfObjectError, "this kernel has no bpf() system call"
     elif number == errno.ESRCH:  # libbpf's number for this; "No such process" would mislead
@@ -51,14 +50,7 @@ def load_error(error: MemcgError, file: str, log: str) -> MemcgError:
     return kind(message, errno=error.errno, call=error.call, log=log)
 
 
-# libbpf before 1.5 looks for a missing kernel function in the BTF of the modules, too, and fails if
-# it may not list them.
-_CANNOT_LIST_BTF = "failed to iterate BTF objects"
-_NEEDS_SYS_ADMIN = (
-    "run as root, grant CAP_SYS_ADMIN in addition to CAP_BPF and CAP_PERFMON, or install libbpf "
-    "1.5 or later: this process may not load BPF programs, because it lacks CAP_SYS_ADMIN, which "
-    "older versions of libbpf need"
-)
+_CANNOT_LIST_BTF = "failed to iterate BTF objects"  # see capabilities.needs_sys_admin()
 
 
 def verdict_of(log: str) -> str:

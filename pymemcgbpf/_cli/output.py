@@ -25,10 +25,7 @@ def warn(message: str) -> None:
 
 def print_text(text: str) -> bool:
     """Prints a command's output and a newline; returns whether it was written."""
-    if sys.stdout is None:
-        warn("cannot write: standard output is closed")
-        return False
-    if sys.stdout.isatty():  # names of cgroups must not contain commands for the terminal
+    if sys.stdout is not None and sys.stdout.isatty():  # names of cgroups must not contain commands for the terminal
         text = "\n".join(map(printable, text.split("\n")))
     return write(f"{text}\n")
 
@@ -40,7 +37,8 @@ def write(text: str) -> bool:
     written either, and Python would complain about that at its exit.
     """
     if sys.stdout is None:
-        return True
+        warn("cannot write: standard output is closed")
+        return False
     encoding = sys.stdout.encoding or "ascii"
     try:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))

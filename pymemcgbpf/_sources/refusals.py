@@ -3,20 +3,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
-from .._bpf import capabilities as _capabilities
 from .._bpf.features import Feature
-from ..errors import (
-    BpfPermissionError,
-    BtfNotFoundError,
-    ItemUnavailableError,
-    LibbpfNotFoundError,
-    LibbpfTooOldError,
-    MemcgError,
-)
+from ..errors import ItemUnavailableError, MemcgError
 
 
 class Refusal(NamedTuple):
@@ -41,18 +32,12 @@ class Refusal(NamedTuple):
     def of(cls, name: str, error: MemcgError, feature: Optional[Feature] = None) -> Refusal:
         """The refusal that an error stands for."""
         is_of_items = isinstance(error, ItemUnavailableError)
-        return cls(name, str(error), remedy(error), is_of_items, feature)
+        return cls(name, str(error), error.remedy, is_of_items, feature)
 
-
-def remedy(error: MemcgError) -> str:
-    """What can be done about an error; "" if its message says all that is known."""
-    if isinstance(error, (LibbpfNotFoundError, LibbpfTooOldError, BtfNotFoundError)):
-        return str(error).rpartition(": ")[2]  # these messages end with it
-    if isinstance(error, BpfPermissionError):
-        missing = _capabilities.missing()
-        if missing:
-            return f"run it as root, or grant {' and '.join(missing)}"
-    return ""
+    @property
+    def problem(self) -> str:
+        """The message of the error without the remedy at its end."""
+        return self.why[: -len(f": {self.remedy}")] if self.remedy else self.why
 
 
 def summary(refusals: Iterable[Refusal]) -> str:
@@ -72,7 +57,7 @@ def fallback_reason(refusals: Iterable[Refusal]) -> str:
     others = [refusal for refusal in refusals if refusal.feature is None]
     if others:
         remedies = dict.fromkeys(
-            f"{refusal.remedy}: {_problem(refusal)}" for refusal in others if refusal.remedy
+            f"{refusal.remedy} ({refusal.problem})" for refusal in others if refusal.remedy
         )
         rest = summary(refusal for refusal in others if not refusal.remedy)
         return "; ".join((*remedies, *filter(None, (rest,))))
@@ -80,10 +65,3 @@ def fallback_reason(refusals: Iterable[Refusal]) -> str:
         if feature is not None and feature.linux:
             return f"{name}: needs {feature.kernels}"
     return ""
-
-
-def _problem(refusal: Refusal) -> str:
-    """The message of an error without its remedy: "this process may not load BPF programs"."""
-    if refusal.why.endswith(f": {refusal.remedy}"):
-        return refusal.why[: -len(refusal.remedy) - 2]
-    return re.split(r" \(|: ", refusal.why, maxsplit=1)[0]
