@@ -12,7 +12,8 @@
 # `make test-all` runs lab-all instead of lab.
 # `make docs` builds the API reference from the docstrings, into build/docs.
 # `make seed-kernel` builds the kernel of the guest "seed" (10 minutes, once); `make lab LAB=seed`
-# boots it. `make docs-kernels` writes docs/kernels.md from the record of lab-all.
+# boots it. `make docs-kernels` writes docs/kernels.md from the record of lab-all, and `make docs-tables`
+# the tables of docs/items.md and docs/limits.md from the code.
 
 PYTHON ?= python3
 VENV := build/venv
@@ -42,7 +43,7 @@ PACKAGE_FILES := $(shell find pymemcgbpf bpf_src -name '*.py' -o -name '*.[ch]' 
 	setup.cfg pyproject.toml README.md LICENSE
 
 .PHONY: check demo test test-all commands lint types unit docs live lab lab-all seed-kernel \
-	docs-kernels bench bench-lab wheel clean
+	docs-kernels docs-tables bench bench-lab wheel clean
 .DELETE_ON_ERROR:
 
 check: commands
@@ -101,6 +102,11 @@ lab-all: $(AWAY)/ready build/all-packages seed-kernel
 
 seed-kernel: build/seed-packages
 	$(PYTHON) -m tests.seed_kernel
+
+# The parts of docs/items.md and docs/limits.md that come from the code.
+docs-tables: build/tools
+	$(RUN) -W "ignore:this is the source tree:RuntimeWarning" -m tests.docs.items
+	$(RUN) -W "ignore:this is the source tree:RuntimeWarning" -m tests.docs.features
 
 docs-kernels:
 	$(PYTHON) -m tests.vm.kernel_table $(LAB_RECORD) --output docs/kernels.md

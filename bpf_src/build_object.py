@@ -57,7 +57,10 @@ class BuildPy(build_py):
         # The source distribution contains these files.
         files: list[str] = super().get_source_files()  # type: ignore[no-untyped-call]
         here = Path(os.path.relpath(SOURCES))
-        return files + sorted(str(here / path.name) for path in SOURCES.glob("*.[chp]*"))
+        files += sorted(str(here / path.name) for path in SOURCES.glob("*.[chp]*"))
+        root = SOURCES.parent
+        pages = (*root.glob("*.md"), *root.glob("docs/*.md"))
+        return files + sorted(os.path.relpath(page) for page in pages)
 
 
 def compile_objects(folder: Path) -> None:

@@ -17,6 +17,7 @@ What to use:
     pin, pin_tree   publish statistics as files in a bpffs; unpin removes them
     PinnedReader    reads such a file, without privileges
     clear_cache     frees what read_stats keeps for the next call
+    Order           the type of the option order; so are Backend, StatsTransport, TreeTransport
     UNLIMITED       the value of a limit that is not set
     ABSENT          in Snapshot.column(), the value of an item that a cgroup does not have
 
@@ -35,6 +36,7 @@ from ._version import VERSION
 if TYPE_CHECKING:
     from ._functions import clear_cache, list_items, read_stats, unknown_keys
     from ._items import UNLIMITED, Item
+    from ._options import Backend, Order, StatsTransport, TreeTransport
     from ._pins.create import pin, pin_tree
     from ._pins.read import PinnedReader
     from ._pins.remove import unpin
@@ -81,6 +83,10 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
     "unpin",
     "PinnedReader",
     "clear_cache",
+    "Order",
+    "Backend",
+    "StatsTransport",
+    "TreeTransport",
     "UNLIMITED",
     "ABSENT",
     "__version__",
@@ -111,12 +117,16 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
 # The module of each public name that is not in errors.py, and the public modules.
 _LAZY_EXPORTS = {
     "ABSENT": "snapshot",
+    "Backend": "_options",
     "Item": "_items",
+    "Order": "_options",
     "PinnedReader": "_pins.read",
     "Row": "snapshot",
     "Snapshot": "snapshot",
     "StatsReader": "reader",
+    "StatsTransport": "_options",
     "TreeReader": "reader",
+    "TreeTransport": "_options",
     "UNLIMITED": "_items",
     "clear_cache": "_functions",
     "list_items": "_functions",

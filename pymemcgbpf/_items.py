@@ -327,19 +327,20 @@ def _event(number: int, file: str, key: str, enumerator: str, description: str) 
     return Item(f"{file}.{key}", COUNT, COUNTER, description, file, number, source)
 
 
+# Numbers in memory.events and memory.events.local, key, enumerator, description.
 _EVENTS = (
-    ("low", "MEMCG_LOW", "reclaims although below memory.low"),
-    ("high", "MEMCG_HIGH", "times that processes were throttled for memory.high"),
-    ("max", "MEMCG_MAX", "times that memory.max was about to be exceeded"),
-    ("oom", "MEMCG_OOM", "times that an allocation was about to fail at the limit"),
-    ("oom_kill", "MEMCG_OOM_KILL", "processes killed by any OOM killer"),
-    ("oom_group_kill", "MEMCG_OOM_GROUP_KILL", "times that the whole group was killed"),
-    ("sock_throttled", "MEMCG_SOCK_THROTTLED", "times that sockets were throttled"),
+    (85, 92, "low", "MEMCG_LOW", "reclaims although below memory.low"),
+    (86, 93, "high", "MEMCG_HIGH", "times that processes were throttled for memory.high"),
+    (87, 94, "max", "MEMCG_MAX", "times that memory.max was about to be exceeded"),
+    (88, 95, "oom", "MEMCG_OOM", "times that an allocation was about to fail at the limit"),
+    (89, 96, "oom_kill", "MEMCG_OOM_KILL", "processes killed by any OOM killer"),
+    (90, 97, "oom_group_kill", "MEMCG_OOM_GROUP_KILL", "times that the whole group was killed"),
+    (91, 98, "sock_throttled", "MEMCG_SOCK_THROTTLED", "times that sockets were throttled"),
 )
 _SWAP_EVENTS = (
-    ("high", "MEMCG_SWAP_HIGH", "times that memory.swap.high was exceeded"),
-    ("max", "MEMCG_SWAP_MAX", "swap allocations that memory.swap.max refused"),
-    ("fail", "MEMCG_SWAP_FAIL", "swap allocations that failed"),
+    (99, "high", "MEMCG_SWAP_HIGH", "times that memory.swap.high was exceeded"),
+    (100, "max", "MEMCG_SWAP_MAX", "swap allocations that memory.swap.max refused"),
+    (101, "fail", "MEMCG_SWAP_FAIL", "swap allocations that failed"),
 )
 
 # The items of other files than memory.stat.
@@ -365,16 +366,16 @@ _OTHERS = (
     ),
     _limit(84, "memory.zswap.max", "the hard limit for zswap", "zswap_max"),
     *(
-        _event(85 + at, "memory.events", key, enumerator, f"{description}, of the subtree")
-        for at, (key, enumerator, description) in enumerate(_EVENTS)
+        _event(number, "memory.events", key, enumerator, f"{description}, of the subtree")
+        for number, _, key, enumerator, description in _EVENTS
     ),
     *(
-        _event(92 + at, "memory.events.local", key, enumerator, f"{description}, here alone")
-        for at, (key, enumerator, description) in enumerate(_EVENTS)
+        _event(number, "memory.events.local", key, enumerator, f"{description}, here alone")
+        for _, number, key, enumerator, description in _EVENTS
     ),
     *(
-        _event(99 + at, "memory.swap.events", key, enumerator, description)
-        for at, (key, enumerator, description) in enumerate(_SWAP_EVENTS)
+        _event(number, "memory.swap.events", key, enumerator, description)
+        for number, key, enumerator, description in _SWAP_EVENTS
     ),
     Item(
         "memory.pressure.some.total",

@@ -144,7 +144,12 @@ class Snapshot(Sequence["Row"]):
     def __getitem__(self, index: slice) -> list[Row]: ...
 
     def __getitem__(self, index: Union[int, slice]) -> Union[Row, list[Row]]:
-        starts = range(0, self._count * self._width, self._width)[index]
+        if isinstance(index, str):
+            raise TypeError(f"rows have numbers: use column({index!r}), or a row's [{index!r}]")
+        try:
+            starts = range(0, self._count * self._width, self._width)[index]
+        except IndexError:
+            raise IndexError(f"there is no row {index} among {self._count}") from None
         if isinstance(starts, range):
             return [Row(self, start) for start in starts]
         return Row(self, starts)

@@ -70,8 +70,8 @@ def main(arguments: Sequence[str]) -> int:
         "[PATH]",
         "Check every prerequisite of BPF and try each backend once. Each line says ok, no or could "
         "not tell, then what was found, and what can be done.",
-        "Not every no matters: the last line says what is used. Exit status: 0 where that is BPF, "
-        "1 where it is not, 2 for wrong usage.",
+        "The last line says what is used; a no above it need not matter. Exit status: 0 if BPF is "
+        "used, 1 if it is not, 2 for wrong usage.",
     )
     parser.add_argument(
         "path",
@@ -202,13 +202,17 @@ def _held_capabilities() -> _Check:
     missing = _capabilities.missing()
     if missing:
         lacks = f"this process lacks {' and '.join(missing)}"
-        return _Check(_NO, lacks, "run it as root, or grant them (containers: --cap-add)")
+        return _Check(_NO, lacks, "run as root, or grant them (containers: --cap-add)")
     if _read("/proc/self/uid_map").split() != ["0", "0", "4294967295"]:
         found = "in a user namespace, where the kernel does not count them"
         return _Check(_UNKNOWN, found, "run it outside of one")
     found = "CAP_BPF and CAP_PERFMON"
     if effective >> _capabilities.CAP_SYS_ADMIN & 1:
         found = "CAP_SYS_ADMIN"
+    else:
+        with contextlib.suppress(MemcgError):  # there is no libbpf
+            if _capabilities.needs_sys_admin():
+                found += "; this version of libbpf may need CAP_SYS_ADMIN"
     if "\nSeccomp:\t2\n" in _read("/proc/self/status"):
         found += ", but there is a seccomp filter, which may forbid bpf()"
     return _Check(_OK, found)

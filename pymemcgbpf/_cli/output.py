@@ -25,7 +25,9 @@ def warn(message: str) -> None:
 
 def print_text(text: str) -> bool:
     """Prints a command's output and a newline; returns whether it was written."""
-    if sys.stdout is not None and sys.stdout.isatty():  # names of cgroups must not contain commands for the terminal
+    if (
+        sys.stdout is not None and sys.stdout.isatty()
+    ):  # names of cgroups must not contain commands for the terminal
         text = "\n".join(map(printable, text.split("\n")))
     return write(f"{text}\n")
 

@@ -16,10 +16,7 @@ from ..snapshot import Snapshot
 from . import command, parsers, rows, signals
 from .stat import as_table
 
-_STATUS = (
-    "Exit status: 0 for success, 1 for a failure, 2 for wrong usage or an item that is unknown or "
-    "unavailable here."
-)
+_STATUS = "Exit status: 0 for success, 1 for a failure, 2 for wrong usage{}."
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -140,7 +137,8 @@ def main_cat(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 def _parser(name: str, arguments: str, description: str) -> parsers.Parser:
-    return parsers.plain_parser(f" {name}", arguments, description, _STATUS)
+    items = " or an item that is unknown or unavailable here" if "ITEM" in arguments else ""
+    return parsers.plain_parser(f" {name}", arguments, description, _STATUS.format(items))
 
 
 def _mode(text: str) -> int:

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /*
- * Kernel source for the lab's guest "seed": a new implementation of the functions that the first
- * form of the memcg kfunc patch offered. It is built into the kernel as mm/memcg_fetch.c.
+ * Kernel source, for the lab's guest "seed": the functions that the first form of the memcg
+ * kfunc patch offered, written anew. It is built into the kernel as mm/memcg_fetch.c.
  *
- * No released kernel has that patch, so the backend "rfc" is tested with this one. The interface
- * is the same: four names, their arguments, no flags (so programs that cannot sleep may call the
- * flush), and only tracing programs may call them. For a cgroup without the memory controller
- * they return 0.
+ * That patch is in no released kernel, so this is where backend "rfc" is tested. What a program
+ * sees of it is kept: four names, their arguments, no flags (so the flush may be called by a
+ * program that does not sleep), and tracing programs alone may call them. A cgroup
+ * without the memory controller has nothing, which is 0.
  */
 #include <linux/bpf.h>
 #include <linux/btf.h>
@@ -17,8 +17,8 @@
 #include <linux/vmstat.h>
 
 /*
- * The cgroup's memcg, or NULL if the controller is not enabled. No reference is taken, because
- * the kernel holds cgroup_mutex while a cgroup iterator's program runs, so the css stays.
+ * NULL where the controller is not enabled. No reference is taken: around a cgroup iterator's
+ * program cgroup_mutex is held, which keeps the css from going.
  */
 static struct mem_cgroup *counted_by(struct cgroup *cgrp)
 {

@@ -6,7 +6,17 @@ from typing import Optional
 
 from typing_extensions import assert_type
 
-from pymemcgbpf import Item, Row, Snapshot, StatsReader, TreeReader, list_items, read_stats
+from pymemcgbpf import (
+    Backend,
+    Item,
+    Order,
+    Row,
+    Snapshot,
+    StatsReader,
+    TreeReader,
+    list_items,
+    read_stats,
+)
 
 PATH = Path("/sys/fs/cgroup/system.slice")
 
@@ -65,3 +75,11 @@ for row in snapshot:
     assert_type(dict(row), dict[str, int])
     row["anon"] = 5  # error
     row.id = 5  # error
+
+
+def configured(path: str, order: Order, backend: Backend) -> TreeReader:
+    return TreeReader(path, order=order, backend=backend)
+
+
+configured("/sys/fs/cgroup", "pre", "auto")
+configured("/sys/fs/cgroup", "pree", "auto")  # error

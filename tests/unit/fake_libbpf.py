@@ -67,6 +67,8 @@ class FakeLibbpf:
         linked: the descriptors of those that were attached.
     """
 
+    version = "1.5"
+
     def __init__(self, bss_file: IO[bytes], rows: IO[bytes]) -> None:
         self.bss_file, self.rows = bss_file, rows  # what the maps' descriptors lead to
         self.fails: dict[str, int] = {}

@@ -6,12 +6,14 @@ from __future__ import annotations
 import builtins
 import errno
 import io
+from types import SimpleNamespace
 from typing import Any, Callable, Optional
 
 import pytest
 
 from pymemcgbpf import BpfPermissionError
 from pymemcgbpf._bpf import capabilities as _capabilities
+from pymemcgbpf._bpf import libbpf as _libbpf
 
 Capable = Callable[[int], None]
 
@@ -69,15 +71,27 @@ def test_capabilities_that_cannot_be_read_are_not_missing(
     assert _capabilities.missing() == []
 
 
-def test_the_check_names_what_is_missing(capable: Capable) -> None:
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [
+        ("1.5", "run as root, or grant CAP_BPF"),
+        ("1.10", "run as root, or grant CAP_BPF"),
+        ("1.4", "run as root, or grant CAP_SYS_ADMIN (with libbpf 1.5 or later, "),
+    ],
+)
+def test_the_check_says_what_to_grant(
+    version: str, remedy: str, capable: Capable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_libbpf, "load", lambda: SimpleNamespace(version=version))
     capable(PERFMON)
-    with pytest.raises(BpfPermissionError, match="lacks CAP_BPF \\(run it as root") as caught:
+    with pytest.raises(BpfPermissionError, match=r"^this process may not load BPF") as caught:
         _capabilities.check()
+    assert caught.value.remedy.startswith(remedy)
     assert caught.value.errno == errno.EPERM
     capable(ALL)
     _capabilities.check()
 
 
 def test_a_refusal_in_spite_of_all_capabilities_names_other_causes(capable: Capable) -> None:
-    said = _capabilities.explain_refusal(errno.EPERM)
+    said = str(_capabilities.refused(errno.EPERM))
     assert "Operation not permitted (1)" in said and "seccomp" in said and "lockdown" in said

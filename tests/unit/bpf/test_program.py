@@ -176,9 +176,9 @@ def test_the_object_is_closed_whatever_happens(
 def test_the_capability_that_is_missing_is_named(lib: FakeLibbpf, capable: Capable) -> None:
     capable(1 << 38)  # CAP_PERFMON
     lib.fails["bpf_object__load"] = errno.EPERM
-    with pytest.raises(BpfPermissionError, match="CAP_BPF") as caught:
+    with pytest.raises(BpfPermissionError) as caught:
         Program(STREAM, {})
-    assert "CAP_PERFMON" not in str(caught.value)
+    assert caught.value.remedy == "run as root, or grant CAP_BPF"
     assert caught.value.errno == errno.EPERM
     assert lib.calls == [], "the kernel need not be asked"
 
