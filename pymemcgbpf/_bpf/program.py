@@ -309,11 +309,11 @@ def _check_spare_descriptors() -> None:
     except OSError as error:
         if not is_transient(error):
             return  # there is no /dev/null, so nothing can be said
-        raise shortage(
-            f"a BPF program cannot be loaded, which takes {_DESCRIPTORS} file descriptors for a "
-            "moment (ulimit -n)",
-            error,
-            "open",
+        raise MemcgError(
+            f"a BPF program cannot be loaded ({errno_text(error.errno or 0)})",
+            remedy=f"raise ulimit -n, for this takes {_DESCRIPTORS} descriptors for a moment",
+            errno=error.errno,
+            call="open",
         ) from error
     for each in taken:
         each.close()

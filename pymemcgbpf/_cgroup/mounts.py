@@ -44,13 +44,19 @@ def own_cgroup() -> str:
     memberships = _memberships()
     path = memberships.get("memory", memberships.get(""))
     if path is None:
+        if not memberships:
+            raise CgroupNotFoundError(
+                "the cgroup of this process is unknown, because /proc/self/cgroup cannot be read",
+                remedy="mount /proc, or name a cgroup",
+            )
         raise CgroupNotFoundError("this process is in no memory cgroup (see /proc/self/cgroup)")
     for root, mount_point in memory_mounts():
         below = path_below(root, path)
         if below is not None:
             return os.path.normpath(os.path.join(mount_point, below))
     raise CgroupNotFoundError(
-        f"the cgroup of this process ({path}) is not under any mounted cgroup file system"
+        f"the cgroup of this process ({path}) is not under any mounted cgroup file system",
+        remedy="mount one, or name a cgroup",
     )
 
 

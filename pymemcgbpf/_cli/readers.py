@@ -29,7 +29,7 @@ def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[s
 
         like = close_names(first, COMMANDS) or close_names(first, CATALOGUE)
         hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ""
-        message = f"{first!r} is neither a command, a path nor an item{hint}"
+        message = f"{first!r} is neither a command, a path nor an item{hint or ' (see --help)'}"
         if first in COMMANDS:
             message = f"{first!r} is a command, which must come before all options"
         raise UnknownItemError(message, item=first, suggestions=like)

@@ -107,7 +107,8 @@ def mount_table_error(path: str, error: OSError) -> MemcgError:
 
 def _not_allowed(path: str, error: OSError) -> PinPermissionError:
     return PinPermissionError(
-        f"this user may not create or remove {path}: {errno_text(error.errno or 0)}",
+        f"this user may not create or remove {path} ({errno_text(error.errno or 0)})",
+        remedy="run as root, or as the owner of the directory",
         errno=error.errno,
         call="bpffs",
     )

@@ -303,7 +303,7 @@ def test_no_cgroup_at_all(
     monkeypatch.setattr(_mounts, "PROC_SELF", "/no/proc")  # nothing is mounted
     assert main(["doctor"]) == 1
     out, err = capsys.readouterr()
-    assert "no     " in out and "in no memory cgroup" in out and err == ""
+    assert "no     " in out and "mount /proc, or name a cgroup" in out and err == ""
 
 
 def test_default_is_the_nearest_with_statistics(
