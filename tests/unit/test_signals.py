@@ -283,13 +283,13 @@ def test_a_timer_of_a_millisecond_does_not_interrupt_the_work(handlers: Handlers
     disturbed: list[int] = []
 
     def work() -> None:
+        before = len(handlers.handled)
         while len(signal.sigpending()) == 0:
-            disturbed.extend(handlers.handled[at:])
+            disturbed.extend(handlers.handled[before:])
 
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     try:
         for _ in range(20):
-            at = len(handlers.handled)
             held_back(work)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
