@@ -99,7 +99,12 @@ def unavailable(missing: Sequence[str], where: str) -> ItemUnavailableError:
 def _unknown(name: str, known: dict[str, None]) -> UnknownItemError:
     own = _V1_NAMES.get(name.removeprefix("total_"))
     if own is not None:
-        message = f"no item is called {name!r}: it is cgroup v1's name for {own!r}, use {own!r}"
+        message = f"no item is called {name!r}: use {own!r}, which cgroup v1 shows under that name"
+        if not name.startswith("total_"):
+            message = (
+                f"no item is called {name!r}: on cgroup v1 it counts one cgroup alone; "
+                f"use {own!r}, which counts the cgroups below it, too"
+            )
         return UnknownItemError(message, item=name, suggestions=(own,))
     like = close_names(name, known)
     hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ""
