@@ -43,11 +43,7 @@ class IteratorWalker:
         """Fills the map, and returns the number of rows, even if not all of them fitted."""
         if self._link_number.is_lost():  # the other link would fill its own map
             raise _one_bpf.another_reader_s()
-        iterator = self._new_iterator()
-        try:
-            data = os.read(iterator.fileno(), _HEADER_AND_TRAILER)
-        finally:
-            iterator.close()
+        data = _links.read_iterator(self._new_iterator, _read_header_and_trailer)
         return _wire.decode_trailer(data).nr_rows
 
     @property
@@ -64,6 +60,10 @@ class IteratorWalker:
 
 
 _HEADER_AND_TRAILER = _wire.header_size(_wire.MAX_ITEMS) + _wire.TRAILER.size
+
+
+def _read_header_and_trailer(iterator: int) -> bytes:
+    return os.read(iterator, _HEADER_AND_TRAILER)
 
 
 class RunWalker:
