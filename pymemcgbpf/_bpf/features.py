@@ -91,7 +91,8 @@ class Feature(NamedTuple):
 
     def explain(self, types: ProbedTypes) -> str:
         """Why it cannot be used on a kernel that does not have it."""
-        return f"this kernel has no {' and no '.join(self.missing(types))} ({self.kernels})"
+        kernels = self.kernels if self.linux else "which no released kernel has"
+        return f"this kernel has no {' and no '.join(self.missing(types))} ({kernels})"
 
 
 _ORDER_NAMES = {

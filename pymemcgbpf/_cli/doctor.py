@@ -102,7 +102,7 @@ def _is_well(checks: Sequence[_Check]) -> bool:
 
 def _as_line(check: _Check, before: Sequence[_Check]) -> str:
     same = [one.check for one in before if one[:3] == check[:3] and check.verdict != _OK]
-    said = f"as {same[0]}" if same else ": ".join(filter(None, (check.found, check.advice)))
+    said = f"see {same[0]}" if same else ": ".join(filter(None, (check.found, check.advice)))
     verdict, name = table.left([check.verdict], len(_UNKNOWN)), table.left([check.check], 24)
     return table.join(verdict, name, [said]).replace("\n", " ")
 
@@ -327,7 +327,7 @@ def _reads(what: str, path: Optional[str], backend: _options.Backend, transport:
             items = f"{items} of {len(read)} cgroup{'s' * (len(read) != 1)}"
         return _Check(
             _OK,
-            f"{items} in {(ended - made) * 1e6:,.0f} µs, once there was a reader "
+            f"{items} in {(ended - made) * 1e6:,.0f} µs, after a reader was created "
             f"({(made - began) * 1e3:,.1f} ms)",
         )
 

@@ -57,7 +57,7 @@ def fallback_reason(refusals: Iterable[Refusal]) -> str:
     others = [refusal for refusal in refusals if refusal.feature is None]
     if others:
         remedies = dict.fromkeys(
-            f"{refusal.remedy} ({refusal.problem})" for refusal in others if refusal.remedy
+            f"{refusal.remedy}, because {refusal.problem}" for refusal in others if refusal.remedy
         )
         rest = summary(refusal for refusal in others if not refusal.remedy)
         return "; ".join((*remedies, *filter(None, (rest,))))

@@ -140,7 +140,7 @@ def test_all_is_well(machine: Machine, v2: Path, capsys: Captured) -> None:
     assert shown["in use"][1] == "kfunc/run for one cgroup, kfunc/run for a tree"
     assert shown["lockdown"][1] == "integrity"
     assert "1 items of 1 cgroup in " in shown["a tree, core/shared"][1]
-    assert shown["a tree, rfc/run"][1] == "as one cgroup, rfc/run"
+    assert shown["a tree, rfc/run"][1] == "see one cgroup, rfc/run"
 
 
 def look(
@@ -264,7 +264,7 @@ def test_no_line_advises_an_option_that_doctor_does_not_have(
     assert main(["doctor", str(v2), *json_option]) == 0
     out = capsys.readouterr().out
     assert "bpf_get_mem_cgroup (Linux 7.0 or later)" in out
-    assert "memcg_node_stat_fetch (no released kernel)" in out
+    assert "memcg_node_stat_fetch (which no released kernel has)" in out
     assert "backend=" not in out
 
 
@@ -275,7 +275,7 @@ def test_text_alone_is_status_1(machine: Machine, v2: Path, capsys: Captured) ->
         "no",
         "one cgroup is read as text: kfunc, rfc, core: lacks CAP_BPF",
     )
-    assert shown["a tree, core/shared"] == ("no", "as one cgroup, kfunc/run")
+    assert shown["a tree, core/shared"] == ("no", "see one cgroup, kfunc/run")
     assert shown["a tree, text"][0] == "ok"
 
 
@@ -283,7 +283,7 @@ def test_a_path_that_cannot_be_read(machine: Machine, tmp_path: Path, capsys: Ca
     shown = examined(capsys, tmp_path / "none", 1)
     assert "no such cgroup" in shown["cgroup file system"][1]
     for check in ("memory controller", "index tables", "one cgroup, text", "in use"):
-        assert shown[check] == ("no", "as cgroup file system"), check
+        assert shown[check] == ("no", "see cgroup file system"), check
 
 
 def test_a_cgroup_without_the_memory_controller(
