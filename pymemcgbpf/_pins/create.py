@@ -29,7 +29,6 @@ from ..errors import (
     MemcgError,
     TreeTooLargeError,
     UnknownItemError,
-    is_transient,
 )
 from . import bpffs as _bpffs
 from . import diagnosis as _diagnosis
@@ -335,16 +334,12 @@ def _chosen(cgroup: Cgroup, names: Optional[tuple[str, ...]], walk: PinSourceFac
         if not _items.is_group(name) and _items.item_named(name) is None
     ]
     refusal: Optional[MemcgError] = None
-    for backend in _options.BACKENDS:
-        if backend == "text":
-            break
+    for backend in _options.BACKENDS[:-1]:
         request = _options.Request(names, walk.flush, backend, _options.AUTO)
         try:
             source = _choose.choose(cgroup, request, walk).source
-        except (*_choose.FATAL_ERRORS, UnknownItemError):
-            raise
         except MemcgError as error:
-            if is_transient(error):
+            if isinstance(error, UnknownItemError) or _choose.ends_the_choice(error):
                 raise
             if isinstance(error, ItemUnavailableError) and numberless:
                 raise _numberless(numberless) from error
