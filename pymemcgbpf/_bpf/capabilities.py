@@ -48,13 +48,14 @@ def check() -> None:
 def refused(number: int, *, call: str = "", log: str = "") -> BpfPermissionError:
     """The error for a process to which the kernel refuses BPF, with EPERM or EACCES."""
     lacked = missing()
-    if lacked:
-        problem, remedy = MAY_NOT_LOAD, f"run as root, or grant {' and '.join(lacked)}"
-        if needs_sys_admin():
-            remedy = (
-                "run as root, or grant CAP_SYS_ADMIN (with libbpf 1.5 or later, CAP_BPF and "
-                "CAP_PERFMON suffice)"
-            )
+    problem = MAY_NOT_LOAD
+    if lacked and needs_sys_admin():
+        remedy = (
+            "run as root, or grant CAP_SYS_ADMIN (with libbpf 1.5 or later, CAP_BPF and "
+            "CAP_PERFMON suffice)"
+        )
+    elif lacked:
+        remedy = f"run as root, or grant {' and '.join(lacked)}"
     else:
         problem = (
             f"the kernel does not let this process use BPF ({errno_text(number)}) although its "

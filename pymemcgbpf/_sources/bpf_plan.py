@@ -89,17 +89,16 @@ class BpfPlanner:
             and _plan.guessed(name, planner.types.counters)
         ]
         self.lacked_proof = self.lacked_proof or bool(unproved or guesses)
-        for names, why in (
-            (
-                unproved,
-                f"this kernel's order of counters could not be proved for {{}}: {_WHY_UNPROVED}",
-            ),
-            (guesses, f"this version does not know {{}}: {_WHY_NO_GUESS}"),
-        ):
-            if names:
-                text = why.format(", ".join(map(repr, names)))
-                return ItemUnavailableError(text, item_names=missing)
-        return unavailable(missing, f"the {planner.backend} backend on this kernel")
+        listed = ", ".join(map(repr, unproved or guesses))
+        if unproved:
+            why = (
+                f"this kernel's order of counters could not be proved for {listed}: {_WHY_UNPROVED}"
+            )
+        elif guesses:
+            why = f"this version does not know {listed}: {_WHY_NO_GUESS}"
+        else:
+            return unavailable(missing, f"the {planner.backend} backend on this kernel")
+        return ItemUnavailableError(why, item_names=missing)
 
     def _layout(
         self, backend: str, types: _btf.KernelTypes, names: Sequence[str]
