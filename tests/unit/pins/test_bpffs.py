@@ -12,17 +12,6 @@ import pytest
 from pymemcgbpf import MemcgError, PinExistsError, PinPathError, PinPermissionError, _lookup
 from pymemcgbpf._pins import bpffs as _bpffs
 
-from ..directories import said_to_be
-
-
-@pytest.fixture
-def bpffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory that looks like a bpffs."""
-    made = tmp_path / "bpf"
-    made.mkdir()
-    said_to_be(monkeypatch, made)
-    return made
-
 
 def test_files_on_other_file_systems_are_not_on_a_bpffs(tmp_path: Path) -> None:
     assert not _bpffs.is_bpffs(str(tmp_path))

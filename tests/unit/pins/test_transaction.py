@@ -15,16 +15,6 @@ from pymemcgbpf._pins import bpffs as _bpffs
 from pymemcgbpf._pins import transaction as _transaction
 
 from ...open_files import open_files
-from ..directories import said_to_be
-
-
-@pytest.fixture
-def bpffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory that looks like a bpffs."""
-    made = tmp_path / "bpf"
-    made.mkdir()
-    said_to_be(monkeypatch, made)
-    return made
 
 
 def mode(path: Path) -> int:
