@@ -126,6 +126,20 @@ class Snapshot(Sequence["Row"]):
         root."""
         return self._column(_PARENT_ID)
 
+    @property
+    def levels(self) -> memoryview:
+        """The number of cgroups above each one in the hierarchy, as a memoryview of unsigned 32-bit
+        integers; 0 for a hierarchy's root."""
+        try:
+            return self._bytes.cast("I")[2 * _LEVEL_WORD :: 2 * self._width]
+        except ValueError:
+            raise self._expired() from None
+
+    @property
+    def paths(self) -> tuple[Optional[str], ...]:
+        """The absolute path of each cgroup, as :attr:`Row.path`, in the walk's order."""
+        return tuple(row.path for row in self)
+
     def _column(self, place: int) -> memoryview:
         try:
             return self._words[place :: self._width]
