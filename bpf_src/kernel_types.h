@@ -50,6 +50,8 @@ struct bpf_iter_meta {
 };
 
 struct kernfs_node {
+	const char *name;
+	unsigned int hash;
 	__u64 id;
 };
 

@@ -20,6 +20,7 @@
 #include "kernel_types.h"
 #include "memcg_stats.h"
 #include "counters.bpf.h"
+#include "names.bpf.h"
 #include "rows.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -109,6 +110,7 @@ int memcg_share(struct bpf_iter__cgroup *ctx)
 	if (!seq->count) {
 		flush_subtree(cgrp);
 		walking.nr_rows = 0;
+		begin_names(cgrp->self.cgroup);
 		bpf_seq_write(seq, (void *)&header, header_size);
 	}
 	add_row(cgrp, &cgrp->self, &walking);
@@ -206,6 +208,7 @@ int memcg_run_tree(struct memcg_stats_call *call)
 		goto release;
 	}
 	scratch->nr_rows = 0;
+	begin_names(root->self.cgroup);
 	bpf_rcu_read_lock();
 	err = bpf_iter_css_new(&it, &root->self, order == BPF_CGROUP_ITER_SELF_ONLY ?
 			       BPF_CGROUP_ITER_DESCENDANTS_PRE : order);

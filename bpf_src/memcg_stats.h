@@ -41,6 +41,11 @@ struct memcg_stats_header {
 };
 
 #define MEMCG_STATS_ROW_ROOT	(1U << 0)	/* the root of its hierarchy */
+/*
+ * The other bits are a hash of the name, which differs after a cgroup was renamed. They are set only
+ * in the map, and only where cgroups can be renamed.
+ */
+#define MEMCG_STATS_ROW_TAG_SHIFT	1
 
 /* The row of one cgroup. One __u64 for each item follows it. */
 struct memcg_stats_row {
@@ -56,6 +61,25 @@ struct memcg_stats_trailer {
 	__u32 nr_rows;
 	__u64 end_ns;		/* CLOCK_MONOTONIC when the walk ended */
 };
+
+/*
+ * The names of cgroups that a walk writes beside its rows. An array of struct memcg_stats_name
+ * follows, and then the text: the names in the same order, each with a NUL at its end.
+ */
+struct memcg_stats_names {
+	__u64 named_id;		/* in: cgroups with this id or a lower one need no name */
+	__u64 newest_id;	/* out: the highest id of all, at least named_id */
+	__u64 signature;	/* out: a hash of the rows' ids and names, in their order */
+	__u32 nr_names;		/* out: the number of names, whether or not they fitted */
+	__u32 text_size;	/* out: the bytes of their text, whether or not it fitted */
+};
+
+struct memcg_stats_name {
+	__u64 cgroup_id;
+	__u64 parent_id;
+};
+
+#define MEMCG_STATS_NAME_SIZE	256	/* of the longest name, with its NUL; a power of 2 */
 
 /*
  * The context of a syscall program: its arguments and its results. The row of memcg_run_one follows

@@ -8,6 +8,7 @@
 const volatile struct memcg_stats_header header = {};
 const volatile __u64 program_key = 0;	/* callers must know it: see struct memcg_stats_call */
 const volatile __u64 children_of = 0;	/* if set, only children of the cgroup with this id have rows */
+const volatile __u32 max_level = ~0U;	/* cgroups further down have no rows in the map */
 /* A stream can be one of several that share a tree. Each cgroup is then in exactly one of them. */
 const volatile __u32 nr_parts = 0;
 const volatile __u32 part = 0;
@@ -36,12 +37,6 @@ struct {
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(struct memcg_stats_row) + sizeof(__u64));
 } rows SEC(".maps");
-
-/* Returns the id of the parent, or 0 for the root. */
-static __always_inline __u64 parent_id_of(struct cgroup *cgrp)
-{
-	return cgrp->level > 0 ? cgrp->self.parent->cgroup->kn->id : 0;
-}
 
 /*
  * Returns whether a cgroup is in this part. The ids of cgroups that are created in a row differ by
@@ -82,7 +77,7 @@ static __noinline bool fill_row(struct cgroup *cgrp, struct cgroup_subsys_state 
 	row->cgroup_id = untrusted->kn->id;
 	row->parent_id = parent_id;
 	row->level = cgrp->level;
-	row->flags = parent_id ? 0 : MEMCG_STATS_ROW_ROOT;
+	row->flags = name_tag(untrusted->kn) | (parent_id ? 0 : MEMCG_STATS_ROW_ROOT);
 	return true;
 }
 
@@ -95,17 +90,23 @@ static __noinline bool has_row(struct cgroup *cgrp)
 }
 
 /*
- * Adds the cgroup's row to the map, or only counts it if the map is full. The count is kept in
- * memory: if it were in a register, the verifier would explore the loop for each of its values.
+ * Adds the cgroup's row and name to the maps, or only counts them if the maps are full. The count is
+ * kept in memory: if it were in a register, the verifier would explore the loop for each of its values.
  */
 static __always_inline void add_row(struct cgroup *cgrp, struct cgroup_subsys_state *css,
 				    struct scratch *scratch)
 {
 	__u32 index = scratch->nr_rows;
-	struct memcg_stats_row *row = bpf_map_lookup_elem(&rows, &index);
+	struct memcg_stats_row *row;
 
-	if (row ? fill_row(cgrp, css, scratch->words, row) : has_row(cgrp))
-		scratch->nr_rows++;
+	if (max_level != ~0U && (__u32)cgrp->self.cgroup->level > max_level)
+		return;
+	row = bpf_map_lookup_elem(&rows, &index);
+	if (!(row ? fill_row(cgrp, css, scratch->words, row) : has_row(cgrp)))
+		return;
+	scratch->nr_rows++;
+	if (nr_names_fit)
+		name_row(cgrp, row, scratch->words);
 }
 
 /*

@@ -19,7 +19,6 @@ What to use:
     clear_cache     frees what read_stats keeps for the next call
     Order           the type of the option order; so are Backend, StatsTransport, TreeTransport
     UNLIMITED       the value of a limit that is not set
-    ABSENT          in Snapshot.column(), the value of an item that a cgroup does not have
 
 Every error is a MemcgError, and so an OSError; pymemcgbpf.errors describes them.
 
@@ -65,7 +64,7 @@ if TYPE_CHECKING:
         VerifierError,
     )
     from .reader import StatsReader, TreeReader
-    from .snapshot import ABSENT, Row, Snapshot
+    from .snapshot import Row, Snapshot
 
 __version__ = VERSION
 
@@ -88,7 +87,6 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
     "StatsTransport",
     "TreeTransport",
     "UNLIMITED",
-    "ABSENT",
     "__version__",
     "MemcgError",
     "BackendUnavailableError",
@@ -116,7 +114,6 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
 
 # The module of each public name that is not in errors.py, and the public modules.
 _LAZY_EXPORTS = {
-    "ABSENT": "snapshot",
     "Backend": "_options",
     "Item": "_items",
     "Order": "_options",

@@ -32,6 +32,11 @@ TRAILER = struct.Struct("=IIQ")
 
 # struct memcg_stats_call: cgroup_id, program, status, nr_rows
 CALL = struct.Struct("=QQII")
+# struct memcg_stats_names: named_id, newest_id, signature, nr_names, text_size
+NAMES = struct.Struct("=QQQII")
+# struct memcg_stats_name: cgroup_id, parent_id
+NAME = struct.Struct("=QQ")
+NAME_SIZE = 256
 # enum memcg_stats_status
 NOT_RUN, DONE, GONE, BUSY, BAD_ORDER, OTHER = 0, 1, 2, 3, 4, 5
 
@@ -144,6 +149,12 @@ def decode_row(data: Union[bytes, memoryview, mmap.mmap], at: int, items: int) -
 def values_of_rows(data: bytes, items: int) -> Iterator[tuple[int, ...]]:
     """The values of each row, from bytes that have rows only."""
     return struct.iter_unpack(f"={ROW.size}x{items}Q", data)
+
+
+def unpacked_rows(data: bytes, items: int) -> Iterator[tuple[int, ...]]:
+    """The id, the parent's id, the level and the values of each row, from bytes that have rows
+    only."""
+    return struct.iter_unpack(f"=QQI4x{items}Q", data)
 
 
 def cgroup_id(data: Union[bytes, mmap.mmap], at: int) -> int:

@@ -14,7 +14,6 @@ from typing import Generic, NoReturn, Optional, SupportsIndex, TypeVar
 from . import _fork, _lookup, _options, _wire
 from ._cgroup import diagnosis as _diagnosis
 from ._cgroup import directory as _directory
-from ._cgroup import paths as _paths
 from ._closable import Closable
 from ._items import requested_names
 from ._sources import choose as _choose
@@ -28,7 +27,7 @@ from .errors import (
     ItemUnavailableError,
     MemcgError,
 )
-from .snapshot import Snapshot
+from .snapshot import Snapshot, Times
 
 __all__ = ["StatsReader", "TreeReader"]
 
@@ -350,7 +349,6 @@ class TreeReader(_Reader[TreeSource]):
         self._reading: Optional[int] = None  # _fork.generation of the process that is in read()
         super().__init__(cgroup_path, request, TreeSourceFactory(order, cap))
         self._row_size = _wire.row_size(len(self._names))
-        self._paths = _paths.Paths(self._path, self._identity)
 
     @property
     def order(self) -> str:
@@ -409,9 +407,9 @@ class TreeReader(_Reader[TreeSource]):
         view, self._view = self._view, None
         if view is not None:
             view._expire()
-        began = time.monotonic_ns()
+        now, began = time.time_ns(), time.monotonic_ns()
         try:
-            memory, number = source.walk()
+            memory, number, paths = source.walk()
             ended = time.monotonic_ns()
             rows = memoryview(memory)[: number * self._row_size]
         except (OSError, ValueError) as error:
@@ -422,7 +420,8 @@ class TreeReader(_Reader[TreeSource]):
             self._raise_mapped(source, error)
         if copy:
             rows = memoryview(bytes(rows))
-        snapshot = Snapshot(rows, self._names, self._order, began, ended, self._paths)
+        times = Times(began, ended, now)
+        snapshot = Snapshot(rows, self._names, self._order, times, paths)
         if not copy:
             self._view = snapshot
             _fork.expire_in_child(snapshot)

@@ -4,23 +4,22 @@
 from __future__ import annotations
 
 import functools
+import heapq
 import os
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
-from typing import TYPE_CHECKING, NoReturn, Optional, Union, overload
+from array import array
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Optional, Union, overload
 
 from . import _wire
 from .errors import ClosedError
 
 if TYPE_CHECKING:
-    from ._cgroup.paths import Paths, PathsOfId
+    from ._cgroup.walk_paths import WalkPaths
     from ._lookup import Path
 
-__all__ = ["ABSENT", "Row", "Snapshot"]
+__all__ = ["Row", "Snapshot"]
 
-ABSENT = _wire.ABSENT
-"""In a column, the value of an item that the cgroup does not have: 2**64 - 1.
-
-The root of a hierarchy, for instance, has no memory.current. In a row such an item is missing."""
+_ABSENT = _wire.ABSENT
 
 # Why a view has expired.
 _READ_AGAIN = "its reader has read again since"
@@ -30,6 +29,15 @@ _ABSENT_BYTES = b"\xff" * 8
 
 # Of a row, in words of 8 bytes: cgroup_id, parent_id, level and flags, values.
 _ID, _PARENT_ID, _LEVEL_WORD, _VALUES = 0, 1, 2, 3
+
+
+class Times(NamedTuple):
+    """When a walk took place: the nanoseconds of CLOCK_MONOTONIC at its beginning and at its end,
+    and of CLOCK_REALTIME at its beginning."""
+
+    started_ns: int
+    ended_ns: int
+    time_ns: int
 
 
 class Snapshot(Sequence["Row"]):
@@ -51,9 +59,8 @@ class Snapshot(Sequence["Row"]):
         rows: memoryview,
         names: tuple[str, ...],
         order: str,
-        began_ns: int,
-        ended_ns: int,
-        paths: Union[Paths, PathsOfId],
+        times: Times,
+        paths: WalkPaths,
     ) -> None:
         self._bytes = rows
         self._words = rows.cast("Q")
@@ -62,9 +69,9 @@ class Snapshot(Sequence["Row"]):
         self._names = names
         self._places = _places_of(names)
         self._order = order
-        self._started_ns, self._duration_ns = began_ns, ended_ns - began_ns
+        self._times = times
         self._paths = paths
-        self._starts: Optional[dict[int, int]] = None  # id → its row's first word
+        self._starts: Optional[dict[Optional[int], int]] = None  # id → its row's first word
         self._complete = False  # whether it is known that no value is ABSENT
         self._iterated = False  # whether a caller iterates over the rows
         self._why_expired = _READ_AGAIN
@@ -88,32 +95,57 @@ class Snapshot(Sequence["Row"]):
     @property
     def started_ns(self) -> int:
         """When the flush and the walk began, in nanoseconds of ``time.monotonic_ns()``."""
-        return self._started_ns
+        return self._times.started_ns
+
+    @property
+    def time(self) -> float:
+        """When the flush and the walk began, in seconds since 1970, as ``time.time()``."""
+        return self._times.time_ns / 1e9
 
     @property
     def duration_ns(self) -> int:
         """How long the flush and the walk took, in nanoseconds. All numbers are from that time."""
-        return self._duration_ns
+        return self._times.ended_ns - self._times.started_ns
 
     # --- columns
 
-    def column(self, item: str) -> memoryview:
+    def column(self, item: str, absent: Optional[int] = None) -> memoryview:
         """One item of all rows, in the unit of the item::
 
             >>> snapshot.column("anon").tolist()
             [60297216, 421888, 1155072, 58720256]
 
-        Where a cgroup does not have the item, the value is :data:`ABSENT`.
+        Args:
+            item: The name of the item.
+            absent: The number where a cgroup does not have the item, such as 0. If it is None, a
+                column that lacks a number is refused, so that no sum and no maximum is wrong.
 
         Returns:
             A memoryview of unsigned 64-bit integers with one dimension, of the snapshot's length.
-            It copies nothing, so it is strided, and ``numpy.asarray()`` accepts it.
+            It copies nothing, so it is strided, and ``numpy.asarray()`` accepts it. It is a copy
+            where *absent* had to be filled in.
 
         Raises:
-            KeyError: The snapshot does not have this item.
+            KeyError: The snapshot does not have this item, or a cgroup does not have it and
+                *absent* is None.
+            ValueError: *absent* is not in the range of the column.
             ClosedError: The snapshot was a view, which has expired.
         """
-        return self._column(self._places[item])
+        column = self._column(self._place_of(item))
+        if absent is not None and not 0 <= absent <= _ABSENT:
+            raise ValueError(f"absent must be from 0 to 2**64 - 1, not {absent}")
+        if self._complete:
+            return column
+        values = column.tolist()
+        if _ABSENT not in values:
+            return column
+        if absent is None:
+            row = self[values.index(_ABSENT)]
+            raise KeyError(
+                f"the cgroup {row.path or row.id} has no {item}: column({item!r}, absent=0) has 0 "
+                "there, and to_columns() has None"
+            )
+        return memoryview(array("Q", [absent if value == _ABSENT else value for value in values]))
 
     @property
     def ids(self) -> memoryview:
@@ -137,14 +169,67 @@ class Snapshot(Sequence["Row"]):
 
     @property
     def paths(self) -> tuple[Optional[str], ...]:
-        """The absolute path of each cgroup, as :attr:`Row.path`, in the walk's order."""
-        return tuple(row.path for row in self)
+        """The absolute path of each cgroup at the time of the walk, as :attr:`Row.path`::
+
+            >>> snapshot.paths[1]
+            '/sys/fs/cgroup/system.slice/cron.service'
+
+        While the tree does not change, the snapshots of a reader share one tuple.
+        """
+        return self._paths.paths
+
+    def to_columns(
+        self, items: Optional[Iterable[str]] = None, absent: object = None
+    ) -> dict[str, list[Any]]:
+        """All rows as columns, for pandas, polars, pyarrow and other tables::
+
+            >>> columns = snapshot.to_columns()
+            >>> list(columns)
+            ['path', 'id', 'parent_id', 'level', 'anon', 'pgscan']
+            >>> columns["anon"]
+            [60297216, 421888, 1155072, 58720256]
+
+        Args:
+            items: The names of the items, in the order of the columns; by default all of
+                :attr:`item_names`.
+            absent: The value where a cgroup does not have an item. The libraries take None for a
+                missing value, so their sums and means leave it out.
+
+        Returns:
+            A dict of lists, all of the snapshot's length: "path", "id", "parent_id", "level", and
+            the items.
+
+        Raises:
+            KeyError: The snapshot does not have one of the items.
+            ClosedError: The snapshot was a view, which has expired.
+        """
+        columns: dict[str, list[Any]] = {
+            "path": list(self.paths),
+            "id": self.ids.tolist(),
+            "parent_id": self.parent_ids.tolist(),
+            "level": self.levels.tolist(),
+        }
+        for item in self._names if items is None else items:
+            values: list[Any] = self._column(self._place_of(item)).tolist()
+            if _ABSENT in values:
+                values = [absent if value == _ABSENT else value for value in values]
+            columns[item] = values
+        return columns
 
     def _column(self, place: int) -> memoryview:
+        """A word of each row. Where a cgroup lacks an item, it is ABSENT."""
         try:
             return self._words[place :: self._width]
         except ValueError:
             raise self._expired() from None
+
+    def _place_of(self, item: str) -> int:
+        """The place of an item in a row, in words."""
+        try:
+            return self._places[item]
+        except KeyError:
+            names = ", ".join(self._names)
+            raise KeyError(f"{item} was not read: this snapshot has {names}") from None
 
     # --- rows
 
@@ -173,51 +258,97 @@ class Snapshot(Sequence["Row"]):
         for start in range(0, self._count * self._width, self._width):
             yield Row(self, start)
 
-    def dicts(self) -> list[dict[str, int]]:
-        """All rows as dicts, in the walk's order::
+    def dicts(self, absent: object = None, identity: bool = False) -> list[dict[str, Any]]:
+        """All rows as dicts with the same keys, in the walk's order::
 
             >>> snapshot.dicts()[0]
             {'anon': 60297216, 'pgscan': 0}
+            >>> by_path = dict(zip(snapshot.paths, snapshot.dicts()))
 
-        This gives the same as ``[dict(row) for row in snapshot]`` and is three times as fast. As
-        in a row, an item that the cgroup does not have is missing.
+        This is three times as fast as ``[dict(row) for row in snapshot]``, whose dicts lack the
+        items that a cgroup does not have.
+
+        Args:
+            absent: The value where a cgroup does not have an item.
+            identity: Whether the dicts begin with "path", "id", "parent_id" and "level".
 
         Raises:
             ClosedError: The snapshot was a view, which has expired.
         """
         names = self._names
-        rows = _wire.values_of_rows(self._data(), len(names))
-        if self._complete:
-            return [dict(zip(names, values)) for values in rows]
-        return [
-            {name: value for name, value in zip(names, values) if value != ABSENT}
-            for values in rows
-        ]
+        data = self._data()
+        rows: Iterable[tuple[Any, ...]]
+        if identity:
+            names = ("path", "id", "parent_id", "level", *names)
+            found = _wire.unpacked_rows(data, len(self._names))
+            rows = ((path, *row) for path, row in zip(self.paths, found))
+        else:
+            rows = _wire.values_of_rows(data, len(names))
+        if not self._complete:
+            rows = (
+                tuple(absent if value == _ABSENT else value for value in row)
+                if _ABSENT in row
+                else row
+                for row in rows
+            )
+        return [dict(zip(names, row)) for row in rows]
+
+    def top(self, item: str, n: int = 10) -> list[Row]:
+        """The *n* rows with the largest values of an item, the largest first::
+
+            >>> [(row.relative_path, row["anon"]) for row in snapshot.top("anon", 2)]
+            [('.', 60297216), ('web.service', 58720256)]
+
+        Rows that lack the item are left out. A cgroup's memory includes that of the cgroups below
+        it, so its ancestors are as large; :meth:`leaves` leaves them out.
+
+        Raises:
+            KeyError: The snapshot does not have this item.
+            ClosedError: The snapshot was a view, which has expired.
+        """
+        values = self._column(self._place_of(item)).tolist()
+        present = (at for at, value in enumerate(values) if value != _ABSENT)
+        return [self[at] for at in heapq.nlargest(n, present, key=values.__getitem__)]
+
+    def leaves(self) -> list[Row]:
+        """The rows of the cgroups below which the snapshot has no other row, in the walk's order.
+
+        Their values can be added up, because no memory is counted twice. Memory that is charged to
+        an inner cgroup itself is not among them.
+
+        Raises:
+            ClosedError: The snapshot was a view, which has expired.
+        """
+        inner = set(self.parent_ids)
+        return [self[at] for at, cgroup_id in enumerate(self.ids) if cgroup_id not in inner]
 
     def by_id(self) -> dict[int, Row]:
         """A dict from the id of each cgroup to its row, in the walk's order."""
-        return {cgroup_id: Row(self, start) for cgroup_id, start in self._index().items()}
+        return dict(zip(self.ids, self))
 
     def by_path(self) -> dict[str, Row]:
         """A dict from the absolute path of each cgroup to its row, in the walk's order.
 
         Rows whose :attr:`Row.path` is None are skipped.
         """
-        found = {}
-        for row in self:
-            path = row.path
-            if path is not None:
-                found[path] = row
-        return found
+        return {path: row for path, row in zip(self.paths, self) if path is not None}
 
     def find(self, path: Path) -> Optional[Row]:
-        """The row of the cgroup that is at a path now; None if the snapshot has no such row.
+        """The row of the cgroup at a path; None if the snapshot has no such row.
 
         Args:
-            path: An absolute path, or one that is relative to the walk's root.
+            path: An absolute path, one that is relative to the walk's root, or one as
+                /proc/PID/cgroup shows it.
         """
-        cgroup_id = self._paths.id_at(os.fsdecode(path))
-        start = None if cgroup_id is None else self._index().get(cgroup_id)
+        text = os.fsdecode(path)
+        paths = self._paths
+        if paths.root is None:
+            return None
+        joined = os.path.join(paths.root, text)
+        place = paths.places.get(os.path.normpath(joined))
+        if place is not None:
+            return self[place]
+        start = self._index().get(paths.id_at(joined))
         return None if start is None else Row(self, start)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -229,7 +360,7 @@ class Snapshot(Sequence["Row"]):
 
     # --- for rows
 
-    def _index(self) -> dict[int, int]:
+    def _index(self) -> dict[Optional[int], int]:
         starts = self._starts
         if starts is None:
             ends = self._count * self._width
@@ -269,16 +400,6 @@ class Snapshot(Sequence["Row"]):
             return self._words[start + _VALUES : start + self._width].tolist()
         except ValueError:
             raise self._expired() from None
-
-    def _look_up(self, cgroup_id: int) -> tuple[Optional[str], bool]:
-        """The relative path of a cgroup, or None; and whether the cgroup was removed."""
-        index = self._index()
-        ended_ns = self._started_ns + self._duration_ns
-        return self._paths.look_up(cgroup_id, self._parent_of, ended_ns, index.keys())
-
-    def _parent_of(self, cgroup_id: int) -> Optional[int]:
-        start = self._index().get(cgroup_id)
-        return None if start is None else self._word(start + _PARENT_ID)
 
     def _expire_in_child(self) -> None:
         """Expires a view: the rows belong to the parent process, which may overwrite them."""
@@ -336,28 +457,34 @@ class Row(Mapping[str, int]):
         return _wire.level(self._snapshot._word(self._start + _LEVEL_WORD))
 
     @property
+    def path(self) -> Optional[str]:
+        """The absolute path of the cgroup at the time of the walk.
+
+        On cgroup v2 a cgroup is never renamed. None if the path is unknown: the cgroup is above
+        what is mounted here, or, in a pin, its directory is not visible to this process.
+        """
+        return self._snapshot.paths[self._start // self._snapshot._width]
+
+    @property
     def relative_path(self) -> Optional[str]:
         """The path relative to the walk's root, which itself is "."; None where :attr:`path` is."""
-        return self._snapshot._look_up(self.id)[0]
+        path, root = self.path, self._snapshot.path
+        if path is None or root is None:
+            return None
+        if path == root:
+            return "."
+        if self._snapshot.order == "up":
+            return "/".join([".."] * (self._start // self._snapshot._width))
+        return path[len(root) :].lstrip("/")
 
-    @property
-    def path(self) -> Optional[str]:
-        """The absolute path of the cgroup; None if it is :attr:`gone` or out of sight.
-
-        The path is looked up when this property is used: every path returned was checked at that
-        moment. A cgroup is out of sight if a directory above it may not be listed by this process
-        or is not mounted here.
+    def exists(self) -> bool:
+        """Whether the cgroup exists now, even if it was renamed. This looks at the file system.
 
         Raises:
-            MemcgError: The process has no file descriptor left for the lookup.
+            CgroupPermissionError: Its directory is not visible to this process.
         """
-        relative = self.relative_path
-        return None if relative is None else self._snapshot._paths.absolute(relative)
-
-    @property
-    def gone(self) -> bool:
-        """Whether the cgroup was removed after the walk. False if that cannot be seen."""
-        return self._snapshot._look_up(self.id)[1]
+        snapshot = self._snapshot
+        return snapshot._paths.exists(self._start // snapshot._width, self.id)
 
     def __getitem__(self, item: str) -> int:
         snapshot = self._snapshot
@@ -365,8 +492,12 @@ class Row(Mapping[str, int]):
             value = snapshot._words[self._start + snapshot._places[item]]
         except ValueError:
             raise snapshot._expired() from None
-        if value == ABSENT:
-            raise KeyError(item)
+        except KeyError:
+            snapshot._place_of(item)
+            raise
+        if value == _ABSENT:
+            which = f"cgroup {self.id}" if self.level else "the root cgroup"
+            raise KeyError(f"{which} has no {item}")
         return value
 
     def __iter__(self) -> Iterator[str]:
@@ -374,9 +505,9 @@ class Row(Mapping[str, int]):
         if snapshot._complete or snapshot._has_all():
             return iter(snapshot._names)
         values = snapshot._values(self._start)
-        if ABSENT not in values:
+        if _ABSENT not in values:
             return iter(snapshot._names)
-        return (name for name, value in zip(snapshot._names, values) if value != ABSENT)
+        return (name for name, value in zip(snapshot._names, values) if value != _ABSENT)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -398,7 +529,7 @@ class Row(Mapping[str, int]):
         pairs = zip(snapshot._names, snapshot._values(self._start))
         if snapshot._complete or snapshot._has_all():
             return pairs
-        return (pair for pair in pairs if pair[1] != ABSENT)
+        return (pair for pair in pairs if pair[1] != _ABSENT)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Row):

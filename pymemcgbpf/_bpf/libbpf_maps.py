@@ -46,8 +46,8 @@ def initial_value(lib: _libbpf.Libbpf, bpf_map: Any) -> tuple[int, int]:
     return address, size.value
 
 
-def map_memory(fd: int, size: int) -> mmap.mmap:
-    """Maps a map's elements for reading.
+def map_memory(fd: int, size: int, writable: bool = False) -> mmap.mmap:
+    """Maps a map's elements for reading, or for reading and writing.
 
     mmap.mmap(fd) would keep a duplicate of the descriptor, under the lowest free number, and in the
     end close whatever has that number then. So Python maps anonymous memory, which the BPF map's
@@ -56,10 +56,11 @@ def map_memory(fd: int, size: int) -> mmap.mmap:
     Raises:
         MemcgError: the kernel refuses to map it.
     """
-    memory = mmap.mmap(-1, size, prot=mmap.PROT_READ)
+    access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    memory = mmap.mmap(-1, size, prot=access)
     address = _address_of(memory)
     flags = mmap.MAP_SHARED | _MAP_FIXED
-    mapped = _mmap()(address, size, mmap.PROT_READ, flags, fd, 0)
+    mapped = _mmap()(address, size, access, flags, fd, 0)
     if mapped != address:
         number = ctypes.get_errno()
         memory.close()

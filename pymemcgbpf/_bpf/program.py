@@ -8,6 +8,7 @@ import functools
 import mmap
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 from .. import _signals
@@ -40,12 +41,12 @@ SHARE = "memcg_share"
 RUN_ONE = "memcg_run_one"
 RUN_TREE = "memcg_run_tree"
 COPY_TABLES = "copy_tables"
-ROWS, SCRATCHES = "rows", "scratches"
+ROWS, NAMES, SCRATCHES = "rows", "names", "scratches"
 PROGRAMS: dict[str, tuple[str, ...]] = {
     STREAM: (),
-    SHARE: (ROWS,),
+    SHARE: (ROWS, NAMES),
     RUN_ONE: (SCRATCHES,),
-    RUN_TREE: (ROWS, SCRATCHES),
+    RUN_TREE: (ROWS, NAMES, SCRATCHES),
     COPY_TABLES: (),
 }
 
@@ -57,8 +58,11 @@ class MapSize(NamedTuple):
     entries: int
 
 
+_AS_COMPILED: Mapping[str, MapSize] = {}
+
+
 class Program:
-    """A loaded program, with its constants and its maps.
+    """A loaded program, with its constants and its maps. The maps of *maps* get these sizes.
 
     The first program of a name is loaded through libbpf. Most of that time goes into relocations,
     whose result depends on the kernel only, so later ones are loaded from that result (reload.py).
@@ -70,7 +74,7 @@ class Program:
     """
 
     def __init__(
-        self, name: str, constants: dict[str, bytes], rows: Optional[MapSize] = None
+        self, name: str, constants: dict[str, bytes], maps: Mapping[str, MapSize] = _AS_COMPILED
     ) -> None:
         self._lib = _libbpf.load()
         _capabilities.check()
@@ -81,11 +85,12 @@ class Program:
             key = os.urandom(8)
             self.key = int.from_bytes(key, sys.byteorder)
             constants = {**constants, "program_key": key}
-        loaded = _signals.held_back(lambda: _loaded(self._lib, name, constants, rows))
+        loaded = _signals.held_back(lambda: _loaded(self._lib, name, constants, maps))
         self.constants = loaded.constants
         self._program = self._descriptor(loaded.program)
         self.fd = self._program.fd
-        self._rows = None if loaded.rows is None else self._descriptor(loaded.rows)
+        self._sizes = maps
+        self._maps = {name: self._descriptor(owned) for name, owned in loaded.maps.items()}
         self._variables = loaded.variables
 
     def _descriptor(self, owned: Owned) -> Descriptor:
@@ -105,11 +110,12 @@ class Program:
         with _libbpf_maps.map_memory(fd, length) as memory:
             return memory[offset : offset + size]
 
-    def map_rows(self, rows: MapSize) -> mmap.mmap:
-        """Maps the map of rows into this process, for reading."""
-        assert self._rows is not None, "the program has no map of rows"
-        size = rows.value_size * rows.entries
-        return _libbpf_maps.map_memory(self._rows.fd, size)
+    def map(self, name: str, writable: bool = False) -> mmap.mmap:
+        """Maps one of the maps whose sizes the program was loaded with into this process."""
+        size = self._sizes[name]
+        return _libbpf_maps.map_memory(
+            self._maps[name].fd, size.value_size * size.entries, writable
+        )
 
     def run(self) -> int:
         """Runs a syscall program once, and returns its return value."""
@@ -123,8 +129,8 @@ class Program:
     def close(self) -> None:
         """Unloads the program when its links are closed, too. Calling it again does nothing."""
         self._program.close()
-        if self._rows is not None:
-            self._rows.close()
+        for each in self._maps.values():
+            each.close()
 
 
 class Link:
@@ -163,19 +169,19 @@ class _Loaded(NamedTuple):
 
     Attributes:
         program: the descriptor of the program.
-        rows: the descriptor of its map of rows, if it has one.
+        maps: the descriptors of the maps whose sizes were given, by name.
         constants: the bytes of its constants.
         variables: the global variables of COPY_TABLES; None for other programs.
     """
 
     program: Owned
-    rows: Optional[Owned]
+    maps: dict[str, Owned]
     constants: bytes
     variables: Optional[_Variables] = None
 
 
 def _loaded(
-    lib: _libbpf.Libbpf, name: str, constants: dict[str, bytes], rows: Optional[MapSize]
+    lib: _libbpf.Libbpf, name: str, constants: dict[str, bytes], maps: Mapping[str, MapSize]
 ) -> _Loaded:
     """Loads a program: from the result of an earlier load if there is one, or through libbpf."""
     file = _file_of(name, constants)
@@ -183,22 +189,22 @@ def _loaded(
     if before is not None:
         try:
             with _libbpf_log.silence():
-                program, rows_map = before.load(lib, constants, rows)
-            return _Loaded(program, rows_map, before.constants.with_values(constants))
+                program, loaded_maps = before.load(lib, constants, maps)
+            return _Loaded(program, loaded_maps, before.constants.with_values(constants))
         except MemcgError as error:
             if is_transient(error):
                 raise load_error(error, file, "") from error
             # libbpf tries next, because its messages explain what is wrong.
     try:
         return _libbpf_log.run_with_log(
-            lambda log: _load_object(lib, file, name, constants, rows, log)
+            lambda log: _load_object(lib, file, name, constants, maps, log)
         )
     except MemcgError as error:
         if not any(words in error.log for words in _MAP_WAS_NOT_MADE):
             raise
         lib = _libbpf.load_private_copy()
         return _libbpf_log.run_with_log(
-            lambda log: _load_object(lib, file, name, constants, rows, log)
+            lambda log: _load_object(lib, file, name, constants, maps, log)
         )
 
 
@@ -213,7 +219,7 @@ def _load_object(
     file: str,
     name: str,
     constants: dict[str, bytes],
-    rows: Optional[MapSize],
+    maps: Mapping[str, MapSize],
     log: list[str],
 ) -> _Loaded:
     """Loads a program through libbpf.
@@ -223,7 +229,7 @@ def _load_object(
     """
     opened = _open(lib, file, log)
     try:
-        return _Object(lib, opened).load(file, name, constants, rows)
+        return _Object(lib, opened).load(file, name, constants, maps)
     except MemcgError as error:
         raise load_error(error, file, "".join(log)) from error
     finally:
@@ -237,7 +243,7 @@ class _Object:
         self._lib, self._object = lib, opened
 
     def load(
-        self, file: str, name: str, constants: dict[str, bytes], rows: Optional[MapSize]
+        self, file: str, name: str, constants: dict[str, bytes], maps: Mapping[str, MapSize]
     ) -> _Loaded:
         """Loads one of its programs."""
         lib = self._lib
@@ -245,15 +251,15 @@ class _Object:
         initial, address = self._constants()
         data = initial.with_values(constants)
         _libbpf.poke(address, data)
-        self._prepare_maps(name, rows)
+        self._prepare_maps(name, maps)
         lib.bpf_object__load(self._object)
         owned = duplicate(lib.bpf_program__fd(program))
         if name == COPY_TABLES:  # it runs once, so it is not kept for another load
-            return _Loaded(owned, None, data, self._variables())
+            return _Loaded(owned, {}, data, self._variables())
         with contextlib.suppress(MemcgError):
             _reload.remember(file, _reload.capture(lib, name, self._object, program, initial))
-        rows_map = duplicate(lib.bpf_map__fd(self._map(ROWS))) if ROWS in PROGRAMS[name] else None
-        return _Loaded(owned, rows_map, data)
+        loaded_maps = {each: duplicate(lib.bpf_map__fd(self._map(each))) for each in maps}
+        return _Loaded(owned, loaded_maps, data)
 
     def _choose(self, name: str) -> Any:
         """Selects the program of this name; no other will be loaded."""
@@ -278,14 +284,14 @@ class _Object:
     def _map(self, name: str) -> Any:
         return self._lib.bpf_object__find_map_by_name(self._object, name.encode())
 
-    def _prepare_maps(self, program: str, rows: Optional[MapSize]) -> None:
+    def _prepare_maps(self, program: str, maps: Mapping[str, MapSize]) -> None:
         lib = self._lib
-        for name in (ROWS, SCRATCHES) if program != COPY_TABLES else ():
+        for name in (ROWS, NAMES, SCRATCHES) if program != COPY_TABLES else ():
             bpf_map = self._map(name)
             lib.bpf_map__set_autocreate(bpf_map, name in PROGRAMS[program])
-            if name == ROWS and rows is not None:
-                lib.bpf_map__set_value_size(bpf_map, rows.value_size)
-                lib.bpf_map__set_max_entries(bpf_map, rows.entries)
+            if name in maps:
+                lib.bpf_map__set_value_size(bpf_map, maps[name].value_size)
+                lib.bpf_map__set_max_entries(bpf_map, maps[name].entries)
 
     def _section(self, name: str) -> tuple[Any, tuple[int, int], dict[str, tuple[int, int]]]:
         """A section of global variables: its map, the address and size of its initial value, and

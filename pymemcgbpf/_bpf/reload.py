@@ -24,8 +24,8 @@ from .bindings import libbpf_programs as _libbpf_programs
 LICENCE = "Dual BSD/GPL"
 SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
 
-RODATA, BSS, ROWS = ".rodata", ".bss", "rows"
-_MAPS = (RODATA, BSS, ROWS, "scratches")
+RODATA, BSS = ".rodata", ".bss"
+_MAPS = (RODATA, BSS, "rows", "names", "scratches")
 
 
 class Section(NamedTuple):
@@ -57,7 +57,7 @@ class Section(NamedTuple):
 
 
 class Size(Protocol):
-    """The size of the map of rows, a program.MapSize."""
+    """The size of a map, a program.MapSize."""
 
     @property
     def value_size(self) -> int:
@@ -69,10 +69,10 @@ class Size(Protocol):
 
 
 class Loaded(NamedTuple):
-    """A loaded program, and its map of rows if it has one."""
+    """A loaded program, and the maps whose sizes were given, by name."""
 
     program: Owned
-    rows: Optional[Owned]
+    maps: dict[str, Owned]
 
 
 class Array(NamedTuple):
@@ -103,14 +103,15 @@ class ReloadableProgram(NamedTuple):
     constants: Section
 
     def load(
-        self, lib: _libbpf.Libbpf, constants: Mapping[str, bytes], rows: Optional[Size]
+        self, lib: _libbpf.Libbpf, constants: Mapping[str, bytes], sizes: Mapping[str, Size]
     ) -> Loaded:
-        """Loads the program with these constants, and with a map of rows of this size."""
+        """Loads the program with these constants, and with maps of these sizes."""
         data = self.constants.with_values(constants)
         made: dict[str, Owned] = {}
         for name, array in self.maps.items():
-            if name == ROWS and rows is not None:
-                array = array._replace(value_size=rows.value_size, entries=rows.entries)
+            if name in sizes:
+                size = sizes[name]
+                array = array._replace(value_size=size.value_size, entries=size.entries)
             made[name] = _libbpf_maps.create_array(lib, name, *array)
         if RODATA in made:
             _libbpf_maps.set_and_freeze(lib, made[RODATA].fileno(), data)
@@ -121,7 +122,7 @@ class ReloadableProgram(NamedTuple):
             lib, self.name, LICENCE, SLEEPABLE, self.kind, bytes(code)
         )
         # The program holds references to its maps.
-        return Loaded(program, made.get(ROWS))
+        return Loaded(program, {name: made[name] for name in sizes})
 
 
 _kept: dict[tuple[str, str], ReloadableProgram] = {}

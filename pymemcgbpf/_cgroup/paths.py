@@ -8,7 +8,6 @@ all its children at once.
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
@@ -17,7 +16,9 @@ from typing import Callable, Optional
 
 from .. import _fork
 from .._descriptors import opened_at
-from ..errors import is_transient, shortage
+from ..errors import raise_if_transient
+from .walk_paths import Paths as PathsOfRows
+from .walk_paths import WalkPaths
 
 ROOT = "."
 
@@ -35,12 +36,15 @@ class Paths:
     Args:
         path: the path of the root.
         identity: the device and inode number of the root's directory.
+
+    Attributes:
+        root: the absolute path of the root.
+        device: the device of the directories.
     """
 
     def __init__(self, path: str, identity: tuple[int, int]) -> None:
-        self._lookup_blocked = False  # whether a directory could not be read in this look-up
         self.root = os.path.abspath(path)
-        self._device, self._root_id = identity
+        self.device, self._root_id = identity
         if self._id_of(self.root) != self._root_id:  # abspath() removed ".." behind a link
             self.root = os.path.realpath(path)
         self._prefix = os.path.join(self.root, "")
@@ -63,10 +67,8 @@ class Paths:
         parent_of: Callable[[int], Optional[int]],
         seen_ns: int,
         ids: Collection[int],
-    ) -> tuple[Optional[str], bool]:
-        """A cgroup's path now, or None if it was not found; and whether the cgroup is gone.
-
-        A cgroup that was not found is gone, unless a directory could not be read.
+    ) -> Optional[str]:
+        """A cgroup's path now, relative to the root; None if it was not found.
 
         Args:
             cgroup_id: the cgroup's id.
@@ -78,10 +80,8 @@ class Paths:
             MemcgError: the process is short of file descriptors or memory.
         """
         with self._lock:
-            self._lookup_blocked = False
             try:
-                path = self._found(cgroup_id, parent_of, seen_ns)
-                return path, path is None and not self._lookup_blocked
+                return self._found(cgroup_id, parent_of, seen_ns)
             finally:
                 most = 2 * len(ids) + _SPARE
                 if len(self._known) > most or len(self._listed) > most:
@@ -105,28 +105,18 @@ class Paths:
                     return None
         return self._known[cgroup_id]
 
-    def id_at(self, path: str) -> Optional[int]:
-        """The id of the cgroup at a path relative to the root; None if no cgroup of this hierarchy
-        is there."""
-        return self._id_of(os.path.join(self.root, path))
-
     def _id_of(self, path: str) -> Optional[int]:
         try:
             status = os.stat(path)
         except OSError as error:
-            self._record_error(error)
+            self._raise_if_transient(error)
             return None
         except ValueError:  # the path has a NUL
             return None
-        return status.st_ino if status.st_dev == self._device else None
+        return status.st_ino if status.st_dev == self.device else None
 
-    def _record_error(self, error: OSError) -> None:
-        """Records that a directory could not be read, unless it only does not exist any more."""
-        if is_transient(error):
-            message = f"the cgroups below {self.root} cannot be listed"
-            raise shortage(message, error, "open") from error
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV):
-            self._lookup_blocked = True
+    def _raise_if_transient(self, error: OSError) -> None:
+        raise_if_transient(error, f"the cgroups below {self.root} cannot be listed", "open")
 
     def _is_known(self, cgroup_id: int) -> bool:
         relative = self._known.get(cgroup_id)
@@ -178,8 +168,7 @@ class Paths:
             path = self.absolute(relative)
             cgroup_id = self._id_of(path)
             if cgroup_id is None:
-                self._lookup_blocked = True  # the ancestor is above the mount
-                return
+                return  # the ancestor is above the mount
             self._known[cgroup_id] = relative
             relative += "/.."
 
@@ -191,7 +180,7 @@ class Paths:
         try:
             directory = opened_at(self.absolute(relative), flags)
         except OSError as error:
-            self._record_error(error)
+            self._raise_if_transient(error)
             return None
         try:
             fd = directory.fileno()
@@ -204,7 +193,7 @@ class Paths:
                     if entry.is_dir(follow_symlinks=False)
                 }
         except OSError as error:
-            self._record_error(error)
+            self._raise_if_transient(error)
             return None
         finally:
             directory.close()
@@ -253,27 +242,55 @@ class PathsOfId:
         paths = self._found()
         return None if paths is None else paths.root
 
-    def absolute(self, relative: str) -> str:
-        """As :meth:`Paths.absolute`."""
+    @property
+    def device(self) -> Optional[int]:
+        """The device of the root's directory; None if the root is not visible."""
         paths = self._found()
-        assert paths is not None, "the relative path is from this object"
-        return paths.absolute(relative)
+        return None if paths is None else paths.device
 
-    def look_up(
-        self,
-        cgroup_id: int,
-        parent_of: Callable[[int], Optional[int]],
-        seen_ns: int,
-        ids: Collection[int],
-    ) -> tuple[Optional[str], bool]:
-        """As :meth:`Paths.look_up`. If the root is not visible, no cgroup is found, and none is
-        gone."""
+    def of_rows(self, ids: list[int], parent_ids: list[int], seen_ns: int) -> PathsOfRows:
+        """The absolute paths of cgroups; None for those that are not found.
+
+        Args:
+            ids: their ids.
+            parent_ids: the ids of their parents.
+            seen_ns: when the cgroups last existed for certain, in ns of CLOCK_MONOTONIC.
+
+        Raises:
+            MemcgError: the process is short of file descriptors or memory.
+        """
         paths = self._found()
         if paths is None:
-            return None, False
-        return paths.look_up(cgroup_id, parent_of, seen_ns, ids)
+            return (None,) * len(ids)
+        parent_of = dict(zip(ids, parent_ids))
+        relative = [paths.look_up(each, parent_of.get, seen_ns, parent_of) for each in ids]
+        return tuple(None if each is None else paths.absolute(each) for each in relative)
 
-    def id_at(self, path: str) -> Optional[int]:
-        """As :meth:`Paths.id_at`; also None if the root is not visible."""
-        paths = self._found()
-        return None if paths is None else paths.id_at(path)
+
+class ListedPaths(WalkPaths):
+    """The paths of a walk that wrote no names, found by listing directories when first used."""
+
+    def __init__(
+        self, paths: PathsOfId, ids: list[int], parent_ids: list[int], seen_ns: int
+    ) -> None:
+        super().__init__(None, None, ())
+        self._of_id, self._walk = paths, (ids, parent_ids, seen_ns)
+        self._is_listed = False
+
+    @property
+    def root(self) -> Optional[str]:
+        """As :attr:`WalkPaths.root`."""
+        return self._of_id.root
+
+    @property
+    def device(self) -> Optional[int]:
+        """As :attr:`WalkPaths.device`."""
+        return self._of_id.device
+
+    @property
+    def paths(self) -> PathsOfRows:
+        """As :attr:`WalkPaths.paths`, but of the time when they are first used."""
+        if not self._is_listed:
+            self._paths = self._of_id.of_rows(*self._walk)
+            self._is_listed = True
+        return self._paths

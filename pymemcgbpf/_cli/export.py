@@ -13,7 +13,8 @@ from typing import NamedTuple, Optional
 
 from .._cgroup import mounts as _mounts
 from .._items import BYTES, MICROSECONDS, NUMA_STAT, UNLIMITED, item_named, unknown
-from ..snapshot import ABSENT, Snapshot
+from .._wire import ABSENT
+from ..snapshot import Snapshot
 from . import command, output_file, parsers, readers
 from .units import utf_8
 
@@ -54,7 +55,6 @@ def main(arguments: Sequence[str]) -> int:
         with readers.tree_reader(options) as reader:
             snapshot = reader.read()
         readers.warn_if_text(reader.backend, reader.fallback_reason)
-        readers.warn_of_hidden_cgroups(snapshot)
         families = _exposition(snapshot, _labels(snapshot, reader.path), options.format)
         if options.output in (None, "-"):
             if isinstance(sys.stdout, io.TextIOWrapper):
@@ -127,7 +127,7 @@ def _exposition(snapshot: Snapshot, cgroups: Sequence[Optional[str]], form: str)
         for name, (_, _, unit, _, labels) in members:
             lines += (
                 f'{sample}{{cgroup="{cgroup}"{labels}}} {_number(value, unit)}'
-                for cgroup, value in zip(cgroups, snapshot.column(name))
+                for cgroup, value in zip(cgroups, snapshot._column(snapshot._places[name]))
                 if cgroup is not None and value != ABSENT
             )
         yield "\n".join(lines)

@@ -14,7 +14,6 @@ from . import output
 
 if TYPE_CHECKING:
     from ..reader import StatsReader, TreeReader
-    from ..snapshot import Snapshot
 
 
 def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[str]]]:
@@ -76,10 +75,3 @@ def warn_if_text(backend: str, reason: str) -> None:
     """Prints why a command fell back to text; nothing where text was asked for."""
     if backend == "text" and reason:
         output.warn(f"read as text instead of through BPF: {reason}")
-
-
-def warn_of_hidden_cgroups(snapshot: Snapshot) -> None:
-    """Prints how many cgroups of a tree are omitted because their paths are unknown."""
-    hidden = sum(row.path is None and not row.gone for row in snapshot)
-    if hidden:
-        output.warn(f"{hidden} cgroups are omitted: their directories are not visible here")

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from .._items import COUNTER, CURRENT, item_named
+from .._wire import ABSENT
 from ..errors import MemcgError
 from ..reader import TreeReader
-from ..snapshot import ABSENT, Row, Snapshot
+from ..snapshot import Row, Snapshot
 from . import command, parsers, readers, signals, table
 from .units import columns, human, per_second, printable
 
@@ -107,7 +108,9 @@ class _Rates:
     def lines(self, snapshot: Snapshot) -> list[_Line]:
         """The lines in the snapshot's order."""
         seconds = (snapshot.started_ns - self._started_ns) / 1e9
-        columns = (snapshot.column(name).tolist() for name in snapshot.item_names)
+        columns = (
+            snapshot._column(snapshot._places[name]).tolist() for name in snapshot.item_names
+        )
         now = dict(zip(snapshot.ids.tolist(), zip(*columns)))
         new = (ABSENT,) * len(self._rising)
         found = []

@@ -24,7 +24,6 @@ def main(arguments: Sequence[str]) -> int:
             snapshot = reader.read()
             if not options.json:
                 readers.warn_if_text(reader.backend, reader.fallback_reason)
-        readers.warn_of_hidden_cgroups(snapshot)
         lines = list(_lines(snapshot, options.depth, options.sort))
         return (_as_json if options.json else _as_table)(snapshot, lines)
 

@@ -17,7 +17,7 @@ from .._closable import Closable
 from .._descriptors import Owned, opened_at
 from .._lookup import Path
 from ..errors import ClosedError, MemcgError, PinNotFoundError, StreamError
-from ..snapshot import Snapshot
+from ..snapshot import Snapshot, Times
 from . import bpffs as _bpffs
 from . import diagnosis as _diagnosis
 from . import parts as _parts
@@ -119,7 +119,7 @@ class PinnedReader(Closable):
         """
         if self._closed:
             raise ClosedError(f"this reader of {self._path} is closed")
-        began = time.monotonic_ns()
+        now, began = time.time_ns(), time.monotonic_ns()
         tree = self._opened_tree() if self._in_parts else None
         if tree is None:
             stream = self._take(self._path)
@@ -136,7 +136,11 @@ class PinnedReader(Closable):
             raise _diagnosis.cgroup_removed(self._path)
         if tree is not None:
             rows = self._in_order(rows)
-        return Snapshot(rows, self._items, self._order, began, ended, self._paths_of(rows))
+        words = rows.cast("Q")[: len(rows) // 8]
+        width = _wire.row_size(len(self._items)) // 8
+        ids, parent_ids = words[::width].tolist(), words[1::width].tolist()
+        paths = _paths.ListedPaths(self._paths_of(rows), ids, parent_ids, ended)
+        return Snapshot(rows, self._items, self._order, Times(began, ended, now), paths)
 
     def close(self) -> None:
         """Makes every further read() raise ClosedError. Calling it again does nothing."""

@@ -22,7 +22,10 @@ from ..errors import MemcgError, TreeTooLargeError
 from . import flush as _flush
 from . import links as _links
 from . import one_bpf as _one_bpf
+from . import tree_paths as _tree_paths
 from . import tree_text as _tree_text
+
+MapSizes = dict[str, _program.MapSize]
 
 
 class IteratorWalker:
@@ -31,16 +34,17 @@ class IteratorWalker:
     by_iterator = True
 
     def __init__(
-        self, constants: dict[str, bytes], rows: _program.MapSize, cgroup: Cgroup, order: int
+        self, constants: dict[str, bytes], maps: MapSizes, cgroup: Cgroup, order: int
     ) -> None:
-        self._program = _program.Program(_program.SHARE, constants, rows)
-        self.memory = self._program.map_rows(rows)
+        self._program = _program.Program(_program.SHARE, constants, maps)
+        self.rows = self._program.map(_program.ROWS)
+        self.names = self._program.map(_program.NAMES, writable=True)
         self._link = _links.attach(self._program, cgroup, order)
         self._new_iterator = _libbpf_programs.IteratorMaker(self._link.fd)
         self._link_number = _libbpf_programs.ObjectNumber(self._link.fd)
 
     def walk(self) -> int:
-        """Fills the map, and returns the number of rows, even if not all of them fitted."""
+        """Fills the maps, and returns the number of rows, even if not all of them fitted."""
         if self._link_number.is_lost():  # the other link would fill its own map
             raise _one_bpf.another_reader_s()
         data = _links.read_iterator(self._new_iterator, _read_header_and_trailer)
@@ -56,7 +60,8 @@ class IteratorWalker:
         self._new_iterator.close()
         self._link.close()
         self._program.close()
-        _unmap(self.memory)
+        _unmap(self.rows)
+        _unmap(self.names)
 
 
 _HEADER_AND_TRAILER = _wire.header_size(_wire.MAX_ITEMS) + _wire.TRAILER.size
@@ -72,17 +77,18 @@ class RunWalker:
     by_iterator = False
 
     def __init__(
-        self, constants: dict[str, bytes], rows: _program.MapSize, cgroup: Cgroup, order: int
+        self, constants: dict[str, bytes], maps: MapSizes, cgroup: Cgroup, order: int
     ) -> None:
-        self._program = program = _program.Program(_program.RUN_TREE, constants, rows)
-        self.memory = program.map_rows(rows)
+        self._program = program = _program.Program(_program.RUN_TREE, constants, maps)
+        self.rows = program.map(_program.ROWS)
+        self.names = program.map(_program.NAMES, writable=True)
         self._path, self._identity = cgroup.path, cgroup.identity
         self._call = bytearray(_wire.CALL.size)
         _wire.CALL.pack_into(self._call, 0, cgroup.id, program.key, _wire.NOT_RUN, 0)
         self._run = _libbpf_programs.runner(program.fd, self._call)
 
     def walk(self) -> int:
-        """Fills the map, and returns the number of rows, even if not all of them fitted."""
+        """Fills the maps, and returns the number of rows, even if not all of them fitted."""
         while True:
             error = self._run()
             if error:
@@ -107,7 +113,8 @@ class RunWalker:
         """Releases the program. Calling it again does nothing."""
         self._run = _one_bpf.closed_run
         self._program.close()
-        _unmap(self.memory)
+        _unmap(self.rows)
+        _unmap(self.names)
 
 
 def _unmap(memory: mmap.mmap) -> None:
@@ -136,6 +143,7 @@ class MapSource:
         self._walker: Optional[Walker] = None
         self._directory = _files.CgroupFile(cgroup, ".")  # to create further links from
         self._root = cgroup._replace(fd=self._directory.fd, owner=None)
+        self._paths = _tree_paths.TreePaths(self._root, tree.order)
         self._flush = _flush.NO_FLUSH
         try:
             self._flush = _flush.before_walking(
@@ -166,31 +174,51 @@ class MapSource:
             walker = self._load(self._room)
         while True:
             self._flush.by_file()
+            self._paths.begin(walker.names)
             count = walker.walk()
             self._tree.check_cap(count, self._root.path)
-            if count <= self._room:
-                self._check_root(walker.memory, count)
-                return _tree_text.Rows(walker.memory, count)
-            walker = self._load(self._tree.room_for(count))
+            written = _tree_paths.WrittenNames.of(walker.names)
+            if count > self._room or not self._name_room.holds(written):
+                walker = self._load(self._tree.room_for(count), written)
+                continue
+            self._check_root(walker.rows, count)
+            width = self._plan.row_size // 8
+            paths = self._paths.of_walk(
+                walker.rows, count, width, walker.names, written, self._name_room
+            )
+            if paths is not None:
+                return _tree_text.Rows(walker.rows, count, paths)
 
     def probe_missing(self) -> set[str]:
         """Walks once, and returns the items that this kernel does not keep, by the first row."""
-        memory, count = self.walk()
-        if not count:
+        rows = self.walk()
+        if not rows.number:
             return set()
-        row = _wire.decode_row(memory, 0, len(self.names))
+        row = _wire.decode_row(rows.memory, 0, len(self.names))
         absent = {name for name, value in zip(self.names, row.values) if value == _wire.ABSENT}
         on_root = bool(row.flags & _wire.ROW_ROOT)
         return {name for name in absent if not is_optional(name, on_root)}
 
-    def _load(self, room: int) -> Walker:
-        """Replaces the program by one with room for this number of rows."""
+    def _load(self, room: int, written: Optional[_tree_paths.WrittenNames] = None) -> Walker:
+        """Replaces the program by one with room for this number of rows, and for their names.
+
+        *written* are the names of a walk that did not fit.
+        """
         order, more = _links.walk_order(_options.ORDERS[self._tree.order], self._root)
-        constants = {**self._plan.constants(self._flush.mode, order), **more}
+        names = room if written is None else max(room, written.nr_names)
+        text_size = 0 if written is None else written.text_size + written.text_size // 4
+        name_room = _tree_paths.NameRoom.for_names(names, text_size)
+        constants = {
+            **self._plan.constants(self._flush.mode, order),
+            **name_room.constants(self._paths.can_rename),
+            **more,
+        }
         rows = _program.MapSize(self._plan.row_size, room)
-        walker = self._make_walker(constants, rows, self._root, order)
+        maps = {_program.ROWS: rows, _program.NAMES: name_room.map_size}
+        walker = self._make_walker(constants, maps, self._root, order)
         self._unload()
-        self._walker, self._room, self._owner = walker, room, _fork.generation
+        self._walker, self._room, self._name_room = walker, room, name_room
+        self._owner = _fork.generation
         return walker
 
     def _unload(self) -> None:
@@ -243,8 +271,11 @@ def estimate_rows(cgroup: Cgroup, order: str) -> int:
 def count_rows(cgroup: Cgroup, plan: ReadPlan) -> int:
     """Counts the rows of a tree by a walk."""
     constants = plan.constants(_terms.FLUSH_NONE, _options.PRE)
-    room = _program.MapSize(plan.row_size, 1)
-    walker = IteratorWalker(constants, room, cgroup, _options.PRE)
+    maps = {
+        _program.ROWS: _program.MapSize(plan.row_size, 1),
+        _program.NAMES: _tree_paths.NO_NAMES.map_size,
+    }
+    walker = IteratorWalker(constants, maps, cgroup, _options.PRE)
     try:
         return walker.walk()
     finally:

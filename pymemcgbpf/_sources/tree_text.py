@@ -16,6 +16,7 @@ from .._cgroup import diagnosis as _diagnosis
 from .._cgroup import directory as _directory
 from .._cgroup import files as _files
 from .._cgroup.directory import Cgroup
+from .._cgroup.walk_paths import Paths, RootPath, WalkPaths
 from .._descriptors import Owned, opened_at
 from .._items import MEMORY_STAT, ON_ROOT, PRESSURE, file_of
 from ..errors import MemcgError, is_transient
@@ -30,10 +31,12 @@ class Rows(NamedTuple):
     Attributes:
         memory: the rows, one after the other, from its beginning.
         number: the number of rows.
+        paths: the path of each row.
     """
 
     memory: Union[mmap.mmap, bytes]
     number: int
+    paths: WalkPaths
 
 
 class _Place(NamedTuple):
@@ -104,6 +107,8 @@ class TextTreeSource:
         self._pack_values = struct.Struct(f"={len(names)}Q").pack
         self._directory = _files.CgroupFile(cgroup, ".")
         self._root = cgroup._replace(fd=self._directory.fd, owner=None)
+        self._root_path = RootPath(self._root)
+        self._last = WalkPaths(None, None, ())
         self._above = tuple(self._ancestors())
         parent_id = self._above[0].id if self._above else 0
         self._start = _Place(".", cgroup.id, parent_id, len(self._above))
@@ -124,17 +129,33 @@ class TextTreeSource:
             TreeTooLargeError: there are more rows than the caller allows.
             CgroupRemovedError: the root of the walk was removed.
         """
-        rows = []
+        self._root_path.follow()
+        rows, paths = [], []
         for place in self._places():
             row = self._row(place)
             if row is not None:
                 rows.append(row)
+                paths.append(place.path)
             elif place is self._start:
                 raise _diagnosis.why_unreadable(self._root.path, self._root.identity)
         if not rows and self._root.has_lost_files:
             raise _diagnosis.why_unreadable(self._root.path, self._root.identity)
         self._check_cap(len(rows), self._root.path)
-        return Rows(b"".join(rows), len(rows))
+        return Rows(b"".join(rows), len(rows), self._walk_paths(paths))
+
+    def _walk_paths(self, relative: list[str]) -> WalkPaths:
+        """The paths of a walk; the object of the last walk if they are the same."""
+        root = self._root_path.path
+        if self._order == "up":
+            real = os.path.realpath(root)
+            above = (os.path.normpath(f"{real}/{path}") for path in relative[1:])
+            paths: Paths = (root, *above)
+        else:
+            prefix = os.path.join(root, "")
+            paths = tuple(root if path == "." else prefix + path for path in relative)
+        if paths != self._last.paths or root != self._last.root:
+            self._last = WalkPaths(root, self._root.identity[0], paths)
+        return self._last
 
     def probe_missing(self) -> set[str]:
         """Returns the empty set: the kernel keeps what its files show."""

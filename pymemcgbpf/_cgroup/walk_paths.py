@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The paths of the cgroups of one walk, and what is at a path now."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Optional
+
+from .. import _lookup
+from ..errors import CgroupPermissionError
+from . import mounts as _mounts
+from .directory import Cgroup
+
+Paths = tuple[Optional[str], ...]
+
+
+class RootPath:
+    """The absolute path of the root of a walk.
+
+    On cgroup v1 the root, or a cgroup above it, can be renamed; :meth:`follow` finds it again.
+
+    Attributes:
+        path: the path.
+    """
+
+    def __init__(self, cgroup: Cgroup) -> None:
+        self._fd, self._identity = cgroup.fd, cgroup.identity
+        self._can_move = cgroup.version == 1
+        self.path = os.path.abspath(cgroup.path)
+        if _lookup.identity(self.path) != cgroup.identity:  # abspath() removed ".." behind a link
+            self.path = os.path.realpath(cgroup.path)
+        self._link = self._read_link()
+
+    def follow(self) -> bool:
+        """Finds the path again if it has changed, and returns whether it has."""
+        if not self._can_move:
+            return False
+        link = self._read_link()
+        if link == self._link or link is None or _lookup.identity(link) != self._identity:
+            return False
+        self._link = self.path = link
+        return True
+
+    def _read_link(self) -> Optional[str]:
+        """The path of the open directory; None without /proc."""
+        try:
+            return os.readlink(f"/proc/self/fd/{self._fd}") if self._can_move else None
+        except OSError:
+            return None
+
+
+class WalkPaths:
+    """The paths of the rows of one walk. Snapshots of an unchanged tree share one object."""
+
+    def __init__(self, root: Optional[str], device: Optional[int], paths: Paths) -> None:
+        self._root, self._device, self._paths = root, device, paths
+        self._places: Optional[dict[Optional[str], int]] = None
+
+    @property
+    def root(self) -> Optional[str]:
+        """The path of the walk's root; None if it is not visible."""
+        return self._root
+
+    @property
+    def device(self) -> Optional[int]:
+        """The device of the hierarchy's directories; None if the root is not visible."""
+        return self._device
+
+    @property
+    def paths(self) -> Paths:
+        """The path of each row at the time of the walk; None where it is unknown."""
+        return self._paths
+
+    @property
+    def places(self) -> dict[Optional[str], int]:
+        """The number of the row at each path."""
+        if self._places is None:
+            self._places = dict(zip(self.paths, itertools.count()))
+        return self._places
+
+    def id_at(self, path: str) -> Optional[int]:
+        """The id of the cgroup at an absolute path now; None if no cgroup of this hierarchy is
+        there."""
+        found = _lookup.identity(path)
+        return found[1] if found is not None and found[0] == self.device else None
+
+    def exists(self, place: int, cgroup_id: int) -> bool:
+        """Whether the cgroup of a row exists now, wherever it is.
+
+        Raises:
+            CgroupPermissionError: this process cannot see it.
+        """
+        path = self.paths[place]
+        if path is not None:
+            if self.id_at(path) == cgroup_id:
+                return True
+            found = _mounts.find_cgroup(cgroup_id)  # on cgroup v1 it may have another name by now
+            if found is not None and found[1] == self.device:
+                return True
+            if self._is_mounted():
+                return False
+        raise CgroupPermissionError(
+            f"whether cgroup {cgroup_id} exists cannot be seen: its directory is not visible to "
+            "this process"
+        )
+
+    def _is_mounted(self) -> bool:
+        at = (_lookup.identity(mount_point) for _, mount_point in _mounts.memory_mounts())
+        return any(each is not None and each[0] == self.device for each in at)

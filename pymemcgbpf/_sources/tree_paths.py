@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The paths of the cgroups in a tree, from the names that the walk itself writes.
+
+A path is the cgroup's at the time of the walk. The program writes the names of new cgroups only,
+and a signature of all rows, so a tree that has not changed costs nothing.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from typing import NamedTuple, Optional
+
+from .. import _wire
+from .._bpf.program import MapSize
+from .._bpf.terms import u32
+from .._cgroup import mounts as _mounts
+from .._cgroup.directory import Cgroup
+from .._cgroup.walk_paths import Paths, RootPath, WalkPaths
+
+_TYPICAL_NAME = 48  # bytes; names that do not fit make the map larger
+
+
+class NameRoom(NamedTuple):
+    """The room in the map of names.
+
+    Attributes:
+        names: how many names it holds; 0 if a walk shall write no names.
+        text_size: the bytes of their text.
+    """
+
+    names: int
+    text_size: int
+
+    @classmethod
+    def for_names(cls, names: int, text_size: int = 0) -> NameRoom:
+        """Room for this number of names, with at least this much text."""
+        return cls(names, max(names * _TYPICAL_NAME, text_size) + _wire.NAME_SIZE)
+
+    @property
+    def map_size(self) -> MapSize:
+        """The size of the map."""
+        return MapSize(self._text_at + self.text_size, 1)
+
+    @property
+    def _text_at(self) -> int:
+        return _wire.NAMES.size + self.names * _wire.NAME.size
+
+    def constants(self, can_rename: bool) -> dict[str, bytes]:
+        """The program's constants for a map of this size."""
+        return {
+            "nr_names_fit": u32(self.names),
+            "text_size": u32(self.text_size),
+            "can_rename": bytes([can_rename]),
+        }
+
+    def holds(self, written: WrittenNames) -> bool:
+        """Whether all names of a walk fitted."""
+        return (
+            written.nr_names <= self.names and written.text_size <= self.text_size - _wire.NAME_SIZE
+        )
+
+
+NO_NAMES = NameRoom(0, 0)
+
+
+class WrittenNames(NamedTuple):
+    """What a walk wrote into the map of names: a struct memcg_stats_names."""
+
+    named_id: int
+    newest_id: int
+    signature: int
+    nr_names: int
+    text_size: int
+
+    @classmethod
+    def of(cls, memory: mmap.mmap) -> WrittenNames:
+        """Decodes the map after a walk."""
+        return cls(*_wire.NAMES.unpack_from(memory))
+
+
+class TreePaths:
+    """The paths of the rows of one tree, remembered from walk to walk.
+
+    What is remembered is bounded by twice the rows of the last walk.
+
+    Args:
+        cgroup: the root of the walk.
+        order: the order of the rows.
+    """
+
+    def __init__(self, cgroup: Cgroup, order: str) -> None:
+        self._root_id, self._device = cgroup.id, cgroup.identity[0]
+        self._order = order
+        self.can_rename = cgroup.version == 1
+        self._root = RootPath(cgroup)
+        self.named_id = 0
+        self._path_of: dict[int, str] = {}
+        self._tags: dict[int, int] = {}
+        self._signature: Optional[tuple[int, int]] = None
+        self._last = WalkPaths(None, None, ())
+        self._forget()
+
+    def begin(self, names: mmap.mmap) -> None:
+        """Prepares the map of names for a walk."""
+        names[:8] = _wire.encode_id(self.named_id)
+
+    def _forget(self) -> None:
+        """Forgets all paths but the root's, so that the next walk writes all names."""
+        self._signature = None
+        self.named_id = 0
+        self._path_of = {self._root_id: self._root.path}
+        self._tags = {}
+
+    def of_walk(
+        self,
+        rows: mmap.mmap,
+        count: int,
+        width: int,
+        names: mmap.mmap,
+        written: WrittenNames,
+        room: NameRoom,
+    ) -> Optional[WalkPaths]:
+        """The paths of all rows of a walk; None if it has to walk again, and then writes all names.
+
+        Args:
+            rows: the map of rows.
+            count: the number of rows.
+            width: the number of 64-bit words of a row.
+            names: the map of names.
+            written: what the walk wrote into it. All names must have fitted.
+            room: the room that it has.
+        """
+        signature = (written.signature, count)
+        if signature == self._signature:
+            return self._last
+        # If a signal handler's exception ends this, the next walk finds all paths again.
+        complete = self.named_id == 0
+        self._signature, self.named_id = None, 0
+        if self._root.follow():
+            self._forget()
+            return None
+        with memoryview(rows) as every, every[: 8 * count * width].cast("Q") as words:
+            ids = words[::width].tolist()
+            if self.can_rename and not self._have_kept_names(ids, words[2::width].tolist()):
+                self._forget()
+                return None
+        if self._order == "up":
+            paths: Paths = self._upwards(count)
+        else:
+            if written.nr_names:
+                self._learn(names, written, room)
+            paths = tuple(map(self._path_of.get, ids))
+            if None in paths and not complete:
+                self._forget()
+                return None
+        if len(self._path_of) > 2 * count + 64:
+            self._prune(ids)
+        self._last = WalkPaths(self._root.path, self._device, paths)
+        if self._order == "up" or None not in paths:
+            self._signature, self.named_id = signature, written.newest_id
+        return self._last
+
+    def _have_kept_names(self, ids: list[int], words: list[int]) -> bool:
+        """Whether no remembered cgroup was renamed, by the words with the level and the tag."""
+        before, self._tags = self._tags, dict(zip(ids, words))
+        return list(map(before.get, ids, words)) == words
+
+    def _learn(self, names: mmap.mmap, written: WrittenNames, room: NameRoom) -> None:
+        """Remembers the paths of the cgroups that the walk has named."""
+        start = _wire.NAMES.size
+        numbers = struct.unpack_from(f"={2 * written.nr_names}Q", names, start)
+        start += room.names * _wire.NAME.size
+        text = os.fsdecode(names[start : start + written.text_size]).split("\0")
+        new = zip(numbers[::2], numbers[1::2], text)
+        path_of, root_id = self._path_of, self._root_id
+        for cgroup_id, parent_id, name in reversed(list(new)) if self._order == "post" else new:
+            above = path_of.get(parent_id)
+            if above is not None and cgroup_id != root_id:
+                path_of[cgroup_id] = f"{above}/{name}" if above != "/" else f"/{name}"
+
+    def _upwards(self, count: int) -> Paths:
+        """The paths of the root and its ancestors, as far as they are below the mount."""
+        path = os.path.realpath(self._root.path)
+        paths: list[Optional[str]] = [self._root.path]
+        topmost = _mounts.hierarchy_root(path)
+        while len(paths) < count and path != topmost:
+            path = os.path.dirname(path)
+            paths.append(path)
+        return tuple(paths + [None] * (count - len(paths)))
+
+    def _prune(self, ids: list[int]) -> None:
+        """Forgets the cgroups that have no row any more."""
+        path_of = self._path_of
+        kept = {self._root_id, *ids}
+        self._path_of = {key: path for key, path in path_of.items() if key in kept}
