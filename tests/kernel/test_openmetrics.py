@@ -8,11 +8,20 @@ import os
 import re
 from pathlib import Path
 
-from pymemcgbpf import Backend, TreeReader, openmetrics
+from pymemcgbpf import (
+    Backend,
+    PinnedReader,
+    Snapshot,
+    TreeReader,
+    openmetrics,
+    pin_tree,
+    unpin,
+)
 
-from .cgroups import MIB, Worker, cgroup, enable_memory, fault_in
+from .cgroups import MIB, Worker, cgroup, enable_memory, fault_in, in_child
 from .forest import settle
 from .oracle import NO_LIMIT, everything
+from .pins import bpffs
 from .surroundings import VERSION
 
 # The kernel refuses no byte in a name but a newline, a slash and NUL.
@@ -69,3 +78,35 @@ def test_the_first_snapshot_after_a_change_has_the_tree_that_is_there() -> None:
                 labels = re.findall('cgroup="(.*)"', openmetrics(reader.read()))
                 top = f"/{root.name}"
                 assert labels == [top, *(f"{top}/{name}" for name in names)]
+
+
+def test_a_pinned_tree_has_the_metrics_of_the_tree() -> None:
+    with cgroup() as root, bpffs() as folder:
+        enable_memory(root)
+        (root / "a").mkdir()
+        with TreeReader(root, ["memory.max", "pgscan"], flush=False) as tree:
+            expected = openmetrics(tree.read())
+        pin_tree(root, folder / "tree", ["memory.max", "pgscan"], flush=False)
+        try:
+            with PinnedReader(folder / "tree") as reader:
+                snapshot = reader.read()
+                assert isinstance(snapshot, Snapshot)
+                assert openmetrics(snapshot) == expected
+        finally:
+            unpin(folder / "tree")
+
+
+def test_a_forked_child_writes_snapshots_of_both_sides_of_the_fork() -> None:
+    with cgroup() as root:
+        enable_memory(root)
+        with TreeReader(root, ["memory.max"]) as reader:
+            before = reader.read()
+            expected = openmetrics(before)
+
+            def write() -> None:
+                (root / "new").mkdir()
+                assert openmetrics(before) == expected
+                assert f'cgroup="/{root.name}/new"' in openmetrics(reader.read())
+
+            assert in_child(write) == 0
+            assert f'cgroup="/{root.name}/new"' in openmetrics(reader.read())
