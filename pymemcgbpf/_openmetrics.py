@@ -217,7 +217,8 @@ def _labels(snapshot: Snapshot) -> _Labels:
     by_path = {path: known[path] for path in paths if path is not None}
     starts, shown = list(by_path.values()), None
     if len(starts) < len(paths):
-        # Of two cgroups that had one path during the walk, the later one has it still.
+        # Two cgroups can have had one path during the walk, one after the other. No two samples may
+        # have the same labels, so only the later one is shown.
         latest = {path: row for row, path in enumerate(paths)}
         shown = [path is not None and latest[path] == row for row, path in enumerate(paths)]
         starts = [by_path[path] for path in itertools.compress(paths, shown) if path is not None]
