@@ -12,6 +12,7 @@ What to use:
     read_stats      one cgroup, in one call
     StatsReader     one cgroup, again and again
     TreeReader      a tree of cgroups in one walk: a Snapshot, which has a Row for each cgroup
+    openmetrics     a Snapshot as metrics for Prometheus
     list_items      what this kernel offers: name, unit, kind and description of each Item
     unknown_keys    keys of memory.stat that this version does not know
     pin, pin_tree   publish statistics as files in a bpffs; unpin removes them
@@ -35,6 +36,7 @@ from ._version import VERSION
 if TYPE_CHECKING:
     from ._functions import clear_cache, list_items, read_stats, unknown_keys
     from ._items import UNLIMITED, Item
+    from ._openmetrics import openmetrics
     from ._options import Backend, Order, StatsTransport, TreeTransport
     from ._pins.create import pin, pin_tree
     from ._pins.read import PinnedReader
@@ -74,6 +76,7 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
     "TreeReader",
     "Snapshot",
     "Row",
+    "openmetrics",
     "list_items",
     "unknown_keys",
     "Item",
@@ -127,6 +130,7 @@ _LAZY_EXPORTS = {
     "UNLIMITED": "_items",
     "clear_cache": "_functions",
     "list_items": "_functions",
+    "openmetrics": "_openmetrics",
     "pin": "_pins.create",
     "pin_tree": "_pins.create",
     "read_stats": "_functions",

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Finds out what is at a path. A shortage of memory or descriptors is an error, not an answer."""
+"""Paths: what is at them, and their text. A shortage of memory or descriptors is an error, not an
+answer."""
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from typing import Optional, Union
 
@@ -89,3 +91,17 @@ def contents(path: str, directory: Optional[int] = None) -> Optional[str]:
     except OSError as error:
         raise_if_transient(error, f"{path} cannot be read", "open")
         return None
+
+
+# What os.fsdecode() makes of bytes that are not UTF-8.
+_NO_UTF_8 = re.compile("[\udc80-\udcff]")
+
+
+def utf_8(path: str) -> str:
+    """A path as valid text: bytes that are not UTF-8 become ``//xNN``.
+
+    This is unambiguous, because a normalized path has no two slashes in a row.
+    """
+    if path.isascii():
+        return path
+    return _NO_UTF_8.sub(lambda found: f"//x{ord(found[0]) - 0xDC00:02x}", path)

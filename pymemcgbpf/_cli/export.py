@@ -5,20 +5,11 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Optional
 
-from .._cgroup import mounts as _mounts
-from .._items import BYTES, MICROSECONDS, NUMA_STAT, UNLIMITED, item_named, unknown
-from .._wire import ABSENT
-from ..snapshot import Snapshot
+from .. import _openmetrics
 from . import command, output_file, parsers, readers
-from .units import utf_8
-
-_PROMETHEUS, _OPENMETRICS = "prometheus", "openmetrics"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,8 +27,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--format",
-        choices=(_PROMETHEUS, _OPENMETRICS),
-        default=_PROMETHEUS,
+        choices=_openmetrics.FORMATS,
+        default="prometheus",
         help="prometheus: the text format, for node_exporter's textfile collector, the "
         "Pushgateway and promtool; openmetrics: OpenMetrics 1.0 (default: prometheus)",
     )
@@ -55,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         with readers.tree_reader(options) as reader:
             snapshot = reader.read()
         readers.warn_if_text(reader.backend, reader.fallback_reason)
-        families = _exposition(snapshot, _labels(snapshot, reader.path), options.format)
+        families = _openmetrics.families(snapshot, options.format)
         if options.output in (None, "-"):
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(encoding="utf-8")  # both formats prescribe it
@@ -71,89 +62,3 @@ def _file_name(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("the name of the file is empty")
     return text
-
-
-class _Metric(NamedTuple):
-    """An item as Prometheus knows it.
-
-    Attributes:
-        family: the metric's name, without a counter's "_total".
-        kind: "gauge", "counter", or "" for an unknown item.
-        unit: "bytes", "seconds" or "".
-        description: one line.
-        labels: those that follow the cgroup's, such as `,node="0"`.
-    """
-
-    family: str
-    kind: str
-    unit: str
-    description: str
-    labels: str
-
-
-def _metric(name: str) -> _Metric:
-    item = item_named(name) or unknown(name)
-    words, description, labels = name.removeprefix("memory."), item.description, ""
-    base, _, node = words.rpartition(".N")
-    if item.file == NUMA_STAT and node.isdecimal():
-        words, labels = base, f',node="{node}"'
-        description = description.partition(", on NUMA node")[0] + ", on a NUMA node"
-    unit = {BYTES: "bytes", MICROSECONDS: "seconds"}.get(item.unit, "")
-    words = re.sub("[^a-zA-Z0-9]", "_", words.removesuffix(".total"))
-    words = words.replace(
-        "sec_pagetables", "secondary_pagetables"
-    )  # promtool takes "sec" for a unit
-    family = "_".join(filter(None, ("cgroup_memory", words, unit)))
-    return _Metric(family, item.kind, unit, description, labels)
-
-
-def _exposition(snapshot: Snapshot, cgroups: Sequence[Optional[str]], form: str) -> Iterator[str]:
-    """The lines of the output, one text for each metric."""
-    families: dict[str, list[tuple[str, _Metric]]] = {}
-    for name in snapshot.item_names:
-        metric = _metric(name)
-        families.setdefault(metric.family, []).append((name, metric))
-    openmetrics = form == _OPENMETRICS
-    for family, members in families.items():
-        _, metric = members[0]
-        sample = f"{family}_total" if metric.kind == "counter" else family
-        head = family if openmetrics else sample
-        lines = [
-            f"# HELP {head} {_escaped(metric.description)}",
-            f"# TYPE {head} {metric.kind or ('unknown' if openmetrics else 'untyped')}",
-        ]
-        if openmetrics and metric.unit:
-            lines.append(f"# UNIT {head} {metric.unit}")
-        for name, (_, _, unit, _, labels) in members:
-            lines += (
-                f'{sample}{{cgroup="{cgroup}"{labels}}} {_number(value, unit)}'
-                for cgroup, value in zip(cgroups, snapshot._column(snapshot._places[name]))
-                if cgroup is not None and value != ABSENT
-            )
-        yield "\n".join(lines)
-    if openmetrics:
-        yield "# EOF"
-
-
-def _labels(snapshot: Snapshot, path: str) -> list[Optional[str]]:
-    """The label of each row; None for a cgroup without a path, such as a removed one."""
-    root = os.path.realpath(path)
-    above = os.path.relpath(root, _mounts.hierarchy_root(root))
-    paths = (row.relative_path for row in snapshot)
-    return [
-        None if path is None else _escaped(utf_8(os.path.normpath(os.path.join("/", above, path))))
-        for path in paths
-    ]
-
-
-def _number(value: int, unit: str) -> str:
-    if unit == "bytes" and value == UNLIMITED:
-        return "+Inf"
-    if unit == "seconds":
-        return f"{value // 1_000_000}.{value % 1_000_000:06}"
-    return str(value)
-
-
-def _escaped(text: str) -> str:
-    """A text as labels and descriptions need it."""
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

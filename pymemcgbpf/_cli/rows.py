@@ -7,9 +7,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Optional
 
+from .._lookup import utf_8
 from ..snapshot import Row
 from . import table
-from .units import FormattedValue, human, printable, utf_8
+from .units import FormattedValue, human, printable
 
 _NO_VALUE = FormattedValue("-", "")
 

@@ -64,13 +64,3 @@ def _escaped(letter: str) -> str:
 
 # What os.fsdecode() makes of bytes that are not UTF-8.
 _NO_UTF_8 = {chr(number) for number in range(0xDC80, 0xDD00)}
-
-
-def utf_8(path: str) -> str:
-    """A path as valid text: bytes that are not UTF-8 become ``//xNN``.
-
-    This is unambiguous, because a normalized path has no two slashes in a row.
-    """
-    return "".join(
-        f"//x{ord(letter) - 0xDC00:02x}" if letter in _NO_UTF_8 else letter for letter in path
-    )

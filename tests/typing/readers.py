@@ -15,6 +15,7 @@ from pymemcgbpf import (
     StatsReader,
     TreeReader,
     list_items,
+    openmetrics,
     read_stats,
 )
 
@@ -69,6 +70,11 @@ column: memoryview = snapshot.column("anon")
 total: int = sum(column)
 snapshot.column(0)  # error
 snapshot["anon"]  # error
+assert_type(openmetrics(snapshot), str)
+assert_type(openmetrics(snapshot, format="prometheus"), str)
+openmetrics(snapshot, format="json")  # error
+openmetrics(snapshot, "prometheus")  # error
+openmetrics(snapshot[0])  # error
 for row in snapshot:
     assert_type(row["anon"], int)
     assert_type(row.path, Optional[str])

@@ -292,6 +292,7 @@ RULES = {
     "_bpf": {*BASE, "_bpf"},
     "_sources": {*BASE, "_cgroup", "_bpf", "_sources"},
     "snapshot": {*BASE, *SNAPSHOT},
+    "_openmetrics": {*BASE, *SNAPSHOT},
     # A process that reads pins has no libbpf, and perhaps no ctypes.
     **{f"_pins.{name}": {*BASE, *SNAPSHOT, "_pins"} for name in PINS_WITHOUT_BPF},
 }

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import UNLIMITED, MemcgError, Snapshot
-from pymemcgbpf._cli import export, output_file
+from pymemcgbpf import MemcgError
+from pymemcgbpf._cli import output_file
 from pymemcgbpf._items import CATALOGUE, item_named
 
 from ...terminal import terminal
@@ -131,31 +131,6 @@ def _of(file: str) -> list[str]:
     return [item.name for item in CATALOGUE.values() if item.file == file]
 
 
-def test_every_item_has_its_own_metric_name() -> None:
-    families = [export._metric(name).family for name in CATALOGUE]
-    families += {
-        export._metric(f"memory.numa_stat.{name}.N{node}").family
-        for name in _of("memory.stat")
-        for node in (0, 12)
-    }
-    assert len(set(families)) == len(families)
-
-
-def test_values_are_exact_in_their_unit() -> None:
-    cases: list[tuple[int, str, str]] = [
-        (0, "", "0"),
-        ((1 << 64) - 2, "", str((1 << 64) - 2)),
-        (UNLIMITED, "bytes", "+Inf"),
-        (UNLIMITED, "", str(UNLIMITED)),
-        (UNLIMITED - 1, "bytes", str(UNLIMITED - 1)),
-        (0, "seconds", "0.000000"),
-        (1, "seconds", "0.000001"),
-        (12_345_678_901, "seconds", "12345.678901"),
-    ]
-    for value, unit, text in cases:
-        assert export._number(value, unit) == text
-
-
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_cgroup_name_of_any_bytes_is_a_valid_label(
     form: str, forest: Path, tmp_path: Path, capsys: Captured
@@ -204,19 +179,6 @@ def test_the_label_is_the_path_from_the_hierarchys_root(forest: Path, capsys: Ca
     for path in (forest / "a.slice", forest.parent / "link", forest / "a.slice" / "b" / ".."):
         labels = re.findall('cgroup="(.*)"', printed(capsys, path, "anon"))
         assert labels == ["/a.slice", "/a.slice/b"]
-
-
-def test_a_cgroup_removed_during_the_export_is_left_out(
-    forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    labels = export._labels
-
-    def remove_and_go_on(snapshot: Snapshot, path: str) -> object:
-        os.rename(forest / "a.slice" / "b", forest.parent / "gone")
-        return labels(snapshot, path)
-
-    monkeypatch.setattr(export, "_labels", remove_and_go_on)
-    assert re.findall('cgroup="(.*)"', printed(capsys, forest, "anon")) == ["/", "/a.slice"]
 
 
 # --- into a file ------------------------------------------------------------------------
