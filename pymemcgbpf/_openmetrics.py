@@ -199,14 +199,14 @@ class _Labels(NamedTuple):
     shown: Optional[list[bool]]
 
 
-# The labels of each reader's last snapshot, by the object that its snapshots have in common.
+# The labels of each reader's last snapshot, by WalkPaths.origin.
 _last_labels: weakref.WeakKeyDictionary[object, _Labels] = weakref.WeakKeyDictionary()
 
 
 def _labels(snapshot: Snapshot) -> _Labels:
     paths, directory = snapshot.paths, snapshot.path
     root = ("", "") if directory is None else (directory, _in_hierarchy(directory))
-    last = _last_labels.get(snapshot._paths)
+    last = _last_labels.get(snapshot._paths.origin)
     known: dict[str, str] = {}
     if last is not None and last.root == root:
         if last.paths is paths:
@@ -223,7 +223,7 @@ def _labels(snapshot: Snapshot) -> _Labels:
         shown = [path is not None and latest[path] == row for row, path in enumerate(paths)]
         starts = [by_path[path] for path in itertools.compress(paths, shown) if path is not None]
     labels = _Labels(paths, root, by_path, starts, shown)
-    _last_labels[snapshot._paths] = labels
+    _last_labels[snapshot._paths.origin] = labels
     return labels
 
 

@@ -20,6 +20,7 @@ ABSENT = (1 << 64) - 1
 """The value of an item that the kernel does not keep, or that the cgroup does not have."""
 
 ROW_ROOT = 1 << 0
+ROW_TAG_SHIFT = 1
 
 # struct memcg_stats_header without its items[]: magic, version, header_size, row_size,
 # nr_items, order

@@ -271,9 +271,9 @@ class ListedPaths(WalkPaths):
     """The paths of a walk that wrote no names, found by listing directories when first used."""
 
     def __init__(
-        self, paths: PathsOfId, ids: list[int], parent_ids: list[int], seen_ns: int
+        self, paths: PathsOfId, ids: memoryview, parent_ids: memoryview, seen_ns: int
     ) -> None:
-        super().__init__(None, None, ())
+        super().__init__(paths, None, None, ())
         self._of_id, self._walk = paths, (ids, parent_ids, seen_ns)
         self._is_listed = False
 
@@ -291,6 +291,7 @@ class ListedPaths(WalkPaths):
     def paths(self) -> PathsOfRows:
         """As :attr:`WalkPaths.paths`, but of the time when they are first used."""
         if not self._is_listed:
-            self._paths = self._of_id.of_rows(*self._walk)
+            ids, parent_ids, seen_ns = self._walk
+            self._paths = self._of_id.of_rows(ids.tolist(), parent_ids.tolist(), seen_ns)
             self._is_listed = True
         return self._paths

@@ -51,9 +51,16 @@ class RootPath:
 
 
 class WalkPaths:
-    """The paths of the rows of one walk. Snapshots of an unchanged tree share one object."""
+    """The paths of the rows of one walk. Snapshots of an unchanged tree share one object.
 
-    def __init__(self, root: Optional[str], device: Optional[int], paths: Paths) -> None:
+    Attributes:
+        origin: what the paths of all walks of one reader have in common.
+    """
+
+    def __init__(
+        self, origin: object, root: Optional[str], device: Optional[int], paths: Paths
+    ) -> None:
+        self.origin = origin
         self._root, self._device, self._paths = root, device, paths
         self._places: Optional[dict[Optional[str], int]] = None
 

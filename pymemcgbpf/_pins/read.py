@@ -136,10 +136,8 @@ class PinnedReader(Closable):
             raise _diagnosis.cgroup_removed(self._path)
         if tree is not None:
             rows = self._in_order(rows)
-        words = rows.cast("Q")[: len(rows) // 8]
-        width = _wire.row_size(len(self._items)) // 8
-        ids, parent_ids = words[::width].tolist(), words[1::width].tolist()
-        paths = _paths.ListedPaths(self._paths_of(rows), ids, parent_ids, ended)
+        words, width = rows.cast("Q"), _wire.row_size(len(self._items)) // 8
+        paths = _paths.ListedPaths(self._paths_of(rows), words[::width], words[1::width], ended)
         return Snapshot(rows, self._items, self._order, Times(began, ended, now), paths)
 
     def close(self) -> None:

@@ -99,7 +99,7 @@ class TreePaths:
         self._path_of: dict[int, str] = {}
         self._tags: dict[int, int] = {}
         self._signature: Optional[tuple[int, int]] = None
-        self._last = WalkPaths(None, None, ())
+        self._last = WalkPaths(self, None, None, ())
         self._forget()
 
     def begin(self, names: mmap.mmap) -> None:
@@ -157,7 +157,7 @@ class TreePaths:
                 return None
         if len(self._path_of) > 2 * count + 64:
             self._prune(ids)
-        self._last = WalkPaths(self._root.path, self._device, paths)
+        self._last = WalkPaths(self, self._root.path, self._device, paths)
         if self._order == "up" or None not in paths:
             self._signature, self.named_id = signature, written.newest_id
         return self._last

@@ -108,7 +108,7 @@ class TextTreeSource:
         self._directory = _files.CgroupFile(cgroup, ".")
         self._root = cgroup._replace(fd=self._directory.fd, owner=None)
         self._root_path = RootPath(self._root)
-        self._last = WalkPaths(None, None, ())
+        self._last = WalkPaths(self, None, None, ())
         self._above = tuple(self._ancestors())
         parent_id = self._above[0].id if self._above else 0
         self._start = _Place(".", cgroup.id, parent_id, len(self._above))
@@ -154,7 +154,7 @@ class TextTreeSource:
             prefix = os.path.join(root, "")
             paths = tuple(root if path == "." else prefix + path for path in relative)
         if paths != self._last.paths or root != self._last.root:
-            self._last = WalkPaths(root, self._root.identity[0], paths)
+            self._last = WalkPaths(self, root, self._root.identity[0], paths)
         return self._last
 
     def probe_missing(self) -> set[str]:

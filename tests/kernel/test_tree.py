@@ -345,21 +345,20 @@ def test_paths_follow_renames_and_removals(empty_cgroup: Path, tree_way: Way) ->
     with tree_way.tree(empty_cgroup, ["anon"]) as tree:
         old = tree.read()
         (row,) = [row for row in old if row.level > old[0].level]
-        assert (row.path, row.gone, old.find("a")) == (str(path), False, row)
+        assert (row.path, row.exists(), old.find("a")) == (str(path), True, row)
         remove(path)
-        assert (row.path, row.relative_path, row.gone) == (None, None, True)
+        assert (row.path, row.relative_path, row.exists()) == (str(path), "a", False)
         path.mkdir()
-        assert row.gone and old.find(str(path)) is None
+        assert not row.exists() and old.find(str(path)) == row
         new = tree.read()
         found = new.find("a")
         assert found is not None and found.path == str(path) and found.id > row.id
         assert list(new.by_path()) == [str(empty_cgroup), str(path)]
-        assert list(old.by_path()) == [str(empty_cgroup)]
-        # Seen for the first time when it is gone already.
+        assert list(old.by_path()) == [str(empty_cgroup), str(path)]
         (empty_cgroup / "b").mkdir()
         third = tree.read()
         remove(empty_cgroup / "b")
-        assert [row.gone for row in third] == [False, False, True]
+        assert [row.exists() for row in third] == [True, True, False]
 
 
 def test_every_path_of_1500_cgroups_is_right(big: Forest, tree_bpf_way: Way) -> None:

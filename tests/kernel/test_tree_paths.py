@@ -118,12 +118,12 @@ def test_a_cgroup_made_again_at_the_same_path_is_never_taken_for_the_first(
             snapshots.append(tree.read())
             assert [row.relative_path for row in snapshots[-1]][:2] == [".", "again"]
             for old in snapshots[:-1]:
-                assert [row.gone for row in old][:2] == [False, True]
-                assert old.find("again") is None
+                assert [row.exists() for row in old][:2] == [True, False]
+                assert old.find("again") == old[1]
             remove(path)
     ids = [snapshot[1].id for snapshot in snapshots]
     assert sorted(set(ids)) == ids and len(ids) == 10
-    assert all(row.gone for snapshot in snapshots for row in snapshot[1:])
+    assert not any(row.exists() for snapshot in snapshots for row in snapshot[1:])
 
 
 if VERSION == 1:  # v2 has no rename

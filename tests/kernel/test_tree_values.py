@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pymemcgbpf import ABSENT
-
 from .cgroups import (
     ANON_BYTES,
     FILE_BYTES,
@@ -61,11 +59,14 @@ def test_every_item_of_a_busy_cgroup_is_exact(busy: Busy, tree_way: Way, order: 
 def test_a_column_says_where_an_item_is_absent(empty_cgroup: Path, tree_way: Way) -> None:
     with tree_way.tree(empty_cgroup, ["memory.current", "anon"], order="up") as tree:
         snapshot = tree.read()
-    *below, root = snapshot.column("memory.current")
-    assert root == ABSENT and ABSENT not in below and len(below) >= 1
+    *below, root = snapshot.to_columns()["memory.current"]
+    assert root is None and None not in below and len(below) >= 1
+    with pytest.raises(KeyError, match=f"the cgroup {HIERARCHY} has no memory.current"):
+        snapshot.column("memory.current")
+    assert snapshot.column("memory.current", absent=7).tolist() == [*below, 7]
     assert list(snapshot.ids) == [empty_cgroup.stat().st_ino, HIERARCHY.stat().st_ino]
     assert list(snapshot.parent_ids) == [HIERARCHY.stat().st_ino, 0]
-    assert ABSENT not in snapshot.column("anon")
+    assert len(snapshot.column("anon")) == 2
 
 
 @pytest.mark.parametrize("order", ORDERS)

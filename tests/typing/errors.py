@@ -23,5 +23,4 @@ except MemcgError as error:
 
 pymemcgbpf.read_stat("/sys/fs/cgroup")  # error
 pymemcgbpf.StatReader  # error
-absent: int = pymemcgbpf.ABSENT
 assert_type(pymemcgbpf.__version__, str)

@@ -2,7 +2,7 @@
 """Calls of readers. Type checkers must refuse each line with "# error", and accept all others."""
 
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from typing_extensions import assert_type
 
@@ -64,7 +64,7 @@ assert_type(snapshot, Snapshot)
 assert_type(snapshot[0], Row)
 assert_type(snapshot[1:], list[Row])
 assert_type(snapshot.find(PATH), Optional[Row])
-assert_type(snapshot.dicts(), list[dict[str, int]])
+assert_type(snapshot.dicts(), list[dict[str, Any]])
 assert_type(snapshot.by_path(), dict[str, Row])
 column: memoryview = snapshot.column("anon")
 total: int = sum(column)

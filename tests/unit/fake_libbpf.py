@@ -34,9 +34,13 @@ RODATA = {
     "blocks": 672,
     "nr_terms": 4,
     "terms": 9216,
+    "nr_names_fit": 4,
+    "text_size": 4,
+    "can_rename": 1,
     "header": 1040,
     "program_key": 8,
     "children_of": 8,
+    "max_level": 4,
     "nr_parts": 4,
     "part": 4,
 }
@@ -59,7 +63,7 @@ class FakeLibbpf:
         fails: function's name → the errno that it fails with.
         says: what libbpf prints before bpf_object__load returns.
         calls: the functions called, in order.
-        rows: what the map of rows holds, as large as it was made.
+        memory: what the maps of rows and of names hold, as large as they were made.
         autoload, autocreate: program's or map's name → whether it is wanted.
         sizes: map's name → what was set of it.
         returns: what a program that is run returns.
@@ -69,8 +73,9 @@ class FakeLibbpf:
 
     version = "1.5"
 
-    def __init__(self, bss_file: IO[bytes], rows: IO[bytes]) -> None:
-        self.bss_file, self.rows = bss_file, rows  # what the maps' descriptors lead to
+    def __init__(self, bss_file: IO[bytes], rows: IO[bytes], names: IO[bytes]) -> None:
+        self.bss_file = bss_file  # what the maps' descriptors lead to
+        self.memory = {"rows": rows, "names": names}
         self.fails: dict[str, int] = {}
         self.says = ""
         self.calls: list[str] = []
@@ -118,7 +123,7 @@ class FakeLibbpf:
             return 0
         if name == "bpf_program__fd":
             self.used.append(arguments[0])
-            return self.rows.fileno()  # any that can be duplicated
+            return self.memory["rows"].fileno()  # any that can be duplicated
         if name == "bpf_obj_get_info_by_fd":
             return self._tell(*arguments)
         if name == "bpf_link_create":
@@ -146,10 +151,9 @@ class FakeLibbpf:
         if bpf_map is self.bss:
             os.pwrite(self.bss_file.fileno(), self.bss.raw, 0)
             return self.bss_file.fileno()
-        assert bpf_map == "rows", f"nobody needs the descriptor of {bpf_map!r}"
-        made = {"value_size": 32, "max_entries": 1, **self.sizes.get("rows", {})}
-        os.ftruncate(self.rows.fileno(), made["value_size"] * made["max_entries"])
-        return self.rows.fileno()
+        made = {"value_size": 32, "max_entries": 1, **self.sizes.get(bpf_map, {})}
+        os.ftruncate(self.memory[bpf_map].fileno(), made["value_size"] * made["max_entries"])
+        return self.memory[bpf_map].fileno()
 
     def constant(self, name: str) -> bytes:
         """A constant's bytes, as they were set before load."""
@@ -207,7 +211,7 @@ def installed(
     """Puts a fake in the library's place."""
     monkeypatch.setattr(_btf, "Types", _FakeTypes)
     monkeypatch.setattr(_reload, "_kept", {})
-    with tempfile.TemporaryFile() as bss_file, tempfile.TemporaryFile() as rows:
-        lib = kind(bss_file, rows)
+    with contextlib.ExitStack() as stack:
+        lib = kind(*(stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)))
         monkeypatch.setattr(_libbpf, "load", lambda: lib)
         yield lib

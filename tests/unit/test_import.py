@@ -161,7 +161,7 @@ def test_the_public_names() -> None:
     for name in pymemcgbpf.__all__:
         assert getattr(pymemcgbpf, name) is not None
     readers = {"StatsReader", "TreeReader", "PinnedReader", "read_stats", "clear_cache"}
-    assert readers | {"Snapshot", "Row", "ABSENT", "pin", "unpin"} <= set(pymemcgbpf.__all__)
+    assert readers | {"Snapshot", "Row", "pin", "unpin"} <= set(pymemcgbpf.__all__)
 
 
 def test_type_checkers_and_lazy_imports_find_a_name_in_the_same_module() -> None:

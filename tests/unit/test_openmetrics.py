@@ -32,6 +32,7 @@ from pymemcgbpf import (
 )
 from pymemcgbpf._cgroup import mounts
 from pymemcgbpf._items import CATALOGUE
+from pymemcgbpf.snapshot import Times
 
 from .directories import make_v2
 from .tree_rows import pack
@@ -47,7 +48,7 @@ class Source:
     """What snapshots of one reader have in common: stands in for the paths of its tree."""
 
     def __init__(self, root: Optional[str] = ROOT) -> None:
-        self.root = root
+        self.root, self.origin = root, self
 
 
 class Walk(Snapshot):
@@ -64,7 +65,7 @@ class Walk(Snapshot):
         values = [*zip(*columns.values())] or [()] * len(paths)
         rows = [_wire.RawRow(at, 1, 1, 0, row) for at, row in enumerate(values)]
         common: Any = source or Source()
-        super().__init__(memoryview(pack(*rows)), tuple(columns), "pre", 0, 0, common)
+        super().__init__(memoryview(pack(*rows)), tuple(columns), "pre", Times(0, 0, 0), common)
         self.paths = paths
 
 

@@ -7,7 +7,6 @@ import array
 import copy
 import os
 import pickle
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable
@@ -16,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pymemcgbpf as memcg
-from pymemcgbpf import ClosedError, Row, Snapshot, _wire
+from pymemcgbpf import CgroupPermissionError, ClosedError, Row, Snapshot, _wire
+from pymemcgbpf._cgroup import mounts as _mounts
+from pymemcgbpf.snapshot import Times
 
-from .tree_rows import NAMES, pack, paths_of, snapshot_of
+from .tree_rows import NAMES, NOWHERE, pack, snapshot_of
 
 ROWS: tuple[_wire.RawRow, ...] = (
     _wire.RawRow(7, 1, 3, 0, (4096, 10)),
@@ -27,7 +27,7 @@ ROWS: tuple[_wire.RawRow, ...] = (
     _wire.RawRow(9, 8, 5, 0, ((1 << 64) - 2, 12)),
     _wire.RawRow(11, 7, 4, 0, (0, 13)),
 )
-NOWHERE = paths_of(Path("/"))  # for snapshots whose paths are not asked for
+ABSENT = _wire.ABSENT
 
 
 @pytest.fixture
@@ -99,15 +99,15 @@ def test_membership_and_index_find_a_row_by_equality(snapshot: Snapshot) -> None
 
 
 def test_the_attributes_of_a_snapshot() -> None:
-    snapshot = snapshot_of(ROWS, paths_of(Path("/proc")), order="up", began_ns=5, ended_ns=12)
+    snapshot = snapshot_of(ROWS, Path("/proc"), order="up", times=Times(5, 12, 1_500_000_000))
     assert (snapshot.item_names, snapshot.order, snapshot.path) == (NAMES, "up", "/proc")
-    assert (snapshot.started_ns, snapshot.duration_ns) == (5, 7)
+    assert (snapshot.started_ns, snapshot.duration_ns, snapshot.time) == (5, 7, 1.5)
     assert repr(snapshot) == "<Snapshot of '/proc': 4 cgroups, 2 items>"
 
 
 def test_the_attributes_are_read_only(snapshot: Snapshot) -> None:
-    cases: list[str] = ["item_names", "order", "path", "started_ns", "duration_ns", "ids"]
-    for name in cases:
+    names = "item_names order path paths started_ns duration_ns time ids levels"
+    for name in names.split():
         with pytest.raises(AttributeError):
             setattr(snapshot, name, 1)
 
@@ -118,6 +118,7 @@ def test_the_level_does_not_include_the_flags() -> None:
         _wire.RawRow(8, 7, 6, 0xFFFFFFFF, (1, 1)),
     ]
     assert [row.level for row in snapshot_of(rows, NOWHERE)] == [0, 6]
+    assert snapshot_of(rows, NOWHERE).levels.tolist() == [0, 6]
 
 
 # --- columns --------------------------------------------------------------------------
@@ -156,18 +157,11 @@ def test_a_column_of_a_copy_cannot_be_written_to(snapshot: Snapshot) -> None:
         snapshot.column("anon")[0] = 1
 
 
-def test_an_unknown_column_is_a_key_error(snapshot: Snapshot) -> None:
-    for name in ("nope", "", "ids", "cgroup_id"):
-        with pytest.raises(KeyError) as caught:
-            snapshot.column(name)
-        assert caught.value.args == (name,)
-
-
 # --- no rows --------------------------------------------------------------------------
 
 
 def test_an_empty_snapshot(tmp_path: Path) -> None:
-    snapshot = snapshot_of(b"", paths_of(tmp_path))
+    snapshot = snapshot_of(b"", tmp_path)
     assert len(snapshot) == 0 and not snapshot
     assert (list(snapshot), snapshot[:], snapshot[::-1]) == ([], [], [])
     assert (snapshot.by_id(), snapshot.by_path(), snapshot.find(".")) == ({}, {}, None)
@@ -197,26 +191,139 @@ def test_a_row_has_no_other_items(snapshot: Snapshot) -> None:
     for name in cases:
         row = snapshot[1]
         assert name not in row and row.get(name, 5) == 5
-        with pytest.raises(KeyError) as caught:
-            row[name]
-        assert caught.value.args == (name,)
+        uses: list[Callable[[str], object]] = [
+            row.__getitem__,
+            snapshot.column,
+            snapshot.top,
+            lambda name: snapshot.to_columns(["anon", name]),
+        ]
+        for use in uses:
+            with pytest.raises(KeyError) as caught:
+                use(name)
+            assert caught.value.args == (f"{name} was not read: this snapshot has anon, pgscan",)
 
 
-def test_an_item_that_a_cgroup_does_not_have_is_missing_in_its_row() -> None:
-    assert memcg.ABSENT == (1 << 64) - 1
-    names = ("anon", "memory.current", "file")
-    rows = [_wire.RawRow(1, 0, 0, 1, (1, memcg.ABSENT, 2)), _wire.RawRow(2, 1, 1, 0, (3, 4, 5))]
-    snapshot = snapshot_of(rows, NOWHERE, names)
-    root, other = snapshot
+WITH_ABSENT = [
+    _wire.RawRow(1, 0, 0, 1, (1, ABSENT, 2)),
+    _wire.RawRow(2, 1, 1, 0, (3, 4, 5)),
+    _wire.RawRow(3, 1, 1, 0, (6, ABSENT, ABSENT)),
+]
+
+
+@pytest.fixture
+def lacking() -> Snapshot:
+    """Two cgroups without memory.current, one of them also without file."""
+    return snapshot_of(WITH_ABSENT, NOWHERE, ("anon", "memory.current", "file"))
+
+
+def test_an_item_that_a_cgroup_does_not_have_is_missing_in_its_row(lacking: Snapshot) -> None:
+    root, other, last = lacking
     assert dict(root) == {"anon": 1, "file": 2}
     assert list(root) == ["anon", "file"] and list(root.values()) == [1, 2]
     assert (len(root), "memory.current" in root, root.get("memory.current")) == (2, False, None)
-    with pytest.raises(KeyError) as caught:
-        root["memory.current"]
-    assert caught.value.args == ("memory.current",)
     assert (len(other), other["memory.current"]) == (3, 4)
-    assert snapshot.column("memory.current").tolist() == [memcg.ABSENT, 4]
-    assert snapshot.item_names == names
+    for row, message in (
+        (root, "the root cgroup has no memory.current"),
+        (last, "cgroup 3 has no memory.current"),
+    ):
+        with pytest.raises(KeyError) as caught:
+            row["memory.current"]
+        assert caught.value.args == (message,)
+
+
+def test_a_column_that_lacks_a_number_is_refused(lacking: Snapshot) -> None:
+    assert lacking.column("anon").tolist() == [1, 3, 6]
+    for item, first in (("memory.current", "/nowhere/0"), ("file", "/nowhere/2")):
+        for _ in range(2):
+            with pytest.raises(KeyError) as caught:
+                lacking.column(item)
+            assert caught.value.args == (
+                f"the cgroup {first} has no {item}: column('{item}', absent=0) has 0 there, and "
+                "to_columns() has None",
+            )
+
+
+def test_a_column_with_another_number_where_there_is_none(lacking: Snapshot) -> None:
+    for absent in (0, 7, ABSENT):
+        column = lacking.column("memory.current", absent=absent)
+        assert (column.format, column.tolist()) == ("Q", [absent, 4, absent])
+        assert lacking.column("anon", absent).tolist() == [1, 3, 6]
+    assert lacking.column("anon", 0).obj is lacking.column("anon").obj, "no copy"
+    for beyond in (-1, 1 << 64):
+        with pytest.raises(ValueError, match="absent must be from 0"):
+            lacking.column("anon", beyond)
+
+
+def test_columns_have_none_where_there_is_no_number(lacking: Snapshot) -> None:
+    assert lacking.to_columns() == {
+        "path": ["/nowhere/0", "/nowhere/1", "/nowhere/2"],
+        "id": [1, 2, 3],
+        "parent_id": [0, 1, 1],
+        "level": [0, 1, 1],
+        "anon": [1, 3, 6],
+        "memory.current": [None, 4, None],
+        "file": [2, 5, None],
+    }
+    assert list(lacking.to_columns()) == ["path", "id", "parent_id", "level", *lacking.item_names]
+    some = lacking.to_columns(("file", "anon"), absent=-1)
+    assert list(some) == ["path", "id", "parent_id", "level", "file", "anon"]
+    assert some["file"] == [2, 5, -1]
+    assert snapshot_of([], NOWHERE).to_columns() == {
+        name: [] for name in ("path", "id", "parent_id", "level", *NAMES)
+    }
+
+
+def test_all_dicts_have_the_same_keys(lacking: Snapshot) -> None:
+    for absent in (None, 0, "-"):
+        assert lacking.dicts(absent=absent) == [
+            {"anon": 1, "memory.current": absent, "file": 2},
+            {"anon": 3, "memory.current": 4, "file": 5},
+            {"anon": 6, "memory.current": absent, "file": absent},
+        ]
+    assert lacking.dicts(0, identity=True)[2] == {
+        "path": "/nowhere/2",
+        "id": 3,
+        "parent_id": 1,
+        "level": 1,
+        "anon": 6,
+        "memory.current": 0,
+        "file": 0,
+    }
+
+
+def test_a_sum_or_maximum_over_an_absent_number_is_refused(lacking: Snapshot) -> None:
+    """Whatever way a caller takes, a wrong number is not the result."""
+    idioms: list[Callable[[], object]] = [
+        lambda: sum(lacking.column("memory.current")),
+        lambda: max(zip(lacking.column("memory.current"), lacking.ids)),
+        lambda: sum(lacking.to_columns()["memory.current"]),
+        lambda: max(lacking.to_columns()["memory.current"]),
+        lambda: sum(each["memory.current"] for each in lacking.dicts()),
+        lambda: max(each["memory.current"] for each in lacking.dicts()),
+        lambda: sum(row["memory.current"] for row in lacking),
+        lambda: max(lacking, key=lambda row: row["memory.current"]),
+    ]
+    for idiom in idioms:
+        with pytest.raises((KeyError, TypeError)):
+            idiom()
+    assert sum(lacking.column("memory.current", absent=0)) == 4
+    assert sum(row.get("memory.current", 0) for row in lacking) == 4
+
+
+def test_the_rows_with_the_largest_values(lacking: Snapshot, snapshot: Snapshot) -> None:
+    assert [row.id for row in snapshot.top("anon", 2)] == [9, 8]
+    assert [row.id for row in snapshot.top("anon")] == [9, 8, 7, 11]
+    assert [row.id for row in lacking.top("memory.current")] == [2], "the others have none"
+    assert lacking.top("anon", 0) == []
+    same = snapshot_of([row._replace(values=(1, 1)) for row in ROWS], NOWHERE)
+    assert [row.id for row in same.top("anon", 3)] == [7, 8, 9], "in the walk's order"
+
+
+def test_leaves_have_no_row_below(snapshot: Snapshot, lacking: Snapshot) -> None:
+    assert [row.id for row in snapshot.leaves()] == [9, 11]
+    assert [row.id for row in lacking.leaves()] == [2, 3]
+    assert [row.id for row in snapshot_of(ROWS[::-1], NOWHERE).leaves()] == [11, 9]
+    assert snapshot_of([], NOWHERE).leaves() == []
 
 
 def test_dicts_are_the_callers_own(snapshot: Snapshot) -> None:
@@ -245,12 +352,12 @@ def test_the_views_of_a_row_are_those_of_a_mapping(snapshot: Snapshot) -> None:
 
 
 def test_a_row_whose_items_are_all_absent_is_empty() -> None:
-    (row,) = snapshot_of([_wire.RawRow(1, 0, 0, 1, (memcg.ABSENT, memcg.ABSENT))], NOWHERE)
+    (row,) = snapshot_of([_wire.RawRow(1, 0, 0, 1, (ABSENT, ABSENT))], NOWHERE)
     assert (dict(row), len(row), list(row)) == ({}, 0, [])
 
 
 def test_the_largest_value_is_one_below_absent(snapshot: Snapshot) -> None:
-    assert snapshot[2]["anon"] == memcg.ABSENT - 1
+    assert snapshot[2]["anon"] == ABSENT - 1
 
 
 def test_rows_are_equal_when_cgroup_and_values_are(snapshot: Snapshot) -> None:
@@ -281,7 +388,7 @@ def test_a_row_cannot_be_hashed(snapshot: Snapshot) -> None:
 
 def test_a_row_cannot_be_changed(snapshot: Snapshot) -> None:
     row: Any = snapshot[0]
-    for name in ("id", "parent_id", "level", "path", "gone", "anything"):
+    for name in ("id", "parent_id", "level", "path", "exists", "anything"):
         with pytest.raises(AttributeError):
             setattr(row, name, 1)
     with pytest.raises(TypeError):
@@ -319,70 +426,104 @@ def tree(tmp_path: Path) -> dict[str, Path]:
     return found
 
 
-def of_tree(tree: dict[str, Path], began_ns: int = 0, ended_ns: int = 0) -> Snapshot:
+def of_tree(tree: dict[str, Path], order: str = "pre") -> Snapshot:
     """A snapshot of directories as if they were cgroups."""
     ids = {path: path.stat().st_ino for path in tree.values()}
     rows = [
         _wire.RawRow(cgroup_id, ids.get(path.parent, 0), 0, 0, (cgroup_id, 1))
         for path, cgroup_id in ids.items()
     ]
-    return snapshot_of(rows, paths_of(tree["."]), began_ns=began_ns, ended_ns=ended_ns)
+    return snapshot_of(rows, tree["."], paths=[*map(str, tree.values())], order=order)
 
 
-def test_rows_have_paths_until_their_cgroups_are_removed(tree: dict[str, Path]) -> None:
+def test_rows_keep_the_paths_of_the_walk(tree: dict[str, Path]) -> None:
     snapshot = of_tree(tree)
+    tree["a/b"].rmdir()
     assert [row.relative_path for row in snapshot] == list(tree)
     assert [row.path for row in snapshot] == [str(path) for path in tree.values()]
-    assert [row.gone for row in snapshot] == [False] * 4
-    tree["a/b"].rmdir()
-    assert [row.relative_path for row in snapshot] == [".", "a", None, "c d"]
-    assert (snapshot[2].path, snapshot[2].gone) == (None, True)
+    assert snapshot.paths == tuple(str(path) for path in tree.values())
 
 
-def test_by_path_leaves_out_removed_cgroups(tree: dict[str, Path]) -> None:
-    snapshot = of_tree(tree)
+def test_a_path_may_be_unknown() -> None:
+    snapshot = snapshot_of(ROWS, NOWHERE, paths=["/nowhere", None, "/nowhere/a", None])
+    assert [row.path for row in snapshot] == ["/nowhere", None, "/nowhere/a", None]
+    assert [row.relative_path for row in snapshot] == [".", None, "a", None]
     assert {path: row.id for path, row in snapshot.by_path().items()} == {
-        str(path): path.stat().st_ino for path in tree.values()
+        "/nowhere": 7,
+        "/nowhere/a": 9,
+    }
+    with pytest.raises(CgroupPermissionError, match="cgroup 8 exists cannot be seen"):
+        snapshot[1].exists()
+
+
+def test_relative_paths_lead_up_where_the_walk_does() -> None:
+    snapshot = snapshot_of(ROWS[:3], Path("/c/a/b"), paths=["/c/a/b", "/c/a", "/c"], order="up")
+    assert [row.relative_path for row in snapshot] == [".", "..", "../.."]
+
+
+def test_relative_paths_below_the_root_directory() -> None:
+    snapshot = snapshot_of(ROWS[:2], Path("/"), paths=["/", "/a"])
+    assert [row.relative_path for row in snapshot] == [".", "a"]
+
+
+def test_exists_looks_at_the_cgroup_and_not_at_the_path(
+    tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_mounts, "memory_mounts", lambda: [("/", str(tree["."]))])
+    snapshot = of_tree(tree)
+    assert [row.exists() for row in snapshot] == [True] * 4
+    tree["c d"].rename(tree["a"] / "renamed")
+    tree["c d"].mkdir()
+    assert snapshot[3].exists(), "by another name"
+    tree["a/b"].rename(tree["."].parent / "away")
+    tree["a/b"].mkdir()
+    assert [row.exists() for row in snapshot] == [True, True, False, True]
+
+
+def test_exists_says_that_it_cannot_see(
+    tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_mounts, "memory_mounts", lambda: [("/", "/proc")])
+    snapshot = of_tree(tree)
+    assert snapshot[2].exists(), "its path suffices"
+    tree["."].rename(tree["."].parent / "unmounted")
+    with pytest.raises(CgroupPermissionError, match="not visible to this process"):
+        snapshot[2].exists()
+
+
+def test_by_path_maps_each_path_to_its_row(tree: dict[str, Path]) -> None:
+    snapshot = of_tree(tree)
+    tree["c d"].rmdir()
+    assert {path: row.id for path, row in snapshot.by_path().items()} == {
+        row.path: row.id for row in snapshot
     }
     assert list(snapshot.by_path()) == [str(path) for path in tree.values()]
-    tree["c d"].rmdir()
-    assert list(snapshot.by_path()) == [str(tree[name]) for name in (".", "a", "a/b")]
 
 
 def test_find_accepts_every_spelling_of_a_path(
     tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = of_tree(tree)
+    link = tree["."].parent / "link"
+    link.symlink_to(tree["."])
     monkeypatch.chdir("/")  # "relative" is to the walk's root
     for name, path in tree.items():
-        for spelled in (name, str(path), path, os.fsencode(name), f"{name}/", f"{name}/."):
+        spellings = (name, str(path), path, os.fsencode(name), f"{name}/", f"{name}/.", link / name)
+        for spelled in spellings:
             row = snapshot.find(spelled)
             assert row is not None and row.id == path.stat().st_ino, spelled
     for nowhere in ("b", "a/b/c", "..", "/", str(tree["."].parent), "a\0", "/proc"):
         assert snapshot.find(nowhere) is None, nowhere
 
 
-def test_find_follows_the_path_not_the_memory(tree: dict[str, Path]) -> None:
+def test_find_takes_the_path_of_the_walk(tree: dict[str, Path]) -> None:
     snapshot = of_tree(tree)
     old = snapshot.find("c d")
     assert old is not None
     tree["c d"].rename(tree["."] / "moved")
     tree["c d"].mkdir()
-    assert snapshot.find("c d") is None, "another one, that was not there at the walk"
-    assert snapshot.find("moved") == old
-
-
-def test_a_cgroup_created_during_the_walk_has_a_path(tree: dict[str, Path]) -> None:
-    """Somebody lists the directory (through an older snapshot) after the walk began; then
-    a cgroup is made, which the walk still meets."""
-    older = of_tree(tree, time.monotonic_ns(), time.monotonic_ns())
-    began = time.monotonic_ns()
-    assert older[1].relative_path == "a"
-    tree["new"] = tree["."] / "new"
-    tree["new"].mkdir()
-    newer = of_tree(tree, began, time.monotonic_ns())
-    newer._paths = older._paths  # one reader's
-    assert newer[4].relative_path == "new"
+    assert snapshot.find("c d") == old
+    assert snapshot.find("moved") == old, "that very cgroup"
 
 
 # --- copy=False -----------------------------------------------------------------------
@@ -391,9 +532,12 @@ USES: dict[str, Callable[[Snapshot], object]] = {
     "id": lambda snapshot: snapshot[0].id,
     "parent_id": lambda snapshot: snapshot[0].parent_id,
     "level": lambda snapshot: snapshot[0].level,
-    "path": lambda snapshot: snapshot[0].path,
-    "relative_path": lambda snapshot: snapshot[0].relative_path,
-    "gone": lambda snapshot: snapshot[0].gone,
+    "exists": lambda snapshot: snapshot[0].exists(),
+    "levels": lambda snapshot: snapshot.levels,
+    "to_columns": lambda snapshot: snapshot.to_columns(),
+    "top": lambda snapshot: snapshot.top("anon"),
+    "leaves": lambda snapshot: snapshot.leaves(),
+    "named dicts": lambda snapshot: snapshot.dicts(identity=True),
     "value": lambda snapshot: snapshot[-1]["anon"],
     "get": lambda snapshot: snapshot[0].get("anon"),
     "in": lambda snapshot: "anon" in snapshot[0],
@@ -412,7 +556,6 @@ USES: dict[str, Callable[[Snapshot], object]] = {
     "items": lambda snapshot: list(snapshot[0].items()),
     "values": lambda snapshot: list(snapshot[0].values()),
     "rows, later": lambda snapshot: [dict(row) for row in list(snapshot)],
-    "by_path": lambda snapshot: snapshot.by_path(),
 }
 
 
@@ -443,15 +586,19 @@ def test_every_use_of_an_expired_view_is_a_closed_error(indexed: bool) -> None:
         assert caught.value.errno is None
 
 
-def test_find_in_an_expired_view(tree: dict[str, Path]) -> None:
+def test_an_expired_view_keeps_its_paths(tree: dict[str, Path]) -> None:
     snapshot = of_tree(tree)
     snapshot._expire()
+    assert snapshot.paths == tuple(map(str, tree.values()))
+    assert snapshot[1].path == str(tree["a"])
+    row = snapshot.find("a")
+    assert row is not None
     with pytest.raises(ClosedError):
-        snapshot.find("a")
+        row["anon"]
 
 
 def test_an_expired_view_keeps_its_attributes() -> None:
-    snapshot = snapshot_of(pack(*ROWS), paths_of(Path("/proc")), began_ns=1, ended_ns=3)
+    snapshot = snapshot_of(pack(*ROWS), Path("/proc"), times=Times(1, 3, 9))
     snapshot._expire()
     snapshot._expire()
     assert (len(snapshot), snapshot.item_names, snapshot.order, snapshot.path) == (
@@ -494,7 +641,7 @@ def test_an_expired_view_holds_no_memory() -> None:
 
 # --- any rows -------------------------------------------------------------------------
 
-words = st.integers(0, (1 << 64) - 1) | st.just(memcg.ABSENT)
+words = st.integers(0, (1 << 64) - 1) | st.just(ABSENT)
 halves = st.integers(0, (1 << 32) - 1)
 
 
@@ -503,7 +650,8 @@ def tables(draw: st.DrawFn) -> tuple[tuple[str, ...], list[_wire.RawRow]]:
     """Names, and rows with unique ids."""
     names = tuple(f"item-{at}" for at in range(draw(st.integers(1, 6))))
     values = st.tuples(*[words] * len(names))
-    row = st.builds(_wire.RawRow, words, words, halves, halves, values)
+    ids = st.integers(0, ABSENT - 1)
+    row = st.builds(_wire.RawRow, ids, ids, halves, halves, values)
     return names, draw(st.lists(row, max_size=8, unique_by=lambda row: row.cgroup_id))
 
 
@@ -516,11 +664,15 @@ def test_any_rows_come_back_as_they_were_packed(
     assert len(snapshot) == len(rows)
     assert [(row.id, row.parent_id, row.level) for row in snapshot] == [row[:3] for row in rows]
     expected = [
-        {name: value for name, value in zip(names, row.values) if value != memcg.ABSENT}
-        for row in rows
+        {name: value for name, value in zip(names, row.values) if value != ABSENT} for row in rows
     ]
-    assert snapshot.dicts() == expected
-    assert [list(each) for each in snapshot.dicts()] == [list(each) for each in expected]
+    whole = [{name: each.get(name) for name in names} for each in expected]
+    assert snapshot.dicts() == whole
+    assert [list(each) for each in snapshot.dicts()] == [list(names)] * len(rows)
+    columns = snapshot.to_columns()
+    assert [dict(zip(columns, row)) for row in zip(*columns.values())] == snapshot.dicts(
+        identity=True
+    )
     for at, values in enumerate(expected):  # each on a new snapshot, which has no cached rows
         row = snapshot_of(rows, NOWHERE, names)[at]
         assert (dict(row), dict(row.items())) == (values, values)
@@ -532,7 +684,7 @@ def test_any_rows_come_back_as_they_were_packed(
     assert snapshot.ids.tolist() == [row.cgroup_id for row in rows]
     assert snapshot.parent_ids.tolist() == [row.parent_id for row in rows]
     for at, name in enumerate(names):
-        assert snapshot.column(name).tolist() == [row.values[at] for row in rows]
+        assert snapshot.column(name, ABSENT).tolist() == [row.values[at] for row in rows]
     assert snapshot.by_id() == {row.cgroup_id: snapshot[at] for at, row in enumerate(rows)}
 
 

@@ -383,30 +383,6 @@ def test_a_walk_lies_between_the_times_of_its_snapshot(
     assert len({each[2] for each in times}) == 3
 
 
-def test_paths_stay_right_when_the_working_directory_changes(
-    tmp_path: Path, trees: Trees, source: FakeTree, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = make_v2(tmp_path / "root", kind=None)
-    child = make_v2(root / "a b")
-    ids = [path.stat().st_ino for path in (root, child)]
-    fill(
-        source, (_wire.RawRow(ids[0], 0, 0, 1, (1, 2)), _wire.RawRow(ids[1], ids[0], 1, 0, (3, 4)))
-    )
-    monkeypatch.chdir(tmp_path)
-    with TreeReader("root") as tree:
-        monkeypatch.chdir("/")
-        assert tree.path == "root"
-        first, second = tree.read(), tree.read()
-        for snapshot in (first, second):
-            assert snapshot.path == str(root)
-            assert [row.path for row in snapshot] == [str(root), str(child)]
-            assert list(snapshot.by_path()) == [str(root), str(child)]
-            found = snapshot.find("a b")
-            assert found is not None and found["anon"] == 3
-    shutil.rmtree(child)
-    assert [row.relative_path for row in first] == [".", None], "the closed reader's, too"
-
-
 def test_a_text_reader_reads_the_files(tmp_path: Path) -> None:
     root = make_v2(tmp_path / "root", kind=None, current=None)
     make_v2(make_v2(root / "a") / "b")

@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import struct
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 from pymemcgbpf import Snapshot, _wire
 from pymemcgbpf._cgroup.directory import Cgroup
-from pymemcgbpf._cgroup.paths import Paths
+from pymemcgbpf._cgroup.walk_paths import WalkPaths
 from pymemcgbpf._options import Request
 from pymemcgbpf._sources.choose import Selection
 from pymemcgbpf._sources.tree_text import Rows
+from pymemcgbpf.snapshot import Times
 
 NAMES = ("anon", "pgscan")
+_NO_TIMES = Times(0, 0, 0)
+NOWHERE = Path("/nowhere")  # the root of a walk that no test looks for
 
 
 def pack(*rows: _wire.RawRow) -> bytes:
@@ -32,24 +38,56 @@ def unpack(rows: Rows, items: int) -> list[_wire.RawRow]:
     return [_wire.decode_row(rows.memory, at * size, items) for at in range(rows.number)]
 
 
-def paths_of(directory: Path) -> Paths:
-    """The paths below a directory."""
-    status = directory.stat()
-    return Paths(str(directory), (status.st_dev, status.st_ino))
-
-
 def snapshot_of(
     rows: Union[bytes, bytearray, Sequence[_wire.RawRow]],
-    paths: Paths,
+    root: Path = NOWHERE,
     names: tuple[str, ...] = NAMES,
     *,
+    paths: Optional[Sequence[Optional[str]]] = None,
     order: str = "pre",
-    began_ns: int = 0,
-    ended_ns: int = 0,
+    times: Times = _NO_TIMES,
 ) -> Snapshot:
-    """A snapshot of these rows; of bytes, it is a view."""
+    """A snapshot of these rows; of bytes, it is a view.
+
+    A path is by default the root's with the row's number.
+    """
     data = rows if isinstance(rows, (bytes, bytearray)) else pack(*rows)
-    return Snapshot(memoryview(data), names, order, began_ns, ended_ns, paths)
+    if paths is None:
+        paths = [f"{root}/{at}" for at in range(len(data) // _wire.row_size(len(names)))]
+    device = root.stat().st_dev if root.exists() else None
+    found = WalkPaths(root, str(root), device, tuple(paths))
+    return Snapshot(memoryview(data), names, order, times, found)
+
+
+class NamedRow(NamedTuple):
+    """A cgroup that a walk meets."""
+
+    cgroup_id: int
+    parent_id: int
+    flags: int
+    name: str
+
+
+def write_names(memory: mmap.mmap, constants: dict[str, bytes], rows: Sequence[NamedRow]) -> None:
+    """Writes into the map of names what the program writes."""
+    if "nr_names_fit" not in constants:
+        return
+    fit = int.from_bytes(constants["nr_names_fit"], sys.byteorder)
+    size = int.from_bytes(constants["text_size"], sys.byteorder)
+    named_id, *_ = _wire.NAMES.unpack_from(memory)
+    newest, number, at = named_id, 0, 0
+    text_at = _wire.NAMES.size + fit * _wire.NAME.size
+    for row in rows:
+        if row.cgroup_id > named_id:
+            text = os.fsencode(row.name) + b"\0"
+            if number < fit and at <= size - _wire.NAME_SIZE:
+                place = _wire.NAMES.size + number * _wire.NAME.size
+                _wire.NAME.pack_into(memory, place, row.cgroup_id, row.parent_id)
+                memory[text_at + at : text_at + at + len(text)] = text
+            number, at = number + 1, at + len(text)
+        newest = max(newest, row.cgroup_id)
+    signature = hash(tuple((row.cgroup_id, row.flags) for row in rows)) & (1 << 64) - 1
+    _wire.NAMES.pack_into(memory, 0, named_id, newest, signature, number, at)
 
 
 class FakeTree:
@@ -73,6 +111,7 @@ class FakeTree:
         self.hold: Optional[threading.Event] = None
         self.entered = threading.Event()
         self.during: Any = None
+        self.paths = WalkPaths(self, "/root", None, (None,) * number)
 
     def walk(self) -> Rows:
         assert self.closes == 0, "walked after close"
@@ -87,7 +126,7 @@ class FakeTree:
                 self.during()
             if self.error is not None:
                 raise self.error
-            return Rows(self.memory, self.number)
+            return Rows(self.memory, self.number, self.paths)
         finally:
             self.at_once -= 1
 
@@ -117,4 +156,7 @@ class Trees:
             raise self.error
         self.asked.append((cgroup.path, request, factory))
         source: Any = self.source
+        self.source.paths = WalkPaths(
+            self, os.path.abspath(cgroup.path), cgroup.identity[0], (None,) * self.source.number
+        )
         return Selection(source, request.names or NAMES, "fake", "thin air", "because")

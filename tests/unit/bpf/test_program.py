@@ -19,7 +19,7 @@ from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import libbpf_maps as _libbpf_maps
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf import terms as _terms
-from pymemcgbpf._bpf.program import SHARE, STREAM, MapSize, Program
+from pymemcgbpf._bpf.program import NAMES, ROWS, SHARE, STREAM, MapSize, Program
 
 from ...open_files import open_files
 from ..fake_libbpf import FakeLibbpf, installed
@@ -100,7 +100,7 @@ def test_the_error_for_a_damaged_object_has_libbpf_s_messages(object_file: Path)
 def test_an_object_that_lacks_a_part_is_not_of_this_package(function: str, lib: FakeLibbpf) -> None:
     lib.fails[function] = errno.ENOENT
     with pytest.raises(BpfObjectError, match="not the one of this package") as caught:
-        Program(SHARE, {"flush": _terms.u32(1)}, MapSize(48, 100))
+        Program(SHARE, {"flush": _terms.u32(1)}, {ROWS: MapSize(48, 100)})
     assert caught.value.call == function
     assert lib.opened() == 0
 
@@ -257,25 +257,28 @@ def test_only_the_maps_of_that_program_are_made(
     if name == _program.COPY_TABLES:  # in an object without maps of its own
         assert lib.autocreate == {}
     else:
-        assert lib.autocreate == {"rows": "rows" in maps, "scratches": "scratches" in maps}
+        assert lib.autocreate == {name: name in maps for name in ("rows", "names", "scratches")}
         assert lib.calls.index("bpf_map__set_autocreate") < lib.calls.index("bpf_object__load")
     program.close()
 
 
-def test_the_map_of_rows_is_made_as_large_as_asked_for(lib: FakeLibbpf) -> None:
-    program = Program(SHARE, {}, MapSize(value_size=48, entries=1000))
-    assert lib.sizes == {"rows": {"value_size": 48, "max_entries": 1000}}
+def test_the_maps_are_made_as_large_as_asked_for(lib: FakeLibbpf) -> None:
+    program = Program(SHARE, {}, {ROWS: MapSize(48, 1000), NAMES: MapSize(300, 1)})
+    assert lib.sizes == {
+        "rows": {"value_size": 48, "max_entries": 1000},
+        "names": {"value_size": 300, "max_entries": 1},
+    }
     assert lib.calls.index("bpf_map__set_max_entries") < lib.calls.index("bpf_object__load")
     program.close()
 
 
 def test_rows_are_mapped_whole_to_be_read(lib: FakeLibbpf) -> None:
     size = MapSize(value_size=48, entries=1000)
-    program = Program(SHARE, {}, size)
-    with program.map_rows(size) as memory:
+    program = Program(SHARE, {}, {ROWS: size})
+    with program.map(ROWS) as memory:
         assert len(memory) == 48_000
         for at in (0, 47_999):  # what the kernel writes now is seen
-            os.pwrite(lib.rows.fileno(), b"\x2a", at)
+            os.pwrite(lib.memory["rows"].fileno(), b"\x2a", at)
             assert memory[at] == 42
         with pytest.raises(TypeError):
             memory[0] = 1
@@ -284,19 +287,19 @@ def test_rows_are_mapped_whole_to_be_read(lib: FakeLibbpf) -> None:
 
 def test_mapped_rows_can_be_closed_before_their_program(lib: FakeLibbpf) -> None:
     size = MapSize(value_size=32, entries=1)
-    program = Program(SHARE, {}, size)
-    memory = program.map_rows(size)
+    program = Program(SHARE, {}, {ROWS: size})
+    memory = program.map(ROWS)
     memory.close()
     program.close()
 
 
 def test_rows_with_a_view_outlive_their_program(lib: FakeLibbpf) -> None:
     size = MapSize(value_size=32, entries=1)
-    program = Program(SHARE, {}, size)
-    view = memoryview(program.map_rows(size))
+    program = Program(SHARE, {}, {ROWS: size})
+    view = memoryview(program.map(ROWS))
     program.close()
     program.close()
-    os.pwrite(lib.rows.fileno(), b"\x2a", 31)
+    os.pwrite(lib.memory["rows"].fileno(), b"\x2a", 31)
     assert view[31] == 42
     unmapped = weakref.ref(view.obj)
     del view
@@ -324,7 +327,7 @@ def test_that_program_is_the_one_that_is_used(name: str, lib: FakeLibbpf) -> Non
 
 def test_nothing_but_descriptors_is_kept_of_an_object(lib: FakeLibbpf) -> None:
     # libbpf would close them, whatever has their numbers then.
-    program = Program(SHARE, {}, MapSize(48, 100))
+    program = Program(SHARE, {}, {ROWS: MapSize(48, 100)})
     assert lib.opened() == 0
     os.fstat(program.fd)
     program.close()
@@ -332,7 +335,7 @@ def test_nothing_but_descriptors_is_kept_of_an_object(lib: FakeLibbpf) -> None:
 
 def test_close_twice(lib: FakeLibbpf) -> None:
     before = open_files()
-    program = Program(SHARE, {}, MapSize(48, 100))
+    program = Program(SHARE, {}, {ROWS: MapSize(48, 100)})
     assert len(open_files()) == len(before) + 2
     program.close()
     program.close()
@@ -341,7 +344,7 @@ def test_close_twice(lib: FakeLibbpf) -> None:
 
 def test_a_forgotten_program_is_closed(lib: FakeLibbpf) -> None:
     before = open_files()
-    program = Program(SHARE, {}, MapSize(48, 100))
+    program = Program(SHARE, {}, {ROWS: MapSize(48, 100)})
     del program
     gc.collect()
     assert open_files() == before
@@ -388,7 +391,7 @@ def replace(fd: int, path: Path) -> None:
 
 def test_a_lost_program_closes_no_other_s_file(lib: FakeLibbpf, object_file: Path) -> None:
     before = open_files()
-    program = Program(SHARE, {}, MapSize(48, 100))
+    program = Program(SHARE, {}, {ROWS: MapSize(48, 100)})
     link = program.attach(9, _options.SELF)
     numbers = sorted(map(int, open_files().keys() - before.keys()))
     assert len(numbers) == 3 and {program.fd, link.fd} < set(numbers)
@@ -410,9 +413,9 @@ def test_a_lost_program_closes_no_other_s_file(lib: FakeLibbpf, object_file: Pat
 def test_the_memory_of_a_map_holds_no_descriptor(lib: FakeLibbpf) -> None:
     # Python's own would be the lowest number that is free, and closed whatever has it then.
     size = MapSize(48, 100)
-    program = Program(SHARE, {}, size)
+    program = Program(SHARE, {}, {ROWS: size})
     before = open_files()
-    memory = program.map_rows(size)
+    memory = program.map(ROWS)
     assert open_files() == before
     with pytest.raises(MemcgError) as caught:
         _libbpf_maps.map_memory(-1, 4096)

@@ -29,7 +29,7 @@ from pymemcgbpf._descriptors import Owned
 from ...open_files import open_files
 from ..fake_libbpf import FakeLibbpf, installed
 
-OF_MAPS = {".rodata": 41, ".bss": 42, "rows": 43, "scratches": 44}
+OF_MAPS = {".rodata": 41, ".bss": 42, "rows": 43, "scratches": 44, "names": 45}
 _MOVE, _LOAD_64, _EXIT = 0xB7, 0x18, 0x95
 
 
@@ -146,13 +146,13 @@ def lib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Kernel]:
     with installed(monkeypatch, Kernel) as fake:
         assert isinstance(fake, Kernel)
         fake.start()
-        rows = fcntl.fcntl(fake.rows.fileno(), fcntl.F_DUPFD_CLOEXEC, OF_MAPS["rows"])
+        rows = fcntl.fcntl(fake.memory["rows"].fileno(), fcntl.F_DUPFD_CLOEXEC, OF_MAPS["rows"])
         assert rows == OF_MAPS["rows"], "the one that is duplicated is open, at its number"
         yield fake
         os.close(rows)
 
 
-ROWS = MapSize(value_size=48, entries=100)
+ROWS = {"rows": MapSize(value_size=48, entries=100)}
 
 
 def test_libbpf_s_loader_is_asked_once(lib: Kernel) -> None:
@@ -199,8 +199,9 @@ def test_the_constants_are_those_of_this_program_alone(lib: Kernel) -> None:
 
 def test_the_map_of_rows_is_as_large_as_asked_for(lib: Kernel) -> None:
     Program(SHARE, {}, ROWS).close()
-    for rows, size in ((MapSize(56, 7), [56, 7]), (None, [32, 1])):
-        program = Program(SHARE, {}, rows)
+    sizes: dict[str, MapSize]
+    for sizes, size in (({"rows": MapSize(56, 7)}, [56, 7]), ({}, [32, 1])):
+        program = Program(SHARE, {}, sizes)
         assert [made[1:] for made in lib.made.values() if made[0] == "rows"][-1] == [*size, 1024]
         program.close()
 

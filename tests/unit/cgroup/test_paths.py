@@ -20,7 +20,6 @@ from pymemcgbpf._cgroup.paths import Paths
 from pymemcgbpf._descriptors import Owned, opened_at
 
 from ..fake_sources import TRANSIENT
-from ..tree_rows import paths_of
 
 SECOND = 1_000_000_000
 
@@ -104,13 +103,19 @@ class Walk:
     ) -> Optional[str]:
         """A cgroup's path, looked up as a snapshot does it."""
         kept = self.parents.keys() if ids is None else ids
-        return paths.look_up(cgroup_id, self.parents.get, self.seen_ns, kept)[0]
+        return paths.look_up(cgroup_id, self.parents.get, self.seen_ns, kept)
 
     def all(self, paths: Paths) -> dict[int, Optional[str]]:
         return {cgroup_id: self.relative(paths, cgroup_id) for cgroup_id in self.paths}
 
     def expected(self, root: Path) -> dict[int, str]:
         return {each: os.path.relpath(path, root) for each, path in self.paths.items()}
+
+
+def paths_of(directory: Path) -> Paths:
+    """The paths below a directory."""
+    status = directory.stat()
+    return Paths(str(directory), (status.st_dev, status.st_ino))
 
 
 def make(root: Path, *names: str) -> list[Path]:
@@ -192,7 +197,6 @@ def test_any_name_is_a_path(name: str, root: Path, system: System) -> None:
     for path, relative in ((child, name), (below, f"{name}/{name}")):
         assert walk.relative(paths, id_of(path)) == relative
         assert paths.absolute(relative) == f"{root}/{name}" + ("" if path is child else f"/{name}")
-        assert paths.id_at(relative) == id_of(path)
     below.rmdir()
     assert walk.relative(paths, id_of(child)) == name
     assert walk.relative(paths, walk_id(walk, below)) is None
@@ -212,7 +216,6 @@ def test_files_and_links_are_not_cgroups(root: Path, system: System) -> None:
     assert walk.relative(paths, id_of(inside)) == "a/inside"
     assert walk.relative(paths, id_of(root / "a")) == "a"
     assert walk.relative(paths, id_of(root / "file")) is None
-    assert paths.id_at("link") == id_of(root / "a"), "but a caller's path may lead over one"
 
 
 # --- what is gone ---------------------------------------------------------------------
@@ -246,7 +249,6 @@ def test_everything_is_gone_with_the_root(root: Path, system: System) -> None:
     assert None not in known.values()
     shutil.rmtree(root)
     assert set(walk.all(paths).values()) == {None}
-    assert paths.id_at("a") is None and paths.id_at(".") is None
 
 
 def test_another_directory_in_the_root_s_place_is_not_the_root(root: Path, system: System) -> None:
@@ -279,7 +281,6 @@ def test_another_cgroup_s_path_is_never_returned(
     again = Walk(root, system)
     for name in ("a", "a/b", "a/b/c"):
         assert again.relative(paths, id_of(root / name)) == name
-        assert paths.id_at(name) == id_of(root / name)
 
 
 def test_a_path_is_checked_at_every_call(root: Path, system: System) -> None:
@@ -352,7 +353,6 @@ def test_a_relative_root_stays_where_it_was(
         walk = Walk(root, system)
         assert walk.all(paths) == walk.expected(root)
         assert paths.absolute("a/b") == str(root / "a/b")
-        assert paths.id_at("a") == id_of(root / "a")
 
 
 @pytest.mark.parametrize("ending", ["", "/", "//", "/."])
@@ -415,7 +415,7 @@ def test_the_paths_of_ancestors_are_found(up: dict[int, Path], system: System) -
     ids = list(up)
     parents = dict(zip(ids, [*ids[1:], 0]))
     paths = paths_of(leaf)
-    found = [paths.look_up(each, parents.get, 1, parents.keys())[0] for each in ids]
+    found = [paths.look_up(each, parents.get, 1, parents.keys()) for each in ids]
     assert found == [".", "..", "../..", "../../..", "../../../.."]
     assert [paths.absolute(each or "?") for each in found] == [str(leaf), *map(str, above)]
     assert above[-1] == Path(system.top)
@@ -428,14 +428,14 @@ def test_ancestors_of_a_root_reached_through_a_link_are_the_real_ones(
     link = root / "link"
     link.symlink_to(leaf)
     paths = paths_of(link)
-    relative = paths.look_up(id_of(above[0]), nobody, 1, up.keys())[0]
+    relative = paths.look_up(id_of(above[0]), nobody, 1, up.keys())
     assert relative is not None and paths.absolute(relative) == str(above[0])
 
 
 def test_a_cgroup_above_the_mount_is_not_found(up: dict[int, Path], system: System) -> None:
     paths = paths_of(next(iter(up.values())))
     beyond = os.stat(f"{system.top}/..").st_ino
-    assert paths.look_up(beyond, nobody, 1, up.keys())[0] is None
+    assert paths.look_up(beyond, nobody, 1, up.keys()) is None
 
 
 def test_the_search_for_ancestors_ends_at_the_root_directory(
@@ -457,11 +457,11 @@ def test_the_search_for_ancestors_ends_at_the_root_directory(
     monkeypatch.setattr(_paths, "os", fake)
     (leaf,) = make(root, "a/b")
     paths = paths_of(leaf)
-    assert paths.look_up(id_of(root), nobody, 1, ())[0] == "../.."
-    assert paths.look_up(os.stat("/").st_ino, nobody, 1, ())[0] == "/".join(
+    assert paths.look_up(id_of(root), nobody, 1, ()) == "../.."
+    assert paths.look_up(os.stat("/").st_ino, nobody, 1, ()) == "/".join(
         [".."] * (len(leaf.parts) - 1)
     )
-    assert paths.look_up(-7, nobody, 1, ())[0] is None
+    assert paths.look_up(-7, nobody, 1, ()) is None
 
 
 # --- other devices --------------------------------------------------------------------
@@ -475,7 +475,6 @@ def test_the_same_inode_number_on_another_device_is_another_cgroup(
     walk = Walk(root, system)
     paths = Paths(str(root), (status.st_dev + 1, status.st_ino))
     assert set(walk.all(paths).values()) == {None}
-    assert paths.id_at("a") is None
 
 
 def test_a_mount_over_a_cgroup_hides_it(
@@ -495,19 +494,18 @@ def test_a_mount_over_a_cgroup_hides_it(
     monkeypatch.setattr(system, "stat", mounted)
     assert walk.relative(paths, id_of(hidden)) is None
     assert walk.relative(paths, id_of(other)) == "b"
-    assert paths.id_at("a") is None
 
 
 # --- what cannot be seen --------------------------------------------------------------
 
 
-def looked_up(paths: Paths, walk: Walk, path: Path) -> tuple[Optional[str], bool]:
+def looked_up(paths: Paths, walk: Walk, path: Path) -> Optional[str]:
     cgroup_id = walk_id(walk, path)
     return paths.look_up(cgroup_id, walk.parents.get, walk.seen_ns, walk.parents.keys())
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EIO])
-def test_a_directory_that_may_not_be_read_is_not_taken_for_removed(
+def test_a_directory_that_may_not_be_read_hides_only_what_is_in_it(
     number: int, root: Path, system: System
 ) -> None:
     hidden, gone, plain = make(root, "a/b", "c", "d")
@@ -519,9 +517,9 @@ def test_a_directory_that_may_not_be_read_is_not_taken_for_removed(
             raise OSError(number, os.strerror(number))
 
     system.opening = refuse
-    assert looked_up(paths, walk, hidden) == (None, False)
-    assert looked_up(paths, walk, gone) == (None, True)
-    assert looked_up(paths, walk, plain) == ("d", False)
+    assert looked_up(paths, walk, hidden) is None
+    assert looked_up(paths, walk, gone) is None
+    assert looked_up(paths, walk, plain) == "d"
 
 
 @pytest.mark.parametrize("number", TRANSIENT)
@@ -540,25 +538,7 @@ def test_a_shortage_is_an_error_and_not_taken_for_a_removal(
             with pytest.raises(MemcgError, match="cannot be listed") as caught:
                 looked_up(paths, walk, path)
             assert (type(caught.value), caught.value.errno) == (MemcgError, number)
-    assert looked_up(paths, walk, path) == ("a", False)
-
-
-def test_a_cgroup_above_the_mount_is_not_taken_for_removed(root: Path, system: System) -> None:
-    walk = Walk(root, system)
-    walk.parents[id_of(root)] = -5
-    paths = paths_of(root)
-    found = paths.look_up(-5, walk.parents.get, walk.seen_ns, walk.parents.keys())
-    assert found == (None, False)
-
-
-def test_id_at_is_the_id_of_the_cgroup_at_a_path(root: Path) -> None:
-    (child,) = make(root, "a/b")
-    paths = paths_of(root)
-    for spelled in ("a/b", "./a/b/", "a/../a/b", str(child)):
-        assert paths.id_at(spelled) == id_of(child)
-    assert paths.id_at(".") == paths.id_at("") == id_of(root)
-    for nowhere in ("b", "a/b/c", "a\0", "/proc", "x" * 300):
-        assert paths.id_at(nowhere) is None
+    assert looked_up(paths, walk, path) == "a"
 
 
 # --- parents without a row ------------------------------------------------------------
@@ -569,9 +549,9 @@ def test_a_cgroup_whose_parent_has_no_row_is_found(root: Path, system: System) -
     paths, walk = paths_of(root), Walk(root, system)
     for missing in (id_of(root / "a"), id_of(root / "a/b")):
         parents = {key: value for key, value in walk.parents.items() if key != missing}
-        found = paths.look_up(id_of(leaf), parents.get, walk.seen_ns, parents.keys())[0]
+        found = paths.look_up(id_of(leaf), parents.get, walk.seen_ns, parents.keys())
         assert found == "a/b/leaf"
-    assert paths.look_up(id_of(root / "c/d"), nobody, walk.seen_ns, ())[0] == "c/d"
+    assert paths.look_up(id_of(root / "c/d"), nobody, walk.seen_ns, ()) == "c/d"
 
 
 def test_a_cgroup_whose_parent_has_no_row_is_found_after_others(root: Path, system: System) -> None:
@@ -590,7 +570,7 @@ def test_cgroups_whose_parents_have_no_rows_cost_one_full_listing_per_snapshot(
     make(root, *(f"{one}/{two}" for one in "abc" for two in "xyz"))
     paths, walk = paths_of(root), Walk(root, system)
     for number in range(50):
-        assert paths.look_up(-5 - number, nobody, walk.seen_ns, walk.parents.keys())[0] is None
+        assert paths.look_up(-5 - number, nobody, walk.seen_ns, walk.parents.keys()) is None
     assert sorted(system.listed) == sorted(walk.paths), "each directory once"
 
 

@@ -15,9 +15,10 @@ from typing import Callable, Optional
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import ABSENT, TreeReader
+from pymemcgbpf import TreeReader
 from pymemcgbpf._cli import top
 from pymemcgbpf._cli.main import main
+from pymemcgbpf._wire import ABSENT
 
 from ...terminal import NAME, Terminal, terminal
 from ..commands import TEXT, Captured, failed

@@ -7,13 +7,11 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pymemcgbpf import Snapshot
 from pymemcgbpf._cgroup import mounts as _mounts
-from pymemcgbpf._cli import tree
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._cli.units import columns
 from pymemcgbpf._sources import choose as _choose
@@ -136,19 +134,6 @@ def test_the_tree_can_be_drawn_in_ascii(forest: Path, run_python: RunPython) -> 
     ran = run_python("-m", "pymemcgbpf", *arguments, PYTHONIOENCODING="ascii")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert names(ran.stdout)[1:] == ["|- a", "|- b", "|  |- x", "|  `- y", "`- \\xe4"]
-
-
-def test_a_cgroup_removed_during_the_command_is_left_out(
-    forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines = tree._lines
-
-    def remove_and_go_on(*arguments: Any) -> Any:
-        os.rename(forest / "b", forest.parent / "gone")
-        return lines(*arguments)
-
-    monkeypatch.setattr(tree, "_lines", remove_and_go_on)
-    assert names(printed(capsys, str(forest), "anon"))[1:] == ["└─ a"]
 
 
 def test_a_wrong_option_is_status_2(capsys: Captured) -> None:

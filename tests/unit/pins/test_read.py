@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pymemcgbpf import (
+    CgroupPermissionError,
     CgroupRemovedError,
     ClosedError,
     MemcgError,
@@ -32,6 +33,7 @@ from pymemcgbpf import (
     _wire,
 )
 from pymemcgbpf._cgroup import mounts as _mounts
+from pymemcgbpf._cgroup import paths as _paths
 from pymemcgbpf._pins import bpffs as _bpffs
 from pymemcgbpf._pins import parts as _parts
 from pymemcgbpf._pins import read as _read
@@ -475,7 +477,8 @@ def test_a_walk_is_read_as_a_snapshot_in_its_order(
     assert snapshot.order == reader.order == _options.ORDER_NAMES[order]
     assert list(snapshot.ids) == [row.cgroup_id for row in rows]
     assert [row["pgscan"] for row in snapshot] == [row.values[1] for row in rows]
-    assert snapshot._paths.root_id == root  # type: ignore[union-attr]
+    assert isinstance(snapshot._paths, _paths.ListedPaths)
+    assert snapshot._paths._of_id.root_id == root
 
 
 @pytest.fixture
@@ -508,7 +511,7 @@ def test_paths_are_found_below_the_mount(
     found = snapshot.find("b/c")
     assert found is not None and found.id == cgroups["a/b/c"].stat().st_ino
     cgroups["a/b/c"].rmdir()
-    assert [row.gone for row in snapshot] == [False, False, True]
+    assert [row.exists() for row in snapshot] == [True, True, False]
     # The mount's own directory.
     pinned_file(pin, of_directories(cgroups, ".", "d"))
     snapshot = read_tree(PinnedReader(pin))
@@ -530,9 +533,9 @@ def test_paths_are_none_where_the_root_is_not_visible(
     for _ in range(3):
         snapshot = read_tree(reader)
         assert (snapshot.path, snapshot.find("b"), snapshot.by_path()) == (None, None, {})
-        assert [(row.path, row.relative_path, row.gone) for row in snapshot] == [
-            (None, None, False)
-        ] * 2
+        assert [(row.path, row.relative_path) for row in snapshot] == [(None, None)] * 2
+        with pytest.raises(CgroupPermissionError):
+            snapshot[0].exists()
         assert repr(snapshot) == "<Snapshot: 2 cgroups, 2 items>"
     assert len(asked) == 1, "a look takes long: not at every read"
 

@@ -17,7 +17,6 @@ from typing import Any, Callable, Optional
 import pytest
 
 from pymemcgbpf import (
-    ABSENT,
     BackendUnavailableError,
     BpfPermissionError,
     CgroupRemovedError,
@@ -43,13 +42,15 @@ from pymemcgbpf._sources import flush as _flush
 from pymemcgbpf._sources import one_bpf as _one_bpf
 from pymemcgbpf._sources import tree_bpf as _tree_bpf
 from pymemcgbpf._sources.tree_bpf import IteratorWalker, MapSource, RunWalker, TreeSourceFactory
+from pymemcgbpf._sources.tree_paths import NameRoom
 from pymemcgbpf._sources.tree_text import TextTreeSource
+from pymemcgbpf._wire import ABSENT
 
 from ...open_files import open_files
 from ..directories import make_v1, make_v2
 from ..fake_libbpf import FakeIteratorMaker, installed
 from ..kernels import LINUX_6_18, LINUX_7_3
-from ..tree_rows import NAMES, pack, unpack
+from ..tree_rows import NAMES, NamedRow, pack, unpack, write_names
 
 Opened = Callable[[Path], Cgroup]
 ORDERS = ("self", "pre", "post", "up", "children")
@@ -72,6 +73,7 @@ class Walkers:
 
     Attributes:
         rows: what the next walk meets.
+        names: the names of cgroups, by id.
         load_error: raised instead of making a walker.
         made: the walkers made, in order.
         flushes: what the source asked a way to flush for.
@@ -81,6 +83,7 @@ class Walkers:
 
     def __init__(self) -> None:
         self.rows: list[_wire.RawRow] = []
+        self.names: dict[int, str] = {}
         self.load_error: Optional[BaseException] = None
         self.walk_error: Optional[BaseException] = None
         self.made: list[Walker] = []
@@ -89,14 +92,23 @@ class Walkers:
         self.walking: Callable[[], Any] = lambda: None
 
     def __call__(
-        self, constants: dict[str, bytes], rows: MapSize, cgroup: Cgroup, order: int
+        self, constants: dict[str, bytes], maps: dict[str, MapSize], cgroup: Cgroup, order: int
     ) -> Walker:
         if self.load_error is not None:
             raise self.load_error
-        self.made.append(Walker(self, constants, rows, cgroup, order))
+        self.made.append(Walker(self, constants, maps, cgroup, order))
         return self.made[-1]
 
     by_iterator = True
+
+    def named_rows(self, walker: Walker) -> list[NamedRow]:
+        """What a walk names: children of the root."""
+        return [
+            NamedRow(
+                row.cgroup_id, walker.root_id, row.flags, self.names.get(row.cgroup_id, "name")
+            )
+            for row in self.rows
+        ]
 
     def before_walking(
         self, cgroup: Cgroup, plan: ReadPlan, flush: bool, order: Order, *, by_iterator: bool
@@ -120,7 +132,7 @@ class Walkers:
 
 
 class Walker:
-    """One loaded program, with its map."""
+    """One loaded program, with its maps."""
 
     is_lost = False
 
@@ -128,13 +140,15 @@ class Walker:
         self,
         kernel: Walkers,
         constants: dict[str, bytes],
-        room: MapSize,
+        maps: dict[str, MapSize],
         cgroup: Cgroup,
         order: int,
     ) -> None:
-        self.kernel, self.constants, self.room, self.order = kernel, constants, room, order
+        self.kernel, self.constants, self.order = kernel, constants, order
+        self.room, self.root_id = maps[_program.ROWS], cgroup.id
         self.directory = os.readlink(f"/proc/self/fd/{cgroup.fd}")
-        self.memory = mmap.mmap(-1, room.value_size * room.entries)
+        self.rows = mmap.mmap(-1, self.room.value_size * self.room.entries)
+        self.names = mmap.mmap(-1, maps[_program.NAMES].value_size)
         self.walks = self.closes = 0
 
     def walk(self) -> int:
@@ -144,13 +158,15 @@ class Walker:
             raise self.kernel.walk_error
         self.walks += 1
         fitting = pack(*self.kernel.rows[: self.room.entries])
-        self.memory[: len(fitting)] = fitting
+        self.rows[: len(fitting)] = fitting
+        write_names(self.names, self.constants, self.kernel.named_rows(self))
         return len(self.kernel.rows)
 
     def close(self) -> None:
         self.closes += 1
         with contextlib.suppress(BufferError):  # as the program does
-            self.memory.close()
+            self.rows.close()
+            self.names.close()
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +213,7 @@ def test_a_walk_gives_the_map(source: MakeSource, kernel: Walkers, v2: Path) -> 
     kernel.rows += [row(50), row(51)]
     made = source()
     rows = made.walk()
-    assert (rows.number, rows.memory) == (3, kernel.made[0].memory)
+    assert (rows.number, rows.memory) == (3, kernel.made[0].rows)
     assert unpack(rows, 2) == kernel.rows
     kernel.rows.pop()
     assert made.walk().number == 2
@@ -210,7 +226,12 @@ def test_what_a_program_is_made_with(source: MakeSource, kernel: Walkers, v2: Pa
     (walker,) = kernel.made
     assert walker.order == _options.POST
     assert walker.room.value_size == SIZE == 40
-    assert walker.constants == RECIPE.constants(FLUSH_NONE, _options.POST)
+    room = NameRoom.for_names(walker.room.entries)
+    assert walker.constants == {
+        **RECIPE.constants(FLUSH_NONE, _options.POST),
+        **room.constants(can_rename=False),
+    }
+    assert len(walker.names) == room.map_size.value_size
     assert walker.directory == str(v2)
 
 
@@ -362,7 +383,7 @@ def test_rows_are_counted_by_a_walk_that_keeps_nothing(
     assert open_files() == before
     assert (kernel.rooms, kernel.open) == ([1, 1], [])
     assert {walker.order for walker in kernel.made} == {_options.PRE}
-    assert all(walker.memory.closed for walker in kernel.made)
+    assert all(walker.rows.closed and walker.names.closed for walker in kernel.made)
 
 
 def test_a_map_grows_until_the_rows_fit(source: MakeSource, kernel: Walkers, v2: Path) -> None:
@@ -377,7 +398,7 @@ def test_a_map_grows_until_the_rows_fit(source: MakeSource, kernel: Walkers, v2:
     rows = made.walk()
     assert unpack(rows, 2) == kernel.rows and rows.number == 18
     assert kernel.rooms == [17, 18 + 4 + 16]
-    assert len(kernel.open) == 1 and kernel.open[0].memory is rows.memory
+    assert len(kernel.open) == 1 and kernel.open[0].rows is rows.memory
     assert made.walk().number == 18 and len(kernel.made) == 2
 
 
@@ -675,9 +696,9 @@ def test_a_map_without_views_is_unmapped(source: MakeSource, kernel: Walkers) ->
 def test_the_last_view_unmaps_the_map(source: MakeSource, kernel: Walkers) -> None:
     made = source()
     view = memoryview(made.walk().memory)
-    unmapped = weakref.ref(kernel.made[0].memory)
+    unmapped = weakref.ref(kernel.made[0].rows)
     made.close()
-    kernel.made[0].memory = None  # type: ignore[assignment]
+    kernel.made[0].rows = None  # type: ignore[assignment]
     gc.collect()
     assert unmapped() is not None and view[0] == view[0]
     del view
@@ -880,16 +901,16 @@ class FakeProgram:
 
     is_lost = False
 
-    def __init__(self, name: str, constants: dict[str, bytes], rows: MapSize) -> None:
-        self.name, self.constants, self.rows = name, constants, rows
+    def __init__(self, name: str, constants: dict[str, bytes], maps: dict[str, MapSize]) -> None:
+        self.name, self.constants, self.maps = name, constants, maps
         self.fd, self.key = 33, 1 << 63
         self.attached: list[tuple[int, int]] = []
         self.link = FakeLink()
         self.closes = 0
 
-    def map_rows(self, rows: MapSize) -> mmap.mmap:
-        assert rows == self.rows
-        return mmap.mmap(-1, rows.value_size * rows.entries)
+    def map(self, name: str, writable: bool = False) -> mmap.mmap:
+        assert writable is (name == _program.NAMES)
+        return mmap.mmap(-1, self.maps[name].value_size * self.maps[name].entries)
 
     def attach(self, cgroup_fd: int, order: int) -> Any:
         self.attached.append((cgroup_fd, order))
@@ -903,8 +924,8 @@ class FakeProgram:
 def programs(monkeypatch: pytest.MonkeyPatch) -> list[FakeProgram]:
     made: list[FakeProgram] = []
 
-    def make(name: str, constants: dict[str, bytes], rows: MapSize) -> FakeProgram:
-        made.append(FakeProgram(name, constants, rows))
+    def make(name: str, constants: dict[str, bytes], maps: dict[str, MapSize]) -> FakeProgram:
+        made.append(FakeProgram(name, constants, maps))
         return made[-1]
 
     monkeypatch.setattr(_program, "Program", make)
@@ -939,7 +960,7 @@ def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stream:
     return made
 
 
-ROOM = MapSize(SIZE, 10)
+ROOM = {_program.ROWS: MapSize(SIZE, 10), _program.NAMES: MapSize(300, 1)}
 
 
 def test_an_iterator_s_program(
@@ -948,13 +969,13 @@ def test_an_iterator_s_program(
     cgroup = opened(v2)
     walker = IteratorWalker({"nr_terms": b"1234"}, ROOM, cgroup, _options.POST)
     (program,) = programs
-    assert (program.name, program.constants, program.rows) == (
+    assert (program.name, program.constants, program.maps) == (
         _program.SHARE,
         {"nr_terms": b"1234"},
         ROOM,
     )
     assert program.attached == [(cgroup.fd, _options.POST)]
-    assert len(walker.memory) == 400
+    assert (len(walker.rows), len(walker.names)) == (400, 300)
     walker.close()
     assert (program.link.closes, program.closes) == (1, 1)
 
@@ -1020,7 +1041,7 @@ def test_an_iterator_that_does_not_attach_leaves_nothing(
 ) -> None:
     mapped: list[weakref.ref[mmap.mmap]] = []
 
-    def map_rows(self: FakeProgram, rows: MapSize) -> mmap.mmap:
+    def map_one(self: FakeProgram, name: str, writable: bool = False) -> mmap.mmap:
         memory = mmap.mmap(-1, 4096)
         mapped.append(weakref.ref(memory))
         return memory
@@ -1028,7 +1049,7 @@ def test_an_iterator_that_does_not_attach_leaves_nothing(
     def attach(self: FakeProgram, cgroup_fd: int, order: int) -> Any:
         raise MemcgError("no", errno=number, call="bpf_link_create")
 
-    monkeypatch.setattr(FakeProgram, "map_rows", map_rows)
+    monkeypatch.setattr(FakeProgram, "map", map_one)
     monkeypatch.setattr(FakeProgram, "attach", attach)
     cgroup = opened(v2)
     with pytest.raises(MemcgError) as caught:
@@ -1036,7 +1057,7 @@ def test_an_iterator_that_does_not_attach_leaves_nothing(
     assert type(caught.value) is kind
     del caught
     gc.collect()
-    assert [each() for each in mapped] == [None]
+    assert [each() for each in mapped] == [None, None]
 
 
 @pytest.mark.parametrize("transport", [IteratorWalker, RunWalker])
@@ -1103,12 +1124,12 @@ def walker(
 
 def test_a_run_s_program(programs: list[FakeProgram], walker: RunWalker) -> None:
     (program,) = programs
-    assert (program.name, program.constants, program.rows) == (
+    assert (program.name, program.constants, program.maps) == (
         _program.RUN_TREE,
         {"nr_terms": b"1234"},
         ROOM,
     )
-    assert program.attached == [] and len(walker.memory) == 400
+    assert program.attached == [] and (len(walker.rows), len(walker.names)) == (400, 300)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 11, (1 << 32) - 1])
@@ -1189,21 +1210,27 @@ def test_a_walker_s_map_is_as_large_as_asked_for_and_cannot_be_written_to(
     cgroup = opened(v2)
     before = open_files()
     with installed(monkeypatch) as lib:
-        rows = MapSize(RECIPE.row_size, 123)
+        maps = {"rows": MapSize(RECIPE.row_size, 123), "names": MapSize(300, 1)}
         constants = RECIPE.constants(FLUSH_NONE, _options.PRE)
-        walker = transport(constants, rows, cgroup, _options.PRE)
+        walker = transport(constants, maps, cgroup, _options.PRE)
         assert lib.sizes["rows"] == {"value_size": 40, "max_entries": 123}
-        assert lib.autocreate == {"rows": True, "scratches": transport is RunWalker}
+        assert lib.autocreate == {
+            "rows": True,
+            "names": True,
+            "scratches": transport is RunWalker,
+        }
         assert [name for name, wanted in lib.autoload.items() if wanted] == [
             _program.SHARE if transport is IteratorWalker else _program.RUN_TREE
         ]
         assert lib.constant("header")[:24] == constants["header"]
-        assert len(walker.memory) == 40 * 123
-        os.pwrite(lib.rows.fileno(), b"from the kernel", 40)
-        assert walker.memory[40:55] == b"from the kernel"
+        assert (len(walker.rows), len(walker.names)) == (40 * 123, 300)
+        os.pwrite(lib.memory["rows"].fileno(), b"from the kernel", 40)
+        assert walker.rows[40:55] == b"from the kernel"
         with pytest.raises(TypeError):
-            walker.memory[0] = 1
+            walker.rows[0] = 1
+        walker.names[:5] = b"to it"
+        assert os.pread(lib.memory["names"].fileno(), 5, 0) == b"to it"
         walker.close()
-        assert walker.memory.closed
+        assert walker.rows.closed and walker.names.closed
         assert lib.opened() == 0
     assert open_files() == before

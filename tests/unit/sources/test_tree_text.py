@@ -13,7 +13,6 @@ from typing import Any, Callable, Optional
 import pytest
 
 from pymemcgbpf import (
-    ABSENT,
     CgroupPermissionError,
     CgroupRemovedError,
     MemoryControllerError,
@@ -27,6 +26,7 @@ from pymemcgbpf._options import Order
 from pymemcgbpf._sources import tree_text as _tree_text
 from pymemcgbpf._sources.tree_bpf import TreeSourceFactory
 from pymemcgbpf._sources.tree_text import TextTreeSource
+from pymemcgbpf._wire import ABSENT
 
 from ...open_files import open_files
 from ..directories import STAT_V2, make_v1, make_v2
