@@ -17,8 +17,8 @@ from typing import Callable, Optional
 from .. import _fork
 from .._descriptors import opened_at
 from ..errors import raise_if_transient
+from .walk_paths import Origin, WalkPaths
 from .walk_paths import Paths as PathsOfRows
-from .walk_paths import WalkPaths
 
 ROOT = "."
 
@@ -217,7 +217,7 @@ class PathsOfId:
     """
 
     def __init__(self, root_id: int, find: Callable[[int], Optional[tuple[str, int]]]) -> None:
-        self.root_id = root_id
+        self.root_id, self.origin = root_id, Origin()
         self._find = find
         self._paths: Optional[Paths] = None
         self._looked_ns: Optional[int] = None
@@ -273,7 +273,7 @@ class ListedPaths(WalkPaths):
     def __init__(
         self, paths: PathsOfId, ids: memoryview, parent_ids: memoryview, seen_ns: int
     ) -> None:
-        super().__init__(paths, None, None, ())
+        super().__init__(paths.origin, None, None, ())
         self._of_id, self._walk = paths, (ids, parent_ids, seen_ns)
         self._is_listed = False
 

@@ -16,7 +16,7 @@ Paths = tuple[Optional[str], ...]
 
 
 class RootPath:
-    """The absolute path of the root of a walk.
+    """The absolute path of the root of a walk, without symbolic links.
 
     On cgroup v1 the root, or a cgroup above it, can be renamed; :meth:`follow` finds it again.
 
@@ -27,9 +27,7 @@ class RootPath:
     def __init__(self, cgroup: Cgroup) -> None:
         self._fd, self._identity = cgroup.fd, cgroup.identity
         self._can_move = cgroup.version == 1
-        self.path = os.path.abspath(cgroup.path)
-        if _lookup.identity(self.path) != cgroup.identity:  # abspath() removed ".." behind a link
-            self.path = os.path.realpath(cgroup.path)
+        self.path = _lookup.resolved(cgroup.path)
         self._link = self._read_link()
 
     def follow(self) -> bool:
@@ -50,15 +48,19 @@ class RootPath:
             return None
 
 
+class Origin:
+    """What the paths of all walks of one reader have in common. It refers to nothing."""
+
+
 class WalkPaths:
     """The paths of the rows of one walk. Snapshots of an unchanged tree share one object.
 
     Attributes:
-        origin: what the paths of all walks of one reader have in common.
+        origin: the same for all walks of one reader.
     """
 
     def __init__(
-        self, origin: object, root: Optional[str], device: Optional[int], paths: Paths
+        self, origin: Origin, root: Optional[str], device: Optional[int], paths: Paths
     ) -> None:
         self.origin = origin
         self._root, self._device, self._paths = root, device, paths

@@ -156,8 +156,8 @@ class MapSource:
 
     @property
     def root(self) -> Cgroup:
-        """The root of the walk, which stays open until close()."""
-        return self._root
+        """The root of the walk, which stays open until close(), with its absolute path."""
+        return self._root._replace(path=self._paths.root)
 
     def walk(self) -> _tree_text.Rows:
         """Walks the tree, and returns all rows. The next walk overwrites them.

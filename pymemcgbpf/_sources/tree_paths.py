@@ -17,7 +17,7 @@ from .._bpf.program import MapSize
 from .._bpf.terms import u32
 from .._cgroup import mounts as _mounts
 from .._cgroup.directory import Cgroup
-from .._cgroup.walk_paths import Paths, RootPath, WalkPaths
+from .._cgroup.walk_paths import Origin, Paths, RootPath, WalkPaths
 
 _TYPICAL_NAME = 48  # bytes; names that do not fit make the map larger
 
@@ -99,8 +99,14 @@ class TreePaths:
         self._path_of: dict[int, str] = {}
         self._tags: dict[int, int] = {}
         self._signature: Optional[tuple[int, int]] = None
-        self._last = WalkPaths(self, None, None, ())
+        self._origin = Origin()
+        self._last = WalkPaths(self._origin, None, None, ())
         self._forget()
+
+    @property
+    def root(self) -> str:
+        """The path of the root of the walk."""
+        return self._root.path
 
     def begin(self, names: mmap.mmap) -> None:
         """Prepares the map of names for a walk."""
@@ -157,7 +163,7 @@ class TreePaths:
                 return None
         if len(self._path_of) > 2 * count + 64:
             self._prune(ids)
-        self._last = WalkPaths(self, self._root.path, self._device, paths)
+        self._last = WalkPaths(self._origin, self._root.path, self._device, paths)
         if self._order == "up" or None not in paths:
             self._signature, self.named_id = signature, written.newest_id
         return self._last
@@ -182,8 +188,8 @@ class TreePaths:
 
     def _upwards(self, count: int) -> Paths:
         """The paths of the root and its ancestors, as far as they are below the mount."""
-        path = os.path.realpath(self._root.path)
-        paths: list[Optional[str]] = [self._root.path]
+        path = self._root.path
+        paths: list[Optional[str]] = [path]
         topmost = _mounts.hierarchy_root(path)
         while len(paths) < count and path != topmost:
             path = os.path.dirname(path)

@@ -16,7 +16,7 @@ from .._cgroup import diagnosis as _diagnosis
 from .._cgroup import directory as _directory
 from .._cgroup import files as _files
 from .._cgroup.directory import Cgroup
-from .._cgroup.walk_paths import Paths, RootPath, WalkPaths
+from .._cgroup.walk_paths import Origin, Paths, RootPath, WalkPaths
 from .._descriptors import Owned, opened_at
 from .._items import MEMORY_STAT, ON_ROOT, PRESSURE, file_of
 from ..errors import MemcgError, is_transient
@@ -108,7 +108,8 @@ class TextTreeSource:
         self._directory = _files.CgroupFile(cgroup, ".")
         self._root = cgroup._replace(fd=self._directory.fd, owner=None)
         self._root_path = RootPath(self._root)
-        self._last = WalkPaths(self, None, None, ())
+        self._origin = Origin()
+        self._last = WalkPaths(self._origin, None, None, ())
         self._above = tuple(self._ancestors())
         parent_id = self._above[0].id if self._above else 0
         self._start = _Place(".", cgroup.id, parent_id, len(self._above))
@@ -119,8 +120,8 @@ class TextTreeSource:
 
     @property
     def root(self) -> Cgroup:
-        """The root of the walk, which stays open until close()."""
-        return self._root
+        """The root of the walk, which stays open until close(), with its absolute path."""
+        return self._root._replace(path=self._root_path.path)
 
     def walk(self) -> Rows:
         """Walks the tree, and returns all rows.
@@ -147,14 +148,13 @@ class TextTreeSource:
         """The paths of a walk; the object of the last walk if they are the same."""
         root = self._root_path.path
         if self._order == "up":
-            real = os.path.realpath(root)
-            above = (os.path.normpath(f"{real}/{path}") for path in relative[1:])
+            above = (os.path.normpath(f"{root}/{path}") for path in relative[1:])
             paths: Paths = (root, *above)
         else:
             prefix = os.path.join(root, "")
             paths = tuple(root if path == "." else prefix + path for path in relative)
         if paths != self._last.paths or root != self._last.root:
-            self._last = WalkPaths(self, root, self._root.identity[0], paths)
+            self._last = WalkPaths(self._origin, root, self._root.identity[0], paths)
         return self._last
 
     def probe_missing(self) -> set[str]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Optional, Union
 
 from pymemcgbpf import Snapshot, _wire
 from pymemcgbpf._cgroup.directory import Cgroup
-from pymemcgbpf._cgroup.walk_paths import WalkPaths
+from pymemcgbpf._cgroup.walk_paths import Origin, WalkPaths
 from pymemcgbpf._options import Request
 from pymemcgbpf._sources.choose import Selection
 from pymemcgbpf._sources.tree_text import Rows
@@ -55,7 +55,7 @@ def snapshot_of(
     if paths is None:
         paths = [f"{root}/{at}" for at in range(len(data) // _wire.row_size(len(names)))]
     device = root.stat().st_dev if root.exists() else None
-    found = WalkPaths(root, str(root), device, tuple(paths))
+    found = WalkPaths(Origin(), str(root), device, tuple(paths))
     return Snapshot(memoryview(data), names, order, times, found)
 
 
@@ -111,7 +111,7 @@ class FakeTree:
         self.hold: Optional[threading.Event] = None
         self.entered = threading.Event()
         self.during: Any = None
-        self.paths = WalkPaths(self, "/root", None, (None,) * number)
+        self.paths = WalkPaths(Origin(), "/root", None, (None,) * number)
 
     def walk(self) -> Rows:
         assert self.closes == 0, "walked after close"
@@ -157,6 +157,6 @@ class Trees:
         self.asked.append((cgroup.path, request, factory))
         source: Any = self.source
         self.source.paths = WalkPaths(
-            self, os.path.abspath(cgroup.path), cgroup.identity[0], (None,) * self.source.number
+            Origin(), os.path.abspath(cgroup.path), cgroup.identity[0], (None,) * self.source.number
         )
         return Selection(source, request.names or NAMES, "fake", "thin air", "because")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pymemcgbpf._cgroup.directory import Cgroup
-from pymemcgbpf._cgroup.walk_paths import RootPath, WalkPaths
+from pymemcgbpf._cgroup.walk_paths import Origin, RootPath, WalkPaths
 
 
 @pytest.fixture
@@ -36,10 +36,11 @@ def test_a_root_has_an_absolute_path(
         monkeypatch.chdir(root.parent)
 
 
-def test_a_root_reached_through_a_link_keeps_its_name(root: Path) -> None:
+def test_a_root_reached_through_a_link_has_the_path_of_the_cgroup(root: Path) -> None:
+    """The link may lead elsewhere later."""
     link = root.parent / "link"
     link.symlink_to(root)
-    assert RootPath(opened(str(link), 2)).path == str(link)
+    assert RootPath(opened(str(link), 2)).path == str(root)
 
 
 def test_dots_after_a_link_are_resolved_at_the_link_s_target(root: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_root_is_not_followed_without_proc_or_on_cgroup_v2(
 
 def test_places_and_ids(root: Path) -> None:
     status = os.stat(root)
-    paths = WalkPaths(None, str(root), status.st_dev, (str(root), None, f"{root}/a"))
+    paths = WalkPaths(Origin(), str(root), status.st_dev, (str(root), None, f"{root}/a"))
     assert paths.places[str(root)] == 0 and paths.places[f"{root}/a"] == 2
     assert paths.places is paths.places, "made once"
     assert paths.id_at(str(root)) == status.st_ino
