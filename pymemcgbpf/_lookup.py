@@ -71,7 +71,7 @@ def resolved(path: str) -> str:
 
 
 def contents(path: str, directory: Optional[int] = None) -> Optional[str]:
-    """The text of a small file of the kernel, without white space around it.
+    """The text of a small file of the kernel, without the end of its last line.
 
     None where the file cannot be read. The path may be relative to an open directory.
 
@@ -80,12 +80,10 @@ def contents(path: str, directory: Optional[int] = None) -> Optional[str]:
     """
     opener = None if directory is None else functools.partial(os.open, dir_fd=directory)
     try:
-        # Names of cgroups and mounts may contain any bytes, so they need not be UTF-8, and "\r"
-        # does not end a line.
-        with open(
-            path, encoding="utf-8", errors="surrogateescape", newline="\n", opener=opener
-        ) as file:
-            return file.read().strip()
+        with open(path, "rb", buffering=0, opener=opener) as file:
+            # Names of cgroups and mounts may contain any bytes but "\n": they need not be UTF-8,
+            # and may end with a space.
+            return file.readall().decode("utf-8", "surrogateescape").strip("\n")
     except OSError as error:
         raise_if_transient(error, f"{path} cannot be read", "open")
         return None

@@ -32,6 +32,7 @@ __all__ = [
     "PinNotFoundError",
     "PinPathError",
     "PinPermissionError",
+    "ProcessNotFoundError",
     "StreamError",
     "TreeTooLargeError",
     "UnknownItemError",
@@ -163,6 +164,10 @@ class MemoryControllerError(MemcgError):
 
 class CgroupRemovedError(MemcgError):
     """The cgroup was removed after its reader was created, or while it was being created."""
+
+
+class ProcessNotFoundError(MemcgError, ProcessLookupError):
+    """There is no such process, or it has exited."""
 
 
 class UnknownItemError(MemcgError, ValueError):
