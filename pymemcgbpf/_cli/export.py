@@ -137,11 +137,11 @@ def _exposition(snapshot: Snapshot, cgroups: Sequence[Optional[str]], form: str)
 
 def _labels(snapshot: Snapshot, path: str) -> list[Optional[str]]:
     """The label of each row; None for a cgroup without a path, such as a removed one."""
-    root = os.path.realpath(path)
-    above = os.path.relpath(root, _mounts.hierarchy_root(root))
+    above = _mounts.path_in_hierarchy(path)
     paths = (row.relative_path for row in snapshot)
+    # Outside of this process's cgroup namespace, paths begin with "/..", which normpath() omits.
     return [
-        None if path is None else _escaped(utf_8(os.path.normpath(os.path.join("/", above, path))))
+        None if path is None else _escaped(utf_8(os.path.normpath(os.path.join(above, path))))
         for path in paths
     ]
 
