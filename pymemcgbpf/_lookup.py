@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from typing import Optional, Union
 
+from ._descriptors import opened_at
 from .errors import raise_if_transient
 
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
@@ -78,12 +78,11 @@ def contents(path: str, directory: Optional[int] = None) -> Optional[str]:
     Raises:
         MemcgError: as :func:`status`.
     """
-    opener = None if directory is None else functools.partial(os.open, dir_fd=directory)
     try:
-        with open(path, "rb", buffering=0, opener=opener) as file:
-            # Names of cgroups and mounts may contain any bytes but "\n": they need not be UTF-8,
-            # and may end with a space.
-            return file.readall().decode("utf-8", "surrogateescape").strip("\n")
+        with opened_at(path, os.O_RDONLY, directory) as file:
+            parts = list(iter(lambda: os.read(file.fileno(), 1 << 14), b""))
     except OSError as error:
         raise_if_transient(error, f"{path} cannot be read", "open")
         return None
+    # Names of cgroups may hold any bytes but "\n": they need not be UTF-8, and may end with a space.
+    return b"".join(parts).decode("utf-8", "surrogateescape").strip("\n")

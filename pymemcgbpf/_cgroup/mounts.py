@@ -6,6 +6,7 @@ They are found by process, by the path that /proc/PID/cgroup shows, and by id.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import operator
 import os
@@ -106,6 +107,13 @@ def cgroup_of(pid: SupportsIndex) -> str:
 def own_membership() -> Optional[str]:
     """What /proc/self/cgroup says now; None if it cannot be read."""
     return contents(f"{PROC}/{_SELF}/cgroup")
+
+
+def own_namespace() -> str:
+    """What tells this process's cgroup namespace, in which its membership is shown, from others."""
+    with contextlib.suppress(OSError):
+        return os.readlink(f"{PROC}/{_SELF}/ns/cgroup")
+    return ""
 
 
 def cgroup_of_membership(membership: Optional[str], pid: Union[int, str] = _SELF) -> str:
