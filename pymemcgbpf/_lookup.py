@@ -84,5 +84,6 @@ def contents(path: str, directory: Optional[int] = None) -> Optional[str]:
     except OSError as error:
         raise_if_transient(error, f"{path} cannot be read", "open")
         return None
-    # Names of cgroups may hold any bytes but "\n": they need not be UTF-8, and may end with a space.
+    # The name of a cgroup may hold any bytes but "\n": it need not be UTF-8, and may end with a
+    # space.
     return b"".join(parts).decode("utf-8", "surrogateescape").strip("\n")

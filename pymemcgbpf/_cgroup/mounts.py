@@ -211,7 +211,7 @@ def find_cgroup(cgroup_id: int) -> Optional[tuple[str, int]]:
             return mount_point, at[0]
         waiting = [mount_point]
         for directory in waiting:  # the loop itself appends to the list
-            found = _directories(directory)
+            found = subdirectories(directory)
             if cgroup_id in found:
                 return found[cgroup_id], at[0]
             waiting += found.values()
@@ -252,6 +252,22 @@ def path_below(root: str, path: str) -> Optional[str]:
     return None if f"{below}/".startswith("../") else below
 
 
+def subdirectories(path: str) -> dict[int, str]:
+    """The paths of a directory's subdirectories by inode number; none if it cannot be listed."""
+    try:
+        if os.stat(path).st_nlink == 2:  # none: it counts them (kernfs_refresh_inode())
+            return {}
+        with os.scandir(path) as entries:
+            return {
+                entry.inode(): entry.path
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False)
+            }
+    except OSError as error:
+        raise_if_transient(error, f"{path} cannot be listed", "open")
+        return {}
+
+
 def _memberships(text: Optional[str]) -> dict[str, str]:
     """The paths in the text of /proc/PID/cgroup by controller; the key "" is the v2 hierarchy."""
     memberships = {}
@@ -288,20 +304,6 @@ def _is_exiting(pid: Union[int, str]) -> bool:
     """Whether a process has exited, or is about to."""
     _, _, fields = (contents(f"{PROC}/{pid}/stat") or "").rpartition(") ")  # after its name
     return not fields or bool(int(fields.split(" ")[6]) & _PF_EXITING)
-
-
-def _directories(path: str) -> dict[int, str]:
-    """The paths of a directory's subdirectories by inode number; none if it cannot be listed."""
-    try:
-        with os.scandir(path) as entries:
-            return {
-                entry.inode(): entry.path
-                for entry in entries
-                if entry.is_dir(follow_symlinks=False)
-            }
-    except OSError as error:
-        raise_if_transient(error, f"{path} cannot be listed", "open")
-        return {}
 
 
 def _unescape(field: str) -> str:
