@@ -45,8 +45,8 @@ def read_stats(
 
     Args:
         cgroup_path: The directory of the cgroup. None stands for the cgroup that the process is in
-            at that moment, as :func:`own_cgroup` finds it; to see where that is costs as much as
-            a read of one cgroup again.
+            at that moment, as :func:`own_cgroup` finds it. To ask the kernel where that is takes
+            longer than the read itself, so in a loop use a :class:`StatsReader`.
         items: The names of items and groups, as in :class:`StatsReader`. None stands for all of
             memory.stat and "memory.current".
         flush: True for values as fresh as those of memory.stat, read at that moment. False for
