@@ -293,8 +293,8 @@ def _why_not_shown(pid: int) -> MemcgError:
             remedy="mount it, or name a cgroup",
         )
     return CgroupPermissionError(
-        f"this user may not read {PROC}/{pid}/cgroup, as {PROC} hides the processes of others "
-        "(its mount option hidepid): run as root, or name a cgroup",
+        f"this user may not read {PROC}/{pid}/cgroup (see the mount option hidepid of {PROC})",
+        remedy="run as root, or name a cgroup",
         errno=errno.EACCES,
         call="open",
     )

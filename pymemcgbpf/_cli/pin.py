@@ -33,6 +33,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("path", nargs="?", metavar="PATH", help=parsers.A_CGROUP)
     parser.add_argument(
         "pin",
+        nargs="?",
         metavar="PIN",
         help="path of the new file, such as /sys/fs/bpf/NAME; NAME must not contain dots",
     )
@@ -78,9 +79,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if options.room is not None and not options.tree:
         parser.error("--room needs --tree")
     words = [word for word in (options.path, options.pin, *options.items) if word is not None]
+    needed = ["PATH", "PIN"] if options.pid is None else ["PIN"]
+    missing = ", ".join(needed[len(words) :])
+    if missing:
+        parser.error(f"the following arguments are required: {missing}")
     path = words.pop(0) if options.pid is None else None
-    if not words:
-        parser.error("the following arguments are required: PIN")
     pin_path, *items = words
     if options.pid is not None and any(os.sep in word for word in items):
         parser.error(readers.PATH_AND_PID)
