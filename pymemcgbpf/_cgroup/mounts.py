@@ -149,9 +149,8 @@ def cgroup_of_membership(membership: Optional[str], pid: Union[int, str] = _SELF
         )
     if found is None and f"{path}/".startswith("/../"):
         raise CgroupNotFoundError(
-            f"the cgroup of {who} ({path}) is outside of the cgroup namespace of this process, "
-            "and under no mount",
-            remedy="mount the host's cgroup file system, or name a cgroup",
+            f"the cgroup of {who} ({path}) is outside of the cgroup namespace of this process",
+            remedy="run in the host's cgroup namespace, or name a cgroup",
         )
     if found is None:
         raise CgroupNotFoundError(

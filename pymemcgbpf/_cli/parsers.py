@@ -205,7 +205,8 @@ def integer(what: str, least: int = 0) -> Callable[[str], int]:
 
 def process_id(text: str) -> int:
     """The type of an option whose value is a process."""
-    if not (text.isascii() and text.isdecimal() and 0 < int(text[:20]) <= _LARGEST_PID):
+    digits = text.isascii() and text.isdecimal() and len(text) <= len(str(_LARGEST_PID))
+    if not digits or not 0 < int(text) <= _LARGEST_PID:
         raise argparse.ArgumentTypeError(f"{text!r} is not a process id")
     return int(text)
 

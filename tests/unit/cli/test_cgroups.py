@@ -114,7 +114,7 @@ def test_a_path_and_a_process_are_refused(
 
 
 def test_what_is_no_process_id_is_status_2(capsys: Captured) -> None:
-    for word in ("0", "-1", "x", "", "1.0", "٧", "99999999999", "9" * 5000, "+1"):
+    for word in ("0", "-1", "x", "", "1.0", "٧", "99999999999", "9" * 5000, "+1", "2147483648"):
         said = failed(capsys, 2, f"--pid={word}")
         assert re.search(r"--pid: '.*' is not a process id", said)
 
