@@ -337,6 +337,13 @@ def test_of_two_mounts_at_one_place_the_last_counts(tree: Path, proc: Proc) -> N
     assert _mounts.path_in_hierarchy(str(tree / "a")) == "/x/a"
 
 
+def test_a_cgroup_that_is_gone_has_its_path_and_a_mount_that_is_hidden_no_part_in_it(
+    tree: Path, proc: Proc
+) -> None:
+    proc("0::/\n", v2_mount("/", str(tree)) + v2_mount("/x", str(tree / "no" / "mount")))
+    assert _mounts.path_in_hierarchy(str(tree / "a" / "gone")) == "/a/gone"
+
+
 def test_a_path_through_links_is_that_of_the_directory(tree: Path, proc: Proc) -> None:
     proc("0::/\n", v2_mount("/", str(tree)))
     (tree / "link").symlink_to(tree / "a" / "b")
