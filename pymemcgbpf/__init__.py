@@ -13,6 +13,7 @@ What to use:
     StatsReader     one cgroup, again and again
     TreeReader      a tree of cgroups in one walk: a Snapshot, which has a Row for each cgroup
     openmetrics     a Snapshot as metrics for Prometheus
+    own_cgroup      the directory of this process's cgroup; cgroup_of: that of another process
     list_items      what this kernel offers: name, unit, kind and description of each Item
     unknown_keys    keys of memory.stat that this version does not know
     pin, pin_tree   publish statistics as files in a bpffs; unpin removes them
@@ -34,6 +35,7 @@ from typing import TYPE_CHECKING
 from ._version import VERSION
 
 if TYPE_CHECKING:
+    from ._cgroup.mounts import cgroup_of, own_cgroup
     from ._functions import clear_cache, list_items, read_stats, unknown_keys
     from ._items import UNLIMITED, Item
     from ._openmetrics import openmetrics
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
         PinNotFoundError,
         PinPathError,
         PinPermissionError,
+        ProcessNotFoundError,
         StreamError,
         TreeTooLargeError,
         UnknownItemError,
@@ -77,6 +80,8 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
     "Snapshot",
     "Row",
     "openmetrics",
+    "own_cgroup",
+    "cgroup_of",
     "list_items",
     "unknown_keys",
     "Item",
@@ -109,6 +114,7 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
     "PinNotFoundError",
     "PinPathError",
     "PinPermissionError",
+    "ProcessNotFoundError",
     "StreamError",
     "TreeTooLargeError",
     "UnknownItemError",
@@ -128,9 +134,11 @@ _LAZY_EXPORTS = {
     "TreeReader": "reader",
     "TreeTransport": "_options",
     "UNLIMITED": "_items",
+    "cgroup_of": "_cgroup.mounts",
     "clear_cache": "_functions",
     "list_items": "_functions",
     "openmetrics": "_openmetrics",
+    "own_cgroup": "_cgroup.mounts",
     "pin": "_pins.create",
     "pin_tree": "_pins.create",
     "read_stats": "_functions",

@@ -15,6 +15,7 @@ from ._bpf import btf as _btf
 from ._bpf.plan import guessed
 from ._cgroup import diagnosis as _diagnosis
 from ._cgroup import directory as _directory
+from ._cgroup import mounts as _mounts
 from ._cgroup.present_items import PresentItems
 from ._items import CATALOGUE, FILES, MEMORY_STAT, Item, item_named, requested_names, unknown
 from ._lookup import Path
@@ -29,7 +30,10 @@ _readers_lock = _fork.renewed_lock(__name__, "_readers_lock")
 
 
 def read_stats(
-    cgroup_path: Path, items: Optional[Iterable[str]] = None, *, flush: bool = True
+    cgroup_path: Optional[Path] = None,
+    items: Optional[Iterable[str]] = None,
+    *,
+    flush: bool = True,
 ) -> dict[str, int]:
     """Reads the current memory statistics of one cgroup::
 
@@ -40,7 +44,9 @@ def read_stats(
     arguments costs little more than :meth:`StatsReader.read`. :func:`clear_cache` closes them.
 
     Args:
-        cgroup_path: The directory of the cgroup.
+        cgroup_path: The directory of the cgroup. None stands for the cgroup that the process is in
+            at that moment, as :func:`own_cgroup` finds it. To ask the kernel where that is takes
+            longer than the read itself, so in a loop use a :class:`StatsReader`.
         items: The names of items and groups, as in :class:`StatsReader`. None stands for all of
             memory.stat and "memory.current".
         flush: True for values as fresh as those of memory.stat, read at that moment. False for
@@ -62,14 +68,19 @@ def read_stats(
     """
     # A tuple can be a key as it is; other iterables are converted first.
     names = items if items is None or type(items) is tuple else requested_names(items)
-    path = os.fsdecode(cgroup_path)
-    key = (path, names, bool(flush))
+    # Without a path, a reader is kept under what the kernel says of this process: so the mounts are
+    # searched again only after the process was moved.
+    membership = _mounts.own_membership() if cgroup_path is None else None
+    place = (
+        (membership, _mounts.own_namespace()) if cgroup_path is None else os.fsdecode(cgroup_path)
+    )
+    key = (place, names, bool(flush))
     with _readers_lock:
         reader = _readers.get(key)
         if reader is not None:
             _readers.move_to_end(key)
     if reader is not None:
-        if reader._is_at(path):
+        if reader._is_at(reader.path):
             try:
                 return reader.read()
             except (CgroupRemovedError, ClosedError):
@@ -79,7 +90,9 @@ def read_stats(
                     raise
                 _forget_lost()
         _forget(key, reader)
-    reader = StatsReader(path, names, flush=flush)
+    if cgroup_path is None:
+        cgroup_path = _mounts.cgroup_of_membership(membership)
+    reader = StatsReader(cgroup_path, names, flush=flush)
     try:
         values = reader.read()
     except BaseException:

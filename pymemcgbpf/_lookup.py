@@ -4,12 +4,12 @@ answer."""
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import sys
 from typing import Optional, Union
 
+from ._descriptors import opened_at
 from .errors import raise_if_transient
 
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
@@ -73,24 +73,22 @@ def resolved(path: str) -> str:
 
 
 def contents(path: str, directory: Optional[int] = None) -> Optional[str]:
-    """The text of a small file of the kernel, without white space around it.
+    """The text of a small file of the kernel, without the end of its last line.
 
     None where the file cannot be read. The path may be relative to an open directory.
 
     Raises:
         MemcgError: as :func:`status`.
     """
-    opener = None if directory is None else functools.partial(os.open, dir_fd=directory)
     try:
-        # Names of cgroups and mounts may contain any bytes, so they need not be UTF-8, and "\r"
-        # does not end a line.
-        with open(
-            path, encoding="utf-8", errors="surrogateescape", newline="\n", opener=opener
-        ) as file:
-            return file.read().strip()
+        with opened_at(path, os.O_RDONLY, directory) as file:
+            parts = list(iter(lambda: os.read(file.fileno(), 1 << 14), b""))
     except OSError as error:
         raise_if_transient(error, f"{path} cannot be read", "open")
         return None
+    # The name of a cgroup may hold any bytes but "\n": it need not be UTF-8, and may end with a
+    # space.
+    return b"".join(parts).decode("utf-8", "surrogateescape").strip("\n")
 
 
 # What os.fsdecode() makes of bytes that are not UTF-8.

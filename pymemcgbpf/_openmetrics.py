@@ -205,13 +205,11 @@ _last_labels: weakref.WeakKeyDictionary[object, _Labels] = weakref.WeakKeyDictio
 
 def _labels(snapshot: Snapshot) -> _Labels:
     paths, directory = snapshot.paths, snapshot.path
-    root = ("", "") if directory is None else (directory, _in_hierarchy(directory))
     last = _last_labels.get(snapshot._paths.origin)
-    known: dict[str, str] = {}
-    if last is not None and last.root == root:
-        if last.paths is paths:
-            return last
-        known = last.by_path
+    if last is not None and last.paths is paths and last.root[0] == directory:
+        return last
+    root = ("", "") if directory is None else (directory, _in_hierarchy(directory))
+    known = last.by_path if last is not None and last.root == root else {}
     new = [path for path in paths if path is not None and path not in known]
     known = {**known, **dict(zip(new, _starts(new, *root)))}
     by_path = {path: known[path] for path in paths if path is not None}
@@ -241,5 +239,5 @@ def _starts(paths: list[str], root: str, root_shown: str) -> list[str]:
 
 def _in_hierarchy(directory: str) -> str:
     """The path of a cgroup as /proc/PID/cgroup has it, from that of its directory."""
-    real = os.path.realpath(directory)
-    return os.path.normpath(os.path.join("/", os.path.relpath(real, _mounts.hierarchy_root(real))))
+    # Outside of this process's cgroup namespace, paths begin with "/..", which normpath() omits.
+    return os.path.normpath(_mounts.path_in_hierarchy(directory))

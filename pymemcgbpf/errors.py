@@ -32,6 +32,7 @@ __all__ = [
     "PinNotFoundError",
     "PinPathError",
     "PinPermissionError",
+    "ProcessNotFoundError",
     "StreamError",
     "TreeTooLargeError",
     "UnknownItemError",
@@ -142,7 +143,7 @@ def raise_if_transient(error: OSError, what: str, call: str) -> None:
 
 
 class CgroupNotFoundError(MemcgError, FileNotFoundError):
-    """The path does not exist."""
+    """The path does not exist, or no mount shows the cgroup of a process."""
 
 
 class NotACgroupError(MemcgError, NotADirectoryError):
@@ -150,7 +151,7 @@ class NotACgroupError(MemcgError, NotADirectoryError):
 
 
 class CgroupPermissionError(MemcgError, PermissionError):
-    """This user may not read the cgroup's directory or files."""
+    """This user may not read the cgroup's directory or files, or /proc hides the process."""
 
 
 class MemoryControllerError(MemcgError):
@@ -162,7 +163,14 @@ class MemoryControllerError(MemcgError):
 
 
 class CgroupRemovedError(MemcgError):
-    """The cgroup was removed after its reader was created, or while it was being created."""
+    """The cgroup was removed after its reader was created, or while it was being created.
+
+    :func:`cgroup_of` raises it for a zombie whose cgroup was removed.
+    """
+
+
+class ProcessNotFoundError(MemcgError, ProcessLookupError):
+    """There is no process of this id, or it has exited and the kernel does not say where it was."""
 
 
 class UnknownItemError(MemcgError, ValueError):

@@ -340,15 +340,10 @@ class Snapshot(Sequence["Row"]):
             path: An absolute path, one that is relative to the walk's root, or one as
                 /proc/PID/cgroup shows it.
         """
-        text = os.fsdecode(path)
-        paths = self._paths
-        if paths.root is None:
-            return None
-        joined = os.path.join(paths.root, text)
-        place = paths.places.get(os.path.normpath(joined))
-        if place is not None:
-            return self[place]
-        start = self._index().get(paths.id_at(joined))
+        found = self._paths.find(os.fsdecode(path))
+        if found.place is not None:
+            return self[found.place]
+        start = self._index().get(found.cgroup_id)
         return None if start is None else Row(self, start)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:

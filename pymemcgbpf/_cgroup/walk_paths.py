@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from .. import _lookup
 from ..errors import CgroupPermissionError
@@ -46,6 +46,17 @@ class RootPath:
             return os.readlink(f"/proc/self/fd/{self._fd}") if self._can_move else None
         except OSError:
             return None
+
+
+class Found(NamedTuple):
+    """What is at a path: the number of the row that had it in the walk, or else the id of the
+    cgroup that is there now."""
+
+    place: Optional[int]
+    cgroup_id: Optional[int]
+
+
+_NOTHING = Found(None, None)
 
 
 class Origin:
@@ -93,6 +104,22 @@ class WalkPaths:
         there."""
         found = _lookup.identity(path)
         return found[1] if found is not None and found[0] == self.device else None
+
+    def find(self, path: str) -> Found:
+        """What is at a path, which is absolute, relative to the root, or as in /proc/PID/cgroup."""
+        if self.root is None:
+            return _NOTHING
+        found = self._at(os.path.join(self.root, path))
+        if found == _NOTHING and path.startswith("/"):
+            directory = _mounts.directory_of(path)
+            if directory is not None:
+                return self._at(directory)
+        return found
+
+    def _at(self, path: str) -> Found:
+        """What is at an absolute path."""
+        place = self.places.get(os.path.normpath(path))
+        return Found(place, self.id_at(path) if place is None else None)
 
     def exists(self, place: int, cgroup_id: int) -> bool:
         """Whether the cgroup of a row exists now, wherever it is.

@@ -12,7 +12,7 @@ from typing import Callable
 from .. import _unbuilt
 from .._bench import benchmark
 from ..errors import BpfObjectError, MemcgError
-from . import bench_report, command, parsers
+from . import bench_report, command, parsers, readers
 
 _SECONDS = 40.0
 
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         "for success, 1 if the cgroup cannot be read, 2 for wrong usage.",
     )
     parser.add_argument("path", nargs="?", metavar="PATH", help=parsers.TOPMOST_CGROUP)
+    parsers.add_pid(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--seconds",
@@ -54,9 +55,10 @@ def main(arguments: Sequence[str]) -> int:
         unbuilt = _unbuilt()
         if unbuilt:
             raise BpfObjectError(f"nothing was timed: {unbuilt}", call="open")
+        path = readers.cgroup_of(options.path, options.pid)
         with _progress() as progress:
             try:
-                report = benchmark.run(options.path, options.seconds, options.iterations, progress)
+                report = benchmark.run(path, options.seconds, options.iterations, progress)
             except MemcgError:
                 raise
             except OSError as error:  # raised for the text of a cgroup that was removed meanwhile

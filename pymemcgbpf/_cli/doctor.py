@@ -37,7 +37,7 @@ from ..errors import (
     is_transient,
 )
 from ..reader import StatsReader, TreeReader
-from . import command, parsers, table
+from . import command, parsers, readers, table
 
 _OK, _NO, _UNKNOWN = "ok", "no", "could not tell"
 _ONE, _TREE = "one cgroup", "a tree"
@@ -77,15 +77,16 @@ def main(arguments: Sequence[str]) -> int:
         "path",
         nargs="?",
         metavar="PATH",
-        help="a cgroup's directory (default: this process's own, or the nearest above it that has "
+        help=f"{parsers.A_CGROUP} (default: this process's own, or the nearest above it that has "
         "memory statistics)",
     )
+    parsers.add_pid(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     done: list[_Check] = []
 
     def texts() -> Iterator[str]:
-        for check in _checks(options.path):
+        for check in _checks(readers.cgroup_of(options.path, options.pid)):
             if not options.json:
                 yield _as_line(check, done)
             done.append(check)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .. import _functions
 from .._items import Item, item_named
-from . import command, parsers, table
+from . import command, parsers, readers, table
 
 _COLUMNS = ("name", "unit", "kind", "file", "description")
 
@@ -25,11 +25,12 @@ def main(arguments: Sequence[str]) -> int:
         "read, 2 for wrong usage.",
     )
     parser.add_argument("path", nargs="?", metavar="PATH", help=parsers.OWN_CGROUP)
+    parsers.add_pid(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON array of items")
     options = parser.parse_args(arguments)
 
     def text() -> str:
-        items = _functions.list_items(options.path)
+        items = _functions.list_items(readers.cgroup_of(options.path, options.pid))
         return (_as_json if options.json else _as_table)(items)
 
     return command.run(text)

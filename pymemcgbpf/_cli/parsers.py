@@ -13,8 +13,9 @@ from .._items import is_group
 from .._version import VERSION
 from . import command, output
 
-OWN_CGROUP = "directory of a cgroup (default: the cgroup that this process is in)"
-TOPMOST_CGROUP = "directory of the tree's root (default: the topmost cgroup that is visible)"
+A_CGROUP = "directory of a cgroup, or a systemd unit such as cron.service"
+OWN_CGROUP = f"{A_CGROUP} (default: the cgroup that this process is in)"
+TOPMOST_CGROUP = f"the tree's root: {A_CGROUP} (default: the topmost cgroup that is visible)"
 DEFAULT_ITEMS = "all items of memory.stat, and memory.current"
 
 _NO_FLUSH = (
@@ -104,7 +105,7 @@ def reader_parser(name: str, description: str, epilog: str, *, path: str, items:
         name,
         "[PATH] [ITEM ...]",
         description,
-        "The first argument is PATH unless it is an item or a pattern. "
+        "The first argument is PATH unless it is an item or a pattern, or --pid is given. "
         f"{epilog}Exit status: 0 for success, 1 if the cgroup cannot be read, 2 for wrong usage or "
         "an item that is unknown or unavailable here.",
     )
@@ -124,8 +125,19 @@ def reader_parser(name: str, description: str, epilog: str, *, path: str, items:
         help="how to read: kfunc, rfc and core go through BPF, text parses the cgroup's files "
         "(default: auto, the fastest that works here)",
     )
+    add_pid(made)
     add_no_flush(made)
     return made
+
+
+def add_pid(to: Parser) -> None:
+    """Adds the option of commands that take PATH: a process whose cgroup is meant."""
+    to.add_argument(
+        "--pid",
+        type=process_id,
+        metavar="PID",
+        help="instead of PATH: the cgroup that the process PID is in",
+    )
 
 
 def add_no_flush(to: Parser, more: str = "") -> None:
@@ -161,6 +173,7 @@ def add_interval(to: Parser, default: int) -> None:
 
 _SHORTEST, _LONGEST = 0.001, 1_000_000
 _MOST = 10**12
+_LARGEST_PID = 2**31 - 1
 
 
 def seconds(text: str) -> float:
@@ -188,6 +201,14 @@ def integer(what: str, least: int = 0) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def process_id(text: str) -> int:
+    """The type of an option whose value is a process."""
+    digits = text.isascii() and text.isdecimal() and len(text) <= len(str(_LARGEST_PID))
+    if not digits or not 0 < int(text) <= _LARGEST_PID:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a process id")
+    return int(text)
 
 
 def one_item(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Sequence
 from typing import Optional
@@ -13,7 +14,7 @@ from .. import _options
 from .._pins.read import PinnedReader
 from .._pins.remove import unpin
 from ..snapshot import Snapshot
-from . import command, parsers, rows, signals
+from . import command, parsers, readers, rows, signals
 from .stat import as_table
 
 _STATUS = "Exit status: 0 for success, 1 for a failure, 2 for wrong usage{}."
@@ -29,9 +30,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         "privileges and no running process are needed. A pin stays until unpin removes it or the "
         "machine restarts.",
     )
-    parser.add_argument("path", metavar="PATH", help="directory of the cgroup")
+    parser.add_argument("path", nargs="?", metavar="PATH", help=parsers.A_CGROUP)
     parser.add_argument(
         "pin",
+        nargs="?",
         metavar="PIN",
         help="path of the new file, such as /sys/fs/bpf/NAME; NAME must not contain dots",
     )
@@ -43,6 +45,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         help="an item such as anon, or a quoted pattern such as 'memory.events.*' (default: "
         f"{parsers.DEFAULT_ITEMS})",
     )
+    parsers.add_pid(parser)
     parser.add_argument(
         "--order",
         choices=tuple(_options.ORDERS),
@@ -75,23 +78,33 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         parser.error("--order cannot be combined with --tree, whose order is always pre")
     if options.room is not None and not options.tree:
         parser.error("--room needs --tree")
+    words = [word for word in (options.path, options.pin, *options.items) if word is not None]
+    needed = ["PATH", "PIN"] if options.pid is None else ["PIN"]
+    missing = ", ".join(needed[len(words) :])
+    if missing:
+        parser.error(f"the following arguments are required: {missing}")
+    path = words.pop(0) if options.pid is None else None
+    pin_path, *items = words
+    if options.pid is not None and any(os.sep in word for word in items):
+        parser.error(readers.PATH_AND_PID)
 
     def make() -> None:
         from .._pins.create import pin, pin_tree
 
-        items, flush = options.items or None, not options.no_flush
+        cgroup, flush = readers.cgroup_of(path, options.pid), not options.no_flush
+        assert cgroup is not None, "one of both is given"
         if options.tree:
             pin_tree(
-                options.path,
-                options.pin,
-                items,
+                cgroup,
+                pin_path,
+                items or None,
                 flush=flush,
                 mode=options.mode,
                 room=options.room,
             )
         else:
             order: _options.Order = options.order or "self"
-            pin(options.path, options.pin, items, order=order, flush=flush, mode=options.mode)
+            pin(cgroup, pin_path, items or None, order=order, flush=flush, mode=options.mode)
 
     with signals.exit_on_signals():  # so that an unfinished pin is removed
         return command.run(make)

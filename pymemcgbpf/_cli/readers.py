@@ -8,12 +8,16 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Optional
 
+from .._cgroup import mounts as _mounts
+from .._cgroup import systemd as _systemd
 from .._items import CATALOGUE, close_names, is_group, item_named
 from ..errors import UnknownItemError
-from . import output
+from . import command, output
 
 if TYPE_CHECKING:
     from ..reader import StatsReader, TreeReader
+
+PATH_AND_PID = "PATH and --pid cannot be combined, as each names the cgroup"
 
 
 def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[str]]]:
@@ -23,7 +27,7 @@ def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[s
     first = words[0]
     if (item_named(first) or is_group(first)) and not os.path.isdir(first):
         return None, list(words)
-    if os.sep not in first and not os.path.lexists(first):
+    if os.sep not in first and not os.path.lexists(first) and not _systemd.is_unit_name(first):
         from .main import COMMANDS
 
         like = close_names(first, COMMANDS) or close_names(first, CATALOGUE)
@@ -35,14 +39,26 @@ def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[s
     return first, list(words[1:]) or None
 
 
+def cgroup_of(path: Optional[str], pid: Optional[int]) -> Optional[str]:
+    """The directory of the cgroup that PATH or --pid names; None if neither is given."""
+    if pid is not None:
+        if path is not None:
+            output.warn(f"{PATH_AND_PID} (see --help)")
+            raise SystemExit(command.USAGE)
+        return _mounts.cgroup_of(pid)
+    if path is not None and _systemd.is_unit_name(path) and not os.path.isdir(path):
+        return _systemd.unit_cgroup(path)
+    return path
+
+
 def stats_reader(options: argparse.Namespace) -> StatsReader:
     """A reader of the cgroup that the arguments name; by default of this process's own."""
-    from .._cgroup import mounts as _mounts
     from ..reader import StatsReader
 
     path, items = path_and_items(options.words)
+    directory = cgroup_of(path, options.pid)
     return StatsReader(
-        path if path is not None else _mounts.own_cgroup(),
+        directory if directory is not None else _mounts.own_cgroup(),
         items,
         flush=not options.no_flush,
         backend=options.backend,
@@ -59,16 +75,16 @@ def tree_reader(
         default: the items, if the arguments name none.
         also: an item that is read as well.
     """
-    from .._cgroup import mounts as _mounts
     from ..reader import TreeReader
 
     path, items = path_and_items(options.words)
-    if path is None:
-        path = _mounts.hierarchy_root(_mounts.own_cgroup())
+    directory = cgroup_of(path, options.pid)
+    if directory is None:
+        directory = _mounts.hierarchy_root(_mounts.own_cgroup())
     chosen = items or default
     if chosen is not None:
         chosen = [*chosen, *([] if also is None else [also])]
-    return TreeReader(path, chosen, flush=not options.no_flush, backend=options.backend)
+    return TreeReader(directory, chosen, flush=not options.no_flush, backend=options.backend)
 
 
 def warn_if_text(backend: str, reason: str) -> None:

@@ -14,8 +14,10 @@ from pymemcgbpf import (
     Snapshot,
     StatsReader,
     TreeReader,
+    cgroup_of,
     list_items,
     openmetrics,
+    own_cgroup,
     read_stats,
 )
 
@@ -25,12 +27,19 @@ PATH = Path("/sys/fs/cgroup/system.slice")
 
 assert_type(read_stats(PATH), dict[str, int])
 assert_type(read_stats("/sys/fs/cgroup", ("anon", "pgscan"), flush=False), dict[str, int])
+assert_type(read_stats(), dict[str, int])
+assert_type(read_stats(items=["anon"]), dict[str, int])
 read_stats(PATH, 5)  # error
 read_stats(PATH, [b"anon"])  # error
 read_stats(PATH, ["anon"], False)  # error
 read_stats(PATH, backend="core")  # error
 assert_type(list_items(), tuple[Item, ...])
 assert_type(list_items()[0].unit, str)
+
+assert_type(own_cgroup(), str)
+assert_type(cgroup_of(1), str)
+cgroup_of("1")  # error
+cgroup_of()  # error
 
 # --- StatsReader
 

@@ -57,6 +57,7 @@ def test_some_errors_are_builtin_ones_too() -> None:
     cases: list[tuple[type[MemcgError], type[Exception]]] = [
         (errors.CgroupNotFoundError, FileNotFoundError),
         (errors.NotACgroupError, NotADirectoryError),
+        (errors.ProcessNotFoundError, ProcessLookupError),
         (errors.CgroupPermissionError, PermissionError),
         (errors.BpfPermissionError, PermissionError),
         (errors.UnknownItemError, ValueError),

@@ -38,5 +38,12 @@ def test_contents_keeps_bytes_that_are_not_utf_8(tmp_path: Path) -> None:
     assert os.fsencode(text) == b"/media/caf\xe9 rw"
 
 
-def test_contents_of_a_missing_file_is_none(tmp_path: Path) -> None:
+def test_contents_of_a_missing_file_or_a_directory_is_none(tmp_path: Path) -> None:
     assert _lookup.contents(str(tmp_path / "none")) is None
+    assert _lookup.contents(str(tmp_path)) is None
+
+
+def test_contents_of_a_file_is_whole_but_for_the_last_line_end(tmp_path: Path) -> None:
+    for text in ("", "0::/a ", "a\r", "x" * 50_000 + "\n" + "y" * 50_000):
+        (tmp_path / "it").write_bytes(f"{text}\n".encode())
+        assert _lookup.contents(str(tmp_path / "it")) == text

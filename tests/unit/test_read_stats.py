@@ -19,6 +19,7 @@ from pymemcgbpf import (
     clear_cache,
     read_stats,
 )
+from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._sources import program_cache as _program_cache
 
 from .conftest import Choose, RunPython
@@ -181,6 +182,103 @@ def test_a_bad_descriptor_of_a_new_reader_is_raised(v2: Path, sources: Sources) 
         with pytest.raises(MemcgError, match="no"):
             read_stats(v2)
     assert sources.made == []
+
+
+# --- without a path ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """A hierarchy of fake cgroups, and what /proc says of this process."""
+    made = Here(tmp_path)
+    monkeypatch.setattr(_mounts, "PROC", str(made.proc))
+    made.move("a")
+    return made
+
+
+class Here:
+    """A faked /proc/self, and a mounted hierarchy with the cgroups /a and /b."""
+
+    def __init__(self, folder: Path) -> None:
+        self.proc = folder / "proc"
+        self.of_self = self.proc / "self"
+        (self.of_self / "ns").mkdir(parents=True)
+        self.enter_namespace("cgroup:[1]")
+        self.mount(folder / "cg")
+
+    def mount(self, at: Path) -> None:
+        at.mkdir()
+        self.cgroups = {name: make_v2(at / name, stat=f"anon {name}\n") for name in "ab"}
+        (self.of_self / "mountinfo").write_text(f"30 1 0:26 / {at} rw - cgroup2 none rw\n")
+
+    def move(self, name: str) -> None:
+        (self.of_self / "cgroup").write_text(f"0::/{name}\n")
+
+    def enter_namespace(self, name: str) -> None:
+        link = self.of_self / "ns" / "cgroup"
+        link.unlink(missing_ok=True)
+        link.symlink_to(name)
+
+
+def paths_of(sources: Sources) -> list[str]:
+    return [path for path, _ in sources.asked]
+
+
+def test_without_a_path_the_own_cgroup_is_read(here: Here, sources: Sources) -> None:
+    for _ in range(3):
+        assert read_stats(items=["anon"]) == {"anon": 1}
+        assert read_stats(None, ["anon"], flush=True) == {"anon": 1}
+    assert paths_of(sources) == [str(here.cgroups["a"])]
+    assert sources.made[0].reads == 6
+
+
+def test_a_process_that_was_moved_gets_the_numbers_of_its_new_cgroup(
+    here: Here, sources: Sources
+) -> None:
+    for name in ("a", "b", "b", "a"):
+        here.move(name)
+        read_stats()
+    assert paths_of(sources) == [str(here.cgroups["a"]), str(here.cgroups["b"])]
+    assert [source.reads for source in sources.made] == [2, 2]
+
+
+def test_mounts_are_searched_only_after_a_move(
+    here: Here, sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_stats()
+    (here.of_self / "mountinfo").unlink()
+    read_stats()
+    here.move("b")
+    with pytest.raises(CgroupNotFoundError):
+        read_stats()
+
+
+def test_an_own_cgroup_that_was_made_again_gets_a_new_reader(here: Here, sources: Sources) -> None:
+    read_stats()
+    replaced(here.cgroups["a"])
+    read_stats()
+    assert [source.reads for source in sources.made] == [1, 1]
+    assert [source.closes for source in sources.made] == [1, 0]
+
+
+def test_after_another_mount_or_namespace_the_own_cgroup_is_searched_again(
+    here: Here, sources: Sources, tmp_path: Path
+) -> None:
+    read_stats()
+    (tmp_path / "cg").rename(tmp_path / "unmounted")
+    here.mount(tmp_path / "other")
+    read_stats()
+    here.enter_namespace("cgroup:[2]")  # in which the same path is another cgroup's
+    here.mount(tmp_path / "third")
+    read_stats()
+    assert paths_of(sources) == [str(tmp_path / name / "a") for name in ("cg", "other", "third")]
+
+
+def test_without_proc_the_own_cgroup_is_not_found(here: Here, sources: Sources) -> None:
+    read_stats()
+    (here.of_self / "cgroup").unlink()
+    with pytest.raises(CgroupNotFoundError, match="mount /proc"):
+        read_stats()
 
 
 DAEMON = r"""

@@ -516,6 +516,17 @@ def test_find_accepts_every_spelling_of_a_path(
         assert snapshot.find(nowhere) is None, nowhere
 
 
+def test_find_takes_a_path_as_proc_shows_it(
+    tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = of_tree(tree)
+    monkeypatch.setattr(_mounts, "memory_mounts", lambda: [("/docker/x", str(tree["."]))])
+    for name, shown in (("a", "/docker/x/a"), ("a/b", "/docker/x/a/b"), (".", "/docker/x")):
+        row = snapshot.find(shown)
+        assert row is not None and row.path == str(tree[name])
+    assert snapshot.find("/a") is None and snapshot.find("/docker") is None
+
+
 def test_find_takes_the_path_of_the_walk(tree: dict[str, Path]) -> None:
     snapshot = of_tree(tree)
     old = snapshot.find("c d")

@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 import pytest
 
-from pymemcgbpf import CgroupNotFoundError, MemcgError, _lookup
+from pymemcgbpf import CgroupNotFoundError, MemcgError, ProcessNotFoundError, _lookup
 from pymemcgbpf._cgroup import diagnosis as _diagnosis
 from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cgroup.directory import Cgroup, open_cgroup
@@ -118,15 +118,18 @@ LOOKS: dict[str, tuple[Look, int]] = {
     "why_not_found": (not_found, 1),
     "hierarchy_root": (_mounts.hierarchy_root, 0),
     "find_cgroup": (lambda _: _mounts.find_cgroup(-5), 0),
-    "own_cgroup": (lambda _: cgroup_of_this_process(), 0),
+    "path_in_hierarchy": (_mounts.path_in_hierarchy, 0),
+    "own_cgroup": (lambda _: found(_mounts.own_cgroup), 0),
+    "cgroup_of": (lambda _: found(lambda: _mounts.cgroup_of(os.getpid())), 0),
+    "cgroup_of nothing": (lambda _: found(lambda: _mounts.cgroup_of(1 << 30)), 0),
 }
 
 
-def cgroup_of_this_process() -> object:
+def found(look: Callable[[], str]) -> object:
     try:
-        return _mounts.own_cgroup()
-    except CgroupNotFoundError as error:  # this machine has none
-        return error
+        return look()
+    except (CgroupNotFoundError, ProcessNotFoundError) as error:  # this machine may have no cgroup
+        return type(error)
 
 
 @pytest.fixture

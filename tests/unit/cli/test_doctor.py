@@ -300,7 +300,7 @@ def test_a_cgroup_without_the_memory_controller(
 def test_no_cgroup_at_all(
     machine: Machine, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_mounts, "PROC_SELF", "/no/proc")  # nothing is mounted
+    monkeypatch.setattr(_mounts, "PROC", "/no/proc")  # nothing is mounted
     assert main(["doctor"]) == 1
     out, err = capsys.readouterr()
     assert "no     " in out and "mount /proc, or name a cgroup" in out and err == ""

@@ -16,6 +16,7 @@ import pytest
 
 import pymemcgbpf
 from pymemcgbpf import MemcgError
+from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cli import output_file
 from pymemcgbpf._items import CATALOGUE, item_named
 
@@ -179,6 +180,26 @@ def test_the_label_is_the_path_from_the_hierarchys_root(forest: Path, capsys: Ca
     for path in (forest / "a.slice", forest.parent / "link", forest / "a.slice" / "b" / ".."):
         labels = re.findall('cgroup="(.*)"', printed(capsys, path, "anon"))
         assert labels == ["/a.slice", "/a.slice/b"]
+
+
+@pytest.mark.parametrize(
+    ("mounted", "labels"),
+    [
+        ("/", ["/a.slice", "/a.slice/b"]),
+        ("/docker/x", ["/docker/x/a.slice", "/docker/x/a.slice/b"]),  # a bind mount
+        ("/../..", ["/a.slice", "/a.slice/b"]),  # from outside of the cgroup namespace
+    ],
+)
+def test_the_label_is_the_path_in_the_hierarchy_that_a_mount_shows(
+    mounted: str,
+    labels: list[str],
+    forest: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mounts = [(mounted, str(forest))]
+    monkeypatch.setattr(_mounts, "memory_mounts", lambda: iter(mounts))
+    assert re.findall('cgroup="(.*)"', printed(capsys, forest / "a.slice", "anon")) == labels
 
 
 # --- into a file ------------------------------------------------------------------------

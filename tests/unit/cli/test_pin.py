@@ -118,6 +118,7 @@ def test_an_impossible_path_is_reported_in_one_line(capsys: Captured) -> None:
 
 def test_only_the_missing_argument_is_named(capsys: Captured) -> None:
     assert "required: PIN (" in refused(capsys, 2, "pin", "a")
+    assert "required: PATH, PIN (" in refused(capsys, 2, "pin")
 
 
 def test_a_link_is_not_followed(
