@@ -288,6 +288,14 @@ class StatsReader(_Reader[StatSource]):
             cgroup.close()
 
 
+def _at_least(least: int, name: str, value: Optional[SupportsIndex]) -> Optional[int]:
+    """The value of an argument as an integer; None if it is None."""
+    number = None if value is None else operator.index(value)
+    if number is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+    return number
+
+
 class TreeReader(_Reader[TreeSource]):
     """Reads the memory statistics of a tree of cgroups in one walk::
 
@@ -321,6 +329,8 @@ class TreeReader(_Reader[TreeSource]):
         transport: "run" (one system call that fills a map; cgroup v2 and Linux 6.12 or later),
             "shared" (an iterator fills the map, and the kernel holds cgroup_mutex meanwhile), or
             "auto" for the first of them that works here.
+        max_depth: How many levels below the root have rows: 0 for the root alone, 1 for the root
+            and its children; None for all. With BPF, the program leaves out the others.
         max_rows: The largest number of cgroups that a walk may find; None for no limit.
 
     Raises:
@@ -337,17 +347,17 @@ class TreeReader(_Reader[TreeSource]):
         flush: bool = True,
         backend: _options.Backend = _options.AUTO,
         transport: _options.TreeTransport = _options.AUTO,
+        max_depth: Optional[SupportsIndex] = None,
         max_rows: Optional[SupportsIndex] = None,
     ) -> None:
         _options.check("order", order, _options.ORDERS)
-        cap = None if max_rows is None else operator.index(max_rows)
-        if cap is not None and cap < 1:
-            raise ValueError(f"max_rows must be at least 1, not {cap}")
+        depth = _at_least(0, "max_depth", max_depth)
+        cap = _at_least(1, "max_rows", max_rows)
         request = _options.Request(requested_names(items), bool(flush), backend, transport)
         self._order = order
         self._view: Optional[Snapshot] = None
         self._reading: Optional[int] = None  # _fork.generation of the process that is in read()
-        super().__init__(cgroup_path, request, TreeSourceFactory(order, cap))
+        super().__init__(cgroup_path, request, TreeSourceFactory(order, cap, depth))
         self._row_size = _wire.row_size(len(self._names))
 
     @property
