@@ -12,6 +12,7 @@ What to use:
     read_stats      one cgroup, in one call
     StatsReader     one cgroup, again and again
     TreeReader      a tree of cgroups in one walk: a Snapshot, which has a Row for each cgroup
+    Changes         what changed between two snapshots of a tree: a Change for each cgroup
     list_items      what this kernel offers: name, unit, kind and description of each Item
     unknown_keys    keys of memory.stat that this version does not know
     pin, pin_tree   publish statistics as files in a bpffs; unpin removes them
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ._pins.create import pin, pin_tree
     from ._pins.read import PinnedReader
     from ._pins.remove import unpin
+    from .changes import Change, Changes
     from .errors import (
         BackendUnavailableError,
         BpfObjectError,
@@ -75,6 +77,8 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
     "TreeReader",
     "Snapshot",
     "Row",
+    "Changes",
+    "Change",
     "list_items",
     "unknown_keys",
     "Item",
@@ -118,6 +122,8 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
 _LAZY_EXPORTS = {
     "ABSENT": "snapshot",
     "Backend": "_options",
+    "Change": "changes",
+    "Changes": "changes",
     "Item": "_items",
     "Order": "_options",
     "PinnedReader": "_pins.read",
@@ -136,7 +142,7 @@ _LAZY_EXPORTS = {
     "unknown_keys": "_functions",
     "unpin": "_pins.remove",
 }
-_PUBLIC_MODULES = ("errors", "reader", "snapshot")
+_PUBLIC_MODULES = ("changes", "errors", "reader", "snapshot")
 
 if not TYPE_CHECKING:  # a type checker would accept any name
 

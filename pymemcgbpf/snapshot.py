@@ -14,6 +14,7 @@ from .errors import ClosedError
 if TYPE_CHECKING:
     from ._cgroup.paths import Paths, PathsOfId
     from ._lookup import Path
+    from .changes import Changes
 
 __all__ = ["ABSENT", "Row", "Snapshot"]
 
@@ -219,6 +220,24 @@ class Snapshot(Sequence["Row"]):
         cgroup_id = self._paths.id_at(os.fsdecode(path))
         start = None if cgroup_id is None else self._index().get(cgroup_id)
         return None if start is None else Row(self, start)
+
+    def since(self, earlier: Snapshot) -> Changes:
+        """What changed since an earlier snapshot of the same walk::
+
+            >>> later.since(earlier).rates("pgfault")
+            [430.2, 0.0, 2.2, 428.0]
+
+        The snapshots may be of different readers, and have different items. :class:`Changes`
+        describes what is compared.
+
+        Raises:
+            ValueError: The walk of *earlier* did not begin before this one, or it is one from
+                another root or in another order.
+            ClosedError: One of the snapshots was a view, which has expired.
+        """
+        from .changes import Changes
+
+        return Changes(self, earlier)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a Snapshot cannot be copied or pickled: take dicts of its rows")
