@@ -6,10 +6,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
-import math
-import time
 from collections.abc import Iterator, Sequence
-from typing import Optional
 
 from . import command, parsers, readers
 
@@ -41,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
             if not options.json:
                 readers.warn_if_text(reader.backend, reader.fallback_reason)
                 yield ",".join(("time", *reader.item_names))
-            for _ in _ticks(options.interval, options.count):
-                now, values = _now(), reader.read()
+            for values in itertools.islice(reader.every(options.interval), options.count):
+                now = _now()
                 if options.json:
                     yield json.dumps({"time": now, "items": values})
                 else:
@@ -52,19 +49,6 @@ def main(arguments: Sequence[str]) -> int:
                     )
 
     return command.run_each(lines)
-
-
-def _ticks(interval: float, count: Optional[int]) -> Iterator[None]:
-    """Yields at multiples of the interval since the first; leaves out those that have passed."""
-    began, due = time.monotonic(), 0
-    for _ in itertools.count() if count is None else range(count):
-        passed = time.monotonic() - began
-        if due * interval > passed:
-            time.sleep(due * interval - passed)
-        else:
-            due = math.floor(passed / interval)
-        yield
-        due += 1
 
 
 def _now() -> str:
