@@ -40,12 +40,13 @@ class Changes(Sequence["Change"]):
       snapshot, and for a limit that was set or lifted in between: :data:`UNLIMITED` is no amount.
 
     The numbers are computed when they are used. If one of the snapshots is a view (copy=False),
-    this object expires with it. An index gives a change, and a slice gives a list of changes.
+    use this object while the view is valid: afterwards, what was not used before raises
+    ClosedError. An index gives a change, and a slice gives a list of changes.
     """
 
     def __init__(self, later: Snapshot, earlier: Snapshot) -> None:
         if not isinstance(earlier, type(later)):
-            raise TypeError(f"changes are since a Snapshot, not since {earlier!r}")
+            raise TypeError(f"changes are since a Snapshot, not a {type(earlier).__name__}")
         elapsed_ns = later.started_ns - earlier.started_ns
         if elapsed_ns <= 0:
             when = f"{-elapsed_ns / 1e9:g} s after" if elapsed_ns else "at the same time as"
@@ -147,14 +148,14 @@ class Changes(Sequence["Change"]):
         Raises:
             KeyError, ClosedError: As :meth:`differences`.
         """
-        later = self._later
+        later, names = self._later, requested_names(items) or self._names
         found: dict[str, list[Any]] = {
             "path": list(later.paths),
             "id": later.ids.tolist(),
             "parent_id": later.parent_ids.tolist(),
             "level": later.levels.tolist(),
         }
-        for name in requested_names(items) or self._names:
+        for name in names:
             column: list[Any] = self.rates(name) if rates else self.differences(name)
             if absent is not None:
                 column = [absent if number is None else number for number in column]
