@@ -5,7 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .names import ALL, C_ITERATOR, DICTS, ONE, OPENED_EACH_TIME, READER, RUN_READER, SIX, VIEW, by
+from .names import (
+    ALL,
+    C_ITERATOR,
+    COPY,
+    DICTS,
+    ONE,
+    OPENED_EACH_TIME,
+    RATES,
+    READER,
+    RUN_READER,
+    SIX,
+    VIEW,
+    by,
+)
 from .table import Report, find
 
 
@@ -35,4 +48,11 @@ def goals(report: Report) -> Iterator[str]:
                 yield (
                     f"{section}, TreeReader{way}: {view['ratio']:.2f} × the C walk; a dict of a "
                     f"row takes {dicts['best_us'] - view['best_us']:.2f} µs"
+                )
+            copied = find(report, section, COPY + way)
+            rates = find(report, section, RATES + way)
+            if copied and rates:
+                yield (
+                    f"{section}, TreeReader{way}: since() and the rates of 3 items take "
+                    f"{rates['best_us'] - copied['best_us']:.2f} µs"
                 )

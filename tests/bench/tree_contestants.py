@@ -34,6 +34,7 @@ from .names import (
     COPY,
     DICTS,
     OS_WALK,
+    RATES,
     ROW_DICTS,
     TREE_TEXT,
     VIEW,
@@ -100,11 +101,20 @@ def _one_way(
     def all_dicts() -> object:
         return tree.read(copy=False).dicts()
 
+    before = tree.read()
+
+    def rates() -> object:
+        nonlocal before
+        earlier, before = before, tree.read()
+        changes = before.since(earlier)
+        return [changes.rates(item) for item in tree.item_names[-3:]]
+
     def values() -> Values:
         return _sums(tree.read())
 
     yield contestant(VIEW + way, timed(view), values)
     yield contestant(COPY + way, timed(tree.read), values)
+    yield contestant(RATES + way, timed(rates), values)
     yield contestant(DICTS + way, timed(all_dicts), values)
     yield contestant(ROW_DICTS + way, timed(dicts), values)
     if tree.transport == "run":
