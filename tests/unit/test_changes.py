@@ -187,7 +187,7 @@ def test_the_snapshots_must_have_one_root(order: str) -> None:
 
 
 def test_the_snapshots_must_have_one_order() -> None:
-    with pytest.raises(ValueError, match=r"not of the same walk: .* 'up', .* 'pre'"):
+    with pytest.raises(ValueError, match=r"not of the same walk: .* 'up' .* 'pre' "):
         at(1, ROOT).since(at(0, ROOT, order="up"))
 
 
@@ -285,10 +285,7 @@ def test_a_change_is_a_mapping(changes: Changes) -> None:
 
 
 def test_a_repr_says_what_is_there(changes: Changes) -> None:
-    assert (
-        repr(changes)
-        == "<Changes of '/proc/self/fdinfo' in 2.0 s: 3 cgroups, 1 new, 1 gone, 2 items>"
-    )
+    assert repr(changes) == "<Changes of '/nowhere' in 2.0 s: 3 cgroups, 1 new, 1 gone, 2 items>"
     assert repr(changes[2]) == "<Change of cgroup 11: {'pgscan': 13}>"
 
 

@@ -202,6 +202,12 @@ def test_the_label_is_the_path_in_the_hierarchy_that_a_mount_shows(
     assert re.findall('cgroup="(.*)"', printed(capsys, forest / "a.slice", "anon")) == labels
 
 
+def test_depth_limits_the_levels_exported(forest: Path, capsys: Captured) -> None:
+    for depth, labels in (("0", ["/"]), ("1", ["/", "/a.slice"])):
+        text = printed(capsys, forest, "anon", "--depth", depth)
+        assert re.findall('cgroup="(.*)"', text) == labels
+
+
 # --- into a file ------------------------------------------------------------------------
 
 

@@ -252,7 +252,7 @@ def test_the_options_of_top(forest: Path, tmp_path: Path) -> None:
     options = ("--depth", "2", "--filter", "g1/", "--sort", "file", str(forest), "anon")
     with started(tmp_path, *options) as run:
         lines = run.wait_for(is_drawn)
-        assert lines[0].startswith("1 of 43 cgroups by file, largest first")
+        assert lines[0].startswith("1 of 42 cgroups by file, largest first")
         assert lines[1] == "      anon       file cgroup"
         assert cgroups(lines) == ["g1/below-日本語"]
 

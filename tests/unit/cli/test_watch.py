@@ -23,6 +23,7 @@ from pymemcgbpf._sources import choose as _choose
 
 from .. import commands
 from ..commands import TEXT, Captured, RefuseBpf, failed
+from ..directories import make_v2
 
 QUICK = ("--interval", "0.001")
 
@@ -52,6 +53,18 @@ def test_json_lines(v2: Path, capsys: Captured) -> None:
     for line in map(json.loads, lines):
         assert list(line) == ["time", "items"]
         assert list(line["items"].items()) == [("file", 8192), ("anon", 4096)]
+
+
+def test_depth_adds_the_cgroups_below(v2: Path, capsys: Captured) -> None:
+    make_v2(make_v2(v2 / 'a,"b') / "c")
+    options = ("--count", "2", "--depth", "1", str(v2), "anon")
+    header, *rows = csv.reader(printed(capsys, *options).splitlines())
+    assert header == ["time", "path", "anon"]
+    below = str(v2 / 'a,"b')
+    assert [row[1:] for row in rows] == [[str(v2), "4096"], [below, "4096"]] * 2
+    lines = [json.loads(line) for line in printed(capsys, "--json", *options).splitlines()]
+    assert [line["path"] for line in lines] == [str(v2), below] * 2
+    assert list(lines[0]) == ["time", "path", "items"] and lines[0]["items"] == {"anon": 4096}
 
 
 def test_an_item_that_disappears_is_an_empty_field(
