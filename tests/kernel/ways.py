@@ -32,6 +32,7 @@ class Way(NamedTuple):
         *,
         order: Any = "pre",
         flush: bool = True,
+        max_depth: Optional[int] = None,
         max_rows: Optional[int] = None,
     ) -> TreeReader:
         """A reader of a tree that goes this way."""
@@ -43,6 +44,7 @@ class Way(NamedTuple):
             flush=flush,
             backend=backend,
             transport=transport,
+            max_depth=max_depth,
             max_rows=max_rows,
         )
 
