@@ -268,6 +268,9 @@ def test_columns_have_none_where_there_is_no_number(lacking: Snapshot) -> None:
     some = lacking.to_columns(("file", "anon"), absent=-1)
     assert list(some) == ["path", "id", "parent_id", "level", "file", "anon"]
     assert some["file"] == [2, 5, -1]
+    for items, error in (("anon", TypeError), ([], ValueError)):
+        with pytest.raises(error):
+            lacking.to_columns(items)
     assert snapshot_of([], NOWHERE).to_columns() == {
         name: [] for name in ("path", "id", "parent_id", "level", *NAMES)
     }
