@@ -84,6 +84,7 @@ types: build/tools
 
 unit: $(AWAY)/ready
 	$(PYTEST) tests/unit tests/vm tests/seed_kernel
+	$(PYTEST) tests/tables
 
 # Any warning of Sphinx fails this target, such as a broken reference or invalid reST.
 docs: $(AWAY)/ready

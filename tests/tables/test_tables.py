@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 """Snapshots and changes as tables of pandas, polars and pyarrow, and as arrays of numpy.
 
-What docs/trees.md says of these libraries must hold with the versions that are installed.
+What docs/trees.md says of these libraries must hold with the versions that are installed. They
+start threads, which receive signals and keep files open, so these tests have their own process.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pymemcgbpf import UNLIMITED, Snapshot, _wire
 from pymemcgbpf._wire import ABSENT, RawRow
 from pymemcgbpf.snapshot import Times
 
-from .tree_rows import snapshot_of
+from ..unit.tree_rows import snapshot_of
 
 ITEMS = ("memory.current", "memory.max", "memory.pressure.some.total", "pgfault")
 BIG = 2**53 + 1  # no float is equal to it
@@ -56,12 +57,6 @@ def snapshot() -> Snapshot:
 @pytest.fixture
 def empty() -> Snapshot:
     return snapshot_of([], names=ITEMS, paths=[])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _polars_keeps_files_open() -> None:
-    """Its threads, which it starts once: no test has leaked them."""
-    polars.DataFrame({"number": [1]}).sort("number")
 
 
 @pytest.fixture(autouse=True)
