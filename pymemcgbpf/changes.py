@@ -147,17 +147,15 @@ class Changes(Sequence["Change"]):
             absent: What stands where an item has no difference.
             rates: True for rates per second; False for differences.
 
+        Returns:
+            A dict of lists, all of the length of these changes. "path" is valid text, as in
+            :meth:`Snapshot.to_columns`.
+
         Raises:
             KeyError, ClosedError: As :meth:`differences`.
         """
-        later, names = self._later, requested_names(items) or self._names
-        found: dict[str, list[Any]] = {
-            "path": list(later.paths),
-            "id": later.ids.tolist(),
-            "parent_id": later.parent_ids.tolist(),
-            "level": later.levels.tolist(),
-        }
-        for name in names:
+        found = self._later._identities()
+        for name in requested_names(items) or self._names:
             column: list[Any] = self.rates(name) if rates else self.differences(name)
             if absent is not None:
                 column = [absent if number is None else number for number in column]

@@ -11,6 +11,7 @@ from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Se
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Optional, Union, overload
 
 from . import _wire
+from ._items import requested_names
 from .errors import ClosedError
 
 if TYPE_CHECKING:
@@ -204,24 +205,31 @@ class Snapshot(Sequence["Row"]):
 
         Returns:
             A dict of lists, all of the snapshot's length: "path", "id", "parent_id", "level", and
-            the items.
+            the items. The libraries refuse text that is not valid, so in "path" each byte that is
+            not UTF-8 is ``//xNN``; :attr:`paths` are the names as they are.
 
         Raises:
             KeyError: The snapshot does not have one of the items.
+            TypeError: *items* is not a list of names.
+            ValueError: *items* is empty.
             ClosedError: The snapshot was a view, which has expired.
         """
-        columns: dict[str, list[Any]] = {
-            "path": list(self.paths),
-            "id": self.ids.tolist(),
-            "parent_id": self.parent_ids.tolist(),
-            "level": self.levels.tolist(),
-        }
-        for item in self._names if items is None else items:
+        columns = self._identities()
+        for item in requested_names(items) or self._names:
             values: list[Any] = self._column(self._place_of(item)).tolist()
             if _ABSENT in values:
                 values = [absent if value == _ABSENT else value for value in values]
             columns[item] = values
         return columns
+
+    def _identities(self) -> dict[str, list[Any]]:
+        """The columns that say which cgroups these are."""
+        return {
+            "path": list(self._paths.texts),
+            "id": self.ids.tolist(),
+            "parent_id": self.parent_ids.tolist(),
+            "level": self.levels.tolist(),
+        }
 
     def _column(self, place: int) -> memoryview:
         """A word of each row. Where a cgroup lacks an item, it is ABSENT."""
@@ -277,7 +285,8 @@ class Snapshot(Sequence["Row"]):
 
         Args:
             absent: The value where a cgroup does not have an item.
-            identity: Whether the dicts begin with "path", "id", "parent_id" and "level".
+            identity: Whether the dicts begin with "path", "id", "parent_id" and "level", as
+                :meth:`to_columns` has them.
 
         Raises:
             ClosedError: The snapshot was a view, which has expired.
@@ -288,7 +297,7 @@ class Snapshot(Sequence["Row"]):
         if identity:
             names = ("path", "id", "parent_id", "level", *names)
             found = _wire.unpacked_rows(data, len(self._names))
-            rows = ((path, *row) for path, row in zip(self.paths, found))
+            rows = ((path, *row) for path, row in zip(self._paths.texts, found))
         else:
             rows = _wire.values_of_rows(data, len(names))
         if not self._complete:

@@ -76,6 +76,7 @@ class WalkPaths:
         self.origin = origin
         self._root, self._device, self._paths = root, device, paths
         self._places: Optional[dict[Optional[str], int]] = None
+        self._texts: Optional[Paths] = None
 
     @property
     def root(self) -> Optional[str]:
@@ -91,6 +92,13 @@ class WalkPaths:
     def paths(self) -> Paths:
         """The path of each row at the time of the walk; None where it is unknown."""
         return self._paths
+
+    @property
+    def texts(self) -> Paths:
+        """The paths as valid text, in which bytes that are not UTF-8 are ``//xNN``."""
+        if self._texts is None:
+            self._texts = tuple(path and _lookup.utf_8(path) for path in self.paths)
+        return self._texts
 
     @property
     def places(self) -> dict[Optional[str], int]:

@@ -186,10 +186,7 @@ def _named(names: Sequence[str], values: Sequence[int]) -> Values:
 def _sums(snapshot: pymemcgbpf.Snapshot) -> Values:
     return {
         CGROUPS: len(snapshot),
-        **{
-            name: sum(value for value in snapshot.column(name) if value != pymemcgbpf.ABSENT)
-            for name in snapshot.item_names
-        },
+        **{name: sum(snapshot.column(name, absent=0)) for name in snapshot.item_names},
     }
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 from hypothesis import given
@@ -118,6 +118,23 @@ def test_an_item_that_is_absent_in_either_has_no_difference() -> None:
             )
             assert changes.differences(name) == changes.rates(name) == [None], pair
             assert dict(changes[0]) == {} and len(changes[0]) == 0
+
+
+def test_a_sum_or_maximum_over_a_missing_difference_is_refused(changes: Changes) -> None:
+    """anon is missing in the change of the new cgroup."""
+    idioms: list[Callable[[], object]] = [
+        lambda: sum(changes.differences("anon")),  # type: ignore[arg-type]
+        lambda: max(changes.rates("anon")),  # type: ignore[type-var]
+        lambda: max(zip(changes.rates("anon"), changes.to_columns()["id"])),
+        lambda: sum(changes.to_columns(rates=True)["anon"]),
+        lambda: sum(change["anon"] for change in changes),
+        lambda: sorted(changes, key=lambda change: change.rate("anon")),
+    ]
+    for idiom in idioms:
+        with pytest.raises((KeyError, TypeError)):
+            idiom()
+    assert sum(change.get("anon", 0) for change in changes) == -96
+    assert sum(changes.to_columns(absent=0)["anon"]) == -96
 
 
 def test_an_item_that_a_new_cgroup_lacks_has_no_difference() -> None:

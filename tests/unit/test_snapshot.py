@@ -7,6 +7,7 @@ import array
 import copy
 import os
 import pickle
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable
@@ -268,6 +269,9 @@ def test_columns_have_none_where_there_is_no_number(lacking: Snapshot) -> None:
     some = lacking.to_columns(("file", "anon"), absent=-1)
     assert list(some) == ["path", "id", "parent_id", "level", "file", "anon"]
     assert some["file"] == [2, 5, -1]
+    for items, error in (("anon", TypeError), ([], ValueError)):
+        with pytest.raises(error):
+            lacking.to_columns(items)
     assert snapshot_of([], NOWHERE).to_columns() == {
         name: [] for name in ("path", "id", "parent_id", "level", *NAMES)
     }
@@ -302,12 +306,25 @@ def test_a_sum_or_maximum_over_an_absent_number_is_refused(lacking: Snapshot) ->
         lambda: max(each["memory.current"] for each in lacking.dicts()),
         lambda: sum(row["memory.current"] for row in lacking),
         lambda: max(lacking, key=lambda row: row["memory.current"]),
+        lambda: max(row.get("memory.current") for row in lacking),  # type: ignore[type-var]
+        lambda: min(zip(lacking.column("memory.current"), lacking.paths)),
+        lambda: dict(zip(lacking.paths, lacking.column("memory.current"))),
+        lambda: statistics.mean(lacking.column("memory.current")),
+        lambda: statistics.mean(lacking.to_columns()["memory.current"]),
+        lambda: statistics.mean(each["memory.current"] for each in lacking.dicts()),
+        lambda: sorted(lacking, key=lambda row: row["memory.current"]),
+        lambda: sorted(lacking.dicts(), key=lambda each: each["memory.current"]),
+        lambda: sum(row["memory.current"] for row in lacking.leaves()),
+        lambda: array.array("Q", lacking.to_columns()["memory.current"]),
     ]
     for idiom in idioms:
         with pytest.raises((KeyError, TypeError)):
             idiom()
     assert sum(lacking.column("memory.current", absent=0)) == 4
     assert sum(row.get("memory.current", 0) for row in lacking) == 4
+    assert max(zip(lacking.column("memory.current", absent=0), lacking.ids)) == (4, 2)
+    assert statistics.mean(row["file"] for row in lacking if "file" in row) == 3.5
+    assert [row.id for row in lacking.top("memory.current")] == [2]
 
 
 def test_the_rows_with_the_largest_values(lacking: Snapshot, snapshot: Snapshot) -> None:
