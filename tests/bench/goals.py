@@ -5,8 +5,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .names import ALL, C_ITERATOR, DICTS, ONE, OPENED_EACH_TIME, READER, RUN_READER, SIX, VIEW, by
+from .names import (
+    ALL,
+    BY_PATH,
+    BY_PATH_CHANGED,
+    BY_PATH_FIRST,
+    C_ITERATOR,
+    DICTS,
+    METRICS,
+    ONE,
+    OPENED_EACH_TIME,
+    OS_WALK,
+    READER,
+    RUN_READER,
+    SIX,
+    VIEW,
+    by,
+)
 from .table import Report, find
+
+# A row of a tree, the row that it is compared with, what that is called, and the largest ratio.
+_AT_MOST = (
+    (BY_PATH, VIEW, "the walk", 4),
+    (BY_PATH_CHANGED, BY_PATH, "that of an unchanged tree", 1.5),
+    (BY_PATH_FIRST, VIEW, "the walk", 8),
+    (METRICS, VIEW, "the walk", 6),
+)
+_LEAST_GAIN = 60  # of {path: dict}, against Python over the files
 
 
 def goals(report: Report) -> Iterator[str]:
@@ -36,3 +61,20 @@ def goals(report: Report) -> Iterator[str]:
                     f"{section}, TreeReader{way}: {view['ratio']:.2f} × the C walk; a dict of a "
                     f"row takes {dicts['best_us'] - view['best_us']:.2f} µs"
                 )
+            if section.endswith(f"{SIX}, each"):
+                yield from _named(report, section, way)
+
+
+def _named(report: Report, section: str, way: str) -> Iterator[str]:
+    """What users do with a walk of 6 items, each with its goal."""
+    for row, against, what, most in _AT_MOST:
+        found, compared = find(report, section, row + way), find(report, section, against + way)
+        if found and compared:
+            ratio = found["best_us"] / compared["best_us"]
+            yield f"{section}, {row}{way}: {ratio:.2f} × {what} (goal: at most {most})"
+    found, walked = find(report, section, BY_PATH + way), find(report, section, OS_WALK)
+    if found and walked:
+        yield (
+            f"{section}, {BY_PATH}{way}: {walked['best_us'] / found['best_us']:.0f} × faster than "
+            f"Python over the files (goal: at least {_LEAST_GAIN})"
+        )
