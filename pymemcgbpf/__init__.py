@@ -12,6 +12,7 @@ What to use:
     read_stats      one cgroup, in one call
     StatsReader     one cgroup, again and again
     TreeReader      a tree of cgroups in one walk: a Snapshot, which has a Row for each cgroup
+    Changes         what changed between two snapshots of a tree: a Change for each cgroup
     openmetrics     a Snapshot as metrics for Prometheus
     own_cgroup      the directory of this process's cgroup; cgroup_of: that of another process
     list_items      what this kernel offers: name, unit, kind and description of each Item
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from ._pins.create import pin, pin_tree
     from ._pins.read import PinnedReader
     from ._pins.remove import unpin
+    from .changes import Change, Changes
     from .errors import (
         BackendUnavailableError,
         BpfObjectError,
@@ -79,6 +81,8 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
     "TreeReader",
     "Snapshot",
     "Row",
+    "Changes",
+    "Change",
     "openmetrics",
     "own_cgroup",
     "cgroup_of",
@@ -124,6 +128,8 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
 # The module of each public name that is not in errors.py, and the public modules.
 _LAZY_EXPORTS = {
     "Backend": "_options",
+    "Change": "changes",
+    "Changes": "changes",
     "Item": "_items",
     "Order": "_options",
     "PinnedReader": "_pins.read",
@@ -145,7 +151,7 @@ _LAZY_EXPORTS = {
     "unknown_keys": "_functions",
     "unpin": "_pins.remove",
 }
-_PUBLIC_MODULES = ("errors", "reader", "snapshot")
+_PUBLIC_MODULES = ("changes", "errors", "reader", "snapshot")
 
 if not TYPE_CHECKING:  # a type checker would accept any name
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import NoReturn, Optional, TypeVar
+from typing import Callable, NoReturn, Optional, TypeVar
+
+from .errors import ClosedError
 
 _Self = TypeVar("_Self", bound="Closable")
 
@@ -12,9 +14,34 @@ _Self = TypeVar("_Self", bound="Closable")
 class Closable:
     """A context manager that closes itself in the end, and cannot be copied or pickled."""
 
+    def __init__(self, path: str) -> None:
+        self._path = path
+        # What wakes those that wait for the next sample; None once this is closed.
+        self._wakers: Optional[set[Callable[[], object]]] = set()
+
     def close(self) -> None:
-        """Each subclass has its own."""
+        """Each subclass has its own, which calls :meth:`_wake_all`."""
         raise NotImplementedError
+
+    def _closed(self) -> ClosedError:
+        return ClosedError(f"this reader of {self._path} is closed")
+
+    def _wake_at_close(self, waker: Callable[[], object]) -> bool:
+        """Has close() call a function. Returns whether it will: False if this is closed."""
+        wakers = self._wakers
+        if wakers is not None:
+            wakers.add(waker)
+        return self._wakers is not None  # close() may have been called meanwhile
+
+    def _do_not_wake(self, waker: Callable[[], object]) -> None:
+        wakers = self._wakers
+        if wakers is not None:
+            wakers.discard(waker)
+
+    def _wake_all(self) -> None:
+        wakers, self._wakers = self._wakers, None
+        for waker in list(wakers or ()):
+            waker()
 
     def __enter__(self: _Self) -> _Self:
         return self

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import operator
 import os
 import threading
@@ -16,6 +17,7 @@ from ._cgroup import diagnosis as _diagnosis
 from ._cgroup import directory as _directory
 from ._closable import Closable
 from ._items import requested_names
+from ._samples import Samples
 from ._sources import choose as _choose
 from ._sources.one_bpf import StatSource, StatSourceFactory
 from ._sources.tree_bpf import TreeSource, TreeSourceFactory
@@ -23,7 +25,6 @@ from .errors import (
     BpfPermissionError,
     CgroupNotFoundError,
     CgroupPermissionError,
-    ClosedError,
     ItemUnavailableError,
     MemcgError,
 )
@@ -48,8 +49,8 @@ class _Reader(Closable, Generic[_Source]):
             choice = _choose.choose(cgroup, request, factory)
         finally:
             cgroup.close()
+        super().__init__(cgroup.path)
         self._request, self._factory = request, factory
-        self._path = cgroup.path
         self._cgroup_id, self._identity = cgroup.id, cgroup.identity
         self._names, self._backend, self._fallback_reason = (
             choice.names,
@@ -143,9 +144,13 @@ class _Reader(Closable, Generic[_Source]):
         raise NotImplementedError
 
     def close(self) -> None:
-        """Releases the BPF program and closes all files. Calling it again does nothing."""
+        """Releases the BPF program and closes all files. Calling it again does nothing.
+
+        It waits for a read() that is in progress in another thread. Loops over :meth:`every` end.
+        """
         with self._lock:
             source, self._source = self._source, None
+            self._wake_all()
             if source is not None:
                 source.close()
 
@@ -164,9 +169,6 @@ class _Reader(Closable, Generic[_Source]):
                 call="read",
             ) from error
         _diagnosis.raise_mapped(self._path, self._identity, error)
-
-    def _closed(self) -> ClosedError:
-        return ClosedError(f"this reader of {self._path} is closed")
 
     def __repr__(self) -> str:
         state = "closed"
@@ -260,6 +262,36 @@ class StatsReader(_Reader[StatSource]):
                 except OSError as error:
                     self._recover(source, error)
 
+    def every(self, seconds: float) -> Samples[dict[str, int]]:
+        """Reads at an interval, in a loop: ``for``, or ``async for``::
+
+            >>> for values in reader.every(5):
+            ...     print(values["anon"])
+            17727488
+            17731584
+
+        The first read is immediate, the others are at multiples of the interval after it, however
+        long the body of the loop takes. Reads that it was too late for are left out; then the next
+        one is immediate. The loop ends when the reader is closed, also by another thread or by a
+        signal handler. There may be several loops over one reader.
+
+        With ``async for`` each read runs in a thread of the event loop's executor. If the task is
+        cancelled meanwhile, it ends as soon as that read is over.
+
+        Args:
+            seconds: The interval.
+
+        Returns:
+            An iterator, which is an asynchronous iterator, too, over what :meth:`read` returns.
+            Errors of read() pass through.
+
+        Raises:
+            TypeError: *seconds* is not a number.
+            ValueError: *seconds* is not finite, or not above 0.
+            ClosedError: The reader is closed already.
+        """
+        return Samples(self, self.read, seconds)
+
     def _recover(self, source: StatSource, error: OSError) -> None:
         """Changes to text if that helps; otherwise raises the exception that explains the error."""
         try:
@@ -286,6 +318,14 @@ class StatsReader(_Reader[StatSource]):
             return _choose.choose(cgroup, request, self._factory)
         finally:
             cgroup.close()
+
+
+def _at_least(least: int, name: str, value: Optional[SupportsIndex]) -> Optional[int]:
+    """The value of an argument as an integer; None if it is None."""
+    number = None if value is None else operator.index(value)
+    if number is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+    return number
 
 
 class TreeReader(_Reader[TreeSource]):
@@ -321,6 +361,8 @@ class TreeReader(_Reader[TreeSource]):
         transport: "run" (one system call that fills a map; cgroup v2 and Linux 6.12 or later),
             "shared" (an iterator fills the map, and the kernel holds cgroup_mutex meanwhile), or
             "auto" for the first of them that works here.
+        max_depth: How many levels below the root have rows: 0 for the root alone, 1 for the root
+            and its children; None for all. With BPF, the program leaves out the others.
         max_rows: The largest number of cgroups that a walk may find; None for no limit.
 
     Raises:
@@ -337,17 +379,17 @@ class TreeReader(_Reader[TreeSource]):
         flush: bool = True,
         backend: _options.Backend = _options.AUTO,
         transport: _options.TreeTransport = _options.AUTO,
+        max_depth: Optional[SupportsIndex] = None,
         max_rows: Optional[SupportsIndex] = None,
     ) -> None:
         _options.check("order", order, _options.ORDERS)
-        cap = None if max_rows is None else operator.index(max_rows)
-        if cap is not None and cap < 1:
-            raise ValueError(f"max_rows must be at least 1, not {cap}")
+        depth = _at_least(0, "max_depth", max_depth)
+        cap = _at_least(1, "max_rows", max_rows)
         request = _options.Request(requested_names(items), bool(flush), backend, transport)
-        self._order = order
+        self._order, self._max_depth = order, depth
         self._view: Optional[Snapshot] = None
         self._reading: Optional[int] = None  # _fork.generation of the process that is in read()
-        super().__init__(cgroup_path, request, TreeSourceFactory(order, cap))
+        super().__init__(cgroup_path, request, TreeSourceFactory(order, cap, depth))
         self._row_size = _wire.row_size(len(self._names))
 
     @property
@@ -395,6 +437,23 @@ class TreeReader(_Reader[TreeSource]):
             finally:
                 self._reading = None
 
+    def every(self, seconds: float, *, copy: bool = True) -> Samples[Snapshot]:
+        """Reads at an interval, in a loop: ``for``, or ``async for``::
+
+            >>> before = None
+            >>> for snapshot in tree.every(5):
+            ...     if before is not None:
+            ...         print(snapshot.since(before).rates("pgscan"))
+            ...     before = snapshot
+
+        :meth:`StatsReader.every` describes when it reads, what ends it, and its errors.
+
+        Args:
+            seconds: The interval.
+            copy: As for :meth:`read`. Of a view, only the newest snapshot is valid.
+        """
+        return Samples(self, functools.partial(self.read, copy=copy), seconds)
+
     def _choose_again(self, request: _options.Request) -> _choose.Selection[TreeSource]:
         if self._source is None:  # a signal handler has closed it
             raise self._closed()
@@ -421,7 +480,7 @@ class TreeReader(_Reader[TreeSource]):
         if copy:
             rows = memoryview(bytes(rows))
         times = Times(began, ended, now)
-        snapshot = Snapshot(rows, self._names, self._order, times, paths)
+        snapshot = Snapshot(rows, self._names, self._order, times, paths, self._max_depth)
         if not copy:
             self._view = snapshot
             _fork.expire_in_child(snapshot)

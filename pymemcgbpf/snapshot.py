@@ -16,6 +16,7 @@ from .errors import ClosedError
 if TYPE_CHECKING:
     from ._cgroup.walk_paths import WalkPaths
     from ._lookup import Path
+    from .changes import Changes
 
 __all__ = ["Row", "Snapshot"]
 
@@ -61,6 +62,7 @@ class Snapshot(Sequence["Row"]):
         order: str,
         times: Times,
         paths: WalkPaths,
+        max_depth: Optional[int] = None,
     ) -> None:
         self._bytes = rows
         self._words = rows.cast("Q")
@@ -68,7 +70,7 @@ class Snapshot(Sequence["Row"]):
         self._count = len(self._words) // self._width
         self._names = names
         self._places = _places_of(names)
-        self._order = order
+        self._order, self._max_depth = order, max_depth
         self._times = times
         self._paths = paths
         self._starts: Optional[dict[Optional[int], int]] = None  # id → its row's first word
@@ -85,6 +87,11 @@ class Snapshot(Sequence["Row"]):
     def order(self) -> str:
         """The order of the rows: "pre", "post", "up", "children" or "self"."""
         return self._order
+
+    @property
+    def max_depth(self) -> Optional[int]:
+        """How many levels below the walk's root have rows; None for all."""
+        return self._max_depth
 
     @property
     def path(self) -> Optional[str]:
@@ -345,6 +352,24 @@ class Snapshot(Sequence["Row"]):
             return self[found.place]
         start = self._index().get(found.cgroup_id)
         return None if start is None else Row(self, start)
+
+    def since(self, earlier: Snapshot) -> Changes:
+        """What changed since an earlier snapshot of the same walk::
+
+            >>> later.since(earlier).rates("pgfault")
+            [430.2, 0.0, 2.2, 428.0]
+
+        The snapshots may be of different readers, and have different items. :class:`Changes`
+        describes what is compared.
+
+        Raises:
+            ValueError: The walk of *earlier* did not begin before this one, or it is one from
+                another root or in another order.
+            ClosedError: One of the snapshots was a view, which has expired.
+        """
+        from .changes import Changes
+
+        return Changes(self, earlier)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a Snapshot cannot be copied or pickled: take dicts of its rows")

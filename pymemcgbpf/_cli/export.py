@@ -32,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         help="prometheus: the text format, for node_exporter's textfile collector, the "
         "Pushgateway and promtool; openmetrics: OpenMetrics 1.0 (default: prometheus)",
     )
+    parsers.add_depth(parser)
     parser.add_argument(
         "--output",
         type=_file_name,

@@ -145,13 +145,15 @@ def add_no_flush(to: Parser, more: str = "") -> None:
     to.add_argument("--no-flush", action="store_true", help=f"{_NO_FLUSH}{more}")
 
 
-def add_depth(to: Parser) -> None:
+def add_depth(
+    to: Parser, what: str = "show only N levels below the root (default: all levels)"
+) -> None:
     """Adds the option of commands that show a tree: how deep."""
     to.add_argument(
         "--depth",
         type=integer("levels"),
         metavar="N",
-        help="show only N levels below the root (default: all levels)",
+        help=what,
     )
 
 

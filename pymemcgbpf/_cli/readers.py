@@ -66,25 +66,39 @@ def stats_reader(options: argparse.Namespace) -> StatsReader:
 
 
 def tree_reader(
-    options: argparse.Namespace, default: Optional[Sequence[str]] = None, also: Optional[str] = None
+    options: argparse.Namespace,
+    default: Optional[Sequence[str]] = None,
+    also: Optional[str] = None,
+    *,
+    own: bool = False,
 ) -> TreeReader:
-    """A reader of the tree that the arguments name; by default of the whole visible hierarchy.
+    """A reader of the tree that the arguments name.
 
     Args:
         options: the command's parsed arguments.
         default: the items, if the arguments name none.
         also: an item that is read as well.
+        own: whether the default is the tree below this process's own cgroup, and not the whole
+            visible hierarchy.
     """
     from ..reader import TreeReader
 
     path, items = path_and_items(options.words)
     directory = cgroup_of(path, options.pid)
     if directory is None:
-        directory = _mounts.hierarchy_root(_mounts.own_cgroup())
+        directory = _mounts.own_cgroup()
+        if not own:
+            directory = _mounts.hierarchy_root(directory)
     chosen = items or default
     if chosen is not None:
         chosen = [*chosen, *([] if also is None else [also])]
-    return TreeReader(directory, chosen, flush=not options.no_flush, backend=options.backend)
+    return TreeReader(
+        directory,
+        chosen,
+        flush=not options.no_flush,
+        backend=options.backend,
+        max_depth=options.depth,
+    )
 
 
 def warn_if_text(backend: str, reason: str) -> None:

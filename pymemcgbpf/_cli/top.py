@@ -8,12 +8,11 @@ import itertools
 import math
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from .._items import COUNTER, CURRENT, item_named
-from .._wire import ABSENT
+from .._samples import Ticks
 from ..errors import MemcgError
 from ..reader import TreeReader
 from ..snapshot import Row, Snapshot
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     def show() -> Iterator[str]:
         _check_terminal()
         with readers.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:
-            view = _View(reader, options.interval, options.depth, options.filter)
+            view = _View(reader, options.interval, options.filter)
             if options.sort is not None:
                 view.sort = reader.item_names.index(options.sort)
             try:
@@ -100,37 +99,27 @@ class _Line(NamedTuple):
 class _Rates:
     """Makes lines of snapshots; a counter's number is its rate since the previous snapshot."""
 
-    def __init__(self, items: Sequence[str]) -> None:
-        self._rising = [_is_counter(name) for name in items]
-        self._before: dict[int, tuple[int, ...]] = {}  # by the cgroup's id
-        self._started_ns = 0
+    def __init__(self) -> None:
+        self._before: Optional[Snapshot] = None
 
     def lines(self, snapshot: Snapshot) -> list[_Line]:
         """The lines in the snapshot's order."""
-        seconds = (snapshot.started_ns - self._started_ns) / 1e9
-        columns = (
-            snapshot._column(snapshot._places[name]).tolist() for name in snapshot.item_names
-        )
-        now = dict(zip(snapshot.ids.tolist(), zip(*columns)))
-        new = (ABSENT,) * len(self._rising)
-        found = []
-        for row, (at, values) in zip(snapshot, now.items()):
-            both = zip(self._rising, values, self._before.get(at, new))
-            found.append(_Line(row, tuple(_value(*each, seconds) for each in both)))
-        self._before, self._started_ns = now, snapshot.started_ns
-        return found
+        changes = None if self._before is None else snapshot.since(self._before)
+        self._before = snapshot
+        columns: list[Iterable[Optional[float]]] = []
+        for name in snapshot.item_names:
+            if not _is_counter(name):
+                columns.append(snapshot.to_columns([name])[name])
+            elif changes is None:
+                columns.append(itertools.repeat(None))
+            else:
+                columns.append(changes.rates(name))
+        return [_Line(row, values) for row, values in zip(snapshot, zip(*columns))]
 
 
 def _is_counter(name: str) -> bool:
     item = item_named(name)
     return item is not None and item.kind == COUNTER
-
-
-def _value(rising: bool, now: int, before: int, seconds: float) -> Optional[float]:
-    if now == ABSENT or (rising and before == ABSENT):
-        return None
-    # Without a flush a counter may seem to decrease a little.
-    return max(now - before, 0) / seconds if rising else now
 
 
 class _View:
@@ -142,11 +131,9 @@ class _View:
         top: the number of cgroups above the first one on the screen.
     """
 
-    def __init__(
-        self, reader: TreeReader, interval: float, depth: Optional[int], part: str
-    ) -> None:
-        self._reader, self._interval, self._depth, self._part = reader, interval, depth, part
-        self._rates = _Rates(reader.item_names)
+    def __init__(self, reader: TreeReader, interval: float, part: str) -> None:
+        self._reader, self._interval, self._part = reader, interval, part
+        self._rates = _Rates()
         self.sort, self.smallest_first, self.top = 0, False, 0
         self._height = 0  # how many cgroups the screen shows
 
@@ -154,15 +141,15 @@ class _View:
         """Shows the tree until the user quits."""
         with contextlib.suppress(curses.error):  # some terminals cannot hide the cursor
             curses.curs_set(0)
-        due = time.monotonic()
+        ticks = Ticks(self._interval)
         while True:
-            snapshot = self._reader.read(copy=False)
+            ticks.take()
+            snapshot = self._reader.read()
             lines = self._wanted(self._rates.lines(snapshot))
-            due = max(due + self._interval, time.monotonic())
             key = 0
             while key >= 0:  # getch() returns -1 when the time is over
                 self._draw(screen, snapshot, lines)
-                screen.timeout(math.ceil(max(due - time.monotonic(), 0) * 1000))
+                screen.timeout(math.ceil(ticks.delay() * 1000))
                 key = screen.getch()
                 if key in (ord("q"), ord("Q")) or not sys.stdin.isatty():
                     return
@@ -187,9 +174,6 @@ class _View:
         self.top = max(min(scrolled, count - self._height), 0)
 
     def _wanted(self, lines: list[_Line]) -> list[_Line]:
-        if self._depth is not None:
-            deepest = lines[0].row.level + self._depth
-            lines = [line for line in lines if line.row.level <= deepest]
         if self._part:
             lines = [line for line in lines if self._part in (line.row.relative_path or "")]
         return lines

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
             snapshot = reader.read()
             if not options.json:
                 readers.warn_if_text(reader.backend, reader.fallback_reason)
-        lines = list(_lines(snapshot, options.depth, options.sort))
+        lines = list(_lines(snapshot, options.sort))
         return (_as_json if options.json else _as_table)(snapshot, lines)
 
     return command.run(text)
@@ -64,16 +64,14 @@ class _Branch(NamedTuple):
     branch: str
 
 
-def _lines(snapshot: Snapshot, depth: Optional[int], sort: Optional[str]) -> Iterator[_Branch]:
-    """The lines from top to bottom. Cgroups without a path, such as removed ones, are omitted."""
+def _lines(snapshot: Snapshot, sort: Optional[str]) -> Iterator[_Branch]:
+    """The lines from top to bottom. Cgroups without a path are omitted."""
     root = snapshot[0]
-    deepest = None if depth is None else root.level + depth
     children: dict[int, list[tuple[str, Row]]] = {}
     for row in snapshot[1:]:
-        if deepest is None or row.level <= deepest:
-            path = row.relative_path
-            if path is not None:
-                children.setdefault(row.parent_id, []).append((path, row))
+        path = row.relative_path
+        if path is not None:
+            children.setdefault(row.parent_id, []).append((path, row))
 
     def largest_first(named: tuple[str, Row]) -> tuple[int, str]:
         path, row = named

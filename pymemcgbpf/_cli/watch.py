@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Prints one cgroup's statistics repeatedly, one line for each sample, for other programs."""
+"""Prints statistics repeatedly, one line for each sample of a cgroup, for other programs."""
 
 from __future__ import annotations
 
+import argparse
+import csv
 import datetime
+import io
 import itertools
 import json
-import math
-import time
-from collections.abc import Iterator, Sequence
-from typing import Optional
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Optional, Union
 
+from .._lookup import utf_8
+from ..reader import StatsReader, TreeReader
 from . import command, parsers, readers
 
 
@@ -18,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     parser = parsers.reader_parser(
         " watch",
-        "Print the memory statistics of one cgroup repeatedly: one line for each sample, as CSV "
+        "Print the memory statistics of a cgroup repeatedly: one line for each sample, as CSV "
         "with a header, or as JSON. Each line has the time in UTC. Sizes are in bytes, stalled "
         "time is in microseconds.",
         "Samples are taken at multiples of the interval: a late sample does not delay the next "
@@ -27,6 +30,11 @@ def main(arguments: Sequence[str]) -> int:
         items=parsers.DEFAULT_ITEMS,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parsers.add_depth(
+        parser,
+        "also print the cgroups up to N levels below, each with its path in a line of its own "
+        "(default: the one cgroup, without a path)",
+    )
     parsers.add_interval(parser, 1)
     parser.add_argument(
         "--count",
@@ -37,34 +45,52 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_words(arguments)
 
     def lines() -> Iterator[str]:
-        with readers.stats_reader(options) as reader:
+        with _reader(options) as reader:
+            names, with_path = reader.item_names, options.depth is not None
             if not options.json:
                 readers.warn_if_text(reader.backend, reader.fallback_reason)
-                yield ",".join(("time", *reader.item_names))
-            for _ in _ticks(options.interval, options.count):
-                now, values = _now(), reader.read()
-                if options.json:
-                    yield json.dumps({"time": now, "items": values})
-                else:
-                    # Pressure can be switched off meanwhile; its field is then empty.
-                    yield ",".join(
-                        (now, *(str(values.get(name, "")) for name in reader.item_names))
-                    )
+                yield ",".join(("time", *(["path"] if with_path else []), *names))
+            samples = _samples(reader, options.interval)
+            for now, cgroups in itertools.islice(samples, options.count):
+                for path, values in cgroups:
+                    if options.json:
+                        which = {"path": path} if with_path else {}
+                        yield json.dumps({"time": now, **which, "items": dict(values)})
+                    else:
+                        # Pressure can be switched off meanwhile; its field is then empty.
+                        fields = (values.get(name, "") for name in names)
+                        yield _csv(now, *([path] if with_path else []), *fields)
 
     return command.run_each(lines)
 
 
-def _ticks(interval: float, count: Optional[int]) -> Iterator[None]:
-    """Yields at multiples of the interval since the first; leaves out those that have passed."""
-    began, due = time.monotonic(), 0
-    for _ in itertools.count() if count is None else range(count):
-        passed = time.monotonic() - began
-        if due * interval > passed:
-            time.sleep(due * interval - passed)
-        else:
-            due = math.floor(passed / interval)
-        yield
-        due += 1
+def _reader(options: argparse.Namespace) -> Union[StatsReader, TreeReader]:
+    if options.depth is None:
+        return readers.stats_reader(options)
+    return readers.tree_reader(options, own=True)
+
+
+_Cgroups = Iterable[tuple[Optional[str], Mapping[str, int]]]
+
+
+def _samples(
+    reader: Union[StatsReader, TreeReader], interval: float
+) -> Iterator[tuple[str, _Cgroups]]:
+    """The time of each sample, and the path and the values of each cgroup."""
+    if isinstance(reader, StatsReader):
+        for values in reader.every(interval):
+            yield _now(), [(None, values)]
+    else:
+        for snapshot in reader.every(interval):
+            paths = (None if path is None else utf_8(path) for path in snapshot.paths)
+            yield _now(), zip(paths, snapshot)
+
+
+def _csv(*fields: object) -> str:
+    """A line with these fields, of which a path may have any characters."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(fields)
+    return line.getvalue()
 
 
 def _now() -> str:

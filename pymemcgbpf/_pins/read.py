@@ -16,7 +16,8 @@ from .._cgroup import paths as _paths
 from .._closable import Closable
 from .._descriptors import Owned, opened_at
 from .._lookup import Path
-from ..errors import ClosedError, MemcgError, PinNotFoundError, StreamError
+from .._samples import Samples
+from ..errors import MemcgError, PinNotFoundError, StreamError
 from ..snapshot import Snapshot, Times
 from . import bpffs as _bpffs
 from . import diagnosis as _diagnosis
@@ -57,10 +58,9 @@ class PinnedReader(Closable):
     """
 
     def __init__(self, pin_path: Path) -> None:
-        self._path = os.fsdecode(pin_path)
+        super().__init__(os.fsdecode(pin_path))
         if not self._path:
             raise PinNotFoundError("'' cannot be a path")
-        self._closed = False
         self._check = _OnBpffs()
         tree = self._opened_tree()
         self._in_parts = tree is not None
@@ -117,8 +117,8 @@ class PinnedReader(Closable):
             StreamError: the data is damaged, or another pin is at the path now.
             ClosedError: the reader is closed.
         """
-        if self._closed:
-            raise ClosedError(f"this reader of {self._path} is closed")
+        if self._wakers is None:
+            raise self._closed()
         now, began = time.time_ns(), time.monotonic_ns()
         tree = self._opened_tree() if self._in_parts else None
         if tree is None:
@@ -140,9 +140,21 @@ class PinnedReader(Closable):
         paths = _paths.ListedPaths(self._paths_of(rows), words[::width], words[1::width], ended)
         return Snapshot(rows, self._items, self._order, Times(began, ended, now), paths)
 
+    def every(self, seconds: float) -> Samples[Union[dict[str, int], Snapshot]]:
+        """Reads at an interval, in a loop: ``for``, or ``async for``.
+
+        :meth:`StatsReader.every` describes when it reads, what ends it, and its errors. In the
+        loop there is what :meth:`read` returns.
+
+        Args:
+            seconds: The interval.
+        """
+        return Samples(self, self.read, seconds)
+
     def close(self) -> None:
-        """Makes every further read() raise ClosedError. Calling it again does nothing."""
-        self._closed = True
+        """Makes every further read() raise ClosedError, and ends loops over :meth:`every`. Calling
+        it again does nothing."""
+        self._wake_all()
 
     # ---
 
@@ -257,7 +269,7 @@ class PinnedReader(Closable):
         return paths
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else self._order
+        state = "closed" if self._wakers is None else self._order
         return f"<PinnedReader {self._path!r} {state}, {len(self._items)} items>"
 
 

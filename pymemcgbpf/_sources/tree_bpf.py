@@ -141,6 +141,7 @@ class MapSource:
         self.names = tuple(plan.terms)
         self._plan, self._make_walker, self._tree = plan, walker, tree
         self._walker: Optional[Walker] = None
+        self._depth: dict[str, bytes] = {}
         self._directory = _files.CgroupFile(cgroup, ".")  # to create further links from
         self._root = cgroup._replace(fd=self._directory.fd, owner=None)
         self._paths = _tree_paths.TreePaths(self._root, tree.order)
@@ -149,7 +150,10 @@ class MapSource:
             self._flush = _flush.before_walking(
                 cgroup, plan, flush, tree.order, by_iterator=walker.by_iterator
             )
-            self._load(tree.room_for(estimate_rows(cgroup, tree.order)))
+            if tree.max_depth is not None:
+                deepest = level_of(self._root, plan, walker) + tree.max_depth
+                self._depth = {"max_level": _terms.u32(min(deepest, _NO_LEVEL))}
+            self._load(tree.room_for(estimate_rows(cgroup, tree.order, tree.max_depth)))
         except BaseException:
             self.close()
             raise
@@ -211,10 +215,10 @@ class MapSource:
         constants = {
             **self._plan.constants(self._flush.mode, order),
             **name_room.constants(self._paths.can_rename),
+            **self._depth,
             **more,
         }
-        rows = _program.MapSize(self._plan.row_size, room)
-        maps = {_program.ROWS: rows, _program.NAMES: name_room.map_size}
+        maps = _maps(self._plan, room, name_room)
         walker = self._make_walker(constants, maps, self._root, order)
         self._unload()
         self._walker, self._room, self._name_room = walker, room, name_room
@@ -260,26 +264,51 @@ def is_optional(name: str, on_root: bool) -> bool:
     return file == _items.PRESSURE or (on_root and file not in _items.ON_ROOT)
 
 
-def estimate_rows(cgroup: Cgroup, order: str) -> int:
+def estimate_rows(cgroup: Cgroup, order: str, max_depth: Optional[int]) -> int:
     """An estimate of the rows of a walk. It is too low on cgroup v1, where the map grows later."""
-    if order in ("self", "up"):
+    if order in ("self", "up") or max_depth == 0:
         return 1
-    below = None if order == "children" else cgroup.descendants
+    below = None if order == "children" or max_depth == 1 else cgroup.descendants
     return 1 + (cgroup.children if below is None else below)
+
+
+_NO_LEVEL = (1 << 32) - 1  # the constant max_level for all levels
+
+
+def level_of(cgroup: Cgroup, plan: ReadPlan, make_walker: type[Walker]) -> int:
+    """The level of a cgroup in its hierarchy, which a walk of this cgroup alone finds.
+
+    Raises:
+        CgroupRemovedError: the cgroup was removed.
+    """
+    walker = make_walker(
+        plan.constants(_terms.FLUSH_NONE, _options.SELF), _maps(plan, 1), cgroup, _options.SELF
+    )
+    try:
+        if not walker.walk():
+            raise _diagnosis.why_unreadable(cgroup.path, cgroup.identity)
+        return _wire.decode_row(walker.rows, 0, 0).level
+    finally:
+        walker.close()
 
 
 def count_rows(cgroup: Cgroup, plan: ReadPlan) -> int:
     """Counts the rows of a tree by a walk."""
     constants = plan.constants(_terms.FLUSH_NONE, _options.PRE)
-    maps = {
-        _program.ROWS: _program.MapSize(plan.row_size, 1),
-        _program.NAMES: _tree_paths.NO_NAMES.map_size,
-    }
-    walker = IteratorWalker(constants, maps, cgroup, _options.PRE)
+    walker = IteratorWalker(constants, _maps(plan, 1), cgroup, _options.PRE)
     try:
         return walker.walk()
     finally:
         walker.close()
+
+
+def _maps(
+    plan: ReadPlan, rows: int, names: _tree_paths.NameRoom = _tree_paths.NO_NAMES
+) -> MapSizes:
+    return {
+        _program.ROWS: _program.MapSize(plan.row_size, rows),
+        _program.NAMES: names.map_size,
+    }
 
 
 TreeSource = Union[MapSource, _tree_text.TextTreeSource]
@@ -291,11 +320,13 @@ class TreeSourceFactory(NamedTuple):
     Attributes:
         order: the order of the walk.
         max_rows: the largest number of rows that the caller allows; None for no limit.
+        max_depth: how many levels below the root have rows; None for all.
         transports: the BPF transports, the best first.
     """
 
     order: _options.Order
     max_rows: Optional[int]
+    max_depth: Optional[int] = None
     transports: tuple[str, ...] = ("run", "shared")
 
     def reason_to_avoid(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
@@ -328,4 +359,4 @@ class TreeSourceFactory(NamedTuple):
 
     def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> _tree_text.TextTreeSource:
         """Opens a source that reads the files of the cgroups."""
-        return _tree_text.TextTreeSource(cgroup, names, self.order, self.check_cap)
+        return _tree_text.TextTreeSource(cgroup, names, self.order, self.check_cap, self.max_depth)

@@ -92,6 +92,7 @@ class TextTreeSource:
     """A tree that is read as text, into the same rows that BPF writes.
 
     *check_cap* is called with the number of rows and the path, and raises if there are too many.
+    *max_depth* is how many levels below the root have rows; None for all.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class TextTreeSource:
         names: tuple[str, ...],
         order: str,
         check_cap: Callable[[int, str], None],
+        max_depth: Optional[int] = None,
     ) -> None:
         self.names = names
         self._order, self._check_cap = order, check_cap
@@ -113,6 +115,7 @@ class TextTreeSource:
         self._above = tuple(self._ancestors())
         parent_id = self._above[0].id if self._above else 0
         self._start = _Place(".", cgroup.id, parent_id, len(self._above))
+        self._deepest = None if max_depth is None else self._start.level + max_depth
         # In a cgroup namespace the topmost visible cgroup is not the root of the hierarchy.
         topmost = (self._start, *self._above)[-1]
         is_root = _directory.is_hierarchy_root(cgroup.fd, cgroup.version, topmost.path)
@@ -198,6 +201,8 @@ class TextTreeSource:
 
     def _children(self, parent: _Place) -> list[_Place]:
         """The children, oldest first. The kernel walks in this order, and ids only rise."""
+        if self._deepest is not None and parent.level >= self._deepest:
+            return []
         with self._opened(parent) as fd:
             if fd < 0:
                 return []

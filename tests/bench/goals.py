@@ -16,6 +16,7 @@ from .names import (
     ONE,
     OPENED_EACH_TIME,
     OS_WALK,
+    RATES,
     READER,
     RUN_READER,
     SIX,
@@ -32,6 +33,7 @@ _AT_MOST = (
     (METRICS, VIEW, "the walk", 6),
 )
 _LEAST_GAIN = 60  # of {path: dict}, against Python over the files
+_MOST_OF_RATES = 0.5  # µs per cgroup
 
 
 def goals(report: Report) -> Iterator[str]:
@@ -78,3 +80,6 @@ def _named(report: Report, section: str, way: str) -> Iterator[str]:
             f"{section}, {BY_PATH}{way}: {walked['best_us'] / found['best_us']:.0f} × faster than "
             f"Python over the files (goal: at least {_LEAST_GAIN})"
         )
+    rates = find(report, section, RATES + way)
+    if rates:
+        yield f"{section}, {RATES}{way}: {rates['best_us']:.2f} µs (goal: at most {_MOST_OF_RATES})"

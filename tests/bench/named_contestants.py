@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Callable, NamedTuple, Optional
 
 from pymemcgbpf import Snapshot, TreeReader, openmetrics
@@ -14,8 +13,10 @@ from pymemcgbpf._sources import tree_bpf as _tree_bpf
 from tests.kernel.forest import Forest
 
 from .errors import BenchError
-from .names import BY_PATH, BY_PATH_CHANGED, BY_PATH_FIRST, COLUMNS, METRICS, NEW_READER
+from .names import BY_PATH, BY_PATH_CHANGED, BY_PATH_FIRST, COLUMNS, METRICS, NEW_READER, RATES
 from .runner import timed, timed_after
+
+_COUNTERS = ("pgfault", "pgmajfault", "pgscan")
 
 Values = dict[str, int]
 CGROUPS = "cgroups"
@@ -27,13 +28,13 @@ class Sample(NamedTuple):
     Attributes:
         name: the beginning of its row's name.
         batch: reads this many times; returns the nanoseconds that the reads took.
-        values: reads once and returns the sums.
+        values: reads once and returns the sums; None if nothing is compared.
         changes: whether it removes and makes cgroups.
     """
 
     name: str
     batch: Callable[[int], float]
-    values: Callable[[], Values]
+    values: Optional[Callable[[], Values]]
     changes: bool = False
 
 
@@ -67,11 +68,16 @@ def samples(tree: TreeReader) -> Iterator[Sample]:
 
 
 def further_samples(
-    tree: TreeReader, forest: Forest, make_reader: Callable[[], TreeReader], stack: ExitStack
+    tree: TreeReader, forest: Forest, make_reader: Callable[[Sequence[str]], TreeReader]
 ) -> Iterator[Sample]:
-    """What has a goal of its own: metrics, names that are not yet known, and a changing tree."""
+    """What has a goal of its own: metrics, rates, names that are not yet known, a changing tree.
+
+    *make_reader* makes a reader of some items of the same tree.
+    """
     source, names = tree._source, tree.item_names
     assert isinstance(source, _tree_bpf.MapSource)
+    walker, paths = source._walker, source._paths
+    assert walker is not None
 
     def of_paths() -> dict[Optional[str], Values]:
         return by_path(tree.read(copy=False))
@@ -83,14 +89,36 @@ def further_samples(
         return openmetrics(tree.read(copy=False), format="prometheus")
 
     def of_new_reader() -> dict[Optional[str], Values]:
-        with make_reader() as reader:
+        with make_reader(names) as reader:
             return by_path(reader.read(copy=False))
 
+    with make_reader(_COUNTERS) as reader:
+        earlier, later = reader.read(), reader.read()
+
+    def rates() -> list[list[Optional[float]]]:
+        changes = later.since(earlier)
+        return [changes.rates(item) for item in _COUNTERS]
+
+    change = _changer(forest)
+
+    def warm_up() -> None:
+        """Walks as a read does, so that the caches are as warm as for the other contestants."""
+        for _ in range(_WALKS):
+            walker.walk()
+
+    def forget() -> None:
+        paths._forget()
+        warm_up()
+
+    def change_tree() -> None:
+        change()
+        warm_up()
+
     yield Sample(METRICS, timed(metrics), lambda: _metric_sums(metrics(), names))
-    yield Sample(BY_PATH_FIRST, timed_after(source._paths._forget, of_paths), path_sums)
+    yield Sample(RATES, timed(rates), None)
+    yield Sample(BY_PATH_FIRST, timed_after(forget, of_paths), path_sums)
     yield Sample(NEW_READER, timed(of_new_reader), lambda: sums(of_new_reader().values(), names))
-    change = _changer(forest, stack.enter_context(make_reader()))
-    yield Sample(BY_PATH_CHANGED, timed_after(change, of_paths), path_sums, changes=True)
+    yield Sample(BY_PATH_CHANGED, timed_after(change_tree, of_paths), path_sums, changes=True)
 
 
 def _metric_sums(text: str, names: Iterable[str]) -> Values:
@@ -103,15 +131,12 @@ def _metric_sums(text: str, names: Iterable[str]) -> Values:
     return {CGROUPS: count, **dict(zip(names, map(sum, found.values())))}
 
 
+_WALKS = 3
 _SETTLE = 0.02  # seconds, in which the kernel frees removed cgroups
 
 
-def _changer(forest: Forest, other: TreeReader) -> Callable[[], None]:
-    """A function that replaces 1 % of the cgroups by new ones of the same names.
-
-    *other* is another reader of the tree. It reads at the end, so that the caches are as warm as
-    for the other contestants.
-    """
+def _changer(forest: Forest) -> Callable[[], None]:
+    """A function that replaces 1 % of the cgroups by new ones of the same names."""
     idle = [
         path
         for cgroup_id, path in forest.paths.items()
@@ -127,6 +152,5 @@ def _changer(forest: Forest, other: TreeReader) -> Callable[[], None]:
             path.rmdir()
             path.mkdir()
         time.sleep(_SETTLE)
-        by_path(other.read(copy=False))
 
     return change

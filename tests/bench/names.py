@@ -45,6 +45,7 @@ BY_PATH_CHANGED = "{path: dict}, 1 % of the cgroups are new"
 BY_PATH_FIRST = "{path: dict}, all names are new"
 NEW_READER = "TreeReader(), its first {path: dict}, close()"
 METRICS = "TreeReader.read(copy=False), openmetrics()"
+RATES = "Snapshot.since(), rates() of 3 counters"
 C_MAP = "C: walk into a mapped array"
 C_HASH = "C: hash map, drained key by key"
 

@@ -64,7 +64,7 @@ def _run(entrants: Sequence[runner.Contestant], walks: int, rounds: int) -> None
         runner.run(slow, 1, max(rounds // 10, 1))
     changing = [one for one in entrants if one.changes]
     unchanged = [one for one in first if one.name.startswith((VIEW, BY_PATH))]
-    runner.run([*changing, *unchanged], walks, max(rounds // 3, 1))
+    runner.run([*changing, *unchanged], 1, rounds)
 
 
 def _same_numbers(entrants: Sequence[runner.Contestant]) -> int:

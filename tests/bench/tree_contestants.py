@@ -59,15 +59,15 @@ def through_bpf(
     for backend, transport in TREE_BPF_WAYS:
         way = by(transport, "" if backend == BEST_BACKEND else backend)
         make_reader = functools.partial(
-            TreeReader, forest.root, items, backend=backend, transport=transport
+            TreeReader, forest.root, backend=backend, transport=transport
         )
-        tree = stack.enter_context(make_reader())
+        tree = stack.enter_context(make_reader(items))
         yield from _one_way(section, way, tree, cgroups, programs, stack)
         found: list[Sample] = []
         if backend == BEST_BACKEND:
             found += samples(tree)
             if items is not None:
-                found += further_samples(tree, forest, make_reader, stack)
+                found += further_samples(tree, forest, make_reader)
         for name, batch, values, changes in found:
             batch = _per(batch, cgroups)
             yield Contestant(name + way, section, batch, values, C_MAP + way, changes)

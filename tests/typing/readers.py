@@ -8,6 +8,8 @@ from typing_extensions import assert_type
 
 from pymemcgbpf import (
     Backend,
+    Change,
+    Changes,
     Item,
     Order,
     Row,
@@ -55,6 +57,10 @@ StatsReader(PATH, ["anon"], True)  # error
 StatsReader()  # error
 reader.read(copy=False)  # error
 reader.backend = "text"  # error
+for values in reader.every(1):
+    assert_type(values, dict[str, int])
+reader.every("1")  # error
+reader.every(1, copy=False)  # error
 
 # --- TreeReader
 
@@ -90,6 +96,36 @@ for row in snapshot:
     assert_type(dict(row), dict[str, int])
     row["anon"] = 5  # error
     row.id = 5  # error
+
+# --- Changes and every()
+
+changes = snapshot.since(tree.read())
+assert_type(changes, Changes)
+assert_type(changes[0], Change)
+assert_type(changes[1:], list[Change])
+assert_type(changes.new, list[Row])
+assert_type(changes.differences("anon"), list[Optional[int]])
+assert_type(changes.rates("anon"), list[Optional[float]])
+assert_type(changes.to_columns(["anon"], absent=0, rates=True), dict[str, list[Any]])
+for change in changes:
+    assert_type(change["anon"], int)
+    assert_type(change.rate("anon"), float)
+    assert_type(change.path, Optional[str])
+    assert_type(change.row, Row)
+snapshot.since(5)  # error
+snapshot.since(row)  # error
+changes.to_columns("anon", None)  # error
+changes.rates(5)  # error
+for sampled in tree.every(0.5, copy=False):
+    assert_type(sampled, Snapshot)
+tree.every()  # error
+
+
+async def sample(tree: TreeReader) -> None:
+    async for sampled in tree.every(5):
+        assert_type(sampled, Snapshot)
+    async for values in reader.every(5):
+        assert_type(values, dict[str, int])
 
 
 def configured(path: str, order: Order, backend: Backend) -> TreeReader:

@@ -305,14 +305,6 @@ def test_only_a_new_cgroup_gets_a_new_label(made: list[str]) -> None:
     assert _openmetrics._last_labels[source].by_path.keys() == {*before} - {None}
 
 
-def test_labels_follow_a_change_of_the_mounts(hierarchy: list[str]) -> None:
-    paths, source = (ROOT, f"{ROOT}/a"), Source()
-    first, second = walks(source, paths, paths)
-    assert labels(openmetrics(first)) == ["/walk", "/walk/a"]
-    hierarchy.append(ROOT)
-    assert labels(openmetrics(second)) == ["/", "/a"]
-
-
 def test_labels_are_forgotten_with_their_reader(tmp_path: Path) -> None:
     gc.collect()
     before = len(_openmetrics._last_labels)

@@ -46,6 +46,7 @@ def snapshot_of(
     paths: Optional[Sequence[Optional[str]]] = None,
     order: str = "pre",
     times: Times = _NO_TIMES,
+    max_depth: Optional[int] = None,
 ) -> Snapshot:
     """A snapshot of these rows; of bytes, it is a view.
 
@@ -56,7 +57,7 @@ def snapshot_of(
         paths = [f"{root}/{at}" for at in range(len(data) // _wire.row_size(len(names)))]
     device = root.stat().st_dev if root.exists() else None
     found = WalkPaths(Origin(), str(root), device, tuple(paths))
-    return Snapshot(memoryview(data), names, order, times, found)
+    return Snapshot(memoryview(data), names, order, times, found, max_depth)
 
 
 class NamedRow(NamedTuple):

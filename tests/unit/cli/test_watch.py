@@ -5,21 +5,19 @@ from __future__ import annotations
 
 import csv
 import datetime
-import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 
 import pymemcgbpf
 from pymemcgbpf import CgroupRemovedError
 from pymemcgbpf._cgroup import mounts as _mounts
-from pymemcgbpf._cli import watch
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._sources import choose as _choose
 
@@ -33,48 +31,9 @@ def printed(captured: Captured, *arguments: str) -> str:
     return commands.printed(captured, "watch", *TEXT, *QUICK, *arguments)
 
 
-class Clock:
-    """Stands in for the module time: sleeping takes as long as it should, and no time."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 100.0
-        self.slept: list[float] = []
-        monkeypatch.setattr(watch, "time", self)
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
-
-
-def when(interval: float, took: list[float], clock: Clock) -> list[float]:
-    """When each sample is taken, after the first."""
-    began, found = clock.now, []
-    for _, spent in zip(watch._ticks(interval, None), took):
-        found.append(round(clock.now - began, 6))
-        clock.now += spent
-    return found
-
-
-def test_samples_do_not_drift(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert when(0.1, [0.03] * 50, Clock(monkeypatch)) == [round(at / 10, 6) for at in range(50)]
-
-
-def test_missed_samples_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
-    # Two are missed while the second sample takes long; the next is in time again.
-    assert when(1, [0.1, 2.5, 0.1, 0.1, 0.1], clock) == [0, 1, 3.5, 4, 5]
-    assert min(clock.slept) > 0
-
-
-def test_count_limits_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases: list[Optional[int]] = [1, 3, None]
-    for count in cases:
-        Clock(monkeypatch)
-        ticks = itertools.islice(watch._ticks(1, count), 10)
-        assert len(list(ticks)) == (count or 10)
+def test_count_limits_the_samples(v2: Path, capsys: Captured) -> None:
+    for count in (1, 3):
+        assert printed(capsys, "--count", str(count), str(v2)).count("\n") == 1 + count
 
 
 def test_samples_are_lines_of_csv(v2: Path, capsys: Captured) -> None:
