@@ -35,6 +35,7 @@ TRAILER = struct.Struct("=IIQ")
 CALL = struct.Struct("=QQII")
 # struct memcg_stats_names: named_id, newest_id, signature, nr_names, text_size
 NAMES = struct.Struct("=QQQII")
+SIGNATURE = slice(16, 24)  # of them
 # struct memcg_stats_name: cgroup_id, parent_id
 NAME = struct.Struct("=QQ")
 NAME_SIZE = 256

@@ -135,12 +135,18 @@ def _one_tree(way: str, tree: TreeReader, count: int) -> Iterator[Contestant]:
     def dicts() -> object:
         return tree.read(copy=False).dicts()
 
+    def by_path() -> object:
+        snapshot = tree.read(copy=False)
+        return dict(zip(snapshot.paths, snapshot.dicts()))
+
+    def sums() -> Values:
+        return _sums(tree.read().dicts(absent=0), names)
+
     names = {name: name for name in tree.item_names}
-    yield Contestant(
-        f"TreeReader, {way}, copy=False", view, lambda: _sums(tree.read().dicts(), names), count
-    )
+    yield Contestant(f"TreeReader, {way}, copy=False", view, sums, count)
     yield Contestant(f"TreeReader, {way}", tree.read, per=count)
     yield Contestant(f"TreeReader, {way}, dicts", dicts, per=count)
+    yield Contestant(f"TreeReader, {way}, {{path: dict}}", by_path, per=count)
 
 
 def _sums(rows: Collection[Values], names: dict[str, str]) -> Values:

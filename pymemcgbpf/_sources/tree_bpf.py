@@ -180,6 +180,9 @@ class MapSource:
             self._flush.by_file()
             self._paths.begin(walker.names)
             count = walker.walk()
+            unchanged = self._paths.unchanged(walker.names, count)
+            if unchanged is not None:
+                return _tree_text.Rows(walker.rows, count, unchanged)
             self._tree.check_cap(count, self._root.path)
             written = _tree_paths.WrittenNames.of(walker.names)
             if count > self._room or not self._name_room.holds(written):

@@ -7,6 +7,7 @@ closes what the contestants keep open.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ import pymemcgbpf
 from pymemcgbpf._bench import control
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf.btf import Types
 from pymemcgbpf._sources import flush as _flush
 from pymemcgbpf._sources import one_bpf as _one_bpf
 from tests.kernel.oracle import V1_KEYS
@@ -173,9 +175,28 @@ def source_of_run(reader: pymemcgbpf.StatsReader) -> _one_bpf.RunSource:
 
 
 def constants_of(program: Optional[_program.Program]) -> bytes:
-    """The read-only constants of a reader's loaded program."""
+    """The read-only constants of a reader's loaded program, for a C program.
+
+    A C program calls it without its key, and has no map of names.
+    """
     assert program is not None
-    return program.constants
+    constants = bytearray(program.constants)
+    for name in ("program_key", "nr_names_fit"):
+        at, size = _places()[name]
+        constants[at : at + size] = bytes(size)
+    return bytes(constants)
+
+
+@functools.cache
+def _places() -> dict[str, tuple[int, int]]:
+    """The offset and size of each constant of the package's object."""
+    lib = _libbpf.load()
+    data = _program.read_object()
+    opened = lib.bpf_object__open_mem(data, len(data), None)
+    try:
+        return Types(lib, lib.bpf_object__btf(opened)).variables(".rodata")
+    finally:
+        lib.bpf_object__close(opened)
 
 
 def flushing_file(flush: _flush.Flush) -> Iterator[str]:

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 
 from .names import (
     ALL,
+    BY_PATH,
+    BY_PATH_CHANGED,
+    BY_PATH_FIRST,
     C_ITERATOR,
-    COPY,
     DICTS,
+    METRICS,
     ONE,
     OPENED_EACH_TIME,
+    OS_WALK,
     RATES,
     READER,
     RUN_READER,
@@ -20,6 +24,16 @@ from .names import (
     by,
 )
 from .table import Report, find
+
+# A row of a tree, the row that it is compared with, what that is called, and the largest ratio.
+_AT_MOST = (
+    (BY_PATH, VIEW, "the walk", 4),
+    (BY_PATH_CHANGED, BY_PATH, "that of an unchanged tree", 1.5),
+    (BY_PATH_FIRST, VIEW, "the walk", 8),
+    (METRICS, VIEW, "the walk", 6),
+)
+_LEAST_GAIN = 60  # of {path: dict}, against Python over the files
+_MOST_OF_RATES = 0.5  # µs per cgroup
 
 
 def goals(report: Report) -> Iterator[str]:
@@ -49,10 +63,23 @@ def goals(report: Report) -> Iterator[str]:
                     f"{section}, TreeReader{way}: {view['ratio']:.2f} × the C walk; a dict of a "
                     f"row takes {dicts['best_us'] - view['best_us']:.2f} µs"
                 )
-            copied = find(report, section, COPY + way)
-            rates = find(report, section, RATES + way)
-            if copied and rates:
-                yield (
-                    f"{section}, TreeReader{way}: since() and the rates of 3 items take "
-                    f"{rates['best_us'] - copied['best_us']:.2f} µs"
-                )
+            if section.endswith(f"{SIX}, each"):
+                yield from _named(report, section, way)
+
+
+def _named(report: Report, section: str, way: str) -> Iterator[str]:
+    """What users do with a walk of 6 items, each with its goal."""
+    for row, against, what, most in _AT_MOST:
+        found, compared = find(report, section, row + way), find(report, section, against + way)
+        if found and compared:
+            ratio = found["best_us"] / compared["best_us"]
+            yield f"{section}, {row}{way}: {ratio:.2f} × {what} (goal: at most {most})"
+    found, walked = find(report, section, BY_PATH + way), find(report, section, OS_WALK)
+    if found and walked:
+        yield (
+            f"{section}, {BY_PATH}{way}: {walked['best_us'] / found['best_us']:.0f} × faster than "
+            f"Python over the files (goal: at least {_LEAST_GAIN})"
+        )
+    rates = find(report, section, RATES + way)
+    if rates:
+        yield f"{section}, {RATES}{way}: {rates['best_us']:.2f} µs (goal: at most {_MOST_OF_RATES})"

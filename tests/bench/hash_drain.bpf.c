@@ -12,6 +12,7 @@
 #include "kernel_types.h"
 #include "memcg_stats.h"
 #include "counters.bpf.h"
+#include "names.bpf.h"
 #include "rows.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -30,8 +30,8 @@ static inline void set_constants(struct bpf_object *object, const char *path)
 }
 
 /*
- * Loads one program. Of the optional maps only *map_name* is created, with this many entries of
- * this size; NULL for none.
+ * Loads one program, which writes no names. Of the optional maps only *map_name* is created, with
+ * this many entries of this size; NULL for none.
  */
 static inline struct loaded load(const char *path, const char *program_name,
 				 const char *constants, const char *map_name, __u32 value_size,
@@ -54,7 +54,7 @@ static inline struct loaded load(const char *path, const char *program_name,
 	}
 	bpf_object__for_each_map(map, object) {
 		const char *name = bpf_map__name(map);
-		bool scratches = !strcmp(name, "scratches");
+		bool scratches = !strcmp(name, "scratches"), names = !strcmp(name, "names");
 
 		if (bpf_map__is_internal(map))
 			continue;
@@ -62,7 +62,7 @@ static inline struct loaded load(const char *path, const char *program_name,
 			bpf_map__set_value_size(map, value_size);
 			bpf_map__set_max_entries(map, entries);
 			loaded.map = map;
-		} else if (!scratches || !strstr(program_name, "_run_")) {
+		} else if (!(scratches && strstr(program_name, "_run_")) && !(names && map_name)) {
 			bpf_map__set_autocreate(map, false);
 		}
 	}

@@ -23,6 +23,7 @@ class Contestant:
         batch: reads this many times; returns the nanoseconds that the reads took.
         values: reads once and returns the numbers; None if it does not decode them.
         against: the name of the row, of the same section, that it is compared with.
+        changes: whether it changes what the others read, so that it runs after them.
         rounds: nanoseconds per read, for each round so far.
     """
 
@@ -31,6 +32,7 @@ class Contestant:
     batch: Callable[[int], float]
     values: Optional[Callable[[], dict[str, int]]] = None
     against: str = ""
+    changes: bool = False
     rounds: list[float] = field(default_factory=list)
 
     @property
@@ -50,6 +52,19 @@ def timed(read: Callable[[], object]) -> Callable[[int], int]:
     def batch(reads: int) -> int:
         package.timed(read, reads // 10)
         return package.timed(read, reads).real
+
+    return batch
+
+
+def timed_after(prepare: Callable[[], object], read: Callable[[], object]) -> Callable[[int], int]:
+    """A batch of a Python function, with something else before each read that is not timed."""
+
+    def batch(reads: int) -> int:
+        real = 0
+        for _ in range(reads):
+            prepare()
+            real += package.timed(read, 1).real
+        return real
 
     return batch
 

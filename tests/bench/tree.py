@@ -13,7 +13,7 @@ from tests.kernel.surroundings import IN_LAB
 from . import runner, table, tree_contestants
 from .c_programs import Programs
 from .errors import BenchError
-from .names import C_MAP, ITEMS, TREE
+from .names import BY_PATH, C_MAP, ITEMS, TREE, VIEW
 
 _LEAVES = 99  # below each inner cgroup
 _SLOW = 5.0  # µs per cgroup: a contestant that takes longer has fewer rounds
@@ -34,11 +34,7 @@ def trees(
             here: list[runner.Contestant] = []
             for title, items in ITEMS.items():
                 section = TREE.format(len(paths), title)
-                found = [
-                    *tree_contestants.through_bpf(
-                        section, items, made.root, len(paths), programs, stack
-                    )
-                ]
+                found = [*tree_contestants.through_bpf(section, items, made, programs, stack)]
                 best = found[0].against.removeprefix(C_MAP)
                 found += tree_contestants.through_text(
                     section, items, made.root, paths, best, programs, stack
@@ -55,12 +51,20 @@ def trees(
 
 
 def _run(entrants: Sequence[runner.Contestant], walks: int, rounds: int) -> None:
-    """The first rounds show who is slow. In the lab one is enough, as nothing disturbs it."""
-    runner.run(entrants, 1, 1 if IN_LAB else 3)
-    slow = [one for one in entrants if one.best > _SLOW]
-    runner.run([one for one in entrants if one not in slow], walks, rounds)
+    """The first rounds show who is slow. In the lab one is enough, as nothing disturbs it.
+
+    Who changes the tree is last, for others hold its files open. It is compared with the same read
+    of an unchanged tree, which takes turns with it.
+    """
+    first = [one for one in entrants if not one.changes]
+    runner.run(first, 1, 1 if IN_LAB else 3)
+    slow = [one for one in first if one.best > _SLOW]
+    runner.run([one for one in first if one not in slow], walks, rounds)
     if slow:
         runner.run(slow, 1, max(rounds // 10, 1))
+    changing = [one for one in entrants if one.changes]
+    unchanged = [one for one in first if one.name.startswith((VIEW, BY_PATH))]
+    runner.run([*changing, *unchanged], 1, rounds)
 
 
 def _same_numbers(entrants: Sequence[runner.Contestant]) -> int:

@@ -7,6 +7,7 @@ that are compared are the number of cgroups, and the sum of each item over all o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,7 @@ from pymemcgbpf._bpf import libbpf_maps as _libbpf_maps
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.btf import Types
 from pymemcgbpf._sources import tree_bpf as _tree_bpf
+from tests.kernel.forest import Forest
 from tests.kernel.oracle import V1_KEYS
 from tests.kernel.surroundings import BEST_BACKEND, VERSION
 from tests.kernel.ways import TREE_BPF_WAYS
@@ -27,6 +29,7 @@ from tests.kernel.ways import TREE_BPF_WAYS
 from .c_programs import CProgram, Programs
 from .contestants import constants_of, flushing_file
 from .errors import BenchError
+from .named_contestants import CGROUPS, Sample, Values, further_samples, samples
 from .names import (
     C_DECODED,
     C_HASH,
@@ -34,7 +37,6 @@ from .names import (
     COPY,
     DICTS,
     OS_WALK,
-    RATES,
     ROW_DICTS,
     TREE_TEXT,
     VIEW,
@@ -43,20 +45,32 @@ from .names import (
 )
 from .runner import Contestant, timed
 
-Values = dict[str, int]
-CGROUPS = "cgroups"
-
 _SPARE_ROWS = 1000
 
 
 def through_bpf(
-    section: str, items: Items, root: Path, cgroups: int, programs: Programs, stack: ExitStack
+    section: str, items: Items, forest: Forest, programs: Programs, stack: ExitStack
 ) -> Iterator[Contestant]:
-    """The package by each backend and transport that works here, and C programs by the same."""
+    """The package by each backend and transport that works here, and C programs by the same.
+
+    What users do with a walk is read by the best backend only.
+    """
+    cgroups = len(forest.paths)
     for backend, transport in TREE_BPF_WAYS:
         way = by(transport, "" if backend == BEST_BACKEND else backend)
-        tree = stack.enter_context(TreeReader(root, items, backend=backend, transport=transport))
+        make_reader = functools.partial(
+            TreeReader, forest.root, backend=backend, transport=transport
+        )
+        tree = stack.enter_context(make_reader(items))
         yield from _one_way(section, way, tree, cgroups, programs, stack)
+        found: list[Sample] = []
+        if backend == BEST_BACKEND:
+            found += samples(tree)
+            if items is not None:
+                found += further_samples(tree, forest, make_reader)
+        for name, batch, values, changes in found:
+            batch = _per(batch, cgroups)
+            yield Contestant(name + way, section, batch, values, C_MAP + way, changes)
 
 
 def _one_way(
@@ -101,20 +115,11 @@ def _one_way(
     def all_dicts() -> object:
         return tree.read(copy=False).dicts()
 
-    before = tree.read()
-
-    def rates() -> object:
-        nonlocal before
-        earlier, before = before, tree.read()
-        changes = before.since(earlier)
-        return [changes.rates(item) for item in tree.item_names[-3:]]
-
     def values() -> Values:
         return _sums(tree.read())
 
     yield contestant(VIEW + way, timed(view), values)
     yield contestant(COPY + way, timed(tree.read), values)
-    yield contestant(RATES + way, timed(rates), values)
     yield contestant(DICTS + way, timed(all_dicts), values)
     yield contestant(ROW_DICTS + way, timed(dicts), values)
     if tree.transport == "run":

@@ -3,23 +3,40 @@
 
 from __future__ import annotations
 
+import time
 from typing import Optional
 
 import pytest
 
 from tests.bench import goals, runner, table
-from tests.bench.names import C_ITERATOR, ONE, OPENED_EACH_TIME, READER, SIX
+from tests.bench.names import (
+    BY_PATH,
+    BY_PATH_CHANGED,
+    C_ITERATOR,
+    METRICS,
+    ONE,
+    OPENED_EACH_TIME,
+    OS_WALK,
+    RATES,
+    READER,
+    SIX,
+    TREE,
+    VIEW,
+    by,
+)
 from tests.bench.table import Report
 
 SECTION = ONE.format(SIX)
 FLOOR = C_ITERATOR[False]
 
 
-def report(label: str, times: dict[str, list[float]]) -> Report:
+def report(
+    label: str, times: dict[str, list[float]], section: str = SECTION, floor: str = FLOOR
+) -> Report:
     """The report of a machine; *times* has the nanoseconds per read of each round, by name."""
     found = []
     for name, rounds in times.items():
-        one = runner.Contestant(name, SECTION, lambda _: 0.0, None, FLOOR)
+        one = runner.Contestant(name, section, lambda _: 0.0, None, floor)
         one.rounds = rounds
         found.append(one)
     return {"label": label, "machine": "", "notes": [], "results": table.results(found)}
@@ -81,3 +98,36 @@ def test_the_goals_are_shown_if_all_their_results_exist(
     kept = [one for one in LIVE["results"] if one["name"] != without]
     partial: Report = {"label": "", "machine": "", "notes": [], "results": kept}
     assert list(goals.goals(partial)) == ([] if line is None else [line])
+
+
+def test_a_goal_is_shown_with_what_was_measured() -> None:
+    section, way = TREE.format(1001, SIX), by("shared")
+    times: dict[str, list[float]] = {
+        VIEW + way: [500, 400],
+        BY_PATH + way: [1000],
+        BY_PATH_CHANGED + way: [1500],
+        METRICS + way: [1400],
+        RATES + way: [120],
+        OS_WALK: [50_000],
+    }
+    found = goals.goals(report("", times, section, VIEW + way))
+    assert [line.removeprefix(f"{section}, ") for line in found] == [
+        f"{BY_PATH}{way}: 2.50 × the walk (goal: at most 4)",
+        f"{BY_PATH_CHANGED}{way}: 1.50 × that of an unchanged tree (goal: at most 1.5)",
+        f"{METRICS}{way}: 3.50 × the walk (goal: at most 6)",
+        f"{BY_PATH}{way}: 50 × faster than Python over the files (goal: at least 60)",
+        f"{RATES}{way}: 0.12 µs (goal: at most 0.5)",
+    ]
+    assert not list(goals.goals(report("", times, TREE.format(1001, "all items"), VIEW + way)))
+
+
+def test_what_precedes_a_read_is_not_timed() -> None:
+    done: list[str] = []
+
+    def prepare() -> None:
+        done.append("prepare")
+        time.sleep(0.05)
+
+    batch = runner.timed_after(prepare, lambda: done.append("read"))
+    assert 0 < batch(3) < 50_000_000
+    assert done == ["prepare", "read"] * 3

@@ -66,7 +66,7 @@ def test_the_report_as_text(root: Path, capsys: Captured) -> None:
         "read_stats(), text",
     ):
         assert sum(line.startswith(f"{name}  ") for line in lines) == 4  # two tables, two charts
-    for name in (contestants.WALKED, "TreeReader, text", "TreeReader, text, dicts"):
+    for name in (contestants.WALKED, "TreeReader, text", "TreeReader, text, {path: dict}"):
         assert sum(line.startswith(f"{name} ") for line in lines) == 2
     # Each way that is not here is named, once, with the reason.
     said = " ".join(text.split())

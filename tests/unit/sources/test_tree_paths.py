@@ -101,6 +101,9 @@ class Kernel:
             self.paths.begin(self.memory)
             rows = [node.row for node in self.rows()]
             write_names(self.memory, self.room.constants(self.paths.can_rename), rows)
+            unchanged = self.paths.unchanged(self.memory, len(rows))
+            if unchanged is not None:
+                return unchanged
             written = WrittenNames.of(self.memory)
             self.named += written.nr_names
             if not self.room.holds(written):
@@ -224,6 +227,16 @@ def test_what_is_remembered_is_bounded_by_the_tree() -> None:
             kernel.remove(node)
     assert len(kernel.paths._path_of) <= 2 * 21 + 64
     assert len(kernel.paths._tags) <= 21
+
+
+def test_a_walk_without_rows_is_never_taken_for_unchanged() -> None:
+    kernel = Kernel("children", room=100)
+    assert kernel.read().paths == ()
+    assert kernel.paths.unchanged(kernel.memory, 0) is None  # its root may have been removed
+    kernel.create(kernel.root, "a")
+    found = kernel.read()
+    assert kernel.paths.unchanged(kernel.memory, 1) is found
+    assert kernel.paths.unchanged(kernel.memory, 2) is None
 
 
 def test_a_root_directory_has_one_slash(monkeypatch: pytest.MonkeyPatch) -> None:
