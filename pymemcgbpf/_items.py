@@ -18,6 +18,7 @@ __all__ = [
     "CATALOGUE",
     "CURRENT",
     "DERIVED",
+    "EFFECTIVE_LIMIT",
     "MEMORY_STAT",
     "UNLIMITED",
     "Counters",
@@ -53,6 +54,7 @@ MAX = "memory.max"
 
 DERIVED = "derived"
 """The place of a file in an item that no file shows."""
+EFFECTIVE_LIMIT = f"{DERIVED}.effective_limit"
 
 ON_ROOT = (MEMORY_STAT, NUMA_STAT, PRESSURE)
 """The files that the root of a hierarchy also has."""
