@@ -288,10 +288,10 @@ static __always_inline __u64 term_value(const struct counters *c, __u32 i)
 {
 	__u32 kind = terms[i].kind, index = terms[i].counter;
 
-	if (kind == MEMCG_STATS_KIND_LEAST_LIMIT)
-		return least_limit(c, index);
 	if (kind >= MEMCG_STATS_KIND_WORD)
 		return word_value(c, kind, index, terms[i].block);
+	if (kind == MEMCG_STATS_KIND_LEAST_LIMIT)
+		return least_limit(c, index);
 	if (backend == MEMCG_STATS_BACKEND_KFUNC)
 		return kfunc_value(c, kind, index);
 	if (backend == MEMCG_STATS_BACKEND_RFC)

@@ -35,8 +35,9 @@ class Derived:
         sources = {name: CATALOGUE[name].source for name in names if inputs(name)}
         self.limits = [name for name, of in sources.items() if isinstance(of, LeastLimit)]
         self.differences = {name: of for name, of in sources.items() if isinstance(of, Difference)}
-        shown = [name for name in names if name not in sources]
-        self.shown = tuple(dict.fromkeys(sum(self.differences.values(), tuple(shown))))
+        shown = (name for name in names if name not in sources)
+        parts = (part for pair in self.differences.values() for part in pair)
+        self.shown = tuple(dict.fromkeys((*shown, *parts)))
         self._version, self._file = version, name_of(MAX, version) or MAX
         self._known: dict[Identity, int] = {}
 
@@ -76,9 +77,9 @@ class Derived:
                     break  # above the mount, or the root directory of a process in a cgroup
                 try:
                     passed.append((identity, self._limit(at.fileno())))
-                except OSError as error:
+                except OSError as error:  # the root of a hierarchy has no limit on cgroup v2
                     if not is_gone(error):
-                        raise  # the root of a hierarchy has no limit
+                        raise
                 with at as last:
                     at = opened_at("..", os.O_PATH | os.O_DIRECTORY, last.fileno())
                 below = identity

@@ -411,7 +411,8 @@ def some_terms(items: int, terms: int, blocks: int = 0, words: int = 0) -> Terms
     for block in range(blocks):
         base = PointerPath(0, (8 * block,))
         size = words - blocks + 1 if block == 0 else 1
-        made[f"{block}"] = (Term(6, 0, 1, base), Term(6, 8 * (size - 1), 1, base))
+        kind = _terms.KIND_WORD
+        made[f"{block}"] = (Term(kind, 0, 1, base), Term(kind, 8 * (size - 1), 1, base))
     return made
 
 
