@@ -13,6 +13,8 @@ const volatile __u32 flush = 0;		/* enum memcg_stats_flush */
 const volatile __u32 flush_each = 0;	/* whether a stream flushes every cgroup, not only the first */
 const volatile __u32 memory_cgrp_id = 0;	/* enum cgroup_subsys_id, from BTF */
 const volatile __u32 page_size = 4096;
+const volatile __u32 counter_max = 0;	/* the offset of max in struct page_counter, from BTF */
+const volatile __u32 counter_parent = 0;	/* the offset of parent in it */
 const volatile __u32 nr_blocks = 0;
 const volatile struct memcg_stats_block blocks[MEMCG_STATS_MAX_BLOCKS] = {};
 const volatile __u32 nr_terms = 0;
@@ -171,12 +173,60 @@ static __always_inline void copy_blocks(struct counters *c)
 	}
 }
 
+/* Returns a limit in bytes. PAGE_COUNTER_MAX pages, or more, mean that there is no limit. */
+static __always_inline __u64 limit_in_bytes(__u64 pages)
+{
+	__u64 unlimited = ~mask_negative(pages - MEMCG_STATS_UNLIMITED / page_size);
+
+	return ((pages * page_size) & ~unlimited) | (MEMCG_STATS_UNLIMITED & unlimited);
+}
+
+/* The way from the page counter of a cgroup to that of the root. */
+struct limit_walk {
+	void *counter;	/* the next struct page_counter, for probe reads only; NULL after the root's */
+	__u64 least;	/* the least limit so far, in pages */
+};
+
+/* Takes one step. It leaves counter as it is if that could not be read. */
+static long take_limit(__u32 step, void *context)
+{
+	struct limit_walk *walk = context;
+	void *parent = NULL;
+	__u64 max = 0;
+
+	if (bpf_probe_read_kernel(&max, sizeof(max), walk->counter + counter_max) ||
+	    bpf_probe_read_kernel(&parent, sizeof(parent), walk->counter + counter_parent))
+		return 1;
+	if (max < walk->least)
+		walk->least = max;
+	walk->counter = parent;
+	return !parent;
+}
+
+#define MAX_LOOPS (1U << 23)	/* the most that bpf_loop() takes */
+
+/*
+ * Returns the least limit of the cgroup and its ancestors, or MEMCG_STATS_ABSENT if one could not be
+ * read. A tree may be of any depth, so this is no bounded loop, of which the verifier would explore
+ * every round.
+ */
+static __always_inline __u64 least_limit(const struct counters *c, __u32 offset)
+{
+	struct limit_walk walk = {
+		.counter = (void *)memcg_of(c->cgrp) + offset,
+		.least = MEMCG_STATS_UNLIMITED / page_size,
+	};
+
+	bpf_loop(MAX_LOOPS, take_limit, &walk, 0);
+	return limit_in_bytes(walk.least) | ~mask_zero((__u64)walk.counter);
+}
+
 /* Returns the value of a copied word, or MEMCG_STATS_ABSENT if its block is missing. */
 static __always_inline __u64 word_value(const struct counters *c, __u32 kind, __u32 index,
 					__u32 block)
 {
 	/* absent is all ones, which is MEMCG_STATS_ABSENT, or 0. */
-	__u64 value, unlimited, absent = -(c->missing >> (block & 63) & 1);
+	__u64 value, absent = -(c->missing >> (block & 63) & 1);
 
 	if (index >= MEMCG_STATS_MAX_WORDS)
 		return MEMCG_STATS_ABSENT;
@@ -189,9 +239,7 @@ static __always_inline __u64 word_value(const struct counters *c, __u32 kind, __
 		value &= ~mask_negative(value);
 		break;
 	case MEMCG_STATS_KIND_LIMIT:
-		/* PAGE_COUNTER_MAX pages, or more, mean that there is no limit. */
-		unlimited = ~mask_negative(value - MEMCG_STATS_UNLIMITED / page_size);
-		value = ((value * page_size) & ~unlimited) | (MEMCG_STATS_UNLIMITED & unlimited);
+		value = limit_in_bytes(value);
 		break;
 	case MEMCG_STATS_KIND_NANOSECONDS:
 		value /= 1000;
@@ -242,6 +290,8 @@ static __always_inline __u64 term_value(const struct counters *c, __u32 i)
 
 	if (kind >= MEMCG_STATS_KIND_WORD)
 		return word_value(c, kind, index, terms[i].block);
+	if (kind == MEMCG_STATS_KIND_LEAST_LIMIT)
+		return least_limit(c, index);
 	if (backend == MEMCG_STATS_BACKEND_KFUNC)
 		return kfunc_value(c, kind, index);
 	if (backend == MEMCG_STATS_BACKEND_RFC)
@@ -271,6 +321,8 @@ static __always_inline void fill_values(struct counters *c, __u64 *values, __u32
 		if (terms[i].flags & MEMCG_STATS_TERM_LAST) {
 			if (item >= nr_items || item >= MEMCG_STATS_MAX_ITEMS)
 				break;
+			if (terms[i].flags & MEMCG_STATS_TERM_AT_LEAST_0)
+				sum &= ~mask_negative(sum);
 			values[item++] = sum | absent;
 			sum = absent = 0;
 		}

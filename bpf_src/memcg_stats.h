@@ -124,15 +124,21 @@ enum memcg_stats_kind {
 	MEMCG_STATS_KIND_EVENT = 3,	/* enum vm_event_item */
 	MEMCG_STATS_KIND_MEMORY_EVENT = 4,	/* enum memcg_memory_event */
 	MEMCG_STATS_KIND_USAGE = 5,	/* the memory page counter */
+	/*
+	 * The value is the least limit on the way to the root; .counter is the offset of the page
+	 * counter in struct mem_cgroup.
+	 */
+	MEMCG_STATS_KIND_LEAST_LIMIT = 6,
 	/* The value is a word of a block; .counter is its index among the words. */
-	MEMCG_STATS_KIND_WORD = 6,
-	MEMCG_STATS_KIND_SIGNED = 7,	/* shown as 0 while it is negative */
-	MEMCG_STATS_KIND_LIMIT = 8,	/* PAGE_COUNTER_MAX becomes MEMCG_STATS_UNLIMITED */
-	MEMCG_STATS_KIND_NANOSECONDS = 9,	/* shown as microseconds */
+	MEMCG_STATS_KIND_WORD = 7,
+	MEMCG_STATS_KIND_SIGNED = 8,	/* shown as 0 while it is negative */
+	MEMCG_STATS_KIND_LIMIT = 9,	/* PAGE_COUNTER_MAX becomes MEMCG_STATS_UNLIMITED */
+	MEMCG_STATS_KIND_NANOSECONDS = 10,	/* shown as microseconds */
 };
 
 #define MEMCG_STATS_TERM_LAST		(1U << 0)	/* the last term of its item */
 #define MEMCG_STATS_TERM_NOT_ON_ROOT	(1U << 1)	/* the item does not exist on the root */
+#define MEMCG_STATS_TERM_AT_LEAST_0	(1U << 2)	/* a negative sum is shown as 0; on the last term */
 
 /* One term. The value of an item is the sum of its terms. */
 struct memcg_stats_term {
@@ -140,7 +146,7 @@ struct memcg_stats_term {
 	__u8 flags;	/* MEMCG_STATS_TERM_* */
 	__u16 block;	/* the block that a word is in */
 	__u32 counter;
-	__u64 unit;	/* the factor from the counter's unit to the item's */
+	__u64 unit;	/* the factor from the counter's unit to the item's; it may be negative */
 };
 
 enum memcg_stats_start {

@@ -17,6 +17,7 @@ What to use:
     own_cgroup      the directory of this process's cgroup; cgroup_of: that of another process
     list_items      what this kernel offers: name, unit, kind and description of each Item
     unknown_keys    keys of memory.stat that this version does not know
+    limit_share     the share of its effective limit that a cgroup uses
     pin, pin_tree   publish statistics as files in a bpffs; unpin removes them
     PinnedReader    reads such a file, without privileges
     clear_cache     frees what read_stats keeps for the next call
@@ -37,7 +38,7 @@ from ._version import VERSION
 
 if TYPE_CHECKING:
     from ._cgroup.mounts import cgroup_of, own_cgroup
-    from ._functions import clear_cache, list_items, read_stats, unknown_keys
+    from ._functions import clear_cache, limit_share, list_items, read_stats, unknown_keys
     from ._items import UNLIMITED, Item
     from ._openmetrics import openmetrics
     from ._options import Backend, Order, StatsTransport, TreeTransport
@@ -88,6 +89,7 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
     "cgroup_of",
     "list_items",
     "unknown_keys",
+    "limit_share",
     "Item",
     "pin",
     "pin_tree",
@@ -142,6 +144,7 @@ _LAZY_EXPORTS = {
     "UNLIMITED": "_items",
     "cgroup_of": "_cgroup.mounts",
     "clear_cache": "_functions",
+    "limit_share": "_functions",
     "list_items": "_functions",
     "openmetrics": "_openmetrics",
     "own_cgroup": "_cgroup.mounts",

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The package's functions: read_stats(), clear_cache(), list_items() and unknown_keys()."""
+"""The package's functions: read_stats(), clear_cache(), list_items(), unknown_keys() and
+limit_share()."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import contextlib
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Optional
 
 from . import _fork
@@ -17,11 +18,23 @@ from ._cgroup import diagnosis as _diagnosis
 from ._cgroup import directory as _directory
 from ._cgroup import mounts as _mounts
 from ._cgroup.present_items import PresentItems
-from ._items import CATALOGUE, FILES, MEMORY_STAT, Item, item_named, requested_names, unknown
+from ._items import (
+    CATALOGUE,
+    CURRENT,
+    EFFECTIVE_LIMIT,
+    FILES,
+    MEMORY_STAT,
+    UNLIMITED,
+    Item,
+    item_named,
+    requested_names,
+    unknown,
+)
 from ._lookup import Path
 from ._sources import choose as _choose
 from .errors import BackendUnavailableError, CgroupRemovedError, ClosedError, MemcgError
 from .reader import StatsReader
+from .snapshot import Row
 
 # The last readers of read_stats(). Each holds one link, and with it its cgroup.
 _CACHED_READERS = 32
@@ -149,7 +162,8 @@ def list_items(cgroup_path: Optional[Path] = None) -> tuple[Item, ...]:
         >>> item.name, item.unit, item.kind, item.file, item.description
         ('anon', 'bytes', 'gauge', 'memory.stat', 'anonymous memory in use')
 
-    On cgroup v2 these are the lines of the cgroup's files, so this needs no BPF. The root of a
+    On cgroup v2 these are the lines of the cgroup's files, and in the end what can be derived from
+    them, so this needs no BPF. The root of a
     hierarchy lacks some files; for it, they are the lines of a cgroup below it. On cgroup v1 the
     result depends on the backend that "auto" finds.
 
@@ -201,6 +215,37 @@ def unknown_keys(cgroup_path: Optional[Path] = None) -> tuple[str, ...]:
         shown = PresentItems(cgroup, walks=False)
         printed = _diagnosis.map_os_errors(cgroup, lambda: shown.names(MEMORY_STAT))
     return tuple(name for name in printed if name not in CATALOGUE)
+
+
+def limit_share(values: Mapping[str, Optional[int]]) -> Optional[float]:
+    """The share of its effective limit that a cgroup uses, from 0 to 1::
+
+        >>> limit_share(read_stats(path, ["memory.current", "derived.effective_limit"]))
+        0.875
+
+    The effective limit can be that of an ancestor, which other cgroups below it use up, too. So the
+    share may be small while the ancestor is at its limit.
+
+    Args:
+        values: A dict or a :class:`Row` with "memory.current" and "derived.effective_limit".
+
+    Returns:
+        memory.current divided by derived.effective_limit. It can be above 1 for a moment, after a
+        limit was lowered. None if no limit is set, if the limit is 0, or if the cgroup does not
+        have the two items, as the root of a hierarchy.
+
+    Raises:
+        KeyError: One of the items was not read.
+    """
+    current, limit = _number(values, CURRENT), _number(values, EFFECTIVE_LIMIT)
+    return None if current is None or not limit or limit == UNLIMITED else current / limit
+
+
+def _number(values: Mapping[str, Optional[int]], name: str) -> Optional[int]:
+    """An item's value; None if the cgroup does not have it."""
+    if isinstance(values, Row) and name in values._snapshot.item_names:
+        return values.get(name)
+    return values[name]
 
 
 def _item(name: str) -> Item:

@@ -5,7 +5,7 @@ It has names of enumerators and fields, never their values or offsets. These dif
 kernels and are looked up in the BTF of the running one. Source: ``memory_stats[]``,
 ``memcg_vm_event_stat[]``, ``memcg_stat_format()`` and the ``memory_files[]``,
 ``swap_files[]`` and ``zswap_files[]`` in the kernel's mm/memcontrol.c, and ``psi_show()``
-in its kernel/sched/psi.c, Linux 6.1 to 7.3.
+in its kernel/sched/psi.c, Linux 6.1 to 7.3. The derived items are in no file.
 """
 
 from __future__ import annotations
@@ -17,17 +17,22 @@ from typing import NamedTuple, Optional, Union
 __all__ = [
     "CATALOGUE",
     "CURRENT",
+    "DERIVED",
+    "EFFECTIVE_LIMIT",
     "MEMORY_STAT",
     "UNLIMITED",
     "Counters",
+    "Difference",
     "Field",
     "Item",
+    "LeastLimit",
     "Pressure",
     "close_names",
     "file_of",
     "files_of_group",
     "in_group",
     "is_group",
+    "is_limit",
     "item_named",
     "item_numbered",
     "requested_names",
@@ -45,6 +50,11 @@ MEMORY_STAT = "memory.stat"
 NUMA_STAT = "memory.numa_stat"
 PRESSURE = "memory.pressure"
 CURRENT = "memory.current"
+MAX = "memory.max"
+
+DERIVED = "derived"
+"""The place of a file in an item that no file shows."""
+EFFECTIVE_LIMIT = f"{DERIVED}.effective_limit"
 
 ON_ROOT = (MEMORY_STAT, NUMA_STAT, PRESSURE)
 """The files that the root of a hierarchy also has."""
@@ -52,8 +62,8 @@ ON_ROOT = (MEMORY_STAT, NUMA_STAT, PRESSURE)
 UNLIMITED = (1 << 63) - 1
 """The value of a limit that is not set, which its file shows as "max": 2**63 - 1.
 
-The limits are memory.max, memory.high, memory.low, memory.min, memory.swap.max, memory.swap.high
-and memory.zswap.max."""
+The limits are memory.max, memory.high, memory.low, memory.min, memory.swap.max, memory.swap.high,
+memory.zswap.max and derived.effective_limit."""
 
 
 class Counters(NamedTuple):
@@ -95,7 +105,20 @@ class Pressure(NamedTuple):
     enumerator: str
 
 
-ItemSource = Union[Counters, NodeCounter, Field, Pressure]
+class Difference(NamedTuple):
+    """An item less another one, by their names, and 0 if that is negative."""
+
+    whole: str
+    part: str
+
+
+class LeastLimit(NamedTuple):
+    """The least value of a limit, by its name, in the cgroup and all its ancestors."""
+
+    limit: str
+
+
+ItemSource = Union[Counters, NodeCounter, Field, Pressure, Difference, LeastLimit]
 
 
 class Item(NamedTuple):
@@ -107,13 +130,14 @@ class Item(NamedTuple):
 
     Attributes:
         name: The key in memory.stat. For other files it is the name of the file, with the key
-            after a dot if the file has several.
+            after a dot if the file has several. It begins with "derived." if no file shows the
+            number.
         unit: "bytes", "count" or "microseconds". "" if it is a key of a newer kernel that this
             version knows nothing about.
         kind: "gauge" for a number that rises and falls, or "counter" for one that only rises.
             "" as for the unit.
         description: One line that says what is measured.
-        file: The file of the cgroup that shows the number on cgroup v2.
+        file: The file of the cgroup that shows the number on cgroup v2; "derived" if none does.
         number: The stable number of the item, which the header of a pin's stream has. 0 if it has
             none.
         source: Where the kernel keeps the number; for internal use.
@@ -350,7 +374,7 @@ _OTHERS = (
     _limit(75, "memory.min", "memory that is never reclaimed", "memory", "min"),
     _limit(76, "memory.low", "memory that is reclaimed last", "memory", "low"),
     _limit(77, "memory.high", "the throttle limit", "memory", "high"),
-    _limit(78, "memory.max", "the hard limit", "memory", "max"),
+    _limit(78, MAX, "the hard limit", "memory", "max"),
     _bytes(79, "memory.swap.current", "swap in use", "swap", "usage"),
     _bytes(80, "memory.swap.peak", "the most swap ever in use", "swap", "watermark"),
     _limit(81, "memory.swap.high", "the throttle limit for swap", "swap", "high"),
@@ -397,7 +421,28 @@ _OTHERS = (
     ),
 )
 
-CATALOGUE: dict[str, Item] = {item.name: item for item in (*_STAT, *_OTHERS)}
+
+def _derived(number: int, key: str, description: str, source: ItemSource) -> Item:
+    return Item(f"{DERIVED}.{key}", BYTES, GAUGE, description, DERIVED, number, source)
+
+
+# The items that no file shows.
+_COMPUTED = (
+    _derived(
+        104,
+        "working_set",
+        "memory.current less inactive_file, but at least 0",
+        Difference(CURRENT, "inactive_file"),
+    ),
+    _derived(
+        105,
+        "effective_limit",
+        "the least memory.max of the cgroup and all its ancestors",
+        LeastLimit(MAX),
+    ),
+)
+
+CATALOGUE: dict[str, Item] = {item.name: item for item in (*_STAT, *_OTHERS, *_COMPUTED)}
 
 _NODE_ITEM = re.compile(rf"{re.escape(NUMA_STAT)}\.(\w+)\.N(0|[1-9][0-9]*)", re.ASCII)
 # The number of an item of a node: this bit, the node, and the number of the item of memory.stat.
@@ -431,6 +476,12 @@ def item_numbered(number: int) -> Optional[Item]:
 
 
 _BY_NUMBER = {item.number: item for item in CATALOGUE.values()}
+
+
+def is_limit(item: Item) -> bool:
+    """Whether the value can be :data:`UNLIMITED`."""
+    source = item.source
+    return isinstance(source, LeastLimit) or (isinstance(source, Field) and source.limit)
 
 
 def guess(name: str, enumerator: str, scale: str) -> Item:
@@ -490,7 +541,7 @@ def in_group(group: str, name: str) -> bool:
 
 
 def file_of(name: str) -> str:
-    """The file that shows an item, which may be one of a newer kernel."""
+    """The file that shows an item, which may be one of a newer kernel; "derived" if none does."""
     item = item_named(name)
     if item is not None:
         return item.file
@@ -498,8 +549,8 @@ def file_of(name: str) -> str:
     return max(files, key=len, default=MEMORY_STAT)
 
 
-# The files that have items, in the order of the group "*".
-FILES = tuple(dict.fromkeys((MEMORY_STAT, *(item.file for item in _OTHERS), NUMA_STAT)))
+# The files that have items, in the order of the group "*"; at last those that are in no file.
+FILES = tuple(dict.fromkeys((MEMORY_STAT, *(item.file for item in _OTHERS), NUMA_STAT, DERIVED)))
 
 
 def close_names(name: str, candidates: Iterable[str]) -> tuple[str, ...]:

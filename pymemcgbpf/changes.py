@@ -8,7 +8,8 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, Union, overload
 
-from ._items import COUNTER, UNLIMITED, Field, item_named, requested_names
+from ._items import COUNTER, UNLIMITED, item_named, requested_names
+from ._items import is_limit as _is_limit
 from ._wire import ABSENT
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class Changes(Sequence["Change"]):
             raise KeyError(f"{item!r} is not an item of both snapshots")
         known = item_named(item)
         rises = known is not None and known.kind == COUNTER
-        is_limit = known is not None and isinstance(known.source, Field) and known.source.limit
+        is_limit = known is not None and _is_limit(known)
         now, before = _numbers(self._later, item), _numbers(self._earlier, item)
         if self._places is not None:
             before.append(0 if rises else ABSENT)  # that of new cgroups, at [-1]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
 from .. import _items, _options, _wire
-from .._items import Counters, Field, Item, NodeCounter, Pressure
+from .._items import Counters, Difference, Field, Item, LeastLimit, NodeCounter, Pressure
 from ..errors import BackendUnavailableError
 from . import btf as _btf
 from . import counter_slots as _counter_slots
@@ -37,7 +37,7 @@ class Term(NamedTuple):
     Attributes:
         kind: a ``KIND_*`` of terms.py.
         at: the argument of a kfunc, or the offset of a word in *base*.
-        unit: the factor from the number to the item's unit.
+        unit: the factor from the number to the item's unit; negative if it is subtracted.
         base: the structure with the word; None for a kfunc.
     """
 
@@ -75,6 +75,10 @@ class Planner(NamedTuple):
                 return () if self._is_unproved(source) else tuple(self._counters(source))
             if isinstance(source, NodeCounter):
                 return self._on_node(source)
+            if isinstance(source, Difference):
+                return self._difference(source)
+            if isinstance(source, LeastLimit):
+                return (self._least_limit(source),)
             return (self._field(source) if isinstance(source, Field) else self._pressure(source),)
         except KeyError:  # this kernel has no such structure, member or enumerator
             return ()
@@ -85,6 +89,8 @@ class Planner(NamedTuple):
         return item is not None and self._is_unproved(item.source)
 
     def _is_unproved(self, source: _items.ItemSource) -> bool:
+        if isinstance(source, Difference):
+            return any(map(self.lacks_proof, (source.whole, source.part)))
         of = source.of if isinstance(source, NodeCounter) else source
         layout = self.layout
         if not isinstance(of, Counters) or (self.backend != "core" and of is source):
@@ -149,6 +155,17 @@ class Planner(NamedTuple):
         if source.limit:
             return Term(_terms.KIND_LIMIT, at, 1, base)  # the program applies the unit
         return Term(_terms.KIND_WORD, at, mmap.PAGESIZE, base)
+
+    def _difference(self, source: Difference) -> tuple[Term, ...]:
+        whole, part = map(self.terms_of, (source.whole, source.part))
+        subtracted = (term._replace(unit=-term.unit) for term in part)
+        return (*whole, *subtracted) if whole and part else ()
+
+    def _least_limit(self, source: LeastLimit) -> Term:
+        """The walk to the root, for which constants() has the offsets in struct page_counter."""
+        for member in ("max", "parent"):
+            self._member("page_counter", member)
+        return Term(_terms.KIND_LEAST_LIMIT, self._member("mem_cgroup", "memory"))
 
     def _pressure(self, source: Pressure) -> Term:
         group = self.types.structs["psi_group"]
@@ -238,6 +255,7 @@ class ReadPlan(NamedTuple):
             for name, item in self.terms.items()
             for at, term in enumerate(item)
         ]
+        counter = _btf.kernel().structs.get("page_counter", {})
         room = _wire.MAX_ITEMS, _terms.MAX_TERMS, _terms.MAX_BLOCKS, _terms.MAX_WORDS
         words = sum(block.size for block in blocks.values()) // 8
         if any(a > b for a, b in zip((len(self.terms), len(terms), len(blocks), words), room)):
@@ -249,6 +267,8 @@ class ReadPlan(NamedTuple):
             "flush": _terms.u32(flush_mode),
             "memory_cgrp_id": _terms.u32(_btf.kernel().memory_cgrp_id or 0),
             "page_size": _terms.u32(mmap.PAGESIZE),
+            "counter_max": _terms.u32(counter["max"].offset if "max" in counter else 0),
+            "counter_parent": _terms.u32(counter["parent"].offset if "parent" in counter else 0),
             "nr_blocks": _terms.u32(len(blocks)),
             "blocks": _terms.encode_blocks(blocks.values()),
             "nr_terms": _terms.u32(len(terms)),
@@ -260,7 +280,7 @@ class ReadPlan(NamedTuple):
 def is_flushed(name: str) -> bool:
     """Whether a flush brings an item up to date."""
     item = _items.item_named(name)
-    return item is None or isinstance(item.source, (Counters, NodeCounter))
+    return item is None or isinstance(item.source, (Counters, Difference, NodeCounter))
 
 
 def _number(name: str) -> int:
@@ -269,9 +289,13 @@ def _number(name: str) -> int:
 
 
 def _flags(name: str, last: bool) -> int:
+    item = _items.item_named(name)
     flags = _terms.TERM_LAST if last else 0
-    on_root = _items.file_of(name) in _items.ON_ROOT
-    return flags if on_root else flags | _terms.TERM_NOT_ON_ROOT
+    if _items.file_of(name) not in _items.ON_ROOT:
+        flags |= _terms.TERM_NOT_ON_ROOT
+    if last and item is not None and isinstance(item.source, Difference):
+        flags |= _terms.TERM_AT_LEAST_0
+    return flags
 
 
 def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _terms.Block]:
@@ -303,8 +327,9 @@ def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _terms.Block]:
 def _wire_term(
     term: Term, blocks: dict[PointerPath, _terms.Block], flags: int
 ) -> _terms.EncodedTerm:
+    unit = term.unit % (1 << 64)
     if term.base is None:
-        return _terms.EncodedTerm(term.kind, flags, 0, term.at, term.unit)
+        return _terms.EncodedTerm(term.kind, flags, 0, term.at, unit)
     block = blocks[term.base]
     word = block.word + (term.at - block.offset) // 8
-    return _terms.EncodedTerm(term.kind, flags, list(blocks).index(term.base), word, term.unit)
+    return _terms.EncodedTerm(term.kind, flags, list(blocks).index(term.base), word, unit)

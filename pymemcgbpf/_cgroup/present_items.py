@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from .._items import CATALOGUE, MEMORY_STAT, ON_ROOT, file_of
+from .._items import CATALOGUE, DERIVED, MEMORY_STAT, ON_ROOT, file_of
 from ..errors import is_transient
+from .derived import inputs
 from .directory import Cgroup
 from .files import name_of, parse_items, read_at
 
@@ -34,7 +35,8 @@ class PresentItems:
         self._names: dict[str, tuple[str, ...]] = {}
 
     def names(self, file: str) -> tuple[str, ...]:
-        """The items that a file shows, in the file's order.
+        """The items that a file shows, in the file's order; for "derived", those that can be
+        computed from what the files show.
 
         Raises:
             OSError: the file cannot be read.
@@ -67,6 +69,9 @@ class PresentItems:
 
     def _read(self, file: str) -> Iterator[str]:
         cgroup = self._cgroup
+        if file == DERIVED:
+            items = (item for item in CATALOGUE.values() if item.file == file)
+            return (item.name for item in items if all(map(self.has, inputs(item.name))))
         name = name_of(file, cgroup.version)
         if name is None:
             return iter(())

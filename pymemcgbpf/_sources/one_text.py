@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
-from typing import Union
+from typing import Optional, Union
 
+from .._cgroup.derived import Derived
 from .._cgroup.directory import Cgroup
 from .._cgroup.files import CgroupFile, PressureFile, StatLines, name_of, parse_items
 from .._items import MEMORY_STAT, PRESSURE, file_of
@@ -15,16 +18,20 @@ from ..errors import ItemUnavailableError, StreamError
 class TextSource:
     """Reads the items of one cgroup from its files, which stay open.
 
-    The files must have all of *names*.
+    The files must have all of *names*, or what these are computed from.
     """
 
     def __init__(self, cgroup: Cgroup, names: Iterable[str]) -> None:
         self._names = tuple(names)
         files: dict[str, list[str]] = {}
-        for name in self._names:
+        self._derived = Derived(self._names, cgroup.version)
+        for name in self._derived.shown:
             files.setdefault(file_of(name), []).append(name)
         self._files: list[_KeptFile] = []
+        self._directory: Optional[CgroupFile] = None
         try:
+            if self._derived.limits:
+                self._directory = CgroupFile(cgroup, ".")
             for file, wanted in files.items():
                 self._files.append(_KeptFile(cgroup, file, wanted))
         except BaseException:
@@ -37,17 +44,25 @@ class TextSource:
         Raises:
             StreamError: the files no longer have what they had.
         """
-        if len(self._files) == 1:
+        if len(self._files) == 1 and self._derived.shown == self._names:
             (file,) = self._files
             return dict(zip(file.names, file.values()))
         found: dict[str, int] = {}
         for file in self._files:
             found.update(zip(file.names, file.values()))
+        directory = self._directory
+        if directory is not None and directory.is_lost:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        self._derived.begin()
+        self._derived.add_to(found, -1 if directory is None else directory.fd)
         return {name: found[name] for name in self._names if name in found}
 
     @property
     def is_lost(self) -> bool:
         """Whether other code has closed one of the files."""
+        directory = self._directory
+        if directory is not None and directory.is_lost:
+            return True
         return any(file.is_lost for file in self._files)
 
     def probe_missing(self) -> set[str]:
@@ -58,6 +73,8 @@ class TextSource:
         """Closes the files. Calling it again does nothing."""
         for file in self._files:
             file.close()
+        if self._directory is not None:
+            self._directory.close()
 
 
 class _KeptFile:

@@ -15,6 +15,7 @@ from .. import _lookup, _wire
 from .._cgroup import diagnosis as _diagnosis
 from .._cgroup import directory as _directory
 from .._cgroup import files as _files
+from .._cgroup.derived import Derived
 from .._cgroup.directory import Cgroup
 from .._cgroup.walk_paths import Origin, Paths, RootPath, WalkPaths
 from .._descriptors import Owned, opened_at
@@ -105,7 +106,8 @@ class TextTreeSource:
     ) -> None:
         self.names = names
         self._order, self._check_cap = order, check_cap
-        self._files = _files_with(names, cgroup.version)
+        self._derived = Derived(names, cgroup.version)
+        self._files = _files_with(self._derived.shown, cgroup.version)
         self._pack_values = struct.Struct(f"={len(names)}Q").pack
         self._directory = _files.CgroupFile(cgroup, ".")
         self._root = cgroup._replace(fd=self._directory.fd, owner=None)
@@ -134,6 +136,7 @@ class TextTreeSource:
             CgroupRemovedError: the root of the walk was removed.
         """
         self._root_path.follow()
+        self._derived.begin()
         rows, paths = [], []
         for place in self._places():
             row = self._row(place)
@@ -269,7 +272,7 @@ class TextTreeSource:
         with self._opened(place) as fd:
             if fd < 0:
                 return None
-            values = [_wire.ABSENT] * len(self.names)
+            values = [_wire.ABSENT] * len(self._derived.shown)
             for file in self._files:
                 if is_root and file.file not in ON_ROOT:
                     continue
@@ -282,9 +285,24 @@ class TextTreeSource:
                         continue  # pressure is switched off for this cgroup
                     return None
                 file.parse_into(values, shown)
+            if self._derived.shown != self.names:
+                try:
+                    values = self._with_derived(values, fd, is_root)
+                except OSError as error:
+                    if not _diagnosis.is_gone(error):
+                        raise
+                    return None
         flags = _wire.ROW_ROOT if is_root else 0
         head = _wire.ROW.pack(place.id, place.parent_id, place.level, flags)
         return head + self._pack_values(*values)
+
+    def _with_derived(self, values: list[int], fd: int, is_root: bool) -> list[int]:
+        """The values of all items, from those that files show."""
+        shown = zip(self._derived.shown, values)
+        found = {name: value for name, value in shown if value != _wire.ABSENT}
+        if not is_root:
+            self._derived.add_to(found, fd)
+        return [found.get(name, _wire.ABSENT) for name in self.names]
 
     @staticmethod
     def _is_gone(fd: int) -> bool:

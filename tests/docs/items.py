@@ -37,9 +37,11 @@ def page(old: str) -> str:
 
 
 def _tables() -> str:
-    """Two tables: memory.stat with its keys on cgroup v1, and all other files."""
+    """Three tables: memory.stat with its keys on cgroup v1, all other files, and no file."""
     files = list(dict.fromkeys(item.file for item in CATALOGUE.values()))
-    first, *others = ([item for item in CATALOGUE.values() if item.file == file] for file in files)
+    first, *others, derived = (
+        [item for item in CATALOGUE.values() if item.file == file] for file in files
+    )
     parts = [
         f"### {files[0]}\n",
         "| number | item | unit | kind | meaning | key in v1's `memory.stat` |",
@@ -49,6 +51,10 @@ def _tables() -> str:
         "| number | item | unit | kind | meaning | file |",
         "|---|---|---|---|---|---|",
         *(f"{row} `{item.file}` |" for items in others for item, row in _rows(items)),
+        "\n### Derived items\n",
+        "| number | item | unit | kind | meaning |",
+        "|---|---|---|---|---|",
+        *(row for _, row in _rows(derived)),
     ]
     return "\n".join(parts) + "\n"
 

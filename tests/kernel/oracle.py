@@ -55,6 +55,8 @@ def everything(path: Path) -> dict[str, int]:
             found[file] = int((path / name).read_text())
             if found[file] == NO_LIMIT // mmap.PAGESIZE * mmap.PAGESIZE:
                 found[file] = NO_LIMIT
+        if not at_root:
+            found.update(derived(path, found))
         return found
     for file in SINGLE:
         if (path / file).exists():
@@ -73,7 +75,28 @@ def everything(path: Path) -> dict[str, int]:
         for line in (path / "memory.pressure").read_text().splitlines():
             key, total = line.split()[0], line.partition(" total=")[2]
             found[f"memory.pressure.{key}.total"] = int(total)
+    if not at_root:
+        found.update(derived(path, found))
     return found
+
+
+def derived(path: Path, found: dict[str, int]) -> dict[str, int]:
+    """The numbers that no file shows, of a cgroup whose files show these."""
+    return {
+        "derived.working_set": max(0, found["memory.current"] - found["inactive_file"]),
+        "derived.effective_limit": effective_limit(path),
+    }
+
+
+def effective_limit(path: Path) -> int:
+    """The least limit of a cgroup and all above it."""
+    limits = [NO_LIMIT]
+    while path != HIERARCHY:
+        text = (path / ("memory.max" if VERSION == 2 else V1_FILES["memory.max"])).read_text()
+        limits.append(NO_LIMIT if text.strip() == "max" else int(text))
+        path = path.parent
+    least = min(limits)
+    return NO_LIMIT if least == NO_LIMIT // mmap.PAGESIZE * mmap.PAGESIZE else least
 
 
 def by_text(path: Path) -> dict[str, int]:

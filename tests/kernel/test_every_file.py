@@ -25,7 +25,7 @@ from pymemcgbpf import (
 from pymemcgbpf._bpf import program as _program
 
 from .cgroups import MIB, Worker, busy_cgroup, cgroup, enable_memory, fault_in
-from .oracle import V1_FILES, everything
+from .oracle import V1_FILES, effective_limit, everything
 from .surroundings import BPF_BACKENDS, HIERARCHY, IN_LAB, VERSION
 from .swap import swap_space
 from .ways import Way
@@ -174,6 +174,75 @@ def test_limits_are_exact(eventful: Path, way: Way) -> None:
         assert reader.read() == {file: defaults.get(file, UNLIMITED) for file in files}
 
 
+@pytest.fixture(scope="module")
+def chain() -> Iterator[list[Path]]:
+    """Cgroups one below the other, with limits at some levels. The last one has real memory."""
+    with cgroup() as home:
+        paths = [home]
+        for _ in range(LEVELS):
+            enable_memory(paths[-1])
+            paths.append(paths[-1] / "d")
+            paths[-1].mkdir()
+        for level, size in ((1, 96 * MIB), (4, 128 * MIB), (LEVELS // 2, 64 * MIB)):
+            limit(paths[level], "memory.max", size)
+        limit(paths[-1], "memory.max", 32 * MIB)
+        with Worker(paths[-1], lambda: fault_in(4 * MIB)):
+            yield paths
+
+
+LEVELS = 100
+DERIVED = ["derived.working_set", "derived.effective_limit"]
+
+
+def test_the_least_limit_on_the_way_up_is_the_effective_one(chain: list[Path], way: Way) -> None:
+    expected = {0: UNLIMITED, 1: 96, 2: 96, 4: 96, LEVELS // 2: 64, LEVELS - 1: 64, LEVELS: 32}
+    for level, size in expected.items():
+        assert effective_limit(chain[level]) == (size if level == 0 else size * MIB)
+        with way.stats(chain[level], ["derived.effective_limit"]) as reader:
+            assert reader.read() == {"derived.effective_limit": effective_limit(chain[level])}
+    with way.stats(chain[2], ["derived.effective_limit"]) as reader:
+        limit(chain[1], "memory.max", 80 * MIB)
+        assert reader.read() == {"derived.effective_limit": 80 * MIB}
+        limit(chain[1], "memory.max", 96 * MIB)
+        assert reader.read() == {"derived.effective_limit": 96 * MIB}
+
+
+@pytest.mark.parametrize("order", ["pre", "post", "up", "self"])
+def test_every_row_has_its_derived_items(chain: list[Path], order: str, tree_way: Way) -> None:
+    start = chain[-1] if order == "up" else chain[0]
+    with tree_way.tree(start, ["anon", "derived.*"], order=order) as tree:
+        assert tree.item_names == ("anon", *DERIVED)
+        deadline = time.monotonic() + SECONDS_TO_BE_QUIET
+        while True:
+            before = {str(path): everything(path) for path in chain}
+            rows = tree.read().by_path()
+            root = rows.pop(str(HIERARCHY), None)
+            if all(
+                row[name] == before[path][name] for path, row in rows.items() for name in DERIVED
+            ):
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert len(rows) == (1 if order == "self" else len(chain))
+    assert root is None or list(root) == ["anon"], "a root has none"
+
+
+def test_the_root_has_no_derived_items(way: Way) -> None:
+    for names in (["derived.working_set"], ["derived.effective_limit"], ["derived.*"]):
+        with pytest.raises(ItemUnavailableError, match=r"derived\."):
+            way.stats(HIERARCHY, names)
+
+
+def test_derived_items_are_part_of_no_file_and_no_default(empty_cgroup: Path, way: Way) -> None:
+    with way.stats(empty_cgroup) as reader:
+        assert not any(name.startswith("derived.") for name in reader.item_names)
+    for name in ("memory.stat.*", "memory.*"):
+        with way.stats(empty_cgroup, [name]) as reader:
+            assert not any(name.startswith("derived.") for name in reader.item_names)
+    with way.stats(empty_cgroup, ["*"]) as reader:
+        assert list(reader.item_names[-2:]) == DERIVED
+
+
 def test_the_peak_does_not_fall(empty_cgroup: Path, way: Way) -> None:
     with (
         Worker(empty_cgroup, lambda: fault_in(8 * MIB).close()),
@@ -237,7 +306,8 @@ def test_list_items_lists_what_the_kernel_has(empty_cgroup: Path, way: Way) -> N
     for item in offered:
         assert item.unit in ("bytes", "count", "microseconds") and item.description
         assert item.kind in ("gauge", "counter")
-        assert VERSION == 1 or (empty_cgroup / item.file).exists()
+        if VERSION == 2 and item.file != "derived":
+            assert (empty_cgroup / item.file).exists()
     units = {item.name: item.unit for item in offered}
     assert units["anon"] == units["memory.max"] == "bytes" and units["pgfault"] == "count"
     assert all(type(value) is int and value >= 0 for value in values.values())

@@ -16,7 +16,9 @@ import pytest
 from ..doc_examples import DOCS, TOP, Block, assert_alike, blocks, run_session, session
 from .cgroups import Worker, cgroup, enable_memory, fault_in
 from .forest import forest
+from .oracle import V1_FILES
 from .pins import Nobody, bpffs
+from .surroundings import VERSION
 
 # A guest has a copy of docs/, not of README.md, whose examples the live machine runs.
 PAGES = [page for page in (TOP / "README.md", *sorted(DOCS.glob("*.md"))) if page.exists()]
@@ -32,6 +34,8 @@ def cgroups() -> Iterator[Path]:
         for name in ("system.slice", "user.slice"):
             (root / name).mkdir()
         enable_memory(root / "system.slice")
+        limit = "memory.max" if VERSION == 2 else V1_FILES["memory.max"]
+        (root / "system.slice" / limit).write_text(str(64 << 20))
         for name in ("cron", "dbus", "web"):
             (root / "system.slice" / f"{name}.service").mkdir()
         with Worker(root / "system.slice" / "web.service", lambda: fault_in(1 << 20)):

@@ -17,6 +17,7 @@ from pymemcgbpf import (
     StatsReader,
     TreeReader,
     cgroup_of,
+    limit_share,
     list_items,
     openmetrics,
     own_cgroup,
@@ -37,6 +38,9 @@ read_stats(PATH, ["anon"], False)  # error
 read_stats(PATH, backend="core")  # error
 assert_type(list_items(), tuple[Item, ...])
 assert_type(list_items()[0].unit, str)
+
+assert_type(limit_share(read_stats(PATH)), Optional[float])
+limit_share(PATH)  # error
 
 assert_type(own_cgroup(), str)
 assert_type(cgroup_of(1), str)

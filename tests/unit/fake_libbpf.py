@@ -30,6 +30,8 @@ RODATA = {
     "flush_each": 4,
     "memory_cgrp_id": 4,
     "page_size": 4,
+    "counter_max": 4,
+    "counter_parent": 4,
     "nr_blocks": 4,
     "blocks": 672,
     "nr_terms": 4,

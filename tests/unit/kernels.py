@@ -39,6 +39,7 @@ _STRUCTS = {
         "low": Member(96),
         "high": Member(112),
         "max": Member(104),
+        "parent": Member(128, 0, True),
     },
     "cgroup": {"psi": Member(1272, 0, True)},
     "psi_group": {"enabled": Member(8), "total": Member(240, 2)},

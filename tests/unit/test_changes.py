@@ -149,11 +149,12 @@ def test_an_item_of_unknown_kind_may_fall() -> None:
         assert changes.rates(name) == [-2, None]
 
 
-def test_a_limit_that_was_set_or_lifted_has_no_difference() -> None:
+@pytest.mark.parametrize("name", ["memory.max", "derived.effective_limit"])
+def test_a_limit_that_was_set_or_lifted_has_no_difference(name: str) -> None:
     values = [(memcg.UNLIMITED, 5), (5, memcg.UNLIMITED), (memcg.UNLIMITED,) * 2, (5, 9)]
-    earlier = at(0, *(one(n, pair[0]) for n, pair in enumerate(values)), names=("memory.max",))
-    later = at(1, *(one(n, pair[1]) for n, pair in enumerate(values)), names=("memory.max",))
-    assert later.since(earlier).differences("memory.max") == [None, None, 0, 4]
+    earlier = at(0, *(one(n, pair[0]) for n, pair in enumerate(values)), names=(name,))
+    later = at(1, *(one(n, pair[1]) for n, pair in enumerate(values)), names=(name,))
+    assert later.since(earlier).differences(name) == [None, None, 0, 4]
 
 
 def test_items_of_one_snapshot_only_are_left_out() -> None:

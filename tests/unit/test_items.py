@@ -132,6 +132,8 @@ PUBLISHED = {
     101: "memory.swap.events.fail",
     102: "memory.pressure.some.total",
     103: "memory.pressure.full.total",
+    104: "derived.working_set",
+    105: "derived.effective_limit",
 }
 
 
@@ -141,7 +143,7 @@ def test_published_numbers_keep_their_names() -> None:
 
 
 def test_every_item_has_its_own_published_number() -> None:
-    everything = (*_items._STAT, *_items._OTHERS)
+    everything = (*_items._STAT, *_items._OTHERS, *_items._COMPUTED)
     assert len(everything) == len(CATALOGUE), "two of a name"
     numbers = [item.number for item in everything]
     assert len(set(numbers)) == len(numbers)

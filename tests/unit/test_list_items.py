@@ -41,6 +41,7 @@ def test_items_of_all_files_are_listed_in_order(v2: Path) -> None:
         *("anon", "file", "pgfault", CURRENT, "memory.max"),
         *("memory.events.low", "memory.events.oom"),
         *("memory.numa_stat.anon.N0", "memory.numa_stat.anon.N1"),
+        "derived.effective_limit",
     ]
     for item in pymemcgbpf.list_items(v2):
         assert isinstance(item, Item)
@@ -87,7 +88,8 @@ def test_cgroup_v1_lists_the_items_that_its_reader_has(
     monkeypatch.setattr(_btf, "kernel", refuse)
     path = make_v1(tmp_path / "v1")
     (path / "memory.limit_in_bytes").write_text("4096\n")
-    assert names(path) == ["anon", "file", "pgfault", CURRENT, "memory.max"]
+    listed = ["anon", "file", "pgfault", CURRENT, "memory.max", "derived.effective_limit"]
+    assert names(path) == listed
     assert pymemcgbpf.unknown_keys(path) == ()
 
 

@@ -191,6 +191,55 @@ def test_pressure_is_the_cgroup_s_own() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("backend", "usage", "unit"),
+    [
+        ("kfunc", Term(_terms.KIND_USAGE, 0), 1),
+        ("rfc", Term(_terms.KIND_WORD, 256, PAGE, MEMCG), 1),
+        ("core", Term(_terms.KIND_WORD, 256, PAGE, MEMCG), PAGE),
+    ],
+)
+def test_the_working_set_is_the_usage_less_a_counter(backend: str, usage: Term, unit: int) -> None:
+    made = source(backend)
+    (part,) = made.terms_of("inactive_file")
+    assert part.unit == unit
+    assert made.terms_of("derived.working_set") == (usage, part._replace(unit=-unit))
+    plan = ReadPlan(backend, {"derived.working_set": made.terms_of("derived.working_set")})
+    first, second = wire_terms(plan)
+    assert (first.flags, first.unit) == (_terms.TERM_NOT_ON_ROOT, usage.unit)
+    last = _terms.TERM_LAST | _terms.TERM_NOT_ON_ROOT | _terms.TERM_AT_LEAST_0
+    assert (second.flags, second.unit) == (last, (1 << 64) - unit)
+
+
+def test_without_its_counter_there_is_no_working_set() -> None:
+    types = LINUX_6_18.types()
+    slots = {name: at for name, at in LINUX_6_18.slots().items() if name != "NR_INACTIVE_FILE"}
+    made = Planner("core", types, _counter_slots.Layout(slots, True))
+    assert made.terms_of("inactive_file") == made.terms_of("derived.working_set") == ()
+    assert made.lacks_proof("derived.working_set")
+    assert not made.lacks_proof("derived.effective_limit")
+    assert not source("core").lacks_proof("derived.working_set")
+
+
+@pytest.mark.parametrize("backend", ["kfunc", "rfc", "core"])
+def test_the_effective_limit_is_a_walk_that_only_the_program_can_take(backend: str) -> None:
+    made = source(backend)
+    walk = Term(_terms.KIND_LEAST_LIMIT, 256)
+    assert made.terms_of("derived.effective_limit") == (walk,)
+    constants = ReadPlan(backend, {"derived.effective_limit": (walk,)}).constants(0)
+    assert (constants["counter_max"], constants["counter_parent"]) == (
+        _terms.u32(104),
+        _terms.u32(128),
+    )
+    for member in ("max", "parent"):
+        types = LINUX_6_18.types()
+        counter = dict(types.structs["page_counter"])
+        del counter[member]
+        structs = {**types.structs, "page_counter": counter}
+        without = made._replace(types=types._replace(structs=structs))
+        assert without.terms_of("derived.effective_limit") == ()
+
+
 @pytest.mark.parametrize("struct_", ["mem_cgroup", "page_counter", "psi_group", "cgroup"])
 def test_a_kernel_without_a_structure_has_none_of_its_items(struct_: str) -> None:
     types = LINUX_6_18.types()
@@ -284,6 +333,8 @@ def test_constants() -> None:
         "flush": _terms.FLUSH_RSTAT,
         "memory_cgrp_id": 4,
         "page_size": PAGE,
+        "counter_max": 104,
+        "counter_parent": 128,
         "nr_blocks": 0,
         "nr_terms": 3,
     }
@@ -333,6 +384,8 @@ def test_what_the_root_does_not_have_is_marked() -> None:
         (["memory.zswap.current"], True, False),
         (["memory.numa_stat.anon.N0", CURRENT], True, False),
         (["memory.pressure.some.total"], False, True),
+        (["derived.working_set"], True, False),
+        (["derived.effective_limit"], False, False),
     ],
 )
 def test_what_needs_a_flush(names: list[str], flush: bool, pressure: bool) -> None:
@@ -358,7 +411,8 @@ def some_terms(items: int, terms: int, blocks: int = 0, words: int = 0) -> Terms
     for block in range(blocks):
         base = PointerPath(0, (8 * block,))
         size = words - blocks + 1 if block == 0 else 1
-        made[f"{block}"] = (Term(6, 0, 1, base), Term(6, 8 * (size - 1), 1, base))
+        kind = _terms.KIND_WORD
+        made[f"{block}"] = (Term(kind, 0, 1, base), Term(kind, 8 * (size - 1), 1, base))
     return made
 
 

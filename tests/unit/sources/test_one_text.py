@@ -261,3 +261,68 @@ def test_another_failure_to_read_pressure_is_one(
         source.read()
     assert caught.value.errno == number
     source.close()
+
+
+# --- derived items --------------------------------------------------------------------
+
+
+WORKING_SET, EFFECTIVE_LIMIT = "derived.working_set", "derived.effective_limit"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (WORKING_SET,),
+        (EFFECTIVE_LIMIT,),
+        (EFFECTIVE_LIMIT, "anon"),
+        ("anon", WORKING_SET, EFFECTIVE_LIMIT, CURRENT),
+    ],
+)
+def test_derived_items_in_the_order_asked_for(
+    names: tuple[str, ...], tmp_path: Path, opened: Opened
+) -> None:
+    top = make_v2(tmp_path / "top")
+    path = make_v2(top / "a", stat="anon 1\ninactive_file 288\n")
+    write(top, max="8192\n")
+    write(path, max="max\n")
+    source = TextSource(opened(path), names)
+    values = {WORKING_SET: 12000, EFFECTIVE_LIMIT: 8192, "anon": 1, CURRENT: 12288}
+    assert list(source.read().items()) == [(name, values[name]) for name in names]
+    write(top, max="max\n")
+    write(path, max="4096\n", current="200\n")
+    values.update({WORKING_SET: 0, EFFECTIVE_LIMIT: 4096, CURRENT: 200})
+    assert list(source.read().items()) == [(name, values[name]) for name in names]
+    source.close()
+
+
+def test_an_effective_limit_is_of_the_cgroup_that_was_opened(
+    tmp_path: Path, opened: Opened
+) -> None:
+    path = make_v2(tmp_path / "a")
+    write(path, max="4096\n")
+    source = TextSource(opened(path), (EFFECTIVE_LIMIT,))
+    path.rename(tmp_path / "b")
+    write(make_v2(path), max="1\n")
+    assert source.read() == {EFFECTIVE_LIMIT: 4096}
+    (tmp_path / "b" / "memory.max").unlink()
+    with pytest.raises(FileNotFoundError):
+        source.read()
+    source.close()
+
+
+def test_a_directory_that_other_code_has_closed_is_noticed(tmp_path: Path, opened: Opened) -> None:
+    path = make_v2(tmp_path / "a")
+    write(path, max="4096\n")
+    source = TextSource(opened(path), (EFFECTIVE_LIMIT,))
+    assert source._directory is not None and not source.is_lost
+    number = source._directory.fd
+    kept, other = os.dup(number), os.open("/dev/null", os.O_RDONLY)
+    os.dup2(other, number)
+    assert source.is_lost
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        source.read()
+    os.dup2(kept, number)
+    for each in (kept, other):
+        os.close(each)
+    assert not source.is_lost
+    source.close()

@@ -295,6 +295,37 @@ def test_v1_has_the_totals(tmp_path: Path, source: MakeSource) -> None:
     assert [row.values for row in rows] == [(8192, 4096), (5, 6)]
 
 
+@pytest.mark.parametrize("order", ["pre", "post", "up"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_derived_items_are_computed_in_every_order(
+    version: int, order: Order, tmp_path: Path, source: MakeSource
+) -> None:
+    path, stat = tmp_path / "root", "inactive_file 288\ntotal_inactive_file 288\nanon 7\n"
+    if version == 2:
+        places = [make_v2(path, kind=None, current=None, stat=stat)]
+        places += [make_v2(path / "a", stat=stat), make_v2(path / "a" / "b", stat=stat)]
+    else:
+        places = [make_v1(path, root=True, stat=stat)]
+        places += [make_v1(path / "a", stat=stat), make_v1(path / "a" / "b", stat=stat)]
+    file = "memory.max" if version == 2 else "memory.limit_in_bytes"
+    for place, limit in zip(places[1:], ("40960", "81920")):
+        (place / file).write_text(f"{limit}\n")
+    names = ("derived.effective_limit", "inactive_file", "derived.working_set")
+    made = source(places[-1] if order == "up" else places[0], order, names)
+    values = {row.cgroup_id: row.values for row in rows_of(made)}
+    assert values == {
+        id_of(places[0]): (ABSENT, 288, ABSENT),
+        id_of(places[1]): (40960, 288, 12000),
+        id_of(places[2]): (40960, 288, 12000),
+    }
+    (places[1] / file).write_text("20480\n")
+    assert {row.values[0] for row in rows_of(made)} == {ABSENT, 20480}
+    (places[2] / file).unlink()
+    if order != "up":  # there it is the root of the walk
+        removed = id_of(places[2])
+        assert removed not in {row.cgroup_id for row in rows_of(made)}
+
+
 def test_numbers_of_64_bits(tmp_path: Path, source: MakeSource) -> None:
     most = (1 << 64) - 2
     root = make_v2(tmp_path / "root", stat=f"anon {most}\npgfault 0\n", kind=None)
