@@ -146,17 +146,21 @@ def test_trees_are_read_at_an_interval_in_an_event_loop(
 ) -> None:
     tree = tree_transport_way.tree(empty_cgroup, ["pgfault"])
 
-    async def sample() -> int:
-        return len([snapshot async for snapshot in tree.every(SECONDS)])
+    counts = [0, 0, 0]
+
+    async def sample(task: int) -> None:
+        async for _ in tree.every(SECONDS):
+            counts[task] += 1
 
     async def main() -> None:
-        tasks = [asyncio.ensure_future(sample()) for _ in range(3)]
-        await asyncio.sleep(5 * SECONDS)
+        tasks = [asyncio.ensure_future(sample(task)) for task in range(len(counts))]
+        while min(counts) < 2:
+            await asyncio.sleep(SECONDS)
         tasks[0].cancel()
         with pytest.raises(asyncio.CancelledError):
             await tasks[0]
         tree.close()
-        assert min(await asyncio.gather(*tasks[1:])) > 0
+        await asyncio.wait_for(asyncio.gather(*tasks[1:]), 60)
 
     asyncio.run(main())
 
