@@ -503,7 +503,7 @@ class Row(Mapping[str, int]):
         if path == root:
             return "."
         if self._snapshot.order == "up":
-            return "/".join([".."] * (self._start // self._snapshot._width))
+            return "/".join([".."] * (self._snapshot[0].level - self.level))
         return path[len(root) :].lstrip("/")
 
     def exists(self) -> bool:

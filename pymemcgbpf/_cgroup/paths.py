@@ -273,7 +273,7 @@ class ListedPaths(WalkPaths):
     def __init__(
         self, paths: PathsOfId, ids: memoryview, parent_ids: memoryview, seen_ns: int
     ) -> None:
-        super().__init__(paths.origin, None, None, ())
+        super().__init__(paths.origin, None, None, (), can_rename=True)
         self._of_id, self._walk = paths, (ids, parent_ids, seen_ns)
         self._is_listed = False
 

@@ -68,12 +68,18 @@ class WalkPaths:
 
     Attributes:
         origin: the same for all walks of one reader.
+        can_rename: whether cgroups of this hierarchy can be renamed: on cgroup v1.
     """
 
     def __init__(
-        self, origin: Origin, root: Optional[str], device: Optional[int], paths: Paths
+        self,
+        origin: Origin,
+        root: Optional[str],
+        device: Optional[int],
+        paths: Paths,
+        can_rename: bool,
     ) -> None:
-        self.origin = origin
+        self.origin, self.can_rename = origin, can_rename
         self._root, self._device, self._paths = root, device, paths
         self._places: Optional[dict[Optional[str], int]] = None
         self._texts: Optional[Paths] = None
@@ -139,7 +145,7 @@ class WalkPaths:
         if path is not None:
             if self.id_at(path) == cgroup_id:
                 return True
-            found = _mounts.find_cgroup(cgroup_id)  # on cgroup v1 it may have another name by now
+            found = _mounts.find_cgroup(cgroup_id) if self.can_rename else None
             if found is not None and found[1] == self.device:
                 return True
             if self._is_mounted():

@@ -100,7 +100,7 @@ class TreePaths:
         self._tags: dict[int, int] = {}
         self._signature: Optional[tuple[bytes, int]] = None
         self._origin = Origin()
-        self._last = WalkPaths(self._origin, None, None, ())
+        self._last = WalkPaths(self._origin, None, None, (), self.can_rename)
         self._forget()
 
     @property
@@ -168,7 +168,8 @@ class TreePaths:
                 return None
         if len(self._path_of) > 2 * count + 64:
             self._prune(ids)
-        self._last = WalkPaths(self._origin, self._root.path, self._device, paths)
+        root, device = self._root.path, self._device
+        self._last = WalkPaths(self._origin, root, device, paths, self.can_rename)
         if self._order == "up" or None not in paths:
             self._signature = (names[_wire.SIGNATURE], count)
             self.named_id = written.newest_id

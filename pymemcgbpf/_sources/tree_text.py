@@ -111,9 +111,9 @@ class TextTreeSource:
         self._pack_values = struct.Struct(f"={len(names)}Q").pack
         self._directory = _files.CgroupFile(cgroup, ".")
         self._root = cgroup._replace(fd=self._directory.fd, owner=None)
-        self._root_path = RootPath(self._root)
+        self._root_path, self._can_rename = RootPath(self._root), cgroup.version == 1
         self._origin = Origin()
-        self._last = WalkPaths(self._origin, None, None, ())
+        self._last = WalkPaths(self._origin, None, None, (), self._can_rename)
         self._above = tuple(self._ancestors())
         parent_id = self._above[0].id if self._above else 0
         self._start = _Place(".", cgroup.id, parent_id, len(self._above))
@@ -160,7 +160,8 @@ class TextTreeSource:
             prefix = os.path.join(root, "")
             paths = tuple(root if path == "." else prefix + path for path in relative)
         if paths != self._last.paths or root != self._last.root:
-            self._last = WalkPaths(self._origin, root, self._root.identity[0], paths)
+            device = self._root.identity[0]
+            self._last = WalkPaths(self._origin, root, device, paths, self._can_rename)
         return self._last
 
     def probe_missing(self) -> set[str]:

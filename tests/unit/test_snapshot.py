@@ -474,7 +474,8 @@ def test_a_path_may_be_unknown() -> None:
 
 
 def test_relative_paths_lead_up_where_the_walk_does() -> None:
-    snapshot = snapshot_of(ROWS[:3], Path("/c/a/b"), paths=["/c/a/b", "/c/a", "/c"], order="up")
+    levels = [row._replace(level=level) for row, level in zip(ROWS, (5, 4, 3))]
+    snapshot = snapshot_of(levels, Path("/c/a/b"), paths=["/c/a/b", "/c/a", "/c"], order="up")
     assert [row.relative_path for row in snapshot] == [".", "..", "../.."]
 
 
@@ -494,6 +495,17 @@ def test_exists_looks_at_the_cgroup_and_not_at_the_path(
     assert snapshot[3].exists(), "by another name"
     tree["a/b"].rename(tree["."].parent / "away")
     tree["a/b"].mkdir()
+    assert [row.exists() for row in snapshot] == [True, True, False, True]
+
+
+def test_exists_searches_for_no_other_name_where_there_is_none(
+    tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_mounts, "memory_mounts", lambda: [("/", str(tree["."]))])
+    monkeypatch.setattr(_mounts, "find_cgroup", lambda cgroup_id: pytest.fail("it lists all"))
+    rows = [_wire.RawRow(tree[name].stat().st_ino, 1, 1, 0, (1, 1)) for name in tree]
+    snapshot = snapshot_of(rows, tree["."], paths=[*map(str, tree.values())], can_rename=False)
+    tree["a/b"].rename(tree["."].parent / "away")
     assert [row.exists() for row in snapshot] == [True, True, False, True]
 
 

@@ -47,6 +47,7 @@ def snapshot_of(
     order: str = "pre",
     times: Times = _NO_TIMES,
     max_depth: Optional[int] = None,
+    can_rename: bool = True,
 ) -> Snapshot:
     """A snapshot of these rows; of bytes, it is a view.
 
@@ -56,7 +57,7 @@ def snapshot_of(
     if paths is None:
         paths = [f"{root}/{at}" for at in range(len(data) // _wire.row_size(len(names)))]
     device = root.stat().st_dev if root.exists() else None
-    found = WalkPaths(Origin(), str(root), device, tuple(paths))
+    found = WalkPaths(Origin(), str(root), device, tuple(paths), can_rename)
     return Snapshot(memoryview(data), names, order, times, found, max_depth)
 
 
@@ -112,7 +113,7 @@ class FakeTree:
         self.hold: Optional[threading.Event] = None
         self.entered = threading.Event()
         self.during: Any = None
-        self.paths = WalkPaths(Origin(), "/root", None, (None,) * number)
+        self.paths = WalkPaths(Origin(), "/root", None, (None,) * number, False)
 
     def walk(self) -> Rows:
         assert self.closes == 0, "walked after close"
@@ -158,6 +159,10 @@ class Trees:
         self.asked.append((cgroup.path, request, factory))
         source: Any = self.source
         self.source.paths = WalkPaths(
-            Origin(), os.path.abspath(cgroup.path), cgroup.identity[0], (None,) * self.source.number
+            Origin(),
+            os.path.abspath(cgroup.path),
+            cgroup.identity[0],
+            (None,) * self.source.number,
+            False,
         )
         return Selection(source, request.names or NAMES, "fake", "thin air", "because")

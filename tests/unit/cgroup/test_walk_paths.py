@@ -94,7 +94,7 @@ def test_a_root_is_not_followed_without_proc_or_on_cgroup_v2(
 
 def test_places_and_ids(root: Path) -> None:
     status = os.stat(root)
-    paths = WalkPaths(Origin(), str(root), status.st_dev, (str(root), None, f"{root}/a"))
+    paths = WalkPaths(Origin(), str(root), status.st_dev, (str(root), None, f"{root}/a"), False)
     assert paths.places[str(root)] == 0 and paths.places[f"{root}/a"] == 2
     assert paths.places is paths.places, "made once"
     assert paths.id_at(str(root)) == status.st_ino
