@@ -68,7 +68,7 @@ if FAIL_NTH.exists():
     def test_readers_are_made_as_ever(memory: FailingMemory, tree: Path) -> None:
         def make() -> None:
             with StatsReader(tree, ["anon", "memory.current"]) as reader:
-                assert (reader.backend, reader.transport) == STATS
+                assert (reader.backend, reader.transport) == STATS, reader.fallback_reason
                 assert reader.read().keys() == {"anon", "memory.current"}
 
         # So a program is loaded again each time.
@@ -77,7 +77,7 @@ if FAIL_NTH.exists():
     def test_readers_of_trees_are_made_as_ever(memory: FailingMemory, tree: Path) -> None:
         def make() -> None:
             with TreeReader(tree, ["anon"]) as reader:
-                assert (reader.backend, reader.transport) == TREE
+                assert (reader.backend, reader.transport) == TREE, reader.fallback_reason
                 assert len(reader.read()) == 4
 
         assert memory.sweep(make, step=3) > 100
