@@ -245,6 +245,10 @@ def _number(values: Mapping[str, Optional[int]], name: str) -> Optional[int]:
     """An item's value; None if the cgroup does not have it."""
     if isinstance(values, Row) and name in values._snapshot.item_names:
         return values.get(name)
+    if name not in values:
+        raise KeyError(
+            f"{name!r} was not read, and the share needs {CURRENT} and {EFFECTIVE_LIMIT}"
+        )
     return values[name]
 
 

@@ -56,8 +56,16 @@ def openmetrics(snapshot: Snapshot, *, format: Format = "openmetrics") -> str:
     Raises:
         ClosedError: The snapshot was a view, which has expired.
         MemcgError: The process has no file descriptor or memory left to look up the paths.
+        TypeError: *snapshot* is not a Snapshot.
         ValueError: *format* has another value.
     """
+    from .snapshot import Snapshot  # here, because the command line imports this module early
+
+    if not isinstance(snapshot, Snapshot):
+        kind = type(snapshot).__name__
+        raise TypeError(
+            f"metrics are made of a Snapshot, which a reader's read() returns, not {kind}"
+        )
     _options.check("format", format, FORMATS)
     return "\n".join([*families(snapshot, format), ""])
 

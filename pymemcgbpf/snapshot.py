@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import operator
 import os
 from array import array
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
@@ -28,6 +29,8 @@ _READ_AGAIN = "its reader has read again since"
 _FORKED = "this process was forked since: the memory is its parent's"
 
 _ABSENT_BYTES = b"\xff" * 8
+
+_LISTED = 8  # how many names of items a message lists
 
 # Of a row, in words of 8 bytes: cgroup_id, parent_id, level and flags, values.
 _ID, _PARENT_ID, _LEVEL_WORD, _VALUES = 0, 1, 2, 3
@@ -243,8 +246,11 @@ class Snapshot(Sequence["Row"]):
         try:
             return self._places[item]
         except KeyError:
-            names = ", ".join(self._names)
-            raise KeyError(f"{item} was not read: this snapshot has {names}") from None
+            names = ", ".join(self._names[:_LISTED])
+            more = len(self._names) - _LISTED
+            if more > 0:
+                names += f" and {more} others (see item_names)"
+            raise KeyError(f"{item!r} was not read: this snapshot has {names}") from None
 
     # --- rows
 
@@ -320,11 +326,15 @@ class Snapshot(Sequence["Row"]):
 
         Raises:
             KeyError: The snapshot does not have this item.
+            TypeError, ValueError: *n* is not an integer, or is negative.
             ClosedError: The snapshot was a view, which has expired.
         """
+        number = operator.index(n)
+        if number < 0:
+            raise ValueError(f"n must be at least 0, not {number}")
         values = self._column(self._place_of(item)).tolist()
         present = (at for at, value in enumerate(values) if value != _ABSENT)
-        return [self[at] for at in heapq.nlargest(n, present, key=values.__getitem__)]
+        return [self[at] for at in heapq.nlargest(number, present, key=values.__getitem__)]
 
     def leaves(self) -> list[Row]:
         """The rows of the cgroups below which the snapshot has no other row, in the walk's order.

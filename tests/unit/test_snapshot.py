@@ -201,7 +201,7 @@ def test_a_row_has_no_other_items(snapshot: Snapshot) -> None:
         for use in uses:
             with pytest.raises(KeyError) as caught:
                 use(name)
-            assert caught.value.args == (f"{name} was not read: this snapshot has anon, pgscan",)
+            assert caught.value.args == (f"{name!r} was not read: this snapshot has anon, pgscan",)
 
 
 WITH_ABSENT = [
@@ -327,11 +327,20 @@ def test_a_sum_or_maximum_over_an_absent_number_is_refused(lacking: Snapshot) ->
     assert [row.id for row in lacking.top("memory.current")] == [2]
 
 
+def test_a_message_lists_few_items() -> None:
+    names = tuple(f"item{at}" for at in range(10))
+    snapshot = snapshot_of([_wire.RawRow(1, 0, 0, 0, (0,) * 10)], NOWHERE, names)
+    with pytest.raises(KeyError, match=r"has item0, .*, item7 and 2 others \(see item_names\)"):
+        snapshot.column("anon")
+
+
 def test_the_rows_with_the_largest_values(lacking: Snapshot, snapshot: Snapshot) -> None:
     assert [row.id for row in snapshot.top("anon", 2)] == [9, 8]
     assert [row.id for row in snapshot.top("anon")] == [9, 8, 7, 11]
     assert [row.id for row in lacking.top("memory.current")] == [2], "the others have none"
     assert lacking.top("anon", 0) == []
+    with pytest.raises(ValueError, match="n must be at least 0, not -1"):
+        lacking.top("anon", -1)
     same = snapshot_of([row._replace(values=(1, 1)) for row in ROWS], NOWHERE)
     assert [row.id for row in same.top("anon", 3)] == [7, 8, 9], "in the walk's order"
 
