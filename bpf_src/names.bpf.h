@@ -56,12 +56,12 @@ static __always_inline __u32 name_tag(struct kernfs_node *kn)
 }
 
 /*
- * Prepares the map for a walk. If cgroups can be renamed, the signature begins with the names above
- * the walk's first cgroup, which are above its root, too.
+ * Prepares the map for a walk. If cgroups can be renamed, the signature begins with the names of the
+ * first cgroup and those above, among them the walk's root, which has no row in some orders.
  */
 static __always_inline void begin_names(struct cgroup *first)
 {
-	struct cgroup_subsys_state *above = &first->self;
+	struct cgroup_subsys_state *css = &first->self;
 	struct memcg_stats_names *out = names_of_walk();
 	__u64 signature = 0;
 	__u32 i;
@@ -69,11 +69,9 @@ static __always_inline void begin_names(struct cgroup *first)
 	if (!nr_names_fit || !out)
 		return;
 	if (can_rename) {
-		for (i = 0; i < MAX_NAMES_ABOVE; i++) {
-			above = above->parent;
-			if (!above)
-				break;
-			signature = hashed(signature, name_tag(above->cgroup->kn));
+		for (i = 0; css && i < MAX_NAMES_ABOVE; i++) {
+			signature = hashed(signature, name_tag(css->cgroup->kn));
+			css = css->parent;
 		}
 	}
 	out->signature = signature;
@@ -98,12 +96,13 @@ static __noinline void write_name(struct cgroup *cgrp, struct memcg_stats_names 
 		entries[index].cgroup_id = cgrp->kn->id;
 		entries[index].parent_id = parent_id_of(cgrp);
 		length = bpf_probe_read_kernel_str(text + at, MEMCG_STATS_NAME_SIZE, name);
+		if (length < 1)
+			text[at] = 0;	/* An empty name. The next names keep their places. */
 	} else {
 		length = bpf_probe_read_kernel_str(unused, MEMCG_STATS_NAME_SIZE, name);
 	}
 	out->nr_names = index + 1;
-	if (length > 0)
-		out->text_size = at + length;
+	out->text_size = at + (length < 1 ? 1 : length);
 }
 
 /*

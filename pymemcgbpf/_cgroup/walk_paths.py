@@ -28,24 +28,30 @@ class RootPath:
         self._fd, self._identity = cgroup.fd, cgroup.identity
         self._can_move = cgroup.version == 1
         self.path = _lookup.resolved(cgroup.path)
-        self._link = self._read_link()
+        if not self._is_right():
+            # A link of /proc leads to another mount namespace; or the root was just renamed.
+            self.path = os.path.abspath(cgroup.path)
+            self._follow_descriptor()
 
     def follow(self) -> bool:
         """Finds the path again if it has changed, and returns whether it has."""
-        if not self._can_move:
+        return self._can_move and self._follow_descriptor()
+
+    def _follow_descriptor(self) -> bool:
+        """Takes the path of the open directory, if the present one leads elsewhere by now."""
+        if self._is_right():
             return False
-        link = self._read_link()
-        if link == self._link or link is None or _lookup.identity(link) != self._identity:
+        try:
+            link = os.readlink(f"/proc/self/fd/{self._fd}")
+        except OSError:  # there is no /proc
             return False
-        self._link = self.path = link
+        if _lookup.identity(link) != self._identity:
+            return False
+        self.path = link
         return True
 
-    def _read_link(self) -> Optional[str]:
-        """The path of the open directory; None without /proc."""
-        try:
-            return os.readlink(f"/proc/self/fd/{self._fd}") if self._can_move else None
-        except OSError:
-            return None
+    def _is_right(self) -> bool:
+        return _lookup.identity(self.path) == self._identity
 
 
 class Found(NamedTuple):

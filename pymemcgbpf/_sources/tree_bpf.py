@@ -142,11 +142,12 @@ class MapSource:
         self._plan, self._make_walker, self._tree = plan, walker, tree
         self._walker: Optional[Walker] = None
         self._depth: dict[str, bytes] = {}
+        self._name_size = _tree_paths.TYPICAL_NAME
         self._directory = _files.CgroupFile(cgroup, ".")  # to create further links from
         self._root = cgroup._replace(fd=self._directory.fd, owner=None)
-        self._paths = _tree_paths.TreePaths(self._root, tree.order)
         self._flush = _flush.NO_FLUSH
         try:
+            self._paths = _tree_paths.TreePaths(self._root, tree.order)
             self._flush = _flush.before_walking(
                 cgroup, plan, flush, tree.order, by_iterator=walker.by_iterator
             )
@@ -212,9 +213,11 @@ class MapSource:
         *written* are the names of a walk that did not fit.
         """
         order, more = _links.walk_order(_options.ORDERS[self._tree.order], self._root)
-        names = room if written is None else max(room, written.nr_names)
-        text_size = 0 if written is None else written.text_size + written.text_size // 4
-        name_room = _tree_paths.NameRoom.for_names(names, text_size)
+        names = room
+        if written is not None:
+            names = max(room, written.nr_names)
+            self._name_size = max(self._name_size, written.name_size)
+        name_room = _tree_paths.NameRoom.for_names(names, self._name_size)
         constants = {
             **self._plan.constants(self._flush.mode, order),
             **name_room.constants(self._paths.can_rename),

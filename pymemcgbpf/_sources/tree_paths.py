@@ -19,7 +19,7 @@ from .._cgroup import mounts as _mounts
 from .._cgroup.directory import Cgroup
 from .._cgroup.walk_paths import Origin, Paths, RootPath, WalkPaths
 
-_TYPICAL_NAME = 48  # bytes; names that do not fit make the map larger
+TYPICAL_NAME = 64  # bytes of a name in the map; names that do not fit make the map larger
 
 
 class NameRoom(NamedTuple):
@@ -34,9 +34,9 @@ class NameRoom(NamedTuple):
     text_size: int
 
     @classmethod
-    def for_names(cls, names: int, text_size: int = 0) -> NameRoom:
-        """Room for this number of names, with at least this much text."""
-        return cls(names, max(names * _TYPICAL_NAME, text_size) + _wire.NAME_SIZE)
+    def for_names(cls, names: int, name_size: int = TYPICAL_NAME) -> NameRoom:
+        """Room for this number of names of this average size."""
+        return cls(names, names * name_size + _wire.NAME_SIZE)
 
     @property
     def map_size(self) -> MapSize:
@@ -73,6 +73,11 @@ class WrittenNames(NamedTuple):
     signature: int
     nr_names: int
     text_size: int
+
+    @property
+    def name_size(self) -> int:
+        """The bytes that a name takes, on average, and some more."""
+        return self.text_size // max(self.nr_names, 1) + 8
 
     @classmethod
     def of(cls, memory: mmap.mmap) -> WrittenNames:
@@ -190,7 +195,7 @@ class TreePaths:
         path_of, root_id = self._path_of, self._root_id
         for cgroup_id, parent_id, name in reversed(list(new)) if self._order == "post" else new:
             above = path_of.get(parent_id)
-            if above is not None and cgroup_id != root_id:
+            if name and above is not None and cgroup_id != root_id:
                 path_of[cgroup_id] = f"{above}/{name}" if above != "/" else f"/{name}"
 
     def _upwards(self, count: int) -> Paths:

@@ -87,6 +87,24 @@ def test_no_directory_is_opened_or_listed_for_a_name(family: Path, tree_bpf_way:
     assert in_child(child) == 0
 
 
+def test_a_root_of_another_mount_namespace_keeps_the_path_that_leads_there(
+    family: Path, tree_transport_way: Way, tmp_path: Path
+) -> None:
+    def child() -> None:
+        libc = ctypes.CDLL(None)
+        given = Path(f"/proc/{os.getppid()}/root{family}")
+        assert libc.unshare(_CLONE_NEWNS) == 0
+        assert libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) == 0
+        assert libc.mount(b"none", bytes(HIERARCHY), b"tmpfs", 0, None) == 0
+        (family / "a").mkdir(parents=True)  # no cgroups
+        with tree_transport_way.tree(given, ["anon"]) as tree:
+            assert tree.read().paths == tuple(
+                str(given / path.relative_to(family)) for path in of_family(family)
+            )
+
+    assert in_child(child) == 0
+
+
 def test_an_unchanged_tree_has_the_same_paths_object(family: Path, tree_transport_way: Way) -> None:
     with tree_transport_way.tree(family, ["anon"]) as tree:
         first, second = tree.read(), tree.read()

@@ -146,7 +146,8 @@ if VERSION == 1:  # v2 has no rename
         for order in ("pre", "post", "up", "children"):
             with tree_transport_way.tree(root, ["anon"], order=order) as tree:
                 first = tree.read()
-                root.rename(root.parent / renamed.name)
+                moved = root.rename(root.parent / renamed.name)
+                assert tree.read().path == str(moved)
                 root.parent.rename(renamed.parent)
                 second = tree.read()
                 assert second.path == str(renamed)

@@ -51,18 +51,18 @@ class Kernel:
         named: how many names they wrote.
     """
 
-    def __init__(self, order: str, version: int = 2, room: int = 1, text_size: int = 0) -> None:
+    def __init__(self, order: str, version: int = 2, room: int = 1) -> None:
         self.root = Node(ROOT, None, "root")
         self.nodes = {ROOT: self.root}
         self.next_id = ROOT + 1
         self.order = order
         cgroup = Cgroup(ROOT_PATH, -1, (os.stat(ROOT_PATH).st_dev, ROOT), version, False)
         self.paths = TreePaths(cgroup, order)
-        self.make_room(room, text_size)
+        self.make_room(room)
         self.walks = self.named = 0
 
-    def make_room(self, names: int, text_size: int) -> None:
-        self.room = NameRoom.for_names(names, text_size)
+    def make_room(self, names: int, name_size: int = 1) -> None:
+        self.room = NameRoom.for_names(names, name_size)
         self.memory = mmap.mmap(-1, self.room.map_size.value_size)
 
     def create(self, parent: Node, name: str) -> Node:
@@ -107,7 +107,7 @@ class Kernel:
             written = WrittenNames.of(self.memory)
             self.named += written.nr_names
             if not self.room.holds(written):
-                self.make_room(max(len(rows), written.nr_names), written.text_size)
+                self.make_room(max(len(rows), written.nr_names), written.name_size)
                 continue
             data = pack(*(_wire.RawRow(row[0], row[1], 1, row[2], (0,)) for row in rows))
             memory = mmap.mmap(-1, len(data) + 1)
