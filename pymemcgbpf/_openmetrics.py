@@ -10,15 +10,13 @@ import re
 import weakref
 from collections.abc import Iterator
 from operator import add
-from typing import TYPE_CHECKING, Literal, NamedTuple, Optional
+from typing import Literal, NamedTuple, Optional
 
 from . import _options, _wire
 from ._cgroup import mounts as _mounts
 from ._items import BYTES, MICROSECONDS, NUMA_STAT, UNLIMITED, item_named, unknown
 from ._lookup import utf_8
-
-if TYPE_CHECKING:
-    from .snapshot import Snapshot
+from .snapshot import Snapshot
 
 Format = Literal["openmetrics", "prometheus"]
 FORMATS: tuple[Format, ...] = ("openmetrics", "prometheus")
@@ -59,12 +57,10 @@ def openmetrics(snapshot: Snapshot, *, format: Format = "openmetrics") -> str:
         TypeError: *snapshot* is not a Snapshot.
         ValueError: *format* has another value.
     """
-    from .snapshot import Snapshot  # here, because the command line imports this module early
-
     if not isinstance(snapshot, Snapshot):
         kind = type(snapshot).__name__
         raise TypeError(
-            f"metrics are made of a Snapshot, which a reader's read() returns, not {kind}"
+            f"metrics are made of a Snapshot, which read() returns, and not of a {kind}"
         )
     _options.check("format", format, FORMATS)
     return "\n".join([*families(snapshot, format), ""])

@@ -174,6 +174,12 @@ def test_values_are_exact_in_their_unit(item: str, value: int, text: str) -> Non
     assert sample.endswith(f'{{cgroup="/walk"}} {text}')
 
 
+def test_only_a_snapshot_has_metrics() -> None:
+    wrong: Any = TreeReader
+    with pytest.raises(TypeError, match=r"which read\(\) returns, and not of a type"):
+        openmetrics(wrong)
+
+
 VALUES = st.one_of(st.sampled_from([0, _wire.ABSENT, UNLIMITED]), st.integers(0, (1 << 64) - 1))
 ROWS = st.lists(st.tuples(st.booleans(), st.tuples(*[VALUES] * len(KINDS))), min_size=1, max_size=6)
 
