@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, Callable, Generic, Optional, TypeVar
+from typing import TYPE_CHECKING, Callable, Generic, Optional, TypeVar, cast
 
 from ._closable import Closable
 
@@ -139,17 +139,38 @@ class Samples(Generic[_T]):
         """
         import asyncio
 
-        future = asyncio.get_running_loop().run_in_executor(None, self._read)
+        job = _Job(self._read)
+        future = asyncio.get_running_loop().run_in_executor(None, job.run)
         cancelled: Optional[asyncio.CancelledError] = None
         while not future.done():
             try:
                 await asyncio.wait([future])
             except asyncio.CancelledError as error:
                 cancelled = error
-        if cancelled is None:
-            return future.result()
+                if job.withdraw():
+                    future.cancel()
+                    break
         try:
-            future.exception()  # otherwise asyncio logs that nobody has seen it
+            if cancelled is None:
+                return cast(_T, future.result())
+            if not future.cancelled():
+                future.exception()  # otherwise asyncio logs that nobody has seen it
             raise cancelled
         finally:
-            del cancelled  # it holds this frame
+            del cancelled, future  # their exceptions hold this frame
+
+
+class _Job(Generic[_T]):
+    """A call that can be withdrawn until it has begun, by whichever thread it is to run in."""
+
+    def __init__(self, work: Callable[[], _T]) -> None:
+        self._work = work
+        self._taken = threading.Lock()
+
+    def run(self) -> Optional[_T]:
+        """Calls the function, unless the call was withdrawn."""
+        return self._work() if self._taken.acquire(blocking=False) else None
+
+    def withdraw(self) -> bool:
+        """Returns whether the call had not begun; it never will then."""
+        return self._taken.acquire(blocking=False)

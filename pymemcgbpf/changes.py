@@ -8,7 +8,7 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, Union, overload
 
-from ._items import COUNTER, UNLIMITED, item_named, requested_names
+from ._items import COUNTER, PRESSURE, UNLIMITED, item_named, requested_names
 from ._items import is_limit as _is_limit
 from ._wire import ABSENT
 
@@ -37,8 +37,9 @@ class Changes(Sequence["Change"]):
       become smaller: it was restarted, by switching the memory controller off and on. The
       difference is then the later value, and what a restarted counter had counted between the
       earlier snapshot and the restart is lost. So no counter ever has a negative difference.
-    - It is absent for a gauge of a new cgroup, for an item that the cgroup lacks in either
-      snapshot, and for a limit that was set or lifted in between: :data:`UNLIMITED` is no amount.
+    - It is absent for a gauge and for the pressure of a new cgroup, for an item that the cgroup
+      lacks in either snapshot, and for a limit that was set or lifted in between:
+      :data:`UNLIMITED` is no amount.
 
     The numbers are computed when they are used. If one of the snapshots is a view (copy=False),
     use this object while the view is valid: afterwards, what was not used before raises
@@ -178,7 +179,9 @@ class Changes(Sequence["Change"]):
         is_limit = known is not None and _is_limit(known)
         now, before = _numbers(self._later, item), _numbers(self._earlier, item)
         if self._places is not None:
-            before.append(0 if rises else ABSENT)  # that of new cgroups, at [-1]
+            # That of new cgroups, at [-1]. Pressure is also counted before a cgroup has a row.
+            from_0 = rises and known is not None and known.file != PRESSURE
+            before.append(0 if from_0 else ABSENT)
             before = list(map(before.__getitem__, self._places))
         found: list[Any] = list(map(operator.sub, now, before))
         # A counter that was absent before shows as a negative difference.

@@ -163,13 +163,17 @@ def cgroup_of_membership(membership: Optional[str], pid: Union[int, str] = _SELF
 def directory_of(path: str) -> Optional[str]:
     """The directory of a cgroup, by its path as /proc/PID/cgroup shows it to this process.
 
-    None if no mount shows the cgroup. Nothing is looked up: the cgroup may not exist.
+    None if no mount shows the cgroup. The cgroup may not exist.
     """
+    first = None
     for root, mount_point in memory_mounts():
         below = path_below(root, path)
         if below is not None:
-            return os.path.normpath(os.path.join(mount_point, below))
-    return None
+            found = os.path.normpath(os.path.join(mount_point, below))
+            if exists(os.path.join(mount_point, "cgroup.procs")):
+                return found
+            first = first or found  # something else is mounted over it
+    return first
 
 
 def path_in_hierarchy(directory: str) -> str:

@@ -18,8 +18,9 @@ _MOST_NAMED = 10  # paths in an error message
 
 
 def is_unit_name(word: str) -> bool:
-    """Whether a word is the name of a unit that can have a cgroup."""
-    return word.endswith(_SUFFIXES) and os.sep not in word
+    """Whether a word is the name of a unit that can have a cgroup, and not meant as an item."""
+    is_item = word.startswith(("memory.", "."))
+    return word.endswith(_SUFFIXES) and os.sep not in word and not is_item
 
 
 def unit_cgroup(unit: str) -> str:

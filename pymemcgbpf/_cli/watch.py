@@ -89,8 +89,8 @@ def _samples(
 def _csv(*fields: object) -> str:
     """A line with these fields, of which a path may have any characters."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(fields)
-    return line.getvalue()
+    csv.writer(line, lineterminator="\r\n").writerow(fields)  # so it quotes both characters
+    return line.getvalue()[:-2]
 
 
 def _now() -> str:

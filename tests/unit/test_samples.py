@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import gc
 import os
 import signal
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -346,6 +349,49 @@ def test_closing_ends_both_kinds_of_loops_over_one_reader(numbers: Numbers) -> N
     asyncio.run(main())
     thread.join(SOON)
     assert found == [0, 1]
+
+
+def test_a_read_that_has_not_begun_is_withdrawn(numbers: Numbers) -> None:
+    """However long the threads of the loop are busy."""
+    busy = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(1))
+        other = loop.run_in_executor(None, busy.wait, 30)
+        task = asyncio.ensure_future(collected(numbers.every(LONG)))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, SOON)
+        busy.set()
+        await other
+
+    asyncio.run(main())
+    assert numbers.read() == 0, "nothing was read"
+
+
+def test_a_failed_read_leaves_no_cycle() -> None:
+    """The reader is freed without the garbage collector."""
+
+    def fail() -> None:
+        raise CgroupRemovedError("gone")
+
+    async def main(reader: Numbers) -> None:
+        with contextlib.suppress(CgroupRemovedError):
+            await reader.every(LONG).__anext__()
+
+    gc.collect()
+    gc.disable()
+    try:
+        reader = Numbers()
+        reader.during = fail
+        asyncio.run(main(reader))
+        freed = weakref.ref(reader)
+        del reader
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_a_cancelled_wait_leaves_nothing(numbers: Numbers) -> None:

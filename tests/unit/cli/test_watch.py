@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
 import json
 import os
 import signal
@@ -56,11 +57,11 @@ def test_json_lines(v2: Path, capsys: Captured) -> None:
 
 
 def test_depth_adds_the_cgroups_below(v2: Path, capsys: Captured) -> None:
-    make_v2(make_v2(v2 / 'a,"b') / "c")
+    make_v2(make_v2(v2 / 'a,"\rb') / "c")
     options = ("--count", "2", "--depth", "1", str(v2), "anon")
-    header, *rows = csv.reader(printed(capsys, *options).splitlines())
+    header, *rows = csv.reader(io.StringIO(printed(capsys, *options), newline=""))
     assert header == ["time", "path", "anon"]
-    below = str(v2 / 'a,"b')
+    below = str(v2 / 'a,"\rb')
     assert [row[1:] for row in rows] == [[str(v2), "4096"], [below, "4096"]] * 2
     lines = [json.loads(line) for line in printed(capsys, "--json", *options).splitlines()]
     assert [line["path"] for line in lines] == [str(v2), below] * 2
