@@ -163,9 +163,8 @@ def list_items(cgroup_path: Optional[Path] = None) -> tuple[Item, ...]:
         ('anon', 'bytes', 'gauge', 'memory.stat', 'anonymous memory in use')
 
     On cgroup v2 these are the lines of the cgroup's files, and in the end what can be derived from
-    them, so this needs no BPF. The root of a
-    hierarchy lacks some files; for it, they are the lines of a cgroup below it. On cgroup v1 the
-    result depends on the backend that "auto" finds.
+    them, so this needs no BPF. The root of a hierarchy lacks some files; for it, they are the lines
+    of a cgroup below it. On cgroup v1 the result depends on the backend that "auto" finds.
 
     Args:
         cgroup_path: The directory of the cgroup to look at. None stands for the process's own

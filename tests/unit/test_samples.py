@@ -7,11 +7,9 @@ import asyncio
 import concurrent.futures
 import contextlib
 import gc
-import os
 import signal
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from fractions import Fraction
@@ -33,6 +31,7 @@ from pymemcgbpf import (
 )
 from pymemcgbpf._closable import Closable
 
+from .children import ended
 from .conftest import Choose, RunPython
 from .fake_sources import Sources
 from .pin_files import ROW, TREE, pinned_file, stream
@@ -484,22 +483,6 @@ def test_the_synchronous_form_does_not_import_asyncio(run_python: RunPython) -> 
 
 
 # --- fork -----------------------------------------------------------------------------
-
-
-def ended(work: Callable[[], None]) -> int:
-    """Runs *work* in a forked child; returns its exit status."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(10)  # a deadlock ends by this
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -13,7 +13,6 @@ import shutil
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -44,6 +43,7 @@ from pymemcgbpf._sources.choose import choose as real_choose
 from pymemcgbpf._sources.tree_bpf import TreeSourceFactory
 
 from ..open_files import open_files
+from .children import ended
 from .conftest import Choose
 from .directories import make_v2
 from .fake_sources import READ_ERRORS, TRANSIENT
@@ -784,22 +784,6 @@ def test_a_read_during_another_thread_s_read_waits(
         for thread in threads:
             thread.join(30)
     assert [values_of(snapshot) for snapshot in found] == [VALUES] * 2
-
-
-def ended(work: Callable[[], None]) -> int:
-    """Runs *work* in a forked child; returns its exit status."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(10)  # a deadlock ends by this
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def in_child(tree: TreeReader) -> int:

@@ -47,6 +47,7 @@ from pymemcgbpf._sources.tree_text import TextTreeSource
 from pymemcgbpf._wire import ABSENT
 
 from ...open_files import open_files
+from ..children import ended
 from ..directories import make_v1, make_v2
 from ..fake_libbpf import FakeIteratorMaker, installed
 from ..kernels import LINUX_6_18, LINUX_7_3
@@ -632,23 +633,10 @@ def test_a_child_with_its_parent_s_id_has_a_map_of_its_own(
         def grandchild() -> None:
             assert made.walk().memory is not second.memory
 
-        assert in_child(grandchild) == 0
+        assert ended(grandchild) == 0
 
-    assert in_child(child) == 0
+    assert ended(child) == 0
     assert made.walk().memory is first.memory
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Runs *work* in a forked child; returns its exit status."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_a_child_that_cannot_load_does_not_walk_in_its_parent_s_map(
