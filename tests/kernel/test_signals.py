@@ -8,6 +8,7 @@ import contextlib
 import gc
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,9 +27,6 @@ from .ways import Way
 
 READS = 1500
 
-# A handler that raises while Python calls a weak reference's callback is reported, not raised.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 class Interrupted(Exception):
     """What the handler raises."""
@@ -40,12 +38,19 @@ def interrupt(signum: int, frame: object) -> None:
 
 @contextlib.contextmanager
 def handling(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Handles SIGALRM.
+
+    If a handler raises while Python calls a weak reference's callback, this is reported and not
+    raised. pytest's report would keep the frames, and so what they have open.
+    """
     before = signal.signal(signal.SIGALRM, handler)
+    report, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = report
 
 
 def duration_of(work: Callable[[], object]) -> float:
@@ -63,9 +68,11 @@ def interrupted(work: Callable[[], object], times: int) -> int:
     with handling(interrupt):
         for _ in range(times):
             try:
-                signal.setitimer(signal.ITIMER_REAL, 1e-6 + 1.2 * duration * moments.random())
-                work()
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 1e-6 + 1.2 * duration * moments.random())
+                    work()
+                finally:  # the signal that has come may have been that of the timer before
+                    signal.setitimer(signal.ITIMER_REAL, 0)
             except Interrupted:
                 hit += 1
     return hit
