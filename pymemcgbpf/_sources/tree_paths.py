@@ -162,28 +162,34 @@ class TreePaths:
             if self.can_rename and not self._have_kept_names(ids, words[2::width].tolist()):
                 self._forget()
                 return None
+        all_known = True
         if self._order == "up":
-            paths: Paths = self._upwards(count)
+            paths = self._upwards(count)
         else:
             if written.nr_names:
                 self._learn(names, written, room)
-            paths = tuple(map(self._path_of.get, ids))
-            if None in paths and not complete:
-                self._forget()
-                return None
-        if len(self._path_of) > 2 * count + 64:
+            try:
+                paths = (*map(self._path_of.__getitem__, ids),)
+            except KeyError:
+                if not complete:
+                    self._forget()
+                    return None
+                paths, all_known = tuple(map(self._path_of.get, ids)), False
+        if max(len(self._path_of), len(self._tags)) > 2 * count + 64:
             self._prune(ids)
         root, device = self._root.path, self._device
         self._last = WalkPaths(self._origin, root, device, paths, self.can_rename)
-        if self._order == "up" or None not in paths:
+        if all_known:
             self._signature = (names[_wire.SIGNATURE], count)
             self.named_id = written.newest_id
         return self._last
 
     def _have_kept_names(self, ids: list[int], words: list[int]) -> bool:
         """Whether no remembered cgroup was renamed, by the words with the level and the tag."""
-        before, self._tags = self._tags, dict(zip(ids, words))
-        return list(map(before.get, ids, words)) == words
+        if [*map(self._tags.get, ids, words)] != words:
+            return False
+        self._tags.update(zip(ids, words))
+        return True
 
     def _learn(self, names: mmap.mmap, written: WrittenNames, room: NameRoom) -> None:
         """Remembers the paths of the cgroups that the walk has named."""
@@ -210,6 +216,7 @@ class TreePaths:
 
     def _prune(self, ids: list[int]) -> None:
         """Forgets the cgroups that have no row any more."""
-        path_of = self._path_of
+        path_of, tags = self._path_of, self._tags
         kept = {self._root_id, *ids}
         self._path_of = {key: path for key, path in path_of.items() if key in kept}
+        self._tags = {key: tag for key, tag in tags.items() if key in kept}

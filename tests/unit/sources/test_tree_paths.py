@@ -226,7 +226,18 @@ def test_what_is_remembered_is_bounded_by_the_tree() -> None:
         for node in nodes:
             kernel.remove(node)
     assert len(kernel.paths._path_of) <= 2 * 21 + 64
-    assert len(kernel.paths._tags) <= 21
+    assert len(kernel.paths._tags) <= 2 * 21 + 64
+
+
+def test_a_cgroup_that_was_renamed_while_it_had_no_row_has_its_new_path() -> None:
+    kernel = Kernel("pre", 1)
+    node = kernel.create(kernel.root, "a")
+    kernel.create(node, "b")
+    kernel.read()
+    node.has_row = False
+    kernel.read()
+    node.name, node.renames, node.has_row = "renamed", 1, True
+    assert kernel.read().paths == kernel.expected()
 
 
 def test_a_walk_without_rows_is_never_taken_for_unchanged() -> None:
