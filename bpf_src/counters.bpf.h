@@ -181,44 +181,28 @@ static __always_inline __u64 limit_in_bytes(__u64 pages)
 	return ((pages * page_size) & ~unlimited) | (MEMCG_STATS_UNLIMITED & unlimited);
 }
 
-/* The way from the page counter of a cgroup to that of the root. */
-struct limit_walk {
-	void *counter;	/* the next struct page_counter, for probe reads only; NULL after the root's */
-	__u64 least;	/* the least limit so far, in pages */
-};
-
-/* Takes one step. It leaves counter as it is if that could not be read. */
-static long take_limit(__u32 step, void *context)
-{
-	struct limit_walk *walk = context;
-	void *parent = NULL;
-	__u64 max = 0;
-
-	if (bpf_probe_read_kernel(&max, sizeof(max), walk->counter + counter_max) ||
-	    bpf_probe_read_kernel(&parent, sizeof(parent), walk->counter + counter_parent))
-		return 1;
-	if (max < walk->least)
-		walk->least = max;
-	walk->counter = parent;
-	return !parent;
-}
-
-#define MAX_LOOPS (1U << 23)	/* the most that bpf_loop() takes */
+/* How many cgroups may be above one that has an effective limit. */
+#define MAX_ANCESTORS 127
 
 /*
  * Returns the least limit of the cgroup and its ancestors, or MEMCG_STATS_ABSENT if one could not be
- * read. A tree may be of any depth, so this is no bounded loop, of which the verifier would explore
- * every round.
+ * read. offset is that of the cgroup's struct page_counter, each of which leads to the next one up.
  */
 static __always_inline __u64 least_limit(const struct counters *c, __u32 offset)
 {
-	struct limit_walk walk = {
-		.counter = (void *)memcg_of(c->cgrp) + offset,
-		.least = MEMCG_STATS_UNLIMITED / page_size,
-	};
+	__u64 max, lower, least = MEMCG_STATS_UNLIMITED / page_size;
+	void *parent, *counter = (void *)memcg_of(c->cgrp) + offset;
+	__u32 i;
 
-	bpf_loop(MAX_LOOPS, take_limit, &walk, 0);
-	return limit_in_bytes(walk.least) | ~mask_zero((__u64)walk.counter);
+	for (i = 0; i <= MAX_ANCESTORS && counter; i++) {
+		if (bpf_probe_read_kernel(&max, sizeof(max), counter + counter_max) ||
+		    bpf_probe_read_kernel(&parent, sizeof(parent), counter + counter_parent))
+			break;
+		lower = mask_negative(max - least);
+		least = (max & lower) | (least & ~lower);
+		counter = parent;
+	}
+	return limit_in_bytes(least) | ~mask_zero((__u64)counter);
 }
 
 /* Returns the value of a copied word, or MEMCG_STATS_ABSENT if its block is missing. */

@@ -190,7 +190,7 @@ def chain() -> Iterator[list[Path]]:
             yield paths
 
 
-LEVELS = 100
+LEVELS = 12
 DERIVED = ["derived.working_set", "derived.effective_limit"]
 
 
@@ -205,6 +205,27 @@ def test_the_least_limit_on_the_way_up_is_the_effective_one(chain: list[Path], w
         assert reader.read() == {"derived.effective_limit": 80 * MIB}
         limit(chain[1], "memory.max", 96 * MIB)
         assert reader.read() == {"derived.effective_limit": 96 * MIB}
+
+
+def test_so_many_ancestors_may_have_a_limit(empty_cgroup: Path, bpf_way: Way) -> None:
+    name = "derived.effective_limit"
+    made = [empty_cgroup]
+    try:
+        while len(made[-1].relative_to(HIERARCHY).parts) < MAX_ANCESTORS + 1:
+            enable_memory(made[-1])
+            made.append(made[-1] / "d")
+            made[-1].mkdir()
+        limit(empty_cgroup, "memory.max", 64 * MIB)
+        with bpf_way.stats(made[-2], [name]) as reader:
+            assert reader.read() == {name: 64 * MIB}
+        with pytest.raises(ItemUnavailableError, match=name):
+            bpf_way.stats(made[-1], [name])
+    finally:
+        for path in reversed(made[1:]):
+            path.rmdir()
+
+
+MAX_ANCESTORS = 127  # of bpf_src/counters.bpf.h
 
 
 @pytest.mark.parametrize("order", ["pre", "post", "up", "self"])
