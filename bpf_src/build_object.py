@@ -23,6 +23,7 @@ FOLDER = Path("pymemcgbpf", "_bpf", "objects")
 OBJECTS = {
     "memcg_stats.bpf.o": ("memcg_stats.bpf.c", []),
     "memcg_stats_core.bpf.o": ("memcg_stats.bpf.c", ["-DMEMCG_STATS_CORE_ALONE"]),
+    "run_dir.bpf.o": ("run_dir.bpf.c", []),
     "index_tables.bpf.o": ("index_tables.bpf.c", []),
 }
 

@@ -99,6 +99,40 @@ enum memcg_stats_status {
 	MEMCG_STATS_BUSY = 3,	/* there are too many calls at the same time; the caller tries again */
 	MEMCG_STATS_BAD_ORDER = 4,	/* this kernel does not support the order */
 	MEMCG_STATS_OTHER = 5,	/* the descriptor's number belongs to another program by now */
+	MEMCG_STATS_NOT_OPEN = 6,	/* the directory's descriptor is not that of the cgroup */
+	MEMCG_STATS_NOT_VISIBLE = 7,	/* the cgroup was removed, or has no memory.stat */
+	MEMCG_STATS_NO_SLOT = 8,	/* there is no slot for this CPU */
+};
+
+/*
+ * memcg_run_dir has three arguments: a descriptor of the cgroup's directory, the cgroup's id, and the
+ * program_key that it was loaded with. It writes its answer into the slot of its CPU in a map: the
+ * values, the tag, and words for its own use. It returns the number of the slot and the tag's low bits,
+ * or MEMCG_STATS_FAILED with an enum memcg_stats_status.
+ *
+ * The tag is the cgroup's id and a number that each answer in the slot increments. It is written
+ * first, and user space looks at it last: if it is still the returned one, the values are.
+ */
+#define MEMCG_STATS_TAG_BITS	18
+#define MEMCG_STATS_FAILED	(1U << 31)
+
+/* Where memcg_run_dir finds what: offsets from the kernel's BTF. */
+struct memcg_stats_offsets {
+	__u32 task_files;	/* in struct task_struct */
+	__u32 files_fdt;	/* in struct files_struct */
+	__u32 fdt_max_fds;	/* in struct fdtable */
+	__u32 fdt_fd;
+	__u32 file_inode;	/* f_inode in struct file */
+	__u32 inode_private;	/* i_private in struct inode */
+	__u32 inode_sb;		/* i_sb */
+	__u32 sb_magic;		/* s_magic in struct super_block */
+	__u32 kn_id;		/* in struct kernfs_node */
+	__u32 kn_priv;
+	__u32 cgroup_kn;	/* in struct cgroup */
+	__u32 cgroup_level;
+	__u32 cgroup_memory;	/* the element of subsys[] for the memory controller */
+	__u32 css_flags;	/* in struct cgroup_subsys_state */
+	__u32 memcg_css;	/* css in struct mem_cgroup */
 };
 
 /* Where the counters are read. */

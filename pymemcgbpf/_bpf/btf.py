@@ -20,6 +20,9 @@ VMLINUX = "/sys/kernel/btf/vmlinux"
 # enum btf_kind
 _POINTER, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC, _DATASEC, _ENUM64 = 2, 3, 4, 5, 6, 12, 15, 19
 
+# pointer, typedef, volatile, const, restrict, type tag
+_LEADS_ON = (_POINTER, 8, 9, 10, 11, 18)
+
 _COUNTER_ENUMS = ("node_stat_item", "memcg_stat_item", "vm_event_item")
 
 # Other enums whose values are indices or arguments, and the structures with numbers in them.
@@ -32,6 +35,18 @@ _STRUCTS = (
     "memcg_vmstats",
     "page_counter",
     "psi_group",
+    "task_struct",
+)
+# Further structures, each behind a member of one that is listed before it. To follow a member is
+# much faster than to search for a name.
+_STRUCTS_BEHIND = (
+    ("cgroup", "self", "cgroup_subsys_state"),
+    ("cgroup", "kn", "kernfs_node"),
+    ("task_struct", "files", "files_struct"),
+    ("files_struct", "fdt", "fdtable"),
+    ("fdtable", "fd", "file"),
+    ("file", "f_inode", "inode"),
+    ("inode", "i_sb", "super_block"),
 )
 
 
@@ -118,10 +133,18 @@ def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
             _functions(types),
             frozenset(types.enumerators("bpf_cgroup_iter_order").values()),
             {name: at for enum in _ENUMS for name, at in types.enumerators(enum).items()},
-            {struct: members for struct in _STRUCTS if (members := types.members(struct))},
+            _structs(types),
         )
     finally:
         lib.btf__free(btf)
+
+
+def _structs(types: Types) -> dict[str, dict[str, Member]]:
+    """The members of each structure that is needed and that the kernel has."""
+    ids = {struct: types.struct_id(struct) for struct in _STRUCTS}
+    for struct, member, behind in _STRUCTS_BEHIND:
+        ids[behind] = types.id_behind(ids[struct], member)
+    return {struct: dict(types.members_of(at)) for struct, at in ids.items() if at}
 
 
 def _functions(types: Types) -> frozenset[str]:
@@ -179,13 +202,29 @@ class Types:
         words = self._words(members, stride * count)
         return {self._name(words[at]): words[at + 1] for at in range(0, stride * count, stride)}
 
-    def members(self, struct: str) -> dict[str, Member]:
-        """The members of a structure by name, including those of unnamed members; empty if there is
-        no such structure."""
-        type_id = self._find(struct, _STRUCT)
-        return dict(self._members(type_id, 0)) if type_id else {}
+    def struct_id(self, struct: str) -> int:
+        """The number of a structure's type; 0 if there is no such structure."""
+        return self._find(struct, _STRUCT)
 
-    def _members(self, type_id: int, start: int) -> Iterator[tuple[str, Member]]:
+    def id_behind(self, type_id: int, member: str) -> int:
+        """The number of the structure that a member of a structure is or points to; 0 if there is
+        none."""
+        if not type_id:
+            return 0
+        _, count, _, _, members = self._type(type_id)
+        words = self._words(members, 3 * count)
+        for at in range(0, 3 * count, 3):
+            if self._name(words[at]) == member:
+                type_id = words[at + 1]
+                kind, _, _, behind, _ = self._type(type_id)
+                while kind in _LEADS_ON:
+                    type_id = behind
+                    kind, _, _, behind, _ = self._type(type_id)
+                return type_id if kind == _STRUCT else 0
+        return 0
+
+    def members_of(self, type_id: int, start: int = 0) -> Iterator[tuple[str, Member]]:
+        """The members of a structure with their names, including those of unnamed members."""
         _, count, _, _, members = self._type(type_id)
         words = self._words(members, 3 * count)  # name, type, offset in bits
         for at in range(0, 3 * count, 3):
@@ -194,7 +233,7 @@ class Types:
             offset = start + (words[at + 2] & 0xFFFFFF) // 8
             kind, _, _, _, after = self._type(words[at + 1])
             if not name and kind in (_STRUCT, _UNION):
-                yield from self._members(words[at + 1], offset)
+                yield from self.members_of(words[at + 1], offset)
             elif kind == _ARRAY:
                 yield name, Member(offset, self._words(after, 3)[2])  # element, index, length
             else:

@@ -116,10 +116,11 @@ RFC = Feature(
 )
 CORE = Feature(
     "backend `core`",
-    "6.1",
-    "410f8e82689e, memcg: extract memcg_vmstats from struct mem_cgroup",
+    "5.10",
+    "2d146aa3aa84, mm: memcontrol: switch to rstat (5.13), 410f8e82689e, memcg: extract "
+    "memcg_vmstats from struct mem_cgroup (6.1); older kernels keep arrays",
     "the files are read as text",
-    members=("memcg_vmstats", ("state", "events")),
+    members=("mem_cgroup", ("vmstats",)),
 )
 ITERATOR = Feature(
     "transports `stream` and `shared`, and pins",
@@ -128,8 +129,15 @@ ITERATOR = Feature(
     "the files are read as text",
     orders=(_options.SELF,),
 )
+RUN_DIR = Feature(
+    "transport `run` of one cgroup, backend `core`",
+    "5.10",
+    "1b4d60ec162f, bpf: Enable BPF_PROG_TEST_RUN for raw_tracepoint",
+    "a cgroup iterator is used (`stream`)",
+    functions=("bpf_prog_test_run_raw_tp",),
+)
 RUN = Feature(
-    "transport `run`, on cgroup v2",
+    "transport `run` of trees and of backend `kfunc`, on cgroup v2",
     "6.12",
     "7251d0905e75, bpf: Introduce css open-coded iterator kfuncs (6.7); "
     "a8e03b6bbb2c, bpf: Allow invoking kfuncs from BPF_PROG_TYPE_SYSCALL progs (6.10); "
@@ -172,6 +180,7 @@ EVENTS_KFUNC = Feature(
 
 FEATURES = (
     CORE,
+    RUN_DIR,
     ITERATOR,
     RUN,
     KFUNC,

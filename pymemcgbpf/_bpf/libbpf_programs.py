@@ -7,7 +7,8 @@ import ctypes
 import errno
 import functools
 import itertools
-from ctypes import c_int, c_uint32
+from collections.abc import Sequence
+from ctypes import c_int, c_uint32, c_uint64
 from typing import Any, Callable, NamedTuple, Optional
 
 from .._descriptors import Identity, Owned, owned
@@ -87,6 +88,29 @@ def runner(program_fd: int, context: bytearray) -> Callable[[], int]:
     return functools.partial(
         _libbpf.unchecked("bpf_prog_test_run_opts"), c_int(program_fd), ctypes.pointer(options)
     )
+
+
+class ArgumentRunner:
+    """Runs a raw tracepoint's program, each time with the same arguments.
+
+    Attributes:
+        run: a function that runs it and returns 0 or -errno.
+        returned: its element 0 is what the program has returned.
+    """
+
+    def __init__(self, program_fd: int, arguments: Sequence[int]) -> None:
+        words = (c_uint64 * len(arguments))(*arguments)
+        options = _libbpf.TestRunOpts(
+            sz=ctypes.sizeof(_libbpf.TestRunOpts),
+            ctx_in=ctypes.addressof(words),
+            ctx_size_in=ctypes.sizeof(words),
+        )
+        options.memory = words  # they live as long as this object
+        at = _libbpf.TestRunOpts.retval.offset
+        self.returned = memoryview(options).cast("B")[at : at + 4].cast("I")
+        self.run = functools.partial(
+            _libbpf.unchecked("bpf_prog_test_run_opts"), c_int(program_fd), ctypes.pointer(options)
+        )
 
 
 # --- links and iterators --------------------------------------------------------------

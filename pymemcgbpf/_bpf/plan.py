@@ -243,13 +243,35 @@ class ReadPlan(NamedTuple):
         """The header of a stream."""
         return _wire.encode_header([_number(name) for name in self.terms], order)
 
+    @property
+    def nr_words(self) -> int:
+        """The number of words that are copied from the kernel's structures."""
+        return sum(block.size for block in self._blocks().values()) // 8
+
+    def _blocks(self) -> dict[PointerPath, _terms.Block]:
+        return _blocks([term for item in self.terms.values() for term in item])
+
     def constants(self, flush_mode: int, order: int = _options.SELF) -> dict[str, bytes]:
         """The constants of a program that fills rows.
 
         Raises:
             BackendUnavailableError: there are more items than a program has room for.
         """
-        blocks = _blocks([term for item in self.terms.values() for term in item])
+        return {
+            **self.tables(),
+            "backend": _terms.u32(_terms.BACKEND_NUMBERS[self.backend]),
+            "flush": _terms.u32(flush_mode),
+            "memory_cgrp_id": _terms.u32(_btf.kernel().memory_cgrp_id or 0),
+            "header": self.header(order),
+        }
+
+    def tables(self) -> dict[str, bytes]:
+        """The constants that say how the items are computed.
+
+        Raises:
+            BackendUnavailableError: there are more items than a program has room for.
+        """
+        blocks = self._blocks()
         terms = [
             _wire_term(term, blocks, _flags(name, at == len(item) - 1))
             for name, item in self.terms.items()
@@ -257,15 +279,12 @@ class ReadPlan(NamedTuple):
         ]
         counter = _btf.kernel().structs.get("page_counter", {})
         room = _wire.MAX_ITEMS, _terms.MAX_TERMS, _terms.MAX_BLOCKS, _terms.MAX_WORDS
-        words = sum(block.size for block in blocks.values()) // 8
-        if any(a > b for a, b in zip((len(self.terms), len(terms), len(blocks), words), room)):
+        needed = len(self.terms), len(terms), len(blocks), self.nr_words
+        if any(a > b for a, b in zip(needed, room)):
             raise BackendUnavailableError(
                 f"{len(self.terms)} items are too many for the BPF program"
             )
         return {
-            "backend": _terms.u32(_terms.BACKEND_NUMBERS[self.backend]),
-            "flush": _terms.u32(flush_mode),
-            "memory_cgrp_id": _terms.u32(_btf.kernel().memory_cgrp_id or 0),
             "page_size": _terms.u32(mmap.PAGESIZE),
             "counter_max": _terms.u32(counter["max"].offset if "max" in counter else 0),
             "counter_parent": _terms.u32(counter["parent"].offset if "parent" in counter else 0),
@@ -273,7 +292,6 @@ class ReadPlan(NamedTuple):
             "blocks": _terms.encode_blocks(blocks.values()),
             "nr_terms": _terms.u32(len(terms)),
             "terms": _terms.encode_terms(terms),
-            "header": self.header(order),
         }
 
 

@@ -33,6 +33,7 @@ from .terms import BACKEND_NUMBERS, FLUSH_KFUNC, FLUSH_RFC, u32
 _HERE = os.path.dirname(__file__)
 OBJECT_FILE = os.path.join(_HERE, "objects", "memcg_stats.bpf.o")
 CORE_FILE = os.path.join(_HERE, "objects", "memcg_stats_core.bpf.o")  # names no kfunc, for core
+RUN_DIR_FILE = os.path.join(_HERE, "objects", "run_dir.bpf.o")  # has RUN_DIR only
 TABLES_FILE = os.path.join(_HERE, "objects", "index_tables.bpf.o")  # has COPY_TABLES only
 
 # The programs of the objects, and the maps that each of them uses.
@@ -40,15 +41,21 @@ STREAM = "memcg_stream"
 SHARE = "memcg_share"
 RUN_ONE = "memcg_run_one"
 RUN_TREE = "memcg_run_tree"
+RUN_DIR = "memcg_run_dir"
 COPY_TABLES = "copy_tables"
-ROWS, NAMES, SCRATCHES = "rows", "names", "scratches"
+ROWS, NAMES, SCRATCHES, ANSWERS = "rows", "names", "scratches", "answers"
 PROGRAMS: dict[str, tuple[str, ...]] = {
     STREAM: (),
     SHARE: (ROWS, NAMES),
     RUN_ONE: (SCRATCHES,),
     RUN_TREE: (ROWS, NAMES, SCRATCHES),
+    RUN_DIR: (ANSWERS,),
     COPY_TABLES: (),
 }
+
+
+# The programs that are alone in their object.
+_ALONE = {RUN_DIR: RUN_DIR_FILE, COPY_TABLES: TABLES_FILE}
 
 
 class MapSize(NamedTuple):
@@ -80,7 +87,7 @@ class Program:
         _capabilities.check()
         _check_spare_descriptors()
         self.key = 0
-        if name in (RUN_ONE, RUN_TREE):
+        if name in (RUN_ONE, RUN_TREE, RUN_DIR):
             # Callers pass the key, because the descriptor may belong to another program by then.
             key = os.urandom(8)
             self.key = int.from_bytes(key, sys.byteorder)
@@ -91,6 +98,7 @@ class Program:
         self.fd = self._program.fd
         self._sizes = maps
         self._maps = {name: self._descriptor(owned) for name, owned in loaded.maps.items()}
+        self._shared: dict[str, mmap.mmap] = {}
         self._variables = loaded.variables
 
     def _descriptor(self, owned: Owned) -> Descriptor:
@@ -116,6 +124,12 @@ class Program:
         return _libbpf_maps.map_memory(
             self._maps[name].fd, size.value_size * size.entries, writable
         )
+
+    def shared_map(self, name: str) -> mmap.mmap:
+        """The same, for reading, by one mapping for all users of this object."""
+        if name not in self._shared:
+            self._shared[name] = self.map(name)
+        return self._shared[name]
 
     def run(self) -> int:
         """Runs a syscall program once, and returns its return value."""
@@ -265,7 +279,7 @@ class _Object:
         """Selects the program of this name; no other will be loaded."""
         lib = self._lib
         for other in PROGRAMS:
-            if (other == COPY_TABLES) == (name == COPY_TABLES):  # both are in the same object
+            if _ALONE.get(other) == _ALONE.get(name):  # both are in the same object
                 program = lib.bpf_object__find_program_by_name(self._object, other.encode())
                 lib.bpf_program__set_autoload(program, other == name)
                 if other == name:
@@ -286,7 +300,8 @@ class _Object:
 
     def _prepare_maps(self, program: str, maps: Mapping[str, MapSize]) -> None:
         lib = self._lib
-        for name in (ROWS, NAMES, SCRATCHES) if program != COPY_TABLES else ():
+        names = PROGRAMS[program] if program in _ALONE else (ROWS, NAMES, SCRATCHES)
+        for name in names:
             bpf_map = self._map(name)
             lib.bpf_map__set_autocreate(bpf_map, name in PROGRAMS[program])
             if name in maps:
@@ -330,8 +345,8 @@ def _file_of(program: str, constants: dict[str, bytes]) -> str:
 
     It is the one that names the fewest kernel functions, because libbpf searches for each of them.
     """
-    if program == COPY_TABLES:
-        return TABLES_FILE
+    if program in _ALONE:
+        return _ALONE[program]
     core = constants.get("backend") == u32(BACKEND_NUMBERS["core"])
     by_function = constants.get("flush") in (u32(FLUSH_KFUNC), u32(FLUSH_RFC))
     return CORE_FILE if core and not by_function else OBJECT_FILE

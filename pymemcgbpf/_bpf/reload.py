@@ -9,6 +9,7 @@ So the instructions are kept, and loaded again with other maps.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional, Protocol
@@ -19,13 +20,14 @@ from .bindings import libbpf as _libbpf
 from .bindings import libbpf_maps as _libbpf_maps
 from .bindings import libbpf_programs as _libbpf_programs
 
-# libbpf does not report these two. Every program in bpf_src/ has this licence, and its section,
-# "iter.s/cgroup" or "syscall", makes it sleepable.
+# libbpf does not report these. Every program in bpf_src/ has this licence, and the sections
+# "iter.s/cgroup" and "syscall" make a program sleepable.
 LICENCE = "Dual BSD/GPL"
 SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
+_RAW_TRACEPOINT = 17  # BPF_PROG_TYPE_RAW_TRACEPOINT
 
 RODATA, BSS = ".rodata", ".bss"
-_MAPS = (RODATA, BSS, "rows", "names", "scratches")
+_MAPS = (RODATA, BSS, "rows", "names", "scratches", "answers")
 
 
 class Section(NamedTuple):
@@ -118,8 +120,9 @@ class ReloadableProgram(NamedTuple):
         code = bytearray(self.code)
         for at, name in self.uses:
             _IMMEDIATE.pack_into(code, at, made[name].fileno())
+        flags = 0 if self.kind.type == _RAW_TRACEPOINT else SLEEPABLE
         program = _libbpf_programs.load_program(
-            lib, self.name, LICENCE, SLEEPABLE, self.kind, bytes(code)
+            lib, self.name, LICENCE, flags, self.kind, bytes(code)
         )
         # The program holds references to its maps.
         return Loaded(program, {name: made[name] for name in sizes})
@@ -163,8 +166,10 @@ def capture(
     used = {fd for _, fd in _descriptors(code)}
     names, maps = {}, {}
     for map_name in _MAPS:
-        bpf_map = lib.bpf_object__find_map_by_name(loaded, map_name.encode())
-        fd = _fd_of(lib, bpf_map)
+        fd = -1
+        with contextlib.suppress(MemcgError):  # the object has no such map, or does not use it
+            bpf_map = lib.bpf_object__find_map_by_name(loaded, map_name.encode())
+            fd = int(lib.bpf_map__fd(bpf_map))
         if fd in used:
             names[fd] = map_name
             maps[map_name] = Array(
@@ -176,13 +181,6 @@ def capture(
         return None
     uses = tuple((at, names[fd]) for at, fd in _descriptors(code))
     return ReloadableProgram(name, kind, code, uses, maps, constants)
-
-
-def _fd_of(lib: _libbpf.Libbpf, bpf_map: Any) -> int:
-    try:
-        return int(lib.bpf_map__fd(bpf_map))
-    except MemcgError:  # the map was not created, because the program does not use it
-        return -1
 
 
 # struct bpf_insn: code, the two registers, offset, immediate

@@ -13,7 +13,7 @@ from .. import _items, _options, _wire
 from .._bpf import program as _program
 from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
-from .._bpf.features import NO_FLUSH
+from .._bpf.features import ITERATOR, NO_FLUSH, Feature
 from .._bpf.plan import ReadPlan
 from .._cgroup import diagnosis as _cgroup_diagnosis
 from .._cgroup import directory as _directory
@@ -237,6 +237,10 @@ class PinSourceFactory(NamedTuple):
     def walks(self) -> bool:
         """Whether other cgroups are read, too."""
         return self.order != "self"
+
+    def feature_of(self, backend: str, transport: str) -> Feature:
+        """The feature of the kernel that a transport needs."""
+        return ITERATOR
 
     def reason_to_avoid(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
         """No combination is avoided."""

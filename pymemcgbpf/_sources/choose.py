@@ -65,6 +65,9 @@ class SourceFactory(Protocol[_Made]):
     def reason_to_avoid(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
         """Why a transport that works is slower here than the next one; "" if it is not."""
 
+    def feature_of(self, backend: str, transport: str) -> Feature:
+        """The feature of the kernel that a transport needs."""
+
     def bpf(self, cgroup: Cgroup, plan: ReadPlan, flush: bool, transport: str) -> _Made:
         """Opens a source that reads through BPF."""
 
@@ -209,14 +212,14 @@ class _Selector(Generic[_Source]):
 
     def _check_transport(self, plan: ReadPlan, transport: str, types: _btf.KernelTypes) -> None:
         backend, why = plan.backend, ""
-        if transport == "run":
-            if not RUN.is_in(types):
-                self._missing_features[transport] = RUN
-                why = RUN.explain(types)
-            elif self.cgroup.version == 1:
-                why = "the kernel finds a cgroup by its id on cgroup v2 only"
-            elif backend == "rfc":
-                why = "the kernel offers the rfc functions to iterators only"
+        feature = self.factory.feature_of(backend, transport)
+        if not feature.is_in(types):
+            self._missing_features[transport] = feature
+            why = feature.explain(types)
+        elif feature is RUN and self.cgroup.version == 1:
+            why = "the kernel finds a cgroup by its id on cgroup v2 only"
+        elif feature is RUN and backend == "rfc":
+            why = "the kernel offers the rfc functions to iterators only"
         if not why and self.request.transport == AUTO:
             flush = self.request.flush and plan.needs_flush
             why = self.factory.reason_to_avoid(self.cgroup, backend, flush, transport)

@@ -88,6 +88,11 @@ def mode_of(backend: str, *, by_iterator: bool) -> int:
     return _terms.FLUSH_NONE
 
 
+def program_flushes(backend: str, *, by_iterator: bool) -> bool:
+    """Whether the program of an iterator, or a syscall program, can flush on this kernel."""
+    return mode_of(backend, by_iterator=by_iterator) != _terms.FLUSH_NONE
+
+
 def mode_for(plan: ReadPlan, flush: bool, *, by_iterator: bool) -> int:
     """How the program of a plan flushes, if a flush is wanted and needed."""
     if not (flush and plan.needs_flush):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
 import time
@@ -11,9 +10,9 @@ from typing import Optional, Union
 
 from .. import _options, _wire
 from .._bpf import program as _program
-from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
+from .._bpf.features import ITERATOR, RUN, RUN_DIR, Feature
 from .._bpf.plan import ReadPlan
 from .._cgroup import diagnosis as _diagnosis
 from .._cgroup.directory import Cgroup
@@ -22,7 +21,9 @@ from ..errors import MemcgError, StreamError
 from . import flush as _flush
 from . import links as _links
 from . import program_cache as _program_cache
+from .one_run_dir import RunDirSource
 from .one_text import TextSource
+from .one_values import absent, another_reader_s, closed_run, present
 
 _ONE_MORE = 8  # requests more bytes than expected, so that a longer stream is noticed
 
@@ -73,11 +74,11 @@ class StreamSource:
             raise self._explain(data)
         values = self._blank.copy()
         values.update(zip(self.names, self._values(data, self._values_at)))
-        return _present(values) if self._can_vanish else values
+        return present(values) if self._can_vanish else values
 
     def probe_missing(self) -> set[str]:
         """Reads once, and returns the items that this kernel does not keep."""
-        return _absent(self.names, self.read())
+        return absent(self.names, self.read())
 
     @property
     def is_lost(self) -> bool:
@@ -101,8 +102,9 @@ class StreamSource:
 
 
 class RunSource:
-    """One cgroup, found by its id and read by one system call. It holds no reference to the cgroup.
+    """One cgroup of cgroup v2, found by its id and read by one system call.
 
+    It holds no reference to the cgroup.
     The values come back in a buffer of this source, so a forked child and other sources with the
     same program do not interfere.
     """
@@ -133,7 +135,7 @@ class RunSource:
             if self._buffer[_ANSWER] == _ONE_ROW:
                 values = self._blank.copy()
                 values.update(zip(self.names, self._values(self._buffer, _VALUES_AT)))
-                return _present(values) if self._can_vanish else values
+                return present(values) if self._can_vanish else values
             _, _, status, _ = _wire.CALL.unpack_from(self._buffer)
             if status == _wire.OTHER:
                 raise another_reader_s()
@@ -145,7 +147,7 @@ class RunSource:
 
     def probe_missing(self) -> set[str]:
         """Reads once, and returns the items that this kernel does not keep."""
-        return _absent(self.names, self.read())
+        return absent(self.names, self.read())
 
     @property
     def is_lost(self) -> bool:
@@ -159,16 +161,6 @@ class RunSource:
         self._flush.close()
 
 
-def another_reader_s() -> MemcgError:
-    """The error for a read from a descriptor that belongs to another reader by now."""
-    return MemcgError("the numbers belong to another reader", errno=errno.EBADF, call="read")
-
-
-def closed_run() -> int:
-    """Replaces the call of a program that is closed."""
-    return -errno.EBADF
-
-
 # Offsets in the buffer: status and nr_rows of struct memcg_stats_call, and the values of the row.
 _ANSWER = slice(_wire.CALL.size - 8, _wire.CALL.size)
 _ONE_ROW = struct.pack("=II", _wire.DONE, 1)
@@ -176,15 +168,6 @@ _VALUES_AT = _wire.CALL.size + _wire.ROW.size
 
 # How long to wait if other calls use all scratch buffers of the program. A call takes microseconds.
 BUSY_SECONDS = 0.0001
-
-
-def _present(values: dict[str, int]) -> dict[str, int]:
-    """The values without those that are absent now: pressure, if it is switched off."""
-    return {name: value for name, value in values.items() if value != _wire.ABSENT}
-
-
-def _absent(names: tuple[str, ...], values: dict[str, int]) -> set[str]:
-    return {name for name in names if values.get(name, _wire.ABSENT) == _wire.ABSENT}
 
 
 def read_rest(iterator: int) -> bytes:
@@ -195,7 +178,7 @@ def read_rest(iterator: int) -> bytes:
     return b"".join(parts)
 
 
-StatSource = Union[RunSource, StreamSource, TextSource]
+StatSource = Union[RunDirSource, RunSource, StreamSource, TextSource]
 
 
 class StatSourceFactory:
@@ -204,13 +187,19 @@ class StatSourceFactory:
     transports: tuple[str, ...] = ("run", "stream")
     walks = False
 
+    def feature_of(self, backend: str, transport: str) -> Feature:
+        """The feature of the kernel that a transport needs."""
+        if transport == "stream":
+            return ITERATOR
+        return RUN_DIR if backend == "core" else RUN
+
     def reason_to_avoid(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
         """With "run", a flush by memory.stat costs more than an iterator that flushes itself."""
         if (
             transport == "run"
             and flush
-            and _flush.mode_of(backend, by_iterator=False) == _terms.FLUSH_NONE
-            and _flush.mode_of(backend, by_iterator=True) != _terms.FLUSH_NONE
+            and (backend == "core" or not _flush.program_flushes(backend, by_iterator=False))
+            and _flush.program_flushes(backend, by_iterator=True)
             and _flush.cheapest_file(cgroup) == MEMORY_STAT
         ):
             return "the flush would take the text of memory.stat"
@@ -218,9 +207,11 @@ class StatSourceFactory:
 
     def bpf(
         self, cgroup: Cgroup, plan: ReadPlan, flush: bool, transport: str
-    ) -> Union[RunSource, StreamSource]:
+    ) -> Union[RunDirSource, RunSource, StreamSource]:
         """Opens a source that reads through BPF."""
-        return (RunSource if transport == "run" else StreamSource)(cgroup, plan, flush)
+        if transport == "stream":
+            return StreamSource(cgroup, plan, flush)
+        return (RunDirSource if plan.backend == "core" else RunSource)(cgroup, plan, flush)
 
     def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> TextSource:
         """Opens a source that reads the cgroup's files."""

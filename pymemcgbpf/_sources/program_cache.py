@@ -12,6 +12,7 @@ from collections import OrderedDict
 from .. import _fork
 from .._bpf import program as _program
 from .._bpf import reload as _reload
+from .._bpf import run_dir as _run_dir
 from .._bpf.plan import ReadPlan
 
 _KEPT_PROGRAMS = 8
@@ -25,12 +26,18 @@ def cached(name: str, plan: ReadPlan, flush_mode: int) -> _program.Program:
     with _programs_lock:
         program = _programs.get(key)
         if program is None or program.is_lost:
-            program = _program.Program(name, plan.constants(flush_mode))
+            program = _new(name, plan, flush_mode)
             _programs[key] = program
             while len(_programs) > _KEPT_PROGRAMS:
                 _programs.popitem(last=False)
         _programs.move_to_end(key)
         return program
+
+
+def _new(name: str, plan: ReadPlan, flush_mode: int) -> _program.Program:
+    if name == _program.RUN_DIR:
+        return _run_dir.load(plan)
+    return _program.Program(name, plan.constants(flush_mode))
 
 
 def clear() -> None:

@@ -14,6 +14,7 @@ from .._bpf import program as _program
 from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
+from .._bpf.features import ITERATOR, RUN, Feature
 from .._bpf.plan import ReadPlan
 from .._cgroup import diagnosis as _diagnosis
 from .._cgroup import files as _files
@@ -22,6 +23,7 @@ from ..errors import MemcgError, TreeTooLargeError
 from . import flush as _flush
 from . import links as _links
 from . import one_bpf as _one_bpf
+from . import one_values as _one_values
 from . import tree_paths as _tree_paths
 from . import tree_text as _tree_text
 
@@ -46,7 +48,7 @@ class IteratorWalker:
     def walk(self) -> int:
         """Fills the maps, and returns the number of rows, even if not all of them fitted."""
         if self._link_number.is_lost():  # the other link would fill its own map
-            raise _one_bpf.another_reader_s()
+            raise _one_values.another_reader_s()
         data = _links.read_iterator(self._new_iterator, _read_header_and_trailer)
         return _wire.decode_trailer(data).nr_rows
 
@@ -99,7 +101,7 @@ class RunWalker:
             if status == _wire.GONE:
                 raise _diagnosis.why_not_found(self._path, self._identity)
             if status == _wire.OTHER:
-                raise _one_bpf.another_reader_s()
+                raise _one_values.another_reader_s()
             if status != _wire.BUSY:
                 raise MemcgError(f"the kernel's cgroup walk failed (status {status})")
             time.sleep(_one_bpf.BUSY_SECONDS)
@@ -111,7 +113,7 @@ class RunWalker:
 
     def close(self) -> None:
         """Releases the program. Calling it again does nothing."""
-        self._run = _one_bpf.closed_run
+        self._run = _one_values.closed_run
         self._program.close()
         _unmap(self.rows)
         _unmap(self.names)
@@ -334,6 +336,10 @@ class TreeSourceFactory(NamedTuple):
     max_rows: Optional[int]
     max_depth: Optional[int] = None
     transports: tuple[str, ...] = ("run", "shared")
+
+    def feature_of(self, backend: str, transport: str) -> Feature:
+        """The feature of the kernel that a transport needs."""
+        return RUN if transport == "run" else ITERATOR
 
     def reason_to_avoid(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
         """Always "": a flush costs little compared to a walk."""

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The program that reads one cgroup by its open directory: bpf_src/run_dir.bpf.c."""
+
+from __future__ import annotations
+
+import struct
+
+from ..errors import BackendUnavailableError
+from . import btf as _btf
+from . import cpus as _cpus
+from . import terms as _terms
+from .plan import ReadPlan
+from .program import ANSWERS, RUN_DIR, MapSize, Program
+
+TAG_BITS = 18
+FAILED = 1 << 31
+
+# struct memcg_stats_offsets. That of subsys[] is its element for the memory controller.
+_OFFSETS = (
+    ("task_struct", "files"),
+    ("files_struct", "fdt"),
+    ("fdtable", "max_fds"),
+    ("fdtable", "fd"),
+    ("file", "f_inode"),
+    ("inode", "i_private"),
+    ("inode", "i_sb"),
+    ("super_block", "s_magic"),
+    ("kernfs_node", "id"),
+    ("kernfs_node", "priv"),
+    ("cgroup", "kn"),
+    ("cgroup", "level"),
+    ("cgroup", "subsys"),
+    ("cgroup_subsys_state", "flags"),
+    ("mem_cgroup", "css"),
+)
+
+
+def slot_size(plan: ReadPlan) -> int:
+    """The bytes of a CPU's slot: the values, the tag and the words of the blocks."""
+    return 8 * (len(plan.terms) + 1 + plan.nr_words)
+
+
+def load(plan: ReadPlan) -> Program:
+    """Loads the program for a plan.
+
+    Raises:
+        BackendUnavailableError: this kernel's structures are not as the program needs them.
+        MemcgError: the program cannot be loaded; a subclass says why.
+    """
+    constants = {
+        **plan.tables(),
+        "offsets": _offsets(_btf.kernel()),
+        "nr_items": _terms.u32(len(plan.terms)),
+    }
+    size = MapSize(slot_size(plan), _cpus.possible())
+    return Program(RUN_DIR, constants, {ANSWERS: size})
+
+
+def _offsets(types: _btf.KernelTypes) -> bytes:
+    found = []
+    for name, member in _OFFSETS:
+        if member not in types.structs.get(name, {}):
+            raise BackendUnavailableError(f"this kernel has no {member} in struct {name}")
+        offset = types.structs[name][member].offset
+        if member == "subsys":
+            offset += 8 * (types.memory_cgrp_id or 0)
+        found.append(offset)
+    return struct.pack(f"={len(found)}I", *found)

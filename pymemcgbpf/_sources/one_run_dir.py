@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""One cgroup through BPF, by one system call that finds it by its open directory."""
+
+from __future__ import annotations
+
+import struct
+from typing import Callable, Optional
+
+from .. import _wire
+from .._bpf import program as _program
+from .._bpf import run_dir as _run_dir
+from .._bpf import terms as _terms
+from .._bpf.bindings import libbpf as _libbpf
+from .._bpf.bindings import libbpf_programs as _libbpf_programs
+from .._bpf.plan import ReadPlan
+from .._cgroup import diagnosis as _diagnosis
+from .._cgroup import files as _files
+from .._cgroup.directory import Cgroup
+from ..errors import MemcgError
+from . import flush as _flush
+from . import program_cache as _program_cache
+from .one_values import absent, another_reader_s, closed_run, present
+
+_SEQUENCE = (1 << _run_dir.TAG_BITS) - 1
+_TRIES = 1000
+
+
+class RunDirSource:
+    """One cgroup, found by its open directory. It holds no reference to the cgroup.
+
+    The program writes into the slot of its CPU, in a map that all sources and processes with this
+    program share. Another call on that CPU may overwrite the slot before it is read here; the tag
+    tells, and then the program is run again.
+    """
+
+    def __init__(self, cgroup: Cgroup, plan: ReadPlan, flush: bool) -> None:
+        self.names = tuple(plan.terms)
+        self._blank = dict.fromkeys(self.names, 0)  # a copy of it need not grow
+        self._path, self._identity = cgroup.path, cgroup.identity
+        self._can_vanish = plan.has_pressure
+        self._program: Optional[_program.Program] = None
+        self._flush = _flush.NO_FLUSH
+        self._directory = _files.CgroupFile(cgroup, ".")
+        try:
+            program = _program_cache.cached(_program.RUN_DIR, plan, _terms.FLUSH_NONE)
+            self._program = program
+            self._answers = program.shared_map(_program.ANSWERS)
+            self._slot_size = _run_dir.slot_size(plan)
+            self._slot = struct.Struct(f"={len(self.names) + 1}Q").unpack_from  # values and tag
+            self._tag = cgroup.id << _run_dir.TAG_BITS & (1 << 64) - 1
+            runner = _libbpf_programs.ArgumentRunner(
+                program.fd, (self._directory.fd, cgroup.id, program.key)
+            )
+            self._run: Callable[[], int] = runner.run
+            self._returned = runner.returned
+            self._flush = _flush.before_reading(cgroup, plan, flush, _terms.FLUSH_NONE)
+            self._flush_reads = self._flush.reads
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self) -> dict[str, int]:
+        """The current values by name."""
+        if self._flush_reads:
+            self._flush.by_file()
+        for _ in range(_TRIES):
+            error = self._run()
+            if error:
+                raise _libbpf.failure(-error, "bpf_prog_test_run_opts")
+            returned = self._returned[0]
+            if returned >= _run_dir.FAILED:
+                raise self._explain(returned - _run_dir.FAILED)
+            at = (returned >> _run_dir.TAG_BITS) * self._slot_size
+            found = self._slot(self._answers, at)
+            if found[-1] == self._tag | returned & _SEQUENCE:
+                values = self._blank.copy()
+                values.update(zip(self.names, found))
+                return present(values) if self._can_vanish else values
+        raise another_reader_s()
+
+    def probe_missing(self) -> set[str]:
+        """Reads once, and returns the items that this kernel does not keep."""
+        return absent(self.names, self.read())
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether other code has closed one of its file descriptors."""
+        program = self._program is not None and self._program.is_lost
+        return program or self._directory.is_lost or self._flush.is_lost
+
+    def _explain(self, status: int) -> MemcgError:
+        if status == _wire.OTHER:
+            return another_reader_s()
+        if status == _wire.NO_SLOT:
+            return MemcgError("the program has no slot for the CPU that it ran on")
+        return _diagnosis.why_unreadable(self._path, self._identity)
+
+    def close(self) -> None:
+        """Releases the program and closes the directory. Calling it again does nothing."""
+        self._run = closed_run  # another file may soon get the descriptor's number
+        self._program = None
+        self._directory.close()
+        self._flush.close()
