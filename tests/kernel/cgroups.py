@@ -156,6 +156,16 @@ def forked(work: Callable[[], None]) -> int:
     return pid
 
 
+@contextlib.contextmanager
+def processes(*works: Callable[[], None]) -> Iterator[None]:
+    """A process for each of these; they must end by themselves, and well."""
+    pids = [forked(work) for work in works]
+    try:
+        yield
+    finally:
+        assert [ended(pid) for pid in pids] == [0] * len(works), "a storm failed"
+
+
 NOBODY = 65534
 
 

@@ -50,6 +50,7 @@ from .cgroups import (
     in_threads,
     is_dying,
     memory_stat,
+    processes,
     remove,
 )
 from .forest import Forest, forest, storm
@@ -57,7 +58,7 @@ from .oracle import by_text, everything
 from .pins import CAN_FLUSH, NOBODY, Nobody, bpffs
 from .surroundings import BPF_BACKENDS, HIERARCHY, IN_LAB, VERSION
 from .test_freshness import ANON, CHARGE
-from .test_tree_storms import check, processes
+from .test_tree_storms import check
 
 Busy = tuple[Path, Worker]
 

@@ -11,14 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable
 
 import pytest
 
 from pymemcgbpf import CgroupNotFoundError, CgroupRemovedError, Snapshot, TreeTooLargeError
 
 from ..open_files import mapped_maps, open_files
-from .cgroups import cgroup, enable_memory, ended, fault_in, forked, in_child, in_threads
+from .cgroups import cgroup, enable_memory, fault_in, in_child, in_threads, processes
 from .forest import Forest, forest, storm
 from .surroundings import IN_LAB
 from .ways import TEXT, Way
@@ -35,16 +34,6 @@ def quiet() -> Iterator[Forest]:
     """Cgroups that stay, among those that come and go."""
     with forest(8, 6) as made:
         yield made
-
-
-@contextlib.contextmanager
-def processes(*works: Callable[[], None]) -> Iterator[None]:
-    """A process for each of these; they must end by themselves, and well."""
-    pids = [forked(work) for work in works]
-    try:
-        yield
-    finally:
-        assert [ended(pid) for pid in pids] == [0] * len(works), "a storm failed"
 
 
 @contextlib.contextmanager
