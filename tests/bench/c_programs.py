@@ -69,7 +69,10 @@ class Programs:
         return path if path.exists() else build_object(name, self.directory)
 
 
-EXECUTABLES = ("iterator", "run_one", "memory_stat", "tree_map", "tree_text", "hash_drain")
+EXECUTABLES = (
+    *("iterator", "run_dir", "run_one", "memory_stat"),
+    *("tree_map", "tree_text", "hash_drain"),
+)
 OBJECTS = ("hash_drain",)
 
 

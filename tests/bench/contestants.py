@@ -16,15 +16,18 @@ from typing import Callable, Optional
 
 import pymemcgbpf
 from pymemcgbpf._bench import control
+from pymemcgbpf._bpf import cpus as _cpus
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.btf import Types
 from pymemcgbpf._sources import flush as _flush
 from pymemcgbpf._sources import one_bpf as _one_bpf
+from pymemcgbpf._sources.one_run_dir import RunDirSource
 from tests.kernel.oracle import V1_KEYS
-from tests.kernel.surroundings import CAN_RUN, VERSION
+from tests.kernel.surroundings import VERSION
+from tests.kernel.ways import STAT_BPF_WAYS
 
-from .c_programs import CProgram, Programs
+from .c_programs import Argument, CProgram, Programs
 from .errors import BenchError
 from .names import (
     C_DECODED,
@@ -76,20 +79,11 @@ def through_bpf(
     if not flush:
         yield contestant(CTYPES_CALLS, timed(_ctypes_calls(source)), None)
     yield contestant(READER[flush], timed(reader.read), reader.read)
-    if CAN_RUN:
+    if any(way.transport == "run" for way in STAT_BPF_WAYS):
         running = stack.enter_context(
             pymemcgbpf.StatsReader(path, items, flush=flush, transport="run")
         )
-        runs = source_of_run(running)
-        constants = programs.directory / f"constants-{len(running.item_names)}-{flush}-run"
-        constants.write_bytes(constants_of(runs._program))
-        c_run = stack.enter_context(
-            CProgram(
-                programs.executable("run_one"),
-                *(_program.OBJECT_FILE, constants, path, str(len(running.item_names))),
-                *flushing_file(runs._flush),
-            )
-        )
+        c_run = stack.enter_context(_c_run(running, path, programs, flush))
         yield contestant(
             C_RUN[flush],
             c_run.batch,
@@ -107,6 +101,24 @@ def through_bpf(
         with pymemcgbpf.StatsReader(path, items) as used:
             floor = C_RUN if used.transport == "run" else C_ITERATOR
         yield contestant(READ_STATS, timed(read_stats), read_stats, floor)
+
+
+def _c_run(
+    running: pymemcgbpf.StatsReader, path: Path, programs: Programs, flush: bool
+) -> CProgram:
+    """The C program that does what a reader with the transport "run" does."""
+    source, count = running._source, len(running.item_names)
+    if not isinstance(source, (_one_bpf.RunSource, RunDirSource)):
+        raise BenchError(f"{path} is not read by run here: {running.fallback_reason}")
+    by_directory = isinstance(source, RunDirSource)
+    file = _program.RUN_DIR_FILE if by_directory else _program.OBJECT_FILE
+    constants = programs.directory / f"constants-{count}-{flush}-run"
+    constants.write_bytes(constants_of(source._program, file))
+    arguments: list[Argument] = [file, constants, path, str(count)]
+    if isinstance(source, RunDirSource):
+        arguments += [str(source._slot_size), str(_cpus.possible())]
+    executable = programs.executable("run_dir" if by_directory else "run_one")
+    return CProgram(executable, *arguments, *flushing_file(source._flush))
 
 
 def through_text(
@@ -166,32 +178,25 @@ def source_of(reader: pymemcgbpf.StatsReader) -> _one_bpf.StreamSource:
     return source
 
 
-def source_of_run(reader: pymemcgbpf.StatsReader) -> _one_bpf.RunSource:
-    """The source of a reader with the transport "run"."""
-    source = reader._source
-    if not isinstance(source, _one_bpf.RunSource):
-        raise BenchError(f"{reader.path} is not read by run here: {reader.fallback_reason}")
-    return source
-
-
-def constants_of(program: Optional[_program.Program]) -> bytes:
+def constants_of(program: Optional[_program.Program], file: str = _program.OBJECT_FILE) -> bytes:
     """The read-only constants of a reader's loaded program, for a C program.
 
     A C program calls it without its key, and has no map of names.
     """
     assert program is not None
     constants = bytearray(program.constants)
-    for name in ("program_key", "nr_names_fit"):
-        at, size = _places()[name]
+    places = _places(file)
+    for name in {"program_key", "nr_names_fit"} & places.keys():
+        at, size = places[name]
         constants[at : at + size] = bytes(size)
     return bytes(constants)
 
 
 @functools.cache
-def _places() -> dict[str, tuple[int, int]]:
-    """The offset and size of each constant of the package's object."""
+def _places(file: str) -> dict[str, tuple[int, int]]:
+    """The offset and size of each constant of one of the package's objects."""
     lib = _libbpf.load()
-    data = _program.read_object()
+    data = _program.read_object(file)
     opened = lib.bpf_object__open_mem(data, len(data), None)
     try:
         return Types(lib, lib.bpf_object__btf(opened)).variables(".rodata")
