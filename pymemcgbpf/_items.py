@@ -5,7 +5,7 @@ It has names of enumerators and fields, never their values or offsets. These dif
 kernels and are looked up in the BTF of the running one. Source: ``memory_stats[]``,
 ``memcg_vm_event_stat[]``, ``memcg_stat_format()`` and the ``memory_files[]``,
 ``swap_files[]`` and ``zswap_files[]`` in the kernel's mm/memcontrol.c, and ``psi_show()``
-in its kernel/sched/psi.c, Linux 6.1 to 7.3. The derived items are in no file.
+in its kernel/sched/psi.c, Linux 5.10 to 7.3. The derived items are in no file.
 """
 
 from __future__ import annotations

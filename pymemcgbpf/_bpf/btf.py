@@ -49,6 +49,8 @@ _STRUCTS_BEHIND = (
     ("inode", "i_sb", "super_block"),
 )
 
+HUGE_PAGE_SIZE = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
+
 
 class Member(NamedTuple):
     """A member of a structure: its offset in bytes, and the number of elements of an array."""
@@ -69,6 +71,8 @@ class KernelTypes(NamedTuple):
             bpf_cgroup_iter_order.
         enumerators: the values of the other enumerators that are needed, by name.
         structs: the members of each structure that is needed and that the kernel has, by name.
+        huge_page_size: the size of a huge page in bytes (HPAGE_PMD_SIZE), if some counter may be in
+            huge pages; 0 if that is unknown, or if none is.
     """
 
     counters: dict[str, tuple[str, int]]
@@ -77,11 +81,35 @@ class KernelTypes(NamedTuple):
     iterator_orders: frozenset[int]
     enumerators: dict[str, int]
     structs: dict[str, dict[str, Member]]
+    huge_page_size: int = 0
 
     @property
     def vmstats(self) -> dict[str, Member]:
-        """The members of struct memcg_vmstats; empty if the kernel does not have it."""
-        return self.structs.get("memcg_vmstats", {})
+        """The arrays ``state`` and ``events`` that have the counters of a cgroup and its
+        descendants; empty if the kernel has none that are known.
+
+        Since Linux 5.13 they are members of struct memcg_vmstats (2d146aa3aa84, mm: memcontrol:
+        switch to rstat). Before, they are the members ``vmstats`` and ``vmevents`` of struct
+        mem_cgroup, and their offsets count from ``vmstats``.
+        """
+        found = self.structs.get("memcg_vmstats", {})
+        own = self.structs.get("mem_cgroup", {})
+        if found or not {"vmstats", "vmevents"} <= own.keys():
+            return found
+        state, events = own["vmstats"], own["vmevents"]
+        return {
+            "state": state._replace(offset=0),
+            "events": events._replace(offset=events.offset - state.offset),
+        }
+
+    @property
+    def uses_rstat(self) -> bool:
+        """Whether updates of the counters may wait for a flush, as they do since Linux 5.13.
+
+        Before, each CPU adds its updates in batches, and neither memory.stat nor anything else
+        flushes them.
+        """
+        return "vmevents" not in self.structs.get("mem_cgroup", {})
 
 
 _lock = _fork.renewed_lock(__name__, "_lock")
@@ -127,7 +155,7 @@ def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
         for enum in _COUNTER_ENUMS:
             for name, value in types.enumerators(enum).items():
                 counters[name] = (enum, value)
-        return KernelTypes(
+        found = KernelTypes(
             counters,
             types.enumerators("cgroup_subsys_id").get("memory_cgrp_id"),
             _functions(types),
@@ -137,6 +165,19 @@ def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
         )
     finally:
         lib.btf__free(btf)
+    return found if found.uses_rstat else found._replace(huge_page_size=_huge_page_size())
+
+
+def _huge_page_size() -> int:
+    try:
+        with open(HUGE_PAGE_SIZE, encoding="ascii") as file:
+            return int(file.read())
+    except ValueError:
+        return 0
+    except OSError as error:  # no huge pages, or no /sys
+        if is_transient(error):
+            raise
+        return 0
 
 
 def _structs(types: Types) -> dict[str, dict[str, Member]]:

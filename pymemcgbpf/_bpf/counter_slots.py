@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 """In which slot of struct memcg_vmstats each counter is. Pure functions, without any I/O.
 
-Up to Linux 6.9 the enumerator itself is the index into ``state[]``. From 6.10 on the kernel keeps
-only some of the counters, and a static table has the slot of each. ``events[]`` has had such a
-table since 6.1. If the tables cannot be read (the kernel lacks CONFIG_KALLSYMS_ALL), the order is
-rebuilt from the order in the kernel's source. A kernel may keep counters that this package does not
-know, so a slot is used only if observations prove it.
+Up to Linux 6.0 the enumerator itself is the index into ``state[]`` and ``events[]``. Since 6.1 the
+kernel keeps only some of the events, and since 6.10 only some of the other counters, too; a static
+table has the slot of each. If the tables cannot be read (the kernel lacks CONFIG_KALLSYMS_ALL), the
+order is rebuilt from the order in the kernel's source. A kernel may keep counters that this package
+does not know, so a slot is used only if observations prove it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Layout(NamedTuple):
     """The slots of the counters.
 
     Attributes:
-        slots: the index of the 64-bit word in struct memcg_vmstats, by the enumerator's name.
+        slots: the index of the 64-bit word in struct memcg_vmstats, by the enumerator's name. On
+            kernels without this structure it counts from ``vmstats`` in struct mem_cgroup.
         rebuilt: whether the order was rebuilt, and not read from the kernel's tables.
         unproved: enumerators of counters that the kernel may keep in a slot that is not proved.
         not_kept: enumerators of counters that the kernel is proved not to keep.
@@ -50,17 +51,46 @@ def state_is_direct(types: KernelTypes) -> bool:
     return state is not None and state.length == table_sizes(types)[0]
 
 
+def direct(types: KernelTypes) -> Optional[Layout]:
+    """The layout of a kernel whose enumerators are the indices of both arrays, as up to Linux 6.0;
+    None for any other kernel."""
+    events = types.vmstats.get("events")
+    if not state_is_direct(types) or events is None or events.length != table_sizes(types)[1]:
+        return None
+    events_at = _starts(types)[1]
+    slots = _direct_state(types)
+    for name, (enum, value) in types.counters.items():
+        if enum == _EVENT and not _is_global_only(types, name):
+            slots[name] = events_at + value
+    return Layout(_without_limits(slots), rebuilt=False)
+
+
+def _direct_state(types: KernelTypes) -> dict[str, int]:
+    """The slots in a state[] whose indices are the enumerators."""
+    state_at = _starts(types)[0]
+    return {
+        name: state_at + value
+        for name, (enum, value) in types.counters.items()
+        if enum != _EVENT and not _is_global_only(types, name)
+    }
+
+
+def _is_global_only(types: KernelTypes, name: str) -> bool:
+    """Whether an enumerator's slot stays 0, because this kernel counts it for each node only."""
+    signs = _DOUBTFUL.get(name, ())
+    return bool(signs) and types.counters.keys().isdisjoint(signs)
+
+
 def from_tables(types: KernelTypes, stats_index: bytes, events_index: bytes) -> Optional[Layout]:
     """The layout according to the kernel's tables; None if they make no sense."""
     events = places(events_index, types.vmstats["events"].length, table_sizes(types)[1])
-    if state_is_direct(types):
-        state: Optional[dict[int, int]] = {at: at for at in range(types.vmstats["state"].length)}
-    else:
+    state: Optional[dict[int, int]] = {}
+    if not state_is_direct(types):
         state = places(stats_index, types.vmstats["state"].length, table_sizes(types)[0])
     if events is None or state is None:
         return None
     state_at, events_at = _starts(types)
-    slots = {}
+    slots = _direct_state(types) if state_is_direct(types) else {}
     for name, (enum, value) in types.counters.items():
         if enum == _EVENT and value in events:
             slots[name] = events_at + events[value]
@@ -193,6 +223,9 @@ _EVENT_ORDER = tuple(
 # counter is kept. Every other counter of the two orders has always been kept since the kernel has
 # had both its enumerator and an order. A wrong assumption that a counter is not kept does no
 # harm: its slot then counts as one of an unknown counter.
+#
+# An array whose indices are the enumerators has a slot for each of them, which stays 0 if the
+# kernel does not keep the counter.
 _DOUBTFUL: dict[str, tuple[str, ...]] = {
     # 7.3, with the vmstat-derived cost of reclaim
     **dict.fromkeys(("NR_VMSCAN_WRITE", "PGROTATE_ANON", "PGROTATE_FILE"), ("PGROTATE_ANON",)),
@@ -212,6 +245,8 @@ _DOUBTFUL: dict[str, tuple[str, ...]] = {
         ("ZSWPWB", "SWPIN_ZERO", "NR_HUGETLB", "PGDEMOTE_PROACTIVE"),
     ),
     **dict.fromkeys(("PGPGIN", "PGPGOUT"), ()),  # CONFIG_MEMCG_V1, from 6.11 on
+    # 5.11, b8eddff8886b. In that release NR_PAGETABLE became a node_stat_item, f0c0c115fb81.
+    **dict.fromkeys(("NR_FILE_THPS", "NR_SHMEM_THPS"), ("NR_PAGETABLE",)),
 }
 
 
@@ -253,10 +288,7 @@ def rebuilt(
     with all observations. It may have any number of unknown counters anywhere. A slot is proved if
     all possible orders put the counter there.
     """
-    direct: dict[str, int] = {}
-    if state_is_direct(types):
-        start = _starts(types)[0]
-        direct = {name: start + at for name, (enum, at) in types.counters.items() if enum != _EVENT}
+    state = _direct_state(types) if state_is_direct(types) else {}
     names: set[str] = set()
     proved: dict[str, _Place] = {}
     for section in _sections(types, printed):
@@ -266,7 +298,7 @@ def rebuilt(
     if not places:
         return None
     return Layout(
-        _without_limits({**direct, **places}),
+        _without_limits({**state, **places}),
         rebuilt=True,
         unproved=frozenset(names - proved.keys()),
         not_kept=frozenset(proved.keys() - places.keys()),

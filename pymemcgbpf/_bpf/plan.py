@@ -24,11 +24,14 @@ class PointerPath(NamedTuple):
         steps: the offsets of the pointers to follow.
         enabled_offset: the offset of a byte that is 0 while the structure is not in use; None if
             it has no such byte.
+        offset: the offset of the structure in the one that the path has led to, if it is a part
+            of that.
     """
 
     start: int
     steps: tuple[int, ...]
     enabled_offset: Optional[int] = None
+    offset: int = 0
 
 
 class Term(NamedTuple):
@@ -48,6 +51,22 @@ class Term(NamedTuple):
 
 
 Terms = dict[str, tuple[Term, ...]]
+
+
+def path_to(start: int, member: _btf.Member) -> PointerPath:
+    """The path to a structure that is a member of the first one, or that such a member points to.
+
+    Both forms exist of two structures: struct memcg_vmstats (behind a pointer since Linux 6.1,
+    410f8e82689e) and struct psi_group (since 6.0, 5f69a6577bc3).
+    """
+    if member.is_pointer:
+        return PointerPath(start, (member.offset,))
+    return PointerPath(start, (), offset=member.offset)
+
+
+def vmstats_path(types: _btf.KernelTypes) -> PointerPath:
+    """The path to the counters of a cgroup, from which ``types.vmstats`` has the offsets."""
+    return path_to(_terms.START_MEMCG, types.structs["mem_cgroup"]["vmstats"])
 
 
 class Planner(NamedTuple):
@@ -112,32 +131,51 @@ class Planner(NamedTuple):
                 if self.backend != "core":
                     yield Term(_terms.KINDS[enum], value)  # the kernel applies the unit
                 elif self.layout is not None and enumerator in self.layout.slots:
-                    base = PointerPath(_terms.START_MEMCG, (self._member("mem_cgroup", "vmstats"),))
-                    at = 8 * self.layout.slots[enumerator]
-                    yield Term(_word_kind(enum), at, unit_of(source.scale), base)
+                    at, unit = 8 * self.layout.slots[enumerator], self._unit(enumerator, source)
+                    if unit:
+                        yield Term(_word_kind(enum), at, unit, vmstats_path(self.types))
                 break
 
+    def _unit(self, enumerator: str, source: Counters) -> int:
+        """The factor from a counter to its item; 0 if it is unknown.
+
+        NR_ANON_THPS is in huge pages before Linux 5.12 (69473e5de873), which brought NR_SWAPCACHE,
+        too. Without swap no kernel has NR_SWAPCACHE or SWAP_RA, and nothing tells one unit from the
+        other.
+        """
+        types = self.types
+        known = types.uses_rstat or "NR_SWAPCACHE" in types.counters
+        if enumerator != "NR_ANON_THPS" or known:
+            return unit_of(source.scale)
+        return types.huge_page_size if "SWAP_RA" in types.counters else 0
+
     def _on_node(self, source: NodeCounter) -> tuple[Term, ...]:
-        """The counters of a node are in the same order as state[] of struct memcg_vmstats."""
+        """The counters of a node are in the same order as those of the whole cgroup."""
         if self.layout is None:
             return ()
-        per_node, stats = "mem_cgroup_per_node", self.types.structs["mem_cgroup_per_node"]
-        state = self.types.structs["lruvec_stats"]["state"]
-        first = self.types.structs["memcg_vmstats"]["state"].offset // 8
-        steps: tuple[int, ...] = (self._member("mem_cgroup", "nodeinfo") + 8 * source.node,)
-        start = state.offset
-        if stats["lruvec_stats"].is_pointer:
-            steps += (self._member(per_node, "lruvec_stats"),)
-        else:
-            start += self._member(per_node, "lruvec_stats")
+        steps, start, length = self._node_array()
+        steps = (self._member("mem_cgroup", "nodeinfo") + 8 * source.node, *steps)
+        first = self.types.vmstats["state"].offset // 8
         for enumerator in source.of.parts[0]:
             enum, _ = self.types.counters.get(enumerator, ("", 0))
             slot = self.layout.slots.get(enumerator, first - 1) - first
-            if enum == "node_stat_item" and 0 <= slot < state.length:
+            unit = self._unit(enumerator, source.of)
+            if enum == "node_stat_item" and 0 <= slot < length and unit:
                 base = PointerPath(_terms.START_MEMCG, steps)
-                unit = unit_of(source.of.scale)
                 return (Term(_terms.KIND_SIGNED, start + 8 * slot, unit, base),)
         return ()
+
+    def _node_array(self) -> tuple[tuple[int, ...], int, int]:
+        """Where a node's counters are: the pointers to follow from struct mem_cgroup_per_node, the
+        offset of the array, and the number of its elements."""
+        per_node = self.types.structs["mem_cgroup_per_node"]
+        if "lruvec_stat" in per_node:  # up to Linux 5.14, before 7e1c0d6f5820
+            array = per_node["lruvec_stat"]
+            return (), array.offset, array.length
+        stats, array = per_node["lruvec_stats"], self.types.structs["lruvec_stats"]["state"]
+        if stats.is_pointer:
+            return (stats.offset,), array.offset, array.length
+        return (), stats.offset + array.offset, array.length
 
     def _field(self, source: Field) -> Term:
         if self.backend == "kfunc":
@@ -169,8 +207,9 @@ class Planner(NamedTuple):
 
     def _pressure(self, source: Pressure) -> Term:
         group = self.types.structs["psi_group"]
-        steps = (self._member("cgroup", "psi"),)
-        base = PointerPath(_terms.START_CGROUP, steps, group["enabled"].offset)
+        base = path_to(_terms.START_CGROUP, self.types.structs["cgroup"]["psi"])
+        if "enabled" in group:  # since Linux 6.1, 34f26a15611a
+            base = base._replace(enabled_offset=group["enabled"].offset)
         at = group["total"].offset + 8 * self.types.enumerators[source.enumerator]
         return Term(_terms.KIND_NANOSECONDS, at, 1, base)
 
@@ -214,10 +253,12 @@ class ReadPlan(NamedTuple):
     Attributes:
         backend: "kfunc", "rfc" or "core".
         terms: the terms of each item by its name, in the order of a row's values.
+        uses_rstat: whether updates of counters may wait for a flush on this kernel.
     """
 
     backend: str
     terms: Terms
+    uses_rstat: bool = True
 
     @property
     def key(self) -> object:
@@ -232,7 +273,7 @@ class ReadPlan(NamedTuple):
     @property
     def needs_flush(self) -> bool:
         """Whether it has items that a flush brings up to date."""
-        return any(map(is_flushed, self.terms))
+        return self.uses_rstat and any(map(is_flushed, self.terms))
 
     @property
     def has_pressure(self) -> bool:
@@ -273,7 +314,7 @@ class ReadPlan(NamedTuple):
         """
         blocks = self._blocks()
         terms = [
-            _wire_term(term, blocks, _flags(name, at == len(item) - 1))
+            _wire_term(term, blocks, _flags(name, term, at == len(item) - 1))
             for name, item in self.terms.items()
             for at, term in enumerate(item)
         ]
@@ -296,7 +337,7 @@ class ReadPlan(NamedTuple):
 
 
 def is_flushed(name: str) -> bool:
-    """Whether a flush brings an item up to date."""
+    """Whether a flush brings an item up to date, on kernels that use rstat: it is counted."""
     item = _items.item_named(name)
     return item is None or isinstance(item.source, (Counters, Difference, NodeCounter))
 
@@ -306,14 +347,21 @@ def _number(name: str) -> int:
     return 0 if item is None else item.number
 
 
-def _flags(name: str, last: bool) -> int:
+def _flags(name: str, term: Term, last: bool) -> int:
     item = _items.item_named(name)
     flags = _terms.TERM_LAST if last else 0
-    if _items.file_of(name) not in _items.ON_ROOT:
+    if _items.file_of(name) not in _items.ON_ROOT or _is_unused_on_root(term.base):
         flags |= _terms.TERM_NOT_ON_ROOT
     if last and item is not None and isinstance(item.source, Difference):
         flags |= _terms.TERM_AT_LEAST_0
     return flags
+
+
+def _is_unused_on_root(base: Optional[PointerPath]) -> bool:
+    """Whether it is the struct psi_group within the root's struct cgroup. The kernel uses another
+    one for the root (psi_system), and this one stays 0. (Later kernels have no such structure for
+    the root.)"""
+    return base is not None and base.start == _terms.START_CGROUP and not base.steps
 
 
 def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _terms.Block]:
@@ -327,13 +375,15 @@ def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _terms.Block]:
     word = 0
     for base, (first, end) in spans.items():
         first_step, second_step = (*base.steps, 0, 0)[:2]
-        enabled_offset = 0 if base.enabled_offset is None else 1 + base.enabled_offset
+        enabled_offset = 0
+        if base.enabled_offset is not None:
+            enabled_offset = 1 + base.offset + base.enabled_offset
         blocks[base] = _terms.Block(
             start=base.start,
             nr_steps=len(base.steps),
             first_step=first_step,
             second_step=second_step,
-            offset=first,
+            offset=base.offset + first,
             size=end - first,
             word=word,
             enabled_offset=enabled_offset,
@@ -349,5 +399,5 @@ def _wire_term(
     if term.base is None:
         return _terms.EncodedTerm(term.kind, flags, 0, term.at, unit)
     block = blocks[term.base]
-    word = block.word + (term.at - block.offset) // 8
+    word = block.word + (term.base.offset + term.at - block.offset) // 8
     return _terms.EncodedTerm(term.kind, flags, list(blocks).index(term.base), word, unit)

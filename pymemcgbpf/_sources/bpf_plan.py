@@ -55,9 +55,8 @@ class BpfPlanner:
             missing += [name for name in names if not terms[name] and self._text_has(name)]
         if missing:
             raise self._no_terms(list(dict.fromkeys(missing)), planner)
-        return self.not_empty(
-            ReadPlan(backend, {name: part for name, part in terms.items() if part})
-        )
+        kept = {name: part for name, part in terms.items() if part}
+        return self.not_empty(ReadPlan(backend, kept, types.uses_rstat))
 
     def not_empty(self, plan: ReadPlan) -> ReadPlan:
         """The same plan, if it has items.

@@ -14,7 +14,7 @@ from .._bpf import counter_slots as _counter_slots
 from .._bpf import program as _program
 from .._bpf import terms as _terms
 from .._bpf.features import CORE
-from .._bpf.plan import PointerPath, ReadPlan, Term, Terms, guessed, unit_of
+from .._bpf.plan import ReadPlan, Term, Terms, guessed, unit_of, vmstats_path
 from .._cgroup import directory as _directory
 from .._cgroup import files as _files
 from .._cgroup import mounts as _mounts
@@ -52,6 +52,10 @@ class Discovery:
 
     def _search(self, types: _btf.KernelTypes, cgroup: Cgroup) -> None:
         """Searches for the layout, or for the part of it that is not proved yet."""
+        direct = _counter_slots.direct(types)
+        if direct is not None:
+            self._found = direct
+            return
         if not CORE.is_in(types):
             self._why_not = "this kernel's struct memcg_vmstats is not known to this package"
             return
@@ -310,7 +314,7 @@ class _WordReader:
     """Reads all words of a cgroup's arrays of counters."""
 
     def __init__(self, types: _btf.KernelTypes, cgroup: Cgroup) -> None:
-        base = PointerPath(_terms.START_MEMCG, (types.structs["mem_cgroup"]["vmstats"].offset,))
+        base = vmstats_path(types)
         terms: Terms = {}
         for array, kind in (("state", _terms.KIND_SIGNED), ("events", _terms.KIND_WORD)):
             member = types.vmstats[array]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Four kernels as their BTF and their memory.stat show them.
+"""Six kernels as their BTF and their memory.stat show them.
 
 From mm/memcontrol.c, linux/memcontrol.h, linux/mmzone.h and linux/vm_event_item.h of the
 released kernels, with swap, NUMA balancing, huge pages and zswap configured in.
@@ -46,16 +46,24 @@ _STRUCTS = {
 }
 
 
+# The arrays of counters: members of struct mem_cgroup, of a structure in it, or of one that it
+# points to.
+ARRAYS, EMBEDDED, POINTER = "arrays", "embedded", "pointer"
+VMSTATS_AT, NODE_STATS_AT, HUGE_PAGE = 1152, 888, 2 << 20
+
+
 class Kernel(NamedTuple):
     """One kernel's facts, as words.
 
     Attributes:
         node, memcg, event: the three enums in their order; "A=B" has B's value.
         state: what state[] holds, in its order; "" where it is the enums' own.
-        events: what events[] holds, in its order.
+        events: what events[] holds, in its order; "" where it is the enum's own.
         printed: memory.stat's keys on cgroup v2, in their order.
         functions: which of the probed functions there are.
         orders: how many orders a cgroup iterator knows, "unspecified" among them.
+        form: where the two arrays are.
+        global_only: enumerators that have a slot, but are not counted for each cgroup.
     """
 
     node: str
@@ -66,6 +74,8 @@ class Kernel(NamedTuple):
     printed: str
     functions: str
     orders: int = 5
+    form: str = POINTER
+    global_only: str = ""
 
     def counters(self) -> dict[str, tuple[str, int]]:
         """Enumerator's name → (its enum, its value), as BTF gives it."""
@@ -82,8 +92,8 @@ class Kernel(NamedTuple):
         """What pymemcgbpf._bpf.btf would have read."""
         counters = self.counters()
         state = len(self.state.split()) or counters["MEMCG_NR_STAT"][1]
-        events = len(self.events.split())
-        return KernelTypes(
+        events = len(self.events.split()) or counters["NR_VM_EVENT_ITEMS"][1]
+        found = KernelTypes(
             counters,
             4,
             frozenset(self.functions.split()),
@@ -97,10 +107,29 @@ class Kernel(NamedTuple):
                     "state_pending": Member(8 * (state + events), state),
                 },
                 # Until Linux 6.10 the statistics are in the structure itself.
-                "mem_cgroup_per_node": {"lruvec_stats": Member(888, 0, bool(self.state))},
+                "mem_cgroup_per_node": {"lruvec_stats": Member(NODE_STATS_AT, 0, bool(self.state))},
                 "lruvec_stats": {"state": Member(0 if self.state else 16, self._node_counters())},
             },
         )
+        return found if self.form == POINTER else self._older(found, state, events)
+
+    def _older(self, types: KernelTypes, state: int, events: int) -> KernelTypes:
+        """The same with the structures of a kernel before 6.0."""
+        structs = dict(types.structs)
+        vmstats = {"vmstats": Member(VMSTATS_AT)}
+        structs["cgroup"] = {"psi": Member(1272)}
+        structs["psi_group"] = {"total": Member(240, 2)}
+        if self.form == ARRAYS:
+            vmstats = {
+                "vmstats": Member(VMSTATS_AT, state),
+                "vmevents": Member(VMSTATS_AT + 8 * state, events),
+            }
+            del structs["memcg_vmstats"], structs["lruvec_stats"]
+            per_node = {"lruvec_stat": Member(NODE_STATS_AT, self._node_counters())}
+            structs["mem_cgroup_per_node"] = per_node
+            types = types._replace(huge_page_size=HUGE_PAGE)
+        structs["mem_cgroup"] = {**structs["mem_cgroup"], **vmstats}
+        return types._replace(structs=structs)
 
     def _node_counters(self) -> int:
         counters = self.counters()
@@ -111,16 +140,155 @@ class Kernel(NamedTuple):
     def slots(self) -> dict[str, int]:
         """Where the kernel keeps each counter: the truth that a layout must tell."""
         counters = self.counters()
-        state = self.state.split()
-        if state:
-            found = {name: at for at, name in enumerate(state)}
-            start = len(state)
-        else:
+        state, events = self.state.split(), self.events.split()
+        found = {name: at for at, name in enumerate(state)}
+        start = len(state)
+        if not state:
             start = counters["MEMCG_NR_STAT"][1]
             found = {name: value for name, (enum, value) in counters.items() if enum != EVENT}
-        found.update((name, start + at) for at, name in enumerate(self.events.split()))
-        return found
+        found.update((name, start + at) for at, name in enumerate(events))
+        if not events:
+            its = {name: value for name, (enum, value) in counters.items() if enum == EVENT}
+            found.update((name, start + value) for name, value in its.items())
+        unkept = self.global_only.split()
+        return {name: slot for name, slot in found.items() if name not in unkept}
 
+
+LINUX_5_10 = Kernel(
+    node="""
+        NR_LRU_BASE NR_INACTIVE_ANON=NR_LRU_BASE NR_ACTIVE_ANON NR_INACTIVE_FILE
+        NR_ACTIVE_FILE NR_UNEVICTABLE NR_SLAB_RECLAIMABLE_B
+        NR_SLAB_UNRECLAIMABLE_B NR_ISOLATED_ANON NR_ISOLATED_FILE WORKINGSET_NODES
+        WORKINGSET_REFAULT_BASE WORKINGSET_REFAULT_ANON=WORKINGSET_REFAULT_BASE
+        WORKINGSET_REFAULT_FILE WORKINGSET_ACTIVATE_BASE
+        WORKINGSET_ACTIVATE_ANON=WORKINGSET_ACTIVATE_BASE WORKINGSET_ACTIVATE_FILE
+        WORKINGSET_RESTORE_BASE WORKINGSET_RESTORE_ANON=WORKINGSET_RESTORE_BASE
+        WORKINGSET_RESTORE_FILE WORKINGSET_NODERECLAIM NR_ANON_MAPPED
+        NR_FILE_MAPPED NR_FILE_PAGES NR_FILE_DIRTY NR_WRITEBACK NR_WRITEBACK_TEMP
+        NR_SHMEM NR_SHMEM_THPS NR_SHMEM_PMDMAPPED NR_FILE_THPS NR_FILE_PMDMAPPED
+        NR_ANON_THPS NR_VMSCAN_WRITE NR_VMSCAN_IMMEDIATE NR_DIRTIED NR_WRITTEN
+        NR_KERNEL_MISC_RECLAIMABLE NR_FOLL_PIN_ACQUIRED NR_FOLL_PIN_RELEASED
+        NR_KERNEL_STACK_KB NR_VM_NODE_STAT_ITEMS
+    """,
+    memcg="""
+        MEMCG_SWAP=NR_VM_NODE_STAT_ITEMS MEMCG_SOCK MEMCG_PERCPU_B MEMCG_NR_STAT
+    """,
+    event="""
+        PGPGIN PGPGOUT PSWPIN PSWPOUT PGALLOC_DMA PGALLOC_DMA32 PGALLOC_NORMAL
+        PGALLOC_MOVABLE ALLOCSTALL_DMA ALLOCSTALL_DMA32 ALLOCSTALL_NORMAL
+        ALLOCSTALL_MOVABLE PGSCAN_SKIP_DMA PGSCAN_SKIP_DMA32 PGSCAN_SKIP_NORMAL
+        PGSCAN_SKIP_MOVABLE PGFREE PGACTIVATE PGDEACTIVATE PGLAZYFREE PGFAULT
+        PGMAJFAULT PGLAZYFREED PGREFILL PGREUSE PGSTEAL_KSWAPD PGSTEAL_DIRECT
+        PGSCAN_KSWAPD PGSCAN_DIRECT PGSCAN_DIRECT_THROTTLE PGSCAN_ANON PGSCAN_FILE
+        PGSTEAL_ANON PGSTEAL_FILE PGSCAN_ZONE_RECLAIM_FAILED PGINODESTEAL
+        SLABS_SCANNED KSWAPD_INODESTEAL KSWAPD_LOW_WMARK_HIT_QUICKLY
+        KSWAPD_HIGH_WMARK_HIT_QUICKLY PAGEOUTRUN PGROTATED DROP_PAGECACHE
+        DROP_SLAB OOM_KILL NUMA_PTE_UPDATES NUMA_HUGE_PTE_UPDATES NUMA_HINT_FAULTS
+        NUMA_HINT_FAULTS_LOCAL NUMA_PAGE_MIGRATE PGMIGRATE_SUCCESS PGMIGRATE_FAIL
+        THP_MIGRATION_SUCCESS THP_MIGRATION_FAIL THP_MIGRATION_SPLIT
+        COMPACTMIGRATE_SCANNED COMPACTFREE_SCANNED COMPACTISOLATED COMPACTSTALL
+        COMPACTFAIL COMPACTSUCCESS KCOMPACTD_WAKE KCOMPACTD_MIGRATE_SCANNED
+        KCOMPACTD_FREE_SCANNED HTLB_BUDDY_PGALLOC HTLB_BUDDY_PGALLOC_FAIL
+        UNEVICTABLE_PGCULLED UNEVICTABLE_PGSCANNED UNEVICTABLE_PGRESCUED
+        UNEVICTABLE_PGMLOCKED UNEVICTABLE_PGMUNLOCKED UNEVICTABLE_PGCLEARED
+        UNEVICTABLE_PGSTRANDED THP_FAULT_ALLOC THP_FAULT_FALLBACK
+        THP_FAULT_FALLBACK_CHARGE THP_COLLAPSE_ALLOC THP_COLLAPSE_ALLOC_FAILED
+        THP_FILE_ALLOC THP_FILE_FALLBACK THP_FILE_FALLBACK_CHARGE THP_FILE_MAPPED
+        THP_SPLIT_PAGE THP_SPLIT_PAGE_FAILED THP_DEFERRED_SPLIT_PAGE THP_SPLIT_PMD
+        THP_SPLIT_PUD THP_ZERO_PAGE_ALLOC THP_ZERO_PAGE_ALLOC_FAILED THP_SWPOUT
+        THP_SWPOUT_FALLBACK BALLOON_INFLATE BALLOON_DEFLATE BALLOON_MIGRATE
+        SWAP_RA SWAP_RA_HIT NR_VM_EVENT_ITEMS
+    """,
+    state="",
+    events="",
+    printed="""
+        anon file kernel_stack percpu sock shmem file_mapped file_dirty
+        file_writeback anon_thp inactive_anon active_anon inactive_file
+        active_file unevictable slab_reclaimable slab_unreclaimable slab
+        workingset_refault_anon workingset_refault_file workingset_activate_anon
+        workingset_activate_file workingset_restore_anon workingset_restore_file
+        workingset_nodereclaim pgfault pgmajfault pgrefill pgscan pgsteal
+        pgactivate pgdeactivate pglazyfree pglazyfreed thp_fault_alloc
+        thp_collapse_alloc
+    """,
+    functions="",
+    orders=0,
+    form=ARRAYS,
+    global_only="""
+        NR_FILE_THPS NR_SHMEM_THPS PSWPIN PSWPOUT THP_SWPOUT THP_SWPOUT_FALLBACK
+        NUMA_PAGE_MIGRATE NUMA_PTE_UPDATES NUMA_HINT_FAULTS NR_VMSCAN_WRITE
+    """,
+)
+
+LINUX_5_15 = Kernel(
+    node="""
+        NR_LRU_BASE NR_INACTIVE_ANON=NR_LRU_BASE NR_ACTIVE_ANON NR_INACTIVE_FILE
+        NR_ACTIVE_FILE NR_UNEVICTABLE NR_SLAB_RECLAIMABLE_B
+        NR_SLAB_UNRECLAIMABLE_B NR_ISOLATED_ANON NR_ISOLATED_FILE WORKINGSET_NODES
+        WORKINGSET_REFAULT_BASE WORKINGSET_REFAULT_ANON=WORKINGSET_REFAULT_BASE
+        WORKINGSET_REFAULT_FILE WORKINGSET_ACTIVATE_BASE
+        WORKINGSET_ACTIVATE_ANON=WORKINGSET_ACTIVATE_BASE WORKINGSET_ACTIVATE_FILE
+        WORKINGSET_RESTORE_BASE WORKINGSET_RESTORE_ANON=WORKINGSET_RESTORE_BASE
+        WORKINGSET_RESTORE_FILE WORKINGSET_NODERECLAIM NR_ANON_MAPPED
+        NR_FILE_MAPPED NR_FILE_PAGES NR_FILE_DIRTY NR_WRITEBACK NR_WRITEBACK_TEMP
+        NR_SHMEM NR_SHMEM_THPS NR_SHMEM_PMDMAPPED NR_FILE_THPS NR_FILE_PMDMAPPED
+        NR_ANON_THPS NR_VMSCAN_WRITE NR_VMSCAN_IMMEDIATE NR_DIRTIED NR_WRITTEN
+        NR_KERNEL_MISC_RECLAIMABLE NR_FOLL_PIN_ACQUIRED NR_FOLL_PIN_RELEASED
+        NR_KERNEL_STACK_KB NR_PAGETABLE NR_SWAPCACHE NR_VM_NODE_STAT_ITEMS
+    """,
+    memcg="""
+        MEMCG_SWAP=NR_VM_NODE_STAT_ITEMS MEMCG_SOCK MEMCG_PERCPU_B MEMCG_NR_STAT
+    """,
+    event="""
+        PGPGIN PGPGOUT PSWPIN PSWPOUT PGALLOC_DMA PGALLOC_DMA32 PGALLOC_NORMAL
+        PGALLOC_MOVABLE ALLOCSTALL_DMA ALLOCSTALL_DMA32 ALLOCSTALL_NORMAL
+        ALLOCSTALL_MOVABLE PGSCAN_SKIP_DMA PGSCAN_SKIP_DMA32 PGSCAN_SKIP_NORMAL
+        PGSCAN_SKIP_MOVABLE PGFREE PGACTIVATE PGDEACTIVATE PGLAZYFREE PGFAULT
+        PGMAJFAULT PGLAZYFREED PGREFILL PGREUSE PGSTEAL_KSWAPD PGSTEAL_DIRECT
+        PGDEMOTE_KSWAPD PGDEMOTE_DIRECT PGSCAN_KSWAPD PGSCAN_DIRECT
+        PGSCAN_DIRECT_THROTTLE PGSCAN_ANON PGSCAN_FILE PGSTEAL_ANON PGSTEAL_FILE
+        PGSCAN_ZONE_RECLAIM_FAILED PGINODESTEAL SLABS_SCANNED KSWAPD_INODESTEAL
+        KSWAPD_LOW_WMARK_HIT_QUICKLY KSWAPD_HIGH_WMARK_HIT_QUICKLY PAGEOUTRUN
+        PGROTATED DROP_PAGECACHE DROP_SLAB OOM_KILL NUMA_PTE_UPDATES
+        NUMA_HUGE_PTE_UPDATES NUMA_HINT_FAULTS NUMA_HINT_FAULTS_LOCAL
+        NUMA_PAGE_MIGRATE PGMIGRATE_SUCCESS PGMIGRATE_FAIL THP_MIGRATION_SUCCESS
+        THP_MIGRATION_FAIL THP_MIGRATION_SPLIT COMPACTMIGRATE_SCANNED
+        COMPACTFREE_SCANNED COMPACTISOLATED COMPACTSTALL COMPACTFAIL
+        COMPACTSUCCESS KCOMPACTD_WAKE KCOMPACTD_MIGRATE_SCANNED
+        KCOMPACTD_FREE_SCANNED HTLB_BUDDY_PGALLOC HTLB_BUDDY_PGALLOC_FAIL
+        CMA_ALLOC_SUCCESS CMA_ALLOC_FAIL UNEVICTABLE_PGCULLED
+        UNEVICTABLE_PGSCANNED UNEVICTABLE_PGRESCUED UNEVICTABLE_PGMLOCKED
+        UNEVICTABLE_PGMUNLOCKED UNEVICTABLE_PGCLEARED UNEVICTABLE_PGSTRANDED
+        THP_FAULT_ALLOC THP_FAULT_FALLBACK THP_FAULT_FALLBACK_CHARGE
+        THP_COLLAPSE_ALLOC THP_COLLAPSE_ALLOC_FAILED THP_FILE_ALLOC
+        THP_FILE_FALLBACK THP_FILE_FALLBACK_CHARGE THP_FILE_MAPPED THP_SPLIT_PAGE
+        THP_SPLIT_PAGE_FAILED THP_DEFERRED_SPLIT_PAGE THP_SPLIT_PMD THP_SPLIT_PUD
+        THP_ZERO_PAGE_ALLOC THP_ZERO_PAGE_ALLOC_FAILED THP_SWPOUT
+        THP_SWPOUT_FALLBACK BALLOON_INFLATE BALLOON_DEFLATE BALLOON_MIGRATE
+        SWAP_RA SWAP_RA_HIT DIRECT_MAP_LEVEL2_SPLIT DIRECT_MAP_LEVEL3_SPLIT
+        NR_VM_EVENT_ITEMS
+    """,
+    state="",
+    events="",
+    printed="""
+        anon file kernel_stack pagetables percpu sock shmem file_mapped file_dirty
+        file_writeback swapcached anon_thp file_thp shmem_thp inactive_anon
+        active_anon inactive_file active_file unevictable slab_reclaimable
+        slab_unreclaimable slab workingset_refault_anon workingset_refault_file
+        workingset_activate_anon workingset_activate_file workingset_restore_anon
+        workingset_restore_file workingset_nodereclaim pgfault pgmajfault pgrefill
+        pgscan pgsteal pgactivate pgdeactivate pglazyfree pglazyfreed
+        thp_fault_alloc thp_collapse_alloc
+    """,
+    functions="",
+    orders=0,
+    form=EMBEDDED,
+    global_only="""
+        PGDEMOTE_KSWAPD PGDEMOTE_DIRECT PSWPIN PSWPOUT THP_SWPOUT
+        THP_SWPOUT_FALLBACK NUMA_PAGE_MIGRATE NUMA_PTE_UPDATES NUMA_HINT_FAULTS
+        NR_VMSCAN_WRITE
+    """,
+)
 
 LINUX_6_1 = Kernel(
     node="""
@@ -189,6 +357,7 @@ LINUX_6_1 = Kernel(
         zswpout thp_fault_alloc thp_collapse_alloc
     """,
     functions="cgroup_rstat_flush",
+    global_only="PGPROMOTE_SUCCESS NR_VMSCAN_WRITE",
 )
 
 LINUX_6_12 = Kernel(
@@ -464,3 +633,5 @@ LINUX_7_3 = Kernel(
 )
 
 KERNELS = {"6.1": LINUX_6_1, "6.12": LINUX_6_12, "6.18": LINUX_6_18, "7.3": LINUX_7_3}
+# Kernels whose enumerators are the indices of both arrays.
+DIRECT = {"5.10": LINUX_5_10, "5.15": LINUX_5_15}

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Optional
 
 import pytest
 
@@ -13,7 +14,7 @@ from pymemcgbpf import BtfNotFoundError, MemcgError, _options
 from pymemcgbpf._bpf import btf as _btf
 
 from ..fake_libbpf import FakeLibbpf, installed
-from ..kernels import KERNELS, Kernel
+from ..kernels import DIRECT, HUGE_PAGE, KERNELS, LINUX_5_10, LINUX_5_15, VMSTATS_AT, Kernel
 
 
 class Kernels:
@@ -61,6 +62,58 @@ def test_all_that_is_needed_is_read_once(
     assert _btf.kernel() is types
     read = [call for call in lib.calls if call.startswith("btf__")]
     assert read == ["btf__load_vmlinux_btf", "btf__free"], "the megabytes of BTF are freed"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [(f"{HUGE_PAGE}\n", HUGE_PAGE), ("", 0), ("none\n", 0), (None, 0)]
+)
+def test_the_size_of_a_huge_page_is_asked_for_where_it_matters(
+    text: Optional[str],
+    size: int,
+    lib: FakeLibbpf,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "hpage_pmd_size"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setattr(_btf, "HUGE_PAGE_SIZE", str(file))
+    for kernel in DIRECT.values():
+        monkeypatch.setattr(_btf, "_kernel", None)
+        monkeypatch.setattr(_btf, "Types", Kernels(kernel))
+        expected = size if kernel is LINUX_5_10 else 0
+        assert _btf.kernel() == kernel.types()._replace(huge_page_size=expected)
+
+
+def test_a_shortage_does_not_hide_the_size_of_a_huge_page(
+    lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EMFILE, "too many")
+
+    monkeypatch.setattr(_btf, "Types", Kernels(LINUX_5_10))
+    monkeypatch.setattr(_btf, "open", refuse, raising=False)
+    with pytest.raises(OSError, match="too many"):
+        _btf.kernel()
+    assert _btf._kernel is None
+
+
+def test_the_arrays_of_counters_of_each_form() -> None:
+    for kernel in (*DIRECT.values(), *KERNELS.values()):
+        types = kernel.types()
+        state, events = types.vmstats["state"], types.vmstats["events"]
+        assert (state.offset, events.offset) == (0, 8 * state.length)
+        assert types.uses_rstat is (kernel is not LINUX_5_10)
+    own = LINUX_5_10.types().structs["mem_cgroup"]
+    assert own["vmevents"].offset == VMSTATS_AT + 8 * own["vmstats"].length
+
+
+@pytest.mark.parametrize("without", ["vmstats", "vmevents"])
+def test_one_array_alone_is_not_enough(without: str) -> None:
+    types = LINUX_5_10.types()
+    own = {key: value for key, value in types.structs["mem_cgroup"].items() if key != without}
+    assert types._replace(structs={**types.structs, "mem_cgroup": own}).vmstats == {}
+    assert LINUX_5_15.types()._replace(structs={}).vmstats == {}
 
 
 def test_only_newer_iterators_walk_children() -> None:

@@ -12,8 +12,20 @@ from hypothesis import strategies as st
 
 from pymemcgbpf._bpf import counter_slots as _counter_slots
 from pymemcgbpf._bpf.btf import KernelTypes
+from pymemcgbpf._items import CATALOGUE, Counters
 
-from ..kernels import EVENT, KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel
+from ..kernels import (
+    DIRECT,
+    EVENT,
+    KERNELS,
+    LINUX_5_10,
+    LINUX_5_15,
+    LINUX_6_1,
+    LINUX_6_12,
+    LINUX_6_18,
+    LINUX_7_3,
+    Kernel,
+)
 
 # A table's three forms, from enumerator's value -> place.
 Encode = Callable[[dict[int, int], int], bytes]
@@ -133,21 +145,69 @@ def test_a_direct_state_needs_no_table() -> None:
     layout = _counter_slots.from_tables(LINUX_6_1.types(), b"", events)
     assert layout is not None
     assert layout.slots["NR_ANON_MAPPED"] == LINUX_6_1.counters()["NR_ANON_MAPPED"][1]
+    assert "PGPROMOTE_SUCCESS" not in layout.slots, "only nodes count it there"
 
 
 @pytest.mark.parametrize(
     ("kernel", "direct"),
-    [(LINUX_6_1, True), (LINUX_6_12, False), (LINUX_6_18, False), (LINUX_7_3, False)],
-    ids=KERNELS,
+    [
+        *((LINUX_5_10, True), (LINUX_5_15, True)),
+        *((LINUX_6_1, True), (LINUX_6_12, False), (LINUX_6_18, False), (LINUX_7_3, False)),
+    ],
+    ids=[*DIRECT, *KERNELS],
 )
 def test_state_is_direct(kernel: Kernel, direct: bool) -> None:
     assert _counter_slots.state_is_direct(kernel.types()) is direct
 
 
 def test_a_kernel_without_state_is_not_direct() -> None:
-    assert not _counter_slots.state_is_direct(
-        KernelTypes({}, None, frozenset(), frozenset(), {}, {})
-    )
+    types = KernelTypes({}, None, frozenset(), frozenset(), {}, {})
+    assert not _counter_slots.state_is_direct(types)
+    assert _counter_slots.direct(types) is None
+
+
+@pytest.mark.parametrize("kernel", DIRECT.values(), ids=DIRECT)
+def test_where_both_arrays_are_direct_the_enumerators_tell_all(kernel: Kernel) -> None:
+    layout = _counter_slots.direct(kernel.types())
+    assert layout is not None
+    assert layout.slots == without_counts(kernel.slots())
+    assert not layout.rebuilt
+
+
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_where_events_have_a_table_the_enumerators_do_not(kernel: Kernel) -> None:
+    assert _counter_slots.direct(kernel.types()) is None
+
+
+@pytest.mark.parametrize("kernel", DIRECT.values(), ids=DIRECT)
+def test_every_item_that_an_old_kernel_prints_has_its_slots(kernel: Kernel) -> None:
+    layout = _counter_slots.direct(kernel.types())
+    assert layout is not None
+    for key in kernel.printed.split():
+        source = CATALOGUE[key].source
+        assert isinstance(source, Counters)
+        parts = [[name for name in part if name in layout.slots] for part in source.parts]
+        assert any(parts), key
+
+
+@pytest.mark.parametrize(
+    ("kernel", "enumerator"),
+    [
+        (LINUX_5_10, "NR_FILE_THPS"),  # b8eddff8886b, 5.11
+        (LINUX_5_10, "NR_SHMEM_THPS"),
+        (LINUX_5_10, "PSWPIN"),  # between 6.12 and 6.17
+        (LINUX_5_10, "THP_SWPOUT"),  # 6.7
+        (LINUX_5_10, "NUMA_HINT_FAULTS"),  # 6.12
+        (LINUX_5_15, "PGDEMOTE_KSWAPD"),  # 6.12
+    ],
+)
+def test_what_only_nodes_count_has_no_slot_although_it_has_an_enumerator(
+    kernel: Kernel, enumerator: str
+) -> None:
+    layout = _counter_slots.direct(kernel.types())
+    assert layout is not None
+    assert enumerator in kernel.types().counters
+    assert enumerator not in layout.slots
 
 
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)

@@ -17,7 +17,19 @@ from pymemcgbpf._bpf.plan import Planner, PointerPath, ReadPlan, Term, Terms, gu
 from pymemcgbpf._items import CATALOGUE, CURRENT, Counters
 
 from ..fake_libbpf import RODATA
-from ..kernels import KERNELS, LINUX_6_1, LINUX_6_18, LINUX_7_3, Kernel
+from ..kernels import (
+    DIRECT,
+    HUGE_PAGE,
+    KERNELS,
+    LINUX_5_10,
+    LINUX_5_15,
+    LINUX_6_1,
+    LINUX_6_18,
+    LINUX_7_3,
+    NODE_STATS_AT,
+    VMSTATS_AT,
+    Kernel,
+)
 
 PAGE = mmap.PAGESIZE
 VMSTATS = PointerPath(_terms.START_MEMCG, (880,))
@@ -128,6 +140,110 @@ def test_an_item_of_tomorrow_is_guessed_by_its_enumerator(
     made = Planner("core", types, _counter_slots.Layout({enumerator: 3}, False))
     assert [term.unit for term in made.terms_of(name)] == [factors.get(enumerator, 1)]
     assert guessed(name, ["OTHER"]) is None
+
+
+# --- kernels before 6.1 ---------------------------------------------------------------
+
+
+def old(kernel: Kernel) -> Planner:
+    types = kernel.types()
+    return Planner("core", types, _counter_slots.direct(types))
+
+
+WITHIN = PointerPath(_terms.START_MEMCG, (), offset=VMSTATS_AT)
+
+
+@pytest.mark.parametrize("kernel", DIRECT.values(), ids=DIRECT)
+def test_older_counters_are_within_struct_mem_cgroup(kernel: Kernel) -> None:
+    made, slots = old(kernel), kernel.slots()
+    for name in kernel.printed.split():
+        placed = [(term.at, term.base) for term in made.terms_of(name)]
+        assert placed == [(8 * slots[part], WITHIN) for part in parts_kept(name, slots)]
+
+
+@pytest.mark.parametrize("kernel", DIRECT.values(), ids=DIRECT)
+def test_an_older_kernel_has_the_items_that_it_counts_and_no_others(kernel: Kernel) -> None:
+    stat = [item.name for item in CATALOGUE.values() if item.file == "memory.stat"]
+    parts = {"pgscan_kswapd", "pgscan_direct", "pgsteal_kswapd", "pgsteal_direct"}  # sums only
+    counted = {*kernel.printed.split(), *parts}
+    assert {name for name in stat if old(kernel).terms_of(name)} == counted
+
+
+def test_a_block_of_them_has_its_own_offset_in_struct_mem_cgroup() -> None:
+    made = old(LINUX_5_10)
+    names = ("anon", "pgfault", CURRENT)
+    plan = ReadPlan("core", {name: made.terms_of(name) for name in names})
+    slots = LINUX_5_10.slots()
+    first, last = slots["NR_ANON_MAPPED"], slots["PGFAULT"]
+    size = last - first + 1
+    assert wire_blocks(plan) == [
+        _terms.Block(_terms.START_MEMCG, 0, 0, 0, VMSTATS_AT + 8 * first, 8 * size, 0, 0),
+        _terms.Block(_terms.START_MEMCG, 0, 0, 0, 256, 8, size, 0),
+    ]
+    words = [(term.block, term.counter) for term in wire_terms(plan)]
+    assert words == [(0, 0), (0, size - 1), (1, size)]
+
+
+@pytest.mark.parametrize(
+    ("without", "huge_page", "unit"),
+    [
+        ((), HUGE_PAGE, HUGE_PAGE),
+        ((), 0, 0),  # sysfs does not say how large a huge page is
+        (("SWAP_RA",), HUGE_PAGE, 0),  # the kernel has no swap, and may be 5.12
+    ],
+)
+@pytest.mark.parametrize("name", ["anon_thp", "memory.numa_stat.anon_thp.N0"])
+def test_before_5_12_huge_pages_are_counted_as_such(
+    name: str, without: tuple[str, ...], huge_page: int, unit: int
+) -> None:
+    made = old(LINUX_5_10)
+    counters = {key: value for key, value in made.types.counters.items() if key not in without}
+    types = made.types._replace(counters=counters, huge_page_size=huge_page)
+    made = made._replace(types=types)
+    assert [term.unit for term in made.terms_of(name)] == [unit] * bool(unit)
+    assert [term.unit for term in made.terms_of("anon")] == [PAGE]
+
+
+def test_from_5_12_on_huge_pages_are_counted_as_pages() -> None:
+    types = LINUX_5_10.types()
+    types = types._replace(counters={**types.counters, "NR_SWAPCACHE": ("node_stat_item", 30)})
+    for made in (old(LINUX_5_10)._replace(types=types), old(LINUX_5_15), source("core")):
+        assert [term.unit for term in made.terms_of("anon_thp")] == [PAGE]
+
+
+@pytest.mark.parametrize("kernel", DIRECT.values(), ids=DIRECT)
+def test_an_older_node_s_counter(kernel: Kernel) -> None:
+    (term,) = old(kernel).terms_of("memory.numa_stat.file.N2")
+    start = NODE_STATS_AT + (16 if kernel is LINUX_5_15 else 0)
+    at = start + 8 * kernel.types().counters["NR_FILE_PAGES"][1]
+    nodeinfo = PointerPath(_terms.START_MEMCG, (1984 + 8 * 2,))
+    assert term == Term(_terms.KIND_SIGNED, at, PAGE, nodeinfo)
+
+
+@pytest.mark.parametrize("kernel", DIRECT.values(), ids=DIRECT)
+def test_older_pressure_is_within_struct_cgroup_and_not_that_of_the_root(kernel: Kernel) -> None:
+    name = "memory.pressure.full.total"
+    terms = old(kernel).terms_of(name)
+    base = PointerPath(_terms.START_CGROUP, (), None, 1272)
+    assert terms == (Term(_terms.KIND_NANOSECONDS, 240 + 8 * 3, 1, base),)
+    plan = ReadPlan("core", {name: terms})
+    assert wire_blocks(plan) == [_terms.Block(1, 0, 0, 0, 1272 + 264, 8, 0, 0)]
+    assert [term.flags for term in wire_terms(plan)] == [_terms.TERM_LAST | _terms.TERM_NOT_ON_ROOT]
+
+
+def test_pressure_that_cannot_be_switched_off_has_no_byte_for_that() -> None:
+    types = LINUX_6_18.types()  # 6.0: a pointer, without the byte
+    structs = {**types.structs, "psi_group": {"total": _btf.Member(240, 2)}}
+    (term,) = Planner("core", types._replace(structs=structs), None).terms_of(
+        "memory.pressure.some.total"
+    )
+    assert term.base == PointerPath(_terms.START_CGROUP, (1272,))
+
+
+@pytest.mark.parametrize("kernel", [*DIRECT.values(), *KERNELS.values()])
+def test_before_rstat_nothing_needs_a_flush(kernel: Kernel) -> None:
+    plan = ReadPlan("core", TERMS, kernel.types().uses_rstat)
+    assert plan.needs_flush is (kernel is not LINUX_5_10)
 
 
 # --- other files -----------------------------------------------------------------------

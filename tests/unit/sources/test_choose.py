@@ -41,7 +41,7 @@ from pymemcgbpf._sources.one_bpf import StatSourceFactory
 
 from ..directories import make_v1, make_v2
 from ..fake_sources import READ_ERRORS, TRANSIENT
-from ..kernels import KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel
+from ..kernels import DIRECT, KERNELS, LINUX_6_1, LINUX_6_12, LINUX_6_18, LINUX_7_3, Kernel
 
 Opened = Callable[[Path], Cgroup]
 BPF = ("kfunc", "rfc", "core")
@@ -1122,6 +1122,19 @@ def test_an_unknown_vmstats_is_said(v2: Path, opened: Opened) -> None:
     for _ in range(2):
         with pytest.raises(BackendUnavailableError, match="struct memcg_vmstats"):
             _slot_discovery.find(types, opened(v2))
+
+
+@pytest.mark.usefixtures("unknown_layout")
+@pytest.mark.parametrize("kernel", DIRECT.values(), ids=DIRECT)
+def test_where_the_enumerators_tell_all_no_program_runs(
+    kernel: Kernel, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = Looks(monkeypatch, rebuilt(PGFAULT=1))
+    types = kernel.types()
+    found = _slot_discovery.find(types, opened(v2))
+    assert found == _counter_slots.direct(types)
+    assert _slot_discovery.find(types, opened(v2)) is found
+    assert len(looks.coming) == 1
 
 
 class Looks:
