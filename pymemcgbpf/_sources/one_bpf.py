@@ -9,6 +9,7 @@ import time
 from typing import Optional, Union
 
 from .. import _options, _wire
+from .._bpf import btf as _btf
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
@@ -179,6 +180,13 @@ def read_rest(iterator: int) -> bytes:
 
 
 StatSource = Union[RunDirSource, RunSource, StreamSource, TextSource]
+
+
+def open_without_flush(cgroup: Cgroup, plan: ReadPlan) -> Union[RunDirSource, StreamSource]:
+    """Opens a source that does not flush, and whose program is quickly loaded."""
+    if plan.backend == "core" and RUN_DIR.is_in(_btf.kernel()):
+        return RunDirSource(cgroup, plan, False)
+    return StreamSource(cgroup, plan, False)
 
 
 class StatSourceFactory:

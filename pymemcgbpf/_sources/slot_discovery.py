@@ -21,7 +21,7 @@ from .._cgroup import mounts as _mounts
 from .._cgroup.directory import Cgroup
 from .._items import MEMORY_STAT, Counters
 from ..errors import BackendUnavailableError, MemcgError, is_transient
-from .one_bpf import StreamSource
+from .one_bpf import open_without_flush
 
 
 class Discovery:
@@ -320,7 +320,7 @@ class _WordReader:
             member = types.vmstats[array]
             for at in range(member.offset // 8, member.offset // 8 + member.length):
                 terms[str(at)] = (Term(kind, 8 * at, 1, base),)
-        self._source = StreamSource(cgroup, ReadPlan("core", terms), False)
+        self._source = open_without_flush(cgroup, ReadPlan("core", terms))
 
     def read(self) -> dict[int, int]:
         """The current words by their index."""
@@ -344,7 +344,7 @@ def comparisons(cgroup: Cgroup, plan: ReadPlan) -> Iterator[set[str]]:
     zero_will_do = plan.backend != "core"
     file = _files.CgroupFile(cgroup, MEMORY_STAT)
     try:
-        bpf = StreamSource(cgroup, plan, False)
+        bpf = open_without_flush(cgroup, plan)
         try:
             for _ in range(_ATTEMPTS):
                 before = _files.parse(file.read())
