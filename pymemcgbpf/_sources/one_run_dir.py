@@ -21,7 +21,8 @@ from . import flush as _flush
 from . import program_cache as _program_cache
 from .one_values import absent, another_reader_s, closed_run, present
 
-_SEQUENCE = (1 << _run_dir.TAG_BITS) - 1
+_FAILED, _TAG_BITS = _run_dir.FAILED, _run_dir.TAG_BITS
+_SEQUENCE = (1 << _TAG_BITS) - 1
 _TRIES = 1000
 
 
@@ -47,7 +48,7 @@ class RunDirSource:
             self._answers = program.shared_map(_program.ANSWERS)
             self._slot_size = _run_dir.slot_size(plan)
             self._slot = struct.Struct(f"={len(self.names) + 1}Q").unpack_from  # values and tag
-            self._tag = cgroup.id << _run_dir.TAG_BITS & (1 << 64) - 1
+            self._tag = cgroup.id << _TAG_BITS & (1 << 64) - 1
             runner = _libbpf_programs.ArgumentRunner(
                 program.fd, (self._directory.fd, cgroup.id, program.key)
             )
@@ -63,20 +64,22 @@ class RunDirSource:
         """The current values by name."""
         if self._flush_reads:
             self._flush.by_file()
-        for _ in range(_TRIES):
+        tries = 0
+        while True:
             error = self._run()
             if error:
                 raise _libbpf.failure(-error, "bpf_prog_test_run_opts")
             returned = self._returned[0]
-            if returned >= _run_dir.FAILED:
-                raise self._explain(returned - _run_dir.FAILED)
-            at = (returned >> _run_dir.TAG_BITS) * self._slot_size
-            found = self._slot(self._answers, at)
+            if returned >= _FAILED:
+                raise self._explain(returned - _FAILED)
+            found = self._slot(self._answers, (returned >> _TAG_BITS) * self._slot_size)
             if found[-1] == self._tag | returned & _SEQUENCE:
                 values = self._blank.copy()
                 values.update(zip(self.names, found))
                 return present(values) if self._can_vanish else values
-        raise another_reader_s()
+            tries += 1
+            if tries == _TRIES:
+                raise another_reader_s()
 
     def probe_missing(self) -> set[str]:
         """Reads once, and returns the items that this kernel does not keep."""
