@@ -55,7 +55,15 @@ TABLES_RODATA = {
     "events_index_size": 4,
 }
 TABLES_BSS = {"stats_index": 1024, "events_index": 1024}
-_ALL_RODATA, _ALL_BSS = {**RODATA, **TABLES_RODATA}, {**TABLES_BSS, **BSS}
+# Those of the object that reads a cgroup by its open directory.
+DIR_RODATA = {
+    **{name: RODATA[name] for name in ("page_size", "counter_max", "counter_parent")},
+    **{name: RODATA[name] for name in ("nr_blocks", "blocks", "nr_terms", "terms", "program_key")},
+    "offsets": 60,
+    "nr_items": 4,
+}
+_ALL_RODATA = {**RODATA, **TABLES_RODATA, **DIR_RODATA}
+_ALL_BSS = {**TABLES_BSS, **BSS}
 
 
 class FakeLibbpf:
@@ -65,7 +73,7 @@ class FakeLibbpf:
         fails: function's name → the errno that it fails with.
         says: what libbpf prints before bpf_object__load returns.
         calls: the functions called, in order.
-        memory: what the maps of rows and of names hold, as large as they were made.
+        memory: what the maps of rows, names and answers hold, as large as they were made.
         autoload, autocreate: program's or map's name → whether it is wanted.
         sizes: map's name → what was set of it.
         returns: what a program that is run returns.
@@ -75,9 +83,11 @@ class FakeLibbpf:
 
     version = "1.5"
 
-    def __init__(self, bss_file: IO[bytes], rows: IO[bytes], names: IO[bytes]) -> None:
+    def __init__(
+        self, bss_file: IO[bytes], rows: IO[bytes], names: IO[bytes], answers: IO[bytes]
+    ) -> None:
         self.bss_file = bss_file  # what the maps' descriptors lead to
-        self.memory = {"rows": rows, "names": names}
+        self.memory = {"rows": rows, "names": names, "answers": answers}
         self.fails: dict[str, int] = {}
         self.says = ""
         self.calls: list[str] = []
@@ -214,6 +224,6 @@ def installed(
     monkeypatch.setattr(_btf, "Types", _FakeTypes)
     monkeypatch.setattr(_reload, "_kept", {})
     with contextlib.ExitStack() as stack:
-        lib = kind(*(stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)))
+        lib = kind(*(stack.enter_context(tempfile.TemporaryFile()) for _ in range(4)))
         monkeypatch.setattr(_libbpf, "load", lambda: lib)
         yield lib

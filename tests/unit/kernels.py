@@ -41,8 +41,23 @@ _STRUCTS = {
         "max": Member(104),
         "parent": Member(128, 0, True),
     },
-    "cgroup": {"psi": Member(1272, 0, True)},
+    "cgroup": {
+        "self": Member(0),
+        "level": Member(232),
+        "kn": Member(256, 0, True),
+        "subsys": Member(304, 14),
+        "psi": Member(1272, 0, True),
+    },
+    "cgroup_subsys_state": {"flags": Member(180)},
     "psi_group": {"enabled": Member(8), "total": Member(240, 2)},
+    # How an open directory leads to its cgroup.
+    "task_struct": {"files": Member(2992, 0, True)},
+    "files_struct": {"fdt": Member(32, 0, True)},
+    "fdtable": {"max_fds": Member(0), "fd": Member(8, 0, True)},
+    "file": {"f_inode": Member(168, 0, True)},
+    "inode": {"i_sb": Member(40, 0, True), "i_private": Member(568, 0, True)},
+    "super_block": {"s_magic": Member(96)},
+    "kernfs_node": {"priv": Member(88, 0, True), "id": Member(96)},
 }
 
 
@@ -356,7 +371,7 @@ LINUX_6_1 = Kernel(
         pgmajfault pgrefill pgactivate pgdeactivate pglazyfree pglazyfreed zswpin
         zswpout thp_fault_alloc thp_collapse_alloc
     """,
-    functions="cgroup_rstat_flush",
+    functions="cgroup_rstat_flush bpf_prog_test_run_raw_tp",
     global_only="PGPROMOTE_SUCCESS NR_VMSCAN_WRITE",
 )
 
@@ -443,7 +458,9 @@ LINUX_6_12 = Kernel(
         thp_fault_alloc thp_collapse_alloc thp_swpout thp_swpout_fallback
         numa_pages_migrated numa_pte_updates numa_hint_faults
     """,
-    functions="cgroup_rstat_flush bpf_cgroup_from_id bpf_iter_css_new",
+    functions="""
+        cgroup_rstat_flush bpf_cgroup_from_id bpf_iter_css_new bpf_prog_test_run_raw_tp
+    """,
 )
 
 LINUX_6_18 = Kernel(
@@ -533,7 +550,7 @@ LINUX_6_18 = Kernel(
         thp_fault_alloc thp_collapse_alloc thp_swpout thp_swpout_fallback
         numa_pages_migrated numa_pte_updates numa_hint_faults
     """,
-    functions="bpf_cgroup_from_id bpf_iter_css_new",
+    functions="bpf_cgroup_from_id bpf_iter_css_new bpf_prog_test_run_raw_tp",
 )
 
 LINUX_7_3 = Kernel(
@@ -628,6 +645,7 @@ LINUX_7_3 = Kernel(
     """,
     functions="""
         bpf_get_mem_cgroup bpf_mem_cgroup_flush_stats bpf_cgroup_from_id bpf_iter_css_new
+        bpf_prog_test_run_raw_tp
     """,
     orders=6,
 )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from pymemcgbpf import BtfNotFoundError, MemcgError, _options
 from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import libbpf as _libbpf
 
 from ..fake_libbpf import FakeLibbpf, installed
 from ..kernels import DIRECT, HUGE_PAGE, KERNELS, LINUX_5_10, LINUX_5_15, VMSTATS_AT, Kernel
@@ -38,8 +40,17 @@ class Kernels:
         counters = self.types.counters.items()
         return {name: value for name, (its, value) in counters if its == enum}
 
-    def members(self, struct: str) -> dict[str, _btf.Member]:
-        return self.types.structs.get(struct, {})
+    def struct_id(self, struct: str) -> int:
+        structs = [*self.types.structs]
+        return structs.index(struct) + 1 if struct in structs else 0
+
+    def id_behind(self, type_id: int, member: str) -> int:
+        structs = [*self.types.structs]
+        behind = {(struct, name): found for struct, name, found in _btf._STRUCTS_BEHIND}
+        return self.struct_id(behind[structs[type_id - 1], member]) if type_id else 0
+
+    def members_of(self, type_id: int) -> Iterator[tuple[str, _btf.Member]]:
+        yield from [*self.types.structs.values()][type_id - 1].items()
 
     def has_function(self, name: str) -> bool:
         return name in self.types.functions
@@ -164,3 +175,129 @@ def test_types_that_cannot_be_read_are_let_go(
     with pytest.raises(MemcgError):
         _btf.kernel()
     assert lib.calls.count("btf__load_vmlinux_btf") == lib.calls.count("btf__free") > 0
+
+
+# --- structures -----------------------------------------------------------------------
+
+
+class RawTypes:
+    """A libbpf whose BTF has these types: kind, name, size or type, and the words of the members.
+
+    The number of a type is its place, from 1 on. 0 is void.
+    """
+
+    def __init__(self, *types: tuple[int, str, int, tuple[Any, ...]]) -> None:
+        self.names: list[str] = []
+        self._types = [self._encode(*each) for each in ((0, "", 0, ()), *types)]
+        self._kinds = [(kind, name) for kind, name, _, _ in types]
+
+    def _encode(self, kind: int, name: str, size: int, members: tuple[Any, ...]) -> Any:
+        words = [self._offset(word) if isinstance(word, str) else word for word in members]
+        count = len(words) // 3 if kind in (_btf._STRUCT, _btf._UNION) else 0
+        head = [self._offset(name), kind << 24 | count, size]
+        return (ctypes.c_uint32 * (len(head) + len(words)))(*head, *words)
+
+    def _offset(self, name: str) -> int:
+        self.names.append(name)
+        return len(self.names) - 1
+
+    def btf__type_by_id(self, btf: Any, type_id: int) -> Any:
+        return ctypes.cast(self._types[type_id], ctypes.POINTER(_libbpf.BtfType))
+
+    def btf__name_by_offset(self, btf: Any, offset: int) -> bytes:
+        return self.names[offset].encode()
+
+    def btf__find_by_name_kind(self, btf: Any, name: bytes, kind: int) -> int:
+        wanted = (kind, name.decode())
+        return self._kinds.index(wanted) + 1 if wanted in self._kinds else -errno.ENOENT
+
+
+def raw_types(*types: tuple[int, str, int, tuple[Any, ...]]) -> _btf.Types:
+    lib: Any = RawTypes(*types)
+    return _btf.Types(lib, None)
+
+
+INT, POINTER, FORWARD, TYPEDEF, VOLATILE, CONST, TYPE_TAG = 1, _btf._POINTER, 7, 8, 9, 10, 18
+STRUCT, UNION = _btf._STRUCT, _btf._UNION
+FILE = (STRUCT, "file", 8, ("f_flags", 2, 0))  # always the first
+NUMBER = (INT, "int", 4, (32,))
+
+# What a member of struct outer, the third type, is: the types from the fourth on.
+LEADS = {
+    "the structure itself": ([], 1),
+    "a pointer": ([(POINTER, "", 1, ())], 4),
+    "a pointer to a pointer": ([(POINTER, "", 5, ()), (POINTER, "", 1, ())], 4),
+    "a pointer to const": ([(POINTER, "", 5, ()), (CONST, "", 1, ())], 4),
+    "a volatile pointer": ([(VOLATILE, "", 5, ()), (POINTER, "", 1, ())], 4),
+    "a typedef": ([(TYPEDEF, "file_t", 1, ())], 4),
+    # struct file __rcu **fd of struct fdtable
+    "with a type tag": (
+        [(POINTER, "", 5, ()), (POINTER, "", 6, ()), (TYPE_TAG, "rcu", 1, ())],
+        4,
+    ),
+    "with a type tag between": (
+        [(POINTER, "", 5, ()), (TYPE_TAG, "rcu", 6, ()), (POINTER, "", 1, ())],
+        4,
+    ),
+}
+
+
+@pytest.mark.parametrize(("more", "type_id"), LEADS.values(), ids=LEADS)
+def test_a_member_leads_to_its_structure(more: list[Any], type_id: int) -> None:
+    outer = (STRUCT, "outer", 16, ("other", 2, 0, "member", type_id, 64))
+    types = raw_types(FILE, NUMBER, outer, *more)
+    assert types.id_behind(types.struct_id("outer"), "member") == 1
+    assert dict(types.members_of(1)) == {"f_flags": _btf.Member(0)}
+
+
+NOWHERE = {
+    "a number": ([], 2),
+    "a pointer to a number": ([(POINTER, "", 2, ())], 4),
+    "a pointer to void": ([(POINTER, "", 0, ())], 4),
+    "a structure that is only declared": ([(POINTER, "", 5, ()), (FORWARD, "file", 0, ())], 4),
+    "a union": ([(UNION, "u", 8, ("a", 2, 0))], 4),
+}
+
+
+@pytest.mark.parametrize(("more", "type_id"), NOWHERE.values(), ids=NOWHERE)
+def test_a_member_that_leads_to_no_structure(more: list[Any], type_id: int) -> None:
+    outer = (STRUCT, "outer", 16, ("member", type_id, 0))
+    assert raw_types(FILE, NUMBER, outer, *more).id_behind(3, "member") == 0
+
+
+def test_a_member_that_is_missing_leads_nowhere() -> None:
+    types = raw_types(FILE, NUMBER)
+    assert types.id_behind(1, "f_inode") == 0
+    assert types.struct_id("inode") == 0
+    assert types.struct_id("int") == 0, "it is no structure"
+    assert types.id_behind(0, "f_flags") == 0, "nor does one of a structure that is missing"
+
+
+def test_what_leads_nowhere_is_left_out_of_the_structures() -> None:
+    kernfs_node = (STRUCT, "kernfs_node", 8, ("id", 2, 0))
+    cgroup = (STRUCT, "cgroup", 16, ("self", 2, 0, "kn", 4, 64))
+    types = raw_types(kernfs_node, NUMBER, cgroup, (POINTER, "", 1, ()))
+    assert _btf._structs(types) == {
+        "cgroup": {"self": _btf.Member(0), "kn": _btf.Member(8, 0, True)},
+        "kernfs_node": {"id": _btf.Member(0)},
+    }
+
+
+def test_the_members_of_unnamed_members_belong_to_the_structure() -> None:
+    unnamed = (UNION, "", 8, ("number", 2, 0, "", 4, 0))
+    inner = (STRUCT, "", 8, ("low", 2, 0, "high", 2, 32))
+    outer = (STRUCT, "outer", 16, ("first", 2, 0, "", 1, 64))
+    types = raw_types(unnamed, NUMBER, outer, inner)
+    assert dict(types.members_of(types.struct_id("outer"))) == {
+        "first": _btf.Member(0),
+        "number": _btf.Member(8),
+        "low": _btf.Member(8),
+        "high": _btf.Member(12),
+    }
+
+
+def test_each_structure_behind_another_is_listed_after_it() -> None:
+    known = {*_btf._STRUCTS}
+    for struct, _, behind in _btf._STRUCTS_BEHIND:
+        assert struct in known
+        known.add(behind)

@@ -23,7 +23,7 @@ from pymemcgbpf._bpf import reload as _reload
 from pymemcgbpf._bpf import terms as _terms
 
 from ..c_values import c_values
-from ..fake_libbpf import BSS, RODATA, TABLES_BSS, TABLES_RODATA
+from ..fake_libbpf import BSS, DIR_RODATA, RODATA, TABLES_BSS, TABLES_RODATA
 
 Tool = Callable[..., Path]
 
@@ -222,7 +222,7 @@ class Opened:
 
 
 def test_the_objects_are_all_and_alone(folder: Path) -> None:
-    files = {_program.OBJECT_FILE, _program.CORE_FILE, _program.TABLES_FILE}
+    files = {_program.OBJECT_FILE, _program.CORE_FILE, *_program._ALONE.values()}
     assert {path.name for path in folder.iterdir()} == set(map(os.path.basename, files))
     assert set(build_object.OBJECTS) == set(map(os.path.basename, files))
 
@@ -238,7 +238,7 @@ def test_the_object_is_stripped_and_names_no_folder_of_this_machine(built: Path)
 
 def test_the_object_has_every_constant_that_the_package_sets(built: Path) -> None:
     opened = Opened(built)
-    assert opened.programs == _program.PROGRAMS.keys() - {_program.COPY_TABLES}
+    assert opened.programs == _program.PROGRAMS.keys() - _program._ALONE.keys()
     assert (opened.constants, opened.results) == (RODATA, BSS), "the fake is not as the object is"
     constants = opened.constants
     words = ("backend", "flush", "memory_cgrp_id", "page_size", "nr_blocks", "nr_terms")
@@ -282,6 +282,19 @@ def test_the_object_with_the_index_tables(folder: Path) -> None:
     assert (opened.constants, opened.results) == (TABLES_RODATA, TABLES_BSS)
     # Room for the widest table that is copied: an int for each vm event.
     assert opened.results["stats_index"] == opened.results["events_index"] >= 4 * 160
+
+
+def test_the_object_that_reads_by_an_open_directory(folder: Path) -> None:
+    path = folder / os.path.basename(_program.RUN_DIR_FILE)
+    opened = Opened(path)
+    assert opened.programs == {_program.RUN_DIR}
+    assert opened.functions == set(), "libbpf would read the kernel's BTF"
+    assert (opened.constants, opened.results) == (DIR_RODATA, {})
+    data = path.read_bytes()
+    assert b"%b\0" % _reload.LICENCE.encode() in data
+    assert b"\0raw_tp\0" in data and b".debug_info" not in data
+    kind = "BPF_PROG_TYPE_RAW_TRACEPOINT"
+    assert c_values(["<linux/bpf.h>"], [kind])[kind] == _reload._RAW_TRACEPOINT
 
 
 def test_the_object_is_for_this_byte_order(built: Path) -> None:

@@ -9,6 +9,7 @@ import struct
 import pytest
 
 from pymemcgbpf import _items, _options, _wire
+from pymemcgbpf._bpf import run_dir as _run_dir
 from pymemcgbpf._bpf import terms as _terms
 from pymemcgbpf._sources import one_bpf as _one_bpf
 from pymemcgbpf._sources import tree_bpf as _tree_bpf
@@ -37,6 +38,11 @@ CONSTANTS = {
     "MEMCG_STATS_BUSY": _wire.BUSY,
     "MEMCG_STATS_BAD_ORDER": _wire.BAD_ORDER,
     "MEMCG_STATS_OTHER": _wire.OTHER,
+    "MEMCG_STATS_NOT_OPEN": _wire.NOT_OPEN,
+    "MEMCG_STATS_NOT_VISIBLE": _wire.NOT_VISIBLE,
+    "MEMCG_STATS_NO_SLOT": _wire.NO_SLOT,
+    "MEMCG_STATS_TAG_BITS": _run_dir.TAG_BITS,
+    "MEMCG_STATS_FAILED": _run_dir.FAILED,
     "MEMCG_STATS_BACKEND_KFUNC": _terms.BACKEND_NUMBERS["kfunc"],
     "MEMCG_STATS_BACKEND_RFC": _terms.BACKEND_NUMBERS["rfc"],
     "MEMCG_STATS_BACKEND_CORE": _terms.BACKEND_NUMBERS["core"],
@@ -68,6 +74,26 @@ ORDERS = {
     "BPF_CGROUP_ITER_ANCESTORS_UP": _options.UP,
 }
 
+# The fields of struct memcg_stats_offsets, and the members of kernel structures whose offsets they
+# are.
+OFFSETS = {
+    "task_files": ("task_struct", "files"),
+    "files_fdt": ("files_struct", "fdt"),
+    "fdt_max_fds": ("fdtable", "max_fds"),
+    "fdt_fd": ("fdtable", "fd"),
+    "file_inode": ("file", "f_inode"),
+    "inode_private": ("inode", "i_private"),
+    "inode_sb": ("inode", "i_sb"),
+    "sb_magic": ("super_block", "s_magic"),
+    "kn_id": ("kernfs_node", "id"),
+    "kn_priv": ("kernfs_node", "priv"),
+    "cgroup_kn": ("cgroup", "kn"),
+    "cgroup_level": ("cgroup", "level"),
+    "cgroup_memory": ("cgroup", "subsys"),
+    "css_flags": ("cgroup_subsys_state", "flags"),
+    "memcg_css": ("mem_cgroup", "css"),
+}
+
 # Each structure: its packing here, and its fields in the packing's order.
 STRUCTS = {
     "header": (
@@ -87,6 +113,7 @@ STRUCTS = {
         _terms.BLOCK,
         ("start", "nr_steps", "steps", "steps[1]", "offset", "size", "word", "enabled_offset"),
     ),
+    "offsets": (struct.Struct(f"={len(OFFSETS)}I"), (*OFFSETS,)),
 }
 
 
@@ -121,6 +148,17 @@ def test_structure(name: str) -> None:
     starts = [struct.calcsize(codes[: at + 1]) for at in range(len(codes))]
     ours = dict(zip(fields, [*starts[:-1], packing.size]))
     assert ours == {field: layout[field] for field in fields}
+
+
+def test_the_offsets_are_given_in_the_order_of_their_structure() -> None:
+    assert tuple(OFFSETS.values()) == _run_dir._OFFSETS
+
+
+def test_a_slot_s_number_and_a_tag_fit_into_what_a_program_returns() -> None:
+    # NR_CPUS is 8192 at most. (arch/x86/Kconfig: "range 2 8192 if SMP && CPUMASK_OFFSTACK")
+    assert 8191 << _run_dir.TAG_BITS | (1 << _run_dir.TAG_BITS) - 1 < _run_dir.FAILED
+    statuses = (_wire.OTHER, _wire.NOT_OPEN, _wire.NOT_VISIBLE, _wire.NO_SLOT)
+    assert _run_dir.FAILED | max(statuses) < 1 << 32
 
 
 @pytest.mark.parametrize("name", STRUCTS)

@@ -12,9 +12,15 @@ from ...docs.items import docs
 from ..kernels import KERNELS
 
 HAVE = {
-    "6.1": {features.CORE, features.ITERATOR, features.RSTAT_FLUSH},
-    "6.12": {features.CORE, features.ITERATOR, features.RSTAT_FLUSH, features.RUN},
-    "6.18": {features.CORE, features.ITERATOR, features.RUN},
+    "6.1": {features.CORE, features.RUN_DIR, features.ITERATOR, features.RSTAT_FLUSH},
+    "6.12": {
+        features.CORE,
+        features.RUN_DIR,
+        features.ITERATOR,
+        features.RSTAT_FLUSH,
+        features.RUN,
+    },
+    "6.18": {features.CORE, features.RUN_DIR, features.ITERATOR, features.RUN},
     "7.3": {*features.FEATURES} - {features.RFC, features.RSTAT_FLUSH, features.EVENTS_KFUNC},
 }
 

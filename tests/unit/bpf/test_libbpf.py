@@ -360,6 +360,78 @@ def test_a_run_reads_and_writes_its_context(runs: Runs) -> None:
     assert runs.seen == [b"question" + bytes(8), b"other q.r, whole"]
 
 
+class Raw:
+    """bpf_prog_test_run_opts of a kernel that runs raw tracepoints' programs."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+        self.result, self.returns = 0, 0
+
+    def unchecked(self, name: str) -> Any:
+        assert name == "bpf_prog_test_run_opts"
+        return self.run
+
+    def run(self, program_fd: ctypes.c_int, pointer: Any) -> int:
+        options = pointer.contents
+        given = {field[0]: getattr(options, field[0]) for field in options._fields_}
+        assert program_fd.value == 5
+        size, address = given.pop("ctx_size_in"), given.pop("ctx_in")
+        assert given.pop("sz") == ctypes.sizeof(_libbpf.TestRunOpts)
+        given.pop("retval")  # what the run before has returned; the kernel does not look at it
+        assert not any(given.values()), "what the kernel refuses of a raw tracepoint's program"
+        self.seen.append(tuple(memoryview(ctypes.string_at(address, size)).cast("Q")))
+        options.retval = self.returns
+        return self.result
+
+
+@pytest.fixture
+def raw(monkeypatch: pytest.MonkeyPatch) -> Raw:
+    fake = Raw()
+    monkeypatch.setattr(_libbpf, "unchecked", fake.unchecked)
+    return fake
+
+
+def test_a_run_with_arguments_passes_them_each_time_and_has_what_was_returned(raw: Raw) -> None:
+    runner = _libbpf_programs.ArgumentRunner(5, (7, (1 << 64) - 1, 1 << 63))
+    for returned in (0, 3, (1 << 32) - 1):
+        raw.returns = returned
+        assert (runner.run(), runner.returned[0]) == (0, returned)
+    assert raw.seen == [(7, (1 << 64) - 1, 1 << 63)] * 3
+
+
+def test_the_arguments_and_the_result_outlive_their_runner(raw: Raw) -> None:
+    runner = _libbpf_programs.ArgumentRunner(5, (7, 8, 9))
+    run, returned = runner.run, runner.returned
+    del runner
+    gc.collect()
+    others = [bytearray(24) for _ in range(100)]
+    raw.returns = 42
+    assert (run(), returned[0]) == (0, 42)
+    assert raw.seen == [(7, 8, 9)]
+    assert not any(map(any, others)), "its memory was given to another"
+
+
+def test_runners_do_not_share_what_was_returned(raw: Raw) -> None:
+    first, second = (_libbpf_programs.ArgumentRunner(5, (at,)) for at in (1, 2))
+    raw.returns = 10
+    first.run()
+    raw.returns = 20
+    second.run()
+    assert (first.returned[0], second.returned[0]) == (10, 20)
+    assert raw.seen == [(1,), (2,)]
+
+
+def test_a_run_with_arguments_that_is_refused_returns_its_error_number(raw: Raw) -> None:
+    raw.result = -errno.EPERM
+    assert _libbpf_programs.ArgumentRunner(5, (1,)).run() == -errno.EPERM
+
+
+def test_a_run_with_arguments_of_what_is_no_program_is_refused() -> None:
+    # The real libbpf and kernel.
+    run = _libbpf_programs.ArgumentRunner(-1, (1, 2, 3)).run
+    assert (run(), run()) == (-errno.EBADF, -errno.EBADF)
+
+
 def test_a_context_stays_where_it_is(runs: Runs) -> None:
     context = bytearray(64)
     run = _libbpf_programs.runner(5, context)

@@ -31,8 +31,12 @@ Capable = Callable[[int], None]
 def object_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "memcg_stats.bpf.o"
     path.write_bytes(b"an object")
-    for file in ("OBJECT_FILE", "CORE_FILE", "TABLES_FILE"):
+    for file in ("OBJECT_FILE", "CORE_FILE"):
         monkeypatch.setattr(_program, file, str(path))
+    alone = {name: tmp_path / os.path.basename(file) for name, file in _program._ALONE.items()}
+    for each in alone.values():
+        each.write_bytes(b"another object")
+    monkeypatch.setattr(_program, "_ALONE", {name: str(each) for name, each in alone.items()})
     return path
 
 
@@ -242,8 +246,8 @@ def test_constants_are_written_before_load(lib: FakeLibbpf) -> None:
 @pytest.mark.parametrize("name", _program.PROGRAMS)
 def test_only_the_program_asked_for_is_loaded(name: str, lib: FakeLibbpf) -> None:
     program = Program(name, {})
-    alone = name == _program.COPY_TABLES  # in an object of its own
-    others = {name} if alone else _program.PROGRAMS.keys() - {_program.COPY_TABLES}
+    alone = name in _program._ALONE  # in an object of its own
+    others = {name} if alone else _program.PROGRAMS.keys() - _program._ALONE.keys()
     assert lib.autoload == {each: each == name for each in others}
     program.close()
 
@@ -256,6 +260,8 @@ def test_only_the_maps_of_that_program_are_made(
     assert lib.sizes == {}, "as they are in the object"
     if name == _program.COPY_TABLES:  # in an object without maps of its own
         assert lib.autocreate == {}
+    elif name == _program.RUN_DIR:
+        assert lib.autocreate == {"answers": True}
     else:
         assert lib.autocreate == {name: name in maps for name in ("rows", "names", "scratches")}
         assert lib.calls.index("bpf_map__set_autocreate") < lib.calls.index("bpf_object__load")
@@ -270,6 +276,33 @@ def test_the_maps_are_made_as_large_as_asked_for(lib: FakeLibbpf) -> None:
     }
     assert lib.calls.index("bpf_map__set_max_entries") < lib.calls.index("bpf_object__load")
     program.close()
+
+
+def test_a_map_is_mapped_once_for_all_users(lib: FakeLibbpf) -> None:
+    program = Program(_program.RUN_DIR, {}, {_program.ANSWERS: MapSize(24, 3)})
+    memory = program.shared_map(_program.ANSWERS)
+    assert program.shared_map(_program.ANSWERS) is memory
+    assert len(memory) == 72
+    os.pwrite(lib.memory["answers"].fileno(), b"\x2a", 71)
+    assert memory[71] == 42
+    with pytest.raises(TypeError):
+        memory[0] = 1
+    unmapped = weakref.ref(memory)
+    program.close()
+    assert memory[71] == 42, "a reader may just look at it"
+    del program, memory
+    gc.collect()
+    assert unmapped() is None
+
+
+def test_a_program_that_is_run_is_loaded_with_its_key(lib: FakeLibbpf) -> None:
+    keys = set()
+    for _ in range(2):
+        program = Program(_program.RUN_DIR, {}, {})
+        assert lib.constant("program_key") == _terms.u64(program.key)
+        keys.add(program.key)
+        program.close()
+    assert len(keys | {0}) == 3
 
 
 def test_rows_are_mapped_whole_to_be_read(lib: FakeLibbpf) -> None:
@@ -448,7 +481,6 @@ CORE, KFUNC = (_terms.u32(_terms.BACKEND_NUMBERS[name]) for name in ("core", "kf
         (_program.RUN_ONE, CORE, _terms.FLUSH_NONE, "CORE_FILE"),
         (STREAM, CORE, _terms.FLUSH_KFUNC, "OBJECT_FILE"),
         (STREAM, KFUNC, _terms.FLUSH_NONE, "OBJECT_FILE"),
-        (_program.COPY_TABLES, CORE, _terms.FLUSH_NONE, "TABLES_FILE"),
     ],
 )
 def test_the_object_that_names_no_more_functions_than_needed(
@@ -456,3 +488,9 @@ def test_the_object_that_names_no_more_functions_than_needed(
 ) -> None:
     constants = {"backend": backend, "flush": _terms.u32(flush)}
     assert _program._file_of(name, constants) is getattr(_program, file)
+
+
+@pytest.mark.parametrize("backend", [CORE, KFUNC])
+def test_a_program_with_an_object_of_its_own_is_loaded_from_that(backend: bytes) -> None:
+    files = {name: _program._file_of(name, {"backend": backend}) for name in _program._ALONE}
+    assert [*map(os.path.basename, files.values())] == ["run_dir.bpf.o", "index_tables.bpf.o"]

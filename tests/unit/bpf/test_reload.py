@@ -29,7 +29,7 @@ from pymemcgbpf._descriptors import Owned
 from ...open_files import open_files
 from ..fake_libbpf import FakeLibbpf, installed
 
-OF_MAPS = {".rodata": 41, ".bss": 42, "rows": 43, "scratches": 44, "names": 45}
+OF_MAPS = {".rodata": 41, ".bss": 42, "rows": 43, "scratches": 44, "names": 45, "answers": 46}
 _MOVE, _LOAD_64, _EXIT = 0xB7, 0x18, 0x95
 
 
@@ -59,6 +59,9 @@ class Kernel(FakeLibbpf):
     code = CODE
     attach_btf_id = 9
     attach_type = 28
+    program_type = 26
+    flags = _reload.SLEEPABLE
+    lacks: tuple[str, ...] = ("answers",)
 
     def descriptor(self, name: str, *arguments: Any) -> Owned:
         return select.epoll.fromfd(self._call(name, *arguments))
@@ -85,6 +88,15 @@ class Kernel(FakeLibbpf):
     def on_bpf_program__insns(self, program: Any) -> int:
         return ctypes.addressof(self.buffer)
 
+    def on_bpf_object__find_map_by_name(self, loaded: Any, name: bytes) -> Any:
+        if name.decode() in self.lacks:
+            call = "bpf_object__find_map_by_name"
+            raise MemcgError("no such map", errno=errno.ENOENT, call=call)
+        return {b".bss": self.bss, b".rodata": self.rodata}.get(name, name.decode())
+
+    def on_bpf_program__type(self, program: Any) -> int:
+        return self.program_type
+
     def on_bpf_program__expected_attach_type(self, program: Any) -> int:
         return self.attach_type
 
@@ -100,13 +112,13 @@ class Kernel(FakeLibbpf):
         return OF_MAPS[name]
 
     def on_bpf_map__value_size(self, bpf_map: Any) -> int:
-        return 32 if bpf_map == "rows" else len(bpf_map)
+        return 32 if bpf_map in ("rows", "answers") else len(bpf_map)
 
     def on_bpf_map__max_entries(self, bpf_map: Any) -> int:
         return 1
 
     def on_bpf_map__map_flags(self, bpf_map: Any) -> int:
-        return 1024 if bpf_map == "rows" else 128
+        return 1024 if bpf_map in ("rows", "answers") else 128
 
     def on_bpf_map_create(
         self, kind: int, name: bytes, key: int, size: int, entries: int, options: Any
@@ -131,8 +143,9 @@ class Kernel(FakeLibbpf):
     ) -> int:
         given = options._obj
         assert len(code) == 8 * count
-        assert (given.expected_attach_type, given.attach_btf_id) == (28, 9)
-        assert given.prog_flags == 16 and licence == _reload.LICENCE.encode()
+        assert given.expected_attach_type == self.attach_type
+        assert given.attach_btf_id == self.attach_btf_id
+        assert given.prog_flags == self.flags and licence == _reload.LICENCE.encode()
         self.loaded.append((kind, name, code))
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -146,10 +159,15 @@ def lib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Kernel]:
     with installed(monkeypatch, Kernel) as fake:
         assert isinstance(fake, Kernel)
         fake.start()
-        rows = fcntl.fcntl(fake.memory["rows"].fileno(), fcntl.F_DUPFD_CLOEXEC, OF_MAPS["rows"])
-        assert rows == OF_MAPS["rows"], "the one that is duplicated is open, at its number"
+        # Those that are duplicated are open, at their numbers.
+        duplicated = [
+            fcntl.fcntl(fake.memory[name].fileno(), fcntl.F_DUPFD_CLOEXEC, OF_MAPS[name])
+            for name in ("rows", "answers")
+        ]
+        assert duplicated == [OF_MAPS["rows"], OF_MAPS["answers"]]
         yield fake
-        os.close(rows)
+        for fd in duplicated:
+            os.close(fd)
 
 
 ROWS = {"rows": MapSize(value_size=48, entries=100)}
@@ -162,7 +180,7 @@ def test_libbpf_s_loader_is_asked_once(lib: Kernel) -> None:
     second = Program(SHARE, {"flush": _terms.u32(2)}, ROWS)
     assert lib.calls.count("bpf_object__load") == 1 == lib.calls.count("bpf_object__open_mem")
     ((kind, name, _),) = lib.loaded
-    assert (kind, name) == (7, SHARE.encode())
+    assert (kind, name) == (lib.program_type, SHARE.encode())
     assert second.fd != first.fd
     assert len(open_files()) == len(before) + 4, "each has itself and its rows"
     first.close()
@@ -204,6 +222,30 @@ def test_the_map_of_rows_is_as_large_as_asked_for(lib: Kernel) -> None:
         program = Program(SHARE, {}, sizes)
         assert [made[1:] for made in lib.made.values() if made[0] == "rows"][-1] == [*size, 1024]
         program.close()
+
+
+def test_a_raw_tracepoint_s_program_is_loaded_again_as_one_that_does_not_sleep(
+    lib: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = tmp_path / "run_dir.bpf.o"
+    own.write_bytes(b"an object of its own")
+    monkeypatch.setitem(_program._ALONE, _program.RUN_DIR, str(own))
+    lib.code = load_map(41) + load_map(46, _reload._MAP_FD) + instruction(_EXIT)
+    lib.attach_btf_id = lib.attach_type = lib.flags = 0
+    lib.program_type, lib.lacks = _reload._RAW_TRACEPOINT, (".bss", "rows", "names", "scratches")
+    lib.start()
+    before = open_files()
+    for entries in (2, 4):
+        program = Program(_program.RUN_DIR, {}, {"answers": MapSize(40, entries)})
+        assert len(open_files()) == len(before) + 2, "itself and its answers"
+        program.close()
+    assert lib.calls.count("bpf_object__load") == 1
+    ((kind, name, _),) = lib.loaded
+    assert (kind, name) == (_reload._RAW_TRACEPOINT, _program.RUN_DIR.encode())
+    assert [made for made in lib.made.values() if made[0] == "answers"] == [
+        ["answers", 40, 4, 1024]
+    ]
+    assert open_files() == before
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ PROBED = frozenset(
         "bpf_mem_cgroup_flush_stats",
         "bpf_cgroup_from_id",
         "bpf_iter_css_new",
+        "bpf_prog_test_run_raw_tp",
     }
 )
 
@@ -503,22 +504,53 @@ def test_the_best_transport_is_taken(two_ways: World, v2: Path, opened: Opened) 
 
 
 @pytest.mark.parametrize(
-    ("kernel", "backend", "transport"),
+    ("kernel", "make", "backend", "transport"),
     [
-        (LINUX_6_1, "core", "stream"),
-        (LINUX_6_12, "core", "run"),
-        (LINUX_6_18, "core", "run"),
-        (LINUX_7_3, "kfunc", "run"),
+        (LINUX_6_1, make_v2, "core", "run"),
+        (LINUX_6_1, make_v1, "core", "run"),
+        (LINUX_6_12, make_v2, "core", "run"),
+        (LINUX_6_12, make_v1, "core", "run"),
+        (LINUX_6_18, make_v2, "core", "run"),
+        (LINUX_6_18, make_v1, "core", "run"),
+        (LINUX_7_3, make_v2, "kfunc", "run"),
+        (LINUX_7_3, make_v1, "kfunc", "stream"),
     ],
-    ids=KERNELS,
+    ids=[f"{name}-{version}" for name in KERNELS for version in ("v2", "v1")],
 )
 def test_the_best_on_each_kernel(
-    kernel: Kernel, backend: str, transport: str, two_ways: World, v2: Path, opened: Opened
+    kernel: Kernel,
+    make: Callable[[Path], Path],
+    backend: str,
+    transport: str,
+    two_ways: World,
+    tmp_path: Path,
+    opened: Opened,
 ) -> None:
     two_ways.types = kernel.types()
-    choice = choose(opened(v2), ("anon",), True, "auto")
+    choice = choose(opened(make(tmp_path / "cgroup")), ("anon",), True, "auto")
     assert (choice.backend, choice.transport) == (backend, transport)
     choice.source.close()
+
+
+@pytest.mark.parametrize("make", [make_v2, make_v1], ids=["v2", "v1"])
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_core_runs_a_program_first_and_streams_after_that(
+    kernel: Kernel,
+    make: Callable[[Path], Path],
+    two_ways: World,
+    tmp_path: Path,
+    opened: Opened,
+) -> None:
+    two_ways.types = kernel.types()
+    cgroup = opened(make(tmp_path / "cgroup"))
+    choice = choose(cgroup, ("anon",), True, "core")
+    assert (choice.transport, choice.fallback_reason) == ("run", "")
+    choice.source.close()
+    two_ways.refuses = {"run": VerifierError("refused")}
+    choice = choose(cgroup, ("anon",), True, "core")
+    assert (choice.transport, choice.fallback_reason) == ("stream", "run: refused")
+    choice.source.close()
+    assert two_ways.made == ["core/run", "core/run", "core"]
 
 
 @pytest.mark.parametrize("transport", ["run", "stream"])
@@ -549,7 +581,8 @@ def test_text_has_no_transport(two_ways: World, v2: Path, opened: Opened) -> Non
 
 def cannot_run(case: str, world: World, tmp_path: Path) -> Path:
     if case == "old":
-        world.types = world.types._replace(functions=PROBED - {"bpf_cgroup_from_id"})
+        lacks = {"bpf_cgroup_from_id", "bpf_prog_test_run_raw_tp"}
+        world.types = world.types._replace(functions=PROBED - lacks)
     elif case == "declined":
         world.declined = "not the best"
     elif case == "refused":
@@ -582,15 +615,20 @@ def test_where_a_program_cannot_be_run_the_stream_is_read(
 
 
 @pytest.mark.parametrize(
-    ("case", "why"),
+    ("backend", "case", "why"),
     [
-        ("old", "no bpf_cgroup_from_id"),
-        ("v1", "on cgroup v2 only"),
-        ("refused", "refused"),
-        ("fails", "failed"),
+        ("auto", "old", "no bpf_cgroup_from_id .*; core: .*no bpf_prog_test_run_raw_tp "),
+        ("auto", "refused", "refused"),
+        ("auto", "fails", "failed"),
+        ("kfunc", "old", "no bpf_cgroup_from_id "),
+        ("kfunc", "v1", "on cgroup v2 only"),
+        ("kfunc", "refused", "refused"),
+        ("kfunc", "fails", "failed"),
+        ("core", "old", r"no bpf_prog_test_run_raw_tp \(Linux 5\.10 or later\)"),
+        ("core", "refused", "refused"),
+        ("core", "fails", "failed"),
     ],
 )
-@pytest.mark.parametrize("backend", ["auto", "kfunc", "core"])
 def test_a_forced_transport_never_becomes_another(
     backend: str, case: str, why: str, two_ways: World, tmp_path: Path, opened: Opened
 ) -> None:
@@ -629,18 +667,56 @@ def test_a_forced_transport_goes_with_the_best_backend_that_has_it(
     choice.source.close()
 
 
+def test_only_core_runs_on_cgroup_v1(two_ways: World, tmp_path: Path, opened: Opened) -> None:
+    choice = choose(opened(make_v1(tmp_path / "v1")), ("anon",), True, "auto", "run")
+    assert (choice.backend, choice.transport) == ("core", "run")
+    why = "kfunc, rfc: the kernel finds a cgroup by its id on cgroup v2 only"
+    assert choice.fallback_reason == why
+    choice.source.close()
+    assert two_ways.made == ["core/run"]
+
+
+def test_core_runs_where_kfunc_cannot(two_ways: World, v2: Path, opened: Opened) -> None:
+    functions = PROBED - {"bpf_cgroup_from_id", "bpf_iter_css_new"}
+    two_ways.types = two_ways.types._replace(functions=functions)
+    choice = choose(opened(v2), ("anon",), True, "core")
+    assert (choice.transport, choice.fallback_reason) == ("run", "")
+    choice.source.close()
+
+
+def test_core_streams_where_no_raw_tracepoint_can_be_run(
+    two_ways: World, v2: Path, opened: Opened
+) -> None:
+    functions = PROBED - {"bpf_prog_test_run_raw_tp"}
+    two_ways.types = two_ways.types._replace(functions=functions)
+    choice = choose(opened(v2), ("anon",), True, "core")
+    assert (choice.transport, two_ways.made) == ("stream", ["core"])
+    assert choice.fallback_reason == "run: needs Linux 5.10 or later"
+    choice.source.close()
+
+
+@pytest.mark.parametrize("backend", BPF)
+def test_an_iterator_is_looked_for_before_it_is_asked(
+    backend: str, world: World, v2: Path, opened: Opened
+) -> None:
+    world.types = world.types._replace(iterator_orders=frozenset())
+    with pytest.raises(BackendUnavailableError, match=r"Linux 6\.1 or later"):
+        choose(opened(v2), ("anon",), True, backend, "stream")
+    assert world.made == []
+
+
 @pytest.mark.parametrize("lacking", ["bpf_cgroup_from_id", "bpf_iter_css_new"])
 def test_the_functions_that_a_run_needs_are_named(
     lacking: str, two_ways: World, v2: Path, opened: Opened
 ) -> None:
     two_ways.types = two_ways.types._replace(functions=PROBED - {lacking})
     with pytest.raises(BackendUnavailableError, match=f"this kernel has no {lacking} "):
-        choose(opened(v2), ("anon",), True, "core", "run")
+        choose(opened(v2), ("anon",), True, "kfunc", "run")
     neither = PROBED - {"bpf_cgroup_from_id", "bpf_iter_css_new"}
     two_ways.types = two_ways.types._replace(functions=neither)
     both = "no bpf_cgroup_from_id and no bpf_iter_css_new "
     with pytest.raises(BackendUnavailableError, match=both):
-        choose(opened(v2), ("anon",), True, "core", "run")
+        choose(opened(v2), ("anon",), True, "kfunc", "run")
     assert two_ways.made == []
 
 

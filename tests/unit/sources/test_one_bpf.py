@@ -26,6 +26,7 @@ from pymemcgbpf import (
     _wire,
 )
 from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import features as _features
 from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf import terms as _terms
@@ -34,6 +35,7 @@ from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._sources import one_bpf as _one_bpf
 from pymemcgbpf._sources import program_cache as _program_cache
 from pymemcgbpf._sources.one_bpf import RunSource, StatSourceFactory, StreamSource
+from pymemcgbpf._sources.one_run_dir import RunDirSource
 
 from ...open_files import open_files
 from ..directories import make_v1, make_v2
@@ -564,17 +566,27 @@ def test_a_source_is_lost_with_any_of_its_descriptors(
 
 
 @pytest.mark.parametrize(
-    ("transport", "flush", "functions", "zswap", "declined"),
+    ("backend", "transport", "flush", "functions", "zswap", "declined"),
     [
-        ("run", True, {"cgroup_rstat_flush"}, False, True),
-        ("run", True, {"cgroup_rstat_flush"}, True, False),
-        ("run", False, {"cgroup_rstat_flush"}, False, False),
-        ("run", True, {"bpf_mem_cgroup_flush_stats"}, False, False),
-        ("run", True, set(), False, False),
-        ("stream", True, {"cgroup_rstat_flush"}, False, False),
+        ("kfunc", "run", True, {"cgroup_rstat_flush"}, False, True),
+        ("kfunc", "run", True, {"cgroup_rstat_flush"}, True, False),
+        ("kfunc", "run", False, {"cgroup_rstat_flush"}, False, False),
+        ("kfunc", "run", True, {"bpf_mem_cgroup_flush_stats"}, False, False),
+        ("kfunc", "run", True, set(), False, False),
+        ("kfunc", "stream", True, {"cgroup_rstat_flush"}, False, False),
+        # A raw tracepoint's program does not sleep, so it flushes nowhere.
+        ("core", "run", True, {"cgroup_rstat_flush"}, False, True),
+        ("core", "run", True, {"cgroup_rstat_flush"}, True, False),
+        ("core", "run", False, {"cgroup_rstat_flush"}, False, False),
+        ("core", "run", True, {"bpf_mem_cgroup_flush_stats"}, False, True),
+        ("core", "run", True, {"bpf_mem_cgroup_flush_stats"}, True, False),
+        ("core", "run", False, {"bpf_mem_cgroup_flush_stats"}, False, False),
+        ("core", "run", True, set(), False, False),
+        ("core", "stream", True, {"cgroup_rstat_flush"}, False, False),
     ],
 )
 def test_run_is_avoided_if_its_flush_costs_more_than_a_stream(
+    backend: str,
     transport: str,
     flush: bool,
     functions: set[str],
@@ -589,19 +601,36 @@ def test_run_is_avoided_if_its_flush_costs_more_than_a_stream(
     if zswap:
         (v2 / "memory.zswap.current").write_text("0\n")
     assert (
-        bool(StatSourceFactory().reason_to_avoid(opened(v2), "core", flush, transport)) is declined
+        bool(StatSourceFactory().reason_to_avoid(opened(v2), backend, flush, transport)) is declined
     )
 
 
-@pytest.mark.parametrize(("transport", "kind"), [("run", RunSource), ("stream", StreamSource)])
+@pytest.mark.parametrize(
+    ("backend", "transport", "kind", "feature"),
+    [
+        ("kfunc", "run", RunSource, _features.RUN),
+        ("kfunc", "stream", StreamSource, _features.ITERATOR),
+        ("rfc", "stream", StreamSource, _features.ITERATOR),
+        ("core", "run", RunDirSource, _features.RUN_DIR),
+        ("core", "stream", StreamSource, _features.ITERATOR),
+    ],
+)
 def test_a_transport_is_a_kind_of_source(
-    transport: str, kind: type, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+    backend: str,
+    transport: str,
+    kind: type,
+    feature: _features.Feature,
+    v2: Path,
+    opened: Opened,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(kind, "__init__", lambda _, *arguments: asked.append(arguments))
-    cgroup = opened(v2)
-    assert type(StatSourceFactory().bpf(cgroup, RECIPE, True, transport)) is kind
-    assert asked == [(cgroup, RECIPE, True)]
+    cgroup, plan = opened(v2), ReadPlan(backend, TERMS)
+    factory = StatSourceFactory()
+    assert type(factory.bpf(cgroup, plan, True, transport)) is kind
+    assert asked == [(cgroup, plan, True)]
+    assert factory.feature_of(backend, transport) is feature
 
 
 @pytest.mark.parametrize(
