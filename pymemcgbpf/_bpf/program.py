@@ -54,7 +54,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 }
 
 
-_ALONE = (RUN_DIR, COPY_TABLES)  # each is the only program of its object
+# The programs that are alone in their object.
+_ALONE = {RUN_DIR: RUN_DIR_FILE, COPY_TABLES: TABLES_FILE}
 
 
 class MapSize(NamedTuple):
@@ -278,7 +279,7 @@ class _Object:
         """Selects the program of this name; no other will be loaded."""
         lib = self._lib
         for other in PROGRAMS:
-            if other == name or not (other in _ALONE or name in _ALONE):  # in the same object
+            if _ALONE.get(other) == _ALONE.get(name):  # both are in the same object
                 program = lib.bpf_object__find_program_by_name(self._object, other.encode())
                 lib.bpf_program__set_autoload(program, other == name)
                 if other == name:
@@ -344,10 +345,8 @@ def _file_of(program: str, constants: dict[str, bytes]) -> str:
 
     It is the one that names the fewest kernel functions, because libbpf searches for each of them.
     """
-    if program == COPY_TABLES:
-        return TABLES_FILE
-    if program == RUN_DIR:
-        return RUN_DIR_FILE
+    if program in _ALONE:
+        return _ALONE[program]
     core = constants.get("backend") == u32(BACKEND_NUMBERS["core"])
     by_function = constants.get("flush") in (u32(FLUSH_KFUNC), u32(FLUSH_RFC))
     return CORE_FILE if core and not by_function else OBJECT_FILE

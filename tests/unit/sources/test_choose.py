@@ -1155,7 +1155,7 @@ def test_a_guess_is_proved_by_a_number_alone(
         def close(self) -> None: ...
 
     monkeypatch.setattr(_files, "CgroupFile", File)
-    monkeypatch.setattr(_slot_discovery, "StreamSource", Stream)
+    monkeypatch.setattr(_slot_discovery, "open_without_flush", Stream)
     cgroup: Any = None
     plan = ReadPlan("core", {"pgnew": ()})
     found = set[str]().union(*_slot_discovery.comparisons(cgroup, plan))
