@@ -16,6 +16,7 @@ from typing import Any, Callable, NamedTuple
 import pytest
 
 from pymemcgbpf import (
+    BackendUnavailableError,
     CgroupRemovedError,
     MemcgError,
     StatsReader,
@@ -348,6 +349,15 @@ def test_a_cgroup_that_is_just_being_removed(slots: Slots, source: RunDirSource,
     slots.status = _wire.NOT_VISIBLE
     with pytest.raises(CgroupRemovedError, match=f"the cgroup {v2} was removed$"):
         source.read()
+
+
+def test_a_directory_that_is_not_the_kernel_s_is_no_removed_cgroup(
+    slots: Slots, source: RunDirSource, v2: Path
+) -> None:
+    slots.status = _wire.NOT_OPEN
+    with pytest.raises(BackendUnavailableError, match="not in a cgroup file system") as caught:
+        source.read()
+    assert str(v2) in str(caught.value)
 
 
 def test_a_cpu_without_a_slot(slots: Slots, source: RunDirSource) -> None:
