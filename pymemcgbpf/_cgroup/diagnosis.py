@@ -181,6 +181,21 @@ def why_not_found(path: str, opened: Identity) -> MemcgError:
     return why_unreadable(path, opened)
 
 
+def why_not_open(path: str, opened: Identity) -> MemcgError:
+    """Why a program did not find a cgroup by its open directory.
+
+    An open directory leads to its cgroup until the cgroup's files and the directory are removed
+    (cgroup_destroy_locked() removes them, and css_release_work_fn() clears the pointer later). So a
+    directory that still has a memory.stat is not one of the kernel's, but for instance of LXCFS.
+    """
+    if identity(path) == opened and exists(os.path.join(path, MEMORY_STAT)):
+        return BackendUnavailableError(
+            f"the kernel does not find {path} by its open directory: it is not in a cgroup file "
+            "system of this kernel"
+        )
+    return why_unreadable(path, opened)
+
+
 def _why_no_memory(path: str) -> MemcgError:
     """Why a cgroup has no memory.stat, and what to do about it."""
     if not exists(os.path.join(path, "cgroup.procs")):

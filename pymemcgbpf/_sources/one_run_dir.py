@@ -96,6 +96,8 @@ class RunDirSource:
             return another_reader_s()
         if status == _wire.NO_SLOT:
             return MemcgError("the program has no slot for the CPU that it ran on")
+        if status == _wire.NOT_OPEN:
+            return _diagnosis.why_not_open(self._path, self._identity)
         return _diagnosis.why_unreadable(self._path, self._identity)
 
     def close(self) -> None:

@@ -190,6 +190,29 @@ def test_a_cgroup_that_was_not_found_and_whose_path_is_another_s_was_removed(v2:
     assert isinstance(error, CgroupRemovedError)
 
 
+def test_an_open_directory_that_leads_nowhere_and_has_no_files_was_removed(v2: Path) -> None:
+    opened = (v2.stat().st_dev, v2.stat().st_ino)
+    (v2 / "memory.stat").unlink()
+    assert isinstance(_diagnosis.why_not_open(str(v2), opened), CgroupRemovedError)
+    shutil.rmtree(v2)
+    assert isinstance(_diagnosis.why_not_open(str(v2), opened), CgroupRemovedError)
+
+
+def test_an_open_directory_that_leads_nowhere_and_has_its_files_is_not_the_kernel_s(
+    v2: Path,
+) -> None:
+    error = _diagnosis.why_not_open(str(v2), (v2.stat().st_dev, v2.stat().st_ino))
+    assert isinstance(error, BackendUnavailableError)
+    assert "not in a cgroup file system of this kernel" in str(error)
+
+
+def test_an_open_directory_that_leads_nowhere_and_whose_path_is_another_s_was_removed(
+    v2: Path,
+) -> None:
+    error = _diagnosis.why_not_open(str(v2), (v2.stat().st_dev, 1))
+    assert isinstance(error, CgroupRemovedError)
+
+
 # --- failed calls ---------------------------------------------------------------------
 
 
