@@ -7,6 +7,7 @@ counts. BPF may offer the others, too (see :meth:`PresentItems.counted`).
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 
@@ -79,8 +80,10 @@ class PresentItems:
             return iter(self._below(file, name) if self._walks else ())
         try:
             data = read_at(cgroup.fd, name)
-        except FileNotFoundError:
-            if file == MEMORY_STAT:
+        except OSError as error:
+            # EOPNOTSUPP is memory.pressure's, if Linux 5.10 to 5.13 was booted with psi=0. Later
+            # kernels have no such file then.
+            if file == MEMORY_STAT or error.errno not in (errno.ENOENT, errno.EOPNOTSUPP):
                 raise
             return iter(())
         return iter(parse_items(file, cgroup.version, data))

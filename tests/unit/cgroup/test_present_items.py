@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Callable
@@ -14,7 +15,7 @@ from pymemcgbpf._cgroup import files as _files
 from pymemcgbpf._cgroup import present_items as _present_items
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._cgroup.present_items import PresentItems
-from pymemcgbpf._items import CATALOGUE, CURRENT, FILES, MEMORY_STAT
+from pymemcgbpf._items import CATALOGUE, CURRENT, FILES, MEMORY_STAT, PRESSURE
 
 from ..directories import make_v1, make_v2
 
@@ -50,6 +51,35 @@ def test_a_file_is_read_once(v2: Path, opened: Opened, monkeypatch: pytest.Monke
     for _ in range(3):
         assert shown.has("anon") and shown.has("file") and shown.has(CURRENT)
     assert read == [MEMORY_STAT, CURRENT]
+
+
+@pytest.mark.parametrize(
+    ("number", "file", "is_missing"),
+    [
+        (errno.ENOENT, PRESSURE, True),
+        (errno.EOPNOTSUPP, PRESSURE, True),  # psi=0
+        (errno.EIO, PRESSURE, False),
+        (errno.ENOENT, MEMORY_STAT, False),
+    ],
+)
+def test_a_file_that_this_kernel_does_not_have_shows_nothing(
+    number: int,
+    file: str,
+    is_missing: bool,
+    v2: Path,
+    opened: Opened,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: int, name: str) -> bytes:
+        raise OSError(number, name)
+
+    monkeypatch.setattr(_present_items, "read_at", refuse)
+    shown = PresentItems(opened(v2), walks=False)
+    if is_missing:
+        assert shown.names(file) == ()
+    else:
+        with pytest.raises(OSError, match=file):
+            shown.names(file)
 
 
 def test_a_file_that_cannot_be_read_is_an_error(v2: Path, opened: Opened) -> None:
