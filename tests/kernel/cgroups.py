@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import mmap
 import os
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
 
-from .surroundings import HIERARCHY, IN_LAB, VERSION
+from .surroundings import FLUSHES, HIERARCHY, IN_LAB, VERSION
 
 MIB = 1 << 20
 ANON_BYTES = 8 * MIB
@@ -24,6 +25,11 @@ FILE_BYTES = 3 * MIB
 SHMEM_BYTES = 2 * MIB
 SECONDS_TO_LAG = 3  # the kernel's flush is due every 2
 SPELL = 0.025  # seconds, some ticks
+# What one CPU charges in portions of this size is all in memory.stat.
+PORTION = mmap.PAGESIZE if FLUSHES else 33 * mmap.PAGESIZE
+EXACT_MIB = MIB // PORTION * PORTION
+# How far memory.stat may be behind, flushed or not, in pages or events.
+LAG = 0 if FLUSHES else 32 * (os.cpu_count() or 1)
 
 _names = itertools.count()
 
@@ -57,6 +63,13 @@ def remove(path: Path) -> None:
     raise AssertionError(f"{path} could not be removed")
 
 
+@functools.cache
+def has_file(name: str) -> bool:
+    """Whether a cgroup of this kernel has such a file."""
+    with cgroup() as path:
+        return (path / name).exists()
+
+
 def enable_memory(path: Path) -> None:
     """Enables the memory controller for the children of a cgroup."""
     if VERSION == 2:
@@ -66,7 +79,8 @@ def enable_memory(path: Path) -> None:
 class Worker:
     """A forked process in a cgroup: runs *setup*, then *again* at each :meth:`step`.
 
-    Between steps it sleeps in a read(), so its cgroup is quiet.
+    Between steps it sleeps in a read(), so its cgroup is quiet. It keeps to one CPU where each CPU
+    counts for itself (see :data:`PORTION`).
     """
 
     def __init__(
@@ -102,6 +116,8 @@ class Worker:
         answers: int,
     ) -> None:
         (path / "cgroup.procs").write_text("0")
+        if not FLUSHES:  # after the move, by which a cpuset gives it all its CPUs
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         kept = [setup()]  # what it returns stays charged
         os.write(answers, b".")
         while os.read(commands, 1):

@@ -15,9 +15,53 @@ from pymemcgbpf import StatsReader, TreeReader
 from pymemcgbpf._bpf import reload as _reload
 
 from ..open_files import open_files
-from .cgroups import Worker, busy_cgroup, cgroup
-from .surroundings import BACKENDS, TREE_TRANSPORTS
-from .ways import STAT_BEST_WAYS, STAT_BPF_WAYS, TEXT, TREE_BPF_WAYS, Way
+from .cgroups import Worker, busy_cgroup, cgroup, has_file
+from .surroundings import BACKENDS, HAS_ITERATOR, TREE_BACKENDS, VERSION
+from .ways import (
+    STAT_BEST_WAYS,
+    STAT_BPF_WAYS,
+    TEXT,
+    TREE_BPF_WAYS,
+    TREE_TRANSPORT_WAYS,
+    Way,
+)
+
+# Fixtures without any value on some kernels.
+WAYS = {
+    "bpf_way": STAT_BPF_WAYS,
+    "bpf_backend_way": STAT_BEST_WAYS,
+    "tree_bpf_way": TREE_BPF_WAYS,
+    "tree_bpf_transport_way": TREE_TRANSPORT_WAYS,
+}
+
+# Markers of tests that need what some kernels lack.
+NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
+    "needs_bpf": ("any BPF backend for one cgroup", lambda: bool(STAT_BPF_WAYS)),
+    "needs_iterator": ("cgroup iterators: trees through BPF, and pins", lambda: HAS_ITERATOR),
+    "needs_index_tables": ("tables of counters, from Linux 6.1 on", lambda: HAS_ITERATOR),
+    "needs_peak": ("memory.peak", lambda: VERSION == 1 or has_file("memory.peak")),
+    "needs_pressure_switch": ("cgroup.pressure", lambda: has_file("cgroup.pressure")),
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declares what tests can say that they need."""
+    for name, (what, _) in NEEDS.items():
+        config.addinivalue_line("markers", f"{name}: left out without {what}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the tests of ways that this kernel does not have."""
+    lacking = {name for name, ways in WAYS.items() if not ways}
+    unmet = [name for name, (_, is_met) in NEEDS.items() if not is_met()]
+
+    def is_possible(item: pytest.Item) -> bool:
+        if lacking.intersection(getattr(item, "fixturenames", ())):
+            return False
+        return not any(item.get_closest_marker(name) for name in unmet)
+
+    config.hook.pytest_deselected(items=[item for item in items if not is_possible(item)])
+    items[:] = filter(is_possible, items)
 
 
 def pytest_collection_finish() -> None:
@@ -93,7 +137,13 @@ def note_compared(
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
-    """Every backend that this kernel has."""
+    """Every backend that this kernel has for one cgroup."""
+    return str(request.param)
+
+
+@pytest.fixture(params=TREE_BACKENDS)
+def tree_backend(request: pytest.FixtureRequest) -> str:
+    """Every backend that this kernel has for a tree."""
     return str(request.param)
 
 
@@ -136,14 +186,14 @@ def tree_bpf_way(request: pytest.FixtureRequest) -> Way:
     return made
 
 
-@pytest.fixture(params=_named([*TREE_BPF_WAYS[: len(TREE_TRANSPORTS)], TEXT]))
+@pytest.fixture(params=_named([*TREE_TRANSPORT_WAYS, TEXT]))
 def tree_transport_way(request: pytest.FixtureRequest) -> Way:
     """Every transport of trees, with the best backend, and text: where numbers do not matter."""
     made: Way = request.param
     return made
 
 
-@pytest.fixture(params=_named(TREE_BPF_WAYS[: len(TREE_TRANSPORTS)]))
+@pytest.fixture(params=_named(TREE_TRANSPORT_WAYS))
 def tree_bpf_transport_way(request: pytest.FixtureRequest) -> Way:
     """Every transport of trees through BPF, with the best backend."""
     made: Way = request.param

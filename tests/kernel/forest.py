@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .cgroups import Worker, cgroup, enable_memory, fault_in, memory_stat
+from .cgroups import PORTION, Worker, cgroup, enable_memory, fault_in, memory_stat
 from .surroundings import VERSION
 
 
@@ -53,7 +52,7 @@ def forest(groups: int, leaves: int, charged: int = 20) -> Iterator[Forest]:
                 path.mkdir()
                 paths.append(path)
                 if leaf < charged:
-                    tenants[path] = (1 + (group + leaf) % 7) * mmap.PAGESIZE
+                    tenants[path] = (1 + (group + leaf) % 7) * PORTION
         with Worker(next(iter(tenants)), lambda: _charge(tenants)):
             settle(tenants)
             ids = {path: path.stat().st_ino for path in paths}

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from pymemcgbpf import _options
+from pymemcgbpf._bpf import features as _features
 
 IN_LAB = os.environ.get("PYMEMCGBPF_LAB") == "1"
 # On the live machine the test command may say it as well; without it, BTF decides.
@@ -33,19 +34,38 @@ def symbols(*names: str) -> set[str]:
 
 _SYMBOLS = symbols(
     *("bpf_mem_cgroup_page_state", "memcg_node_stat_fetch"),
-    *("bpf_cgroup_from_id", "bpf_iter_css_new"),
+    *("bpf_cgroup_from_id", "bpf_iter_css_new", "cgroup_iter_seq_next"),
+    *("mem_cgroup_css_rstat_flush", "bpf_prog_test_run_raw_tp"),
 )
 
-_BACKEND = EXPECTED_BACKEND or ("kfunc" if "bpf_mem_cgroup_page_state" in _SYMBOLS else "core")
+# Pending updates can be flushed since 2d146aa3aa84 (mm: memcontrol: switch to rstat, Linux 5.13).
+# Before, each CPU adds its updates of a counter to it once there are more than 32.
+FLUSHES = "mem_cgroup_css_rstat_flush" in _SYMBOLS
+
+# The transports "stream" and "shared", and pins, are cgroup iterators.
+HAS_ITERATOR = "cgroup_iter_seq_next" in _SYMBOLS
+
+# One cgroup can be found by its open directory, too, in a raw tracepoint's program that is run.
+_RUNS_BY_DIRECTORY = hasattr(_features, "RUN_DIR") and "bpf_prog_test_run_raw_tp" in _SYMBOLS
+
+_WITHOUT_KFUNCS = "core" if HAS_ITERATOR or _RUNS_BY_DIRECTORY else "text"
+_BACKEND = EXPECTED_BACKEND or (
+    "kfunc" if "bpf_mem_cgroup_page_state" in _SYMBOLS else _WITHOUT_KFUNCS
+)
+# What "auto" chooses for one cgroup.
 BEST_BACKEND = next(each for each in _options.BACKENDS if each == _BACKEND)
 # The functions of the patch's first form, which the lab's guest "seed" has beside the others.
 HAS_RFC = "memcg_node_stat_fetch" in _SYMBOLS
-_HERE = {"kfunc": BEST_BACKEND == "kfunc", "rfc": HAS_RFC}
+_HERE = {"kfunc": BEST_BACKEND == "kfunc", "rfc": HAS_RFC, "core": BEST_BACKEND != "text"}
 BACKENDS = [backend for backend in _options.BACKENDS if _HERE.get(backend, True)]
 BPF_BACKENDS = BACKENDS[:-1]
+TREE_BACKENDS = BACKENDS if HAS_ITERATOR else BACKENDS[-1:]
+BEST_TREE_BACKEND = TREE_BACKENDS[0]
 
 # A program that is run finds a cgroup by its id, which takes these two and cgroup v2.
 CAN_RUN = VERSION == 2 and {"bpf_cgroup_from_id", "bpf_iter_css_new"} <= _SYMBOLS
-STAT_TRANSPORTS = ["run", "stream"] if CAN_RUN else ["stream"]
-TREE_TRANSPORTS = ["run", "shared"] if CAN_RUN else ["shared"]
-RUN_BACKENDS = [backend for backend in BPF_BACKENDS if backend != "rfc"]  # iterators only
+_RUN_BACKENDS = [backend for backend in BPF_BACKENDS if backend != "rfc"]  # iterators only
+RUN_TREE_BACKENDS = _RUN_BACKENDS if CAN_RUN else []
+RUN_STAT_BACKENDS = [
+    backend for backend in _RUN_BACKENDS if CAN_RUN or (backend == "core" and _RUNS_BY_DIRECTORY)
+]

@@ -13,24 +13,17 @@ from pymemcgbpf._bpf import terms as _terms
 from pymemcgbpf._bpf.plan import ReadPlan, Term
 from pymemcgbpf._options import BACKENDS, Backend
 
-from .surroundings import (
-    BEST_BACKEND,
-    BPF_BACKENDS,
-    CAN_RUN,
-    HAS_RFC,
-    HIERARCHY,
-    RUN_BACKENDS,
-)
+from .surroundings import BEST_BACKEND, BPF_BACKENDS, HAS_RFC, HIERARCHY, RUN_STAT_BACKENDS
+from .ways import BEST_STAT_WAY
 
 
 def test_auto_chooses_the_expected_backend(empty_cgroup: Path) -> None:
     with StatsReader(empty_cgroup, flush=False) as reader:
-        assert reader.backend == BEST_BACKEND
+        assert (reader.backend, reader.transport) == BEST_STAT_WAY.shown
         better = BACKENDS[: BACKENDS.index(BEST_BACKEND)]
-        assert reader.transport == ("run" if CAN_RUN else "stream")
         assert ";" not in reader.fallback_reason, "one short clause"
         assert "rfc" not in reader.fallback_reason
-        assert bool(reader.fallback_reason) == bool(better or not CAN_RUN)
+        assert bool(reader.fallback_reason) == bool(better or reader.transport != "run")
 
 
 @pytest.mark.parametrize("name", ["kfunc", "rfc"])
@@ -39,7 +32,7 @@ def test_a_backend_that_is_not_here_raises_and_says_what_is_missing(
 ) -> None:
     if name in BPF_BACKENDS:
         with StatsReader(empty_cgroup, backend=name) as reader:
-            assert (reader.backend, not reader.fallback_reason) == (name, name in RUN_BACKENDS)
+            assert (reader.backend, not reader.fallback_reason) == (name, name in RUN_STAT_BACKENDS)
         return
     with pytest.raises(
         BackendUnavailableError, match=r"this kernel has no \w+ \(.*\"auto\""
@@ -48,6 +41,7 @@ def test_a_backend_that_is_not_here_raises_and_says_what_is_missing(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.needs_iterator
 def test_a_verifier_refusal_keeps_the_log() -> None:
     # No released kernel has the first patch's functions, so calling one is refused; where they
     # are, so is a call from anything but an iterator.

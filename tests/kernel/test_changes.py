@@ -19,7 +19,7 @@ from .oracle import by_text
 from .surroundings import VERSION
 from .ways import Way
 
-PAGES = 500
+PAGES = 16 * 33  # in whole portions: see cgroups.PORTION
 SECONDS = 0.005
 
 

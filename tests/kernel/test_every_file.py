@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import pytest
 
@@ -24,9 +24,19 @@ from pymemcgbpf import (
 )
 from pymemcgbpf._bpf import program as _program
 
-from .cgroups import MIB, Worker, busy_cgroup, cgroup, enable_memory, fault_in
+from .cgroups import (
+    LAG,
+    MIB,
+    Worker,
+    busy_cgroup,
+    cgroup,
+    current,
+    enable_memory,
+    fault_in,
+    has_file,
+)
 from .oracle import V1_FILES, effective_limit, everything
-from .surroundings import BPF_BACKENDS, HIERARCHY, IN_LAB, VERSION
+from .surroundings import BEST_BACKEND, HIERARCHY, IN_LAB, VERSION
 from .swap import swap_space
 from .ways import Way
 
@@ -42,7 +52,7 @@ LIMITS = {
 }
 
 
-def limit(path: Path, file: str, size: int) -> None:
+def limit(path: Path, file: str, size: Union[int, str]) -> None:
     name = file if VERSION == 2 else V1_FILES[file]
     (path / name).write_text(str(size))
 
@@ -52,6 +62,16 @@ def limited(path: Path) -> list[str]:
     if VERSION == 1:
         return [file for file in LIMITS if file in V1_FILES]
     return [file for file in LIMITS if (path / file).exists()]
+
+
+def swap_out(path: Path, size: int) -> None:
+    """Has the kernel reclaim so much of a cgroup's memory."""
+    if has_file("memory.reclaim"):
+        with contextlib.suppress(OSError):  # the kernel reclaimed less than was asked for
+            (path / "memory.reclaim").write_text(str(size))
+    else:
+        limit(path, "memory.high", max(0, current(path) - size))
+        limit(path, "memory.high", "max")
 
 
 @contextlib.contextmanager
@@ -72,8 +92,7 @@ def eventful_cgroup() -> Iterator[Path]:
         if IN_LAB:
             stack.enter_context(swap_space())
             stack.enter_context(Worker(home / "swapped", lambda: fault_in(8 * MIB)))
-            with contextlib.suppress(OSError):  # the kernel reclaimed less than was asked for
-                (home / "swapped" / "memory.reclaim").write_text(str(6 * MIB))
+            swap_out(home / "swapped", 6 * MIB)
             limit(home / "killed", "memory.swap.max", 0)
             limit(home / "killed", "memory.max", 4 * MIB)
             (home / "killed" / "memory.oom.group").write_text("1")
@@ -119,7 +138,7 @@ def test_every_item_of_every_file_is_exact(eventful: Path, way: Way) -> None:
             assert compared.keys() == before.keys(), "an item is missing"
             if VERSION == 2:
                 assert values.keys() == before.keys()
-                assert len(compared) >= 100
+                assert len(compared) >= 80
 
 
 def test_a_tree_s_rows_have_every_item_of_every_file(eventful: Path, tree_way: Way) -> None:
@@ -264,6 +283,7 @@ def test_derived_items_are_part_of_no_file_and_no_default(empty_cgroup: Path, wa
         assert list(reader.item_names[-2:]) == DERIVED
 
 
+@pytest.mark.needs_peak
 def test_the_peak_does_not_fall(empty_cgroup: Path, way: Way) -> None:
     with (
         Worker(empty_cgroup, lambda: fault_in(8 * MIB).close()),
@@ -345,12 +365,17 @@ MOST_VERIFIED = 200_000
 
 
 def test_the_verifier_is_far_from_its_limit_with_every_item(
-    empty_cgroup: Path, bpf_way: Way, tree_bpf_way: Way
+    empty_cgroup: Path, bpf_way: Way
 ) -> None:
     with bpf_way.stats(empty_cgroup, ["*"]) as reader:
         source: Any = reader._source
         program = source._link._program if bpf_way.transport == "stream" else source._program
         assert 1000 < verified(program) < MOST_VERIFIED / 4
+
+
+def test_the_verifier_is_far_from_its_limit_with_every_item_of_a_tree(
+    empty_cgroup: Path, tree_bpf_way: Way
+) -> None:
     with tree_bpf_way.tree(empty_cgroup, ["*"]) as tree:
         walker: Any = tree._source._walker  # type: ignore[union-attr]
         shared = tree_bpf_way.transport == "shared"
@@ -400,13 +425,13 @@ if VERSION == 2:
     @pytest.mark.usefixtures("forgetful")
     def test_asked_for_by_name_an_unknown_key_is_read(eventful: Path) -> None:
         with pymemcgbpf.StatsReader(eventful / "limited", ["pgfault"]) as reader:
-            assert reader.backend == BPF_BACKENDS[0]
+            assert reader.backend == BEST_BACKEND
         with pymemcgbpf.StatsReader(eventful / "limited") as reader:
             assert reader.backend == "text", "no key of memory.stat is lost"
             assert set(FORGOTTEN) <= set(reader.item_names)
         with pymemcgbpf.StatsReader(eventful / "limited", ["anon"]) as reader:
             assert reader.backend == "text"
-            assert reader.read()["anon"] >= 4 * MIB
+            assert reader.read()["anon"] >= 4 * MIB - LAG * mmap.PAGESIZE
 
 
 # --- events, swap and pressure: in the lab ----------------------------------------------
@@ -416,7 +441,13 @@ if IN_LAB:
     def test_events_are_the_subtree_s_and_local_ones_the_cgroup_s_own(
         eventful: Path, way: Way
     ) -> None:
-        keys = ("max", "oom", "oom_kill", "oom_group_kill")
+        there = everything(eventful)  # oom_group_kill came with 5.17
+        keys = [
+            key
+            for key in ("max", "oom", "oom_kill", "oom_group_kill")
+            if f"memory.events.{key}" in there
+        ]
+        assert len(keys) >= 3
         names = [f"memory.events{local}.{key}" for local in ("", ".local") for key in keys]
         with way.stats(eventful, names) as reader:
             above = reader.read()
@@ -468,6 +499,7 @@ if IN_LAB:
             assert list(reader.read()) == list(reader.item_names)
             assert reader.item_names == (f"{PRESSURE}some.total", f"{PRESSURE}full.total")
 
+    @pytest.mark.needs_pressure_switch
     def test_pressure_that_is_switched_off_is_absent(way: Way) -> None:
         with cgroup() as off:
             with (
@@ -486,6 +518,7 @@ if IN_LAB:
             with way.stats(off, ["anon", "memory.pressure.*"]) as reader:
                 assert reader.item_names == ("anon",)
 
+    @pytest.mark.needs_pressure_switch
     def test_pressure_is_switched_off_for_one_cgroup_of_a_tree(tree_way: Way) -> None:
         with cgroup() as path:
             enable_memory(path)

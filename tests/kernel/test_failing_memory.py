@@ -20,10 +20,9 @@ from pymemcgbpf._sources import program_cache as _program_cache
 from .cgroups import cgroup, enable_memory
 from .failing_memory import FAIL_NTH, SETTINGS, FailingMemory
 from .pins import bpffs
-from .ways import STAT_BPF_WAYS, TREE_BPF_WAYS, Way
+from .ways import BEST_STAT_WAY, BEST_TREE_WAY, Way
 
-STATS = (STAT_BPF_WAYS[0].backend, STAT_BPF_WAYS[0].transport)
-TREE = (TREE_BPF_WAYS[0].backend, TREE_BPF_WAYS[0].transport)
+STATS, TREE = BEST_STAT_WAY.shown, BEST_TREE_WAY.shown
 
 
 if FAIL_NTH.exists():

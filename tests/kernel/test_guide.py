@@ -24,6 +24,20 @@ from .surroundings import VERSION
 PAGES = [page for page in (TOP / "README.md", *sorted(DOCS.glob("*.md"))) if page.exists()]
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 OF_PINNED_LINKS = ("On the host", "In the container", "At the end")
+SESSIONS: dict[str, str] = {}
+for each in BLOCKS:
+    if each.language == "pycon":
+        SESSIONS[each.page] = SESSIONS.get(each.page, "") + each.text
+
+
+def needs(text: str) -> list[pytest.MarkDecorator]:
+    """What an example needs of the kernel."""
+    marks = []
+    if re.search(r"\bpin(_tree)?\(", text):
+        marks.append(pytest.mark.needs_iterator)
+    if "memory.peak" in text:
+        marks.append(pytest.mark.needs_peak)
+    return marks
 
 
 @contextlib.contextmanager
@@ -65,8 +79,11 @@ def as_root(code: str, folder: Path) -> str:
 
 @pytest.mark.parametrize(
     "block",
-    [block for block in BLOCKS if block.language == "python" and block.head not in OF_PINNED_LINKS],
-    ids=lambda block: f"{block.page}:{block.line}",
+    [
+        pytest.param(block, marks=needs(block.text), id=f"{block.page}:{block.line}")
+        for block in BLOCKS
+        if block.language == "python" and block.head not in OF_PINNED_LINKS
+    ],
 )
 def test_an_example_runs(block: Block) -> None:
     with cgroups() as root:
@@ -78,12 +95,9 @@ def test_an_example_runs(block: Block) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", dict.fromkeys(block.page for block in BLOCKS if block.language == "pycon")
+    "text", [pytest.param(text, marks=needs(text), id=page) for page, text in SESSIONS.items()]
 )
-def test_a_pages_session_prints_what_it_shows(page: str) -> None:
-    text = "".join(
-        block.text for block in BLOCKS if (block.page, block.language) == (page, "pycon")
-    )
+def test_a_pages_session_prints_what_it_shows(text: str) -> None:
     with cgroups() as root, bpffs() as folder:
         places = {"/sys/fs/cgroup": root, "/sys/fs/bpf": folder}
         steps = session("pycon", in_place(text, places))
@@ -101,6 +115,7 @@ def test_a_pages_session_prints_what_it_shows(page: str) -> None:
     assert_alike(outputs, steps)
 
 
+@pytest.mark.needs_iterator
 def test_the_commands_of_the_pins_page_print_what_they_show(tmp_path: Path) -> None:
     (block,) = (one for one in blocks(DOCS / "pins.md") if one.language == "console")
     with cgroups() as root, bpffs() as folder:
@@ -112,6 +127,7 @@ def test_the_commands_of_the_pins_page_print_what_they_show(tmp_path: Path) -> N
         (folder / "stats").rmdir()
 
 
+@pytest.mark.needs_iterator
 def test_the_examples_of_pinned_links_run(tmp_path: Path) -> None:
     parts: dict[str, list[str]] = {head: [] for head in OF_PINNED_LINKS}
     for block in blocks(DOCS / "containers.md"):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from pymemcgbpf import (
 
 from ..open_files import open_files
 from .cgroups import (
+    LAG,
     Worker,
     cgroup,
     enable_memory,
@@ -35,8 +37,8 @@ from .cgroups import (
     in_threads,
     remove,
 )
-from .surroundings import BEST_BACKEND, CAN_RUN, HIERARCHY, IN_LAB
-from .ways import Way
+from .surroundings import BEST_BACKEND, HIERARCHY, IN_LAB
+from .ways import BEST_STAT_WAY, Way
 
 ITEMS = ["anon", "pgfault"]
 
@@ -173,7 +175,7 @@ def test_a_cgroup_made_again_at_the_same_path_is_another_one(way: Way) -> None:
 def test_read_stats_follows_the_path() -> None:
     with cgroup() as path:
         with Worker(path, lambda: fault_in(1 << 20)):
-            assert read_stats(path, ["anon"])["anon"] >= 1 << 20
+            assert read_stats(path, ["anon"])["anon"] >= (1 << 20) - LAG * mmap.PAGESIZE
         remove(path)
         with pytest.raises(CgroupNotFoundError):
             read_stats(path, ["anon"])
@@ -206,7 +208,8 @@ def test_read_stats_serves_more_cgroups_than_its_cache_holds(empty_cgroup: Path)
     for child in children:
         child.mkdir()
         assert read_stats(child, ITEMS, flush=False) == {"anon": 0, "pgfault": 0}
-    assert links() - before == (0 if CAN_RUN else 32), "a program that is run has no link"
+    kept = 32 if BEST_STAT_WAY.transport == "stream" else 0
+    assert links() - before == kept, "a program that is run has no link"
     for child in children:
         assert read_stats(child, ITEMS, flush=False)["anon"] == 0
     pymemcgbpf.clear_cache()

@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 from pymemcgbpf import (
     Backend,
     PinnedReader,
@@ -18,7 +20,7 @@ from pymemcgbpf import (
     unpin,
 )
 
-from .cgroups import MIB, Worker, cgroup, enable_memory, fault_in, in_child
+from .cgroups import EXACT_MIB, Worker, cgroup, enable_memory, fault_in, in_child
 from .forest import settle
 from .oracle import NO_LIMIT, everything
 from .pins import bpffs
@@ -43,7 +45,7 @@ def read_back(label: str) -> bytes:
 
 
 def test_each_cgroup_has_its_numbers_under_the_path_that_its_processes_have(
-    backend: Backend,
+    tree_backend: Backend,
 ) -> None:
     with cgroup() as root, contextlib.ExitStack() as stack:
         enable_memory(root)
@@ -51,12 +53,12 @@ def test_each_cgroup_has_its_numbers_under_the_path_that_its_processes_have(
         expected = {}
         for path in paths:
             path.mkdir()
-            worker = stack.enter_context(Worker(path, lambda: fault_in(MIB, shared=True)))
-            settle({path: MIB})
+            worker = stack.enter_context(Worker(path, lambda: fault_in(EXACT_MIB, shared=True)))
+            settle({path: EXACT_MIB})
             assert everything(path)["memory.max"] == NO_LIMIT
-            expected[own_path(worker.pid)] = [str(MIB), "+Inf"]
+            expected[own_path(worker.pid)] = [str(EXACT_MIB), "+Inf"]
         items = ["shmem", "memory.max"]
-        with TreeReader(root, items, order="children", backend=backend) as reader:
+        with TreeReader(root, items, order="children", backend=tree_backend) as reader:
             first, second = openmetrics(reader.read()), openmetrics(reader.read(copy=False))
     assert first == second
     found: dict[bytes, list[str]] = {}
@@ -80,6 +82,7 @@ def test_the_first_snapshot_after_a_change_has_the_tree_that_is_there() -> None:
                 assert labels == [top, *(f"{top}/{name}" for name in names)]
 
 
+@pytest.mark.needs_iterator
 def test_a_pinned_tree_has_the_metrics_of_the_tree() -> None:
     with cgroup() as root, bpffs() as folder:
         enable_memory(root)

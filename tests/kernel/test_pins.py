@@ -62,6 +62,8 @@ from .test_tree_storms import check
 
 Busy = tuple[Path, Worker]
 
+pytestmark = pytest.mark.needs_iterator
+
 SECONDS = 40.0 if IN_LAB else 6.0  # a guest takes many for a Python to begin
 
 

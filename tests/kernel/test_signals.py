@@ -22,8 +22,8 @@ from pymemcgbpf import PinnedReader, StatsReader, TreeReader, pin, unpin
 
 from ..open_files import open_files
 from .pins import bpffs
-from .surroundings import BEST_BACKEND, STAT_TRANSPORTS, TREE_TRANSPORTS
-from .ways import Way
+from .surroundings import BEST_BACKEND
+from .ways import BEST_TREE_WAY, STAT_BPF_WAYS, TEXT, Way
 
 READS = 1500
 
@@ -102,6 +102,7 @@ def test_an_interrupted_walk_leaves_nothing_open(empty_cgroup: Path, tree_way: W
         assert len(reader.read()) == 1
 
 
+@pytest.mark.needs_iterator
 def test_an_interrupted_reader_of_a_pin_leaves_nothing_open(empty_cgroup: Path) -> None:
     with bpffs() as folder:
         pin(empty_cgroup, folder / "one", ["anon"], flush=False)
@@ -161,7 +162,7 @@ def test_a_timer_s_signals_do_not_change_the_backend(empty_cgroup: Path, in_thre
         ticks[0] += 1
 
     def make() -> None:
-        for _ in range(3):
+        while ticks[0] <= 10 or len(made) < 6:
             pymemcgbpf.clear_cache()  # the next is loaded by libbpf
             with StatsReader(empty_cgroup) as stats, TreeReader(empty_cgroup) as tree:
                 made.append((stats.backend, stats.transport))
@@ -176,8 +177,7 @@ def test_a_timer_s_signals_do_not_change_the_backend(empty_cgroup: Path, in_thre
                 thread.join(0.05)
         else:
             make()
-    assert ticks[0] > 10
     with StatsReader(empty_cgroup) as undisturbed:
         best = (undisturbed.backend, undisturbed.transport)
-    assert best[0] == BEST_BACKEND and best[1] in STAT_TRANSPORTS
-    assert made == [best, (BEST_BACKEND, TREE_TRANSPORTS[0])] * 3
+    assert best in [way.shown for way in [*STAT_BPF_WAYS, TEXT] if way.backend == BEST_BACKEND]
+    assert made == [best, BEST_TREE_WAY.shown] * (len(made) // 2)

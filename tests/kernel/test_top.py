@@ -42,9 +42,11 @@ def group() -> Iterator[Path]:
         yield path
 
 
-def test_top_shows_the_numbers_of_memory_stat(group: Path, backend: str, tmp_path: Path) -> None:
+def test_top_shows_the_numbers_of_memory_stat(
+    group: Path, tree_backend: str, tmp_path: Path
+) -> None:
     items = ("shmem", "file_mapped", "pgfault")
-    options = ("--interval", "0.2", "--backend", backend)
+    options = ("--interval", "0.2", "--backend", tree_backend)
     with busy_cgroup(group) as (path, _), top(tmp_path, *options, group, *items) as shown:
 
         def are_shown(lines: list[str]) -> bool:
@@ -52,7 +54,7 @@ def test_top_shows_the_numbers_of_memory_stat(group: Path, backend: str, tmp_pat
             sizes = [f"{now[name] / MIB:.1f}" for name in items[:2]]
             return row(lines, path.name) == [sizes[0], "MiB", sizes[1], "MiB", "0.0"]
 
-        assert f"({backend}" in shown.wait_for(are_shown)[0]
+        assert f"({tree_backend}" in shown.wait_for(are_shown)[0]
 
 
 def test_a_rate_is_the_change_of_its_counter(group: Path, tmp_path: Path) -> None:

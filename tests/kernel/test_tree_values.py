@@ -12,7 +12,9 @@ import pytest
 
 from .cgroups import (
     ANON_BYTES,
+    EXACT_MIB,
     FILE_BYTES,
+    LAG,
     MIB,
     Worker,
     cgroup,
@@ -50,8 +52,9 @@ def test_every_item_of_a_busy_cgroup_is_exact(busy: Busy, tree_way: Way, order: 
             assert time.monotonic() < deadline, f"differ: {wrong}"
             time.sleep(0.05)
     assert len(compared) == (len(by_text(path)) if VERSION == 2 else len(V1_KEYS) + 1)
-    assert len(compared) >= (18 if VERSION == 1 else 48)
-    assert row["anon"] >= ANON_BYTES and row["file_mapped"] >= FILE_BYTES
+    assert len(compared) >= (18 if VERSION == 1 else 35)
+    assert row["anon"] >= ANON_BYTES - LAG * mmap.PAGESIZE
+    assert row["file_mapped"] >= FILE_BYTES - LAG * mmap.PAGESIZE
     for name in snapshot.item_names:
         assert list(snapshot.column(name)) == [row[name]]
 
@@ -132,7 +135,7 @@ def test_a_removed_cgroup_whose_memory_is_still_charged_has_no_row(tree_way: Way
         kept.mkdir()
 
         def charge_and_leave() -> object:
-            memory = fault_in(MIB, shared=True)
+            memory = fault_in(EXACT_MIB, shared=True)
             (kept / "cgroup.procs").write_text("0")
             return memory
 
@@ -141,7 +144,7 @@ def test_a_removed_cgroup_whose_memory_is_still_charged_has_no_row(tree_way: Way
             with tree_way.tree(root, ["shmem"]) as tree:
                 snapshot = tree.read()
                 assert [row.relative_path for row in snapshot] == [".", "kept"]
-                assert list(snapshot.column("shmem")) == [MIB, 0]
+                assert list(snapshot.column("shmem")) == [EXACT_MIB, 0]
             with tree_way.tree(root, ["shmem"], order="children") as tree:
                 assert [row.relative_path for row in tree.read()] == ["kept"]
             if VERSION == 2:

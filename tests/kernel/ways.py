@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from pymemcgbpf import StatsReader, TreeReader, _options
 
-from .surroundings import BPF_BACKENDS, RUN_BACKENDS, STAT_TRANSPORTS, TREE_TRANSPORTS
+from .surroundings import (
+    BPF_BACKENDS,
+    HAS_ITERATOR,
+    RUN_STAT_BACKENDS,
+    RUN_TREE_BACKENDS,
+)
 
 Items = Optional[Iterable[str]]
 
@@ -19,6 +24,11 @@ class Way(NamedTuple):
 
     backend: _options.Backend
     transport: Any  # which of them, depends on the kind of reader
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """What a reader that goes this way has as its backend and its transport."""
+        return ("text", "text") if self == TEXT else (self.backend, self.transport)
 
     def stats(self, path: Path, items: Items = None, *, flush: bool = True) -> StatsReader:
         """A reader of one cgroup that goes this way."""
@@ -49,17 +59,23 @@ class Way(NamedTuple):
         )
 
 
-def _ways(transports: list[str]) -> list[Way]:
-    return [
-        Way(backend, each)
-        for backend in BPF_BACKENDS
-        for each in transports
-        if each != "run" or backend in RUN_BACKENDS
-    ]
+def _ways(run_backends: Collection[_options.Backend], iterator: str) -> list[Way]:
+    """The ways through BPF, each backend's best first."""
+    ways = []
+    for backend in BPF_BACKENDS:
+        if backend in run_backends:
+            ways.append(Way(backend, "run"))
+        if HAS_ITERATOR:
+            ways.append(Way(backend, iterator))
+    return ways
 
 
 TEXT = Way("text", "auto")
-STAT_BPF_WAYS = _ways(STAT_TRANSPORTS)
-TREE_BPF_WAYS = _ways(TREE_TRANSPORTS)
-# Each backend's first is the one that it does best.
+STAT_BPF_WAYS = _ways(RUN_STAT_BACKENDS, "stream")
+TREE_BPF_WAYS = _ways(RUN_TREE_BACKENDS, "shared")
 STAT_BEST_WAYS = list({way.backend: way for way in reversed(STAT_BPF_WAYS)}.values())[::-1]
+# Every transport of trees, with the best backend.
+TREE_TRANSPORT_WAYS = [way for way in TREE_BPF_WAYS if way.backend == TREE_BPF_WAYS[0].backend]
+# What "auto" chooses.
+BEST_STAT_WAY = [*STAT_BPF_WAYS, TEXT][0]
+BEST_TREE_WAY = [*TREE_BPF_WAYS, TEXT][0]

@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 
 from tests.vm.cache import default_cache, in_cache, locked, prune
-from tests.vm.debian import Apt
+from tests.vm.debian import debian_apt
 from tests.vm.errors import LabError
 from tests.vm.kernels import Package
-from tests.vm.sources import find_archive, find_keyring
 from tests.vm.spec import MACHINES
 
 from . import build
@@ -23,7 +22,7 @@ def fetch(cache: Path) -> tuple[Package, Path | None]:
     """Return the newest source package, and its archive if the kernel is not built yet."""
     with locked(cache):
         prune(cache)
-        apt = Apt(cache, MACHINES["x86_64"].debian, find_archive(), find_keyring())
+        apt = debian_apt(cache, MACHINES["x86_64"].debian)
         warning = apt.update(force=False)
         if warning:
             print(f"warning: {warning}")

@@ -120,6 +120,8 @@ def run(options: argparse.Namespace) -> int:
         for architecture in ARCHITECTURES:
             for series, package in lab.available(architecture).items():
                 print(f"{series:6} {package.version:24} {package.name}")
+        for warning in lab.warnings:
+            print(f"warning: {warning}")
         return 0
     job: Job
     if options.run is not None:

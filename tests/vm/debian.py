@@ -11,13 +11,14 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .cache import in_cache, publish, scratch
 from .errors import LabError, need_tool
 from .kernels import Package, image_pattern
-from .spec import KERNEL_SUITES, USERLANDS
+from .sources import SECURITY, find_archive, find_keyring, find_security_archive
+from .spec import KERNEL_SUITES, OLD_KERNEL_SUITES, USERLANDS
 
 LISTS_STAY_FRESH = 12 * 3600.0
 
@@ -50,16 +51,37 @@ APT::Sandbox::User "root";
 """
 
 
+def debian_apt(cache: Path, architecture: str) -> Apt:
+    """Return the suites that userlands and most kernels come from."""
+    archive = find_archive()
+    suites = dict.fromkeys((*KERNEL_SUITES, *USERLANDS), archive)
+    return Apt(cache, architecture, suites, find_keyring())
+
+
+def old_apt(cache: Path, architecture: str, series: str) -> Apt:
+    """Return the suites that have the kernels of an old series, such as 5.10."""
+    archive = find_archive()
+    suites = {
+        suite: find_security_archive(archive) if suite.endswith(SECURITY) else archive
+        for suite in OLD_KERNEL_SUITES[series]
+    }
+    return Apt(cache, architecture, suites, find_keyring())
+
+
 class Apt:
     """Debian's archive for one architecture, read by apt with the lab's state."""
 
-    def __init__(self, cache: Path, architecture: str, archive: str, keyring: Path) -> None:
+    def __init__(
+        self, cache: Path, architecture: str, suites: Mapping[str, str], keyring: Path
+    ) -> None:
+        """Use these suites, each from the archive with this address."""
         need_tool("apt-get", "apt")
         self._cache = cache
         self._debs = cache / "debs"
-        suites = dict.fromkeys((*KERNEL_SUITES, *USERLANDS))
         options = f"[arch={architecture} signed-by={keyring}]"
-        lines = {suite: f"deb {options} {archive} {suite} main\n" for suite in suites}
+        lines = {
+            suite: f"deb {options} {archive} {suite} main\n" for suite, archive in suites.items()
+        }
         everything = "".join(lines.values())
         # Another mirror or another choice of suites gets a folder of its own.
         key = hashlib.sha256(everything.encode()).hexdigest()[:12]

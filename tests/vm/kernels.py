@@ -67,11 +67,11 @@ def in_order(series: str) -> tuple[int, ...]:
     return tuple(int(part) for part in series.split("."))
 
 
-def find_series(wanted: str, available: dict[str, Package]) -> str:
-    """Return the name of a series that apt has. "newest" stands for the highest one."""
+def find_series(wanted: str, available: dict[str, Package]) -> tuple[str, Package]:
+    """Return a series that apt has, and its package. "newest" stands for the highest one."""
     if wanted == NEWEST and available:
-        return max(available, key=in_order)
+        wanted = max(available, key=in_order)
     if wanted not in available:
         have = ", ".join(available) or "none"
         raise LabError(f"apt has no cloud kernel of series {wanted} (it has {have})")
-    return wanted
+    return wanted, available[wanted]

@@ -24,14 +24,14 @@ from tests.seed_kernel import build as seed
 
 from . import guest, kernels, userland
 from .cache import default_cache, in_cache, locked, prune, publish, scratch
-from .debian import Apt
+from .debian import Apt, debian_apt, old_apt
 from .errors import LabError
 from .kernels import Package
 from .records import Expected, GuestResult, Origin, judge
-from .sources import find_archive, find_keyring
 from .spec import (
     DEFAULT_ARCHITECTURE,
     NEWEST,
+    OLD_KERNEL_SUITES,
     PART,
     SEED,
     WHOLE_MATRIX,
@@ -103,12 +103,26 @@ class Lab:
     warnings: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)  # guests whose kernel apt does not have
     stop: threading.Event = field(default_factory=threading.Event)
-    _apts: dict[str, Apt] = field(default_factory=dict)
+    _apts: dict[tuple[str, str], Apt] = field(default_factory=dict)
 
     def available(self, architecture: str) -> dict[str, Package]:
         """Return the newest cloud kernel package of every series that apt has."""
         with locked(self.cache):
-            return self._available(self._apt(architecture))
+            old = {
+                series: package
+                for series in OLD_KERNEL_SUITES
+                if (package := self._old_kernel(architecture, series))
+            }
+            return {**old, **self._available(self._apt(architecture))}
+
+    def _old_kernel(self, architecture: str, series: str) -> Package | None:
+        """Return the package of an old series, or None, with a warning, if apt has none."""
+        try:
+            apt = self._apt(architecture, series)
+            return kernels.find_series(series, self._available(apt))[1]
+        except LabError as error:
+            self.warnings.append(str(error))
+            return None
 
     def prepare(self, specs: Sequence[str]) -> list[Prepared]:
         """Bring kernels and userlands into the cache. Specs of the same guest are merged."""
@@ -130,6 +144,10 @@ class Lab:
             spec: select
             for spec, select in wanted.items()
             if spec.series in {NEWEST, SEED, *self._available(self._apt(spec.architecture))}
+            or (
+                spec.series in OLD_KERNEL_SUITES
+                and self._old_kernel(spec.architecture, spec.series)
+            )
         }
         self.missing = [str(spec) for spec in wanted if spec not in there]
         return there
@@ -150,22 +168,38 @@ class Lab:
         ready: dict[Spec, Prepared] = {}
         for one, select in wanted.items():
             apt = self._apt(one.architecture)
-            spec, package = self._find_kernel(apt, one)
+            holder = apt
+            if one.series in OLD_KERNEL_SUITES:
+                holder = self._apt(one.architecture, one.series)
+            spec, package = self._find_kernel(holder, one)
             if spec not in ready:
-                kernel = self._kernel(apt, spec, package)
+                kernel = self._kernel(holder, spec, package)
                 native = self._apt(this_machine().debian)
                 packed = userland.prepare(apt, native, self.cache, spec.userland)
                 ready[spec] = Prepared(spec, package, kernel, packed, select)
         return list(ready.values())
 
-    def _apt(self, architecture: str) -> Apt:
-        if architecture not in self._apts:
-            apt = Apt(self.cache, architecture, find_archive(), find_keyring())
-            warning = apt.update(force=self.refresh)
+    def _apt(self, architecture: str, old_series: str = "") -> Apt:
+        """Return the suites that all comes from but the kernels of an old series, or theirs."""
+        key = architecture, old_series
+        if key not in self._apts:
+            if not old_series:
+                apt = debian_apt(self.cache, architecture)
+                warning = apt.update(force=self.refresh)
+            else:
+                apt = old_apt(self.cache, architecture, old_series)
+                try:
+                    warning = apt.update(force=self.refresh)
+                except LabError as error:
+                    suites = " and ".join(OLD_KERNEL_SUITES[old_series])
+                    raise LabError(
+                        f"Linux {old_series} comes from Debian's {suites}, which the mirror does"
+                        f" not serve (name guests to do without it): {error}"
+                    ) from error
             if warning:
                 self.warnings.append(warning)
-            self._apts[architecture] = apt
-        return self._apts[architecture]
+            self._apts[key] = apt
+        return self._apts[key]
 
     def _available(self, apt: Apt) -> dict[str, Package]:
         return kernels.newest_of_each_series(apt.kernel_packages(), apt.architecture)
@@ -177,9 +211,8 @@ class Lab:
         """
         if spec.is_seed:
             return spec, seed.newest(apt.kernel_sources())
-        available = self._available(apt)
-        series = kernels.find_series(spec.series, available)
-        return dataclasses.replace(spec, series=series), available[series]
+        series, package = kernels.find_series(spec.series, self._available(apt))
+        return dataclasses.replace(spec, series=series), package
 
     def _kernel(self, apt: Apt, spec: Spec, package: Package) -> Path:
         if spec.is_seed:
@@ -199,7 +232,7 @@ class Lab:
 
     def boot(self, prepared: Prepared, job: Job) -> GuestResult:
         """Boot a guest, run the job in it, and return its result."""
-        backends = prepared.spec.backends if _tests_parity(job) else ()
+        spec, tests_parity = prepared.spec, _tests_parity(job)
         if isinstance(job, Tests) and not job.select:
             job = dataclasses.replace(job, select=prepared.select)
         with tempfile.TemporaryDirectory(prefix="pymemcgbpf-lab-") as name:
@@ -231,7 +264,8 @@ class Lab:
             series=prepared.series,
             python=prepared.userland.python,
             libbpf=prepared.userland.libbpf,
-            backends=backends,
+            backends=spec.backends if tests_parity else (),
+            tree_backends=spec.tree_backends if tests_parity else (),
         )
         result = judge(expected, transcript.results, transcript.console, transcript.ending)
         result.seconds = transcript.seconds

@@ -126,7 +126,8 @@ class Expected:
     series: str = ""
     python: str = ""
     libbpf: str = ""
-    backends: Sequence[str] = ()  # that must compare items with memory.stat
+    backends: Sequence[str] = ()  # that must compare items of a cgroup with memory.stat
+    tree_backends: Sequence[str] = ()  # the same of a tree's rows
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def judge(expected: Expected, results: str, console: str, ending: Ending) -> Gue
     guest.backends = list(expected.backends)
     if end is not None:
         _check_versions(guest, expected)
-        _check_parity(guest)
+        _check_parity(guest, expected)
     _check_ending(guest, end is not None, console, ending)
 
     trouble = kernel_trouble(dmesg)
@@ -260,10 +261,13 @@ def _check_versions(guest: GuestResult, expected: Expected) -> None:
             guest.trouble("(guest: versions)", f"{name} is {have}, expected {want}")
 
 
-def _check_parity(guest: GuestResult) -> None:
+def _check_parity(guest: GuestResult, expected: Expected) -> None:
     """Check that tests compared items of every backend, for both readers."""
-    for backend in guest.backends:
-        for reader, kind in (("stats", "of a cgroup"), ("tree", "of a tree's rows")):
+    for reader, kind, backends in (
+        ("stats", "of a cgroup", expected.backends),
+        ("tree", "of a tree's rows", expected.tree_backends),
+    ):
+        for backend in backends:
             if not guest.items_compared(backend, reader):
                 text = f"{backend}: no items {kind} were compared with memory.stat"
                 guest.trouble("(guest: parity)", text)

@@ -6,6 +6,7 @@ Both formats are parsed: one line per source (``*.list``) and deb822 (``*.source
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from .errors import LabError
 
 MIRROR_VARIABLE = "PYMEMCGBPF_DEBIAN_MIRROR"
 APT_DIRECTORY = Path("/etc/apt")
+SECURITY = "-security"  # ends the names of the suites that are in an archive of their own
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 # A source with one of these suites and the component main may be the Debian archive. Repositories
@@ -141,6 +143,25 @@ def find_archive(
     if re.search(r"[\s\[\]#\"]", chosen):
         raise LabError(f'not the address of a Debian mirror: "{chosen}"')
     return chosen
+
+
+def find_security_archive(
+    archive: str, environment: Mapping[str, str] = os.environ, apt_directory: Path = APT_DIRECTORY
+) -> str:
+    """Return the URI of the archive with Debian's security suites.
+
+    A mirror of Debian has it beside *archive*. The machine's apt sources may name another one.
+    """
+    if not environment.get(MIRROR_VARIABLE):
+        for source in machine_sources(apt_directory):
+            releases = {suite.removesuffix(SECURITY) for suite in _security_suites(source)}
+            if _may_be_the_archive(dataclasses.replace(source, suites=tuple(releases))):
+                return source.uri
+    return archive.rstrip("/") + SECURITY
+
+
+def _security_suites(source: Source) -> list[str]:
+    return [suite for suite in source.suites if suite.endswith(SECURITY)]
 
 
 def find_keyring() -> Path:

@@ -57,15 +57,22 @@ ARCHITECTURES = {machine.debian: machine for machine in MACHINES.values()}
 
 # Kernels are looked for in all of these suites; a userland comes from one release.
 KERNEL_SUITES = ("bookworm", "bookworm-backports", "trixie", "trixie-backports", "forky")
+# Series that none of these has any more, and where they come from. Nothing else is taken from such
+# suites (bullseye-security has a 6.1 too), and they are fetched only for a guest of the series.
+OLD_KERNEL_SUITES = {"5.10": ("bullseye", "bullseye-security")}
 USERLANDS = ("bookworm", "trixie", "forky")
 DEFAULT_USERLAND = "trixie"
 
-DEFAULT_MATRIX = ("6.1@bookworm", "6.12@trixie", "6.18@bookworm", "7.0@trixie", "newest@trixie")
+DEFAULT_MATRIX = (
+    *("5.10@bookworm", "6.1@bookworm", "6.12@trixie", "6.18@bookworm", "7.0@trixie"),
+    "newest@trixie",
+)
 # Under emulation all tests take 5 to 10 minutes. This part leaves out the modules that depend least
 # on the kernel: paths, signals and forks, and the creation and removal of cgroups.
 PART = "not test_tree_paths and not test_lifetime and not test_tree_storms"
 # Guest → pytest's -k, empty for all tests. Newer series that Debian has are added.
 WHOLE_MATRIX = {
+    "5.10@bookworm": "",
     "6.1@bookworm": "",
     "6.12@trixie": "",
     "6.16@forky": PART,
@@ -81,6 +88,9 @@ WHOLE_MATRIX = {
     "newest@trixie/arm64": PART,
     "seed@trixie": "",
 }
+
+# Of one cgroup. Linux 6.1 is the first with a cgroup iterator.
+BACKENDS_BEFORE_6_1 = ("text",)
 
 _SERIES = re.compile(r"[0-9]+\.[0-9]+")
 
@@ -114,15 +124,26 @@ class Spec:
 
     @property
     def expected_backend(self) -> str:
-        """Return the backend that "auto" must choose: the memcg kfuncs came with 7.0."""
-        return "kfunc" if self.is_seed or int(self.series.split(".")[0]) >= 7 else "core"
+        """Return the backend that "auto" must choose for one cgroup."""
+        return self.backends[0]
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """Return the backends that the kernel supports; tests must compare items of each."""
-        best = self.expected_backend
-        rfc = ("rfc",) if self.is_seed else ()
-        return (*((best,) if best != "core" else ()), *rfc, "core", "text")
+        """Return the backends for one cgroup; tests must compare items of each."""
+        if self.is_seed:
+            return ("kfunc", "rfc", "core", "text")
+        if self._version >= (7, 0):  # which has the memcg kfuncs
+            return ("kfunc", "core", "text")
+        return BACKENDS_BEFORE_6_1 if self._version < (6, 1) else ("core", "text")
+
+    @property
+    def tree_backends(self) -> tuple[str, ...]:
+        """Return the backends for a tree, which is text before the first cgroup iterator."""
+        return ("text",) if not self.is_seed and self._version < (6, 1) else self.backends
+
+    @property
+    def _version(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in self.series.split("."))
 
 
 def parse_spec(text: str) -> Spec:

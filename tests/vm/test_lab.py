@@ -185,11 +185,11 @@ def compared(test: str, backend: str, reader: str, items: int, outcome: str = "p
 
 
 class TestParity:
-    EXPECTED = Expected("6.12@trixie", "pytest", backends=("core",))
+    EXPECTED = Expected("6.12@trixie", "pytest", backends=("core",), tree_backends=("core",))
 
-    def run(self, *parts: str, status: int = 0) -> GuestResult:
+    def run(self, *parts: str, status: int = 0, expected: Expected = EXPECTED) -> GuestResult:
         end = line("end", status=status)
-        return judged(who(), COLLECTED, *parts, QUIET, end, expected=self.EXPECTED)
+        return judged(who(), COLLECTED, *parts, QUIET, end, expected=expected)
 
     def test_compared(self) -> None:
         got = self.run(compared("a", "core", "stats", 51), compared("b", "core", "tree", 50))
@@ -209,6 +209,14 @@ class TestParity:
     def test_both_readers_must_have_been_compared(self, reader: str) -> None:
         got = self.run(compared("a", "core", reader, 51), result("b"))
         assert failed_names(got) == ["(guest: parity)"]
+
+    def test_a_backend_may_be_one_of_single_cgroups_alone(self) -> None:
+        expected = dataclasses.replace(self.EXPECTED, tree_backends=("text",))
+        whole = [compared("a", "core", "stats", 51), compared("b", "text", "tree", 50)]
+        assert self.run(*whole, expected=expected).ok
+        got = self.run(whole[0], result("b"), expected=expected)
+        assert failed_names(got) == ["(guest: parity)"]
+        assert "text: no items of a tree's rows" in got.failures[0].text
 
     def test_nothing_equal_is_nothing_compared(self) -> None:
         got = self.run(compared("a", "core", "stats", 0), compared("b", "core", "tree", 50))
@@ -569,6 +577,21 @@ class TestSources:
         with pytest.raises(LabError, match=sources.MIRROR_VARIABLE):
             sources.find_archive({}, machine)
 
+    def test_the_security_archive(self, tmp_path: Path) -> None:
+        def archive(environment: dict[str, str], machine: Path) -> str:
+            main = "http://mirror.invalid/debian/"
+            return sources.find_security_archive(main, environment, machine)
+
+        line = "deb http://{}.invalid/x {} main\n"
+        vendor = "deb [signed-by=/k/vendor.gpg] http://vendor.invalid/x trixie-security main\n"
+        text = line.format("a", "noble-security") + line.format("b", "bookworm") + vendor
+        machine = self.machine(tmp_path, main=text)
+        assert archive({}, machine) == "http://mirror.invalid/debian-security"
+        (machine / "sources.list").write_text(text + line.format("security", "trixie-security"))
+        assert archive({}, machine) == "http://security.invalid/x"
+        chosen = {sources.MIRROR_VARIABLE: "http://mirror.invalid/debian/"}
+        assert archive(chosen, machine) == "http://mirror.invalid/debian-security"
+
     def test_the_environment_is_first(self, tmp_path: Path) -> None:
         machine = self.machine(tmp_path, a_sources=DEB822)
         chosen = {sources.MIRROR_VARIABLE: "http://chosen.invalid/debian"}
@@ -620,8 +643,8 @@ class TestKernels:
 
     def test_find_series(self) -> None:
         available = {series: package(series, "1") for series in ("6.9", "6.12", "7.10", "7.9")}
-        assert kernels.find_series("6.12", available) == "6.12"
-        assert kernels.find_series("newest", available) == "7.10"
+        assert kernels.find_series("6.12", available) == ("6.12", available["6.12"])
+        assert kernels.find_series("newest", available) == ("7.10", available["7.10"])
         with pytest.raises(LabError, match=r"6\.5.*6\.9"):
             kernels.find_series("6.5", available)
         with pytest.raises(LabError):
@@ -673,18 +696,33 @@ class TestSpec:
         assert spec.parse_spec("6.19").backends == ("core", "text")
         assert spec.parse_spec("7.0").backends == ("kfunc", "core", "text")
         assert spec.parse_spec("seed").backends == ("kfunc", "rfc", "core", "text")
+        for text in ("6.1", "6.19", "7.0", "seed"):
+            assert spec.parse_spec(text).tree_backends == spec.parse_spec(text).backends
+        assert spec.parse_spec("5.10").backends == spec.BACKENDS_BEFORE_6_1
+        assert spec.parse_spec("5.10").tree_backends == ("text",)
+
+    def test_an_old_series_is_in_no_suite_of_the_others(self) -> None:
+        for series, suites in spec.OLD_KERNEL_SUITES.items():
+            assert not set(suites) & {*spec.KERNEL_SUITES, *spec.USERLANDS}
+            assert spec.parse_spec(series).userland == "bookworm"
 
 
 class FakeLab(lab.Lab):
     """Whose apt has what the test says."""
 
     have: ClassVar[dict[str, tuple[str, ...]]] = {}
+    with_old_suites: tuple[str, ...] = ("amd64",)
 
-    def _apt(self, architecture: str) -> Any:
-        return architecture
+    def _apt(self, architecture: str, old_series: str = "") -> Any:
+        if old_series and architecture not in self.with_old_suites:
+            raise LabError(f"no suite with {old_series}")
+        return architecture, old_series
 
     def _available(self, apt: Any) -> dict[str, Package]:
-        return {series: package(series, "1") for series in self.have[apt]}
+        architecture, old_series = apt
+        # An old suite has a kernel of a series that is elsewhere too, and a newer one of it.
+        series = (old_series, "6.1", "99.0") if old_series else self.have[architecture]
+        return {one: package(one, f"{old_series or 1}") for one in series}
 
 
 class TestWholeMatrix:
@@ -703,14 +741,58 @@ class TestWholeMatrix:
 
     def test_what_apt_lacks_and_what_is_new(self, monkeypatch: pytest.MonkeyPatch) -> None:
         found, missing = self.matrix(
-            monkeypatch, amd64=("5.10", "6.12", "6.13", "7.4"), arm64=("6.18",)
+            monkeypatch, amd64=("5.9", "5.15", "6.12", "6.13", "7.4"), arm64=("6.18",)
         )
         assert "6.1@bookworm" in missing and "6.1@bookworm/arm64" in missing
         assert "6.12@trixie" in found and "6.18@forky/arm64" in found
-        assert found["7.4@trixie"] == found["6.13@trixie"] == spec.PART
-        assert not any(one.startswith("5.") for one in found)
+        assert found["7.4@trixie"] == found["6.13@trixie"] == found["5.15@trixie"] == spec.PART
+        assert not any(one.startswith("5.9") for one in found), "older than the oldest"
+        assert found["5.10@bookworm"] == "", "from suites of its own"
         assert not set(found) & set(missing)
         assert set(found) | set(missing) >= set(spec.WHOLE_MATRIX)
+
+    def test_suites_that_the_mirror_lacks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(FakeLab, "have", {"amd64": ("6.1", "7.4"), "arm64": ()})
+        fake = FakeLab(None)
+        fake.with_old_suites = ()
+        assert "5.10@bookworm" not in map(str, fake._whole_matrix())
+        assert "5.10@bookworm" in fake.missing
+        assert fake.warnings == ["no suite with 5.10"]
+
+
+class TestOldKernels:
+    """Of suites that have nothing else to give."""
+
+    @pytest.fixture
+    def fake(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeLab:
+        monkeypatch.setattr(FakeLab, "have", {"amd64": ("6.1", "7.3"), "arm64": ()})
+        monkeypatch.setattr(
+            FakeLab, "_kernel", lambda self, apt, spec, package: Path("/".join((*apt, spec.series)))
+        )
+        monkeypatch.setattr(
+            userland,
+            "prepare",
+            lambda apt, native, cache, release: userland.Userland(release, apt, "3", "1"),
+        )
+        return FakeLab(None, cache=tmp_path)
+
+    def test_only_their_own_series_is_taken_from_them(self, fake: FakeLab) -> None:
+        made = fake.prepare(["5.10", "6.1", "newest"])
+        assert [(str(one.spec), one.package.version, str(one.kernel)) for one in made] == [
+            ("5.10@bookworm", "5.10", "amd64/5.10/5.10"),
+            ("6.1@bookworm", "1", "amd64/6.1"),
+            ("7.3@trixie", "1", "amd64/7.3"),
+        ]
+        assert {str(one.userland.archives) for one in made} == {"('amd64', '')"}
+
+    def test_suites_that_are_missing_are_an_error_for_those_who_need_them(
+        self, fake: FakeLab
+    ) -> None:
+        fake.with_old_suites = ()
+        assert len(fake.prepare(["6.1", "newest"])) == 2
+        assert list(fake.available("amd64")) == ["6.1", "7.3"]
+        with pytest.raises(LabError, match="no suite with 5"):
+            fake.prepare(["6.1", "5.10"])
 
 
 class TestPieces:
