@@ -34,6 +34,7 @@ from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf import terms as _terms
+from pymemcgbpf._bpf.features import ITERATOR
 from pymemcgbpf._bpf.plan import ReadPlan, Term, Terms
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._descriptors import Descriptor, opened_at
@@ -237,6 +238,12 @@ def test_a_failure_of_one_part_leaves_nothing(
         pin_tree(v2, pins.root / "deep" / "it", room=10000)
     assert len(pins.made[3].pinned) == 1
     assert os.listdir(pins.root) == [] and pins.open() == 0
+
+
+@pytest.mark.parametrize("backend", ["kfunc", "rfc", "core"])
+def test_a_pin_needs_an_iterator_whatever_its_backend(backend: str) -> None:
+    factory = _create.PinSourceFactory("self", True, False)
+    assert {factory.feature_of(backend, each) for each in factory.transports} == {ITERATOR}
 
 
 def test_no_program_is_loaded_for_a_path_that_is_refused(pins: Pins, v2: Path) -> None:

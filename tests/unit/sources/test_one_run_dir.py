@@ -267,6 +267,23 @@ def test_the_sequence_begins_again(slots: Slots, source: RunDirSource) -> None:
     assert slots.sequences[0] == 2
 
 
+def test_the_id_tells_answers_with_the_same_sequence_apart(
+    slots: Slots, source: RunDirSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As many calls for another cgroup as there are numbers came between.
+    slots.overwritten, slots.anothers = 1, 12345
+    write = slots.write
+
+    def write_that(cgroup_id: int, values: Sequence[int]) -> int:
+        if cgroup_id == slots.anothers:
+            slots.sequences[slots.cpu] -= 1
+        return write(cgroup_id, values)
+
+    monkeypatch.setattr(slots, "write", write_that)
+    assert source.read() == {"anon": 4096, "pgfault": 3}
+    assert len(slots.asked) == 2
+
+
 @pytest.mark.parametrize("cgroup_id", [1 << 46, (1 << 46) + 1, (7 << 32) + 9, (1 << 64) - 1])
 def test_an_id_need_not_fit_into_the_tag(
     cgroup_id: int, slots: Slots, v2: Path, opened: Opened

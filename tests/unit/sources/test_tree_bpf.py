@@ -30,6 +30,7 @@ from pymemcgbpf import (
 )
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import capabilities as _capabilities
+from pymemcgbpf._bpf import features as _features
 from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf import terms as _terms
@@ -861,6 +862,9 @@ def test_a_tree_says_how_it_is_read(
     for transport in tree.transports:
         for flush in (False, True):
             assert tree.reason_to_avoid(cgroup, "core", flush, transport) == ""
+    for backend in ("kfunc", "core"):
+        assert tree.feature_of(backend, "run") is _features.RUN
+        assert tree.feature_of(backend, "shared") is _features.ITERATOR
 
 
 @pytest.mark.parametrize("order", ORDERS)
