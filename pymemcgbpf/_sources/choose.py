@@ -185,13 +185,16 @@ class _Selector(Generic[_Source]):
         plan = self._planner.plan(backend, types)
         wanted = self.request.transport
         transports = self.factory.transports if wanted == AUTO else (wanted,)
+        # Why one fails that the kernel has says more than that it lacks the next one.
+        had = [each for each in transports if self.factory.feature_of(backend, each).is_in(types)]
+        last = (had or transports)[-1]
         refusals: list[Refusal] = []
         for transport in transports:
             try:
                 self._check_transport(plan, transport, types)
                 source, names = self._open_supported(plan, transport)
             except MemcgError as error:
-                if transport == transports[-1] or ends_the_choice(error):
+                if transport == last or ends_the_choice(error):
                     raise
                 refusals.append(self._refusal(transport, error))
             else:

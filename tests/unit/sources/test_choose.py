@@ -695,6 +695,39 @@ def test_core_streams_where_no_raw_tracepoint_can_be_run(
     choice.source.close()
 
 
+@pytest.mark.parametrize("make", [make_v2, make_v1], ids=["v2", "v1"])
+def test_core_runs_where_there_are_no_cgroup_iterators(
+    make: Callable[[Path], Path], two_ways: World, tmp_path: Path, opened: Opened
+) -> None:
+    # Before Linux 6.1.
+    two_ways.types = two_ways.types._replace(
+        functions=frozenset({"bpf_prog_test_run_raw_tp"}), iterator_orders=frozenset()
+    )
+    cgroup = opened(make(tmp_path / "cgroup"))
+    for backend in ("auto", "core"):
+        choice = choose(cgroup, ("anon",), True, backend)
+        assert (choice.backend, choice.transport) == ("core", "run")
+        choice.source.close()
+    assert two_ways.made == ["core/run"] * 2
+
+
+def test_a_refusal_is_not_hidden_by_a_transport_that_the_kernel_lacks(
+    two_ways: World, v2: Path, opened: Opened
+) -> None:
+    # Before Linux 6.1, without CAP_BPF for instance.
+    two_ways.types = two_ways.types._replace(
+        functions=frozenset({"bpf_prog_test_run_raw_tp"}), iterator_orders=frozenset()
+    )
+    two_ways.refuses = {"run": BpfPermissionError("no CAP_BPF")}
+    choice = choose(opened(v2), ("anon",), True, "auto")
+    assert (choice.backend, choice.fallback_reason) == ("text", "core: no CAP_BPF")
+    choice.source.close()
+    with pytest.raises(BpfPermissionError, match="no CAP_BPF"):
+        choose(opened(v2), ("anon",), True, "core")
+    assert two_ways.made == ["core/run"] * 2
+    assert two_ways.open == 0
+
+
 @pytest.mark.parametrize("backend", BPF)
 def test_an_iterator_is_looked_for_before_it_is_asked(
     backend: str, world: World, v2: Path, opened: Opened
