@@ -168,6 +168,7 @@ RSTAT_FLUSH = Feature(
     "a pin needs flush=False",
     last="6.15",
     functions=("cgroup_rstat_flush",),
+    orders=(_options.SELF,),  # older kernels have the function, but no BPF program may call it
 )
 EVENTS_KFUNC = Feature(
     "`memory.events` by kfunc",

@@ -16,6 +16,7 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 from .. import _options
 from .._bpf import btf as _btf
 from .._bpf import capabilities as _capabilities
+from .._bpf import counter_slots as _counter_slots
 from .._bpf import plan as _plan
 from .._bpf import program as _program
 from .._bpf import terms as _terms
@@ -158,8 +159,10 @@ def _kernel() -> _Check:
     version = re.match(r"(\d+)\.(\d+)", release)
     if version is None:
         return _Check(_UNKNOWN, found)
+    if (int(version[1]), int(version[2])) < (5, 10):
+        return _Check(_NO, found, "Linux 5.10 or later is needed, or a backport")
     if (int(version[1]), int(version[2])) < (6, 1):
-        return _Check(_NO, found, "Linux 6.1 or later is needed, or a backport")
+        return _Check(_OK, found, "trees and pins need Linux 6.1 or later, or a backport")
     return _Check(_OK, found)
 
 
@@ -274,7 +277,8 @@ def _cgroup_kfuncs() -> _Check:
 
 
 def _flush_through_bpf() -> _Check:
-    _kernel_types()
+    if not _kernel_types().uses_rstat:
+        return _Check(_OK, "this kernel's counters need no flush")
     if _flush.mode_of("core", by_iterator=True) == _terms.FLUSH_NONE:
         advice = "readers first read a file that flushes; a pin needs flush=False"
         return _Check(_NO, NO_FLUSH, advice)
@@ -291,6 +295,8 @@ def _index_tables(path: Optional[str]) -> _Check:
         if type(error) is BackendUnavailableError:
             raise
         raise _CouldNotTellError(f"this can only be seen with a BPF program: {error}") from error
+    if _counter_slots.direct(types) is not None:
+        return _Check(_OK, "this kernel has none: BTF tells where its counters are")
     if not layout.rebuilt:
         return _Check(_OK, "found by the kernel's symbols")
     source = _plan.Planner("core", types, layout)

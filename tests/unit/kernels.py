@@ -226,7 +226,7 @@ LINUX_5_10 = Kernel(
         pgactivate pgdeactivate pglazyfree pglazyfreed thp_fault_alloc
         thp_collapse_alloc
     """,
-    functions="",
+    functions="cgroup_rstat_flush bpf_prog_test_run_raw_tp",
     orders=0,
     form=ARRAYS,
     global_only="""
@@ -295,7 +295,7 @@ LINUX_5_15 = Kernel(
         pgscan pgsteal pgactivate pgdeactivate pglazyfree pglazyfreed
         thp_fault_alloc thp_collapse_alloc
     """,
-    functions="",
+    functions="cgroup_rstat_flush bpf_prog_test_run_raw_tp",
     orders=0,
     form=EMBEDDED,
     global_only="""

@@ -9,9 +9,11 @@ from pymemcgbpf._bpf import features
 
 from ...docs.features import page
 from ...docs.items import docs
-from ..kernels import KERNELS
+from ..kernels import DIRECT, KERNELS
 
 HAVE = {
+    "5.10": {features.CORE, features.RUN_DIR},
+    "5.15": {features.CORE, features.RUN_DIR},
     "6.1": {features.CORE, features.RUN_DIR, features.ITERATOR, features.RSTAT_FLUSH},
     "6.12": {
         features.CORE,
@@ -25,9 +27,9 @@ HAVE = {
 }
 
 
-@pytest.mark.parametrize("release", KERNELS)
+@pytest.mark.parametrize("release", [*DIRECT, *KERNELS])
 def test_each_kernel_has_the_features_of_its_release(release: str) -> None:
-    types = KERNELS[release].types()
+    types = {**DIRECT, **KERNELS}[release].types()
     assert {feature for feature in features.FEATURES if feature.is_in(types)} == HAVE[release]
 
 

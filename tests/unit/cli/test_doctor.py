@@ -28,7 +28,7 @@ from pymemcgbpf.errors import BackendUnavailableError, BpfObjectError
 from ..commands import Captured, RefuseBpf
 from ..conftest import RunPython
 from ..directories import make_v2
-from ..kernels import LINUX_6_1, LINUX_6_18, LINUX_7_3
+from ..kernels import LINUX_5_10, LINUX_5_15, LINUX_6_1, LINUX_6_18, LINUX_7_3
 
 LOCKDOWN = "/sys/kernel/security/lockdown"
 UNPRIVILEGED = "/proc/sys/kernel/unprivileged_bpf_disabled"
@@ -161,8 +161,9 @@ LACKS = "this process lacks"
 @pytest.mark.parametrize(
     ("where", "name", "value", "check", "verdict", "said"),
     [
-        look("kernel", "no", "Linux 6.1 or", platform, "release", lambda: "6.0.9"),
-        look("kernel", "no", "Linux 6.1 or later", platform, "release", lambda: "5.15.0-1"),
+        look("kernel", "no", "Linux 5.10 or later", platform, "release", lambda: "5.9.16"),
+        look("kernel", "ok", "pins need Linux 6.1", platform, "release", lambda: "5.10.0-46"),
+        look("kernel", "ok", "pins need Linux 6.1", platform, "release", lambda: "6.0.9"),
         look("kernel", "ok", "6.1", platform, "release", lambda: "6.1"),
         look("kernel", UNKNOWN, "odd", platform, "release", lambda: "odd"),
         look("libbpf", "no", "apt-get install", _libbpf, "load", NO_LIBBPF),
@@ -171,6 +172,10 @@ LACKS = "this process lacks"
         look("memcg kfuncs", UNKNOWN, "libbpf", _btf, "kernel", NO_LIBBPF),
         look("memcg kfuncs", "no", "Linux 7.0", _btf, "kernel", LINUX_6_18.types),
         look("flush through BPF", "no", "Linux 7.0", _btf, "kernel", LINUX_6_18.types),
+        look("flush through BPF", "no", "Linux 7.0", _btf, "kernel", LINUX_5_15.types),
+        look("flush through BPF", "ok", "need no flush", _btf, "kernel", LINUX_5_10.types),
+        look("index tables", "ok", "has none", _btf, "kernel", LINUX_5_10.types),
+        look("index tables", "ok", "has none", _btf, "kernel", LINUX_5_15.types),
         look("cgroup kfuncs", "no", "Linux 6.12", _btf, "kernel", LINUX_6_1.types),
         look("BPF object", "no", "install", _program, "read_object", NO_OBJECT),
         look("capabilities", "no", f"{LACKS} CAP_BPF and CAP_PERFMON: run as root", *capable(NONE)),

@@ -514,8 +514,13 @@ def test_the_best_transport_is_taken(two_ways: World, v2: Path, opened: Opened) 
         (LINUX_6_18, make_v1, "core", "run"),
         (LINUX_7_3, make_v2, "kfunc", "run"),
         (LINUX_7_3, make_v1, "kfunc", "stream"),
+        *(
+            (kernel, make, "core", "run")
+            for kernel in DIRECT.values()
+            for make in (make_v2, make_v1)
+        ),
     ],
-    ids=[f"{name}-{version}" for name in KERNELS for version in ("v2", "v1")],
+    ids=[f"{name}-{version}" for name in (*KERNELS, *DIRECT) for version in ("v2", "v1")],
 )
 def test_the_best_on_each_kernel(
     kernel: Kernel,

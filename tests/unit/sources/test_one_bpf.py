@@ -40,7 +40,7 @@ from pymemcgbpf._sources.one_run_dir import RunDirSource
 from ...open_files import open_files
 from ..directories import make_v1, make_v2
 from ..fake_libbpf import FakeIteratorMaker
-from ..kernels import LINUX_6_18
+from ..kernels import LINUX_5_15, LINUX_6_18
 
 Opened = Callable[[Path], Cgroup]
 
@@ -603,6 +603,13 @@ def test_run_is_avoided_if_its_flush_costs_more_than_a_stream(
     assert (
         bool(StatSourceFactory().reason_to_avoid(opened(v2), backend, flush, transport)) is declined
     )
+
+
+def test_run_is_not_avoided_for_an_iterator_that_the_kernel_does_not_have(
+    v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_btf, "kernel", LINUX_5_15.types)  # which has cgroup_rstat_flush()
+    assert StatSourceFactory().reason_to_avoid(opened(v2), "core", True, "run") == ""
 
 
 @pytest.mark.parametrize(
