@@ -354,10 +354,15 @@ def test_list_items_lists_what_the_kernel_has(empty_cgroup: Path, way: Way) -> N
     assert all(type(value) is int and value >= 0 for value in values.values())
 
 
-def verified(program: _program.Program) -> int:
-    """How many instructions the verifier went through, by the kernel's own account."""
+def is_verified_within(program: _program.Program, most: int) -> bool:
+    """Whether the verifier went through so many instructions, by the kernel's own account.
+
+    Before Linux 5.16 it gives none.
+    """
     text = Path(f"/proc/self/fdinfo/{program.fd}").read_text()
-    return int(text.partition("verified_insns:")[2].split()[0])
+    number = text.partition("verified_insns:")[2].split()[:1]
+    assert "prog_id:" in text
+    return not number or 100 < int(number[0]) < most
 
 
 # The kernel gives up at a million.
@@ -370,7 +375,7 @@ def test_the_verifier_is_far_from_its_limit_with_every_item(
     with bpf_way.stats(empty_cgroup, ["*"]) as reader:
         source: Any = reader._source
         program = source._link._program if bpf_way.transport == "stream" else source._program
-        assert 1000 < verified(program) < MOST_VERIFIED / 4
+        assert is_verified_within(program, MOST_VERIFIED // 4)
 
 
 def test_the_verifier_is_far_from_its_limit_with_every_item_of_a_tree(
@@ -380,7 +385,7 @@ def test_the_verifier_is_far_from_its_limit_with_every_item_of_a_tree(
         walker: Any = tree._source._walker  # type: ignore[union-attr]
         shared = tree_bpf_way.transport == "shared"
         program = walker._link._program if shared else walker._program
-        assert 1000 < verified(program) < MOST_VERIFIED
+        assert is_verified_within(program, MOST_VERIFIED)
 
 
 # --- what this version does not know ----------------------------------------------------
