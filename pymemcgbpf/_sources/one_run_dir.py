@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import Callable, Optional
 
@@ -24,6 +25,9 @@ from .one_values import absent, another_reader_s, closed_run, present
 _FAILED, _TAG_BITS = _run_dir.FAILED, _run_dir.TAG_BITS
 _SEQUENCE = (1 << _TAG_BITS) - 1
 _TRIES = 1000
+# Whether a CPU sees the stores of another in their order: the tag's before those of the values.
+# Other machines look at the tag once more, when all of these have long arrived.
+_KEEPS_ORDER = os.uname().machine == "x86_64"
 
 
 class RunDirSource:
@@ -72,8 +76,10 @@ class RunDirSource:
             returned = self._returned[0]
             if returned >= _FAILED:
                 raise self._explain(returned - _FAILED)
-            found = self._slot(self._answers, (returned >> _TAG_BITS) * self._slot_size)
-            if found[-1] == self._tag | returned & _SEQUENCE:
+            at = (returned >> _TAG_BITS) * self._slot_size
+            tag = self._tag | returned & _SEQUENCE
+            found = self._slot(self._answers, at)
+            if found[-1] == tag and (_KEEPS_ORDER or self._slot(self._answers, at)[-1] == tag):
                 values = self._blank.copy()
                 values.update(zip(self.names, found))
                 return present(values) if self._can_vanish else values

@@ -16,7 +16,7 @@ from pymemcgbpf import own_cgroup
 from .cgroups import EXACT_MIB, Worker, cgroup, enable_memory, fault_in
 from .forest import settle
 from .oracle import NO_LIMIT, by_text, everything
-from .surroundings import BEST_BACKEND, CAN_RUN, HAS_RFC, HIERARCHY, VERSION, symbols
+from .surroundings import BEST_BACKEND, HAS_RFC, HIERARCHY, VERSION, symbols
 from .ways import BEST_STAT_WAY, BEST_TREE_WAY, TEXT
 
 
@@ -138,9 +138,10 @@ def test_the_doctor_finds_it_well(busy: tuple[Path, Worker]) -> None:
     assert (run.returncode, run.stderr) == (0, "")
     flushes = symbols("bpf_mem_cgroup_flush_stats", "cgroup_rstat_flush")
     # An iterator can flush by itself there, a program that is run only by a long text.
-    by_stream = flushes == {"cgroup_rstat_flush"} and not (path / "memory.zswap.current").exists()
-    one = "run" if CAN_RUN and not by_stream else "stream"
-    best = [f"{BEST_BACKEND}/{each}" for each in (one, "run" if CAN_RUN else "shared")]
+    long_text = VERSION == 2 and not (path / "memory.zswap.current").exists()
+    by_stream = flushes == {"cgroup_rstat_flush"} and long_text
+    one = "stream" if by_stream else BEST_STAT_WAY.transport
+    best = [f"{BEST_BACKEND}/{each}" for each in (one, BEST_TREE_WAY.transport)]
     assert shown["in use"]["found"] == f"{best[0]} for one cgroup, {best[1]} for a tree"
     assert shown["cgroup file system"]["found"] == f"cgroup v{VERSION}"
     for check in ("kernel", "memory controller", "BTF", "libbpf", "BPF object", "capabilities"):
