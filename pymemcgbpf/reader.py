@@ -206,8 +206,8 @@ class StatsReader(_Reader[StatSource]):
         flush: True for values as fresh as those of memory.stat, read at that moment. False for
             values that may be 2 seconds old, without the cost of the flush.
         backend: "kfunc", "rfc", "core", "text", or "auto" for the first of them that works here.
-        transport: "run" (one system call; cgroup v2 and Linux 6.12 or later), "stream" (the
-            output of an iterator), or "auto" for the first of them that works here.
+        transport: "run" (one system call), "stream" (the output of an iterator, Linux 6.1 or
+            later), or "auto" for the faster of them that works here.
 
     Raises:
         CgroupNotFoundError, NotACgroupError, CgroupPermissionError, MemoryControllerError,

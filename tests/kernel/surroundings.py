@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from pymemcgbpf import _options
-from pymemcgbpf._bpf import features as _features
 
 IN_LAB = os.environ.get("PYMEMCGBPF_LAB") == "1"
 # On the live machine the test command may say it as well; without it, BTF decides.
@@ -46,7 +45,7 @@ FLUSHES = "mem_cgroup_css_rstat_flush" in _SYMBOLS
 HAS_ITERATOR = "cgroup_iter_seq_next" in _SYMBOLS
 
 # One cgroup can be found by its open directory, too, in a raw tracepoint's program that is run.
-_RUNS_BY_DIRECTORY = hasattr(_features, "RUN_DIR") and "bpf_prog_test_run_raw_tp" in _SYMBOLS
+_RUNS_BY_DIRECTORY = "bpf_prog_test_run_raw_tp" in _SYMBOLS
 
 _WITHOUT_KFUNCS = "core" if HAS_ITERATOR or _RUNS_BY_DIRECTORY else "text"
 _BACKEND = EXPECTED_BACKEND or (
