@@ -576,3 +576,15 @@ def test_all_items_of_a_machine_with_eight_nodes_fit(backend: str) -> None:
     }
     constants = ReadPlan(backend, kept).constants(0)
     assert all(len(data) <= RODATA[name] for name, data in constants.items())
+
+
+@pytest.mark.parametrize("kernel", DIRECT.values(), ids=DIRECT)
+def test_all_items_of_an_older_machine_with_eight_nodes_fit(kernel: Kernel) -> None:
+    made = old(kernel)
+    printed = kernel.printed.split()
+    nodes = [f"memory.numa_stat.{name}.N{node}" for node in range(8) for name in printed]
+    terms = {name: made.terms_of(name) for name in (*CATALOGUE, *nodes)}
+    kept = {name: parts for name, parts in terms.items() if parts}
+    assert len(kept) > 240
+    constants = ReadPlan("core", kept).constants(0)
+    assert all(len(data) <= RODATA[name] for name, data in constants.items())
