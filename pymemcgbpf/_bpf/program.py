@@ -223,8 +223,8 @@ def _loaded(
 
 
 # What the kernel or an older libbpf says if libbpf has not created the map of constants. It leaves
-# the map out if it believes that the kernel has no such maps. All kernels from 5.10 on have them, so
-# its probe must have failed for another reason.
+# the map out if it believes that the kernel has no such maps. All kernels from 5.10 on have them,
+# so its probe must have failed for another reason.
 _MAP_WAS_NOT_MADE = ("is not pointing to valid bpf_map", "is referenced but wasn't created")
 
 
