@@ -89,9 +89,6 @@ WHOLE_MATRIX = {
     "seed@trixie": "",
 }
 
-# Of one cgroup. Linux 6.1 is the first with a cgroup iterator.
-BACKENDS_BEFORE_6_1 = ("text",)
-
 _SERIES = re.compile(r"[0-9]+\.[0-9]+")
 
 
@@ -134,7 +131,7 @@ class Spec:
             return ("kfunc", "rfc", "core", "text")
         if self._version >= (7, 0):  # which has the memcg kfuncs
             return ("kfunc", "core", "text")
-        return BACKENDS_BEFORE_6_1 if self._version < (6, 1) else ("core", "text")
+        return ("core", "text")
 
     @property
     def tree_backends(self) -> tuple[str, ...]:
