@@ -236,10 +236,10 @@ if VERSION == 2:  # on v1 every cgroup of the hierarchy has the controller
 
 
 def test_a_tree_that_outgrows_its_map_is_read_with_a_larger_one(
-    empty_cgroup: Path, tree_way: Way
+    empty_cgroup: Path, tree_transport_way: Way
 ) -> None:
     enable_memory(empty_cgroup)
-    with tree_way.tree(empty_cgroup, ["anon"]) as tree:
+    with tree_transport_way.tree(empty_cgroup, ["anon"]) as tree:
         assert len(tree.read()) == 1
         for number in range(700):
             (empty_cgroup / str(number)).mkdir()
