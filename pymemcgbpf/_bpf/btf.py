@@ -255,13 +255,17 @@ class Types:
         _, count, _, _, members = self._type(type_id)
         words = self._words(members, 3 * count)
         for at in range(0, 3 * count, 3):
-            if self._name(words[at]) == member:
-                type_id = words[at + 1]
-                kind, _, _, behind, _ = self._type(type_id)
+            name, type_id = self._name(words[at]), words[at + 1]
+            kind, _, _, behind, _ = self._type(type_id) if name in ("", member) else (0,) * 5
+            if name == member:
                 while kind in _LEADS_ON:
                     type_id = behind
                     kind, _, _, behind, _ = self._type(type_id)
                 return type_id if kind == _STRUCT else 0
+            if kind in (_STRUCT, _UNION):  # unnamed: its members are the structure's own
+                found = self.id_behind(type_id, member)
+                if found:
+                    return found
         return 0
 
     def members_of(self, type_id: int, start: int = 0) -> Iterator[tuple[str, Member]]:

@@ -62,7 +62,8 @@ def refused(number: int, *, call: str = "", log: str = "") -> BpfPermissionError
             "capabilities suffice"
         )
         remedy = (
-            "look for seccomp (containers), kernel lockdown, a security module or a user namespace"
+            "look for seccomp (containers), kernel lockdown, a security module, a user namespace "
+            "or, before Linux 5.11, a low ulimit -l"
         )
     return BpfPermissionError(problem, remedy=remedy, errno=number, call=call, log=log)
 

@@ -7,7 +7,7 @@ import os
 
 
 def possible() -> int:
-    """One more than the highest number of a CPU that this machine can ever have.
+    """One more than the highest number of a CPU that this machine can ever have, or a few more.
 
     (os.cpu_count() counts those that are online, and can be overridden.)
     """
@@ -15,4 +15,17 @@ def possible() -> int:
         with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
             return int(file.read().strip().split("-")[-1].split(",")[-1]) + 1
     except (OSError, ValueError):
-        return os.sysconf("SC_NPROCESSORS_CONF")
+        return max(os.sysconf("SC_NPROCESSORS_CONF"), _in_masks())
+
+
+def _in_masks() -> int:
+    """How many CPUs the kernel's masks have room for; 0 if that is unknown."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                name, _, mask = line.partition(":")
+                if name == "Cpus_allowed":
+                    return 4 * sum(character.isalnum() for character in mask)
+    except OSError:  # there is no /proc
+        pass
+    return 0

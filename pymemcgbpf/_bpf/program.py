@@ -131,6 +131,10 @@ class Program:
             self._shared[name] = self.map(name)
         return self._shared[name]
 
+    def freeze(self, name: str) -> None:
+        """From now on only the program changes a map, and no process that inherits it."""
+        self._lib.bpf_map_freeze(self._maps[name].fd)
+
     def run(self) -> int:
         """Runs a syscall program once, and returns its return value."""
         return _libbpf_programs.test_run(self._lib, self.fd)

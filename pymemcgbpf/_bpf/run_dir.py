@@ -53,7 +53,9 @@ def load(plan: ReadPlan) -> Program:
         "nr_items": _terms.u32(len(plan.terms)),
     }
     size = MapSize(slot_size(plan), _cpus.possible())
-    return Program(RUN_DIR, constants, {ANSWERS: size})
+    program = Program(RUN_DIR, constants, {ANSWERS: size})
+    program.freeze(ANSWERS)
+    return program
 
 
 def _offsets(types: _btf.KernelTypes) -> bytes:

@@ -75,6 +75,8 @@ class Derived:
                 is_cgroup = _lookup.exists("cgroup.procs", at.fileno())
                 if identity[0] != below[0] or identity == below or not is_cgroup:
                     break  # above the mount, or the root directory of a process in a cgroup
+                if self._version == 1 and self._is_flat(at.fileno()):
+                    break
                 try:
                     passed.append((identity, self._limit(at.fileno())))
                 except OSError as error:  # the root of a hierarchy has no limit on cgroup v2
@@ -88,6 +90,11 @@ class Derived:
         for identity, limit in reversed(passed):
             least = self._known[identity] = min(least, limit)
         return least
+
+    def _is_flat(self, directory: int) -> bool:
+        """Whether the limits of a cgroup of v1 do not apply to its children, as before Linux 5.11
+        without memory.use_hierarchy."""
+        return (_lookup.contents("memory.use_hierarchy", directory) or "").strip() == "0"
 
     def _limit(self, directory: int) -> int:
         data = read_at(directory, self._file)

@@ -243,7 +243,7 @@ _SECURITY = "/sys/kernel/security"
 def _unprivileged() -> _Check:
     setting = _read("/proc/sys/kernel/unprivileged_bpf_disabled").strip()
     found = f"kernel.unprivileged_bpf_disabled={setting}"
-    return _Check(_OK, f"{found}, which cgroup iterators do not depend on: they are privileged")
+    return _Check(_OK, f"{found}, which concerns only a process that gives up its privileges")
 
 
 def _read(path: str) -> str:

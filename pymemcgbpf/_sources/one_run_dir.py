@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from typing import Callable, Optional
@@ -26,7 +27,8 @@ _FAILED, _TAG_BITS = _run_dir.FAILED, _run_dir.TAG_BITS
 _SEQUENCE = (1 << _TAG_BITS) - 1
 _TRIES = 1000
 # Whether a CPU sees the stores of another in their order: the tag's before those of the values.
-# Other machines look at the tag once more, when all of these have long arrived.
+# Other machines look at the tag once more, when all of these have arrived with certainty but for a
+# store that is held up for longer than this takes.
 _KEEPS_ORDER = os.uname().machine == "x86_64"
 
 
@@ -85,7 +87,11 @@ class RunDirSource:
                 return present(values) if self._can_vanish else values
             tries += 1
             if tries == _TRIES:
-                raise another_reader_s()
+                raise MemcgError(
+                    "other calls on this CPU were always quicker to use the program's slot",
+                    errno=errno.EAGAIN,
+                    call="bpf_prog_test_run_opts",
+                )
 
     def probe_missing(self) -> set[str]:
         """Reads once, and returns the items that this kernel does not keep."""

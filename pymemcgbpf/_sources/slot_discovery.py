@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from typing import Optional
@@ -11,6 +10,7 @@ from typing import Optional
 from .. import _fork, _items
 from .._bpf import btf as _btf
 from .._bpf import counter_slots as _counter_slots
+from .._bpf import cpus as _cpus
 from .._bpf import program as _program
 from .._bpf import terms as _terms
 from .._bpf.features import CORE
@@ -294,20 +294,11 @@ def _most_pending() -> int:
     The kernel does not flush for fewer than 64 updates per CPU, and each CPU has up to 64 updates
     that do not count for this limit (MEMCG_CHARGE_BATCH, memcg_rstat_updated()).
     """
-    return 2 * 64 * _possible_cpus()
+    return 2 * 64 * _cpus.possible()
 
 
 # A safety factor: a lag of three times as many pages has been observed.
 _CAUTION = 16
-
-
-def _possible_cpus() -> int:
-    """The number of CPUs that the kernel keeps counters for. os.cpu_count() can be overridden."""
-    try:
-        with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
-            return int(file.read().strip().split("-")[-1].split(",")[-1]) + 1
-    except (OSError, ValueError):
-        return os.cpu_count() or 1
 
 
 class _WordReader:

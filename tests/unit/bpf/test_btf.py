@@ -250,6 +250,15 @@ def test_a_member_leads_to_its_structure(more: list[Any], type_id: int) -> None:
     assert dict(types.members_of(1)) == {"f_flags": _btf.Member(0)}
 
 
+def test_members_of_an_unnamed_member_lead_on_as_well() -> None:
+    # As in a kernel with CONFIG_RANDSTRUCT.
+    outer = (STRUCT, "outer", 16, ("other", 2, 0, "", 4, 64))
+    inner = (STRUCT, "", 8, ("a", 2, 0, "member", 5, 0))
+    types = raw_types(FILE, NUMBER, outer, inner, (POINTER, "", 1, ()))
+    assert types.id_behind(3, "member") == 1
+    assert types.id_behind(3, "none") == 0
+
+
 NOWHERE = {
     "a number": ([], 2),
     "a pointer to a number": ([(POINTER, "", 2, ())], 4),

@@ -40,5 +40,15 @@ def test_without_sys_those_that_are_configured_count(
     assert _cpus.possible() == os.sysconf("SC_NPROCESSORS_CONF")
 
 
+def test_without_sys_the_kernel_s_masks_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(path: str, **_: Any) -> io.StringIO:
+        if path.startswith("/sys"):
+            raise FileNotFoundError(path)
+        return io.StringIO("Cpus_allowed_list:\t0-1\nCpus_allowed:\tffff,ffffffff,00000003\n")
+
+    monkeypatch.setattr(_cpus, "open", opened, raising=False)
+    assert _cpus.possible() == max(80, os.sysconf("SC_NPROCESSORS_CONF"))
+
+
 def test_this_machine_s_own_cpus_are_among_them() -> None:
     assert max(os.sched_getaffinity(0)) < _cpus.possible()

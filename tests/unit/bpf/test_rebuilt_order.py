@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pymemcgbpf._bpf import counter_slots as _counter_slots
+from pymemcgbpf._bpf import cpus as _cpus
 from pymemcgbpf._bpf.btf import KernelTypes
 from pymemcgbpf._bpf.plan import Planner, unit_of
 from pymemcgbpf._cgroup import files as _files
@@ -105,7 +106,7 @@ class Machine(NamedTuple):
         """What the package makes of it."""
         kmem = f"{mmap.PAGESIZE * (self.value('MEMCG_KMEM') + 3)}\n".encode()
         monkeypatch.setattr(_files, "read_at", lambda *_: kmem)
-        monkeypatch.setattr(_slot_discovery, "_possible_cpus", lambda: 2)
+        monkeypatch.setattr(_cpus, "possible", lambda: 2)
         file: Any = SimpleNamespace(read=self.text)
         cgroup: Any = SimpleNamespace(version=self.version, fd=-1)
         types = self.types()

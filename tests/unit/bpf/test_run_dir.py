@@ -93,7 +93,11 @@ class Loads:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, bytes], Mapping[str, MapSize]]] = []
+        self.frozen: list[str] = []
         self.is_lost = False
+
+    def freeze(self, name: str) -> None:
+        self.frozen.append(name)
 
     def load(self, name: str, constants: dict[str, bytes], maps: Mapping[str, MapSize]) -> Loads:
         self.asked.append((name, constants, maps))
@@ -111,6 +115,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
 def test_the_program_is_loaded_with_a_slot_for_each_cpu(loads: Loads) -> None:
     assert _run_dir.load(PLAN) is loads  # type: ignore[comparison-overlap]
     ((name, constants, maps),) = loads.asked
+    assert loads.frozen == [_program.ANSWERS], "nobody but the program may change the answers"
     assert name == _program.RUN_DIR
     assert maps == {_program.ANSWERS: MapSize(_run_dir.slot_size(PLAN), 6)}
     assert constants.keys() == DIR_RODATA.keys() - {"program_key"}

@@ -108,6 +108,20 @@ def test_the_least_limit_on_the_way_up_counts(
         assert {path: least(derived, path) for path in paths} == expected
 
 
+def test_limits_of_v1_do_not_apply_below_a_cgroup_without_a_hierarchy(tmp_path: Path) -> None:
+    top = make_v1(tmp_path / "root", root=True)
+    paths = [make_v1(top / below) for below in ("a", "a/b", "a/b/c")]
+    for path, limit in zip(paths, (4096, 8192, None)):
+        limit_v1(path, limit)
+    derived = Derived([LIMIT], 1)
+    (top / "memory.use_hierarchy").write_text("0\n")
+    (paths[1] / "memory.use_hierarchy").write_text("1\n")
+    assert [least(derived, path) for path in paths] == [4096, 4096, 4096]
+    derived.begin()
+    (paths[0] / "memory.use_hierarchy").write_text("0\n")
+    assert [least(derived, path) for path in paths] == [4096, 8192, 8192]
+
+
 def test_ancestors_are_read_once_in_a_walk_and_again_in_the_next(tmp_path: Path) -> None:
     root = make_v2(tmp_path / "root", kind=None)
     limit_v2(make_v2(root / "a"), 8192)
