@@ -31,12 +31,13 @@ from ._items import (
     unknown,
 )
 from ._lookup import Path
+from ._options import StatsTransport
 from ._sources import choose as _choose
 from .errors import BackendUnavailableError, CgroupRemovedError, ClosedError, MemcgError
 from .reader import StatsReader
 from .snapshot import Row
 
-# The last readers of read_stats(). Each holds one link, and with it its cgroup.
+# The last readers of read_stats(). Each holds its cgroup's directory open.
 _CACHED_READERS = 32
 _readers: OrderedDict[object, StatsReader] = OrderedDict()
 _readers_lock = _fork.renewed_lock(__name__, "_readers_lock")
@@ -47,6 +48,7 @@ def read_stats(
     items: Optional[Iterable[str]] = None,
     *,
     flush: bool = True,
+    transport: StatsTransport = "auto",
 ) -> dict[str, int]:
     """Reads the current memory statistics of one cgroup::
 
@@ -64,6 +66,8 @@ def read_stats(
             memory.stat and "memory.current".
         flush: True for values as fresh as those of memory.stat, read at that moment. False for
             values that may be 2 seconds old.
+        transport: "run", "stream", or "auto" for the faster of them that works here, as in
+            :class:`StatsReader`.
 
     Returns:
         A dict from the name of each item to its value. The unit is bytes, a count or
@@ -76,8 +80,9 @@ def read_stats(
         ItemUnavailableError: The item exists, but not here.
         BpfPermissionError: The process has lost the privileges to read on, and text cannot
             replace BPF.
+        BackendUnavailableError: The transport that was asked for does not work here.
         TypeError: *items* is not a list of names.
-        ValueError: *items* is empty.
+        ValueError: *items* is empty, or there is no such transport.
     """
     # A tuple can be a key as it is; other iterables are converted first.
     names = items if items is None or type(items) is tuple else requested_names(items)
@@ -87,7 +92,7 @@ def read_stats(
     place = (
         (membership, _mounts.own_namespace()) if cgroup_path is None else os.fsdecode(cgroup_path)
     )
-    key = (place, names, bool(flush))
+    key = (place, names, bool(flush), transport)
     with _readers_lock:
         reader = _readers.get(key)
         if reader is not None:
@@ -105,7 +110,7 @@ def read_stats(
         _forget(key, reader)
     if cgroup_path is None:
         cgroup_path = _mounts.cgroup_of_membership(membership)
-    reader = StatsReader(cgroup_path, names, flush=flush)
+    reader = StatsReader(cgroup_path, names, flush=flush, transport=transport)
     try:
         values = reader.read()
     except BaseException:

@@ -7,6 +7,7 @@ import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from pymemcgbpf import (
     StatsReader,
     TreeReader,
     _options,
+    read_stats,
 )
 
 from .cgroups import MIB, Worker, cgroup, enable_memory, in_child, in_threads, is_dying, remove
@@ -29,7 +31,7 @@ from .surroundings import (
     RUN_STAT_BACKENDS,
     VERSION,
 )
-from .ways import BEST_STAT_WAY, BEST_TREE_WAY, Way
+from .ways import BEST_STAT_WAY, BEST_TREE_WAY, STAT_BPF_WAYS, Way
 
 Busy = tuple[Path, Worker]
 
@@ -47,6 +49,18 @@ def test_a_transport_asked_for_is_the_one_used(empty_cgroup: Path, bpf_way: Way)
     with bpf_way.stats(empty_cgroup, ["anon"]) as reader:
         assert (reader.backend, reader.transport) == bpf_way
         assert reader.read() == {"anon": 0}
+
+
+def test_read_stats_goes_the_way_that_is_asked_for(empty_cgroup: Path) -> None:
+    for transport in ("auto", *{way.transport for way in STAT_BPF_WAYS}):
+        assert read_stats(empty_cgroup, ["anon"], transport=transport) == {"anon": 0}
+    wrong: Any = "steam"
+    with pytest.raises(ValueError, match="steam"):
+        read_stats(empty_cgroup, ["anon"], transport=wrong)
+    missing: Any
+    for missing in {"run", "stream"} - {way.transport for way in STAT_BPF_WAYS}:
+        with pytest.raises(BackendUnavailableError):
+            read_stats(empty_cgroup, ["anon"], transport=missing)
 
 
 def test_a_tree_s_transport_asked_for_is_the_one_used(

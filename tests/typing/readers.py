@@ -32,6 +32,8 @@ assert_type(read_stats(PATH), dict[str, int])
 assert_type(read_stats("/sys/fs/cgroup", ("anon", "pgscan"), flush=False), dict[str, int])
 assert_type(read_stats(), dict[str, int])
 assert_type(read_stats(items=["anon"]), dict[str, int])
+assert_type(read_stats(PATH, transport="stream"), dict[str, int])
+read_stats(PATH, transport="shared")  # error
 read_stats(PATH, 5)  # error
 read_stats(PATH, [b"anon"])  # error
 read_stats(PATH, ["anon"], False)  # error

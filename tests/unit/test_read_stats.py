@@ -53,6 +53,14 @@ def test_the_best_backend_and_transport_are_asked_for(v2: Path, sources: Sources
     assert sources.asked == [(str(v2), (("anon",), False, "auto", "auto"))]
 
 
+def test_a_transport_can_be_asked_for(v2: Path, sources: Sources) -> None:
+    for _ in range(2):
+        read_stats(v2, ["anon"], transport="stream")
+    read_stats(v2, ["anon"])
+    asked = [request[1] for request in sources.asked]
+    assert asked == [(("anon",), True, "auto", "stream"), (("anon",), True, "auto", "auto")]
+
+
 def test_another_path_flush_or_list_of_items_uses_another_reader(
     v2: Path, sources: Sources
 ) -> None:
