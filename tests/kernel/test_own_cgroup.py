@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import mmap
 import os
 import re
 import tempfile
@@ -28,7 +27,6 @@ from pymemcgbpf import (
 from pymemcgbpf._cgroup import mounts as _mounts
 
 from .cgroups import (
-    LAG,
     MIB,
     Worker,
     cgroup,
@@ -214,7 +212,8 @@ def test_read_stats_follows_the_process_to_another_cgroup(empty_cgroup: Path) ->
             kept.append(fault_in(size, shared=True))
             for _ in range(2):
                 assert read_stats(items=["shmem"]) == read_stats(path, ["shmem"])
-        assert read_stats(first, ["shmem"])["shmem"] >= 9 * MIB - LAG * mmap.PAGESIZE
+        # A flush leaves out some tens of updates of each CPU, as it does for memory.stat.
+        assert read_stats(first, ["shmem"])["shmem"] > 8 * MIB
         key = "total_shmem" if VERSION == 1 else "shmem"
         assert read_stats(items=["shmem"])["shmem"] == memory_stat(first)[key]
 
