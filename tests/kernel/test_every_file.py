@@ -429,8 +429,10 @@ if VERSION == 2:
 
     @pytest.mark.usefixtures("forgetful")
     def test_asked_for_by_name_an_unknown_key_is_read(eventful: Path) -> None:
+        # On Linux 5.10 each CPU keeps up to 32 page faults for itself, and 0 proves no guess.
+        proved = BEST_BACKEND != "core" or everything(eventful / "limited")["pgfault"]
         with pymemcgbpf.StatsReader(eventful / "limited", ["pgfault"]) as reader:
-            assert reader.backend == BEST_BACKEND
+            assert reader.backend == (BEST_BACKEND if proved else "text"), reader.fallback_reason
         with pymemcgbpf.StatsReader(eventful / "limited") as reader:
             assert reader.backend == "text", "no key of memory.stat is lost"
             assert set(FORGOTTEN) <= set(reader.item_names)
