@@ -12,6 +12,11 @@ const volatile __u32 backend = 0;	/* enum memcg_stats_backend */
 const volatile __u32 flush = 0;		/* enum memcg_stats_flush */
 const volatile __u32 flush_each = 0;	/* whether a stream flushes every cgroup, not only the first */
 const volatile __u32 memory_cgrp_id = 0;	/* enum cgroup_subsys_id, from BTF */
+/*
+ * Whether the limits of ancestors are followed by bpf_loop(). The verifier of Linux 6.12 explores each
+ * end of a loop of our own anew where that is within the loop of an open-coded iterator.
+ */
+const volatile bool calls_loop = false;
 
 #ifndef MEMCG_STATS_CORE_ALONE
 
@@ -89,9 +94,41 @@ static __always_inline struct mem_cgroup *visible_memcg_of(struct cgroup *cgrp)
 	return memcg;
 }
 
-static __always_inline void *probed_memcg(const struct counters *c)
+/* The way from the page counter of a cgroup to that of the root. */
+struct limit_walk {
+	void *counter;	/* the next struct page_counter, for probe reads only; NULL after the root's */
+	__u64 least;	/* the least limit so far, in pages */
+};
+
+/* Takes one step. It leaves counter as it is if that could not be read. */
+static long take_limit(__u32 step, void *context)
 {
-	return memcg_of(c->cgrp);
+	struct limit_walk *walk = context;
+	void *parent = NULL;
+	__u64 max = 0;
+
+	if (bpf_probe_read_kernel(&max, sizeof(max), walk->counter + counter_max) ||
+	    bpf_probe_read_kernel(&parent, sizeof(parent), walk->counter + counter_parent))
+		return 1;
+	if (max < walk->least)
+		walk->least = max;
+	walk->counter = parent;
+	return !parent;
+}
+
+#define MAX_LOOPS (1U << 23)	/* the most that bpf_loop() takes */
+
+static __always_inline __u64 effective_limit(const struct counters *c, __u32 offset)
+{
+	struct limit_walk walk = {
+		.counter = (void *)memcg_of(c->cgrp) + offset,
+		.least = MEMCG_STATS_UNLIMITED / page_size,
+	};
+
+	if (!calls_loop)
+		return least_limit(walk.counter);
+	bpf_loop(MAX_LOOPS, take_limit, &walk, 0);
+	return limit_in_bytes(walk.least) | ~mask_zero((__u64)walk.counter);
 }
 
 /* Returns what the kfunc for this kind of counter returns. */

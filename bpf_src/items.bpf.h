@@ -3,7 +3,8 @@
  * Computes the items of one cgroup from words of the kernel's memory, by tables of blocks and terms that
  * user space writes before load.
  *
- * The file that includes it defines function_value() and probed_memcg(), and fills in struct counters.
+ * The file that includes it defines function_value() and effective_limit(), and fills in struct
+ * counters.
  */
 #ifndef ITEMS_BPF_H
 #define ITEMS_BPF_H
@@ -25,8 +26,8 @@ struct counters {
 	__u64 on_root;			/* all ones for the root of a hierarchy, otherwise 0 */
 };
 
-/* Returns the address of struct mem_cgroup as a number, which may be replaced by that of another. */
-static __always_inline void *probed_memcg(const struct counters *c);
+/* Returns what least_limit() returns for the page counter at an offset in struct mem_cgroup. */
+static __always_inline __u64 effective_limit(const struct counters *c, __u32 offset);
 
 /* Returns what the kernel's function for this kind of counter returns, or MEMCG_STATS_ABSENT. */
 static __always_inline __u64 function_value(const struct counters *c, __u32 kind, __u32 index);
@@ -169,7 +170,7 @@ static __always_inline __u64 term_value(const struct counters *c, __u32 i)
 	if (kind >= MEMCG_STATS_KIND_WORD)
 		return word_value(c, kind, index, terms[i].block);
 	if (kind == MEMCG_STATS_KIND_LEAST_LIMIT)
-		return least_limit(probed_memcg(c) + index);
+		return effective_limit(c, index);
 	return function_value(c, kind, index);
 }
 

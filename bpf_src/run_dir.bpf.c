@@ -49,9 +49,9 @@ static __always_inline __u64 function_value(const struct counters *c, __u32 kind
 	return MEMCG_STATS_ABSENT;
 }
 
-static __always_inline void *probed_memcg(const struct counters *c)
+static __always_inline __u64 effective_limit(const struct counters *c, __u32 offset)
 {
-	return c->memory;
+	return least_limit(c->memory + offset);
 }
 
 /* Returns the pointer at an offset in a structure. If that is NULL or cannot be read, it is NULL. */

@@ -5,6 +5,10 @@ libbpf reads the kernel's BTF, which has megabytes, and searches it for each str
 that a program names. This takes some 20 ms, and its result, the final instructions, is the same for
 every load of the program. Only the constants, which are in a map, and the sizes of the maps differ.
 So the instructions are kept, and loaded again with other maps.
+
+The exception is a program that reaches bpf_loop(), for derived.effective_limit in a tree that is
+read by "run": the kernel refuses a callback without its BTF, which is not kept, and libbpf loads
+the program anew.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ class RunWalker:
     def __init__(
         self, constants: dict[str, bytes], maps: MapSizes, cgroup: Cgroup, order: int
     ) -> None:
+        constants = {**constants, "calls_loop": bytes([True])}
         self._program = program = _program.Program(_program.RUN_TREE, constants, maps)
         self.rows = program.map(_program.ROWS)
         self.names = program.map(_program.NAMES, writable=True)
