@@ -57,7 +57,8 @@ def map_memory(fd: int, size: int, writable: bool = False) -> mmap.mmap:
         MemcgError: the kernel refuses to map it.
     """
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    memory = mmap.mmap(-1, size, prot=access)
+    # Shared memory would need an inode, for want of which the kernel says ENOSPC.
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=access)
     address = _address_of(memory)
     flags = mmap.MAP_SHARED | _MAP_FIXED
     mapped = _mmap()(address, size, access, flags, fd, 0)
