@@ -29,6 +29,7 @@ RODATA = {
     "flush": 4,
     "flush_each": 4,
     "memory_cgrp_id": 4,
+    "calls_loop": 1,
     "page_size": 4,
     "counter_max": 4,
     "counter_parent": 4,

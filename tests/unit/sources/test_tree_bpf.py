@@ -1118,7 +1118,7 @@ def test_a_run_s_program(programs: list[FakeProgram], walker: RunWalker) -> None
     (program,) = programs
     assert (program.name, program.constants, program.maps) == (
         _program.RUN_TREE,
-        {"nr_terms": b"1234"},
+        {"nr_terms": b"1234", "calls_loop": b"\1"},
         ROOM,
     )
     assert program.attached == [] and (len(walker.rows), len(walker.names)) == (400, 300)
