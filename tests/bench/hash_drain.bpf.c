@@ -11,6 +11,7 @@
 
 #include "kernel_types.h"
 #include "memcg_stats.h"
+#include "items.bpf.h"
 #include "counters.bpf.h"
 #include "names.bpf.h"
 #include "rows.bpf.h"

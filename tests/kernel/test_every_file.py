@@ -244,7 +244,7 @@ def test_so_many_ancestors_may_have_a_limit(empty_cgroup: Path, bpf_way: Way) ->
             path.rmdir()
 
 
-MAX_ANCESTORS = 127  # of bpf_src/counters.bpf.h
+MAX_ANCESTORS = 127  # of bpf_src/items.bpf.h
 
 
 @pytest.mark.parametrize("order", ["pre", "post", "up", "self"])
