@@ -213,15 +213,14 @@ static __always_inline bool read_counters(struct cgroup *cgrp, struct cgroup_sub
 		if (!c.memcg)
 			return false;
 		visible = c.memcg->css.flags & CSS_VISIBLE;
-		c.memory = c.memcg;
 		if (visible)
 			fill_values(&c, values, nr_items);
 		bpf_put_mem_cgroup(c.memcg);
 		return visible;
 	}
 
-	c.memory = c.memcg = visible_memcg_of(cgrp);
-	if (!c.memory)
+	c.memcg = visible_memcg_of(cgrp);
+	if (!c.memcg)
 		return false;
 	fill_values(&c, values, nr_items);
 	return true;

@@ -9,6 +9,13 @@
 #ifndef ITEMS_BPF_H
 #define ITEMS_BPF_H
 
+/*
+ * The flag in cgroup_subsys_state.flags that says that the controller's files exist. CO-RE cannot look
+ * it up, since the enum in include/linux/cgroup-defs.h has no name. It is the same from Linux 4.4 to
+ * 7.3.
+ */
+#define CSS_VISIBLE (1U << 3)
+
 const volatile __u32 page_size = 4096;
 const volatile __u32 counter_max = 0;	/* the offset of max in struct page_counter, from BTF */
 const volatile __u32 counter_parent = 0;	/* the offset of parent in it */
@@ -20,7 +27,6 @@ const volatile struct memcg_stats_term terms[MEMCG_STATS_MAX_TERMS] = {};
 struct counters {
 	struct cgroup *cgrp;
 	struct mem_cgroup *memcg;	/* a reference with the backend kfunc, else for probe reads only */
-	void *memory;			/* where the blocks of struct mem_cgroup are read, for probe reads */
 	__u64 *words;			/* has room for the words of all blocks */
 	__u64 missing;			/* one bit for each block that could not be copied */
 	__u64 on_root;			/* all ones for the root of a hierarchy, otherwise 0 */
@@ -64,7 +70,7 @@ static __always_inline __u64 copy_block(const volatile struct memcg_stats_block 
 {
 	__u32 step, size = block->size, word = block->word;
 	__u32 enabled_offset = block->enabled_offset;
-	void *from = c->memory;
+	void *from = c->memcg;
 	__u64 missing = 0;
 	__u8 enabled = 0;
 

@@ -32,13 +32,6 @@ struct bpf_iter_css {
 	__u64 __opaque[3];
 } __attribute__((aligned(8)));
 
-/*
- * The flag in cgroup_subsys_state.flags that says that the controller's files exist. CO-RE cannot look
- * it up, since the enum in include/linux/cgroup-defs.h has no name. It is the same from Linux 4.4 to
- * 7.3.
- */
-#define CSS_VISIBLE (1U << 3)
-
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct seq_file {

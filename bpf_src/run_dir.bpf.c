@@ -30,8 +30,6 @@ const volatile __u32 nr_items = 0;
 #define CGROUP_SUPER_MAGIC	0x27e0eb
 #define CGROUP2_SUPER_MAGIC	0x63677270
 
-#define CSS_VISIBLE (1U << 3)	/* as in kernel_types.h */
-
 /*
  * A slot for each CPU: nr_items values, the tag, and the words of the blocks. User space maps them. It
  * sets their size and number before load.
@@ -51,7 +49,7 @@ static __always_inline __u64 function_value(const struct counters *c, __u32 kind
 
 static __always_inline __u64 effective_limit(const struct counters *c, __u32 offset)
 {
-	return least_limit(c->memory + offset);
+	return least_limit((void *)c->memcg + offset);
 }
 
 /* Returns the pointer at an offset in a structure. If that is NULL or cannot be read, it is NULL. */
@@ -128,7 +126,7 @@ int memcg_run_dir(struct bpf_raw_tracepoint_args *ctx)
 	tag = (slot[nr_values] + 1) & ((1U << MEMCG_STATS_TAG_BITS) - 1);
 	*(volatile __u64 *)&slot[nr_values] = cgroup_id << MEMCG_STATS_TAG_BITS | tag;
 	barrier();
-	c.memory = css - offsets.memcg_css;
+	c.memcg = css - offsets.memcg_css;
 	c.words = slot + nr_values + 1;
 	c.on_root = mask_zero(u32_at(c.cgrp, offsets.cgroup_level));
 	fill_values(&c, slot, nr_values);
