@@ -76,6 +76,7 @@ class Derived:
                 if identity[0] != below[0] or identity == below or not is_cgroup:
                     break  # above the mount, or the root directory of a process in a cgroup
                 if self._version == 1 and self._is_flat(at.fileno()):
+                    passed.append((identity, UNLIMITED))
                     break
                 try:
                     passed.append((identity, self._limit(at.fileno())))
