@@ -57,21 +57,17 @@ def direct(types: KernelTypes) -> Optional[Layout]:
     events = types.vmstats.get("events")
     if not state_is_direct(types) or events is None or events.length != table_sizes(types)[1]:
         return None
-    events_at = _starts(types)[1]
-    slots = _direct_state(types)
-    for name, (enum, value) in types.counters.items():
-        if enum == _EVENT and not _is_global_only(types, name):
-            slots[name] = events_at + value
+    slots = _direct_slots(types, events=False) | _direct_slots(types, events=True)
     return Layout(_without_limits(slots), rebuilt=False)
 
 
-def _direct_state(types: KernelTypes) -> dict[str, int]:
-    """The slots in a state[] whose indices are the enumerators."""
-    state_at = _starts(types)[0]
+def _direct_slots(types: KernelTypes, *, events: bool) -> dict[str, int]:
+    """The slots in events[], or in state[], of a kernel where the enumerators are its indices."""
+    start = _starts(types)[events]
     return {
-        name: state_at + value
+        name: start + value
         for name, (enum, value) in types.counters.items()
-        if enum != _EVENT and not _is_global_only(types, name)
+        if (enum == _EVENT) == events and not _is_global_only(types, name)
     }
 
 
@@ -90,7 +86,7 @@ def from_tables(types: KernelTypes, stats_index: bytes, events_index: bytes) -> 
     if events is None or state is None:
         return None
     state_at, events_at = _starts(types)
-    slots = _direct_state(types) if state_is_direct(types) else {}
+    slots = _direct_slots(types, events=False) if state_is_direct(types) else {}
     for name, (enum, value) in types.counters.items():
         if enum == _EVENT and value in events:
             slots[name] = events_at + events[value]
@@ -288,7 +284,7 @@ def rebuilt(
     with all observations. It may have any number of unknown counters anywhere. A slot is proved if
     all possible orders put the counter there.
     """
-    state = _direct_state(types) if state_is_direct(types) else {}
+    state = _direct_slots(types, events=False) if state_is_direct(types) else {}
     names: set[str] = set()
     proved: dict[str, _Place] = {}
     for section in _sections(types, printed):

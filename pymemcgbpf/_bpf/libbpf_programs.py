@@ -78,13 +78,23 @@ def test_run(lib: _libbpf.Libbpf, program_fd: int) -> int:
 def runner(program_fd: int, context: bytearray) -> Callable[[], int]:
     """A function that runs a syscall program, which reads and writes *context*. The function
     returns 0 or -errno."""
+    # As long as this object lives, Python cannot move the bytearray.
     memory = (ctypes.c_char * len(context)).from_buffer(context)
+    return _run_with(program_fd, _run_options(memory))
+
+
+def _run_options(context: Any) -> Any:
+    """The options of a run with a context, a ctypes object that lives as long as they do."""
     options = _libbpf.TestRunOpts(
         sz=ctypes.sizeof(_libbpf.TestRunOpts),
-        ctx_in=ctypes.addressof(memory),
-        ctx_size_in=len(context),
+        ctx_in=ctypes.addressof(context),
+        ctx_size_in=ctypes.sizeof(context),
     )
-    options.memory = memory  # As long as this object lives, Python cannot move the bytearray.
+    options.memory = context
+    return options
+
+
+def _run_with(program_fd: int, options: Any) -> Callable[[], int]:
     return functools.partial(
         _libbpf.unchecked("bpf_prog_test_run_opts"), c_int(program_fd), ctypes.pointer(options)
     )
@@ -99,18 +109,10 @@ class ArgumentRunner:
     """
 
     def __init__(self, program_fd: int, arguments: Sequence[int]) -> None:
-        words = (c_uint64 * len(arguments))(*arguments)
-        options = _libbpf.TestRunOpts(
-            sz=ctypes.sizeof(_libbpf.TestRunOpts),
-            ctx_in=ctypes.addressof(words),
-            ctx_size_in=ctypes.sizeof(words),
-        )
-        options.memory = words  # they live as long as this object
+        options = _run_options((c_uint64 * len(arguments))(*arguments))
         at = _libbpf.TestRunOpts.retval.offset
         self.returned = memoryview(options).cast("B")[at : at + 4].cast("I")
-        self.run = functools.partial(
-            _libbpf.unchecked("bpf_prog_test_run_opts"), c_int(program_fd), ctypes.pointer(options)
-        )
+        self.run = _run_with(program_fd, options)
 
 
 # --- links and iterators --------------------------------------------------------------

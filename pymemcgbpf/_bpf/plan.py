@@ -287,7 +287,7 @@ class ReadPlan(NamedTuple):
     @property
     def nr_words(self) -> int:
         """The number of words that are copied from the kernel's structures."""
-        return sum(block.size for block in self._blocks().values()) // 8
+        return _words_in(self._blocks())
 
     def _blocks(self) -> dict[PointerPath, _terms.Block]:
         return _blocks([term for item in self.terms.values() for term in item])
@@ -320,7 +320,7 @@ class ReadPlan(NamedTuple):
         ]
         counter = _btf.kernel().structs.get("page_counter", {})
         room = _wire.MAX_ITEMS, _terms.MAX_TERMS, _terms.MAX_BLOCKS, _terms.MAX_WORDS
-        needed = len(self.terms), len(terms), len(blocks), self.nr_words
+        needed = len(self.terms), len(terms), len(blocks), _words_in(blocks)
         if any(a > b for a, b in zip(needed, room)):
             raise BackendUnavailableError(
                 f"{len(self.terms)} items are too many for the BPF program"
@@ -390,6 +390,10 @@ def _blocks(terms: Iterable[Term]) -> dict[PointerPath, _terms.Block]:
         )
         word += (end - first) // 8
     return blocks
+
+
+def _words_in(blocks: dict[PointerPath, _terms.Block]) -> int:
+    return sum(block.size for block in blocks.values()) // 8
 
 
 def _wire_term(

@@ -173,12 +173,11 @@ def why_not_found(path: str, opened: Identity) -> MemcgError:
     has a memory.stat after the kernel did not find it was not removed: it is outside of the
     process's cgroup namespace (cgroup_get_from_id()).
     """
-    if identity(path) == opened and exists(os.path.join(path, MEMORY_STAT)):
-        return BackendUnavailableError(
-            f"the kernel does not find {path} by its id from this process: it is outside of the "
-            "cgroup namespace that the process is in"
-        )
-    return why_unreadable(path, opened)
+    return _unless_it_is_there(
+        path,
+        opened,
+        "by its id from this process: it is outside of the cgroup namespace that the process is in",
+    )
 
 
 def why_not_open(path: str, opened: Identity) -> MemcgError:
@@ -188,11 +187,17 @@ def why_not_open(path: str, opened: Identity) -> MemcgError:
     (cgroup_destroy_locked() removes them, and css_release_work_fn() clears the pointer later). So a
     directory that still has a memory.stat is not one of the kernel's, but for instance of LXCFS.
     """
+    return _unless_it_is_there(
+        path,
+        opened,
+        "by its open directory: it is not in a cgroup file system of this kernel",
+    )
+
+
+def _unless_it_is_there(path: str, opened: Identity, why: str) -> MemcgError:
+    """Why a cgroup is unreadable or, if it is there with its memory.stat, why it was not found."""
     if identity(path) == opened and exists(os.path.join(path, MEMORY_STAT)):
-        return BackendUnavailableError(
-            f"the kernel does not find {path} by its open directory: it is not in a cgroup file "
-            "system of this kernel"
-        )
+        return BackendUnavailableError(f"the kernel does not find {path} {why}")
     return why_unreadable(path, opened)
 
 

@@ -105,9 +105,8 @@ class StreamSource:
 class RunSource:
     """One cgroup of cgroup v2, found by its id and read by one system call.
 
-    It holds no reference to the cgroup.
-    The values come back in a buffer of this source, so a forked child and other sources with the
-    same program do not interfere.
+    It holds no reference to the cgroup. The values come back in a buffer of this source, so a
+    forked child and other sources with the same program do not interfere.
     """
 
     def __init__(self, cgroup: Cgroup, plan: ReadPlan, flush: bool) -> None:

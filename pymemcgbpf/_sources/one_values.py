@@ -25,4 +25,5 @@ def present(values: dict[str, int]) -> dict[str, int]:
 
 
 def absent(names: tuple[str, ...], values: dict[str, int]) -> set[str]:
+    """Those of the names that the values lack, or whose value is absent."""
     return {name for name in names if values.get(name, _wire.ABSENT) == _wire.ABSENT}
