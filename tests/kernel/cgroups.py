@@ -257,6 +257,25 @@ def right_without_a_flush(is_right: Callable[[], bool]) -> bool:
     return is_right()
 
 
+FRESH_STEPS, MOST_STEPS = 4, 12
+
+
+def is_fresh_at_once(step: Callable[[int], bool]) -> bool:
+    """Whether values are fresh right after new charges. *step* charges, and says whether they were.
+
+    It gets the number of the step, from 1 on. A step may be stale: while others flush the hierarchy
+    (the kernel every 2 seconds), the kernel puts off our flush, and memory.stat's, too. So 4 of at
+    most 12 steps must be fresh. Without a flush hardly one of them would be: they take less than a
+    second.
+    """
+    fresh = 0
+    for number in range(1, MOST_STEPS + 1):
+        fresh += step(number)
+        if fresh == FRESH_STEPS:
+            return True
+    return False
+
+
 def page_cache_directory() -> tempfile.TemporaryDirectory[str]:
     """A directory whose files are page cache: on a disk (tmpfs counts as shmem)."""
     return tempfile.TemporaryDirectory(dir="/mnt/disk" if IN_LAB else "/var/tmp")

@@ -49,6 +49,7 @@ from .cgroups import (
     in_child,
     in_threads,
     is_dying,
+    is_fresh_at_once,
     memory_stat,
     processes,
     remove,
@@ -210,8 +211,8 @@ if CAN_FLUSH:
                         return {row.id: row["anon"] for row in values}
 
                     inside = {path.stat().st_ino: path for path in (empty_cgroup, child, leaf)}
-                    put_off = 0
-                    for _ in range(4):
+
+                    def charge(_: int) -> bool:
                         before = anon()
                         worker.step()
                         after = anon()
@@ -221,9 +222,9 @@ if CAN_FLUSH:
                         for at in grown:
                             text = memory_stat(inside[at])[ANON]
                             fresh &= abs(after[at] - text) <= 64 * 4096
-                        put_off += not fresh
-                    # The kernel's own flush, while it is at work, puts off ours and memory.stat's.
-                    assert put_off <= 1
+                        return fresh
+
+                    assert is_fresh_at_once(charge)
                 finally:
                     unpin(pins / "it")
 
