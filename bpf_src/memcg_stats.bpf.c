@@ -104,6 +104,8 @@ int memcg_share(struct bpf_iter__cgroup *ctx)
 		return 1;
 
 	if (!cgrp) {
+		if (seq->count)
+			end_names(&walking.names);
 		end_stream(seq, seq->count ? walking.nr_rows : 0);
 		return 0;
 	}
@@ -111,7 +113,7 @@ int memcg_share(struct bpf_iter__cgroup *ctx)
 	if (!seq->count) {
 		flush_subtree(cgrp);
 		walking.nr_rows = 0;
-		begin_names(cgrp->self.cgroup);
+		begin_names(cgrp->self.cgroup, &walking.names);
 		bpf_seq_write(seq, (void *)&header, header_size);
 	}
 	add_row(cgrp, &cgrp->self, &walking);
@@ -209,7 +211,7 @@ int memcg_run_tree(struct memcg_stats_call *call)
 		goto release;
 	}
 	scratch->nr_rows = 0;
-	begin_names(root->self.cgroup);
+	begin_names(root->self.cgroup, &scratch->names);
 	bpf_rcu_read_lock();
 	err = bpf_iter_css_new(&it, &root->self, order == BPF_CGROUP_ITER_SELF_ONLY ?
 			       BPF_CGROUP_ITER_DESCENDANTS_PRE : order);
@@ -220,6 +222,7 @@ int memcg_run_tree(struct memcg_stats_call *call)
 	}
 	bpf_iter_css_destroy(&it);
 	bpf_rcu_read_unlock();
+	end_names(&scratch->names);
 	call->nr_rows = scratch->nr_rows;
 	give_scratch(slot);
 	call->status = err ? MEMCG_STATS_BAD_ORDER : MEMCG_STATS_DONE;

@@ -50,16 +50,27 @@ static __always_inline __u64 hashed(__u64 hash, __u64 number)
  */
 static __always_inline __u32 name_tag(struct kernfs_node *kn)
 {
+	__u64 tag;
+
 	if (!can_rename)
 		return 0;
-	return (__u32)hashed((__u64)kn->name, kn->hash) << MEMCG_STATS_ROW_TAG_SHIFT;
+	tag = (__u64)kn->name ^ kn->hash;
+	barrier_var(tag);	/* The verifier refuses 32-bit arithmetic with the pointer. */
+	return (__u32)tag << MEMCG_STATS_ROW_TAG_SHIFT;
 }
+
+/* What a walk knows of its names so far. */
+struct names_state {
+	__u64 signature;
+	__u64 named_id;		/* cgroups with a higher id need a name */
+	__u64 newest_id;
+};
 
 /*
  * Prepares the map for a walk. If cgroups can be renamed, the signature begins with the names of the
  * first cgroup and those above, among them the walk's root, which has no row in some orders.
  */
-static __always_inline void begin_names(struct cgroup *first)
+static __always_inline void begin_names(struct cgroup *first, struct names_state *state)
 {
 	struct cgroup_subsys_state *css = &first->self;
 	struct memcg_stats_names *out = names_of_walk();
@@ -74,8 +85,8 @@ static __always_inline void begin_names(struct cgroup *first)
 			css = css->parent;
 		}
 	}
-	out->signature = signature;
-	out->newest_id = out->named_id;
+	state->signature = signature;
+	state->named_id = state->newest_id = out->named_id;
 	out->nr_names = 0;
 	out->text_size = 0;
 }
@@ -110,19 +121,31 @@ static __noinline void write_name(struct cgroup *cgrp, struct memcg_stats_names 
  * its id: a new cgroup has a higher id than all before. *row* is NULL if it did not fit.
  */
 static __always_inline void name_row(struct cgroup *cgrp, const struct memcg_stats_row *row,
-				     void *unused)
+				     struct names_state *state, void *unused)
+{
+	__u64 id = row ? row->cgroup_id : cgrp->self.cgroup->kn->id;
+	struct memcg_stats_names *out;
+
+	if (row)
+		state->signature = hashed(state->signature, id ^ (__u64)row->flags << 32);
+	if (id <= state->named_id)
+		return;
+	out = names_of_walk();
+	if (out)
+		write_name(cgrp->self.cgroup, out, unused);
+	if (id > state->newest_id)
+		state->newest_id = id;
+}
+
+/* Completes the map after a walk. */
+static __always_inline void end_names(const struct names_state *state)
 {
 	struct memcg_stats_names *out = names_of_walk();
-	__u64 id = row ? row->cgroup_id : cgrp->self.cgroup->kn->id;
 
-	if (!out)
+	if (!nr_names_fit || !out)
 		return;
-	if (row)
-		out->signature = hashed(out->signature, id ^ (__u64)row->flags << 32);
-	if (id > out->named_id)
-		write_name(cgrp->self.cgroup, out, unused);
-	if (id > out->newest_id)
-		out->newest_id = id;
+	out->signature = state->signature;
+	out->newest_id = state->newest_id;
 }
 
 #endif

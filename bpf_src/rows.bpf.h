@@ -20,6 +20,7 @@ const volatile __u32 part = 0;
 struct scratch {
 	__u64 words[MEMCG_STATS_MAX_WORDS];
 	__u64 nr_rows;
+	struct names_state names;
 	struct {
 		struct memcg_stats_row head;
 		__u64 values[MEMCG_STATS_MAX_ITEMS];
@@ -106,7 +107,7 @@ static __always_inline void add_row(struct cgroup *cgrp, struct cgroup_subsys_st
 		return;
 	scratch->nr_rows++;
 	if (nr_names_fit)
-		name_row(cgrp, row, scratch->words);
+		name_row(cgrp, row, &scratch->names, scratch->words);
 }
 
 /*
