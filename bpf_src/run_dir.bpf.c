@@ -14,11 +14,8 @@
 #include <stddef.h>
 #include <bpf/bpf_helpers.h>
 
-struct cgroup;
-struct mem_cgroup;
-
 #include "memcg_stats.h"
-#include "items.bpf.h"
+#include "item_code.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -41,16 +38,6 @@ struct {
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, 2 * sizeof(__u64));
 } answers SEC(".maps");
-
-static __always_inline __u64 function_value(const struct counters *c, __u32 kind, __u32 index)
-{
-	return MEMCG_STATS_ABSENT;
-}
-
-static __always_inline __u64 effective_limit(const struct counters *c, __u32 offset)
-{
-	return least_limit((void *)c->memcg + offset);
-}
 
 /* Returns the pointer at an offset in a structure. If that is NULL or cannot be read, it is NULL. */
 static __always_inline void *pointer_at(void *structure, __u32 offset)
@@ -107,16 +94,15 @@ SEC("raw_tp")
 int memcg_run_dir(struct bpf_raw_tracepoint_args *ctx)
 {
 	__u32 fd = ctx->args[0], cpu = bpf_get_smp_processor_id(), nr_values = nr_items;
-	__u64 cgroup_id = ctx->args[1], tag, *slot;
-	struct counters c = {};
-	void *css;
+	__u64 cgroup_id = ctx->args[1], on_root, tag, *slot;
+	void *cgrp, *css;
 
 	if (ctx->args[2] != program_key)
 		return MEMCG_STATS_FAILED | MEMCG_STATS_OTHER;
-	c.cgrp = cgroup_of(fd, cgroup_id);
-	if (!c.cgrp)
+	cgrp = cgroup_of(fd, cgroup_id);
+	if (!cgrp)
 		return MEMCG_STATS_FAILED | MEMCG_STATS_NOT_OPEN;
-	css = pointer_at(c.cgrp, offsets.cgroup_memory);
+	css = pointer_at(cgrp, offsets.cgroup_memory);
 	if (!css || !(u32_at(css, offsets.css_flags) & CSS_VISIBLE))
 		return MEMCG_STATS_FAILED | MEMCG_STATS_NOT_VISIBLE;
 	slot = bpf_map_lookup_elem(&answers, &cpu);
@@ -126,9 +112,9 @@ int memcg_run_dir(struct bpf_raw_tracepoint_args *ctx)
 	tag = (slot[nr_values] + 1) & ((1U << MEMCG_STATS_TAG_BITS) - 1);
 	*(volatile __u64 *)&slot[nr_values] = cgroup_id << MEMCG_STATS_TAG_BITS | tag;
 	barrier();
-	c.memcg = css - offsets.memcg_css;
-	c.words = slot + nr_values + 1;
-	c.on_root = mask_zero(u32_at(c.cgrp, offsets.cgroup_level));
-	fill_values(&c, slot, nr_values);
+	on_root = mask_zero(u32_at(cgrp, offsets.cgroup_level));
+	fill_values(css - offsets.memcg_css, cgrp, slot + nr_values + 1, slot, nr_values, on_root);
 	return cpu << MEMCG_STATS_TAG_BITS | tag;
 }
+
+COMPUTE_ITEMS

@@ -306,8 +306,8 @@ class ReadPlan(NamedTuple):
             "header": self.header(order),
         }
 
-    def tables(self) -> dict[str, bytes]:
-        """The constants that say how the items are computed.
+    def encoded(self) -> tuple[list[_terms.Block], list[_terms.EncodedTerm]]:
+        """The blocks that a program copies, and the terms that it sums.
 
         Raises:
             BackendUnavailableError: there are more items than a program has room for.
@@ -318,22 +318,38 @@ class ReadPlan(NamedTuple):
             for name, item in self.terms.items()
             for at, term in enumerate(item)
         ]
-        counter = _btf.kernel().structs.get("page_counter", {})
         room = _wire.MAX_ITEMS, _terms.MAX_TERMS, _terms.MAX_BLOCKS, _terms.MAX_WORDS
         needed = len(self.terms), len(terms), len(blocks), _words_in(blocks)
         if any(a > b for a, b in zip(needed, room)):
             raise BackendUnavailableError(
                 f"{len(self.terms)} items are too many for the BPF program"
             )
+        return list(blocks.values()), terms
+
+    def tables(self) -> dict[str, bytes]:
+        """The constants that say how the items are computed.
+
+        Raises:
+            BackendUnavailableError: there are more items than a program has room for.
+        """
+        blocks, terms = self.encoded()
         return {
-            "page_size": _terms.u32(mmap.PAGESIZE),
-            "counter_max": _terms.u32(counter["max"].offset if "max" in counter else 0),
-            "counter_parent": _terms.u32(counter["parent"].offset if "parent" in counter else 0),
+            **page_constants(),
             "nr_blocks": _terms.u32(len(blocks)),
-            "blocks": _terms.encode_blocks(blocks.values()),
+            "blocks": _terms.encode_blocks(blocks),
             "nr_terms": _terms.u32(len(terms)),
             "terms": _terms.encode_terms(terms),
         }
+
+
+def page_constants() -> dict[str, bytes]:
+    """The constants of limits.bpf.h."""
+    counter = _btf.kernel().structs.get("page_counter", {})
+    return {
+        "page_size": _terms.u32(mmap.PAGESIZE),
+        "counter_max": _terms.u32(counter["max"].offset if "max" in counter else 0),
+        "counter_parent": _terms.u32(counter["parent"].offset if "parent" in counter else 0),
+    }
 
 
 def is_flushed(name: str) -> bool:

@@ -22,6 +22,7 @@ from ..errors import (
 )
 from . import btf as _btf
 from . import capabilities as _capabilities
+from . import elf as _elf
 from . import reload as _reload
 from .bindings import libbpf as _libbpf
 from .bindings import libbpf_log as _libbpf_log
@@ -69,7 +70,8 @@ _AS_COMPILED: Mapping[str, MapSize] = {}
 
 
 class Program:
-    """A loaded program, with its constants and its maps. The maps of *maps* get these sizes.
+    """A loaded program, with its constants and its maps. The maps of *maps* get these sizes, and
+    compute_items() of item_code.bpf.h, if the program has it, the instructions *items*.
 
     The first program of a name is loaded through libbpf. Most of that time goes into relocations,
     whose result depends on the kernel only, so later ones are loaded from that result (reload.py).
@@ -81,7 +83,11 @@ class Program:
     """
 
     def __init__(
-        self, name: str, constants: dict[str, bytes], maps: Mapping[str, MapSize] = _AS_COMPILED
+        self,
+        name: str,
+        constants: dict[str, bytes],
+        maps: Mapping[str, MapSize] = _AS_COMPILED,
+        items: bytes = b"",
     ) -> None:
         self._lib = _libbpf.load()
         _capabilities.check()
@@ -92,8 +98,8 @@ class Program:
             key = os.urandom(8)
             self.key = int.from_bytes(key, sys.byteorder)
             constants = {**constants, "program_key": key}
-        loaded = _signals.held_back(lambda: _loaded(self._lib, name, constants, maps))
-        self.constants = loaded.constants
+        loaded = _signals.held_back(lambda: _loaded(self._lib, name, constants, maps, items))
+        self.constants, self.items = loaded.constants, items
         self._program = self._descriptor(loaded.program)
         self.fd = self._program.fd
         self._sizes = maps
@@ -199,11 +205,15 @@ class _Loaded(NamedTuple):
 
 
 def _loaded(
-    lib: _libbpf.Libbpf, name: str, constants: dict[str, bytes], maps: Mapping[str, MapSize]
+    lib: _libbpf.Libbpf,
+    name: str,
+    constants: dict[str, bytes],
+    maps: Mapping[str, MapSize],
+    items: bytes,
 ) -> _Loaded:
     """Loads a program: from the result of an earlier load if there is one, or through libbpf."""
     file = _file_of(name, constants)
-    before = _reload.lookup(file, name)
+    before = _reload.lookup(file, name, items)
     if before is not None:
         try:
             with _libbpf_log.silence():
@@ -215,14 +225,14 @@ def _loaded(
             # libbpf tries next, because its messages explain what is wrong.
     try:
         return _libbpf_log.run_with_log(
-            lambda log: _load_object(lib, file, name, constants, maps, log)
+            lambda log: _load_object(lib, file, name, constants, maps, items, log)
         )
     except MemcgError as error:
         if not any(words in error.log for words in _MAP_WAS_NOT_MADE):
             raise
         lib = _libbpf.load_private_copy()
         return _libbpf_log.run_with_log(
-            lambda log: _load_object(lib, file, name, constants, maps, log)
+            lambda log: _load_object(lib, file, name, constants, maps, items, log)
         )
 
 
@@ -238,6 +248,7 @@ def _load_object(
     name: str,
     constants: dict[str, bytes],
     maps: Mapping[str, MapSize],
+    items: bytes,
     log: list[str],
 ) -> _Loaded:
     """Loads a program through libbpf.
@@ -245,9 +256,9 @@ def _load_object(
     The descriptors are duplicated, and libbpf's object is closed here: later it would close its
     descriptors' numbers even if other files had them by then.
     """
-    opened = _open(lib, file, log)
+    opened = _open(lib, file, items, log)
     try:
-        return _Object(lib, opened).load(file, name, constants, maps)
+        return _Object(lib, opened).load(file, name, constants, maps, items)
     except MemcgError as error:
         raise load_error(error, file, "".join(log)) from error
     finally:
@@ -261,7 +272,12 @@ class _Object:
         self._lib, self._object = lib, opened
 
     def load(
-        self, file: str, name: str, constants: dict[str, bytes], maps: Mapping[str, MapSize]
+        self,
+        file: str,
+        name: str,
+        constants: dict[str, bytes],
+        maps: Mapping[str, MapSize],
+        items: bytes,
     ) -> _Loaded:
         """Loads one of its programs."""
         lib = self._lib
@@ -275,7 +291,8 @@ class _Object:
         if name == COPY_TABLES:  # it runs once, so it is not kept for another load
             return _Loaded(owned, {}, data, self._variables())
         with contextlib.suppress(MemcgError):
-            _reload.remember(file, _reload.capture(lib, name, self._object, program, initial))
+            kept = _reload.capture(lib, name, self._object, program, initial)
+            _reload.remember(file, items, kept)
         loaded_maps = {each: duplicate(lib.bpf_map__fd(self._map(each))) for each in maps}
         return _Loaded(owned, loaded_maps, data)
 
@@ -383,14 +400,31 @@ def read_object(file: Optional[str] = None) -> bytes:
         ) from error
 
 
-def _open(lib: _libbpf.Libbpf, file: str, log: list[str]) -> Any:
+def read_object_with(items: bytes, file: str) -> bytes:
+    """The same, with instructions for compute_items() if there are any.
+
+    Raises:
+        BpfObjectError: the file cannot be read, or has no such function.
+    """
     data = read_object(file)
+    try:
+        return _elf.with_function(data, "compute_items", items) if items else data
+    except ValueError as error:
+        raise _damaged(file, error) from error
+
+
+def _open(lib: _libbpf.Libbpf, file: str, items: bytes, log: list[str]) -> Any:
+    data = read_object_with(items, file)
     try:
         return lib.bpf_object__open_mem(data, len(data), None)
     except MemcgError as error:
-        raise BpfObjectError(
-            f"the BPF object {file} is damaged ({error}): install pymemcgbpf again",
-            errno=error.errno,
-            call=error.call,
-            log="".join(log),
-        ) from error
+        raise _damaged(file, error, "".join(log)) from error
+
+
+def _damaged(file: str, error: Exception, log: str = "") -> BpfObjectError:
+    return BpfObjectError(
+        f"the BPF object {file} is damaged ({error}): install pymemcgbpf again",
+        errno=getattr(error, "errno", None),
+        call=getattr(error, "call", ""),
+        log=log,
+    )

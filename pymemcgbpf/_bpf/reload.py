@@ -132,18 +132,21 @@ class ReloadableProgram(NamedTuple):
         return Loaded(program, {name: made[name] for name in sizes})
 
 
-_kept: dict[tuple[str, str], ReloadableProgram] = {}
+# The programs by object file and name, each with its instructions for the items.
+_kept: dict[tuple[str, str], tuple[bytes, ReloadableProgram]] = {}
 
 
-def lookup(file: str, name: str) -> Optional[ReloadableProgram]:
-    """The program of this name from an object file; None if it was not kept."""
-    return _kept.get((file, name))
+def lookup(file: str, name: str, items: bytes) -> Optional[ReloadableProgram]:
+    """The program of this name from an object file, with these instructions for the items; None if
+    it was not kept."""
+    kept = _kept.get((file, name))
+    return kept[1] if kept is not None and kept[0] == items else None
 
 
-def remember(file: str, program: Optional[ReloadableProgram]) -> None:
-    """Keeps a program; None is ignored."""
+def remember(file: str, items: bytes, program: Optional[ReloadableProgram]) -> None:
+    """Keeps a program, in place of one with other instructions for the items; None is ignored."""
     if program is not None:
-        _kept[file, program.name] = program
+        _kept[file, program.name] = items, program
 
 
 def forget() -> None:

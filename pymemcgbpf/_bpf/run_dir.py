@@ -8,8 +8,9 @@ import struct
 from ..errors import BackendUnavailableError
 from . import btf as _btf
 from . import cpus as _cpus
+from . import item_code as _item_code
 from . import terms as _terms
-from .plan import ReadPlan
+from .plan import ReadPlan, page_constants
 from .program import ANSWERS, RUN_DIR, MapSize, Program
 
 TAG_BITS = 18
@@ -47,13 +48,16 @@ def load(plan: ReadPlan) -> Program:
         BackendUnavailableError: this kernel's structures are not as the program needs them.
         MemcgError: the program cannot be loaded; a subclass says why.
     """
+    blocks, terms = plan.encoded()
     constants = {
-        **plan.tables(),
+        **page_constants(),
+        **_item_code.limit_constants(terms),
         "offsets": _offsets(_btf.kernel()),
         "nr_items": _terms.u32(len(plan.terms)),
     }
     size = MapSize(slot_size(plan), _cpus.possible())
-    program = Program(RUN_DIR, constants, {ANSWERS: size})
+    items = _item_code.item_code(blocks, terms)
+    program = Program(RUN_DIR, constants, {ANSWERS: size}, items)
     program.freeze(ANSWERS)
     return program
 

@@ -113,8 +113,11 @@ def _c_run(
     by_directory = isinstance(source, RunDirSource)
     file = _program.RUN_DIR_FILE if by_directory else _program.OBJECT_FILE
     constants = programs.directory / f"constants-{count}-{flush}-run"
+    assert source._program is not None
     constants.write_bytes(constants_of(source._program, file))
-    arguments: list[Argument] = [file, constants, path, str(count)]
+    c_object = programs.directory / f"object-{count}-{flush}-run"
+    c_object.write_bytes(_program.read_object_with(source._program.items, file))
+    arguments: list[Argument] = [c_object, constants, path, str(count)]
     if isinstance(source, RunDirSource):
         arguments += [str(source._slot_size), str(_cpus.possible())]
     executable = programs.executable("run_dir" if by_directory else "run_one")

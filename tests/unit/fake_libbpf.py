@@ -59,7 +59,8 @@ TABLES_BSS = {"stats_index": 1024, "events_index": 1024}
 # Those of the object that reads a cgroup by its open directory.
 DIR_RODATA = {
     **{name: RODATA[name] for name in ("page_size", "counter_max", "counter_parent")},
-    **{name: RODATA[name] for name in ("nr_blocks", "blocks", "nr_terms", "terms", "program_key")},
+    **dict.fromkeys(("limit_value", "limit_counter"), 4),
+    "program_key": 8,
     "offsets": 60,
     "nr_items": 4,
 }

@@ -12,6 +12,7 @@ import pytest
 from pymemcgbpf import BackendUnavailableError
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import cpus as _cpus
+from pymemcgbpf._bpf import item_code as _item_code
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf import run_dir as _run_dir
 from pymemcgbpf._bpf import terms as _terms
@@ -92,15 +93,17 @@ class Loads:
     """The programs that were loaded."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, dict[str, bytes], Mapping[str, MapSize]]] = []
+        self.asked: list[tuple[str, dict[str, bytes], Mapping[str, MapSize], bytes]] = []
         self.frozen: list[str] = []
         self.is_lost = False
 
     def freeze(self, name: str) -> None:
         self.frozen.append(name)
 
-    def load(self, name: str, constants: dict[str, bytes], maps: Mapping[str, MapSize]) -> Loads:
-        self.asked.append((name, constants, maps))
+    def load(
+        self, name: str, constants: dict[str, bytes], maps: Mapping[str, MapSize], items: bytes
+    ) -> Loads:
+        self.asked.append((name, constants, maps, items))
         return self
 
 
@@ -114,15 +117,24 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
 
 def test_the_program_is_loaded_with_a_slot_for_each_cpu(loads: Loads) -> None:
     assert _run_dir.load(PLAN) is loads  # type: ignore[comparison-overlap]
-    ((name, constants, maps),) = loads.asked
+    ((name, constants, maps, items),) = loads.asked
     assert loads.frozen == [_program.ANSWERS], "nobody but the program may change the answers"
     assert name == _program.RUN_DIR
     assert maps == {_program.ANSWERS: MapSize(_run_dir.slot_size(PLAN), 6)}
-    assert constants.keys() == DIR_RODATA.keys() - {"program_key"}
+    limit = {"limit_value", "limit_counter"}
+    assert constants.keys() == DIR_RODATA.keys() - {"program_key", *limit}
     assert all(len(data) <= DIR_RODATA[each] for each, data in constants.items())
     assert constants["nr_items"] == _terms.u32(2)
     assert constants["offsets"] == _run_dir._offsets(LINUX_6_18.types())
-    assert {each: constants[each] for each in PLAN.tables()} == PLAN.tables()
+    assert items == _item_code.item_code(*PLAN.encoded())
+
+
+def test_the_least_limit_has_its_constants(loads: Loads) -> None:
+    terms = {**PLAN.terms, "derived.effective_limit": (Term(_terms.KIND_LEAST_LIMIT, 160),)}
+    _run_dir.load(ReadPlan("core", terms))
+    ((_, constants, _, _),) = loads.asked
+    assert constants["limit_value"] == _terms.u32(3)
+    assert constants["limit_counter"] == _terms.u32(160)
 
 
 def test_a_kernel_whose_structures_differ_is_not_asked_to_load(
@@ -140,4 +152,4 @@ def test_the_program_is_kept_for_other_readers(loads: Loads) -> None:
     first = _program_cache.cached(_program.RUN_DIR, PLAN, _terms.FLUSH_NONE)
     second = _program_cache.cached(_program.RUN_DIR, ReadPlan("core", {**TERMS}), 0)
     assert first is second
-    assert [name for name, _, _ in loads.asked] == [_program.RUN_DIR]
+    assert [name for name, *_ in loads.asked] == [_program.RUN_DIR]
