@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 """Instructions that compute the items of one cgroup, written for the items of one plan.
 
-They become the function compute_items() of bpf_src/item_code.bpf.h. A program that looked up in tables
-what to do, as that of a stream does (bpf_src/items.bpf.h), would take twice as long for all items.
+They become the function compute_items() of bpf_src/item_code.bpf.h. A program that looked up in
+tables what to do, as that of a stream does (bpf_src/items.bpf.h), would take twice as long for all
+items.
 
 The instructions never branch on a number that they have read, since the verifier would explore both
 branches. A condition is a mask instead: all ones, or 0.

@@ -71,9 +71,9 @@ class Programs:
 
 EXECUTABLES = (
     *("iterator", "run_dir", "run_one", "memory_stat"),
-    *("tree_map", "tree_text", "hash_drain"),
+    *("tree_map", "tree_text", "hash_drain", "copy_walk"),
 )
-OBJECTS = ("hash_drain",)
+OBJECTS = ("hash_drain", "copy_walk")
 
 
 class CProgram:

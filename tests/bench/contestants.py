@@ -18,6 +18,7 @@ import pymemcgbpf
 from pymemcgbpf._bench import control
 from pymemcgbpf._bpf import cpus as _cpus
 from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import libbpf_maps as _libbpf_maps
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.btf import Types
 from pymemcgbpf._sources import flush as _flush
@@ -222,3 +223,19 @@ def _ctypes_calls(source: _one_bpf.StreamSource) -> Callable[[], object]:
         os.close(iterator)
 
     return read
+
+
+def with_constants(path: Path, constants: dict[str, bytes]) -> bytes:
+    """The read-only constants of an object of this folder, with some of them set."""
+    lib = _libbpf.load()
+    data = path.read_bytes()
+    opened = lib.bpf_object__open_mem(data, len(data), None)
+    try:
+        bpf_map = lib.bpf_object__find_map_by_name(opened, b".rodata")
+        address, size = _libbpf_maps.initial_value(lib, bpf_map)
+        places = Types(lib, lib.bpf_object__btf(opened)).variables(".rodata")
+        for name, value in constants.items():
+            _libbpf.poke(address + places[name][0], value)
+        return _libbpf.peek(address, size)
+    finally:
+        lib.bpf_object__close(opened)

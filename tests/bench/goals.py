@@ -10,6 +10,7 @@ from .names import (
     BY_PATH,
     BY_PATH_CHANGED,
     BY_PATH_FIRST,
+    C_COPY,
     C_ITERATOR,
     DICTS,
     METRICS,
@@ -68,6 +69,12 @@ def goals(report: Report) -> Iterator[str]:
                 yield (
                     f"{section}, TreeReader{way}: {view['ratio']:.2f} × the C walk; a dict of a "
                     f"row takes {dicts['best_us'] - view['best_us']:.2f} µs"
+                )
+            floor = find(report, section, C_COPY + way)
+            if view and floor:
+                yield (
+                    f"{section}, {VIEW}{way}: {view['best_us'] / floor['best_us']:.2f} × a C walk "
+                    "that only copies the counters (goal: at most 1.2)"
                 )
             if section.endswith(f"{SIX}, each"):
                 yield from _named(report, section, way)

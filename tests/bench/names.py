@@ -47,6 +47,7 @@ NEW_READER = "TreeReader(), its first {path: dict}, close()"
 METRICS = "TreeReader.read(copy=False), openmetrics()"
 RATES = "Snapshot.since(), rates() of 3 counters"
 C_MAP = "C: walk into a mapped array"
+C_COPY = "C: walk that only copies the counters"
 C_HASH = "C: hash map, drained key by key"
 
 TREE_TEXT = "TreeReader, backend text"

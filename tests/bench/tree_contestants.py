@@ -16,18 +16,16 @@ from typing import Callable, Optional
 import pymemcgbpf
 from pymemcgbpf import TreeReader, _options
 from pymemcgbpf._bench import control
-from pymemcgbpf._bpf import libbpf as _libbpf
-from pymemcgbpf._bpf import libbpf_maps as _libbpf_maps
 from pymemcgbpf._bpf import program as _program
-from pymemcgbpf._bpf.btf import Types
 from pymemcgbpf._sources import tree_bpf as _tree_bpf
 from tests.kernel.forest import Forest
 from tests.kernel.oracle import V1_KEYS
 from tests.kernel.surroundings import BEST_BACKEND, VERSION
 from tests.kernel.ways import TREE_BPF_WAYS
 
+from . import copy_walk
 from .c_programs import CProgram, Programs
-from .contestants import constants_of, flushing_file
+from .contestants import constants_of, flushing_file, with_constants
 from .errors import BenchError
 from .named_contestants import CGROUPS, Sample, Values, further_samples, samples
 from .names import (
@@ -68,6 +66,8 @@ def through_bpf(
             found += samples(tree)
             if items is not None:
                 found += further_samples(tree, forest, make_reader)
+        if items is None and backend == BEST_BACKEND and copy_walk.IS_POSSIBLE:
+            yield copy_walk.contestant(section, way, tree, cgroups, programs, stack)
         for name, batch, values, changes in found:
             batch = _per(batch, cgroups)
             yield Contestant(name + way, section, batch, values, C_MAP + way, changes)
@@ -126,7 +126,8 @@ def _one_way(
         return
     constants = programs.directory / f"constants-{label}-hash"
     hash_object = programs.bpf_object("hash_drain")
-    constants.write_bytes(_hash_constants(hash_object, source))
+    made = source._plan.constants(source._flush.mode, _options.PRE)
+    constants.write_bytes(with_constants(hash_object, made))
     hashed = stack.enter_context(
         CProgram(
             programs.executable("hash_drain"),
@@ -205,20 +206,3 @@ def _program_of(source: _tree_bpf.MapSource) -> Optional[_program.Program]:
     if isinstance(walker, _tree_bpf.IteratorWalker):
         return walker._link._program
     return walker._program if walker else None
-
-
-def _hash_constants(path: Path, source: _tree_bpf.MapSource) -> bytes:
-    """The constants of hash_drain.bpf.c for the items of a reader."""
-    lib = _libbpf.load()
-    data = path.read_bytes()
-    opened = lib.bpf_object__open_mem(data, len(data), None)
-    try:
-        bpf_map = lib.bpf_object__find_map_by_name(opened, b".rodata")
-        address, size = _libbpf_maps.initial_value(lib, bpf_map)
-        places = Types(lib, lib.bpf_object__btf(opened)).variables(".rodata")
-        constants = source._plan.constants(source._flush.mode, _options.PRE)
-        for name, value in constants.items():
-            _libbpf.poke(address + places[name][0], value)
-        return _libbpf.peek(address, size)
-    finally:
-        lib.bpf_object__close(opened)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""A machine that runs the BPF instructions of pymemcgbpf._bpf.item_code, on memory that a test makes.
+"""A machine that runs the BPF instructions of _bpf/item_code.py, on memory that a test makes.
 
 It knows no branches, since that code has none, and no helper but bpf_probe_read_kernel().
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""An object in which a function gets other instructions is an object that libbpf opens and relocates."""
+"""Objects in which a function gets other instructions."""
 
 from __future__ import annotations
 

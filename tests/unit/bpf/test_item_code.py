@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The instructions that compute the items: run on memory of our own, and compared with the rules."""
+"""The instructions that compute the items: run on memory of our own, compared with the rules."""
 
 from __future__ import annotations
 
