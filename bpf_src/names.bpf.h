@@ -44,6 +44,12 @@ static __always_inline __u64 hashed(__u64 hash, __u64 number)
 	return hash ^ hash >> 32;
 }
 
+/* Returns what name_tag() returns for a name at this address, whose text has this hash. */
+static __always_inline __u32 tag_of_name(const char *name, __u32 hash)
+{
+	return (__u32)hashed((__u64)name, hash) << MEMCG_STATS_ROW_TAG_SHIFT;
+}
+
 /*
  * Returns a hash of the cgroup's name for the flags of its row, or 0 if no cgroup can be renamed.
  * After a rename the name is at another address, or the text there has another hash.
@@ -52,7 +58,16 @@ static __always_inline __u32 name_tag(struct kernfs_node *kn)
 {
 	if (!can_rename)
 		return 0;
-	return (__u32)hashed((__u64)kn->name, kn->hash) << MEMCG_STATS_ROW_TAG_SHIFT;
+	return tag_of_name(kn->name, kn->hash);
+}
+
+/* Begins the output for a walk. The first part of its signature is given. */
+static __always_inline void begin_output(struct memcg_stats_names *out, __u64 signature)
+{
+	out->signature = signature;
+	out->newest_id = out->named_id;
+	out->nr_names = 0;
+	out->text_size = 0;
 }
 
 /*
@@ -74,27 +89,24 @@ static __always_inline void begin_names(struct cgroup *first)
 			css = css->parent;
 		}
 	}
-	out->signature = signature;
-	out->newest_id = out->named_id;
-	out->nr_names = 0;
-	out->text_size = 0;
+	begin_output(out, signature);
 }
 
 /*
  * Writes the name of a cgroup, or only counts it if it does not fit. The name can then be written to
  * unused, which has room for it. It is not inlined, since it is rarely called.
  */
-static __noinline void write_name(struct cgroup *cgrp, struct memcg_stats_names *out, void *unused)
+static __noinline void put_name(__u64 cgroup_id, __u64 parent_id, const char *name,
+				struct memcg_stats_names *out, void *unused)
 {
 	struct memcg_stats_name *entries = (void *)(out + 1);
 	char *text = (void *)(entries + nr_names_fit);
 	__u32 index = out->nr_names, at = out->text_size;
-	const char *name = cgrp->kn->name;
 	long length;
 
 	if (index < nr_names_fit && at <= text_size - MEMCG_STATS_NAME_SIZE) {
-		entries[index].cgroup_id = cgrp->kn->id;
-		entries[index].parent_id = parent_id_of(cgrp);
+		entries[index].cgroup_id = cgroup_id;
+		entries[index].parent_id = parent_id;
 		length = bpf_probe_read_kernel_str(text + at, MEMCG_STATS_NAME_SIZE, name);
 		if (length < 1)
 			text[at] = 0;	/* An empty name. The next names keep their places. */
@@ -106,23 +118,34 @@ static __noinline void write_name(struct cgroup *cgrp, struct memcg_stats_names 
 }
 
 /*
- * Adds a row to the signature of the walk, and writes the cgroup's name unless user space knows it by
- * its id: a new cgroup has a higher id than all before. *row* is NULL if it did not fit.
+ * Adds a row to the signature of the walk. Returns whether the cgroup's name is wanted: user space knows
+ * it by its id, but a new cgroup has a higher id than all before. *row* is NULL if it did not fit.
  */
+static __always_inline bool wants_name(struct memcg_stats_names *out, __u64 cgroup_id,
+				       const struct memcg_stats_row *row)
+{
+	if (row)
+		out->signature = hashed(out->signature, cgroup_id ^ (__u64)row->flags << 32);
+	if (cgroup_id > out->newest_id)
+		out->newest_id = cgroup_id;
+	return cgroup_id > out->named_id;
+}
+
+/* Does what put_name() does, for a cgroup that can be read directly. */
+static __noinline void write_name(struct cgroup *cgrp, struct memcg_stats_names *out, void *unused)
+{
+	put_name(cgrp->kn->id, parent_id_of(cgrp), cgrp->kn->name, out, unused);
+}
+
+/* Adds a row to the signature of the walk, and writes the cgroup's name if that is wanted. */
 static __always_inline void name_row(struct cgroup *cgrp, const struct memcg_stats_row *row,
 				     void *unused)
 {
 	struct memcg_stats_names *out = names_of_walk();
 	__u64 id = row ? row->cgroup_id : cgrp->self.cgroup->kn->id;
 
-	if (!out)
-		return;
-	if (row)
-		out->signature = hashed(out->signature, id ^ (__u64)row->flags << 32);
-	if (id > out->named_id)
+	if (out && wants_name(out, id, row))
 		write_name(cgrp->self.cgroup, out, unused);
-	if (id > out->newest_id)
-		out->newest_id = id;
 }
 
 #endif
