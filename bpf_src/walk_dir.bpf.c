@@ -38,8 +38,9 @@ const volatile __u64 longest_ns = 1000000;	/* a call ends soon after this */
 const volatile __u32 steps_at_once = 64;	/* how often it looks at the clock; at most MAX_STEPS */
 
 #define MAX_STEPS 64	/* of one call of take_steps() */
-#define MAX_TURNS 4096	/* calls of take_steps() in one call of the program */
+#define MAX_TURNS 64	/* calls of take_steps() in one call of take_turns(), and of those in the program */
 #define MAX_LEVELS 1024	/* how deep the walk goes; a power of 2 */
+#define LEVELS_AT_ONCE 32	/* in one call of first_lost(); a divisor of MAX_LEVELS */
 
 /* include/uapi/linux/bpf.h, since Linux 7.0 */
 #define ITER_CHILDREN 5
@@ -81,6 +82,8 @@ static struct {
 	__u64 css[MEMCG_STATS_MAX_PART / sizeof(__u64)];	/* part of the css of the cgroup */
 	__u64 kn[MEMCG_STATS_MAX_PART / sizeof(__u64)];	/* part of its kernfs_node */
 	__u64 above_id;		/* the id of the parent of the root of the walk */
+	__u64 signature;	/* of the names of the root of the walk and the cgroups above it */
+	void *above;		/* of these, the next one */
 	__u64 after;
 	__u32 nr_rows;
 	__u32 root_level;
@@ -91,7 +94,8 @@ static struct {
 
 /* What a step results in: 0 to go on, or the result of the program. */
 #define GO_ON	0
-#define OVER	1
+#define OVER	1	/* there are no more cgroups */
+#define PAUSE	2	/* the time is up */
 #define FAILED(status) (MEMCG_STATS_FAILED | (status))
 
 static __always_inline struct place *place_at(__u32 depth)
@@ -312,6 +316,24 @@ __noinline __u64 take_steps(void)
 	return GO_ON;
 }
 
+/* Takes steps until the time is up. */
+__noinline __u64 take_turns(__u64 begin_ns)
+{
+	__u64 result;
+	__u32 i;
+
+	for (i = 0; i < MAX_TURNS; i++) {
+		result = take_steps();
+		if (result)
+			return result;
+		/* No ancestor of a cgroup goes away, and they are few. */
+		if (order != BPF_CGROUP_ITER_ANCESTORS_UP &&
+		    bpf_ktime_get_ns() - begin_ns >= longest_ns)
+			return PAUSE;
+	}
+	return GO_ON;
+}
+
 /*
  * Returns whether the cgroup at a depth is still in the list of the children of the one above, which is
  * alive. If it is, then it will not be freed before the program ends.
@@ -336,12 +358,32 @@ __noinline __u64 is_still_there(__u32 depth)
 	return pointer_at(before, 0) == css + walk_offsets.css_sibling;
 }
 
+/* Returns the first depth from this one on whose cgroup is not there any more, or 0. */
+__noinline __u64 first_lost(__u32 depth)
+{
+	__u32 i;
+
+	for (i = 0; i < LEVELS_AT_ONCE && depth + i <= walk.depth; i++) {
+		if (depth + i && !is_still_there(depth + i))
+			return depth + i;
+	}
+	return 0;
+}
+
+/* Adds the name of walk.above to the signature, and goes to its parent. */
+__noinline __u64 sign_name_above(void)
+{
+	read_kn(walk.above);
+	walk.signature = hashed(walk.signature, tag_of_kn());
+	walk.above = parent_of(walk.above);
+	return GO_ON;
+}
+
 /* Begins a walk from a cgroup. */
 static __always_inline __u64 begin_walk(void *cgrp)
 {
 	struct memcg_stats_names *out = nr_names_fit ? names_of_walk() : NULL;
 	void *above = parent_of(cgrp);
-	__u64 signature = 0;
 	__u32 i;
 
 	walk.nr_rows = 0;
@@ -349,13 +391,11 @@ static __always_inline __u64 begin_walk(void *cgrp)
 	walk.above_id = above ? u64_at(pointer_at(above, offsets.cgroup_kn), offsets.kn_id) : 0;
 	if (out) {
 		/* See begin_names(). */
-		above = cgrp;
-		for (i = 0; can_rename && above && i < MAX_NAMES_ABOVE; i++) {
-			read_kn(above);
-			signature = hashed(signature, tag_of_kn());
-			above = parent_of(above);
-		}
-		begin_output(out, signature);
+		walk.above = cgrp;
+		walk.signature = 0;
+		for (i = 0; can_rename && walk.above && i < MAX_NAMES_ABOVE; i++)
+			sign_name_above();
+		begin_output(out, walk.signature);
 	}
 	return go_to(cgrp, 0, DOWN);
 }
@@ -367,17 +407,17 @@ static __always_inline __u64 begin_walk(void *cgrp)
 static __always_inline __u64 resume_walk(void *cgrp)
 {
 	__u32 depth = walk.depth, i;
-	__u64 after;
+	__u64 after, lost = 0;
 
 	if (cgrp != place_at(0)->cgrp)
 		return FAILED(MEMCG_STATS_NOT_OPEN);
-	for (i = 1; i < MAX_LEVELS && i <= depth; i++) {
-		if (is_still_there(i))
-			continue;
-		after = place_at(i)->serial_nr;
-		if (i == depth && walk.phase == SEARCH)
+	for (i = 0; i < MAX_LEVELS && i <= depth && !lost; i += LEVELS_AT_ONCE)
+		lost = first_lost(i);
+	if (lost) {
+		after = place_at(lost)->serial_nr;
+		if (lost == depth && walk.phase == SEARCH)
 			after = walk.after;
-		return search_from_first(i, after);
+		return search_from_first(lost, after);
 	}
 	return read_css(place_at(depth)->cgrp) ? GO_ON : FAILED(MEMCG_STATS_UNREADABLE);
 }
@@ -395,14 +435,9 @@ int memcg_walk_dir(struct bpf_raw_tracepoint_args *ctx)
 	if (!cgrp)
 		return FAILED(MEMCG_STATS_NOT_OPEN);
 	result = ctx->args[3] ? resume_walk(cgrp) : begin_walk(cgrp);
-	for (i = 0; i < MAX_TURNS && !result; i++) {
-		result = take_steps();
-		/* No ancestor of a cgroup goes away, and they are few. */
-		if (order != BPF_CGROUP_ITER_ANCESTORS_UP &&
-		    bpf_ktime_get_ns() - begin_ns >= longest_ns)
-			break;
-	}
+	for (i = 0; i < MAX_TURNS && !result; i++)
+		result = take_turns(begin_ns);
 	if (result == OVER)
 		return walk.nr_rows;
-	return result ? result : MEMCG_STATS_MORE;
+	return !result || result == PAUSE ? MEMCG_STATS_MORE : result;
 }
