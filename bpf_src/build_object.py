@@ -24,6 +24,7 @@ OBJECTS = {
     "memcg_stats.bpf.o": ("memcg_stats.bpf.c", []),
     "memcg_stats_core.bpf.o": ("memcg_stats.bpf.c", ["-DMEMCG_STATS_CORE_ALONE"]),
     "run_dir.bpf.o": ("run_dir.bpf.c", []),
+    "walk_dir.bpf.o": ("walk_dir.bpf.c", []),
     "index_tables.bpf.o": ("index_tables.bpf.c", []),
 }
 

@@ -21,11 +21,13 @@ const volatile __u32 limit_counter = 0;	/* the offset of its page counter in str
 __hidden int compute_items(void *memcg, void *cgrp, __u64 *words, __u64 *values, __u64 on_root);
 
 #define COMPUTE_ITEMS									\
-	__attribute__((naked, noinline)) __hidden					\
+	__hidden __noinline								\
 	int compute_items(void *memcg, void *cgrp, __u64 *words, __u64 *values,	\
 			  __u64 on_root)						\
 	{										\
-		asm volatile("r0 = 0; exit");						\
+		asm volatile("" : : "r"(memcg), "r"(cgrp), "r"(words), "r"(values),	\
+			     "r"(on_root) : "memory");					\
+		return 0;								\
 	}
 
 /* Fills values[] for one cgroup. There is room for nr_items values and for all words. */

@@ -113,7 +113,7 @@ int memcg_share(struct bpf_iter__cgroup *ctx)
 	if (!seq->count) {
 		flush_subtree(cgrp);
 		walking.nr_rows = 0;
-		begin_names(cgrp->self.cgroup, &walking.names);
+		begin_names_at(cgrp->self.cgroup, &walking.names);
 		bpf_seq_write(seq, (void *)&header, header_size);
 	}
 	add_row(cgrp, &cgrp->self, &walking);
@@ -211,7 +211,7 @@ int memcg_run_tree(struct memcg_stats_call *call)
 		goto release;
 	}
 	scratch->nr_rows = 0;
-	begin_names(root->self.cgroup, &scratch->names);
+	begin_names_at(root->self.cgroup, &scratch->names);
 	bpf_rcu_read_lock();
 	err = bpf_iter_css_new(&it, &root->self, order == BPF_CGROUP_ITER_SELF_ONLY ?
 			       BPF_CGROUP_ITER_DESCENDANTS_PRE : order);

@@ -102,6 +102,8 @@ enum memcg_stats_status {
 	MEMCG_STATS_NOT_OPEN = 6,	/* the directory's descriptor is not that of the cgroup */
 	MEMCG_STATS_NOT_VISIBLE = 7,	/* the cgroup was removed, or has no memory.stat */
 	MEMCG_STATS_NO_SLOT = 8,	/* there is no slot for this CPU */
+	MEMCG_STATS_TOO_DEEP = 9,	/* the tree has more levels than the walk can remember */
+	MEMCG_STATS_UNREADABLE = 10,	/* a cgroup's structure could not be read */
 };
 
 /*
@@ -134,6 +136,38 @@ struct memcg_stats_offsets {
 	__u32 css_flags;	/* in struct cgroup_subsys_state */
 	__u32 memcg_css;	/* css in struct mem_cgroup */
 };
+
+/*
+ * memcg_walk_dir has the same arguments, and a fourth: 0 to begin a walk, 1 to go on with it. It walks
+ * a part of the tree below the cgroup, writes the rows into the map, and returns MEMCG_STATS_MORE if it
+ * is to be called again, the number of rows if the walk is over, or MEMCG_STATS_FAILED with an enum
+ * memcg_stats_status.
+ */
+#define MEMCG_STATS_MORE	(1U << 30)
+
+/*
+ * Where memcg_walk_dir finds what, besides: offsets from the kernel's BTF. It copies the part of a
+ * structure that has all members needed, and the members' offsets count from the beginning of that part.
+ */
+struct memcg_stats_walk_offsets {
+	__u32 cgroup_self;	/* in struct cgroup */
+	__u32 css_parent;	/* in struct cgroup_subsys_state */
+	__u32 css_sibling;
+	__u32 css_children;
+	__u32 css_part;		/* the part of struct cgroup_subsys_state */
+	__u32 css_part_size;
+	__u32 css_part_sibling;
+	__u32 css_part_children;
+	__u32 css_part_flags;
+	__u32 css_part_serial;	/* serial_nr */
+	__u32 kn_part;		/* the part of struct kernfs_node */
+	__u32 kn_part_size;
+	__u32 kn_part_name;
+	__u32 kn_part_hash;
+	__u32 kn_part_id;
+};
+
+#define MEMCG_STATS_MAX_PART	256	/* the bytes of the largest part */
 
 /* Where the counters are read. */
 enum memcg_stats_backend {

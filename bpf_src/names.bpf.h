@@ -21,14 +21,15 @@ struct {
 	__uint(value_size, sizeof(struct memcg_stats_names));
 } names SEC(".maps");
 
-/* Returns the id of the parent, or 0 for the root. */
-static __always_inline __u64 parent_id_of(struct cgroup *cgrp)
-{
-	return cgrp->level > 0 ? cgrp->self.parent->cgroup->kn->id : 0;
-}
-
 /* Whether a cgroup further above has another name by now goes unnoticed. */
 #define MAX_NAMES_ABOVE 64
+
+/* What a walk knows of its names so far. */
+struct names_state {
+	__u64 signature;
+	__u64 named_id;		/* cgroups with a higher id need a name */
+	__u64 newest_id;
+};
 
 static __always_inline struct memcg_stats_names *names_of_walk(void)
 {
@@ -45,46 +46,24 @@ static __always_inline __u64 hashed(__u64 hash, __u64 number)
 }
 
 /*
- * Returns a hash of the cgroup's name for the flags of its row, or 0 if no cgroup can be renamed.
- * After a rename the name is at another address, or the text there has another hash.
+ * Returns a hash of a cgroup's name for the flags of its row: of its address, and of the hash of its text
+ * in struct kernfs_node. After a rename the name is at another address, or its text has another hash.
  */
-static __always_inline __u32 name_tag(struct kernfs_node *kn)
+static __always_inline __u32 tag_of_name(const char *name, __u32 hash)
 {
-	__u64 tag;
+	__u64 tag = (__u64)name ^ hash;
 
-	if (!can_rename)
-		return 0;
-	tag = (__u64)kn->name ^ kn->hash;
-	barrier_var(tag);	/* The verifier refuses 32-bit arithmetic with the pointer. */
+	barrier_var(tag);	/* The verifier refuses arithmetic of 32 bits with a pointer. */
 	return (__u32)tag << MEMCG_STATS_ROW_TAG_SHIFT;
 }
 
-/* What a walk knows of its names so far. */
-struct names_state {
-	__u64 signature;
-	__u64 named_id;		/* cgroups with a higher id need a name */
-	__u64 newest_id;
-};
-
-/*
- * Prepares the map for a walk. If cgroups can be renamed, the signature begins with the names of the
- * first cgroup and those above, among them the walk's root, which has no row in some orders.
- */
-static __always_inline void begin_names(struct cgroup *first, struct names_state *state)
+/* Begins the names of a walk. The beginning of its signature is given. */
+static __always_inline void begin_names(struct names_state *state, __u64 signature)
 {
-	struct cgroup_subsys_state *css = &first->self;
 	struct memcg_stats_names *out = names_of_walk();
-	__u64 signature = 0;
-	__u32 i;
 
-	if (!nr_names_fit || !out)
+	if (!out)
 		return;
-	if (can_rename) {
-		for (i = 0; css && i < MAX_NAMES_ABOVE; i++) {
-			signature = hashed(signature, name_tag(css->cgroup->kn));
-			css = css->parent;
-		}
-	}
 	state->signature = signature;
 	state->named_id = state->newest_id = out->named_id;
 	out->nr_names = 0;
@@ -92,20 +71,42 @@ static __always_inline void begin_names(struct cgroup *first, struct names_state
 }
 
 /*
+ * Adds a row to the signature of the walk. Returns whether the cgroup's name is wanted: user space knows
+ * it by its id, but a new cgroup has a higher id than all before. *row* is NULL if it did not fit.
+ */
+static __always_inline bool wants_name(struct names_state *state, __u64 cgroup_id,
+				       const struct memcg_stats_row *row)
+{
+	if (row)
+		state->signature = hashed(state->signature, cgroup_id ^ (__u64)row->flags << 32);
+	if (cgroup_id <= state->named_id)
+		return false;
+	if (cgroup_id > state->newest_id)
+		state->newest_id = cgroup_id;
+	return true;
+}
+
+/*
  * Writes the name of a cgroup, or only counts it if it does not fit. The name can then be written to
  * unused, which has room for it. It is not inlined, since it is rarely called.
  */
-static __noinline void write_name(struct cgroup *cgrp, struct memcg_stats_names *out, void *unused)
+static __noinline void write_name(__u64 cgroup_id, __u64 parent_id, const char *name, void *unused)
 {
-	struct memcg_stats_name *entries = (void *)(out + 1);
-	char *text = (void *)(entries + nr_names_fit);
-	__u32 index = out->nr_names, at = out->text_size;
-	const char *name = cgrp->kn->name;
+	struct memcg_stats_names *out = names_of_walk();
+	struct memcg_stats_name *entries;
+	__u32 index, at;
 	long length;
+	char *text;
 
+	if (!out)
+		return;
+	entries = (void *)(out + 1);
+	text = (void *)(entries + nr_names_fit);
+	index = out->nr_names;
+	at = out->text_size;
 	if (index < nr_names_fit && at <= text_size - MEMCG_STATS_NAME_SIZE) {
-		entries[index].cgroup_id = cgrp->kn->id;
-		entries[index].parent_id = parent_id_of(cgrp);
+		entries[index].cgroup_id = cgroup_id;
+		entries[index].parent_id = parent_id;
 		length = bpf_probe_read_kernel_str(text + at, MEMCG_STATS_NAME_SIZE, name);
 		if (length < 1)
 			text[at] = 0;	/* An empty name. The next names keep their places. */
@@ -116,28 +117,7 @@ static __noinline void write_name(struct cgroup *cgrp, struct memcg_stats_names 
 	out->text_size = at + (length < 1 ? 1 : length);
 }
 
-/*
- * Adds a row to the signature of the walk, and writes the cgroup's name unless user space knows it by
- * its id: a new cgroup has a higher id than all before. *row* is NULL if it did not fit.
- */
-static __always_inline void name_row(struct cgroup *cgrp, const struct memcg_stats_row *row,
-				     struct names_state *state, void *unused)
-{
-	__u64 id = row ? row->cgroup_id : cgrp->self.cgroup->kn->id;
-	struct memcg_stats_names *out;
-
-	if (row)
-		state->signature = hashed(state->signature, id ^ (__u64)row->flags << 32);
-	if (id <= state->named_id)
-		return;
-	out = names_of_walk();
-	if (out)
-		write_name(cgrp->self.cgroup, out, unused);
-	if (id > state->newest_id)
-		state->newest_id = id;
-}
-
-/* Completes the map after a walk. */
+/* Completes the names of a walk. */
 static __always_inline void end_names(const struct names_state *state)
 {
 	struct memcg_stats_names *out = names_of_walk();

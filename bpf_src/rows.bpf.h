@@ -39,6 +39,48 @@ struct {
 	__uint(value_size, sizeof(struct memcg_stats_row) + sizeof(__u64));
 } rows SEC(".maps");
 
+/* Returns the id of the parent, or 0 for the root. */
+static __always_inline __u64 parent_id_of(struct cgroup *cgrp)
+{
+	return cgrp->level > 0 ? cgrp->self.parent->cgroup->kn->id : 0;
+}
+
+/* Returns the hash of a cgroup's name for the flags of its row, or 0 if no cgroup can be renamed. */
+static __always_inline __u32 name_tag(struct cgroup *cgrp)
+{
+	return can_rename ? tag_of_name(cgrp->kn->name, cgrp->kn->hash) : 0;
+}
+
+/*
+ * Begins the names of a walk. If cgroups can be renamed, the signature begins with the names of the
+ * first cgroup and those above, among them the walk's root, which has no row in some orders.
+ */
+static __always_inline void begin_names_at(struct cgroup *first, struct names_state *state)
+{
+	struct cgroup_subsys_state *css = &first->self;
+	__u64 signature = 0;
+	__u32 i;
+
+	if (!nr_names_fit)
+		return;
+	for (i = 0; can_rename && css && i < MAX_NAMES_ABOVE; i++) {
+		signature = hashed(signature, name_tag(css->cgroup));
+		css = css->parent;
+	}
+	begin_names(state, signature);
+}
+
+/* Adds a row to the signature of the walk, and writes the cgroup's name if that is wanted. */
+static __always_inline void name_row(struct cgroup *cgrp, const struct memcg_stats_row *row,
+				     struct names_state *state, void *unused)
+{
+	__u64 id = row ? row->cgroup_id : cgrp->self.cgroup->kn->id;
+
+	cgrp = cgrp->self.cgroup;
+	if (wants_name(state, id, row))
+		write_name(id, parent_id_of(cgrp), cgrp->kn->name, unused);
+}
+
 /*
  * Returns whether a cgroup is in this part. The ids of cgroups that are created in a row differ by
  * a constant, the number of files in each, so their remainders alone would fall into few parts. The
@@ -78,7 +120,7 @@ static __noinline bool fill_row(struct cgroup *cgrp, struct cgroup_subsys_state 
 	row->cgroup_id = untrusted->kn->id;
 	row->parent_id = parent_id;
 	row->level = cgrp->level;
-	row->flags = name_tag(untrusted->kn) | (parent_id ? 0 : MEMCG_STATS_ROW_ROOT);
+	row->flags = name_tag(untrusted) | (parent_id ? 0 : MEMCG_STATS_ROW_ROOT);
 	return true;
 }
 

@@ -41,7 +41,7 @@ NAME = struct.Struct("=QQ")
 NAME_SIZE = 256
 # enum memcg_stats_status
 NOT_RUN, DONE, GONE, BUSY, BAD_ORDER, OTHER = 0, 1, 2, 3, 4, 5
-NOT_OPEN, NOT_VISIBLE, NO_SLOT = 6, 7, 8
+NOT_OPEN, NOT_VISIBLE, NO_SLOT, TOO_DEEP, UNREADABLE = 6, 7, 8, 9, 10
 
 
 def encode_id(cgroup_id: int) -> bytes:

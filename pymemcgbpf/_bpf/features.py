@@ -130,14 +130,14 @@ ITERATOR = Feature(
     orders=(_options.SELF,),
 )
 RUN_DIR = Feature(
-    "transport `run` of one cgroup, backend `core`",
+    "transport `run` of backend `core`",
     "5.10",
     "1b4d60ec162f, bpf: Enable BPF_PROG_TEST_RUN for raw_tracepoint",
-    "a cgroup iterator is used (`stream`)",
+    "a cgroup iterator is used: `stream` for one cgroup, `shared` for a tree",
     functions=("bpf_prog_test_run_raw_tp",),
 )
 RUN = Feature(
-    "transport `run` of trees and of backend `kfunc`, on cgroup v2",
+    "transport `run` of backend `kfunc`, on cgroup v2",
     "6.12",
     "7251d0905e75, bpf: Introduce css open-coded iterator kfuncs (6.7); "
     "a8e03b6bbb2c, bpf: Allow invoking kfuncs from BPF_PROG_TYPE_SYSCALL progs (6.10); "

@@ -35,6 +35,7 @@ _HERE = os.path.dirname(__file__)
 OBJECT_FILE = os.path.join(_HERE, "objects", "memcg_stats.bpf.o")
 CORE_FILE = os.path.join(_HERE, "objects", "memcg_stats_core.bpf.o")  # names no kfunc, for core
 RUN_DIR_FILE = os.path.join(_HERE, "objects", "run_dir.bpf.o")  # has RUN_DIR only
+WALK_DIR_FILE = os.path.join(_HERE, "objects", "walk_dir.bpf.o")  # has WALK_DIR only
 TABLES_FILE = os.path.join(_HERE, "objects", "index_tables.bpf.o")  # has COPY_TABLES only
 
 # The programs of the objects, and the maps that each of them uses.
@@ -43,6 +44,7 @@ SHARE = "memcg_share"
 RUN_ONE = "memcg_run_one"
 RUN_TREE = "memcg_run_tree"
 RUN_DIR = "memcg_run_dir"
+WALK_DIR = "memcg_walk_dir"
 COPY_TABLES = "copy_tables"
 ROWS, NAMES, SCRATCHES, ANSWERS = "rows", "names", "scratches", "answers"
 PROGRAMS: dict[str, tuple[str, ...]] = {
@@ -51,12 +53,13 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     RUN_ONE: (SCRATCHES,),
     RUN_TREE: (ROWS, NAMES, SCRATCHES),
     RUN_DIR: (ANSWERS,),
+    WALK_DIR: (ROWS, NAMES),
     COPY_TABLES: (),
 }
 
 
 # The programs that are alone in their object.
-_ALONE = {RUN_DIR: RUN_DIR_FILE, COPY_TABLES: TABLES_FILE}
+_ALONE = {RUN_DIR: RUN_DIR_FILE, WALK_DIR: WALK_DIR_FILE, COPY_TABLES: TABLES_FILE}
 
 
 class MapSize(NamedTuple):
@@ -93,7 +96,7 @@ class Program:
         _capabilities.check()
         _check_spare_descriptors()
         self.key = 0
-        if name in (RUN_ONE, RUN_TREE, RUN_DIR):
+        if name in (RUN_ONE, RUN_TREE, RUN_DIR, WALK_DIR):
             # Callers pass the key, because the descriptor may belong to another program by then.
             key = os.urandom(8)
             self.key = int.from_bytes(key, sys.byteorder)
@@ -290,9 +293,10 @@ class _Object:
         owned = duplicate(lib.bpf_program__fd(program))
         if name == COPY_TABLES:  # it runs once, so it is not kept for another load
             return _Loaded(owned, {}, data, self._variables())
-        with contextlib.suppress(MemcgError):
-            kept = _reload.capture(lib, name, self._object, program, initial)
-            _reload.remember(file, items, kept)
+        if name != WALK_DIR:  # it needs its BTF, which is not kept
+            with contextlib.suppress(MemcgError):
+                kept = _reload.capture(lib, name, self._object, program, initial)
+                _reload.remember(file, items, kept)
         loaded_maps = {each: duplicate(lib.bpf_map__fd(self._map(each))) for each in maps}
         return _Loaded(owned, loaded_maps, data)
 

@@ -6,9 +6,11 @@ that a program names. This takes some 20 ms, and its result, the final instructi
 every load of the program. Only the constants, which are in a map, and the sizes of the maps differ.
 So the instructions are kept, and loaded again with other maps.
 
-The exception is a program that reaches bpf_loop(), for derived.effective_limit in a tree that is
-read by "run": the kernel refuses a callback without its BTF, which is not kept, and libbpf loads
-the program anew.
+There are two exceptions, since the BTF of a program is not kept. A program that reaches bpf_loop(),
+for derived.effective_limit in a tree that backend "kfunc" reads by "run", is refused without the BTF
+of its callback, and libbpf loads it anew. The program that walks from an open directory is always
+loaded by libbpf: without its BTF the verifier takes its functions for static ones. It has no
+relocations against the kernel, so that is quick.
 """
 
 from __future__ import annotations

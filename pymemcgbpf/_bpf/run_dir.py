@@ -52,7 +52,7 @@ def load(plan: ReadPlan) -> Program:
     constants = {
         **page_constants(),
         **_item_code.limit_constants(terms),
-        "offsets": _offsets(_btf.kernel()),
+        "offsets": offsets(_btf.kernel()),
         "nr_items": _terms.u32(len(plan.terms)),
     }
     size = MapSize(slot_size(plan), _cpus.possible())
@@ -62,13 +62,27 @@ def load(plan: ReadPlan) -> Program:
     return program
 
 
-def _offsets(types: _btf.KernelTypes) -> bytes:
+def offsets(types: _btf.KernelTypes) -> bytes:
+    """A struct memcg_stats_offsets.
+
+    Raises:
+        BackendUnavailableError: this kernel's structures have no such members.
+    """
     found = []
     for name, member in _OFFSETS:
-        if member not in types.structs.get(name, {}):
-            raise BackendUnavailableError(f"this kernel has no {member} in struct {name}")
-        offset = types.structs[name][member].offset
+        offset = offset_of(types, name, member)
         if member == "subsys":
             offset += 8 * (types.memory_cgrp_id or 0)
         found.append(offset)
     return struct.pack(f"={len(found)}I", *found)
+
+
+def offset_of(types: _btf.KernelTypes, name: str, member: str) -> int:
+    """The offset of a member in a structure.
+
+    Raises:
+        BackendUnavailableError: this kernel's structure has no such member.
+    """
+    if member not in types.structs.get(name, {}):
+        raise BackendUnavailableError(f"this kernel has no {member} in struct {name}")
+    return types.structs[name][member].offset

@@ -113,18 +113,25 @@ def before_reading(cgroup: Cgroup, plan: ReadPlan, flush: bool, mode: int) -> Fl
 
 
 def before_walking(
-    cgroup: Cgroup, plan: ReadPlan, flush: bool, order: str, *, by_iterator: bool
+    cgroup: Cgroup,
+    plan: ReadPlan,
+    flush: bool,
+    order: str,
+    *,
+    by_iterator: bool,
+    by_program: bool = True,
 ) -> Flush:
     """The flush before a tree is walked.
 
     A program flushes one cgroup and its descendants, namely the root of the walk. The program of an
-    iterator can do so only if the root is the first cgroup that it meets.
+    iterator can do so only if the root is the first cgroup that it meets. *by_program* is whether the
+    program can flush at all.
     """
     if not (flush and plan.needs_flush):
         return NO_FLUSH
     if order == "up":
         return ancestors(cgroup)
-    if by_iterator and order not in ("self", "pre"):
+    if not by_program or (by_iterator and order not in ("self", "pre")):
         return by_file(cgroup)
     return within(mode_of(plan.backend, by_iterator=by_iterator), cgroup)
 

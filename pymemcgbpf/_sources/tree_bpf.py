@@ -3,131 +3,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-import os
-import time
 from typing import NamedTuple, Optional, Union
 
 from .. import _fork, _items, _options, _wire
 from .._bpf import program as _program
 from .._bpf import terms as _terms
-from .._bpf.bindings import libbpf as _libbpf
-from .._bpf.bindings import libbpf_programs as _libbpf_programs
-from .._bpf.features import ITERATOR, RUN, Feature
+from .._bpf.features import ITERATOR, RUN, RUN_DIR, Feature
 from .._bpf.plan import ReadPlan
 from .._cgroup import diagnosis as _diagnosis
 from .._cgroup import files as _files
 from .._cgroup.directory import Cgroup
-from ..errors import MemcgError, TreeTooLargeError
+from ..errors import TreeTooLargeError
 from . import flush as _flush
-from . import links as _links
-from . import one_bpf as _one_bpf
-from . import one_values as _one_values
 from . import tree_paths as _tree_paths
 from . import tree_text as _tree_text
-
-MapSizes = dict[str, _program.MapSize]
-
-
-class IteratorWalker:
-    """Walks by an iterator link. The kernel holds cgroup_mutex during the walk."""
-
-    by_iterator = True
-
-    def __init__(
-        self, constants: dict[str, bytes], maps: MapSizes, cgroup: Cgroup, order: int
-    ) -> None:
-        self._program = _program.Program(_program.SHARE, constants, maps)
-        self.rows = self._program.map(_program.ROWS)
-        self.names = self._program.map(_program.NAMES, writable=True)
-        self._link = _links.attach(self._program, cgroup, order)
-        self._new_iterator = _libbpf_programs.IteratorMaker(self._link.fd)
-        self._link_number = _libbpf_programs.ObjectNumber(self._link.fd)
-
-    def walk(self) -> int:
-        """Fills the maps, and returns the number of rows, even if not all of them fitted."""
-        if self._link_number.is_lost():  # the other link would fill its own map
-            raise _one_values.another_reader_s()
-        data = _links.read_iterator(self._new_iterator, _read_header_and_trailer)
-        return _wire.decode_trailer(data).nr_rows
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether other code has closed one of its file descriptors."""
-        return self._link.is_lost or self._program.is_lost
-
-    def close(self) -> None:
-        """Detaches the link. Calling it again does nothing."""
-        self._new_iterator.close()
-        self._link.close()
-        self._program.close()
-        _unmap(self.rows)
-        _unmap(self.names)
-
-
-_HEADER_AND_TRAILER = _wire.header_size(_wire.MAX_ITEMS) + _wire.TRAILER.size
-
-
-def _read_header_and_trailer(iterator: int) -> bytes:
-    return os.read(iterator, _HEADER_AND_TRAILER)
-
-
-class RunWalker:
-    """Walks by running a program, under RCU. It holds no reference to any cgroup."""
-
-    by_iterator = False
-
-    def __init__(
-        self, constants: dict[str, bytes], maps: MapSizes, cgroup: Cgroup, order: int
-    ) -> None:
-        constants = {**constants, "calls_loop": bytes([True])}
-        self._program = program = _program.Program(_program.RUN_TREE, constants, maps)
-        self.rows = program.map(_program.ROWS)
-        self.names = program.map(_program.NAMES, writable=True)
-        self._path, self._identity = cgroup.path, cgroup.identity
-        self._call = bytearray(_wire.CALL.size)
-        _wire.CALL.pack_into(self._call, 0, cgroup.id, program.key, _wire.NOT_RUN, 0)
-        self._run = _libbpf_programs.runner(program.fd, self._call)
-
-    def walk(self) -> int:
-        """Fills the maps, and returns the number of rows, even if not all of them fitted."""
-        while True:
-            error = self._run()
-            if error:
-                raise _libbpf.failure(-error, "bpf_prog_test_run_opts")
-            _, _, status, count = _wire.CALL.unpack_from(self._call)
-            if status == _wire.DONE:
-                return int(count)
-            if status == _wire.GONE:
-                raise _diagnosis.why_not_found(self._path, self._identity)
-            if status == _wire.OTHER:
-                raise _one_values.another_reader_s()
-            if status != _wire.BUSY:
-                raise MemcgError(f"the kernel's cgroup walk failed (status {status})")
-            time.sleep(_one_bpf.BUSY_SECONDS)
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether other code has closed one of its file descriptors."""
-        return self._program.is_lost
-
-    def close(self) -> None:
-        """Releases the program. Calling it again does nothing."""
-        self._run = _one_values.closed_run
-        self._program.close()
-        _unmap(self.rows)
-        _unmap(self.names)
-
-
-def _unmap(memory: mmap.mmap) -> None:
-    with contextlib.suppress(
-        BufferError
-    ):  # a view still uses it; it is unmapped with the last view
-        memory.close()
-
-
-Walker = Union[IteratorWalker, RunWalker]
+from .tree_walkers import DirWalker, IteratorWalker, MapSizes, RunWalker, Walker
 
 
 class MapSource:
@@ -152,7 +43,12 @@ class MapSource:
         try:
             self._paths = _tree_paths.TreePaths(self._root, tree.order)
             self._flush = _flush.before_walking(
-                cgroup, plan, flush, tree.order, by_iterator=walker.by_iterator
+                cgroup,
+                plan,
+                flush,
+                tree.order,
+                by_iterator=walker.by_iterator,
+                by_program=walker.flushes,
             )
             if tree.max_depth is not None:
                 deepest = level_of(self._root, plan, walker) + tree.max_depth
@@ -215,20 +111,21 @@ class MapSource:
 
         *written* are the names of a walk that did not fit.
         """
-        order, more = _links.walk_order(_options.ORDERS[self._tree.order], self._root)
+        setup = self._make_walker.setup(
+            self._plan, self._flush.mode, _options.ORDERS[self._tree.order], self._root
+        )
         names = room
         if written is not None:
             names = max(room, written.nr_names)
             self._name_size = max(self._name_size, written.name_size)
         name_room = _tree_paths.NameRoom.for_names(names, self._name_size)
         constants = {
-            **self._plan.constants(self._flush.mode, order),
+            **setup.constants,
             **name_room.constants(self._paths.can_rename),
             **self._depth,
-            **more,
         }
         maps = _maps(self._plan, room, name_room)
-        walker = self._make_walker(constants, maps, self._root, order)
+        walker = self._make_walker(setup._replace(constants=constants), maps, self._root)
         self._unload()
         self._walker, self._room, self._name_room = walker, room, name_room
         self._owner = _fork.generation
@@ -290,9 +187,8 @@ def level_of(cgroup: Cgroup, plan: ReadPlan, make_walker: type[Walker]) -> int:
     Raises:
         CgroupRemovedError: the cgroup was removed.
     """
-    walker = make_walker(
-        plan.constants(_terms.FLUSH_NONE, _options.SELF), _maps(plan, 1), cgroup, _options.SELF
-    )
+    setup = make_walker.setup(plan, _terms.FLUSH_NONE, _options.SELF, cgroup)
+    walker = make_walker(setup, _maps(plan, 1), cgroup)
     try:
         if not walker.walk():
             raise _diagnosis.why_unreadable(cgroup.path, cgroup.identity)
@@ -303,8 +199,8 @@ def level_of(cgroup: Cgroup, plan: ReadPlan, make_walker: type[Walker]) -> int:
 
 def count_rows(cgroup: Cgroup, plan: ReadPlan) -> int:
     """Counts the rows of a tree by a walk."""
-    constants = plan.constants(_terms.FLUSH_NONE, _options.PRE)
-    walker = IteratorWalker(constants, _maps(plan, 1), cgroup, _options.PRE)
+    setup = IteratorWalker.setup(plan, _terms.FLUSH_NONE, _options.PRE, cgroup)
+    walker = IteratorWalker(setup, _maps(plan, 1), cgroup)
     try:
         return walker.walk()
     finally:
@@ -340,7 +236,9 @@ class TreeSourceFactory(NamedTuple):
 
     def feature_of(self, backend: str, transport: str) -> Feature:
         """The feature of the kernel that a transport needs."""
-        return RUN if transport == "run" else ITERATOR
+        if transport == "shared":
+            return ITERATOR
+        return RUN_DIR if backend == "core" else RUN
 
     def reason_to_avoid(self, cgroup: Cgroup, backend: str, flush: bool, transport: str) -> str:
         """Always "": a flush costs little compared to a walk."""
@@ -367,7 +265,9 @@ class TreeSourceFactory(NamedTuple):
 
     def bpf(self, cgroup: Cgroup, plan: ReadPlan, flush: bool, transport: str) -> MapSource:
         """Opens a source that reads through BPF."""
-        walker = RunWalker if transport == "run" else IteratorWalker
+        walker: type[Walker] = IteratorWalker
+        if transport == "run":
+            walker = DirWalker if plan.backend == "core" else RunWalker
         return MapSource(cgroup, plan, flush, walker, self)
 
     def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> _tree_text.TextTreeSource:

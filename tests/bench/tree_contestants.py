@@ -18,6 +18,7 @@ from pymemcgbpf import TreeReader, _options
 from pymemcgbpf._bench import control
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._sources import tree_bpf as _tree_bpf
+from pymemcgbpf._sources import tree_walkers as _tree_walkers
 from tests.kernel.forest import Forest
 from tests.kernel.oracle import V1_KEYS
 from tests.kernel.surroundings import BEST_BACKEND, VERSION
@@ -203,6 +204,6 @@ def _all_names(root: Path) -> list[str]:
 
 def _program_of(source: _tree_bpf.MapSource) -> Optional[_program.Program]:
     walker = source._walker
-    if isinstance(walker, _tree_bpf.IteratorWalker):
+    if isinstance(walker, _tree_walkers.IteratorWalker):
         return walker._link._program
     return walker._program if walker else None

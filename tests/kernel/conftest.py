@@ -16,7 +16,7 @@ from pymemcgbpf._bpf import reload as _reload
 
 from ..open_files import open_files
 from .cgroups import Worker, busy_cgroup, cgroup, has_file
-from .surroundings import BACKENDS, HAS_ITERATOR, TREE_BACKENDS, VERSION
+from .surroundings import BACKENDS, HAS_ITERATOR, VERSION
 from .ways import (
     STAT_BEST_WAYS,
     STAT_BPF_WAYS,
@@ -36,8 +36,8 @@ WAYS = {
 
 # Markers of tests that need what some kernels lack.
 NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
-    "needs_bpf": ("any BPF backend for one cgroup", lambda: bool(STAT_BPF_WAYS)),
-    "needs_iterator": ("cgroup iterators: trees through BPF, and pins", lambda: HAS_ITERATOR),
+    "needs_bpf": ("any BPF backend", lambda: bool(STAT_BPF_WAYS)),
+    "needs_iterator": ("cgroup iterators, and so pins", lambda: HAS_ITERATOR),
     "needs_index_tables": ("tables of counters, from Linux 6.1 on", lambda: HAS_ITERATOR),
     "needs_peak": ("memory.peak", lambda: VERSION == 1 or has_file("memory.peak")),
     "needs_pressure_switch": ("cgroup.pressure", lambda: has_file("cgroup.pressure")),
@@ -141,7 +141,7 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=TREE_BACKENDS)
+@pytest.fixture(params=BACKENDS)
 def tree_backend(request: pytest.FixtureRequest) -> str:
     """Every backend that this kernel has for a tree."""
     return str(request.param)

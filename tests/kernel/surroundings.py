@@ -44,27 +44,26 @@ FLUSHES = "mem_cgroup_css_rstat_flush" in _SYMBOLS
 # The transports "stream" and "shared", and pins, are cgroup iterators.
 HAS_ITERATOR = "cgroup_iter_seq_next" in _SYMBOLS
 
-# One cgroup can be found by its open directory, too, in a raw tracepoint's program that is run.
+# A program that is run reads a cgroup and a tree. As a raw tracepoint's it finds a cgroup by its open
+# directory.
 _RUNS_BY_DIRECTORY = "bpf_prog_test_run_raw_tp" in _SYMBOLS
 
 _WITHOUT_KFUNCS = "core" if HAS_ITERATOR or _RUNS_BY_DIRECTORY else "text"
 _BACKEND = EXPECTED_BACKEND or (
     "kfunc" if "bpf_mem_cgroup_page_state" in _SYMBOLS else _WITHOUT_KFUNCS
 )
-# What "auto" chooses for one cgroup.
+# What "auto" chooses.
 BEST_BACKEND = next(each for each in _options.BACKENDS if each == _BACKEND)
 # The functions of the patch's first form, which the lab's guest "seed" has beside the others.
 HAS_RFC = "memcg_node_stat_fetch" in _SYMBOLS
 _HERE = {"kfunc": BEST_BACKEND == "kfunc", "rfc": HAS_RFC, "core": BEST_BACKEND != "text"}
 BACKENDS = [backend for backend in _options.BACKENDS if _HERE.get(backend, True)]
 BPF_BACKENDS = BACKENDS[:-1]
-TREE_BACKENDS = BACKENDS if HAS_ITERATOR else BACKENDS[-1:]
-BEST_TREE_BACKEND = TREE_BACKENDS[0]
 
-# A program that is run finds a cgroup by its id, which takes these two and cgroup v2.
+# With the functions of "kfunc", it finds a cgroup by its id, which takes these two and cgroup v2.
 CAN_RUN = VERSION == 2 and {"bpf_cgroup_from_id", "bpf_iter_css_new"} <= _SYMBOLS
-_RUN_BACKENDS = [backend for backend in BPF_BACKENDS if backend != "rfc"]  # iterators only
-RUN_TREE_BACKENDS = _RUN_BACKENDS if CAN_RUN else []
-RUN_STAT_BACKENDS = [
-    backend for backend in _RUN_BACKENDS if CAN_RUN or (backend == "core" and _RUNS_BY_DIRECTORY)
+RUN_BACKENDS = [
+    backend
+    for backend in BPF_BACKENDS
+    if (_RUNS_BY_DIRECTORY if backend == "core" else CAN_RUN and backend != "rfc")
 ]

@@ -13,7 +13,7 @@ from pymemcgbpf._bpf import terms as _terms
 from pymemcgbpf._bpf.plan import ReadPlan, Term
 from pymemcgbpf._options import BACKENDS, Backend
 
-from .surroundings import BEST_BACKEND, BPF_BACKENDS, HAS_RFC, HIERARCHY, RUN_STAT_BACKENDS
+from .surroundings import BEST_BACKEND, BPF_BACKENDS, HAS_RFC, HIERARCHY, RUN_BACKENDS
 from .ways import BEST_STAT_WAY
 
 
@@ -32,7 +32,7 @@ def test_a_backend_that_is_not_here_raises_and_says_what_is_missing(
 ) -> None:
     if name in BPF_BACKENDS:
         with StatsReader(empty_cgroup, backend=name) as reader:
-            assert (reader.backend, not reader.fallback_reason) == (name, name in RUN_STAT_BACKENDS)
+            assert (reader.backend, not reader.fallback_reason) == (name, name in RUN_BACKENDS)
         return
     with pytest.raises(
         BackendUnavailableError, match=r"this kernel has no \w+ \(.*\"auto\""

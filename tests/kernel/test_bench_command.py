@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .cgroups import Worker
 from .oracle import by_text
-from .surroundings import RUN_TREE_BACKENDS, VERSION
+from .surroundings import RUN_BACKENDS, VERSION
 from .test_command import printed
 from .ways import STAT_BPF_WAYS, TREE_BPF_WAYS
 
@@ -39,6 +39,6 @@ def test_bench_times_every_backend_and_transport(busy: tuple[Path, Worker]) -> N
     least = 17 if VERSION == 1 else 0.8 * len(by_text(path))
     assert report["values_compared"] >= flushed * (6 + least)
     core_runs = not any("core/run" in ways for ways in report["not_here"])
-    assert core_runs == ("core" in RUN_TREE_BACKENDS and "core" in RUN_TREE_BACKENDS)
+    assert core_runs == ("core" in RUN_BACKENDS)
     share = report["formatting"]
     assert share["why"] if share["share"] is None else 0 < share["share"] < 1

@@ -17,7 +17,7 @@ import pymemcgbpf
 from pymemcgbpf import MemcgError, StatsReader, TreeReader, read_stats
 
 from .cgroups import MIB, cgroup, in_child
-from .surroundings import BEST_BACKEND, BEST_TREE_BACKEND, VERSION
+from .surroundings import BEST_BACKEND, VERSION
 from .ways import Way
 
 ITEMS = ["anon", "file", "pgfault"]
@@ -54,7 +54,7 @@ def test_read_stats_recovers_and_closes_no_other_files(empty_cgroup: Path) -> No
         gc.collect()
         assert are_open(files)
         with StatsReader(empty_cgroup, ITEMS) as reader, TreeReader(empty_cgroup, ITEMS) as tree:
-            assert (reader.backend, tree.backend) == (BEST_BACKEND, BEST_TREE_BACKEND)
+            assert (reader.backend, tree.backend) == (BEST_BACKEND, BEST_BACKEND)
             assert reader.read() == dict(tree.read()[0]) == expected
 
     assert in_child(daemon) == 0

@@ -38,7 +38,7 @@ from .cgroups import (
     memory_stat,
     remove,
 )
-from .surroundings import BEST_TREE_BACKEND, HIERARCHY, VERSION
+from .surroundings import BEST_BACKEND, HIERARCHY, VERSION
 from .test_command import command, printed
 
 _CLONE_NEWNS, _CLONE_NEWCGROUP = 0x00020000, 0x02000000
@@ -245,7 +245,7 @@ def test_the_command_reads_the_cgroup_of_a_process(busy: tuple[Path, Worker]) ->
     assert json.loads(printed("--json", "--pid", worker.pid, "shmem", "pgfault")) == expected
     (row,) = json.loads(printed("tree", "--json", "--pid", worker.pid, "shmem"))
     assert (row["path"], row["items"]) == (str(path), {"shmem": expected["shmem"]})
-    text = printed("export", "--backend", BEST_TREE_BACKEND, "--pid", worker.pid, "shmem")
+    text = printed("export", "--backend", BEST_BACKEND, "--pid", worker.pid, "shmem")
     label = f'{{cgroup="{shown(worker.pid)}"}}'
     assert f"cgroup_memory_shmem_bytes{label} {expected['shmem']}\n" in text
     run = command("--pid", worker.pid, path, "anon")

@@ -43,7 +43,7 @@ from .cgroups import (
 )
 from .forest import Forest, forest
 from .oracle import V1_KEYS, by_text
-from .surroundings import BEST_BACKEND, BEST_TREE_BACKEND, CAN_RUN, HIERARCHY, VERSION
+from .surroundings import BEST_BACKEND, CAN_RUN, HIERARCHY, VERSION
 from .ways import TEXT, TREE_BPF_WAYS, Way
 
 ORDERS = ("self", "pre", "post", "up", "children")
@@ -447,11 +447,11 @@ LOST = "this process has lost the rights that its reader was made with: .*CAP_BP
 def check_turned_to_text(tree: TreeReader, why: str) -> None:
     assert (tree.backend, tree.transport) == ("text", "text")
     assert tree.fallback_reason.startswith(why) and re.search(
-        f"{BEST_TREE_BACKEND}: {LOST}", tree.fallback_reason
+        f"{BEST_BACKEND}: {LOST}", tree.fallback_reason
     )
 
 
-@pytest.mark.needs_iterator
+@pytest.mark.needs_bpf
 def test_a_forked_child_without_privileges_reads_a_tree_as_text(
     small: Forest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,7 +476,7 @@ def test_a_forked_child_without_privileges_reads_a_tree_as_text(
             assert len(open_files()) <= len(before)
 
         assert in_child(child) == 0
-        assert tree.backend == BEST_TREE_BACKEND, "the parent's goes on"
+        assert tree.backend == BEST_BACKEND, "the parent's goes on"
         check(tree.read(), small)
 
 
@@ -500,13 +500,13 @@ def test_a_forked_child_without_privileges_is_told_what_it_lacks(
                         auto.read()
                 else:
                     check(auto.read(), small)
-            assert tree.backend == BEST_TREE_BACKEND
-            assert auto.backend == (BEST_TREE_BACKEND if VERSION == 1 else "text")
+            assert tree.backend == BEST_BACKEND
+            assert auto.backend == (BEST_BACKEND if VERSION == 1 else "text")
 
         assert in_child(child) == 0
 
 
-@pytest.mark.needs_iterator
+@pytest.mark.needs_bpf
 def test_a_tree_that_outgrows_its_map_in_a_process_without_privileges_is_read_as_text(
     empty_cgroup: Path,
 ) -> None:
@@ -514,9 +514,7 @@ def test_a_tree_that_outgrows_its_map_in_a_process_without_privileges_is_read_as
         with TreeReader(empty_cgroup, ["anon"]) as tree:
             why = tree.fallback_reason
             give_up_rights()
-            assert len(tree.read()) == 1 and tree.backend == BEST_TREE_BACKEND, (
-                "nothing is to be loaded"
-            )
+            assert len(tree.read()) == 1 and tree.backend == BEST_BACKEND, "nothing is to be loaded"
             os.write(go[1], b".")
             assert os.read(wait[0], 1) == b"."
             assert len(tree.read()) == 101
@@ -536,7 +534,7 @@ def test_a_tree_that_outgrows_its_map_in_a_process_without_privileges_is_read_as
             os.close(fd)
 
 
-@pytest.mark.needs_iterator
+@pytest.mark.needs_bpf
 def test_a_tree_that_outgrows_its_map_in_a_thread_without_privileges_is_read_as_text(
     empty_cgroup: Path,
 ) -> None:
@@ -559,7 +557,7 @@ def test_a_tree_that_outgrows_its_map_in_a_thread_without_privileges_is_read_as_
             assert [len(snapshot) for snapshot in read] == [101]
             check_turned_to_text(tree, why)
         with TreeReader(empty_cgroup, ["anon"]) as tree:
-            assert tree.backend == BEST_TREE_BACKEND
+            assert tree.backend == BEST_BACKEND
 
     enable_memory(empty_cgroup)
     assert in_child(child) == 0
@@ -637,7 +635,7 @@ if CAN_RUN:
             with StatsReader(leaf, ["shmem"]) as reader:
                 assert (reader.backend, reader.read()) == (BEST_BACKEND, {"shmem": size})
             with TreeReader(leaf.parent, ["shmem"]) as tree:
-                assert tree.backend == BEST_TREE_BACKEND
+                assert tree.backend == BEST_BACKEND
                 found = tree.read().find("leaf-2")
                 assert found is not None and found["shmem"] == size
 

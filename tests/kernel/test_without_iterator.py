@@ -25,7 +25,7 @@ from .cgroups import cgroup, enable_memory
 from .pins import bpffs
 from .surroundings import HAS_ITERATOR
 from .test_command import command
-from .ways import BEST_STAT_WAY, STAT_BPF_WAYS
+from .ways import BEST_STAT_WAY, BEST_TREE_WAY, STAT_BPF_WAYS
 
 if not HAS_ITERATOR:
 
@@ -50,14 +50,16 @@ if not HAS_ITERATOR:
         refuses(StatsReader, empty_cgroup, ["anon"], backend="core", transport="stream")
         refuses(TreeReader, empty_cgroup, ["anon"], transport="shared")
         refuses(TreeReader, empty_cgroup, ["anon"], backend="core", transport="shared")
-        refuses(TreeReader, empty_cgroup, ["anon"], backend="core")
 
     def test_core_has_no_other_way_than_to_run(empty_cgroup: Path) -> None:
         if STAT_BPF_WAYS:
             with StatsReader(empty_cgroup, ["anon"], backend="core") as reader:
                 assert (reader.transport, reader.read()) == ("run", {"anon": 0})
+            with TreeReader(empty_cgroup, ["anon"], backend="core") as tree:
+                assert (tree.transport, [*map(dict, tree.read())]) == ("run", [{"anon": 0}])
         else:
             refuses(StatsReader, empty_cgroup, ["anon"], backend="core")
+            refuses(TreeReader, empty_cgroup, ["anon"], backend="core")
 
     def test_the_same_calls_read_all_there_is() -> None:
         with cgroup() as path:
@@ -66,7 +68,7 @@ if not HAS_ITERATOR:
             assert read_stats(path, ["anon", "memory.max"])["anon"] == 0
             with StatsReader(path) as reader, TreeReader(path) as tree:
                 assert (reader.backend, reader.transport) == BEST_STAT_WAY.shown
-                assert (tree.backend, tree.transport) == ("text", "text")
+                assert (tree.backend, tree.transport) == BEST_TREE_WAY.shown
                 assert "\n" not in tree.fallback_reason != ""
                 snapshot = tree.read()
                 assert isinstance(snapshot, Snapshot)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -12,8 +12,7 @@ from pymemcgbpf import StatsReader, TreeReader, _options
 from .surroundings import (
     BPF_BACKENDS,
     HAS_ITERATOR,
-    RUN_STAT_BACKENDS,
-    RUN_TREE_BACKENDS,
+    RUN_BACKENDS,
 )
 
 Items = Optional[Iterable[str]]
@@ -59,11 +58,11 @@ class Way(NamedTuple):
         )
 
 
-def _ways(run_backends: Collection[_options.Backend], iterator: str) -> list[Way]:
+def _ways(iterator: str) -> list[Way]:
     """The ways through BPF, each backend's best first."""
     ways = []
     for backend in BPF_BACKENDS:
-        if backend in run_backends:
+        if backend in RUN_BACKENDS:
             ways.append(Way(backend, "run"))
         if HAS_ITERATOR:
             ways.append(Way(backend, iterator))
@@ -71,11 +70,14 @@ def _ways(run_backends: Collection[_options.Backend], iterator: str) -> list[Way
 
 
 TEXT = Way("text", "auto")
-STAT_BPF_WAYS = _ways(RUN_STAT_BACKENDS, "stream")
-TREE_BPF_WAYS = _ways(RUN_TREE_BACKENDS, "shared")
+STAT_BPF_WAYS = _ways("stream")
+TREE_BPF_WAYS = _ways("shared")
 STAT_BEST_WAYS = list({way.backend: way for way in reversed(STAT_BPF_WAYS)}.values())[::-1]
+BY_DIRECTORY = Way("core", "run")  # a program of its own
 # Every transport of trees, with the best backend.
-TREE_TRANSPORT_WAYS = [way for way in TREE_BPF_WAYS if way.backend == TREE_BPF_WAYS[0].backend]
+TREE_TRANSPORT_WAYS = [
+    way for way in TREE_BPF_WAYS if way.backend == TREE_BPF_WAYS[0].backend or way == BY_DIRECTORY
+]
 # What "auto" chooses.
 BEST_STAT_WAY = [*STAT_BPF_WAYS, TEXT][0]
 BEST_TREE_WAY = [*TREE_BPF_WAYS, TEXT][0]

@@ -48,7 +48,7 @@ def without(types: KernelTypes, name: str, member: Optional[str]) -> KernelTypes
 
 def test_offsets_are_those_of_btf() -> None:
     types = LINUX_6_18.types()
-    found = struct.unpack("=15I", _run_dir._offsets(types))
+    found = struct.unpack("=15I", _run_dir.offsets(types))
     expected = [types.structs[name][member].offset for name, member in _run_dir._OFFSETS]
     assert len(found) == len(_run_dir._OFFSETS)
     at = _run_dir._OFFSETS.index(("cgroup", "subsys"))
@@ -62,7 +62,7 @@ def test_the_memory_controller_s_element_is_found_by_its_number(number: Optional
     for name, member in _run_dir._OFFSETS:
         structs[name][member] = Member(1)
     types = LINUX_6_18.types()._replace(structs=structs, memory_cgrp_id=number)
-    found = struct.unpack("=15I", _run_dir._offsets(types))
+    found = struct.unpack("=15I", _run_dir.offsets(types))
     assert sum(found) == 15 + 8 * (number or 0)
 
 
@@ -74,12 +74,12 @@ def test_a_missing_member_is_named(name: str, member: str, whole: bool) -> None:
     with pytest.raises(
         BackendUnavailableError, match=f"^this kernel has no {first} in struct {name}$"
     ):
-        _run_dir._offsets(types)
+        _run_dir.offsets(types)
 
 
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 def test_no_kernel_lacks_a_member(kernel: Kernel) -> None:
-    assert len(_run_dir._offsets(kernel.types())) == DIR_RODATA["offsets"]
+    assert len(_run_dir.offsets(kernel.types())) == DIR_RODATA["offsets"]
 
 
 def test_a_slot_has_room_for_values_tag_and_words() -> None:
@@ -125,7 +125,7 @@ def test_the_program_is_loaded_with_a_slot_for_each_cpu(loads: Loads) -> None:
     assert constants.keys() == DIR_RODATA.keys() - {"program_key", *limit}
     assert all(len(data) <= DIR_RODATA[each] for each, data in constants.items())
     assert constants["nr_items"] == _terms.u32(2)
-    assert constants["offsets"] == _run_dir._offsets(LINUX_6_18.types())
+    assert constants["offsets"] == _run_dir.offsets(LINUX_6_18.types())
     assert items == _item_code.item_code(*PLAN.encoded())
 
 

@@ -42,7 +42,8 @@ from pymemcgbpf._options import Order
 from pymemcgbpf._sources import flush as _flush
 from pymemcgbpf._sources import one_bpf as _one_bpf
 from pymemcgbpf._sources import tree_bpf as _tree_bpf
-from pymemcgbpf._sources.tree_bpf import IteratorWalker, MapSource, RunWalker, TreeSourceFactory
+from pymemcgbpf._sources.tree_bpf import MapSource, TreeSourceFactory
+from pymemcgbpf._sources.tree_walkers import IteratorWalker, RunWalker, Setup
 from pymemcgbpf._sources.tree_paths import NameRoom
 from pymemcgbpf._sources.tree_text import TextTreeSource
 from pymemcgbpf._wire import ABSENT
@@ -959,7 +960,7 @@ def test_an_iterator_s_program(
     programs: list[FakeProgram], stream: Stream, v2: Path, opened: Opened
 ) -> None:
     cgroup = opened(v2)
-    walker = IteratorWalker({"nr_terms": b"1234"}, ROOM, cgroup, _options.POST)
+    walker = IteratorWalker(Setup(_options.POST, {"nr_terms": b"1234"}), ROOM, cgroup)
     (program,) = programs
     assert (program.name, program.constants, program.maps) == (
         _program.SHARE,
@@ -977,7 +978,7 @@ def test_an_iterator_s_program(
 def test_one_read_takes_the_header_and_the_trailer_of_an_iterator(
     items: int, rows: int, programs: list[FakeProgram], stream: Stream, v2: Path, opened: Opened
 ) -> None:
-    walker = IteratorWalker({}, ROOM, opened(v2), _options.PRE)
+    walker = IteratorWalker(Setup(_options.PRE, {}), ROOM, opened(v2))
     stream.say(rows, items)
     before = open_files()
     assert [walker.walk(), walker.walk()] == [rows] * 2
@@ -989,7 +990,7 @@ def test_one_read_takes_the_header_and_the_trailer_of_an_iterator(
 def test_an_iterator_s_failures(
     programs: list[FakeProgram], stream: Stream, v2: Path, opened: Opened
 ) -> None:
-    walker = IteratorWalker({}, ROOM, opened(v2), _options.PRE)
+    walker = IteratorWalker(Setup(_options.PRE, {}), ROOM, opened(v2))
     before = open_files()
     stream.error = errno.EPERM
     with pytest.raises(MemcgError) as caught:
@@ -1011,7 +1012,7 @@ def test_an_iterator_s_failures(
 def test_a_closed_iterator_walks_no_other_s_link(
     programs: list[FakeProgram], stream: Stream, v2: Path, opened: Opened
 ) -> None:
-    walker = IteratorWalker({}, ROOM, opened(v2), _options.PRE)
+    walker = IteratorWalker(Setup(_options.PRE, {}), ROOM, opened(v2))
     walker.close()
     stream.error = errno.EBADF
     with pytest.raises(MemcgError):
@@ -1045,7 +1046,7 @@ def test_an_iterator_that_does_not_attach_leaves_nothing(
     monkeypatch.setattr(FakeProgram, "attach", attach)
     cgroup = opened(v2)
     with pytest.raises(MemcgError) as caught:
-        IteratorWalker({}, ROOM, cgroup, _options.PRE)
+        IteratorWalker(Setup(_options.PRE, {}), ROOM, cgroup)
     assert type(caught.value) is kind
     del caught
     gc.collect()
@@ -1108,7 +1109,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
 def walker(
     programs: list[FakeProgram], runs: Runs, v2: Path, opened: Opened
 ) -> Iterator[RunWalker]:
-    made = RunWalker({"nr_terms": b"1234"}, ROOM, opened(v2), _options.POST)
+    made = RunWalker(Setup(_options.POST, {"nr_terms": b"1234"}), ROOM, opened(v2))
     yield made
     made.close()
     made.close()

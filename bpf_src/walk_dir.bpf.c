@@ -1,0 +1,439 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+/*
+ * Reads a tree of cgroups, on cgroup v1 and v2, from Linux 5.10 on, without cgroup_mutex.
+ *
+ * It is a raw tracepoint's program that is never attached: bpf(BPF_PROG_RUN) runs it in the task of
+ * the caller, under rcu_read_lock() and with preemption disabled. It finds the root of the walk by the
+ * caller's open directory, and follows the lists of children, as css_next_child() in
+ * kernel/cgroup/cgroup.c does.
+ *
+ * No other task runs on the CPU meanwhile. So a call ends after longest_ns, and user space calls again
+ * until the walk is over. In between, every cgroup that is not pinned otherwise may be freed. What the
+ * walk remembers is therefore checked before it is used again: see is_still_there().
+ *
+ * A function that is not static is verified once, by itself, and a call of it costs the verifier one
+ * instruction. So the loops here are longer than the verifier could follow, without bpf_loop(), which
+ * Linux 5.17 brought. Such a function takes numbers only, so the cgroups are in a global variable.
+ */
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <bpf/bpf_helpers.h>
+
+#include "memcg_stats.h"
+#include "item_code.bpf.h"
+#include "open_dir.bpf.h"
+#include "names.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+const volatile struct memcg_stats_walk_offsets walk_offsets = {};
+const volatile __u64 program_key = 0;	/* callers must know it */
+const volatile __u32 nr_items = 0;
+const volatile __u32 order = 0;		/* BPF_CGROUP_ITER_* */
+const volatile __u32 max_level = ~0U;	/* the walk does not go further down */
+const volatile __u64 longest_ns = 1000000;	/* a call ends soon after this */
+const volatile __u32 steps_at_once = 64;	/* how often it looks at the clock; at most MAX_STEPS */
+
+#define MAX_STEPS 64	/* of one call of take_steps() */
+#define MAX_TURNS 64	/* calls of take_steps() in one call of take_turns(), and of those in the program */
+#define MAX_LEVELS 1024	/* how deep the walk goes; a power of 2 */
+#define LEVELS_AT_ONCE 32	/* in one call of first_lost(); a divisor of MAX_LEVELS */
+
+/* include/uapi/linux/bpf.h, since Linux 7.0 */
+#define ITER_CHILDREN 5
+
+/*
+ * A flag in cgroup_subsys_state.flags: it is about to leave its parent's list, or has left it. Like
+ * CSS_VISIBLE, it is the same from Linux 4.4 to 7.3.
+ */
+#define CSS_RELEASED (1U << 2)
+
+/* The rows of the tree, one in each entry, as in rows.bpf.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct memcg_stats_row) + sizeof(__u64));
+} rows SEC(".maps");
+
+/* A cgroup on the way from the root of the walk to where it is. */
+struct place {
+	void *cgrp;
+	__u64 serial_nr;	/* siblings have it in the order of their list; no two cgroups have the same */
+	__u64 id;
+};
+
+enum phase {
+	DOWN,	/* The cgroup was just reached. */
+	UP,	/* Its children are done. */
+	SEARCH,	/* It is looked for the first sibling with a serial number above walk.after. */
+};
+
+/*
+ * The walk. Each loaded program belongs to one reader, which runs one walk at a time.
+ */
+static struct {
+	__u64 words[MEMCG_STATS_MAX_WORDS];
+	char name[MEMCG_STATS_NAME_SIZE];	/* for a name that does not fit */
+	__u64 css[MEMCG_STATS_MAX_PART / sizeof(__u64)];	/* part of the css of the cgroup */
+	__u64 kn[MEMCG_STATS_MAX_PART / sizeof(__u64)];	/* part of its kernfs_node */
+	__u64 above_id;		/* the id of the parent of the root of the walk */
+	struct names_state names;
+	void *above;		/* the next cgroup above the root of the walk whose name is signed */
+	__u64 after;
+	__u32 nr_rows;
+	__u32 root_level;
+	__u32 phase;		/* enum phase */
+	__u32 depth;		/* the cgroup where the walk is, in the path */
+	struct place path[MAX_LEVELS];
+} walk;
+
+/* What a step results in: 0 to go on, or the result of the program. */
+#define GO_ON	0
+#define OVER	1	/* there are no more cgroups */
+#define PAUSE	2	/* the time is up */
+#define FAILED(status) (MEMCG_STATS_FAILED | (status))
+
+static __always_inline struct place *place_at(__u32 depth)
+{
+	return &walk.path[depth & (MAX_LEVELS - 1)];
+}
+
+/* The walk copies the parts to walk.css and walk.kn. These return members. */
+static __always_inline __u64 part_u64(const __u64 *part, __u32 offset)
+{
+	return *(const __u64 *)((const void *)part + (offset & (MEMCG_STATS_MAX_PART - 8)));
+}
+
+static __always_inline __u32 part_u32(const __u64 *part, __u32 offset)
+{
+	return *(const __u32 *)((const void *)part + (offset & (MEMCG_STATS_MAX_PART - 4)));
+}
+
+static __always_inline bool is_released(void)
+{
+	return part_u32(walk.css, walk_offsets.css_part_flags) & CSS_RELEASED;
+}
+
+/* Copies the part of the cgroup's own css. Returns false if it cannot be read. */
+static __always_inline bool read_css(void *cgrp)
+{
+	__u32 size = walk_offsets.css_part_size;
+
+	if (size > sizeof(walk.css))
+		return false;
+	return !bpf_probe_read_kernel(walk.css, size, cgrp + walk_offsets.cgroup_self +
+				      walk_offsets.css_part);
+}
+
+/* Copies the part of the cgroup's kernfs_node. Returns the id of the cgroup, or 0 if it has none yet. */
+static __always_inline __u64 read_kn(void *cgrp)
+{
+	__u32 size = walk_offsets.kn_part_size;
+
+	if (size > sizeof(walk.kn) ||
+	    bpf_probe_read_kernel(walk.kn, size,
+				  pointer_at(cgrp, offsets.cgroup_kn) + walk_offsets.kn_part))
+		return 0;
+	return part_u64(walk.kn, walk_offsets.kn_part_id);
+}
+
+/* Returns the flags of a row, for the cgroup whose kernfs_node was read last. */
+static __always_inline __u32 tag_of_kn(void)
+{
+	if (!can_rename)
+		return 0;
+	return tag_of_name((const char *)part_u64(walk.kn, walk_offsets.kn_part_name),
+			   part_u32(walk.kn, walk_offsets.kn_part_hash));
+}
+
+/* Returns the parent of a cgroup, or NULL. */
+static __always_inline void *parent_of(void *cgrp)
+{
+	void *css = pointer_at(cgrp, walk_offsets.cgroup_self + walk_offsets.css_parent);
+
+	return css ? css - walk_offsets.cgroup_self : NULL;
+}
+
+/*
+ * Adds the row and the name of the cgroup where the walk is to the maps, or only counts them if the
+ * maps are full. Its kernfs_node must have been read last. A cgroup without memory.stat has no row.
+ */
+__noinline __u64 add_row(void)
+{
+	__u32 depth = walk.depth, index = walk.nr_rows, tag = tag_of_kn();
+	struct place *place = place_at(depth);
+	__u64 parent_id = depth ? place_at(depth - 1)->id : walk.above_id;
+	__u32 level = walk.root_level + depth;
+	struct memcg_stats_row *row;
+	void *css;
+
+	css = pointer_at(place->cgrp, offsets.cgroup_memory);
+	if (!css || !(u32_at(css, offsets.css_flags) & CSS_VISIBLE))
+		return GO_ON;
+	walk.nr_rows = index + 1;
+	row = bpf_map_lookup_elem(&rows, &index);
+	if (row && nr_items <= MEMCG_STATS_MAX_ITEMS) {
+		row->cgroup_id = place->id;
+		row->parent_id = parent_id;
+		row->level = level;
+		row->flags = tag | (parent_id ? 0 : MEMCG_STATS_ROW_ROOT);
+		fill_values(css - offsets.memcg_css, place->cgrp, walk.words, (__u64 *)(row + 1),
+			    nr_items, mask_zero(level));
+	}
+	if (nr_names_fit && wants_name(&walk.names, place->id, row))
+		write_name(place->id, parent_id,
+			   (const char *)part_u64(walk.kn, walk_offsets.kn_part_name), walk.name);
+	return GO_ON;
+}
+
+/* The walk goes to a cgroup at a depth. */
+static __always_inline __u64 go_to(void *cgrp, __u32 depth, __u32 phase)
+{
+	struct place *place = place_at(depth);
+
+	if (!read_css(cgrp))
+		return FAILED(MEMCG_STATS_UNREADABLE);
+	place->cgrp = cgrp;
+	place->serial_nr = part_u64(walk.css, walk_offsets.css_part_serial);
+	walk.depth = depth;
+	walk.phase = phase;
+	return GO_ON;
+}
+
+/*
+ * The walk goes to a cgroup in the list of the children of the one above. *link* is the list_head that
+ * leads to it. At the end of the list, the walk goes up.
+ */
+static __always_inline __u64 go_to_link(void *link, __u32 depth, __u32 phase)
+{
+	void *above = place_at(depth - 1)->cgrp;
+
+	if (link == above + walk_offsets.cgroup_self + walk_offsets.css_children)
+		return go_to(above, depth - 1, UP);
+	return go_to(link - walk_offsets.css_sibling - walk_offsets.cgroup_self, depth, phase);
+}
+
+/*
+ * The walk goes to the first child of the cgroup above that is younger than the one that was here, which
+ * has left the list of the children. They are in the order of their serial numbers.
+ */
+static __always_inline __u64 search_from_first(__u32 depth, __u64 after)
+{
+	void *above = place_at(depth - 1)->cgrp;
+
+	walk.after = after;
+	return go_to_link(pointer_at(above, walk_offsets.cgroup_self + walk_offsets.css_children),
+			  depth, SEARCH);
+}
+
+/* Returns whether the cgroups at this depth have rows. */
+static __always_inline bool has_rows(__u32 depth)
+{
+	return order != ITER_CHILDREN || depth == 1;
+}
+
+/* Returns whether the walk goes to the children of a cgroup at this depth. */
+static __always_inline bool goes_down_from(__u32 depth)
+{
+	if (order == BPF_CGROUP_ITER_SELF_ONLY || (order == ITER_CHILDREN && depth))
+		return false;
+	return max_level == ~0U || walk.root_level + depth < max_level;
+}
+
+/* One step: to a child, or to the next sibling, or up if there is neither. */
+__noinline __u64 take_step(void)
+{
+	__u32 depth = walk.depth, phase = walk.phase;
+	struct place *place = place_at(depth);
+	void *link, *cgrp = place->cgrp;
+
+	if (phase == SEARCH && place->serial_nr > walk.after)
+		phase = DOWN;
+	if (phase == DOWN) {
+		place->id = read_kn(cgrp);
+		if (order != BPF_CGROUP_ITER_DESCENDANTS_POST && has_rows(depth))
+			add_row();
+		link = (void *)part_u64(walk.css, walk_offsets.css_part_children);
+		if (goes_down_from(depth) &&
+		    link != cgrp + walk_offsets.cgroup_self + walk_offsets.css_children) {
+			if (depth >= MAX_LEVELS - 1)
+				return FAILED(MEMCG_STATS_TOO_DEEP);
+			return go_to_link(link, depth + 1, DOWN);
+		}
+	}
+	if (phase != SEARCH && order == BPF_CGROUP_ITER_DESCENDANTS_POST) {
+		if (phase == UP)
+			read_kn(cgrp);
+		add_row();
+	}
+	if (!depth)
+		return OVER;
+	/*
+	 * The next one may have left the list, too, after a cgroup that was released: the latter no longer
+	 * leads to one that is alive. If it is not released by now, it led to the next one just before.
+	 */
+	if (is_released())
+		return search_from_first(depth, phase == SEARCH ? walk.after : place->serial_nr);
+	link = (void *)part_u64(walk.css, walk_offsets.css_part_sibling);
+	return go_to_link(link, depth, phase == SEARCH ? SEARCH : DOWN);
+}
+
+/* One step in the order "up": to the parent. */
+__noinline __u64 take_step_up(void)
+{
+	struct place *place = place_at(0);
+	void *above = parent_of(place->cgrp);
+
+	place->id = read_kn(place->cgrp);
+	walk.above_id = above ? u64_at(pointer_at(above, offsets.cgroup_kn), offsets.kn_id) : 0;
+	add_row();
+	place->cgrp = above;
+	walk.root_level--;
+	return above ? GO_ON : OVER;
+}
+
+/* Takes some steps. */
+__noinline __u64 take_steps(void)
+{
+	__u64 result;
+	__u32 i;
+
+	for (i = 0; i < MAX_STEPS && i < steps_at_once; i++) {
+		result = order == BPF_CGROUP_ITER_ANCESTORS_UP ? take_step_up() : take_step();
+		if (result)
+			return result;
+	}
+	return GO_ON;
+}
+
+/* Takes steps until the time is up. */
+__noinline __u64 take_turns(__u64 begin_ns)
+{
+	__u64 result;
+	__u32 i;
+
+	for (i = 0; i < MAX_TURNS; i++) {
+		result = take_steps();
+		if (result)
+			return result;
+		/* No ancestor of a cgroup goes away, and they are few. */
+		if (order != BPF_CGROUP_ITER_ANCESTORS_UP &&
+		    bpf_ktime_get_ns() - begin_ns >= longest_ns)
+			return PAUSE;
+	}
+	return GO_ON;
+}
+
+/*
+ * Returns whether the cgroup at a depth is still in the list of the children of the one above, which is
+ * alive. If it is, then it will not be freed before the program ends.
+ *
+ * Its memory may have been freed since, and it may have been used again. Then it is not another cgroup's,
+ * whose serial number would differ. Before it is freed, a cgroup is marked as released and leaves the
+ * list, where no other leads to it. All of this would have to be undone while the serial number stays.
+ */
+__noinline __u64 is_still_there(__u32 depth)
+{
+	struct place *place = place_at(depth);
+	void *css = place->cgrp + walk_offsets.cgroup_self;
+	void *above = place_at(depth - 1)->cgrp;
+	void *before;
+
+	if (!read_css(place->cgrp) || is_released() ||
+	    part_u64(walk.css, walk_offsets.css_part_serial) != place->serial_nr ||
+	    parent_of(place->cgrp) != above)
+		return false;
+	/* struct list_head has next and then prev. */
+	before = (void *)part_u64(walk.css, walk_offsets.css_part_sibling + sizeof(void *));
+	return pointer_at(before, 0) == css + walk_offsets.css_sibling;
+}
+
+/* Returns the first depth from this one on whose cgroup is not there any more, or 0. */
+__noinline __u64 first_lost(__u32 depth)
+{
+	__u32 i;
+
+	for (i = 0; i < LEVELS_AT_ONCE && depth + i <= walk.depth; i++) {
+		if (depth + i && !is_still_there(depth + i))
+			return depth + i;
+	}
+	return 0;
+}
+
+/* Adds the name of walk.above to the signature, and goes to its parent. */
+__noinline __u64 sign_name_above(void)
+{
+	read_kn(walk.above);
+	walk.names.signature = hashed(walk.names.signature, tag_of_kn());
+	walk.above = parent_of(walk.above);
+	return GO_ON;
+}
+
+/* Begins a walk from a cgroup. */
+static __always_inline __u64 begin_walk(void *cgrp)
+{
+	void *above = parent_of(cgrp);
+	__u32 i;
+
+	walk.nr_rows = 0;
+	walk.root_level = u32_at(cgrp, offsets.cgroup_level);
+	walk.above_id = above ? u64_at(pointer_at(above, offsets.cgroup_kn), offsets.kn_id) : 0;
+	if (nr_names_fit) {
+		/* If cgroups can be renamed, the signature begins as in begin_names_at(). */
+		walk.above = cgrp;
+		walk.names.signature = 0;
+		for (i = 0; can_rename && walk.above && i < MAX_NAMES_ABOVE; i++)
+			sign_name_above();
+		begin_names(&walk.names, walk.names.signature);
+	}
+	return go_to(cgrp, 0, DOWN);
+}
+
+/*
+ * Goes on with a walk where the last call left it. If the cgroup there has left the tree, or one above it,
+ * then nothing below is alive, and the walk goes to the first sibling after it.
+ */
+static __always_inline __u64 resume_walk(void *cgrp)
+{
+	__u32 depth = walk.depth, i;
+	__u64 after, lost = 0;
+
+	if (cgrp != place_at(0)->cgrp)
+		return FAILED(MEMCG_STATS_NOT_OPEN);
+	for (i = 0; i < MAX_LEVELS && i <= depth && !lost; i += LEVELS_AT_ONCE)
+		lost = first_lost(i);
+	if (lost) {
+		after = place_at(lost)->serial_nr;
+		if (lost == depth && walk.phase == SEARCH)
+			after = walk.after;
+		return search_from_first(lost, after);
+	}
+	return read_css(place_at(depth)->cgrp) ? GO_ON : FAILED(MEMCG_STATS_UNREADABLE);
+}
+
+SEC("raw_tp")
+int memcg_walk_dir(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u64 result, begin_ns = bpf_ktime_get_ns();
+	void *cgrp;
+	__u32 i;
+
+	if (ctx->args[2] != program_key)
+		return FAILED(MEMCG_STATS_OTHER);
+	cgrp = cgroup_of(ctx->args[0], ctx->args[1]);
+	if (!cgrp)
+		return FAILED(MEMCG_STATS_NOT_OPEN);
+	result = ctx->args[3] ? resume_walk(cgrp) : begin_walk(cgrp);
+	for (i = 0; i < MAX_TURNS && !result; i++)
+		result = take_turns(begin_ns);
+	if (result == OVER) {
+		end_names(&walk.names);
+		return walk.nr_rows;
+	}
+	return !result || result == PAUSE ? MEMCG_STATS_MORE : result;
+}
+
+COMPUTE_ITEMS

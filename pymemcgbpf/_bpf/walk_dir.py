@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The program that walks a tree from an open directory: bpf_src/walk_dir.bpf.c."""
+
+from __future__ import annotations
+
+import struct
+
+from ..errors import BackendUnavailableError
+from . import btf as _btf
+from . import item_code as _item_code
+from . import run_dir as _run_dir
+from . import terms as _terms
+from .plan import ReadPlan, page_constants
+
+MORE = 1 << 30
+MAX_PART = 256
+
+# The members that are copied together. Each is followed by the names in struct
+# memcg_stats_walk_offsets, in the order there, and by its size.
+_CSS_PART = (("sibling", 16), ("children", 16), ("flags", 4), ("serial_nr", 8))
+_KN_PART = (("name", 8), ("hash", 4), ("id", 8))
+
+LONGEST_NS = 1_000_000
+"""How long a call of the program walks. No other task runs on its CPU meanwhile."""
+STEPS_AT_ONCE = 64
+"""After how many steps the program looks at the clock."""
+
+
+def constants(plan: ReadPlan, order: int) -> dict[str, bytes]:
+    """The program's constants for a plan and an order.
+
+    Raises:
+        BackendUnavailableError: this kernel's structures are not as the program needs them.
+    """
+    types = _btf.kernel()
+    _, terms = plan.encoded()
+    return {
+        **page_constants(),
+        **_item_code.limit_constants(terms),
+        "offsets": _run_dir.offsets(types),
+        "walk_offsets": walk_offsets(types),
+        "nr_items": _terms.u32(len(plan.terms)),
+        "order": _terms.u32(order),
+        "longest_ns": _terms.u64(LONGEST_NS),
+        "steps_at_once": _terms.u32(STEPS_AT_ONCE),
+    }
+
+
+def walk_offsets(types: _btf.KernelTypes) -> bytes:
+    """A struct memcg_stats_walk_offsets.
+
+    Raises:
+        BackendUnavailableError: this kernel's structures have no such members, or they are further
+            apart than the program has room for.
+    """
+    css = "cgroup_subsys_state"
+    alone = [
+        _run_dir.offset_of(types, struct_name, member)
+        for struct_name, member in (
+            ("cgroup", "self"),
+            (css, "parent"),
+            (css, "sibling"),
+            (css, "children"),
+        )
+    ]
+    parts = (*_part(types, css, _CSS_PART), *_part(types, "kernfs_node", _KN_PART))
+    return struct.pack(f"={len(alone) + len(parts)}I", *alone, *parts)
+
+
+def _part(
+    types: _btf.KernelTypes, name: str, members: tuple[tuple[str, int], ...]
+) -> tuple[int, ...]:
+    """The offset and size of the part of a structure that has these members, and the members'
+    offsets in it."""
+    found = [_run_dir.offset_of(types, name, member) for member, _ in members]
+    start = min(found) & ~7
+    end = max(at + size for at, (_, size) in zip(found, members))
+    size = (end - start + 7) & ~7
+    if size > MAX_PART:
+        raise BackendUnavailableError(f"this kernel's struct {name} is larger than expected")
+    return (start, size, *(at - start for at in found))
