@@ -25,7 +25,7 @@ from pymemcgbpf._sources import flush as _flush
 from pymemcgbpf._sources import one_bpf as _one_bpf
 from pymemcgbpf._sources.one_run_dir import RunDirSource
 from tests.kernel.oracle import V1_KEYS
-from tests.kernel.surroundings import VERSION
+from tests.kernel.surroundings import HAS_ITERATOR, VERSION
 from tests.kernel.ways import STAT_BPF_WAYS
 
 from .c_programs import Argument, CProgram, Programs
@@ -45,41 +45,48 @@ from .names import (
 )
 from .runner import Contestant, timed
 
+FLOOR_OF_TEXT = C_ITERATOR[True] if HAS_ITERATOR else C_RUN[True]
+"""What reading a file, which flushes, is compared with."""
+
 
 def through_bpf(
     section: str, items: Items, flush: bool, path: Path, programs: Programs, stack: ExitStack
 ) -> Iterator[Contestant]:
     """The package, and C programs that run the same BPF programs."""
-    reader = stack.enter_context(
-        pymemcgbpf.StatsReader(path, items, flush=flush, transport="stream")
-    )
-    source = source_of(reader)
-    constants = programs.directory / f"constants-{len(reader.item_names)}-{flush}"
-    constants.write_bytes(constants_of(source._link._program))
-    c_program = stack.enter_context(
-        CProgram(
-            programs.executable("iterator"),
-            _program.OBJECT_FILE,
-            constants,
-            path,
-            *flushing_file(source._flush),
-        )
-    )
 
     def contestant(
         name: str,
         batch: Callable[[int], float],
         values: Optional[Callable[[], dict[str, int]]],
-        floor: dict[bool, str] = C_ITERATOR,
+        floor: dict[bool, str],
     ) -> Contestant:
         return Contestant(name, section, batch, values, floor[flush])
 
-    yield contestant(
-        C_ITERATOR[flush], c_program.batch, lambda: dict(zip(reader.item_names, c_program.values()))
-    )
-    if not flush:
-        yield contestant(CTYPES_CALLS, timed(_ctypes_calls(source)), None)
-    yield contestant(READER[flush], timed(reader.read), reader.read)
+    if HAS_ITERATOR:
+        reader = stack.enter_context(
+            pymemcgbpf.StatsReader(path, items, flush=flush, transport="stream")
+        )
+        source = source_of(reader)
+        constants = programs.directory / f"constants-{len(reader.item_names)}-{flush}"
+        constants.write_bytes(constants_of(source._link._program))
+        c_program = stack.enter_context(
+            CProgram(
+                programs.executable("iterator"),
+                _program.OBJECT_FILE,
+                constants,
+                path,
+                *flushing_file(source._flush),
+            )
+        )
+        yield contestant(
+            C_ITERATOR[flush],
+            c_program.batch,
+            lambda: dict(zip(reader.item_names, c_program.values())),
+            C_ITERATOR,
+        )
+        if not flush:
+            yield contestant(CTYPES_CALLS, timed(_ctypes_calls(source)), None, C_ITERATOR)
+        yield contestant(READER[flush], timed(reader.read), reader.read, C_ITERATOR)
     if any(way.transport == "run" for way in STAT_BPF_WAYS):
         running = stack.enter_context(
             pymemcgbpf.StatsReader(path, items, flush=flush, transport="run")
@@ -142,7 +149,7 @@ def through_text(
         name: str, batch: Callable[[int], float], read: Optional[Callable[[], dict[str, int]]]
     ) -> Contestant:
         values = None if read is None else lambda: _by_name(read())
-        return Contestant(name, section, batch, values, C_ITERATOR[True])
+        return Contestant(name, section, batch, values, FLOOR_OF_TEXT)
 
     kept_open = control.kept_open(fd, keys or ())
     yield contestant(KEPT_OPEN, timed(kept_open), kept_open)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pymemcgbpf
 from pymemcgbpf._cgroup import mounts as _mounts
 from tests.kernel.cgroups import busy_cgroup
-from tests.kernel.surroundings import VERSION
+from tests.kernel.surroundings import HAS_ITERATOR, VERSION
 
 from . import check, contestants, runner, table
 from .c_programs import Programs
@@ -27,7 +27,7 @@ def one_cgroup(programs: Programs, reads: int, rounds: int) -> tuple[list[table.
         runner.run(found, reads, rounds)
         with pymemcgbpf.StatsReader(path) as reader:
             count = len(reader.item_names)
-    notes = [_kernel_and_python(found, ONE.format(items)) for items in ITEMS]
+    notes = [_kernel_and_python(found, ONE.format(items)) for items in ITEMS if HAS_ITERATOR]
     of_v1 = ", of which cgroup v1's memory.stat has 17" if VERSION == 1 else ""
     notes.append(
         f"one cgroup: {count} items in all{of_v1}; {compared} values compared; best of {rounds} "

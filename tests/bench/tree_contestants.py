@@ -11,7 +11,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable
 
 import pymemcgbpf
 from pymemcgbpf import TreeReader, _options
@@ -86,8 +86,12 @@ def _one_way(
     if not isinstance(source, _tree_bpf.MapSource):
         raise BenchError(f"{tree.path} is not read through BPF here: {tree.fallback_reason}")
     label = f"{section}{way}".replace(", ", "-").replace(" ", "-")
+    program_name, file = _PROGRAMS[type(source._walker)]
+    program = _program_of(source)
     constants = programs.directory / f"constants-{label}"
-    constants.write_bytes(constants_of(_program_of(source)))
+    constants.write_bytes(constants_of(program, file))
+    bpf_object = programs.directory / f"object-{label}"
+    bpf_object.write_bytes(_program.read_object_with(program.items, file))
     count, room = str(len(tree.item_names)), str(cgroups + _SPARE_ROWS)
     flush = list(flushing_file(source._flush))
 
@@ -99,8 +103,8 @@ def _one_way(
     mapped = stack.enter_context(
         CProgram(
             programs.executable("tree_map"),
-            "run" if tree.transport == "run" else "share",
-            _program.OBJECT_FILE,
+            program_name,
+            bpf_object,
             constants,
             *(tree.path, count, room, *flush),
         )
@@ -202,8 +206,14 @@ def _all_names(root: Path) -> list[str]:
         return [name for name in tree.item_names if name != "memory.current"]
 
 
-def _program_of(source: _tree_bpf.MapSource) -> Optional[_program.Program]:
+_PROGRAMS: dict[object, tuple[str, str]] = {
+    _tree_walkers.IteratorWalker: (_program.SHARE, _program.OBJECT_FILE),
+    _tree_walkers.RunWalker: (_program.RUN_TREE, _program.OBJECT_FILE),
+    _tree_walkers.DirWalker: (_program.WALK_DIR, _program.WALK_DIR_FILE),
+}
+
+
+def _program_of(source: _tree_bpf.MapSource) -> _program.Program:
     walker = source._walker
-    if isinstance(walker, _tree_walkers.IteratorWalker):
-        return walker._link._program
-    return walker._program if walker else None
+    assert walker is not None
+    return walker._program

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /*
- * tree_map share|run OBJECT RODATA CGROUP NR_ITEMS ENTRIES [FLUSH_FILE]
+ * tree_map PROGRAM OBJECT RODATA CGROUP NR_ITEMS ENTRIES [FLUSH_FILE]
  *
- * Does what TreeReader.read(copy=False) does, without Python: one walk fills a mapped array. The
- * rows are not looked at.
+ * Does what TreeReader.read(copy=False) does, without Python: one walk by memcg_share, memcg_run_tree
+ * or memcg_walk_dir fills a mapped array. The rows are not looked at.
  */
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -12,8 +12,9 @@
 #include "rows.h"
 
 static struct memcg_stats_call call;
+static __u64 arguments[4];	/* of memcg_walk_dir: descriptor, id, program_key, whether to go on */
 static int program_fd, link_fd, nr_items;
-static bool by_run;
+static void (*walk)(void);
 static int flush_fd = -1;
 static const char *rows;
 static unsigned long nr_rows, room;
@@ -40,13 +41,26 @@ static void walk_by_run(void)
 	nr_rows = call.nr_rows;
 }
 
+static void walk_from_directory(void)
+{
+	LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = arguments,
+		    .ctx_size_in = sizeof(arguments));
+
+	arguments[3] = 0;
+	do {
+		if (bpf_prog_test_run_opts(program_fd, &options))
+			die("walk");
+		arguments[3] = 1;
+	} while (options.retval == MEMCG_STATS_MORE);
+	if (options.retval > MEMCG_STATS_MORE)
+		die("walk");
+	nr_rows = options.retval;
+}
+
 static void read_once(void)
 {
 	flush_by(flush_fd);
-	if (by_run)
-		walk_by_run();
-	else
-		walk_by_iterator();
+	walk();
 	if (!nr_rows || nr_rows > room)
 		die("rows");
 }
@@ -69,19 +83,23 @@ int main(int argc, char **argv)
 
 	if (argc < 7)
 		return 2;
-	by_run = !strcmp(argv[1], "run");
 	nr_items = atoi(argv[5]);
 	room = atol(argv[6]);
 	row_size = sizeof(struct memcg_stats_row) + nr_items * sizeof(__u64);
-	loaded = load(argv[2], by_run ? "memcg_run_tree" : "memcg_share", argv[3], "rows",
-		      row_size, room);
+	loaded = load(argv[2], argv[1], argv[3], "rows", row_size, room);
 	rows = mmap(NULL, row_size * room, PROT_READ, MAP_SHARED, bpf_map__fd(loaded.map), 0);
 	if (rows == MAP_FAILED || stat(argv[4], &status))
 		die("map");
-	call.cgroup_id = status.st_ino;
+	call.cgroup_id = arguments[1] = status.st_ino;
 	program_fd = bpf_program__fd(loaded.program);
-	if (!by_run)
+	walk = walk_by_run;
+	if (!strcmp(argv[1], "memcg_walk_dir")) {
+		arguments[0] = open_or_die(argv[4]);
+		walk = walk_from_directory;
+	} else if (!strcmp(argv[1], "memcg_share")) {
+		walk = walk_by_iterator;
 		link_fd = attach(loaded.program, argv[4], BPF_CGROUP_ITER_DESCENDANTS_PRE);
+	}
 	if (argc > 7)
 		flush_fd = open_or_die(argv[7]);
 	return serve(read_once, print_values);

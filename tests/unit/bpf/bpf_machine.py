@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 """A machine that runs the BPF instructions of _bpf/item_code.py, on memory that a test makes.
 
-It knows no branches, since that code has none, and no helper but bpf_probe_read_kernel().
+It knows no helper but bpf_probe_read_kernel(), and no jumps back.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 MASK = (1 << 64) - 1
 STACK_SIZE = 512
 _INSTRUCTION = struct.Struct("=BBhi")
-_ALU_64, _FROM_REGISTER = 0x07, 0x08
+_CLASS, _ALU_64, _JUMP, _FROM_REGISTER = 0x07, 0x07, 0x05, 0x08
 _LOAD_64, _LOAD, _LOAD_BYTE, _STORE, _CALL, _EXIT = 0x18, 0x79, 0x71, 0x7B, 0x85, 0x95
 _PROBE_READ_KERNEL = 113
 _UNSET = None
@@ -93,11 +93,29 @@ def run(code: bytes, arguments: list[int], kernel: Memory, own: Memory) -> int:
                 data, result = bytes(size), -14 & MASK
             own.write(value_of(1), data)
             registers[:6] = [result, *[_UNSET] * 5]
+        elif operation & _CLASS == _JUMP:
+            assert offset >= 0, "a jump back may be a loop"
+            operand = value_of(source) if operation & _FROM_REGISTER else number
+            if operation == _JUMP or _compared(operation & 0xF0, value_of(to), operand):
+                at += offset
         else:
-            assert operation & _ALU_64 == _ALU_64, f"unknown instruction {operation:#x}"
+            assert operation & _CLASS == _ALU_64, f"unknown instruction {operation:#x}"
             operand = value_of(source) if operation & _FROM_REGISTER else number & MASK
             before = operand if operation & 0xF0 == 0xB0 else value_of(to)
             registers[to] = _computed(operation & 0xF0, before, operand) & MASK
+
+
+def _compared(operation: int, value: int, operand: int) -> bool:
+    if operation == 0x10:
+        return value == operand & MASK
+    if operation == 0x20:
+        return value > operand & MASK
+    assert operation == 0x70, f"unknown comparison {operation:#x}"
+    return _signed(value) >= _signed(operand & MASK)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
 
 
 def _computed(operation: int, value: int, operand: int) -> int:
@@ -118,4 +136,4 @@ def _computed(operation: int, value: int, operand: int) -> int:
     if operation == 0xB0:
         return operand
     assert operation == 0xC0, f"unknown operation {operation:#x}"
-    return (value - (1 << 64) if value >> 63 else value) >> operand
+    return _signed(value) >> operand

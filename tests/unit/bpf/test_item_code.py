@@ -193,7 +193,7 @@ UNITS = (1, -1, 4096, -4096, 1024, 1000)
 
 
 def by_the_rules(words: list[int], terms: list[EncodedTerm], on_root: bool) -> list[int]:
-    """What term_value() and fill_values() of bpf_src/items.bpf.h compute."""
+    """What term_value() and fill_values() of bpf_src/items.bpf.h compute, of words that exist."""
     values = []
     total, absent = 0, False
     for term in terms:
@@ -201,8 +201,8 @@ def by_the_rules(words: list[int], terms: list[EncodedTerm], on_root: bool) -> l
         if term.kind == _terms.KIND_SIGNED:
             value = 0 if value >> 63 else value
         elif term.kind == _terms.KIND_LIMIT:
-            limited = value - UNLIMITED // mmap.PAGESIZE & MASK
-            value = value * mmap.PAGESIZE & MASK if limited >> 63 else UNLIMITED
+            limited = value < UNLIMITED // mmap.PAGESIZE
+            value = value * mmap.PAGESIZE if limited else UNLIMITED
         elif term.kind == _terms.KIND_NANOSECONDS:
             value //= 1000
         absent |= on_root and bool(term.flags & _terms.TERM_NOT_ON_ROOT)

@@ -43,9 +43,9 @@ from pymemcgbpf._sources import flush as _flush
 from pymemcgbpf._sources import one_bpf as _one_bpf
 from pymemcgbpf._sources import tree_bpf as _tree_bpf
 from pymemcgbpf._sources.tree_bpf import MapSource, TreeSourceFactory
-from pymemcgbpf._sources.tree_walkers import IteratorWalker, RunWalker, Setup
 from pymemcgbpf._sources.tree_paths import NameRoom
 from pymemcgbpf._sources.tree_text import TextTreeSource
+from pymemcgbpf._sources.tree_walkers import IteratorWalker, RunWalker, Setup
 from pymemcgbpf._wire import ABSENT
 
 from ...open_files import open_files
