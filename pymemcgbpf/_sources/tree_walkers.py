@@ -30,7 +30,7 @@ class IteratorWalker:
     """Walks by an iterator link. The kernel holds cgroup_mutex during the walk."""
 
     by_iterator = True
-    flushes = True
+    can_flush = True
 
     @staticmethod
     def configure(
@@ -89,7 +89,7 @@ class RunWalker:
     """Walks by running a program, under RCU. It holds no reference to any cgroup."""
 
     by_iterator = False
-    flushes = True
+    can_flush = True
     configure = staticmethod(IteratorWalker.configure)
 
     def __init__(
@@ -142,7 +142,7 @@ class DirWalker:
     """
 
     by_iterator = False
-    flushes = False
+    can_flush = False
 
     @staticmethod
     def configure(

@@ -42,9 +42,10 @@ from pymemcgbpf._options import Order
 from pymemcgbpf._sources import flush as _flush
 from pymemcgbpf._sources import one_bpf as _one_bpf
 from pymemcgbpf._sources import tree_bpf as _tree_bpf
-from pymemcgbpf._sources.tree_bpf import IteratorWalker, MapSource, RunWalker, TreeSourceFactory
+from pymemcgbpf._sources.tree_bpf import MapSource, TreeSourceFactory
 from pymemcgbpf._sources.tree_paths import NameRoom
 from pymemcgbpf._sources.tree_text import TextTreeSource
+from pymemcgbpf._sources.tree_walkers import DirWalker, IteratorWalker, RunWalker
 from pymemcgbpf._wire import ABSENT
 
 from ...open_files import open_files
@@ -102,6 +103,8 @@ class Walkers:
         return self.made[-1]
 
     by_iterator = True
+    can_flush = True
+    configure = staticmethod(IteratorWalker.configure)
 
     def named_rows(self, walker: Walker) -> list[NamedRow]:
         """What a walk names: children of the root."""
@@ -113,8 +116,16 @@ class Walkers:
         ]
 
     def before_walking(
-        self, cgroup: Cgroup, plan: ReadPlan, flush: bool, order: Order, *, by_iterator: bool
+        self,
+        cgroup: Cgroup,
+        plan: ReadPlan,
+        flush: bool,
+        order: Order,
+        *,
+        by_iterator: bool,
+        by_program: bool,
     ) -> _flush.Flush:
+        assert by_iterator and by_program
         if not flush:
             return _flush.NO_FLUSH
         return self.flush(cgroup, plan.backend, order)
@@ -850,10 +861,13 @@ def test_a_tree_says_how_it_is_read(
     monkeypatch.setattr("pymemcgbpf._sources.tree_bpf.MapSource", lambda *all: made.append(all))
     tree, cgroup = TreeSourceFactory("post", 7), opened(v2)
     assert tree.transports == ("run", "shared")
+    other = RECIPE._replace(backend="kfunc")
     tree.bpf(cgroup, RECIPE, True, "run")
+    tree.bpf(cgroup, other, True, "run")
     tree.bpf(cgroup, RECIPE, False, "shared")
     assert made == [
-        (cgroup, RECIPE, True, RunWalker, tree),
+        (cgroup, RECIPE, True, DirWalker, tree),
+        (cgroup, other, True, RunWalker, tree),
         (cgroup, RECIPE, False, IteratorWalker, tree),
     ]
     text = tree.text(cgroup, ("anon",))
@@ -862,8 +876,8 @@ def test_a_tree_says_how_it_is_read(
     for transport in tree.transports:
         for flush in (False, True):
             assert tree.reason_to_avoid(cgroup, "core", flush, transport) == ""
-    for backend in ("kfunc", "core"):
-        assert tree.feature_of(backend, "run") is _features.RUN
+    for backend, feature in (("kfunc", _features.RUN), ("core", _features.RUN_DIR)):
+        assert tree.feature_of(backend, "run") is feature
         assert tree.feature_of(backend, "shared") is _features.ITERATOR
 
 
@@ -1150,7 +1164,7 @@ def test_a_busy_program_is_run_again(
     walker: RunWalker, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("pymemcgbpf._sources.tree_bpf.time.sleep", slept.append)
+    monkeypatch.setattr("pymemcgbpf._sources.tree_walkers.time.sleep", slept.append)
     runs.answers = [(0, _wire.BUSY, 0)] * 5 + [(0, _wire.DONE, 6)]
     assert walker.walk() == 6
     assert len(runs.ran) == 6
