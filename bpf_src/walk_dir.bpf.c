@@ -9,7 +9,7 @@
  *
  * No other task runs on the CPU meanwhile. So a call ends after longest_ns, and user space calls again
  * until the walk is over. In between, every cgroup that is not pinned otherwise may be freed. What the
- * walk remembers is therefore checked before it is used again: see is_still_there().
+ * walk remembers is therefore checked before it is used again: see is_listed().
  *
  * A function that is not static is verified once, by itself, and a call of it costs the verifier one
  * instruction. So the loops here are longer than the verifier could follow, without bpf_loop(), which
@@ -34,9 +34,11 @@ const volatile __u32 order = 0;		/* BPF_CGROUP_ITER_* */
 const volatile __u32 max_level = ~0U;	/* the walk does not go further down */
 const volatile __u64 longest_ns = 1000000;	/* a call ends soon after this */
 const volatile __u32 steps_at_once = 64;	/* how often it looks at the clock; at most MAX_STEPS */
+const volatile bool searches = false;	/* for tests: see is_still_there() */
 
 #define MAX_STEPS 64	/* of one call of take_steps() */
-#define MAX_TURNS 64	/* calls of take_steps() in one call of take_turns(), and of those in the program */
+#define MAX_TURNS 32	/* calls of take_steps() in one call of take_turns(), and of those in the program */
+#define MAX_LOOKS 64	/* at links, at once */
 #define MAX_LEVELS 1024	/* how deep the walk goes; a power of 2 */
 #define LEVELS_AT_ONCE 32	/* in one call of first_lost(); a divisor of MAX_LEVELS */
 
@@ -83,6 +85,7 @@ static struct {
 	struct names_state names;
 	void *above;		/* the next cgroup above the root of the walk whose name is signed */
 	__u64 after;
+	void *link;		/* in a list of children */
 	__u32 nr_rows;
 	__u32 root_level;
 	__u32 phase;		/* enum phase */
@@ -319,17 +322,71 @@ __noinline __u64 take_turns(__u64 begin_ns)
 		result = take_steps();
 		if (result)
 			return result;
-		/* No ancestor of a cgroup goes away, and they are few. */
-		if (order != BPF_CGROUP_ITER_ANCESTORS_UP &&
+		/*
+		 * Ancestors are few. A search goes on, because the next call might have to begin it anew:
+		 * so each call takes the walk further.
+		 */
+		if (order != BPF_CGROUP_ITER_ANCESTORS_UP && walk.phase != SEARCH &&
 		    bpf_ktime_get_ns() - begin_ns >= longest_ns)
 			return PAUSE;
 	}
 	return GO_ON;
 }
 
+/* Whether a cgroup is in the list of the children of the one above. */
+enum listed {
+	UNKNOWN,
+	LISTED,
+	GONE,
+};
+
+/*
+ * Looks at walk.link, in the list of the children of the cgroup above a depth, for the cgroup at that
+ * depth, and goes to the next. The list is in the order of the serial numbers.
+ */
+__noinline __u64 look_at_link(__u32 depth)
+{
+	void *first = place_at(depth - 1)->cgrp + walk_offsets.cgroup_self +
+		      walk_offsets.css_children;
+	__u64 sought = place_at(depth)->serial_nr, serial_nr;
+
+	if (walk.link == first ||
+	    !read_css(walk.link - walk_offsets.css_sibling - walk_offsets.cgroup_self))
+		return GONE;
+	serial_nr = part_u64(walk.css, walk_offsets.css_part_serial);
+	if (serial_nr >= sought)
+		return serial_nr == sought ? LISTED : GONE;
+	if (is_released())	/* It may no longer lead to one that is alive. */
+		walk.link = pointer_at(first, 0);
+	else
+		walk.link = (void *)part_u64(walk.css, walk_offsets.css_part_sibling);
+	return UNKNOWN;
+}
+
+/* Look at some links, and at many. */
+__noinline __u64 look_at_links(__u32 depth)
+{
+	__u64 found = UNKNOWN;
+	__u32 i;
+
+	for (i = 0; i < MAX_LOOKS && !found; i++)
+		found = look_at_link(depth);
+	return found;
+}
+
+__noinline __u64 look_at_many_links(__u32 depth)
+{
+	__u64 found = UNKNOWN;
+	__u32 i;
+
+	for (i = 0; i < MAX_LOOKS && !found; i++)
+		found = look_at_links(depth);
+	return found;
+}
+
 /*
  * Returns whether the cgroup at a depth is still in the list of the children of the one above, which is
- * alive. If it is, then it will not be freed before the program ends.
+ * alive. If it is LISTED, then it will not be freed before the program ends.
  *
  * Its memory may have been freed since, and it may have been used again. Then it is not another cgroup's,
  * whose serial number would differ. Before it is freed, a cgroup is marked as released and leaves the
@@ -339,16 +396,31 @@ __noinline __u64 is_still_there(__u32 depth)
 {
 	struct place *place = place_at(depth);
 	void *css = place->cgrp + walk_offsets.cgroup_self;
-	void *above = place_at(depth - 1)->cgrp;
 	void *before;
 
 	if (!read_css(place->cgrp) || is_released() ||
 	    part_u64(walk.css, walk_offsets.css_part_serial) != place->serial_nr ||
-	    parent_of(place->cgrp) != above)
-		return false;
+	    parent_of(place->cgrp) != place_at(depth - 1)->cgrp)
+		return GONE;
 	/* struct list_head has next and then prev. */
 	before = (void *)part_u64(walk.css, walk_offsets.css_part_sibling + sizeof(void *));
-	return pointer_at(before, 0) == css + walk_offsets.css_sibling;
+	if (pointer_at(before, 0) == css + walk_offsets.css_sibling && !searches)
+		return LISTED;
+	/* The one before it may be leaving the list just now, which takes two stores. */
+	walk.link = pointer_at(place_at(depth - 1)->cgrp,
+			       walk_offsets.cgroup_self + walk_offsets.css_children);
+	return UNKNOWN;
+}
+
+/* The same, but the list is searched if that is not known otherwise. */
+__noinline __u64 is_listed(__u32 depth)
+{
+	__u64 found = is_still_there(depth);
+	__u32 i;
+
+	for (i = 0; i < MAX_LOOKS && !found; i++)
+		found = look_at_many_links(depth);
+	return found;
 }
 
 /* Returns the first depth from this one on whose cgroup is not there any more, or 0. */
@@ -357,7 +429,7 @@ __noinline __u64 first_lost(__u32 depth)
 	__u32 i;
 
 	for (i = 0; i < LEVELS_AT_ONCE && depth + i <= walk.depth; i++) {
-		if (depth + i && !is_still_there(depth + i))
+		if (depth + i && is_listed(depth + i) != LISTED)
 			return depth + i;
 	}
 	return 0;

@@ -24,6 +24,8 @@ LONGEST_NS = 1_000_000
 """How long a call of the program walks. No other task runs on its CPU meanwhile."""
 STEPS_AT_ONCE = 64
 """After how many steps the program looks at the clock."""
+SEARCHES = False
+"""Whether a cgroup is searched for in the list of its siblings even if a glance says that it is there."""
 
 
 def constants(plan: ReadPlan, order: int) -> dict[str, bytes]:
@@ -43,6 +45,7 @@ def constants(plan: ReadPlan, order: int) -> dict[str, bytes]:
         "order": _terms.u32(order),
         "longest_ns": _terms.u64(LONGEST_NS),
         "steps_at_once": _terms.u32(STEPS_AT_ONCE),
+        "searches": bytes([SEARCHES]),
     }
 
 

@@ -48,7 +48,7 @@ class MapSource:
                 flush,
                 tree.order,
                 by_iterator=walker.by_iterator,
-                by_program=walker.flushes,
+                by_program=walker.can_flush,
             )
             if tree.max_depth is not None:
                 deepest = level_of(self._root, plan, walker) + tree.max_depth

@@ -45,7 +45,7 @@ class IteratorWalker:
     """Walks by an iterator link. The kernel holds cgroup_mutex during the walk."""
 
     by_iterator = True
-    flushes = True
+    can_flush = True
 
     @staticmethod
     def setup(plan: ReadPlan, flush: int, order: int, cgroup: Cgroup) -> Setup:
@@ -100,7 +100,7 @@ class RunWalker:
     """Walks by running a program, under RCU. It holds no reference to any cgroup."""
 
     by_iterator = False
-    flushes = True
+    can_flush = True
     setup = staticmethod(IteratorWalker.setup)
 
     def __init__(self, setup: Setup, maps: MapSizes, cgroup: Cgroup) -> None:
@@ -151,7 +151,7 @@ class DirWalker:
     """
 
     by_iterator = False
-    flushes = False
+    can_flush = False
 
     @staticmethod
     def setup(plan: ReadPlan, flush: int, order: int, cgroup: Cgroup) -> Setup:

@@ -56,13 +56,11 @@ def goals(report: Report) -> Iterator[str]:
             if not (unflushed and flushed and opened):
                 continue
             most, least = _ONE_GOALS.get((readers[False], items), ("", ""))
-            if iterator:
-                floor = f"{unflushed['best_us'] / iterator['best_us']:.2f} × the C iterator{most}; "
-            else:
-                assert decoded is not None
-                floor = f"{unflushed['best_us'] / decoded['best_us']:.2f} × C that decodes; "
+            floor, what = (iterator, "the C iterator") if iterator else (decoded, "C that decodes")
+            assert floor is not None
+            ratio = unflushed["best_us"] / floor["best_us"]
             yield (
-                f"{section}, {readers[False]}: {floor}"
+                f"{section}, {readers[False]}: {ratio:.2f} × {what}{most if iterator else ''}; "
                 f"{opened['best_us'] / unflushed['best_us']:.1f} × (with the flush "
                 f"{opened['best_us'] / flushed['best_us']:.1f} ×) faster than memory.stat "
                 f"opened each time{least}"

@@ -256,12 +256,19 @@ def until_freed() -> None:
 # --- storms ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("searches", [False, True])
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("order", ["pre", "post"])
 def test_storms_of_removal_between_small_pieces(
-    quiet: Forest, pieces: Pieces, steps: int, order: str
+    quiet: Forest,
+    pieces: Pieces,
+    steps: int,
+    order: str,
+    searches: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pieces(steps)
+    monkeypatch.setattr(_walk_dir, "SEARCHES", searches)
     groups = [path for path in quiet.paths.values() if path.parent == quiet.root]
     walks = met = 0
     with by_directory(quiet.root, order=order) as tree:

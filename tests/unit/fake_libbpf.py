@@ -64,7 +64,18 @@ DIR_RODATA = {
     "offsets": 60,
     "nr_items": 4,
 }
-_ALL_RODATA = {**RODATA, **TABLES_RODATA, **DIR_RODATA}
+# Those of the object that walks from an open directory.
+WALK_RODATA = {
+    **DIR_RODATA,
+    **{name: RODATA[name] for name in ("nr_names_fit", "text_size", "can_rename", "max_level")},
+    "walk_offsets": 60,
+    "order": 4,
+    "longest_ns": 8,
+    "steps_at_once": 4,
+    "searches": 1,
+}
+WALK_BSS = {"walk": 33608}
+_ALL_RODATA = {**RODATA, **TABLES_RODATA, **DIR_RODATA, **WALK_RODATA}
 _ALL_BSS = {**TABLES_BSS, **BSS}
 
 

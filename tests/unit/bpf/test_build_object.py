@@ -23,7 +23,15 @@ from pymemcgbpf._bpf import reload as _reload
 from pymemcgbpf._bpf import terms as _terms
 
 from ..c_values import c_values
-from ..fake_libbpf import BSS, DIR_RODATA, RODATA, TABLES_BSS, TABLES_RODATA
+from ..fake_libbpf import (
+    BSS,
+    DIR_RODATA,
+    RODATA,
+    TABLES_BSS,
+    TABLES_RODATA,
+    WALK_BSS,
+    WALK_RODATA,
+)
 
 Tool = Callable[..., Path]
 
@@ -295,6 +303,17 @@ def test_the_object_that_reads_by_an_open_directory(folder: Path) -> None:
     assert b"\0raw_tp\0" in data and b".debug_info" not in data
     kind = "BPF_PROG_TYPE_RAW_TRACEPOINT"
     assert c_values(["<linux/bpf.h>"], [kind])[kind] == _reload._RAW_TRACEPOINT
+
+
+def test_the_object_that_walks_from_an_open_directory(folder: Path) -> None:
+    path = folder / os.path.basename(_program.WALK_DIR_FILE)
+    opened = Opened(path)
+    assert opened.programs == {_program.WALK_DIR}
+    assert opened.functions == set(), "libbpf would read the kernel's BTF"
+    assert (opened.constants, opened.results) == (WALK_RODATA, WALK_BSS)
+    data = path.read_bytes()
+    assert b"%b\0" % _reload.LICENCE.encode() in data
+    assert b"\0raw_tp\0" in data and b".debug_info" not in data
 
 
 def test_the_object_is_for_this_byte_order(built: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from pymemcgbpf import _items, _options, _wire
 from pymemcgbpf._bpf import run_dir as _run_dir
 from pymemcgbpf._bpf import terms as _terms
+from pymemcgbpf._bpf import walk_dir as _walk_dir
 from pymemcgbpf._sources import one_bpf as _one_bpf
-from pymemcgbpf._sources import tree_bpf as _tree_bpf
+from pymemcgbpf._sources import tree_walkers as _tree_walkers
 
 from ..c_values import BPF_SRC, c_layout, c_values
 
@@ -41,6 +42,10 @@ CONSTANTS = {
     "MEMCG_STATS_NOT_OPEN": _wire.NOT_OPEN,
     "MEMCG_STATS_NOT_VISIBLE": _wire.NOT_VISIBLE,
     "MEMCG_STATS_NO_SLOT": _wire.NO_SLOT,
+    "MEMCG_STATS_TOO_DEEP": _wire.TOO_DEEP,
+    "MEMCG_STATS_UNREADABLE": _wire.UNREADABLE,
+    "MEMCG_STATS_MORE": _walk_dir.MORE,
+    "MEMCG_STATS_MAX_PART": _walk_dir.MAX_PART,
     "MEMCG_STATS_TAG_BITS": _run_dir.TAG_BITS,
     "MEMCG_STATS_FAILED": _run_dir.FAILED,
     "MEMCG_STATS_BACKEND_KFUNC": _terms.BACKEND_NUMBERS["kfunc"],
@@ -94,6 +99,13 @@ OFFSETS = {
     "memcg_css": ("mem_cgroup", "css"),
 }
 
+# The fields of struct memcg_stats_walk_offsets.
+WALK_OFFSETS = (
+    *("cgroup_self", "css_parent", "css_sibling", "css_children"),
+    *("css_part", "css_part_size", "css_part_sibling", "css_part_children", "css_part_flags"),
+    *("css_part_serial", "kn_part", "kn_part_size", "kn_part_name", "kn_part_hash", "kn_part_id"),
+)
+
 # Each structure: its packing here, and its fields in the packing's order.
 STRUCTS = {
     "header": (
@@ -114,6 +126,7 @@ STRUCTS = {
         ("start", "nr_steps", "steps", "steps[1]", "offset", "size", "word", "enabled_offset"),
     ),
     "offsets": (struct.Struct(f"={len(OFFSETS)}I"), (*OFFSETS,)),
+    "walk_offsets": (struct.Struct(f"={len(WALK_OFFSETS)}I"), WALK_OFFSETS),
 }
 
 
@@ -182,7 +195,7 @@ def test_an_answer_is_taken_apart_where_it_lies() -> None:
 def test_the_shared_walk_s_stream_is_read_whole() -> None:
     # The largest header, and the trailer.
     whole = "sizeof(struct memcg_stats_header) + sizeof(struct memcg_stats_trailer)"
-    assert c_values([HEADER], [whole])[whole] <= _tree_bpf._HEADER_AND_TRAILER
+    assert c_values([HEADER], [whole])[whole] <= _tree_walkers._HEADER_AND_TRAILER
 
 
 def test_a_term_is_packed_as_the_program_reads_it() -> None:

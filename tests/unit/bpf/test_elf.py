@@ -30,7 +30,7 @@ def listing(data: bytes, folder: Path) -> dict[str, list[str]]:
     tool = strip.replace("llvm-strip", "llvm-objdump")  # a versioned name, or in a versioned folder
     command = [tool, "-d", "-r", "--no-show-raw-insn", "--no-leading-addr", str(path)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    text = re.sub(r"\b0x(\d)\b", r"\1", text)
+    text = re.sub(r"\b0x(\d)\b", r"\1", text).replace("w0 = 0", "r0 = 0")
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line.startswith("Disassembly of section "):

@@ -260,8 +260,8 @@ def test_only_the_maps_of_that_program_are_made(
     assert lib.sizes == {}, "as they are in the object"
     if name == _program.COPY_TABLES:  # in an object without maps of its own
         assert lib.autocreate == {}
-    elif name == _program.RUN_DIR:
-        assert lib.autocreate == {"answers": True}
+    elif name in _program._ALONE:
+        assert lib.autocreate == dict.fromkeys(maps, True)
     else:
         assert lib.autocreate == {name: name in maps for name in ("rows", "names", "scratches")}
         assert lib.calls.index("bpf_map__set_autocreate") < lib.calls.index("bpf_object__load")
@@ -493,4 +493,6 @@ def test_the_object_that_names_no_more_functions_than_needed(
 @pytest.mark.parametrize("backend", [CORE, KFUNC])
 def test_a_program_with_an_object_of_its_own_is_loaded_from_that(backend: bytes) -> None:
     files = {name: _program._file_of(name, {"backend": backend}) for name in _program._ALONE}
-    assert [*map(os.path.basename, files.values())] == ["run_dir.bpf.o", "index_tables.bpf.o"]
+    assert [*map(os.path.basename, files.values())] == [
+        *("run_dir.bpf.o", "walk_dir.bpf.o", "index_tables.bpf.o")
+    ]

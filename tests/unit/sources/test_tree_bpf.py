@@ -45,7 +45,7 @@ from pymemcgbpf._sources import tree_bpf as _tree_bpf
 from pymemcgbpf._sources.tree_bpf import MapSource, TreeSourceFactory
 from pymemcgbpf._sources.tree_paths import NameRoom
 from pymemcgbpf._sources.tree_text import TextTreeSource
-from pymemcgbpf._sources.tree_walkers import IteratorWalker, RunWalker, Setup
+from pymemcgbpf._sources.tree_walkers import DirWalker, IteratorWalker, RunWalker, Setup
 from pymemcgbpf._wire import ABSENT
 
 from ...open_files import open_files
@@ -94,15 +94,15 @@ class Walkers:
         self.flush_by = _flush.NO_FLUSH
         self.walking: Callable[[], Any] = lambda: None
 
-    def __call__(
-        self, constants: dict[str, bytes], maps: dict[str, MapSize], cgroup: Cgroup, order: int
-    ) -> Walker:
+    def __call__(self, setup: Setup, maps: dict[str, MapSize], cgroup: Cgroup) -> Walker:
         if self.load_error is not None:
             raise self.load_error
-        self.made.append(Walker(self, constants, maps, cgroup, order))
+        self.made.append(Walker(self, setup, maps, cgroup))
         return self.made[-1]
 
     by_iterator = True
+    can_flush = True
+    setup = staticmethod(IteratorWalker.setup)
 
     def named_rows(self, walker: Walker) -> list[NamedRow]:
         """What a walk names: children of the root."""
@@ -114,8 +114,16 @@ class Walkers:
         ]
 
     def before_walking(
-        self, cgroup: Cgroup, plan: ReadPlan, flush: bool, order: Order, *, by_iterator: bool
+        self,
+        cgroup: Cgroup,
+        plan: ReadPlan,
+        flush: bool,
+        order: Order,
+        *,
+        by_iterator: bool,
+        by_program: bool,
     ) -> _flush.Flush:
+        assert by_iterator and by_program
         if not flush:
             return _flush.NO_FLUSH
         return self.flush(cgroup, plan.backend, order)
@@ -142,12 +150,11 @@ class Walker:
     def __init__(
         self,
         kernel: Walkers,
-        constants: dict[str, bytes],
+        setup: Setup,
         maps: dict[str, MapSize],
         cgroup: Cgroup,
-        order: int,
     ) -> None:
-        self.kernel, self.constants, self.order = kernel, constants, order
+        self.kernel, self.constants, self.order = kernel, setup.constants, setup.order
         self.room, self.root_id = maps[_program.ROWS], cgroup.id
         self.directory = os.readlink(f"/proc/self/fd/{cgroup.fd}")
         self.rows = mmap.mmap(-1, self.room.value_size * self.room.entries)
@@ -851,10 +858,13 @@ def test_a_tree_says_how_it_is_read(
     monkeypatch.setattr("pymemcgbpf._sources.tree_bpf.MapSource", lambda *all: made.append(all))
     tree, cgroup = TreeSourceFactory("post", 7), opened(v2)
     assert tree.transports == ("run", "shared")
+    other = RECIPE._replace(backend="kfunc")
     tree.bpf(cgroup, RECIPE, True, "run")
+    tree.bpf(cgroup, other, True, "run")
     tree.bpf(cgroup, RECIPE, False, "shared")
     assert made == [
-        (cgroup, RECIPE, True, RunWalker, tree),
+        (cgroup, RECIPE, True, DirWalker, tree),
+        (cgroup, other, True, RunWalker, tree),
         (cgroup, RECIPE, False, IteratorWalker, tree),
     ]
     text = tree.text(cgroup, ("anon",))
@@ -863,8 +873,8 @@ def test_a_tree_says_how_it_is_read(
     for transport in tree.transports:
         for flush in (False, True):
             assert tree.reason_to_avoid(cgroup, "core", flush, transport) == ""
-    for backend in ("kfunc", "core"):
-        assert tree.feature_of(backend, "run") is _features.RUN
+    for backend, feature in (("kfunc", _features.RUN), ("core", _features.RUN_DIR)):
+        assert tree.feature_of(backend, "run") is feature
         assert tree.feature_of(backend, "shared") is _features.ITERATOR
 
 
@@ -1062,7 +1072,7 @@ def test_a_walker_is_lost_with_its_program_or_link(
     v2: Path,
     opened: Opened,
 ) -> None:
-    walker = transport({}, ROOM, opened(v2), _options.PRE)
+    walker = transport(Setup(_options.PRE, {}), ROOM, opened(v2))
     (program,) = programs
     assert not walker.is_lost
     program.is_lost = True
@@ -1151,7 +1161,7 @@ def test_a_busy_program_is_run_again(
     walker: RunWalker, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("pymemcgbpf._sources.tree_bpf.time.sleep", slept.append)
+    monkeypatch.setattr("pymemcgbpf._sources.tree_walkers.time.sleep", slept.append)
     runs.answers = [(0, _wire.BUSY, 0)] * 5 + [(0, _wire.DONE, 6)]
     assert walker.walk() == 6
     assert len(runs.ran) == 6
@@ -1205,7 +1215,7 @@ def test_a_walker_s_map_is_as_large_as_asked_for_and_cannot_be_written_to(
     with installed(monkeypatch) as lib:
         maps = {"rows": MapSize(RECIPE.row_size, 123), "names": MapSize(300, 1)}
         constants = RECIPE.constants(FLUSH_NONE, _options.PRE)
-        walker = transport(constants, maps, cgroup, _options.PRE)
+        walker = transport(Setup(_options.PRE, constants), maps, cgroup)
         assert lib.sizes["rows"] == {"value_size": 40, "max_entries": 123}
         assert lib.autocreate == {
             "rows": True,
