@@ -20,6 +20,7 @@ from . import tree_paths as _tree_paths
 from . import tree_text as _tree_text
 from .tree_walkers import DirWalker, IteratorWalker, MapSizes, RunWalker, Walker
 
+
 class MapSource:
     """A tree that is read into a map. The map grows if the rows do not fit."""
 

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, ClassVar, Optional
 
 import pytest
 
@@ -59,6 +59,11 @@ def by_directory(path: Path, **options: Any) -> TreeReader:
     return BY_DIRECTORY.tree(path, ["shmem"], flush=False, **options)
 
 
+def rows_of(tree: TreeReader) -> list[tuple[object, ...]]:
+    """All that the rows of a walk say."""
+    return [(row.id, row.parent_id, row.level, row.path, row["shmem"]) for row in tree.read()]
+
+
 def calls_of(tree: TreeReader) -> list[int]:
     """Counts the calls of the program for each walk of a reader from now on."""
     walker: Any = tree._source._walker  # type: ignore[union-attr]
@@ -87,14 +92,15 @@ def test_the_rows_are_the_same_in_pieces_of_any_size(
 ) -> None:
     depth = None if order in ("self", "up", "children") else max_depth
     with TEXT.tree(quiet.root, ["shmem"], order=order, max_depth=depth) as text:
-        expected = [(row.id, row.parent_id, row.level, row.path, row["shmem"]) for row in text.read()]
+        expected = rows_of(text)
     for steps in (1, 2, 3, 7, 64):
         pieces(steps)
         with by_directory(quiet.root, order=order, max_depth=depth) as tree:
             calls = calls_of(tree)
             for _ in range(2):
                 found = [
-                    (row.id, row.parent_id, row.level, row.path, row["shmem"]) for row in tree.read()
+                    (row.id, row.parent_id, row.level, row.path, row["shmem"])
+                    for row in tree.read()
                 ]
                 assert found == expected
             if order == "up":
@@ -123,7 +129,12 @@ class Garden:
     """A small tree, to which one thing happens in the middle of a walk."""
 
     # parent → children
-    SHAPE = {"": ("a", "b", "c", "d"), "b": ("k", "l", "m"), "b/l": ("x", "y"), "d": ("z",)}
+    SHAPE: ClassVar = {
+        "": ("a", "b", "c", "d"),
+        "b": ("k", "l", "m"),
+        "b/l": ("x", "y"),
+        "d": ("z",),
+    }
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -243,7 +254,7 @@ def check_lives(snapshot: Any, lives: dict[str, int], known: set[int], order: st
 
 
 def until_freed() -> None:
-    """Waits until removed cgroups have left their parents' lists, and their memory is used again."""
+    """Waits until removed cgroups have left the lists, and their memory may be used again."""
     time.sleep(0.06)
     with cgroup() as other:
         for number in range(8):

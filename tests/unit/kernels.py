@@ -49,8 +49,11 @@ _STRUCTS = {
         "psi": Member(1272, 0, True),
     },
     "cgroup_subsys_state": {
-        **{"sibling": Member(144), "children": Member(160), "flags": Member(180)},
-        **{"serial_nr": Member(184), "parent": Member(288, 0, True)},
+        "sibling": Member(144),
+        "children": Member(160),
+        "flags": Member(180),
+        "serial_nr": Member(184),
+        "parent": Member(288, 0, True),
     },
     "psi_group": {"enabled": Member(8), "total": Member(240, 2)},
     # How an open directory leads to its cgroup.
@@ -61,8 +64,10 @@ _STRUCTS = {
     "inode": {"i_sb": Member(40, 0, True), "i_private": Member(568, 0, True)},
     "super_block": {"s_magic": Member(96)},
     "kernfs_node": {
-        **{"name": Member(16, 0, True), "hash": Member(56)},
-        **{"priv": Member(88, 0, True), "id": Member(96)},
+        "name": Member(16, 0, True),
+        "hash": Member(56),
+        "priv": Member(88, 0, True),
+        "id": Member(96),
     },
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The walk by a program that finds its root by the open directory, and that is called until it is over."""
+"""The walk by a program that finds its root by the open directory, in as many calls as it takes."""
 
 from __future__ import annotations
 
