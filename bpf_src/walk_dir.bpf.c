@@ -445,8 +445,9 @@ __noinline __u64 sign_name_above(void)
 }
 
 /* Begins a walk from a cgroup. */
-static __always_inline __u64 begin_walk(void *cgrp)
+__noinline __u64 begin_walk(__u64 address)
 {
+	void *cgrp = (void *)address;
 	void *above = parent_of(cgrp);
 	__u32 i;
 
@@ -468,8 +469,9 @@ static __always_inline __u64 begin_walk(void *cgrp)
  * Goes on with a walk where the last call left it. If the cgroup there has left the tree, or one above it,
  * then nothing below is alive, and the walk goes to the first sibling after it.
  */
-static __always_inline __u64 resume_walk(void *cgrp)
+__noinline __u64 resume_walk(__u64 address)
 {
+	void *cgrp = (void *)address;
 	__u32 depth = walk.depth, i;
 	__u64 after, lost = 0;
 
@@ -498,7 +500,7 @@ int memcg_walk_dir(struct bpf_raw_tracepoint_args *ctx)
 	cgrp = cgroup_of(ctx->args[0], ctx->args[1]);
 	if (!cgrp)
 		return FAILED(MEMCG_STATS_NOT_OPEN);
-	result = ctx->args[3] ? resume_walk(cgrp) : begin_walk(cgrp);
+	result = ctx->args[3] ? resume_walk((__u64)cgrp) : begin_walk((__u64)cgrp);
 	for (i = 0; i < MAX_TURNS && !result; i++)
 		result = take_turns(begin_ns);
 	if (result == OVER) {

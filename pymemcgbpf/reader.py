@@ -358,7 +358,7 @@ class TreeReader(_Reader[TreeSource]):
         order: "pre" (parents before their children, and siblings oldest first), "post" (parents
             after their children), "up" (the root of the walk and its ancestors), "children" (the
             children of the root, without the root itself) or "self" (the root alone).
-        transport: "run" (one system call that fills a map; cgroup v2 and Linux 6.12 or later),
+        transport: "run" (a system call that fills a map, or a few of them in a large tree),
             "shared" (an iterator fills the map, and the kernel holds cgroup_mutex meanwhile), or
             "auto" for the first of them that works here.
         max_depth: How many levels below the root have rows: 0 for the root alone, 1 for the root

@@ -7,9 +7,9 @@ every load of the program. Only the constants, which are in a map, and the sizes
 So the instructions are kept, and loaded again with other maps.
 
 There are two exceptions, since the BTF of a program is not kept. A program that reaches bpf_loop(),
-for derived.effective_limit in a tree that backend "kfunc" reads by "run", is refused without the BTF
-of its callback, and libbpf loads it anew. The program that walks from an open directory is always
-loaded by libbpf: without its BTF the verifier takes its functions for static ones. It has no
+for derived.effective_limit in a tree that backend "kfunc" reads by "run", is refused without the
+BTF of its callback, and libbpf loads it anew. The program that walks from an open directory is
+always loaded by libbpf: without its BTF the verifier takes its functions for static ones. It has no
 relocations against the kernel, so that is quick.
 """
 

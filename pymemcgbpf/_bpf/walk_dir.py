@@ -25,7 +25,7 @@ LONGEST_NS = 1_000_000
 STEPS_AT_ONCE = 64
 """After how many steps the program looks at the clock."""
 SEARCHES = False
-"""Whether a cgroup is searched for in the list of its siblings even if a glance says that it is there."""
+"""For tests: whether a cgroup is searched for among its siblings even if it need not be."""
 
 
 def constants(plan: ReadPlan, order: int) -> dict[str, bytes]:

@@ -124,8 +124,8 @@ def before_walking(
     """The flush before a tree is walked.
 
     A program flushes one cgroup and its descendants, namely the root of the walk. The program of an
-    iterator can do so only if the root is the first cgroup that it meets. *by_program* is whether the
-    program can flush at all.
+    iterator can do so only if the root is the first cgroup that it meets. *by_program* is whether
+    the program can flush at all.
     """
     if not (flush and plan.needs_flush):
         return NO_FLUSH

@@ -144,10 +144,10 @@ class RunWalker:
 
 
 class DirWalker:
-    """Walks by running a program that finds the root of the walk by its open directory, under RCU. It
-    holds no reference to any cgroup.
+    """Walks by running a program that finds the walk's root by its open directory, under RCU.
 
-    A call of the program walks for a millisecond, because no other task runs on its CPU meanwhile.
+    It holds no reference to any cgroup. A call of the program walks for a millisecond, because no
+    other task runs on its CPU meanwhile.
     """
 
     by_iterator = False
@@ -193,7 +193,7 @@ class DirWalker:
             return _diagnosis.why_not_open(self._path, self._identity)
         if status == _wire.TOO_DEEP:
             return BackendUnavailableError(
-                f"the tree below {self._path} has more levels than a walk by the program can remember"
+                f"the tree below {self._path} has more levels than the program can remember"
             )
         return MemcgError(f"the walk of the cgroups failed (status {status})")
 

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import functools
 import itertools
 import mmap
 import os
+import platform
 import signal
 import tempfile
 import threading
@@ -190,6 +193,21 @@ def give_up_rights() -> None:
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
+
+
+_BPF_OBJ_GET = 7
+_SYS_BPF = {"x86_64": 321, "aarch64": 280}
+
+
+def may_call_bpf() -> bool:
+    """Whether this process may call bpf() at all, whose arguments here lead nowhere.
+
+    Without privileges it may since c8644cd0efe7 (bpf: refine kernel.unprivileged_bpf_disabled
+    behaviour, Linux 5.19).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall(_SYS_BPF[platform.machine()], _BPF_OBJ_GET, bytes(16), 16)
+    return ctypes.get_errno() != errno.EPERM
 
 
 def in_threads(count: int, work: Callable[[], None]) -> None:

@@ -44,8 +44,8 @@ FLUSHES = "mem_cgroup_css_rstat_flush" in _SYMBOLS
 # The transports "stream" and "shared", and pins, are cgroup iterators.
 HAS_ITERATOR = "cgroup_iter_seq_next" in _SYMBOLS
 
-# A program that is run reads a cgroup and a tree. As a raw tracepoint's it finds a cgroup by its open
-# directory.
+# A program that is run reads a cgroup or a tree. As a raw tracepoint's it finds a cgroup by its
+# open directory.
 _RUNS_BY_DIRECTORY = "bpf_prog_test_run_raw_tp" in _SYMBOLS
 
 _WITHOUT_KFUNCS = "core" if HAS_ITERATOR or _RUNS_BY_DIRECTORY else "text"

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import gc
 import mmap
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -41,6 +38,7 @@ from .cgroups import (
     give_up_rights,
     in_child,
     in_threads,
+    may_call_bpf,
     remove,
 )
 from .surroundings import BEST_BACKEND, HIERARCHY, IN_LAB
@@ -397,20 +395,9 @@ def test_a_child_after_fork_reads_and_closes_its_own(empty_cgroup: Path, way: Wa
         assert reader.read() == {"anon": 0, "pgfault": 0}
 
 
-BPF_OBJ_GET = 7
-SYS_BPF = {"x86_64": 321, "aarch64": 280}
-
-
-def may_call_bpf() -> bool:
-    """Whether this process may call bpf() at all, whose arguments here lead nowhere."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall(SYS_BPF[platform.machine()], BPF_OBJ_GET, bytes(16), 16)
-    return ctypes.get_errno() != errno.EPERM
-
-
 def test_a_forked_child_without_privileges_can_read_on(empty_cgroup: Path, way: Way) -> None:
     """Nothing is to be loaded: what the reader has open is enough, where the kernel lets it call
-    bpf() (c8644cd0efe7, bpf: refine kernel.unprivileged_bpf_disabled behaviour, Linux 5.19)."""
+    bpf()."""
     expected = {"anon": 0, "pgfault": 0}
     with way.stats(empty_cgroup, ITEMS) as reader, StatsReader(empty_cgroup, ITEMS) as auto:
         backend = auto.backend

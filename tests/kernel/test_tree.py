@@ -38,6 +38,7 @@ from .cgroups import (
     give_up_rights,
     in_child,
     is_dying,
+    may_call_bpf,
     memory_stat,
     remove,
 )
@@ -514,7 +515,9 @@ def test_a_tree_that_outgrows_its_map_in_a_process_without_privileges_is_read_as
         with TreeReader(empty_cgroup, ["anon"]) as tree:
             why = tree.fallback_reason
             give_up_rights()
-            assert len(tree.read()) == 1 and tree.backend == BEST_BACKEND, "nothing is to be loaded"
+            assert len(tree.read()) == 1
+            # Nothing is to be loaded.
+            assert tree.backend == (BEST_BACKEND if may_call_bpf() else "text")
             os.write(go[1], b".")
             assert os.read(wait[0], 1) == b"."
             assert len(tree.read()) == 101

@@ -13,11 +13,11 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, ClassVar, Optional
 
 import pytest
 
-from pymemcgbpf import BackendUnavailableError, Row, TreeReader
+from pymemcgbpf import BackendUnavailableError, TreeReader
 from pymemcgbpf._bpf import walk_dir as _walk_dir
 
 from .cgroups import cgroup, enable_memory, processes, remove
@@ -59,6 +59,14 @@ def by_directory(path: Path, **options: Any) -> TreeReader:
     return BY_DIRECTORY.tree(path, ["shmem"], flush=False, **options)
 
 
+def rows_of(tree: TreeReader) -> list[tuple[object, ...]]:
+    """What the rows of a walk say. Others change the numbers of the root of the hierarchy."""
+    return [
+        (row.id, row.parent_id, row.level, row.path, row["shmem"] if row.level else None)
+        for row in tree.read()
+    ]
+
+
 def calls_of(tree: TreeReader) -> list[int]:
     """Counts the calls of the program for each walk of a reader from now on."""
     walker: Any = tree._source._walker  # type: ignore[union-attr]
@@ -80,12 +88,6 @@ def calls_of(tree: TreeReader) -> list[int]:
 # --- nothing changes ------------------------------------------------------------------
 
 
-def told(row: Row) -> tuple[object, ...]:
-    """What a row tells. Others change the numbers of the root of the hierarchy."""
-    shmem = row["shmem"] if row.level else None
-    return row.id, row.parent_id, row.level, row.path, shmem
-
-
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("max_depth", [None, 0, 1, 2])
 def test_the_rows_are_the_same_in_pieces_of_any_size(
@@ -93,13 +95,13 @@ def test_the_rows_are_the_same_in_pieces_of_any_size(
 ) -> None:
     depth = None if order in ("self", "up", "children") else max_depth
     with TEXT.tree(quiet.root, ["shmem"], order=order, max_depth=depth) as text:
-        expected = [*map(told, text.read())]
+        expected = rows_of(text)
     for steps in (1, 2, 3, 7, 64):
         pieces(steps)
         with by_directory(quiet.root, order=order, max_depth=depth) as tree:
             calls = calls_of(tree)
             for _ in range(2):
-                assert [*map(told, tree.read())] == expected
+                assert rows_of(tree) == expected
             if order == "up":
                 assert calls == [1, 1], "the ancestors are read at once"
             elif depth != 0:
@@ -126,7 +128,12 @@ class Garden:
     """A small tree, to which one thing happens in the middle of a walk."""
 
     # parent → children
-    SHAPE = {"": ("a", "b", "c", "d"), "b": ("k", "l", "m"), "b/l": ("x", "y"), "d": ("z",)}
+    SHAPE: ClassVar = {
+        "": ("a", "b", "c", "d"),
+        "b": ("k", "l", "m"),
+        "b/l": ("x", "y"),
+        "d": ("z",),
+    }
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -246,7 +253,7 @@ def check_lives(snapshot: Any, lives: dict[str, int], known: set[int], order: st
 
 
 def until_freed() -> None:
-    """Waits until removed cgroups have left their parents' lists, and their memory is used again."""
+    """Waits until removed cgroups have left the lists, and their memory may be used again."""
     time.sleep(0.06)
     with cgroup() as other:
         for number in range(8):
