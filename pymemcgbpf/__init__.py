@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from ._pins.create import pin, pin_tree
     from ._pins.read import PinnedReader
     from ._pins.remove import unpin
+    from ._stats_reader import StatsReader
+    from ._tree_reader import TreeReader
     from .changes import Change, Changes
     from .errors import (
         BackendUnavailableError,
@@ -71,7 +73,6 @@ if TYPE_CHECKING:
         UnknownItemError,
         VerifierError,
     )
-    from .reader import StatsReader, TreeReader
     from .snapshot import Row, Snapshot
 
 __version__ = VERSION
@@ -137,9 +138,9 @@ _LAZY_EXPORTS = {
     "PinnedReader": "_pins.read",
     "Row": "snapshot",
     "Snapshot": "snapshot",
-    "StatsReader": "reader",
+    "StatsReader": "_stats_reader",
     "StatsTransport": "_options",
-    "TreeReader": "reader",
+    "TreeReader": "_tree_reader",
     "TreeTransport": "_options",
     "UNLIMITED": "_items",
     "cgroup_of": "_cgroup.mounts",

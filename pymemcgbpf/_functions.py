@@ -33,8 +33,8 @@ from ._items import (
 from ._lookup import Path
 from ._options import StatsTransport
 from ._sources import choose as _choose
+from ._stats_reader import StatsReader
 from .errors import BackendUnavailableError, CgroupRemovedError, ClosedError, MemcgError
-from .reader import StatsReader
 from .snapshot import Row
 
 # The last readers of read_stats(). Each holds its cgroup's directory open.

@@ -6,22 +6,22 @@ It is read once per process. The type information itself takes megabytes and is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Sequence
+from struct import Struct
 from typing import Any, NamedTuple, Optional
 
 from .. import _fork, _signals
 from ..errors import BtfNotFoundError, MemcgError, is_transient
+from . import raw_btf as _raw_btf
 from .bindings import libbpf as _libbpf
 from .bindings import libbpf_log as _libbpf_log
+from .bindings import libbpf_maps as _libbpf_maps
+from .btf_types import Lookups, Type
+from .btf_types import Member as Member
 from .features import FEATURES
 
 VMLINUX = "/sys/kernel/btf/vmlinux"
-
-# enum btf_kind
-_POINTER, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC, _DATASEC, _ENUM64 = 2, 3, 4, 5, 6, 12, 15, 19
-
-# pointer, typedef, volatile, const, restrict, type tag
-_LEADS_ON = (_POINTER, 8, 9, 10, 11, 18)
 
 _COUNTER_ENUMS = ("node_stat_item", "memcg_stat_item", "vm_event_item")
 
@@ -29,10 +29,8 @@ _COUNTER_ENUMS = ("node_stat_item", "memcg_stat_item", "vm_event_item")
 _ENUMS = ("memcg_memory_event", "psi_states")
 _STRUCTS = (
     "cgroup",
-    "lruvec_stats",
     "mem_cgroup",
     "mem_cgroup_per_node",
-    "memcg_vmstats",
     "page_counter",
     "psi_group",
     "task_struct",
@@ -40,6 +38,8 @@ _STRUCTS = (
 # Further structures, each behind a member of one that is listed before it. To follow a member is
 # much faster than to search for a name.
 _STRUCTS_BEHIND = (
+    ("mem_cgroup", "vmstats", "memcg_vmstats"),
+    ("mem_cgroup_per_node", "lruvec_stats", "lruvec_stats"),
     ("cgroup", "self", "cgroup_subsys_state"),
     ("cgroup", "kn", "kernfs_node"),
     ("task_struct", "files", "files_struct"),
@@ -50,14 +50,6 @@ _STRUCTS_BEHIND = (
 )
 
 HUGE_PAGE_SIZE = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
-
-
-class Member(NamedTuple):
-    """A member of a structure: its offset in bytes, and the number of elements of an array."""
-
-    offset: int
-    length: int = 0
-    is_pointer: bool = False
 
 
 class KernelTypes(NamedTuple):
@@ -133,12 +125,38 @@ def kernel() -> KernelTypes:
 
 def _read_kernel() -> KernelTypes:
     lib = _libbpf.load()
-    return _signals.held_back(lambda: _libbpf_log.run_with_log(lambda log: _read_vmlinux(lib, log)))
+    data, found = _vmlinux(), None
+    if data is not None:
+        with contextlib.suppress(ValueError, MemoryError):
+            found = _facts(_raw_btf.RawTypes(data))
+    if found is None:
+        found = _signals.held_back(
+            lambda: _libbpf_log.run_with_log(lambda log: _read_by_libbpf(lib, data, log))
+        )
+    return found if found.uses_rstat else found._replace(huge_page_size=_huge_page_size())
 
 
-def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
+def _vmlinux() -> Optional[_raw_btf.Data]:
+    """The kernel's BTF; None if it cannot be read. libbpf will say why then."""
     try:
-        btf = lib.btf__load_vmlinux_btf()
+        return _raw_btf.vmlinux(VMLINUX)
+    except (OSError, ValueError, MemoryError):
+        return None
+
+
+def _load_btf(lib: _libbpf.Libbpf, data: Optional[_raw_btf.Data]) -> Any:
+    """The kernel's BTF, loaded by libbpf."""
+    if data is not None:
+        with contextlib.suppress(MemcgError):
+            return lib.btf__new(_libbpf_maps.address_of(data), len(data))
+    return lib.btf__load_vmlinux_btf()
+
+
+def _read_by_libbpf(
+    lib: _libbpf.Libbpf, data: Optional[_raw_btf.Data], log: list[str]
+) -> KernelTypes:
+    try:
+        btf = _load_btf(lib, data)
     except MemcgError as error:
         if is_transient(error):
             raise
@@ -150,22 +168,25 @@ def _read_vmlinux(lib: _libbpf.Libbpf, log: list[str]) -> KernelTypes:
             log="".join(log),
         ) from error
     try:
-        types = Types(lib, btf)
-        counters = {}
-        for enum in _COUNTER_ENUMS:
-            for name, value in types.enumerators(enum).items():
-                counters[name] = (enum, value)
-        found = KernelTypes(
-            counters,
-            types.enumerators("cgroup_subsys_id").get("memory_cgrp_id"),
-            _functions(types),
-            frozenset(types.enumerators("bpf_cgroup_iter_order").values()),
-            {name: at for enum in _ENUMS for name, at in types.enumerators(enum).items()},
-            _structs(types),
-        )
+        return _facts(Types(lib, btf))
     finally:
         lib.btf__free(btf)
-    return found if found.uses_rstat else found._replace(huge_page_size=_huge_page_size())
+
+
+def _facts(types: Lookups) -> KernelTypes:
+    structs = _structs(types)
+    counters = {}
+    for enum in _COUNTER_ENUMS:
+        for name, value in types.enumerators(enum).items():
+            counters[name] = (enum, value)
+    return KernelTypes(
+        counters,
+        types.enumerators("cgroup_subsys_id").get("memory_cgrp_id"),
+        _functions(types),
+        frozenset(types.enumerators("bpf_cgroup_iter_order").values()),
+        {name: at for enum in _ENUMS for name, at in types.enumerators(enum).items()},
+        structs,
+    )
 
 
 def _huge_page_size() -> int:
@@ -180,7 +201,7 @@ def _huge_page_size() -> int:
         return 0
 
 
-def _structs(types: Types) -> dict[str, dict[str, Member]]:
+def _structs(types: Lookups) -> dict[str, dict[str, Member]]:
     """The members of each structure that is needed and that the kernel has."""
     ids = {struct: types.struct_id(struct) for struct in _STRUCTS}
     for struct, member, behind in _STRUCTS_BEHIND:
@@ -188,7 +209,7 @@ def _structs(types: Types) -> dict[str, dict[str, Member]]:
     return {struct: dict(types.members_of(at)) for struct, at in ids.items() if at}
 
 
-def _functions(types: Types) -> frozenset[str]:
+def _functions(types: Lookups) -> frozenset[str]:
     """The functions of the table of features that the kernel has."""
     # A search for a function that is missing takes longest, because it goes through all BTF.
     first = {name for feature in FEATURES if not feature.beside for name in feature.functions}
@@ -199,8 +220,11 @@ def _functions(types: Types) -> frozenset[str]:
     return frozenset(found)
 
 
-class Types:
-    """Look-ups in one ``struct btf``, that of the kernel or of an object."""
+_TYPE = Struct("=3I")  # struct btf_type: name_off, info, size or type
+
+
+class Types(Lookups):
+    """Look-ups in one ``struct btf`` of libbpf, that of the kernel or of an object."""
 
     def __init__(self, lib: _libbpf.Libbpf, btf: Any) -> None:
         self._lib = lib
@@ -213,86 +237,14 @@ class Types:
                 return type_id
         return 0
 
-    def _type(self, type_id: int) -> tuple[int, int, int, int, Any]:
-        """The kind, the number of members, the offset of the name, the size or type, and the
-        address of the members of a type."""
-        pointer = self._lib.btf__type_by_id(self._btf, type_id)
-        head = pointer.contents
-        kind, count = head.info >> 24 & 0x1F, head.info & 0xFFFF
-        return kind, count, head.name_off, head.size_or_type, _libbpf.address_after(pointer)
+    def _type(self, type_id: int) -> Type:
+        address: int = self._lib.btf__type_by_id(self._btf, type_id)
+        name, info, size_or_type = _TYPE.unpack(_libbpf.peek(address, _TYPE.size))
+        return Type.of(name, info, size_or_type, address + _TYPE.size)
 
-    def _words(self, address: int, count: int) -> list[int]:
-        data = _libbpf.peek(address, 4 * count)
-        return list(memoryview(data).cast("I"))
+    def _words(self, place: int, count: int) -> Sequence[int]:
+        return memoryview(_libbpf.peek(place, 4 * count)).cast("I")
 
     def _name(self, offset: int) -> str:
         name: Optional[bytes] = self._lib.btf__name_by_offset(self._btf, offset)
         return (name or b"").decode()
-
-    def has_function(self, name: str) -> bool:
-        """Whether a function of this name exists. BPF may be forbidden to call it."""
-        return self._find(name, _FUNC) > 0
-
-    def enumerators(self, enum: str) -> dict[str, int]:
-        """The values of an enum by name; empty if there is no such enum."""
-        type_id = self._find(enum, _ENUM, _ENUM64)
-        if not type_id:
-            return {}
-        kind, count, _, _, members = self._type(type_id)
-        stride = 2 if kind == _ENUM else 3  # name, value (and its upper half)
-        words = self._words(members, stride * count)
-        return {self._name(words[at]): words[at + 1] for at in range(0, stride * count, stride)}
-
-    def struct_id(self, struct: str) -> int:
-        """The number of a structure's type; 0 if there is no such structure."""
-        return self._find(struct, _STRUCT)
-
-    def id_behind(self, type_id: int, member: str) -> int:
-        """The number of the structure that a member of a structure is or points to; 0 if there is
-        none."""
-        if not type_id:
-            return 0
-        _, count, _, _, members = self._type(type_id)
-        words = self._words(members, 3 * count)
-        for at in range(0, 3 * count, 3):
-            name, type_id = self._name(words[at]), words[at + 1]
-            kind, _, _, behind, _ = self._type(type_id) if name in ("", member) else (0,) * 5
-            if name == member:
-                while kind in _LEADS_ON:
-                    type_id = behind
-                    kind, _, _, behind, _ = self._type(type_id)
-                return type_id if kind == _STRUCT else 0
-            if kind in (_STRUCT, _UNION):  # unnamed: its members are the structure's own
-                found = self.id_behind(type_id, member)
-                if found:
-                    return found
-        return 0
-
-    def members_of(self, type_id: int, start: int = 0) -> Iterator[tuple[str, Member]]:
-        """The members of a structure with their names, including those of unnamed members."""
-        _, count, _, _, members = self._type(type_id)
-        words = self._words(members, 3 * count)  # name, type, offset in bits
-        for at in range(0, 3 * count, 3):
-            name = self._name(words[at])
-            # In a structure with bit fields the upper byte is the size of the bit field.
-            offset = start + (words[at + 2] & 0xFFFFFF) // 8
-            kind, _, _, _, after = self._type(words[at + 1])
-            if not name and kind in (_STRUCT, _UNION):
-                yield from self.members_of(words[at + 1], offset)
-            elif kind == _ARRAY:
-                yield name, Member(offset, self._words(after, 3)[2])  # element, index, length
-            else:
-                yield name, Member(offset, 0, kind == _POINTER)
-
-    def variables(self, section: str) -> dict[str, tuple[int, int]]:
-        """The offset and size of each global variable in a section of an object, by name."""
-        type_id = self._find(section, _DATASEC)
-        if not type_id:
-            return {}
-        _, count, _, _, members = self._type(type_id)
-        words = self._words(members, 3 * count)  # type, offset, size
-        found = {}
-        for at in range(0, 3 * count, 3):
-            _, _, name, _, _ = self._type(words[at])
-            found[self._name(name)] = (words[at + 1], words[at + 2])
-        return found

@@ -1,32 +1,50 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""BPF objects as ELF files, in which a function can be given other instructions before load."""
+"""Object files: a function gets other instructions, and a program is read to be loaded as it is.
+
+libbpf's loader probes the kernel for some twenty features first, which takes several times as long
+as to load a program. The objects that hold one program each need nothing of it: they have neither
+CO-RE relocations nor kernel functions. All that must be relocated in them is where the instructions
+refer to maps, to global variables, and to the function whose instructions this package writes.
+"""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
-# struct Elf64_Ehdr from e_shoff on, Elf64_Shdr and Elf64_Sym
-_FILE_HEADER, _FILE_HEADER_AT = struct.Struct("=QI6H"), 40
-_SECTION = struct.Struct("=IIQQQQIIQQ")
-_SYMBOL = struct.Struct("=IBBHQQ")
-_SYMBOL_TABLE = 2  # SHT_SYMTAB
+from .bindings import libbpf_programs as _libbpf_programs
+from .reload import BSS, RODATA, Array, ReloadableProgram, Section
+
+# The name of a program's section → BPF_PROG_TYPE_RAW_TRACEPOINT, BPF_PROG_TYPE_SYSCALL.
+_TYPES = {"raw_tp": 17, "syscall": 31}
+
+_READ_ONLY, _MAPPABLE = 1 << 7, 1 << 10  # BPF_F_RDONLY_PROG, BPF_F_MMAPABLE
+
+_MAPS, _TEXT = ".maps", ".text"
+# Elf64_Ehdr: e_shoff, and from e_shentsize on. Elf64_Shdr, Elf64_Sym, Elf64_Rel. Little-endian, as
+# "bpfel" is.
+_HEADER, _HEADER_AT = struct.Struct("<Q10xHHH"), 40
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_SYMBOL = struct.Struct("<IBBHQQ")
+_RELOCATION = struct.Struct("<QII")
+_NO_BITS = 8  # SHT_NOBITS
+_OBJECT = 1  # STT_OBJECT
+
+_INSTRUCTION_SIZE = 8
+# Within a struct bpf_insn of BPF_LD | BPF_IMM | BPF_DW, which is two instructions long: the two
+# registers, and the two immediates.
+_REGISTERS, _IMMEDIATE, _SECOND_IMMEDIATE = 1, 4, 12
+_MAP_FD, _MAP_VALUE = 1 << 4, 2 << 4  # in src_reg: BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE
 
 
-class _Section(NamedTuple):
-    """A struct Elf64_Shdr, and where it is in the file."""
-
+class _Symbol(NamedTuple):
+    entry: int  # where it is in the file
+    name: str
+    kind: int
+    section: str
     at: int
-    name: int
-    type: int
-    flags: int
-    address: int
-    offset: int
     size: int
-    link: int
-    info: int
-    alignment: int
-    entry_size: int
 
 
 def with_function(data: bytes, name: str, code: bytes) -> bytes:
@@ -38,33 +56,128 @@ def with_function(data: bytes, name: str, code: bytes) -> bytes:
         ValueError: the object has no such function, or others come after it.
     """
     try:
-        return _with_function(data, name.encode(), code)
-    except (struct.error, IndexError, StopIteration, ValueError) as error:
+        return _ElfFile(data).with_function(name, code)
+    except (struct.error, LookupError, ValueError) as error:
         raise ValueError(f"its function {name} cannot be replaced: {error}") from error
 
 
-def _with_function(data: bytes, name: bytes, code: bytes) -> bytes:
-    start, _, _, _, _, size, count, _ = _FILE_HEADER.unpack_from(data, _FILE_HEADER_AT)
-    sections = [
-        _Section(at, *_SECTION.unpack_from(data, at))
-        for at in range(start, start + count * size, size)
-    ]
-    symbols = next(section for section in sections if section.type == _SYMBOL_TABLE)
-    names = sections[symbols.link].offset
-    for at in range(symbols.offset, symbols.offset + symbols.size, _SYMBOL.size):
-        name_at, info, other, index, value, length = _SYMBOL.unpack_from(data, at)
-        name_at += names
-        if data[name_at : data.index(b"\0", name_at)] == name:
-            break
-    else:
-        raise ValueError("there is none")
-    section = sections[index]
-    if value + length != section.size:
-        raise ValueError("it is not the last one")
-    result = bytearray(data)
-    result += bytes(-len(result) % 8)
-    moved = section._replace(offset=len(result), size=value + len(code))
-    result += data[section.offset : section.offset + value] + code
-    _SYMBOL.pack_into(result, at, name_at - names, info, other, index, value, len(code))
-    _SECTION.pack_into(result, section.at, *moved[1:])
-    return bytes(result)
+def read_program(data: bytes, name: str) -> ReloadableProgram:
+    """Reads the program of an object that has no other program.
+
+    Its maps, besides those of the global variables, are arrays that can be mapped and whose sizes
+    are set before load.
+
+    Raises:
+        ValueError: it is no such object.
+    """
+    try:
+        return _ElfFile(data).program(name)
+    except (struct.error, LookupError) as error:
+        raise ValueError(f"no object file with a program {name} alone: {error!r}") from error
+
+
+class _ElfFile:
+    """An object file."""
+
+    def __init__(self, data: bytes) -> None:
+        if data[:6] != b"\x7fELF\x02\x01":
+            raise ValueError("no little-endian ELF file of 64 bits")
+        self._data = data
+        at, size, count, names = _HEADER.unpack_from(data, _HEADER_AT)
+        entries = range(at, at + size * count, size)
+        headers = [_SECTION.unpack_from(data, entry) for entry in entries]
+        name_at = headers[names][4]
+        self._names = [self._string(name_at + header[0]) for header in headers]
+        self._headers = dict(zip(self._names, headers))
+        self._entries = dict(zip(self._names, entries))
+
+    def with_function(self, name: str, code: bytes) -> bytes:
+        """The file with other instructions for a function."""
+        (symbol,) = (each for each in self._symbols() if each.name == name)
+        section = self._bytes(symbol.section)
+        if symbol.at + symbol.size != len(section):
+            raise ValueError("it is not the last one of its section")
+        result = bytearray(self._data)
+        result += bytes(-len(result) % 8)
+        header = [*self._headers[symbol.section]]
+        header[4:6] = len(result), symbol.at + len(code)
+        _SECTION.pack_into(result, self._entries[symbol.section], *header)
+        result += section[: symbol.at] + code
+        entry = [*_SYMBOL.unpack_from(result, symbol.entry)]
+        _SYMBOL.pack_into(result, symbol.entry, *entry[:-1], len(code))
+        return bytes(result)
+
+    def program(self, name: str) -> ReloadableProgram:
+        """Its program, ready to be loaded."""
+        symbols = list(self._symbols())
+        (section,) = (each.section for each in symbols if each.name == name)
+        code = bytearray(self._bytes(section))
+        functions_at = len(code) // _INSTRUCTION_SIZE
+        uses = []
+        for at, symbol in self._relocations(section, symbols):
+            if symbol.section == _MAPS:
+                code[at + _REGISTERS] |= _MAP_FD
+                uses.append((at + _IMMEDIATE, symbol.name))
+            elif symbol.section in (RODATA, BSS):
+                code[at + _REGISTERS] |= _MAP_VALUE
+                (addend,) = struct.unpack_from("<i", code, at + _IMMEDIATE)
+                struct.pack_into("<i", code, at + _SECOND_IMMEDIATE, symbol.at + addend)
+                uses.append((at + _IMMEDIATE, symbol.section))
+            elif symbol.section == _TEXT and f".rel{_TEXT}" not in self._headers:
+                # A call says how many instructions it goes on from the next one. Here it counts
+                # from the symbol.
+                (number,) = struct.unpack_from("<i", code, at + _IMMEDIATE)
+                target = functions_at + symbol.at // _INSTRUCTION_SIZE + number + 1
+                number = target - (at // _INSTRUCTION_SIZE + 1)
+                struct.pack_into("<i", code, at + _IMMEDIATE, number)
+            else:
+                raise ValueError(f"it refers to {symbol.name or symbol.section}")
+        if _TEXT in self._headers:
+            code += self._bytes(_TEXT)
+        constants, variables = (
+            {
+                each.name: (each.at, each.size)
+                for each in symbols
+                if (each.section, each.kind) == (wanted, _OBJECT)
+            }
+            for wanted in (RODATA, BSS)
+        )
+        initial = self._bytes(RODATA)
+        arrays = {
+            RODATA: Array(len(initial), 1, _READ_ONLY),
+            BSS: Array(self._size(BSS), 1, _MAPPABLE),
+        }
+        return ReloadableProgram(
+            name,
+            _libbpf_programs.ProgramKind(_TYPES[section], 0, 0),
+            bytes(code),
+            tuple(uses),
+            {each: arrays.get(each, Array(8, 1, _MAPPABLE)) for _, each in uses},
+            Section(initial, constants),
+            variables,
+        )
+
+    def _string(self, at: int) -> str:
+        return self._data[at : self._data.index(b"\0", at)].decode()
+
+    def _size(self, section: str) -> int:
+        return int(self._headers[section][5]) if section in self._headers else 0
+
+    def _bytes(self, section: str) -> bytes:
+        _, kind, _, _, at, size, *_ = self._headers[section]
+        if kind == _NO_BITS or at + size > len(self._data):
+            raise ValueError(f"it has no {section}")
+        return self._data[at : at + size]
+
+    def _symbols(self) -> Iterator[_Symbol]:
+        strings, start = self._headers[".strtab"][4], self._headers[".symtab"][4]
+        for number, each in enumerate(_SYMBOL.iter_unpack(self._bytes(".symtab"))):
+            name, info, _, section, at, size = each
+            home = self._names[section] if section < len(self._names) else ""
+            entry = start + number * _SYMBOL.size
+            yield _Symbol(entry, self._string(strings + name), info & 0xF, home, at, size)
+
+    def _relocations(self, section: str, symbols: list[_Symbol]) -> Iterator[tuple[int, _Symbol]]:
+        """Where the instructions of a section refer to a symbol, and to which."""
+        for at, _, symbol in _RELOCATION.iter_unpack(self._bytes(f".rel{section}")):
+            yield at, symbols[symbol]

@@ -7,7 +7,7 @@ import ctypes
 import functools
 import mmap
 from ctypes import Structure, c_char, c_int, c_long, c_size_t, c_void_p
-from typing import Any
+from typing import Any, Union
 
 from .._descriptors import Owned
 from . import libbpf as _libbpf
@@ -46,8 +46,8 @@ def initial_value(lib: _libbpf.Libbpf, bpf_map: Any) -> tuple[int, int]:
     return address, size.value
 
 
-def map_memory(fd: int, size: int, writable: bool = False) -> mmap.mmap:
-    """Maps a map's elements for reading, or for reading and writing.
+def map_memory(fd: int, size: int, writable: bool = False, *, shared: bool = True) -> mmap.mmap:
+    """Maps a map's elements, or another file, for reading, or for reading and writing.
 
     mmap.mmap(fd) would keep a duplicate of the descriptor, under the lowest free number, and in the
     end close whatever has that number then. So Python maps anonymous memory, which the BPF map's
@@ -59,8 +59,8 @@ def map_memory(fd: int, size: int, writable: bool = False) -> mmap.mmap:
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     # Shared memory would need an inode, for want of which the kernel says ENOSPC.
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=access)
-    address = _address_of(memory)
-    flags = mmap.MAP_SHARED | _MAP_FIXED
+    address = address_of(memory)
+    flags = _MAP_FIXED | (mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE)
     mapped = _mmap()(address, size, access, flags, fd, 0)
     if mapped != address:
         number = ctypes.get_errno()
@@ -83,7 +83,8 @@ class _Buffer(Structure):
     _fields_ = [("address", c_void_p), ("owner", c_void_p), ("rest", c_char * 128)]
 
 
-def _address_of(memory: mmap.mmap) -> int:
+def address_of(memory: Union[bytearray, mmap.mmap]) -> int:
+    """The address of memory, as long as it is neither closed nor resized."""
     buffer = _Buffer()
     ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(memory), ctypes.byref(buffer), 0)
     address: int = buffer.address

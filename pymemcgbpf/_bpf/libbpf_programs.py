@@ -94,9 +94,9 @@ def _run_options(context: Any) -> Any:
     return options
 
 
-def _run_with(program_fd: int, options: Any) -> Callable[[], int]:
+def _run_with(program_fd: int, options: _libbpf.TestRunOpts) -> Callable[[], int]:
     return functools.partial(
-        _libbpf.unchecked("bpf_prog_test_run_opts"), c_int(program_fd), ctypes.pointer(options)
+        _libbpf.untyped("bpf_prog_test_run_opts"), c_int(program_fd), ctypes.pointer(options)
     )
 
 

@@ -214,14 +214,13 @@ def _loaded(
     maps: Mapping[str, MapSize],
     items: bytes,
 ) -> _Loaded:
-    """Loads a program: from the result of an earlier load if there is one, or through libbpf."""
+    """Loads a program: from the result of an earlier load if there is one, from an object that
+    needs nothing of libbpf's loader, or through libbpf."""
     file = _file_of(name, constants)
-    before = _reload.lookup(file, name, items)
+    before = _reload.lookup(file, name, items) or _read_alone(file, name, items)
     if before is not None:
         try:
-            with _libbpf_log.silence():
-                program, loaded_maps = before.load(lib, constants, maps)
-            return _Loaded(program, loaded_maps, before.constants.with_values(constants))
+            return _load_again(lib, before, constants, maps)
         except MemcgError as error:
             if is_transient(error):
                 raise load_error(error, file, "") from error
@@ -237,6 +236,42 @@ def _loaded(
         return _libbpf_log.run_with_log(
             lambda log: _load_object(lib, file, name, constants, maps, items, log)
         )
+
+
+def _read_alone(file: str, name: str, items: bytes) -> Optional[_reload.ReloadableProgram]:
+    """The program that is alone in its object; None if there is none that can be loaded so.
+
+    WALK_DIR needs its BTF, for its functions that are not static.
+    """
+    if name not in _ALONE or name == WALK_DIR:
+        return None
+    data = read_object_with(items, file)
+    try:
+        program = _elf.read_program(data, name)
+    except ValueError:
+        return None  # libbpf will say what is wrong
+    _reload.remember(file, items, program)
+    return program
+
+
+def _load_again(
+    lib: _libbpf.Libbpf,
+    program: _reload.ReloadableProgram,
+    constants: dict[str, bytes],
+    maps: Mapping[str, MapSize],
+) -> _Loaded:
+    """Loads a program without libbpf's loader."""
+    bss = program.maps.get(_reload.BSS) if program.name == COPY_TABLES else None
+    sizes = dict(maps)
+    if bss is not None:
+        sizes[_reload.BSS] = MapSize(bss.value_size, bss.entries)
+    with _libbpf_log.silence():
+        owned, made = program.load(lib, constants, sizes)
+    variables = None
+    if bss is not None:
+        memory = made.pop(_reload.BSS)
+        variables = _Variables(memory, bss.value_size, dict(program.variables))
+    return _Loaded(owned, made, program.constants.with_values(constants), variables)
 
 
 # What the kernel or an older libbpf says if libbpf has not created the map of constants. It leaves

@@ -92,7 +92,7 @@ class Array(NamedTuple):
 
 
 class ReloadableProgram(NamedTuple):
-    """A program that libbpf has loaded.
+    """A program that libbpf has loaded, or that needs nothing of libbpf's loader (elf.py).
 
     Attributes:
         name: its name.
@@ -101,6 +101,7 @@ class ReloadableProgram(NamedTuple):
         uses: where the instructions have the descriptor of a map, and the name of that map.
         maps: the maps that it uses, by name.
         constants: the section of constants.
+        variables: the offset and size of each other global variable, by name, if they are known.
     """
 
     name: str
@@ -109,6 +110,7 @@ class ReloadableProgram(NamedTuple):
     uses: tuple[tuple[int, str], ...]
     maps: dict[str, Array]
     constants: Section
+    variables: Mapping[str, tuple[int, int]] = {}
 
     def load(
         self, lib: _libbpf.Libbpf, constants: Mapping[str, bytes], sizes: Mapping[str, Size]

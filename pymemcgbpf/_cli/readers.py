@@ -15,7 +15,8 @@ from ..errors import UnknownItemError
 from . import command, output
 
 if TYPE_CHECKING:
-    from ..reader import StatsReader, TreeReader
+    from .._stats_reader import StatsReader
+    from .._tree_reader import TreeReader
 
 PATH_AND_PID = "PATH and --pid cannot be combined, as each names the cgroup"
 
@@ -53,7 +54,7 @@ def cgroup_of(path: Optional[str], pid: Optional[int]) -> Optional[str]:
 
 def stats_reader(options: argparse.Namespace) -> StatsReader:
     """A reader of the cgroup that the arguments name; by default of this process's own."""
-    from ..reader import StatsReader
+    from .._stats_reader import StatsReader
 
     path, items = path_and_items(options.words)
     directory = cgroup_of(path, options.pid)
@@ -81,7 +82,7 @@ def tree_reader(
         own: whether the default is the tree below this process's own cgroup, and not the whole
             visible hierarchy.
     """
-    from ..reader import TreeReader
+    from .._tree_reader import TreeReader
 
     path, items = path_and_items(options.words)
     directory = cgroup_of(path, options.pid)

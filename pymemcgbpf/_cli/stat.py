@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from . import command, parsers, readers, table
@@ -37,6 +36,8 @@ def main(arguments: Sequence[str], commands: str = "") -> int:
         with readers.stats_reader(options) as reader:
             values = reader.read()
             if options.json:
+                import json
+
                 return json.dumps(values, indent=2)
             readers.warn_if_text(reader.backend, reader.fallback_reason)
             return as_table(values)

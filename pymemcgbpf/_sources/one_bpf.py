@@ -24,7 +24,7 @@ from . import links as _links
 from . import program_cache as _program_cache
 from .one_run_dir import RunDirSource
 from .one_text import TextSource
-from .one_values import absent, another_reader_s, closed_run, present
+from .one_values import absent, another_reader_s, closed_run, dict_maker, present
 
 _ONE_MORE = 8  # requests more bytes than expected, so that a longer stream is noticed
 
@@ -37,7 +37,7 @@ class StreamSource:
 
     def __init__(self, cgroup: Cgroup, plan: ReadPlan, flush: bool) -> None:
         self.names = tuple(plan.terms)
-        self._blank = dict.fromkeys(self.names, 0)  # a copy of it need not grow
+        self._make = dict_maker(self.names)
         self._path, self._identity = cgroup.path, cgroup.identity
         count = len(self.names)
         self._size = _wire.header_size(count) + plan.row_size + _wire.TRAILER.size
@@ -73,8 +73,7 @@ class StreamSource:
             iterator.close()
         if len(data) != self._size or not data.startswith(self._begins):
             raise self._explain(data)
-        values = self._blank.copy()
-        values.update(zip(self.names, self._values(data, self._values_at)))
+        values = self._make(*self._values(data, self._values_at))
         return present(values) if self._can_vanish else values
 
     def probe_missing(self) -> set[str]:
@@ -111,7 +110,7 @@ class RunSource:
 
     def __init__(self, cgroup: Cgroup, plan: ReadPlan, flush: bool) -> None:
         self.names = tuple(plan.terms)
-        self._blank = dict.fromkeys(self.names, 0)  # a copy of it need not grow
+        self._make = dict_maker(self.names)
         self._path, self._identity = cgroup.path, cgroup.identity
         mode = _flush.mode_for(plan, flush, by_iterator=False)
         program = _program_cache.cached(_program.RUN_ONE, plan, mode)
@@ -133,8 +132,7 @@ class RunSource:
             if error:
                 raise _libbpf.failure(-error, "bpf_prog_test_run_opts")
             if self._buffer[_ANSWER] == _ONE_ROW:
-                values = self._blank.copy()
-                values.update(zip(self.names, self._values(self._buffer, _VALUES_AT)))
+                values = self._make(*self._values(self._buffer, _VALUES_AT))
                 return present(values) if self._can_vanish else values
             _, _, status, _ = _wire.CALL.unpack_from(self._buffer)
             if status == _wire.OTHER:
@@ -186,6 +184,11 @@ def open_without_flush(cgroup: Cgroup, plan: ReadPlan) -> Union[RunDirSource, St
     if plan.backend == "core" and RUN_DIR.is_in(_btf.kernel()):
         return RunDirSource(cgroup, plan, False)
     return StreamSource(cgroup, plan, False)
+
+
+def open_for_words(cgroup: Cgroup, plan: ReadPlan) -> Optional[RunDirSource]:
+    """A source that shows the words that a plan copies; None if this kernel has none."""
+    return RunDirSource(cgroup, plan, False) if RUN_DIR.is_in(_btf.kernel()) else None
 
 
 class StatSourceFactory:

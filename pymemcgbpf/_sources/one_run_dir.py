@@ -21,7 +21,7 @@ from .._cgroup.directory import Cgroup
 from ..errors import MemcgError
 from . import flush as _flush
 from . import program_cache as _program_cache
-from .one_values import absent, another_reader_s, closed_run, present
+from .one_values import absent, another_reader_s, closed_run, dict_maker, present
 
 _FAILED, _TAG_BITS = _run_dir.FAILED, _run_dir.TAG_BITS
 _SEQUENCE = (1 << _TAG_BITS) - 1
@@ -42,7 +42,7 @@ class RunDirSource:
 
     def __init__(self, cgroup: Cgroup, plan: ReadPlan, flush: bool) -> None:
         self.names = tuple(plan.terms)
-        self._blank = dict.fromkeys(self.names, 0)  # a copy of it need not grow
+        self._make = dict_maker(self.names, unused=1)  # the tag
         self._path, self._identity = cgroup.path, cgroup.identity
         self._can_vanish = plan.has_pressure
         self._program: Optional[_program.Program] = None
@@ -53,6 +53,7 @@ class RunDirSource:
             self._program = program
             self._answers = program.shared_map(_program.ANSWERS)
             self._slot_size = _run_dir.slot_size(plan)
+            self._nr_words = plan.nr_words
             self._slot = struct.Struct(f"={len(self.names) + 1}Q").unpack_from  # values and tag
             self._tag = cgroup.id << _TAG_BITS & (1 << 64) - 1
             runner = _libbpf_programs.ArgumentRunner(
@@ -82,16 +83,24 @@ class RunDirSource:
             tag = self._tag | returned & _SEQUENCE
             found = self._slot(self._answers, at)
             if found[-1] == tag and (_KEEPS_ORDER or self._slot(self._answers, at)[-1] == tag):
-                values = self._blank.copy()
-                values.update(zip(self.names, found))
+                values = self._make(*found)
                 return present(values) if self._can_vanish else values
             tries += 1
             if tries == _TRIES:
-                raise MemcgError(
-                    "other calls on this CPU were always quicker to use the program's slot",
-                    errno=errno.EAGAIN,
-                    call="bpf_prog_test_run_opts",
-                )
+                raise _always_overwritten()
+
+    def read_words(self) -> tuple[int, ...]:
+        """The words that the program has copied from the kernel's structures, those of one block of
+        the plan after those of the other."""
+        for _ in range(_TRIES):
+            self.read()
+            returned = self._returned[0]
+            at = (returned >> _TAG_BITS) * self._slot_size
+            words_at = at + 8 * (len(self.names) + 1)
+            words = struct.unpack_from(f"={self._nr_words}Q", self._answers, words_at)
+            if self._slot(self._answers, at)[-1] == self._tag | returned & _SEQUENCE:
+                return words
+        raise _always_overwritten()
 
     def probe_missing(self) -> set[str]:
         """Reads once, and returns the items that this kernel does not keep."""
@@ -118,3 +127,11 @@ class RunDirSource:
         self._program = None
         self._directory.close()
         self._flush.close()
+
+
+def _always_overwritten() -> MemcgError:
+    return MemcgError(
+        "other calls on this CPU were always quicker to use the program's slot",
+        errno=errno.EAGAIN,
+        call="bpf_prog_test_run_opts",
+    )

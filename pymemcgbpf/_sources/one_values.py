@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
+from typing import Callable
 
 from .. import _wire
 from ..errors import MemcgError
@@ -17,6 +19,20 @@ def another_reader_s() -> MemcgError:
 def closed_run() -> int:
     """Replaces the call of a program that is closed."""
     return -errno.EBADF
+
+
+def dict_maker(names: Sequence[str], unused: int = 0) -> Callable[..., dict[str, int]]:
+    """A function that makes the dict of a row. Its arguments are the values, and then some that are
+    not used.
+
+    It is compiled, as collections.namedtuple compiles a constructor: a dict display takes half the
+    time of ``dict(zip(names, values))``.
+    """
+    parameters = [f"_{at}" for at in range(len(names) + unused)]
+    pairs = ", ".join(f"{name!r}: {value}" for name, value in zip(names, parameters))
+    code = f"lambda {', '.join(parameters)}: {{{pairs}}}"
+    make: Callable[..., dict[str, int]] = eval(code, {"__builtins__": {}})
+    return make
 
 
 def present(values: dict[str, int]) -> dict[str, int]:

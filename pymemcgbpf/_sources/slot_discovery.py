@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from .. import _fork, _items
@@ -21,7 +22,7 @@ from .._cgroup import mounts as _mounts
 from .._cgroup.directory import Cgroup
 from .._items import MEMORY_STAT, Counters
 from ..errors import BackendUnavailableError, MemcgError, is_transient
-from .one_bpf import open_without_flush
+from .one_bpf import open_for_words, open_without_flush
 
 
 class Discovery:
@@ -232,12 +233,14 @@ def _observations(
     :data:`_MOST_LOOKS` times.
     """
     not_met: Optional[set[str]] = None
+    numbers = _KnownNumbers(types, cgroup, file)
     words = _WordReader(types, cgroup)
     try:
+        after = numbers.read()
         for look in range(_MOST_LOOKS):
-            before = _known_numbers(types, cgroup, file)
+            before = after
             found = words.read()
-            after = _known_numbers(types, cgroup, file)
+            after = numbers.read()
             ranges = {
                 name: _widened(before[name], after[name]) for name in before.keys() & after.keys()
             }
@@ -261,28 +264,33 @@ def _widened(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
     return max(0, low - moved), high + moved
 
 
-def _known_numbers(
-    types: _btf.KernelTypes, cgroup: Cgroup, file: _files.CgroupFile
-) -> dict[str, tuple[int, int]]:
-    """The least and the greatest possible value of each counter according to the cgroup's files, by
-    enumerator."""
-    known = {}
-    for key, value in _files.parse(file.read()).items():
-        counter = _counter_of(types, key, cgroup.version)
-        if counter is not None:
-            name, unit = counter
-            known[name] = value // unit, value // unit
-    if cgroup.version == 1 and _KMEM in types.counters:
-        try:
-            text = _files.read_at(cgroup.fd, "memory.kmem.usage_in_bytes")
-        except OSError as error:
-            if is_transient(error):
-                raise
-            return known
-        pages = int(text) // unit_of(_items.PAGES)
-        doubt = _CAUTION * _most_pending()
-        known[_KMEM] = max(0, pages - doubt), pages + doubt
-    return known
+class _KnownNumbers:
+    """The counters according to the files of a cgroup."""
+
+    def __init__(self, types: _btf.KernelTypes, cgroup: Cgroup, file: _files.CgroupFile) -> None:
+        self._cgroup, self._file = cgroup, file
+        self._counter_of = functools.cache(lambda key: _counter_of(types, key, cgroup.version))
+        self._has_kmem = cgroup.version == 1 and _KMEM in types.counters
+        self._doubt = _CAUTION * _most_pending() if self._has_kmem else 0
+
+    def read(self) -> dict[str, tuple[int, int]]:
+        """The least and the greatest possible value of each counter now, by enumerator."""
+        known = {}
+        for key, value in _files.parse(self._file.read()).items():
+            counter = self._counter_of(key)
+            if counter is not None:
+                name, unit = counter
+                known[name] = value // unit, value // unit
+        if self._has_kmem:
+            try:
+                text = _files.read_at(self._cgroup.fd, "memory.kmem.usage_in_bytes")
+            except OSError as error:
+                if is_transient(error):
+                    raise
+                return known
+            pages = int(text) // unit_of(_items.PAGES)
+            known[_KMEM] = max(0, pages - self._doubt), pages + self._doubt
+        return known
 
 
 _KMEM = "MEMCG_KMEM"
@@ -305,21 +313,44 @@ class _WordReader:
     """Reads all words of a cgroup's arrays of counters."""
 
     def __init__(self, types: _btf.KernelTypes, cgroup: Cgroup) -> None:
+        members = [types.vmstats[array] for array in ("state", "events")]
+        state, events = (
+            range(member.offset // 8, member.offset // 8 + member.length) for member in members
+        )
+        self._indexes, self._signed = (*state, *events), frozenset(state)
+        self._first = min(self._indexes)
+        # The words between are copied with these two. The verifier takes some milliseconds for a
+        # program that computes an item of each.
+        ends = (self._first, max(self._indexes))
+        self._source = open_for_words(cgroup, self._plan(types, ends))
+        if self._source is None:
+            self._values = open_without_flush(cgroup, self._plan(types, self._indexes))
+
+    def _plan(self, types: _btf.KernelTypes, indexes: Sequence[int]) -> ReadPlan:
         base = vmstats_path(types)
         terms: Terms = {}
-        for array, kind in (("state", _terms.KIND_SIGNED), ("events", _terms.KIND_WORD)):
-            member = types.vmstats[array]
-            for at in range(member.offset // 8, member.offset // 8 + member.length):
-                terms[str(at)] = (Term(kind, 8 * at, 1, base),)
-        self._source = open_without_flush(cgroup, ReadPlan("core", terms))
+        for at in indexes:
+            kind = _terms.KIND_SIGNED if at in self._signed else _terms.KIND_WORD
+            terms[str(at)] = (Term(kind, 8 * at, 1, base),)
+        return ReadPlan("core", terms)
 
     def read(self) -> dict[int, int]:
-        """The current words by their index."""
-        return {int(at): value for at, value in self._source.read().items()}
+        """The current words by their index. A negative one is 0, as the kernel shows it."""
+        if self._source is None:
+            return {int(at): value for at, value in self._values.read().items()}
+        words = self._source.read_words()
+        found = {at: words[at - self._first] for at in self._indexes}
+        for at in self._signed:
+            if found[at] >= _NEGATIVE:
+                found[at] = 0
+        return found
 
     def close(self) -> None:
         """Closes its source."""
-        self._source.close()
+        (self._source or self._values).close()
+
+
+_NEGATIVE = 1 << 63
 
 
 _ATTEMPTS = 20

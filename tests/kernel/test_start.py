@@ -11,14 +11,122 @@ from pathlib import Path
 import pytest
 
 import pymemcgbpf
+from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import elf as _elf
+from pymemcgbpf._bpf import item_code as _item_code
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf import raw_btf as _raw_btf
 from pymemcgbpf._bpf import reload as _reload
+from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._descriptors import Owned
+from pymemcgbpf._sources import slot_discovery as _slot_discovery
+from pymemcgbpf._sources.one_bpf import open_without_flush
 
 from .cgroups import cgroup, in_child
 from .ways import BY_DIRECTORY, Way
+
+# Where the types that are needed are among the first ones.
+DIRECT = ("5.10.", "6.12.", "6.16.", "6.17.", "6.18.", "6.19.")
+
+
+def test_the_bytes_of_btf_say_what_libbpf_says() -> None:
+    data = _btf._vmlinux()
+    assert data is not None
+    lib = _libbpf.load()
+    loaded = _btf._load_btf(lib, data)
+    try:
+        through_libbpf = _btf._facts(_btf.Types(lib, loaded))
+    finally:
+        lib.btf__free(loaded)
+    assert through_libbpf.counters and through_libbpf.structs["task_struct"]
+    loaded = lib.btf__load_vmlinux_btf()
+    try:
+        assert _btf._facts(_btf.Types(lib, loaded)) == through_libbpf
+    finally:
+        lib.btf__free(loaded)
+    try:
+        directly = _btf._facts(_raw_btf.RawTypes(data))
+    except ValueError:
+        assert not os.uname().release.startswith(DIRECT)
+    else:
+        assert directly == through_libbpf
+
+
+ITEMS = _item_code.item_code([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "items"),
+    [(_program.RUN_DIR, b""), (_program.RUN_DIR, ITEMS), (_program.COPY_TABLES, b"")],
+)
+def test_a_program_read_from_its_object_is_as_libbpf_prepares_it(
+    name: str, items: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured: list[_reload.ReloadableProgram] = []
+    file = _program._ALONE[name]
+    monkeypatch.setattr(_program, "PROGRAMS", {name: _program.PROGRAMS[name]})
+    lib = _libbpf.load()
+    opened = _program._open(lib, file, items, [])
+    try:
+        of_libbpf = _program._Object(lib, opened)
+        program = of_libbpf._choose(name)
+        initial, _ = of_libbpf._constants()
+        sizes = {each: _program.MapSize(64, 2) for each in _program.PROGRAMS[name]}
+        of_libbpf._prepare_maps(name, sizes)
+        lib.bpf_object__load(opened)
+        found = _reload.capture(lib, name, opened, program, initial)
+        assert found is not None
+        captured.append(found)
+    finally:
+        lib.bpf_object__close(opened)
+    (theirs,) = captured
+    ours = _elf.read_program(_program.read_object_with(items, file), name)
+    assert (ours.kind, ours.uses, ours.constants) == (theirs.kind, theirs.uses, theirs.constants)
+    assert without_descriptors(ours) == without_descriptors(theirs)
+    assert ours.maps.keys() == theirs.maps.keys()
+    for each in ours.maps.keys() & {_reload.RODATA, _reload.BSS}:
+        assert ours.maps[each].value_size == theirs.maps[each].value_size
+    for each in ours.maps.keys() - {_reload.RODATA}:
+        assert ours.maps[each].flags == theirs.maps[each].flags
+
+
+def without_descriptors(program: _reload.ReloadableProgram) -> bytes:
+    code = bytearray(program.code)
+    for at, _ in program.uses:
+        code[at : at + 4] = bytes(4)
+    return bytes(code)
+
+
+def test_the_first_read_needs_none_of_libbpf_s_loader(
+    empty_cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pymemcgbpf.clear_cache()
+    monkeypatch.setattr(_program, "_load_object", None)
+    with pymemcgbpf.StatsReader(empty_cgroup, ["anon"], backend="core", transport="run") as reader:
+        assert reader.read() == {"anon": 0}
+
+
+def test_words_are_those_that_items_of_them_would_be(empty_cgroup: Path) -> None:
+    types = _btf.kernel()
+    cgroup = _directory.open_cgroup(empty_cgroup)
+    try:
+        words = _slot_discovery._WordReader(types, cgroup)
+        assert words._source is not None
+        plan = words._plan(types, words._indexes[:: 1 + len(words._indexes) // 500])
+        items = open_without_flush(cgroup, plan)
+        try:
+            expected = {int(at): value for at, value in items.read().items()}
+            found = words.read()
+            assert {at: found[at] for at in expected} == expected
+            assert len(found) == sum(types.vmstats[each].length for each in ("state", "events"))
+        finally:
+            items.close()
+            words.close()
+    finally:
+        cgroup.close()
+
 
 # The interpreter's own modules that the package needs count apart: most processes have them.
 MEMORY = """

@@ -220,6 +220,14 @@ def test_a_public_name_is_one_object_however_it_is_imported(run_python: RunPytho
     assert ran.stdout == "module 'pymemcgbpf' has no attribute 'StatReader'\n", ran.stderr
 
 
+def test_a_reader_of_one_cgroup_imports_nothing_of_trees(run_python: RunPython) -> None:
+    code = (
+        "import sys; from pymemcgbpf import StatsReader\n"
+        "print([n for n in sys.modules if 'tree' in n or 'snapshot' in n], 'json' in sys.modules)"
+    )
+    assert run_python("-c", code).stdout == "[] False\n"
+
+
 def test_an_import_loads_only_the_version_module_of_the_package(run_python: RunPython) -> None:
     code = "import sys, pymemcgbpf; print([n for n in sys.modules if n.startswith('pymemcgbpf.')])"
     assert run_python("-c", code).stdout == "['pymemcgbpf._version']\n"

@@ -7,16 +7,18 @@ import ctypes
 import errno
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 
 from pymemcgbpf import BtfNotFoundError, MemcgError, _options
 from pymemcgbpf._bpf import btf as _btf
-from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import btf_types as _btf_types
+from pymemcgbpf._bpf import raw_btf as _raw_btf
 
 from ..fake_libbpf import FakeLibbpf, installed
 from ..kernels import DIRECT, HUGE_PAGE, KERNELS, LINUX_5_10, LINUX_5_15, VMSTATS_AT, Kernel
+from .btf_bytes import Described, encode
 
 
 class Kernels:
@@ -59,6 +61,7 @@ class Kernels:
 @pytest.fixture
 def lib(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibbpf]:
     monkeypatch.setattr(_btf, "_kernel", None)
+    monkeypatch.setattr(_btf, "_vmlinux", lambda: None)
     with installed(monkeypatch) as fake:
         yield fake
 
@@ -73,6 +76,31 @@ def test_all_that_is_needed_is_read_once(
     assert _btf.kernel() is types
     read = [call for call in lib.calls if call.startswith("btf__")]
     assert read == ["btf__load_vmlinux_btf", "btf__free"], "the megabytes of BTF are freed"
+
+
+def test_libbpf_is_given_the_bytes_where_it_must_be_asked(
+    lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_btf, "Types", Kernels(KERNELS["6.1"]))
+    monkeypatch.setattr(_btf, "_vmlinux", lambda: bytearray(100))
+    assert _btf.kernel() == KERNELS["6.1"].types()
+    assert [call for call in lib.calls if call.startswith("btf__")] == ["btf__new", "btf__free"]
+    lib.calls.clear()
+    lib.fails["btf__new"] = errno.EINVAL
+    monkeypatch.setattr(_btf, "_kernel", None)
+    assert _btf.kernel() == KERNELS["6.1"].types()
+    read = [call for call in lib.calls if call.startswith("btf__")]
+    assert read == ["btf__new", "btf__load_vmlinux_btf", "btf__free"], "it says what is wrong"
+
+
+def test_libbpf_is_not_asked_where_the_bytes_tell_all(
+    lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No name is there but these, so that no function has to be looked for.
+    memcg = (_btf_types.STRUCT, "mem_cgroup", 8, ("vmstats", 2, 0))
+    monkeypatch.setattr(_btf, "_vmlinux", lambda: encode(memcg, (1, "int", 4, (32,))))
+    assert _btf.kernel().structs == {"mem_cgroup": {"vmstats": _btf.Member(0)}}
+    assert not [call for call in lib.calls if call.startswith("btf__")]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +221,7 @@ class RawTypes:
 
     def _encode(self, kind: int, name: str, size: int, members: tuple[Any, ...]) -> Any:
         words = [self._offset(word) if isinstance(word, str) else word for word in members]
-        count = len(words) // 3 if kind in (_btf._STRUCT, _btf._UNION) else 0
+        count = len(words) // 3 if kind in (_btf_types.STRUCT, _btf_types.UNION) else 0
         head = [self._offset(name), kind << 24 | count, size]
         return (ctypes.c_uint32 * (len(head) + len(words)))(*head, *words)
 
@@ -201,8 +229,8 @@ class RawTypes:
         self.names.append(name)
         return len(self.names) - 1
 
-    def btf__type_by_id(self, btf: Any, type_id: int) -> Any:
-        return ctypes.cast(self._types[type_id], ctypes.POINTER(_libbpf.BtfType))
+    def btf__type_by_id(self, btf: Any, type_id: int) -> int:
+        return ctypes.addressof(self._types[type_id])
 
     def btf__name_by_offset(self, btf: Any, offset: int) -> bytes:
         return self.names[offset].encode()
@@ -212,13 +240,24 @@ class RawTypes:
         return self._kinds.index(wanted) + 1 if wanted in self._kinds else -errno.ENOENT
 
 
-def raw_types(*types: tuple[int, str, int, tuple[Any, ...]]) -> _btf.Types:
-    lib: Any = RawTypes(*types)
-    return _btf.Types(lib, None)
+MakeTypes = Callable[..., _btf_types.Lookups]
 
 
-INT, POINTER, FORWARD, TYPEDEF, VOLATILE, CONST, TYPE_TAG = 1, _btf._POINTER, 7, 8, 9, 10, 18
-STRUCT, UNION = _btf._STRUCT, _btf._UNION
+@pytest.fixture(params=["through libbpf", "in the bytes"])
+def raw_types(request: pytest.FixtureRequest) -> MakeTypes:
+    """Makes look-ups in some types."""
+
+    def make(*types: Described) -> _btf_types.Lookups:
+        if request.param == "in the bytes":
+            return _raw_btf.RawTypes(encode(*types))
+        lib: Any = RawTypes(*types)
+        return _btf.Types(lib, None)
+
+    return make
+
+
+INT, POINTER, FORWARD, TYPEDEF, VOLATILE, CONST, TYPE_TAG = 1, _btf_types.POINTER, 7, 8, 9, 10, 18
+STRUCT, UNION = _btf_types.STRUCT, _btf_types.UNION
 FILE = (STRUCT, "file", 8, ("f_flags", 2, 0))  # always the first
 NUMBER = (INT, "int", 4, (32,))
 
@@ -243,14 +282,16 @@ LEADS = {
 
 
 @pytest.mark.parametrize(("more", "type_id"), LEADS.values(), ids=LEADS)
-def test_a_member_leads_to_its_structure(more: list[Any], type_id: int) -> None:
+def test_a_member_leads_to_its_structure(
+    more: list[Any], type_id: int, raw_types: MakeTypes
+) -> None:
     outer = (STRUCT, "outer", 16, ("other", 2, 0, "member", type_id, 64))
     types = raw_types(FILE, NUMBER, outer, *more)
     assert types.id_behind(types.struct_id("outer"), "member") == 1
     assert dict(types.members_of(1)) == {"f_flags": _btf.Member(0)}
 
 
-def test_members_of_an_unnamed_member_lead_on_as_well() -> None:
+def test_members_of_an_unnamed_member_lead_on_as_well(raw_types: MakeTypes) -> None:
     # As in a kernel with CONFIG_RANDSTRUCT.
     outer = (STRUCT, "outer", 16, ("other", 2, 0, "", 4, 64))
     inner = (STRUCT, "", 8, ("a", 2, 0, "member", 5, 0))
@@ -269,12 +310,14 @@ NOWHERE = {
 
 
 @pytest.mark.parametrize(("more", "type_id"), NOWHERE.values(), ids=NOWHERE)
-def test_a_member_that_leads_to_no_structure(more: list[Any], type_id: int) -> None:
+def test_a_member_that_leads_to_no_structure(
+    more: list[Any], type_id: int, raw_types: MakeTypes
+) -> None:
     outer = (STRUCT, "outer", 16, ("member", type_id, 0))
     assert raw_types(FILE, NUMBER, outer, *more).id_behind(3, "member") == 0
 
 
-def test_a_member_that_is_missing_leads_nowhere() -> None:
+def test_a_member_that_is_missing_leads_nowhere(raw_types: MakeTypes) -> None:
     types = raw_types(FILE, NUMBER)
     assert types.id_behind(1, "f_inode") == 0
     assert types.struct_id("inode") == 0
@@ -282,7 +325,7 @@ def test_a_member_that_is_missing_leads_nowhere() -> None:
     assert types.id_behind(0, "f_flags") == 0, "nor does one of a structure that is missing"
 
 
-def test_what_leads_nowhere_is_left_out_of_the_structures() -> None:
+def test_what_leads_nowhere_is_left_out_of_the_structures(raw_types: MakeTypes) -> None:
     kernfs_node = (STRUCT, "kernfs_node", 8, ("id", 2, 0))
     cgroup = (STRUCT, "cgroup", 16, ("self", 2, 0, "kn", 4, 64))
     types = raw_types(kernfs_node, NUMBER, cgroup, (POINTER, "", 1, ()))
@@ -292,7 +335,7 @@ def test_what_leads_nowhere_is_left_out_of_the_structures() -> None:
     }
 
 
-def test_the_members_of_unnamed_members_belong_to_the_structure() -> None:
+def test_the_members_of_unnamed_members_belong_to_the_structure(raw_types: MakeTypes) -> None:
     unnamed = (UNION, "", 8, ("number", 2, 0, "", 4, 0))
     inner = (STRUCT, "", 8, ("low", 2, 0, "high", 2, 32))
     outer = (STRUCT, "outer", 16, ("first", 2, 0, "", 1, 64))

@@ -23,7 +23,7 @@ from ...open_files import open_files
 from ..c_values import c_layout
 from ..conftest import RunPython
 
-BPF_H, BTF_H = "<bpf/bpf.h>", "<linux/btf.h>"
+BPF_H = "<bpf/bpf.h>"
 FAILING = {row.name: row.fails for row in _libbpf.BINDINGS if row.fails != _libbpf.NEVER}
 
 
@@ -325,7 +325,7 @@ class Runs:
         self.seen: list[bytes] = []
         self.answer = b""
 
-    def unchecked(self, name: str) -> Any:
+    def untyped(self, name: str) -> Any:
         assert name == "bpf_prog_test_run_opts"
         return self.run
 
@@ -345,7 +345,7 @@ class Runs:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     fake = Runs()
-    monkeypatch.setattr(_libbpf, "unchecked", fake.unchecked)
+    monkeypatch.setattr(_libbpf, "untyped", fake.untyped)
     return fake
 
 
@@ -367,7 +367,7 @@ class Raw:
         self.seen: list[tuple[int, ...]] = []
         self.result, self.returns = 0, 0
 
-    def unchecked(self, name: str) -> Any:
+    def untyped(self, name: str) -> Any:
         assert name == "bpf_prog_test_run_opts"
         return self.run
 
@@ -387,7 +387,7 @@ class Raw:
 @pytest.fixture
 def raw(monkeypatch: pytest.MonkeyPatch) -> Raw:
     fake = Raw()
-    monkeypatch.setattr(_libbpf, "unchecked", fake.unchecked)
+    monkeypatch.setattr(_libbpf, "untyped", fake.untyped)
     return fake
 
 
@@ -531,7 +531,6 @@ def test_fd_zero_is_never_handed_to_the_kernel(fd: int) -> None:
     ("ours", "theirs", "header", "size"),
     [
         (_libbpf.TestRunOpts, "struct bpf_test_run_opts", BPF_H, None),
-        (_libbpf.BtfType, "struct btf_type", BTF_H, 12),
     ],
 )
 def test_a_structure_is_that_of_the_header(

@@ -111,7 +111,7 @@ class Machine(NamedTuple):
         cgroup: Any = SimpleNamespace(version=self.version, fd=-1)
         types = self.types()
         keys = tuple(_files.parse(self.text()))
-        known = _slot_discovery._known_numbers(types, cgroup, file)
+        known = _slot_discovery._KnownNumbers(types, cgroup, file).read()
         ranges = {
             name: _slot_discovery._widened(numbers, numbers) for name, numbers in known.items()
         }

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
 import pymemcgbpf
+from pymemcgbpf._cli import parsers
 from pymemcgbpf._cli.main import COMMANDS, main
 
 from ..commands import TEXT, Captured, failed, printed
@@ -46,6 +48,18 @@ def test_every_command_has_a_help_of_its_own(
         assert text.startswith(f"usage: pymemcgbpf {word} [options]")
         assert "Exit status: 0" in text.replace("\n", " ")
         assert "\ncommands" not in text
+
+
+@pytest.mark.parametrize("columns", ["60", "120", "0", "", "many"])
+def test_the_help_is_as_wide_as_the_terminal(
+    columns: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert parsers._terminal_width() == shutil.get_terminal_size().columns
+    with pytest.raises(SystemExit):
+        main(["tree", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= parsers._terminal_width()
 
 
 def test_every_command_refuses_a_wrong_option_and_knows_its_version(capsys: Captured) -> None:

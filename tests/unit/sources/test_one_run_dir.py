@@ -174,6 +174,41 @@ def test_one_call_gives_the_values(
     source.close()
 
 
+def test_the_words_that_a_program_has_copied(slots: Slots, source: RunDirSource) -> None:
+    assert source.read_words() == (77,) * PLAN.nr_words
+    assert PLAN.nr_words == 3, "from the 14th to the 16th"
+
+
+def test_words_that_another_call_overwrites_are_read_again(
+    slots: Slots, source: RunDirSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = source._slot
+    looks: list[int] = []
+
+    def overwrite(answers: Any, at: int) -> tuple[int, ...]:
+        looks.append(at)
+        if len(looks) == 2:  # The words were read, and the tag is looked at again.
+            slots.write(12345, (1, 2))
+        found: tuple[int, ...] = look(answers, at)
+        return found
+
+    monkeypatch.setattr(source, "_slot", overwrite)
+    assert source.read_words() == (77,) * PLAN.nr_words
+    assert (len(looks), len(slots.asked)) == (4, 2)
+    looks.clear()
+
+    def always(answers: Any, at: int) -> tuple[int, ...]:
+        looks.append(at)
+        if len(looks) % 2 == 0:
+            slots.write(12345, (1, 2))
+        found: tuple[int, ...] = look(answers, at)
+        return found
+
+    monkeypatch.setattr(source, "_slot", always)
+    with pytest.raises(MemcgError, match="always quicker"):
+        source.read_words()
+
+
 def test_the_directory_is_the_source_s_own(slots: Slots, v2: Path, opened: Opened) -> None:
     cgroup = opened(v2)
     before = open_files()

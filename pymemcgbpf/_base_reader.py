@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""What both readers share."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from typing import Generic, NoReturn, Optional, TypeVar
+
+from . import _fork, _lookup, _options
+from ._cgroup import diagnosis as _diagnosis
+from ._cgroup import directory as _directory
+from ._closable import Closable
+from ._sources import choose as _choose
+from .errors import (
+    BpfPermissionError,
+    CgroupPermissionError,
+    ItemUnavailableError,
+    MemcgError,
+)
+
+_Source = TypeVar("_Source", bound=_choose.Source)
+
+
+class Reader(Closable, Generic[_Source]):
+    """What both readers share: a cgroup, the source that it is read from, and a lock."""
+
+    def __init__(
+        self,
+        cgroup_path: _lookup.Path,
+        request: _options.Request,
+        factory: _choose.SourceFactory[_Source],
+    ) -> None:
+        cgroup = _directory.open_cgroup(cgroup_path)
+        try:
+            choice = _choose.choose(cgroup, request, factory)
+        finally:
+            cgroup.close()
+        super().__init__(cgroup.path)
+        self._request, self._factory = request, factory
+        self._cgroup_id, self._identity = cgroup.id, cgroup.identity
+        self._names, self._backend, self._fallback_reason = (
+            choice.names,
+            choice.backend,
+            choice.fallback_reason,
+        )
+        self._transport = choice.transport
+        self._source: Optional[_Source] = choice.source
+        self._lock = threading.RLock()  # a signal handler may read, too
+        _fork.renew_in_child(self)
+
+    @property
+    def path(self) -> str:
+        """The cgroup's directory, as it was passed to the constructor."""
+        return self._path
+
+    @property
+    def cgroup_id(self) -> int:
+        """The kernel's 64-bit id of the cgroup, which is the inode number of its directory."""
+        return self._cgroup_id
+
+    def _is_at(self, path: str) -> bool:
+        """Whether a path leads to the same cgroup."""
+        return _lookup.identity(path) == self._identity
+
+    @property
+    def item_names(self) -> tuple[str, ...]:
+        """The names of the items that are read, in the order of the result."""
+        return self._names
+
+    @property
+    def backend(self) -> str:
+        """The backend in use, where the numbers come from: "kfunc", "rfc", "core" or "text"."""
+        return self._backend
+
+    @property
+    def transport(self) -> str:
+        """The transport in use, how the numbers travel: "run", "stream", "shared" or "text"."""
+        return self._transport
+
+    @property
+    def fallback_reason(self) -> str:
+        """Why no faster backend or transport could be used; "" if there is none.
+
+        A reader with ``backend="auto"`` changes to text in a process that loses the privileges to
+        read on through BPF. :attr:`backend`, :attr:`transport` and this property change then.
+        """
+        return self._fallback_reason
+
+    def _reads_text_next(self, error: MemcgError) -> bool:
+        """Whether a reader with "auto" changes to text after an error.
+
+        It does so if the process has lost privileges, and not after a transient shortage, because
+        the change is for good.
+        """
+        return (
+            isinstance(error, BpfPermissionError)
+            and error.errno in (errno.EPERM, errno.EACCES)
+            and self._request.backend == self._request.transport == _options.AUTO
+            and self._backend != "text"
+        )
+
+    def _read_text_instead(self, error: MemcgError) -> None:
+        """Replaces the source by one that reads the same items as text.
+
+        Raises:
+            BpfPermissionError: text lacks some of them, or may not be read either.
+        """
+        lost = f"this process has lost the rights that its reader was made with: {error}"
+        request = self._request._replace(names=self._names, backend="text")
+        try:
+            choice = self._choose_again(request)
+        except (ItemUnavailableError, CgroupPermissionError) as text_error:
+            raise BpfPermissionError(
+                f"{self._path} cannot be read any more: {lost}; as text: {text_error}",
+                errno=error.errno,
+                call=error.call,
+                log=error.log,
+            ) from text_error
+        source, self._source = self._source, choice.source
+        if source is None:  # a signal handler has closed this reader meanwhile
+            self.close()
+            raise self._closed()
+        why = f"{self._backend}: {lost}"
+        self._fallback_reason = f"{self._fallback_reason}; {why}" if self._fallback_reason else why
+        self._backend, self._transport = choice.backend, choice.transport
+        source.close()
+
+    def _choose_again(self, request: _options.Request) -> _choose.Selection[_Source]:
+        """Chooses a source for this reader's cgroup again."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Releases the BPF program and closes all files. Calling it again does nothing.
+
+        It waits for a read() that is in progress in another thread. Loops over :meth:`every` end.
+        """
+        with self._lock:
+            source, self._source = self._source, None
+            self._wake_all()
+            if source is not None:
+                source.close()
+
+    def _is_lost(self) -> bool:
+        """Whether other code has closed one of its file descriptors."""
+        source = self._source
+        return source is not None and source.is_lost
+
+    def _raise_mapped(self, source: _Source, error: OSError) -> NoReturn:
+        """Raises the exception that explains a failure to read."""
+        if source.is_lost:
+            raise MemcgError(
+                f"a file descriptor of this reader of {self._path} was closed by other code: "
+                "make another reader",
+                errno=errno.EBADF,
+                call="read",
+            ) from error
+        _diagnosis.raise_mapped(self._path, self._identity, error)
+
+    def __repr__(self) -> str:
+        state = "closed"
+        if self._source is not None:
+            state = self._backend
+            if self._transport != self._backend:
+                state += f"/{self._transport}"
+        return f"<{type(self).__name__} {self._path!r} {state}, {len(self._names)} items>"

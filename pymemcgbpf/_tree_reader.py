@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The reader of a tree of cgroups."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import time
+from collections.abc import Iterable
+from typing import Optional, SupportsIndex
+
+from . import _fork, _lookup, _options, _wire
+from ._base_reader import Reader
+from ._items import requested_names
+from ._samples import Samples
+from ._sources import choose as _choose
+from ._sources.tree_bpf import TreeSource, TreeSourceFactory
+from .errors import MemcgError
+from .snapshot import Snapshot, Times
+
+
+def _at_least(least: int, name: str, value: Optional[SupportsIndex]) -> Optional[int]:
+    """The value of an argument as an integer; None if it is None."""
+    number = None if value is None else operator.index(value)
+    if number is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+    return number
+
+
+class TreeReader(Reader[TreeSource]):
+    """Reads the memory statistics of a tree of cgroups in one walk::
+
+        >>> with TreeReader("/sys/fs/cgroup/system.slice", ["anon", "pgscan"]) as tree:
+        ...     snapshot = tree.read()
+        >>> snapshot
+        <Snapshot of '/sys/fs/cgroup/system.slice': 4 cgroups, 2 items>
+        >>> snapshot.find("web.service")["anon"]
+        58720256
+
+    Cgroups without the memory controller, which have no memory.stat, have no row. The constructor
+    walks once. With the transport "shared" a reader holds a reference to the root of the walk; it
+    never holds one to any other cgroup.
+
+    Several threads may use one reader; a lock lets one read at a time. For parallel reads, give
+    each thread its own reader.
+
+    A child after fork() loads its own program when it first reads, and any process loads a larger
+    one when the rows no longer fit. If the process has given up the privileges for that, a reader
+    with ``backend="auto"`` reads text from then on, and :attr:`fallback_reason` says so. It
+    raises BpfPermissionError instead if a backend or transport was asked for by name, or if text
+    lacks some of the items, as on cgroup v1.
+
+    Args:
+        cgroup_path: The directory of the cgroup where the walk begins, its root.
+        items, flush, backend: As in :class:`StatsReader`. There is one flush for the whole walk,
+            at its root. The row of a hierarchy's root has no "memory.current".
+        order: "pre" (parents before their children, and siblings oldest first), "post" (parents
+            after their children), "up" (the root of the walk and its ancestors), "children" (the
+            children of the root, without the root itself) or "self" (the root alone).
+        transport: "run" (a system call that fills a map, or a few of them in a large tree),
+            "shared" (an iterator fills the map, and the kernel holds cgroup_mutex meanwhile), or
+            "auto" for the first of them that works here.
+        max_depth: How many levels below the root have rows: 0 for the root alone, 1 for the root
+            and its children; None for all. With BPF, the program leaves out the others.
+        max_rows: The largest number of cgroups that a walk may find; None for no limit.
+
+    Raises:
+        TreeTooLargeError: There are more cgroups than *max_rows*.
+        OSError, TypeError, ValueError: As :class:`StatsReader`.
+    """
+
+    def __init__(
+        self,
+        cgroup_path: _lookup.Path,
+        items: Optional[Iterable[str]] = None,
+        *,
+        order: _options.Order = "pre",
+        flush: bool = True,
+        backend: _options.Backend = _options.AUTO,
+        transport: _options.TreeTransport = _options.AUTO,
+        max_depth: Optional[SupportsIndex] = None,
+        max_rows: Optional[SupportsIndex] = None,
+    ) -> None:
+        _options.check("order", order, _options.ORDERS)
+        depth = _at_least(0, "max_depth", max_depth)
+        cap = _at_least(1, "max_rows", max_rows)
+        request = _options.Request(requested_names(items), bool(flush), backend, transport)
+        self._order, self._max_depth = order, depth
+        self._view: Optional[Snapshot] = None
+        self._reading: Optional[int] = None  # _fork.generation of the process that is in read()
+        super().__init__(cgroup_path, request, TreeSourceFactory(order, cap, depth))
+        self._row_size = _wire.row_size(len(self._names))
+
+    @property
+    def order(self) -> str:
+        """The order of the rows: "pre", "post", "up", "children" or "self"."""
+        return self._order
+
+    def read(self, *, copy: bool = True) -> Snapshot:
+        """Walks the tree.
+
+        Args:
+            copy: True for a snapshot that never changes, which costs one copy of the rows. False
+                for a view of the memory that the kernel wrote into. A view expires with the next
+                read() of this reader, and in a child after fork(): its rows then raise
+                ClosedError. Columns that were taken from it before cannot be revoked. They show
+                the numbers of a later walk, or a mixture, so do not use them.
+
+        Returns:
+            A :class:`Snapshot` with a :class:`Row` for each cgroup.
+
+        Raises:
+            CgroupRemovedError: The root of the walk was removed.
+            TreeTooLargeError: There are more cgroups than *max_rows*.
+            BpfPermissionError: The process has lost the privileges to read on, and text cannot
+                replace BPF.
+            ClosedError: The reader is closed.
+        """
+        with self._lock:
+            if self._source is None:
+                raise self._closed()
+            if self._reading == _fork.generation:
+                raise MemcgError(
+                    f"this reader of {self._path} is reading already: a signal handler that "
+                    "interrupts a read needs a TreeReader of its own"
+                )
+            self._reading = _fork.generation
+            try:
+                while True:
+                    try:
+                        return self._read(copy)
+                    except MemcgError as error:
+                        if not self._reads_text_next(error):
+                            raise
+                        self._read_text_instead(error)
+            finally:
+                self._reading = None
+
+    def every(self, seconds: float, *, copy: bool = True) -> Samples[Snapshot]:
+        """Reads at an interval, in a loop: ``for``, or ``async for``::
+
+            >>> before = None
+            >>> for snapshot in tree.every(5):
+            ...     if before is not None:
+            ...         print(snapshot.since(before).rates("pgscan"))
+            ...     before = snapshot
+
+        :meth:`StatsReader.every` describes when it reads, what ends it, and its errors.
+
+        Args:
+            seconds: The interval.
+            copy: As for :meth:`read`. Of a view, only the newest snapshot is valid.
+        """
+        return Samples(self, functools.partial(self.read, copy=copy), seconds)
+
+    def _choose_again(self, request: _options.Request) -> _choose.Selection[TreeSource]:
+        if self._source is None:  # a signal handler has closed it
+            raise self._closed()
+        return _choose.choose(self._source.root, request, self._factory)
+
+    def _read(self, copy: bool) -> Snapshot:
+        source = self._source
+        if source is None:
+            raise self._closed()
+        view, self._view = self._view, None
+        if view is not None:
+            view._expire()
+        now, began = time.time_ns(), time.monotonic_ns()
+        try:
+            memory, number, paths = source.walk()
+            ended = time.monotonic_ns()
+            rows = memoryview(memory)[: number * self._row_size]
+        except (OSError, ValueError) as error:
+            if self._source is None:  # a signal handler has closed it
+                raise self._closed() from error
+            if not isinstance(error, OSError):
+                raise
+            self._raise_mapped(source, error)
+        if copy:
+            rows = memoryview(bytes(rows))
+        times = Times(began, ended, now)
+        snapshot = Snapshot(rows, self._names, self._order, times, paths, self._max_depth)
+        if not copy:
+            self._view = snapshot
+            _fork.expire_in_child(snapshot)
+        return snapshot
