@@ -87,7 +87,9 @@ def _one_way(
         raise BenchError(f"{tree.path} is not read through BPF here: {tree.fallback_reason}")
     label = f"{section}{way}".replace(", ", "-").replace(" ", "-")
     constants = programs.directory / f"constants-{label}"
-    constants.write_bytes(constants_of(_program_of(source)))
+    by_directory = isinstance(source._walker, _tree_walkers.DirWalker)
+    file = _program.WALK_DIR_FILE if by_directory else _program.OBJECT_FILE
+    constants.write_bytes(constants_of(_program_of(source), file))
     count, room = str(len(tree.item_names)), str(cgroups + _SPARE_ROWS)
     flush = list(flushing_file(source._flush))
 
@@ -99,8 +101,8 @@ def _one_way(
     mapped = stack.enter_context(
         CProgram(
             programs.executable("tree_map"),
-            "run" if tree.transport == "run" else "share",
-            _program.OBJECT_FILE,
+            "walk" if by_directory else "run" if tree.transport == "run" else "share",
+            file,
             constants,
             *(tree.path, count, room, *flush),
         )
