@@ -28,7 +28,9 @@ from .ways import BY_DIRECTORY, TEXT
 
 ORDERS = ("self", "pre", "post", "up", "children")
 SECONDS = 2.0
-LEAST_WALKS = 20 if IN_LAB else 200
+LEAST_WALKS = 2 if IN_LAB else 20
+# One suffices, unless the machine is busy with other things.
+MOST_STORMS = 5
 
 Pieces = Callable[[int], None]
 
@@ -279,18 +281,21 @@ def test_storms_of_removal_between_small_pieces(
     groups = [path for path in quiet.paths.values() if path.parent == quiet.root]
     walks = met = 0
     with by_directory(quiet.root, order=order) as tree:
-        end = time.monotonic() + SECONDS
-        with processes(
-            lambda: storm([quiet.root, *groups[::2]], end),
-            lambda: storm(groups[1::2], end),
-            lambda: swell(groups[0], 40, end),
-        ):
-            while time.monotonic() < end:
-                snapshot = tree.read()
-                check_storm(snapshot, quiet, order)
-                met += len(snapshot) > len(quiet.paths)
-                walks += 1
-    assert walks >= LEAST_WALKS / 10
+        for _ in range(MOST_STORMS):
+            end = time.monotonic() + SECONDS
+            with processes(
+                lambda: storm([quiet.root, *groups[::2]], end),  # noqa: B023
+                lambda: storm(groups[1::2], end),  # noqa: B023
+                lambda: swell(groups[0], 40, end),  # noqa: B023
+            ):
+                while time.monotonic() < end:
+                    snapshot = tree.read()
+                    check_storm(snapshot, quiet, order)
+                    met += len(snapshot) > len(quiet.paths)
+                    walks += 1
+            if met and walks >= LEAST_WALKS:
+                break
+    assert walks >= LEAST_WALKS
     assert met
 
 
@@ -336,7 +341,7 @@ if VERSION == 1:  # a cgroup of v2 cannot be renamed
                             renamed += row.path != path
                     walks += 1
             assert [row.path for row in tree.read()] == list(map(str, quiet.paths.values()))
-        assert walks >= LEAST_WALKS / 10
+        assert walks >= LEAST_WALKS
         assert renamed, "no other name was seen"
 
 
