@@ -57,6 +57,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 
 # The programs that are alone in their object.
 _ALONE = {RUN_DIR: RUN_DIR_FILE, COPY_TABLES: TABLES_FILE}
+# Those of them that need nothing of libbpf's loader: neither CO-RE, nor kfuncs, nor BTF.
+_PLAIN = (RUN_DIR, COPY_TABLES)
 
 
 class MapSize(NamedTuple):
@@ -205,7 +207,7 @@ def _loaded(
     """Loads a program: from the result of an earlier load if there is one, from an object that
     needs nothing of libbpf's loader, or through libbpf."""
     file = _file_of(name, constants)
-    before = _reload.lookup(file, name) or _read_alone(file, name)
+    before = _reload.lookup(file, name) or _read_plain(file, name)
     if before is not None:
         try:
             return _load_again(lib, before, constants, maps)
@@ -226,9 +228,9 @@ def _loaded(
         )
 
 
-def _read_alone(file: str, name: str) -> Optional[_reload.ReloadableProgram]:
-    """The program that is alone in its object; None if there is none that can be loaded so."""
-    if name not in _ALONE:
+def _read_plain(file: str, name: str) -> Optional[_reload.ReloadableProgram]:
+    """A program that needs nothing of libbpf's loader; None if it needs that."""
+    if name not in _PLAIN:
         return None
     try:
         program = _elf.read_program(read_object(file), name)
