@@ -28,8 +28,9 @@ _HEADER, _HEADER_AT = struct.Struct("<Q10xHHH"), 40
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELOCATION = struct.Struct("<QII")
+_TO_MAP = 1  # R_BPF_64_64
 _NO_BITS = 8  # SHT_NOBITS
-_OBJECT = 1  # STT_OBJECT
+_OBJECT, _FUNCTION = 1, 2  # STT_OBJECT, STT_FUNC
 
 _INSTRUCTION_SIZE = 8
 # Within a struct bpf_insn of BPF_LD | BPF_IMM | BPF_DW, which is two instructions long: the two
@@ -110,7 +111,10 @@ class _ElfFile:
     def program(self, name: str) -> ReloadableProgram:
         """Its program, ready to be loaded."""
         symbols = list(self._symbols())
-        (section,) = (each.section for each in symbols if each.name == name)
+        functions = {each.name: each.section for each in symbols if each.kind == _FUNCTION}
+        if [*functions] != [name]:
+            raise ValueError(f"it has not the program {name} alone, but {[*functions]}")
+        section = functions[name]
         code = bytearray(self._bytes(section))
         functions_at = len(code) // _INSTRUCTION_SIZE
         uses = []
@@ -179,5 +183,7 @@ class _ElfFile:
 
     def _relocations(self, section: str, symbols: list[_Symbol]) -> Iterator[tuple[int, _Symbol]]:
         """Where the instructions of a section refer to a symbol, and to which."""
-        for at, _, symbol in _RELOCATION.iter_unpack(self._bytes(f".rel{section}")):
+        for at, kind, symbol in _RELOCATION.iter_unpack(self._bytes(f".rel{section}")):
+            if kind != _TO_MAP:
+                raise ValueError(f"it has a relocation of the kind {kind}")
             yield at, symbols[symbol]

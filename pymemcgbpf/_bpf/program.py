@@ -60,6 +60,9 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 
 # The programs that are alone in their object.
 _ALONE = {RUN_DIR: RUN_DIR_FILE, WALK_DIR: WALK_DIR_FILE, COPY_TABLES: TABLES_FILE}
+# Those of them that need nothing of libbpf's loader: neither CO-RE, nor kfuncs, nor BTF. (WALK_DIR has functions
+# that are not static.)
+_PLAIN = (RUN_DIR, COPY_TABLES)
 
 
 class MapSize(NamedTuple):
@@ -217,7 +220,7 @@ def _loaded(
     """Loads a program: from the result of an earlier load if there is one, from an object that
     needs nothing of libbpf's loader, or through libbpf."""
     file = _file_of(name, constants)
-    before = _reload.lookup(file, name, items) or _read_alone(file, name, items)
+    before = _reload.lookup(file, name, items) or _read_plain(file, name, items)
     if before is not None:
         try:
             return _load_again(lib, before, constants, maps)
@@ -238,12 +241,9 @@ def _loaded(
         )
 
 
-def _read_alone(file: str, name: str, items: bytes) -> Optional[_reload.ReloadableProgram]:
-    """The program that is alone in its object; None if there is none that can be loaded so.
-
-    WALK_DIR needs its BTF, for its functions that are not static.
-    """
-    if name not in _ALONE or name == WALK_DIR:
+def _read_plain(file: str, name: str, items: bytes) -> Optional[_reload.ReloadableProgram]:
+    """A program that needs nothing of libbpf's loader; None if it needs that."""
+    if name not in _PLAIN:
         return None
     data = read_object_with(items, file)
     try:

@@ -12,6 +12,7 @@ import pytest
 
 import pymemcgbpf
 from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import counter_slots as _counter_slots
 from pymemcgbpf._bpf import elf as _elf
 from pymemcgbpf._bpf import item_code as _item_code
 from pymemcgbpf._bpf import libbpf as _libbpf
@@ -64,7 +65,8 @@ ITEMS = _item_code.item_code([], [])
 def test_a_program_read_from_its_object_is_as_libbpf_prepares_it(
     name: str, items: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    captured: list[_reload.ReloadableProgram] = []
+    if name == _program.COPY_TABLES and _counter_slots.direct(_btf.kernel()) is not None:
+        return  # It has no tables, and before Linux 5.14 no programs of this type.
     file = _program._ALONE[name]
     monkeypatch.setattr(_program, "PROGRAMS", {name: _program.PROGRAMS[name]})
     lib = _libbpf.load()
@@ -76,12 +78,10 @@ def test_a_program_read_from_its_object_is_as_libbpf_prepares_it(
         sizes = {each: _program.MapSize(64, 2) for each in _program.PROGRAMS[name]}
         of_libbpf._prepare_maps(name, sizes)
         lib.bpf_object__load(opened)
-        found = _reload.capture(lib, name, opened, program, initial)
-        assert found is not None
-        captured.append(found)
+        theirs = _reload.capture(lib, name, opened, program, initial)
     finally:
         lib.bpf_object__close(opened)
-    (theirs,) = captured
+    assert theirs is not None
     ours = _elf.read_program(_program.read_object_with(items, file), name)
     assert (ours.kind, ours.uses, ours.constants) == (theirs.kind, theirs.uses, theirs.constants)
     assert without_descriptors(ours) == without_descriptors(theirs)

@@ -86,12 +86,21 @@ def test_the_initial_constants_are_those_of_the_source() -> None:
     assert program.constants.initial[offset : offset + size] == b"mem_cgroup_stats_index\0"
 
 
+@pytest.mark.parametrize("file", [_program.OBJECT_FILE, _program.CORE_FILE])
+def test_objects_that_need_libbpf_s_loader_are_refused(file: str) -> None:
+    data = _program.read_object(file)
+    for name in (_program.STREAM, _program.SHARE, _program.RUN_ONE, _program.RUN_TREE):
+        with pytest.raises(ValueError):
+            _elf.read_program(data, name)
+    assert not {*_program._PLAIN} - {*_program._ALONE}
+
+
 def test_what_is_no_such_object_is_a_value_error() -> None:
     data = _program.read_object(_program.RUN_DIR_FILE)
     for wrong in (b"", b"\x7fELF\x02\x02" + data[6:], data[:64], data[:-1000]):
         with pytest.raises(ValueError, match=r"ELF|object"):
             _elf.read_program(wrong, _program.RUN_DIR)
-    with pytest.raises(ValueError, match="unpack"):
+    with pytest.raises(ValueError, match="alone"):
         _elf.read_program(data, "another")
 
 
