@@ -5,6 +5,8 @@
 #ifndef ROWS_BPF_H
 #define ROWS_BPF_H
 
+#include "row_map.bpf.h"
+
 const volatile struct memcg_stats_header header = {};
 const volatile __u64 program_key = 0;	/* callers must know it: see struct memcg_stats_call */
 const volatile __u64 children_of = 0;	/* if set, only children of the cgroup with this id have rows */
@@ -26,18 +28,6 @@ struct scratch {
 		__u64 values[MEMCG_STATS_MAX_ITEMS];
 	} row;
 };
-
-/*
- * The rows of a tree, one in each entry, so that they are adjacent in memory. User space maps them.
- * It sets the size of a row and the number of rows before load.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(struct memcg_stats_row) + sizeof(__u64));
-} rows SEC(".maps");
 
 /* Returns the id of the parent, or 0 for the root. */
 static __always_inline __u64 parent_id_of(struct cgroup *cgrp)

@@ -24,6 +24,7 @@
 #include "item_code.bpf.h"
 #include "open_dir.bpf.h"
 #include "names.bpf.h"
+#include "row_map.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -50,15 +51,6 @@ const volatile bool searches = false;	/* for tests: see is_still_there() */
  * CSS_VISIBLE, it is the same from Linux 4.4 to 7.3.
  */
 #define CSS_RELEASED (1U << 2)
-
-/* The rows of the tree, one in each entry, as in rows.bpf.h. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(struct memcg_stats_row) + sizeof(__u64));
-} rows SEC(".maps");
 
 /* A cgroup on the way from the root of the walk to where it is. */
 struct place {

@@ -60,8 +60,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 
 # The programs that are alone in their object.
 _ALONE = {RUN_DIR: RUN_DIR_FILE, WALK_DIR: WALK_DIR_FILE, COPY_TABLES: TABLES_FILE}
-# Those of them that need nothing of libbpf's loader: neither CO-RE, nor kfuncs, nor BTF. (WALK_DIR has functions
-# that are not static.)
+# Those of them that need nothing of libbpf's loader: neither CO-RE, nor kfuncs, nor BTF, which
+# WALK_DIR needs for its functions that are not static.
 _PLAIN = (RUN_DIR, COPY_TABLES)
 
 
