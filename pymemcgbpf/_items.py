@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple, Optional, Union
+from typing import Optional, Union
+
+from ._records import Record
 
 __all__ = [
     "CATALOGUE",
@@ -66,7 +68,7 @@ The limits are memory.max, memory.high, memory.low, memory.min, memory.swap.max,
 memory.zswap.max and derived.effective_limit."""
 
 
-class Counters(NamedTuple):
+class Counters(Record):
     """A sum of counters that memory.stat shows.
 
     Attributes:
@@ -78,14 +80,14 @@ class Counters(NamedTuple):
     scale: str
 
 
-class NodeCounter(NamedTuple):
+class NodeCounter(Record):
     """The same as :class:`Counters`, on one NUMA node."""
 
     of: Counters
     node: int
 
 
-class Field(NamedTuple):
+class Field(Record):
     """A number in a member of struct mem_cgroup.
 
     Attributes:
@@ -99,20 +101,20 @@ class Field(NamedTuple):
     enumerator: str = ""
 
 
-class Pressure(NamedTuple):
+class Pressure(Record):
     """A total of stalled time, by its enumerator of enum psi_states."""
 
     enumerator: str
 
 
-class Difference(NamedTuple):
+class Difference(Record):
     """An item less another one, by their names, and 0 if that is negative."""
 
     whole: str
     part: str
 
 
-class LeastLimit(NamedTuple):
+class LeastLimit(Record):
     """The least value of a limit, by its name, in the cgroup and all its ancestors."""
 
     limit: str
@@ -121,7 +123,7 @@ class LeastLimit(NamedTuple):
 ItemSource = Union[Counters, NodeCounter, Field, Pressure, Difference, LeastLimit]
 
 
-class Item(NamedTuple):
+class Item(Record):
     """A number that a cgroup has, such as ``anon`` or ``memory.events.oom_kill``::
 
         >>> item = list_items()[0]

@@ -10,12 +10,13 @@ import re
 import weakref
 from collections.abc import Iterator
 from operator import add
-from typing import Literal, NamedTuple, Optional
+from typing import Literal, Optional
 
 from . import _options, _wire
 from ._cgroup import mounts as _mounts
 from ._items import BYTES, MICROSECONDS, NUMA_STAT, UNLIMITED, item_named, unknown
 from ._lookup import utf_8
+from ._records import Record
 from .snapshot import Snapshot
 
 Format = Literal["openmetrics", "prometheus"]
@@ -106,7 +107,7 @@ def _escaped(text: str) -> str:
 # --- metrics
 
 
-class _Metric(NamedTuple):
+class _Metric(Record):
     """An item as Prometheus knows it.
 
     Attributes:
@@ -140,7 +141,7 @@ def _metric(name: str) -> _Metric:
     return _Metric(family, item.kind, unit, description, labels)
 
 
-class _Family(NamedTuple):
+class _Family(Record):
     """The items of one metric.
 
     Attributes:
@@ -185,7 +186,7 @@ def _family(members: list[tuple[str, _Metric]], is_openmetrics: bool) -> _Family
 _END = "} "
 
 
-class _Labels(NamedTuple):
+class _Labels(Record):
     """The labels of a snapshot's rows.
 
     Attributes:

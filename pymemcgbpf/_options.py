@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple, Optional
+from typing import Final, Literal, Optional
+
+from ._records import Record
 
 Order = Literal["self", "pre", "post", "up", "children"]
 Backend = Literal["auto", "kfunc", "rfc", "core", "text"]
@@ -21,7 +23,7 @@ ORDERS: dict[Order, int] = {"self": SELF, "pre": PRE, "post": POST, "up": UP, "c
 ORDER_NAMES: dict[int, Order] = {number: name for name, number in ORDERS.items()}
 
 
-class Request(NamedTuple):
+class Request(Record):
     """What a caller asked for.
 
     Attributes:

@@ -7,8 +7,9 @@ import mmap
 import struct
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Optional, Union
+from typing import Optional, Union
 
+from ._records import Record
 from .errors import StreamError
 
 MAGIC = 0x4753434D
@@ -54,7 +55,7 @@ def level(word: int) -> int:
     return word & 0xFFFFFFFF if sys.byteorder == "little" else word >> 32
 
 
-class Header(NamedTuple):
+class Header(Record):
     """The header, with which a stream begins."""
 
     size: int
@@ -63,7 +64,7 @@ class Header(NamedTuple):
     item_numbers: tuple[int, ...]
 
 
-class RawRow(NamedTuple):
+class RawRow(Record):
     """The row of one cgroup, with its values in the order of the header."""
 
     cgroup_id: int
@@ -73,14 +74,14 @@ class RawRow(NamedTuple):
     values: tuple[int, ...]
 
 
-class Trailer(NamedTuple):
+class Trailer(Record):
     """The trailer, with which a stream ends: the number of rows, and when the walk ended."""
 
     nr_rows: int
     end_ns: int
 
 
-class RawStream(NamedTuple):
+class RawStream(Record):
     """A stream whose rows are not yet decoded.
 
     Attributes:
@@ -95,7 +96,7 @@ class RawStream(NamedTuple):
     end_ns: Optional[int]
 
 
-class Stream(NamedTuple):
+class Stream(Record):
     """A complete stream, decoded."""
 
     header: Header

@@ -9,10 +9,11 @@ import operator
 import os
 from array import array
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Optional, Union, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Optional, Union, overload
 
 from . import _wire
 from ._items import requested_names
+from ._records import Record
 from .errors import ClosedError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _LISTED = 8  # how many names of items a message lists
 _ID, _PARENT_ID, _LEVEL_WORD, _VALUES = 0, 1, 2, 3
 
 
-class Times(NamedTuple):
+class Times(Record):
     """When a walk took place: the nanoseconds of CLOCK_MONOTONIC at its beginning and at its end,
     and of CLOCK_REALTIME at its beginning."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
 
 from .._cgroup import directory as _directory
 from .._cgroup import mounts as _mounts
+from .._records import Record
 from . import contestants, formatting, rounds
 from .machine import this_machine
 from .rounds import Contestant
@@ -21,7 +22,7 @@ CONTROLS = {
 """Column → the control that each way of reading one cgroup is compared with."""
 
 
-class ReportSection(NamedTuple):
+class ReportSection(Record):
     """Contestants that are compared with each other.
 
     Attributes:
@@ -43,7 +44,7 @@ class ReportSection(NamedTuple):
         }
 
 
-class Report(NamedTuple):
+class Report(Record):
     """What the benchmark found.
 
     Attributes:

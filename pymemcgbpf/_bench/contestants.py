@@ -10,13 +10,14 @@ import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Optional, Union
 
 from .. import _functions, _options
 from .._cgroup import files as _files
 from .._cgroup.directory import Cgroup
 from .._cgroup.present_items import PresentItems
 from .._items import MEMORY_STAT
+from .._records import Record
 from .._sources.one_bpf import StatSourceFactory
 from .._sources.tree_bpf import TreeSourceFactory
 from ..errors import MemcgError, StreamError
@@ -36,7 +37,7 @@ Values = dict[str, int]
 Items = Optional[tuple[str, ...]]
 
 
-class Absent(NamedTuple):
+class Absent(Record):
     """A way to read that does not work here, and why."""
 
     way: str

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import tempfile
 import time
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
+
+from .._records import Record
 
 # The functions that print into a seq_file; they call everything that formats.
 _PRINTING = {
@@ -28,7 +30,7 @@ _PATIENCE = 30.0  # seconds
 _FEWEST = 50  # samples
 
 
-class Formatting(NamedTuple):
+class Formatting(Record):
     """What perf found.
 
     Attributes:

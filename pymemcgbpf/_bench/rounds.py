@@ -9,13 +9,15 @@ import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
+
+from .._records import Record
 
 ROUNDS = 20
 _CALIBRATION_NS = 2_000_000
 
 
-class Batch(NamedTuple):
+class Batch(Record):
     """Several reads in a row: their number, and the nanoseconds that they took together."""
 
     reads: int

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from struct import Struct
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from .. import _fork, _signals
+from .._records import Record
 from ..errors import BtfNotFoundError, MemcgError, is_transient
 from . import raw_btf as _raw_btf
 from .bindings import libbpf as _libbpf
@@ -52,7 +53,7 @@ _STRUCTS_BEHIND = (
 HUGE_PAGE_SIZE = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
 
 
-class KernelTypes(NamedTuple):
+class KernelTypes(Record):
     """The facts about the running kernel that the readers need.
 
     Attributes:

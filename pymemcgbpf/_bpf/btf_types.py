@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+
+from .._records import Record
 
 # enum btf_kind
 POINTER, ARRAY, STRUCT, UNION, ENUM, FUNC, DATASEC, ENUM64 = 2, 3, 4, 5, 6, 12, 15, 19
@@ -13,7 +14,7 @@ POINTER, ARRAY, STRUCT, UNION, ENUM, FUNC, DATASEC, ENUM64 = 2, 3, 4, 5, 6, 12, 
 LEADS_ON = (POINTER, 8, 9, 10, 11, 18)
 
 
-class Member(NamedTuple):
+class Member(Record):
     """A member of a structure: its offset in bytes, and the number of elements of an array."""
 
     offset: int
@@ -21,7 +22,7 @@ class Member(NamedTuple):
     is_pointer: bool = False
 
 
-class Type(NamedTuple):
+class Type(Record):
     """A ``struct btf_type``.
 
     Attributes:

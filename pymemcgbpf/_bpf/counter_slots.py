@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Optional
+from typing import Optional
 
+from .._records import Record
 from .btf import KernelTypes
 
 _NODE, _MEMCG, _EVENT = "node_stat_item", "memcg_stat_item", "vm_event_item"
 _WORD = 8  # the size of a counter in bytes
 
 
-class Layout(NamedTuple):
+class Layout(Record):
     """The slots of the counters.
 
     Attributes:
@@ -246,7 +247,7 @@ _DOUBTFUL: dict[str, tuple[str, ...]] = {
 }
 
 
-class Printed(NamedTuple):
+class Printed(Record):
     """What memory.stat shows.
 
     Attributes:
@@ -261,7 +262,7 @@ class Printed(NamedTuple):
     unknown: bool = False
 
 
-class Observation(NamedTuple):
+class Observation(Record):
     """The counters at one moment, in the kernel's memory and according to its files.
 
     Attributes:
@@ -304,7 +305,7 @@ def rebuilt(
 _Place = Optional[int]  # an index in struct memcg_vmstats; None if the counter is not kept
 
 
-class _Section(NamedTuple):
+class _Section(Record):
     """A part of the arrays that has an order of its own.
 
     Attributes:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from .._records import Record
 from .bindings import libbpf_programs as _libbpf_programs
 from .reload import BSS, RODATA, Array, ReloadableProgram, Section
 
@@ -39,7 +39,7 @@ _REGISTERS, _IMMEDIATE, _SECOND_IMMEDIATE = 1, 4, 12
 _MAP_FD, _MAP_VALUE = 1 << 4, 2 << 4  # in src_reg: BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE
 
 
-class _Symbol(NamedTuple):
+class _Symbol(Record):
     entry: int  # where it is in the file
     name: str
     kind: int

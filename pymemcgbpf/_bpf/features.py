@@ -8,9 +8,10 @@ the errors of pins and docs/limits.md take from here what a feature needs and wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from .. import _options
+from .._records import Record
 
 
 class ProbedTypes(Protocol):
@@ -29,7 +30,7 @@ class ProbedTypes(Protocol):
         """Structure's name → member's name → something."""
 
 
-class Feature(NamedTuple):
+class Feature(Record):
     """Something that only some kernels have.
 
     Attributes:

@@ -22,10 +22,11 @@ from ctypes import (
     c_uint64,
     c_void_p,
 )
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from .. import _fork
 from .._descriptors import Owned, opened
+from .._records import Record
 from ..errors import LibbpfNotFoundError, LibbpfTooOldError, MemcgError, raise_if_short
 
 SONAME = "libbpf.so.1"
@@ -161,7 +162,7 @@ NEGATIVE = "negative"  # It returns a negative errno.
 NULL = "null"  # It returns NULL and sets errno.
 
 
-class Binding(NamedTuple):
+class Binding(Record):
     """One C function.
 
     Attributes:

@@ -15,9 +15,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from ctypes import c_char_p, c_int, c_size_t, c_void_p
-from typing import Any, Callable, NamedTuple, Optional, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 from .. import _fork
+from .._records import Record
 from ..errors import MemcgError
 from . import libbpf as _libbpf
 
@@ -114,7 +115,7 @@ def _debugging() -> bool:
     return log is not None and bool(log.isEnabledFor(_LEVELS[_DEBUG]))
 
 
-class _LibC(NamedTuple):
+class _LibC(Record):
     malloc: Any
     free: Any
     vsnprintf: Any

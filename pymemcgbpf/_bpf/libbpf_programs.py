@@ -9,9 +9,10 @@ import functools
 import itertools
 from collections.abc import Sequence
 from ctypes import c_int, c_uint32, c_uint64
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Optional
 
 from .._descriptors import Identity, Owned, owned
+from .._records import Record
 from . import libbpf as _libbpf
 
 _TRACE_ITER = 28  # enum bpf_attach_type: BPF_TRACE_ITER
@@ -20,7 +21,7 @@ _TRACE_ITER = 28  # enum bpf_attach_type: BPF_TRACE_ITER
 # --- programs -------------------------------------------------------------------------
 
 
-class ProgramKind(NamedTuple):
+class ProgramKind(Record):
     """What the kernel must be told to load a program, besides its instructions."""
 
     type: int

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from .. import _items, _options, _wire
 from .._items import Counters, Difference, Field, Item, LeastLimit, NodeCounter, Pressure
+from .._records import Record
 from ..errors import BackendUnavailableError
 from . import btf as _btf
 from . import counter_slots as _counter_slots
@@ -16,7 +17,7 @@ from . import terms as _terms
 from .features import EVENTS_KFUNC
 
 
-class PointerPath(NamedTuple):
+class PointerPath(Record):
     """A structure in the kernel's memory, and the pointers that lead to it.
 
     Attributes:
@@ -34,7 +35,7 @@ class PointerPath(NamedTuple):
     offset: int = 0
 
 
-class Term(NamedTuple):
+class Term(Record):
     """One number of the kernel. An item is the sum of its terms.
 
     Attributes:
@@ -69,7 +70,7 @@ def vmstats_path(types: _btf.KernelTypes) -> PointerPath:
     return path_to(_terms.START_MEMCG, types.structs["mem_cgroup"]["vmstats"])
 
 
-class Planner(NamedTuple):
+class Planner(Record):
     """Translates items into terms, for one backend on one kernel.
 
     Attributes:
@@ -247,7 +248,7 @@ def guessed(name: str, enumerators: Iterable[str]) -> Optional[Item]:
     return None
 
 
-class ReadPlan(NamedTuple):
+class ReadPlan(Record):
     """The items that a program reads through one backend.
 
     Attributes:

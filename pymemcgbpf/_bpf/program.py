@@ -9,10 +9,11 @@ import mmap
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from .. import _signals
 from .._descriptors import Descriptor, Owned, duplicate, opened_at
+from .._records import Record
 from ..errors import (
     BpfObjectError,
     MemcgError,
@@ -65,7 +66,7 @@ _ALONE = {RUN_DIR: RUN_DIR_FILE, WALK_DIR: WALK_DIR_FILE, COPY_TABLES: TABLES_FI
 _PLAIN = (RUN_DIR, COPY_TABLES)
 
 
-class MapSize(NamedTuple):
+class MapSize(Record):
     """The size of a map: the bytes of an entry, and how many entries it has."""
 
     value_size: int
@@ -186,7 +187,7 @@ class Link:
         self._program = None
 
 
-class _Variables(NamedTuple):
+class _Variables(Record):
     """A program's global variables: the map that holds them, its size, and where each is."""
 
     memory: Owned
@@ -194,7 +195,7 @@ class _Variables(NamedTuple):
     places: dict[str, tuple[int, int]]
 
 
-class _Loaded(NamedTuple):
+class _Loaded(Record):
     """A loaded program.
 
     Attributes:

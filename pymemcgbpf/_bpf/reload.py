@@ -18,9 +18,10 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Optional, Protocol
+from typing import Any, Optional, Protocol
 
 from .._descriptors import Owned
+from .._records import Record
 from ..errors import MemcgError
 from .bindings import libbpf as _libbpf
 from .bindings import libbpf_maps as _libbpf_maps
@@ -36,7 +37,7 @@ RODATA, BSS = ".rodata", ".bss"
 _MAPS = (RODATA, BSS, "rows", "names", "scratches", "answers")
 
 
-class Section(NamedTuple):
+class Section(Record):
     """The constants of an object.
 
     Attributes:
@@ -76,14 +77,14 @@ class Size(Protocol):
         """The number of entries."""
 
 
-class Loaded(NamedTuple):
+class Loaded(Record):
     """A loaded program, and the maps whose sizes were given, by name."""
 
     program: Owned
     maps: dict[str, Owned]
 
 
-class Array(NamedTuple):
+class Array(Record):
     """The attributes of an array map in the object."""
 
     value_size: int
@@ -91,7 +92,7 @@ class Array(NamedTuple):
     flags: int
 
 
-class ReloadableProgram(NamedTuple):
+class ReloadableProgram(Record):
     """A program that libbpf has loaded, or that needs nothing of libbpf's loader (elf.py).
 
     Attributes:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from .._records import Record
 
 MAX_TERMS = 576
 MAX_BLOCKS = 24
@@ -28,7 +29,7 @@ TERM_LAST, TERM_NOT_ON_ROOT, TERM_AT_LEAST_0 = 1, 2, 4
 START_MEMCG, START_CGROUP = 0, 1
 
 
-class EncodedTerm(NamedTuple):
+class EncodedTerm(Record):
     """A struct memcg_stats_term: one number of the kernel. An item is the sum of its terms."""
 
     kind: int
@@ -38,7 +39,7 @@ class EncodedTerm(NamedTuple):
     unit: int
 
 
-class Block(NamedTuple):
+class Block(Record):
     """A struct memcg_stats_block: which bytes of a kernel structure the program copies."""
 
     start: int

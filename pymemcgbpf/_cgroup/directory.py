@@ -6,17 +6,18 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from .._descriptors import Owned, file_identity, opened_at
 from .._items import MEMORY_STAT
 from .._lookup import Path, contents, exists
+from .._records import Record
 from . import diagnosis as _diagnosis
 from . import mounts as _mounts
 from .diagnosis import Identity
 
 
-class Cgroup(NamedTuple):
+class Cgroup(Record):
     """An open cgroup directory with the memory controller enabled.
 
     Attributes:

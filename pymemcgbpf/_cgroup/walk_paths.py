@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from .. import _lookup
+from .._records import Record
 from ..errors import CgroupPermissionError
 from . import mounts as _mounts
 from .directory import Cgroup
@@ -54,7 +55,7 @@ class RootPath:
         return _lookup.identity(self.path) == self._identity
 
 
-class Found(NamedTuple):
+class Found(Record):
     """What is at a path: the number of the row that had it in the walk, or else the id of the
     cgroup that is there now."""
 

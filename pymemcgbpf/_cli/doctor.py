@@ -11,7 +11,7 @@ import platform
 import re
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable, NamedTuple, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 from .. import _options
 from .._bpf import btf as _btf
@@ -25,6 +25,7 @@ from .._bpf.features import KFUNC, NO_FLUSH, RFC, RUN
 from .._cgroup import directory as _directory
 from .._cgroup.present_items import PresentItems
 from .._items import MEMORY_STAT
+from .._records import Record
 from .._sources import flush as _flush
 from .._sources import slot_discovery as _slot_discovery
 from .._sources.one_bpf import StatSourceFactory
@@ -44,7 +45,7 @@ _OK, _NO, _UNKNOWN = "ok", "no", "could not tell"
 _ONE, _TREE = "one cgroup", "a tree"
 
 
-class _Check(NamedTuple):
+class _Check(Record):
     """The result of one check.
 
     Attributes:

@@ -9,9 +9,10 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, Optional
 
 from .._items import COUNTER, CURRENT, item_named
+from .._records import Record
 from .._samples import Ticks
 from ..errors import MemcgError
 from ..reader import TreeReader
@@ -89,7 +90,7 @@ def _check_cursor() -> None:
         raise MemcgError(f"this terminal cannot be drawn on: TERM={kind} cannot move the cursor")
 
 
-class _Line(NamedTuple):
+class _Line(Record):
     """A cgroup, and the number shown for each item; None where there is none."""
 
     row: Row

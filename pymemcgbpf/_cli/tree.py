@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from .._items import CURRENT
+from .._records import Record
 from ..snapshot import Row, Snapshot
 from . import command, parsers, readers, rows
 
@@ -50,7 +51,7 @@ def _parser() -> parsers.Parser:
     return parser
 
 
-class _Branch(NamedTuple):
+class _Branch(Record):
     """A line of the output.
 
     Attributes:

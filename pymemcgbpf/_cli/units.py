@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import NamedTuple
 
 from .._items import MICROSECONDS, UNLIMITED, item_named
+from .._records import Record
 
 
-class FormattedValue(NamedTuple):
+class FormattedValue(Record):
     """A number and its unit, which a table aligns separately."""
 
     number: str

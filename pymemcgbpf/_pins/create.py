@@ -7,7 +7,7 @@ import math
 import operator
 import os
 from collections.abc import Iterable
-from typing import NamedTuple, Optional, SupportsIndex
+from typing import Optional, SupportsIndex
 
 from .. import _items, _options, _wire
 from .._bpf import program as _program
@@ -19,6 +19,7 @@ from .._cgroup import diagnosis as _cgroup_diagnosis
 from .._cgroup import directory as _directory
 from .._cgroup.directory import Cgroup
 from .._lookup import Path
+from .._records import Record
 from .._sources import choose as _choose
 from .._sources import flush as _flush
 from .._sources import links as _links
@@ -218,7 +219,7 @@ def _mode(mode: SupportsIndex) -> int:
     return bits
 
 
-class PinSourceFactory(NamedTuple):
+class PinSourceFactory(Record):
     """Makes the link that is pinned: a :class:`_choose.SourceFactory`.
 
     Attributes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from .._records import Record
 
 MOST_PARTS = 1024
 """How many parts a tree can have: pin_tree() creates no more, PinnedReader accepts no more."""
 
 
-class Part(NamedTuple):
+class Part(Record):
     """One of the several pins of a tree.
 
     Attributes:

@@ -8,7 +8,7 @@ import mmap
 import os
 import struct
 import time
-from typing import Callable, NamedTuple, Optional, TypeVar, Union
+from typing import Callable, Optional, TypeVar, Union
 
 from .. import _items, _options, _wire
 from .._cgroup import mounts as _mounts
@@ -16,6 +16,7 @@ from .._cgroup import paths as _paths
 from .._closable import Closable
 from .._descriptors import Owned, opened_at
 from .._lookup import Path
+from .._records import Record
 from .._samples import Samples
 from ..errors import MemcgError, PinNotFoundError, StreamError
 from ..snapshot import Snapshot, Times
@@ -276,7 +277,7 @@ class PinnedReader(Closable):
 _NONE = -1  # not the id of any cgroup
 
 
-class _Read(NamedTuple):
+class _Read(Record):
     """What one walk wrote.
 
     Attributes:

@@ -7,16 +7,17 @@ import contextlib
 import functools
 import os
 import stat
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
 
 from .._descriptors import Owned, opened_at
+from .._records import Record
 from . import bpffs as _bpffs
 from . import diagnosis as _diagnosis
 
 DIRECTORY_MODE = 0o755
 
 
-class Place(NamedTuple):
+class Place(Record):
     """A name in an open directory. It stays valid if the directory is renamed."""
 
     directory: int

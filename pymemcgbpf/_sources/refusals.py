@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from .._bpf.features import Feature
+from .._records import Record
 from ..errors import ItemUnavailableError, MemcgError
 
 
-class Refusal(NamedTuple):
+class Refusal(Record):
     """Why a backend or transport does not work. It holds no exception, because the traceback would
     keep files open.
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import mmap
-from typing import NamedTuple, Optional, Union
+from typing import Optional, Union
 
 from .. import _fork, _items, _options, _wire
 from .._bpf import program as _program
@@ -14,6 +14,7 @@ from .._bpf.plan import ReadPlan
 from .._cgroup import diagnosis as _diagnosis
 from .._cgroup import files as _files
 from .._cgroup.directory import Cgroup
+from .._records import Record
 from ..errors import TreeTooLargeError
 from . import flush as _flush
 from . import tree_paths as _tree_paths
@@ -219,7 +220,7 @@ def _maps(
 TreeSource = Union[MapSource, _tree_text.TextTreeSource]
 
 
-class TreeSourceFactory(NamedTuple):
+class TreeSourceFactory(Record):
     """Opens the sources of a TreeReader.
 
     Attributes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from .. import _wire
 from .._bpf.program import MapSize
@@ -18,11 +18,12 @@ from .._bpf.terms import u32
 from .._cgroup import mounts as _mounts
 from .._cgroup.directory import Cgroup
 from .._cgroup.walk_paths import Origin, Paths, RootPath, WalkPaths
+from .._records import Record
 
 TYPICAL_NAME = 64  # bytes of a name in the map; names that do not fit make the map larger
 
 
-class NameRoom(NamedTuple):
+class NameRoom(Record):
     """The room in the map of names.
 
     Attributes:
@@ -65,7 +66,7 @@ class NameRoom(NamedTuple):
 NO_NAMES = NameRoom(0, 0)
 
 
-class WrittenNames(NamedTuple):
+class WrittenNames(Record):
     """What a walk wrote into the map of names: a struct memcg_stats_names."""
 
     named_id: int

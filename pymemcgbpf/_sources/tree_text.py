@@ -9,7 +9,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from typing import Callable, NamedTuple, Optional, Union
+from typing import Callable, Optional, Union
 
 from .. import _lookup, _wire
 from .._cgroup import diagnosis as _diagnosis
@@ -20,13 +20,14 @@ from .._cgroup.directory import Cgroup
 from .._cgroup.walk_paths import Origin, Paths, RootPath, WalkPaths
 from .._descriptors import Owned, opened_at
 from .._items import MEMORY_STAT, ON_ROOT, PRESSURE, file_of
+from .._records import Record
 from ..errors import MemcgError, is_transient
 
 # The number of links of a cgroup's directory. Each directory in it adds one.
 _NO_DIRECTORY_BELOW = 2
 
 
-class Rows(NamedTuple):
+class Rows(Record):
     """The result of a walk.
 
     Attributes:
@@ -40,7 +41,7 @@ class Rows(NamedTuple):
     paths: WalkPaths
 
 
-class _Place(NamedTuple):
+class _Place(Record):
     """A cgroup to visit.
 
     Attributes:

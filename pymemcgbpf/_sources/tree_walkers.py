@@ -7,7 +7,7 @@ import contextlib
 import mmap
 import os
 import time
-from typing import Callable, NamedTuple, Union
+from typing import Callable, Union
 
 from .. import _wire
 from .._bpf import item_code as _item_code
@@ -19,6 +19,7 @@ from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.plan import ReadPlan
 from .._cgroup import diagnosis as _diagnosis
 from .._cgroup.directory import Cgroup
+from .._records import Record
 from ..errors import BackendUnavailableError, MemcgError
 from . import links as _links
 from . import one_bpf as _one_bpf
@@ -27,7 +28,7 @@ from . import one_values as _one_values
 MapSizes = dict[str, _program.MapSize]
 
 
-class Setup(NamedTuple):
+class Setup(Record):
     """How the program of a walker is loaded.
 
     Attributes:
