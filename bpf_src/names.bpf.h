@@ -86,11 +86,36 @@ static __always_inline bool wants_name(struct names_state *state, __u64 cgroup_i
 	return true;
 }
 
+#define NAME_TRIES 3
+
+/*
+ * Copies a name, and returns its length with the NUL, or 0 if it cannot be read. *place* is where the
+ * kernel keeps the name's address. Before Linux 6.15 a rename frees the old name at once. So the address
+ * is read again after the copy; if it is another by then, the copy may be anything.
+ */
+static __always_inline long copy_name(char *to, const char **place)
+{
+	const char *name = NULL, *after = NULL;
+	long length;
+	__u32 i;
+
+	bpf_probe_read_kernel(&name, sizeof(name), place);
+	for (i = 0; i < NAME_TRIES; i++) {
+		length = bpf_probe_read_kernel_str(to, MEMCG_STATS_NAME_SIZE, name);
+		bpf_probe_read_kernel(&after, sizeof(after), place);
+		if (after == name)
+			return length < 1 ? 0 : length;
+		name = after;
+	}
+	return 0;
+}
+
 /*
  * Writes the name of a cgroup, or only counts it if it does not fit. The name can then be written to
- * unused, which has room for it. It is not inlined, since it is rarely called.
+ * unused, which has room for it. *place* is where the kernel keeps the name's address. It is not
+ * inlined, since it is rarely called.
  */
-static __noinline void write_name(__u64 cgroup_id, __u64 parent_id, const char *name, void *unused)
+static __noinline void write_name(__u64 cgroup_id, __u64 parent_id, const char **place, void *unused)
 {
 	struct memcg_stats_names *out = names_of_walk();
 	struct memcg_stats_name *entries;
@@ -107,14 +132,14 @@ static __noinline void write_name(__u64 cgroup_id, __u64 parent_id, const char *
 	if (index < nr_names_fit && at <= text_size - MEMCG_STATS_NAME_SIZE) {
 		entries[index].cgroup_id = cgroup_id;
 		entries[index].parent_id = parent_id;
-		length = bpf_probe_read_kernel_str(text + at, MEMCG_STATS_NAME_SIZE, name);
-		if (length < 1)
+		length = copy_name(text + at, place);
+		if (!length)
 			text[at] = 0;	/* An empty name. The next names keep their places. */
 	} else {
-		length = bpf_probe_read_kernel_str(unused, MEMCG_STATS_NAME_SIZE, name);
+		length = copy_name(unused, place);
 	}
 	out->nr_names = index + 1;
-	out->text_size = at + (length < 1 ? 1 : length);
+	out->text_size = at + (length ? length : 1);
 }
 
 /* Completes the names of a walk. */

@@ -68,7 +68,7 @@ static __always_inline void name_row(struct cgroup *cgrp, const struct memcg_sta
 
 	cgrp = cgrp->self.cgroup;
 	if (wants_name(state, id, row))
-		write_name(id, parent_id_of(cgrp), cgrp->kn->name, unused);
+		write_name(id, parent_id_of(cgrp), &cgrp->kn->name, unused);
 }
 
 /*

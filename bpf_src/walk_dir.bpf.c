@@ -180,7 +180,8 @@ __noinline __u64 add_row(void)
 	}
 	if (nr_names_fit && wants_name(&walk.names, place->id, row))
 		write_name(place->id, parent_id,
-			   (const char *)part_u64(walk.kn, walk_offsets.kn_part_name), walk.name);
+			   pointer_at(place->cgrp, offsets.cgroup_kn) + walk_offsets.kn_part +
+			   walk_offsets.kn_part_name, walk.name);
 	return GO_ON;
 }
 

@@ -7,6 +7,7 @@ It is read once per process. The type information itself takes megabytes and is 
 from __future__ import annotations
 
 import contextlib
+import struct
 from collections.abc import Sequence
 from struct import Struct
 from typing import Any, Optional
@@ -128,7 +129,7 @@ def _read_kernel() -> KernelTypes:
     lib = _libbpf.load()
     data, found = _vmlinux(), None
     if data is not None:
-        with contextlib.suppress(ValueError, MemoryError):
+        with contextlib.suppress(ValueError, LookupError, struct.error, MemoryError):
             found = _facts(_raw_btf.RawTypes(data))
     if found is None:
         found = _signals.held_back(
@@ -204,10 +205,10 @@ def _huge_page_size() -> int:
 
 def _structs(types: Lookups) -> dict[str, dict[str, Member]]:
     """The members of each structure that is needed and that the kernel has."""
-    ids = {struct: types.struct_id(struct) for struct in _STRUCTS}
-    for struct, member, behind in _STRUCTS_BEHIND:
-        ids[behind] = types.id_behind(ids[struct], member)
-    return {struct: dict(types.members_of(at)) for struct, at in ids.items() if at}
+    ids = {name: types.struct_id(name) for name in _STRUCTS}
+    for name, member, behind in _STRUCTS_BEHIND:
+        ids[behind] = types.id_behind(ids[name], member)
+    return {name: dict(types.members_of(at)) for name, at in ids.items() if at}
 
 
 def _functions(types: Lookups) -> frozenset[str]:

@@ -28,7 +28,7 @@ _HEADER, _HEADER_AT = struct.Struct("<Q10xHHH"), 40
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELOCATION = struct.Struct("<QII")
-_TO_MAP = 1  # R_BPF_64_64
+_TO_MAP, _CALL = 1, 10  # R_BPF_64_64, R_BPF_64_32
 _NO_BITS = 8  # SHT_NOBITS
 _OBJECT, _FUNCTION = 1, 2  # STT_OBJECT, STT_FUNC
 
@@ -112,22 +112,23 @@ class _ElfFile:
         """Its program, ready to be loaded."""
         symbols = list(self._symbols())
         functions = {each.name: each.section for each in symbols if each.kind == _FUNCTION}
-        if [*functions] != [name]:
-            raise ValueError(f"it has not the program {name} alone, but {[*functions]}")
+        programs = [each for each, section in functions.items() if section != _TEXT]
+        if programs != [name]:
+            raise ValueError(f"it has not the program {name} alone, but {programs}")
         section = functions[name]
         code = bytearray(self._bytes(section))
         functions_at = len(code) // _INSTRUCTION_SIZE
         uses = []
-        for at, symbol in self._relocations(section, symbols):
-            if symbol.section == _MAPS:
+        for at, kind, symbol in self._relocations(section, symbols):
+            if kind == _TO_MAP and symbol.section == _MAPS:
                 code[at + _REGISTERS] |= _MAP_FD
                 uses.append((at + _IMMEDIATE, symbol.name))
-            elif symbol.section in (RODATA, BSS):
+            elif kind == _TO_MAP and symbol.section in (RODATA, BSS):
                 code[at + _REGISTERS] |= _MAP_VALUE
                 (addend,) = struct.unpack_from("<i", code, at + _IMMEDIATE)
                 struct.pack_into("<i", code, at + _SECOND_IMMEDIATE, symbol.at + addend)
                 uses.append((at + _IMMEDIATE, symbol.section))
-            elif symbol.section == _TEXT and f".rel{_TEXT}" not in self._headers:
+            elif kind == _CALL and symbol.section == _TEXT:
                 # A call says how many instructions it goes on from the next one. Here it counts
                 # from the symbol.
                 (number,) = struct.unpack_from("<i", code, at + _IMMEDIATE)
@@ -135,8 +136,12 @@ class _ElfFile:
                 number = target - (at // _INSTRUCTION_SIZE + 1)
                 struct.pack_into("<i", code, at + _IMMEDIATE, number)
             else:
-                raise ValueError(f"it refers to {symbol.name or symbol.section}")
+                raise ValueError(
+                    f"it refers to {symbol.name or symbol.section} by a relocation of kind {kind}"
+                )
         if _TEXT in self._headers:
+            if f".rel{_TEXT}" in self._headers:
+                raise ValueError("its functions refer to something")
             code += self._bytes(_TEXT)
         constants, variables = (
             {
@@ -181,9 +186,9 @@ class _ElfFile:
             entry = start + number * _SYMBOL.size
             yield _Symbol(entry, self._string(strings + name), info & 0xF, home, at, size)
 
-    def _relocations(self, section: str, symbols: list[_Symbol]) -> Iterator[tuple[int, _Symbol]]:
-        """Where the instructions of a section refer to a symbol, and to which."""
+    def _relocations(
+        self, section: str, symbols: list[_Symbol]
+    ) -> Iterator[tuple[int, int, _Symbol]]:
+        """Where the instructions of a section refer to a symbol, in which way, and to which."""
         for at, kind, symbol in _RELOCATION.iter_unpack(self._bytes(f".rel{section}")):
-            if kind != _TO_MAP:
-                raise ValueError(f"it has a relocation of the kind {kind}")
-            yield at, symbols[symbol]
+            yield at, kind, symbols[symbol]

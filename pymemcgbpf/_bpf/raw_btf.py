@@ -130,7 +130,9 @@ class RawTypes(Lookups):
         offset = self._offset(name, self._names.start)
         if not offset:
             return 0
-        start, stop = self._types.start, min(self._types.stop, self._types.start + _FARTHEST)
+        # A type has at least two words after its name.
+        start, end = self._types.start, self._types.stop - 8
+        stop = min(end, start + _FARTHEST)
         needle = struct.pack("=I", offset)
         at = start - 1
         while True:
@@ -142,7 +144,7 @@ class RawTypes(Lookups):
                 type_id = self._beginning_at(word)
                 if type_id:
                     return type_id
-        if stop == self._types.stop:
+        if stop == end:
             return 0
         raise ValueError(f"{name} is far from the beginning, or missing")
 

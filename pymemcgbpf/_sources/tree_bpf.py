@@ -19,7 +19,7 @@ from ..errors import TreeTooLargeError
 from . import flush as _flush
 from . import tree_paths as _tree_paths
 from . import tree_text as _tree_text
-from .tree_walkers import DirWalker, IteratorWalker, MapSizes, RunWalker, Walker
+from .tree_walkers import FORKED, DirWalker, IteratorWalker, MapSizes, RunWalker, Walker
 
 
 class MapSource:
@@ -81,6 +81,9 @@ class MapSource:
             self._flush.by_file()
             self._paths.begin(walker.names)
             count = walker.walk()
+            if count == FORKED:
+                walker = self._load(self._room)
+                continue
             unchanged = self._paths.unchanged(walker.names, count)
             if unchanged is not None:
                 return _tree_text.Rows(walker.rows, count, unchanged)

@@ -9,7 +9,7 @@ import os
 import time
 from typing import Callable, Union
 
-from .. import _wire
+from .. import _fork, _wire
 from .._bpf import item_code as _item_code
 from .._bpf import program as _program
 from .._bpf import run_dir as _run_dir
@@ -144,6 +144,9 @@ class RunWalker:
         _unmap(self.names)
 
 
+FORKED = -1
+
+
 class DirWalker:
     """Walks by running a program that finds the walk's root by its open directory, under RCU.
 
@@ -175,7 +178,11 @@ class DirWalker:
         self._begun, self._resumed = begin.returned, resume.returned
 
     def walk(self) -> int:
-        """Fills the maps, and returns the number of rows, even if not all of them fitted."""
+        """Fills the maps, and returns the number of rows, even if not all of them fitted.
+
+        FORKED stands for a walk that goes on in the parent: a signal handler has forked.
+        """
+        generation = _fork.generation
         error, returned = self._begin(), self._begun
         while True:
             if error:
@@ -185,6 +192,8 @@ class DirWalker:
                 return result
             if result != _walk_dir.MORE:
                 raise self._explain(result - _run_dir.FAILED)
+            if _fork.generation != generation:
+                return FORKED
             error, returned = self._resume(), self._resumed
 
     def _explain(self, status: int) -> MemcgError:

@@ -212,3 +212,11 @@ def test_the_kernel_s_btf_is_none_where_it_cannot_be_read(
     assert _btf._vmlinux() is None
     (tmp_path / "vmlinux").write_bytes(b"")
     assert not _btf._vmlinux()
+
+
+def test_a_name_s_offset_may_be_the_last_word_of_all() -> None:
+    names = b"\0s\0"
+    types = struct.pack("=4I", 0, 1 << 24, 4, 32) + struct.pack("=5I", 0, 13 << 24 | 1, 0, 0, 1)
+    sizes = (24, 0, len(types), len(types), len(names))
+    header = struct.pack("=HBB5I", 0xEB9F, 1, 0, *sizes)
+    assert RawTypes(bytearray(header + types + names)).struct_id("s") == 0

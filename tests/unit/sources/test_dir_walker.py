@@ -13,7 +13,14 @@ from typing import Any, Callable
 
 import pytest
 
-from pymemcgbpf import BackendUnavailableError, CgroupRemovedError, MemcgError, _options, _wire
+from pymemcgbpf import (
+    BackendUnavailableError,
+    CgroupRemovedError,
+    MemcgError,
+    _fork,
+    _options,
+    _wire,
+)
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import item_code as _item_code
 from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
@@ -26,7 +33,7 @@ from pymemcgbpf._bpf.program import MapSize
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._sources import flush as _flush
 from pymemcgbpf._sources.tree_bpf import MapSource, TreeSourceFactory
-from pymemcgbpf._sources.tree_walkers import DirWalker, Setup
+from pymemcgbpf._sources.tree_walkers import FORKED, DirWalker, Setup
 
 from ...open_files import open_files
 from ..directories import make_v2
@@ -224,3 +231,22 @@ def test_the_directory_is_the_source_s_own(
     assert fd != cgroup.fd
     assert os.fstat(fd).st_ino == v2.stat().st_ino
     source.close()
+
+
+def test_a_child_of_a_signal_handler_does_not_go_on_with_its_parent_s_walk(
+    walker: DirWalker, program: FakeProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.answers = [MORE, 3]
+    resume = walker._resume
+
+    def begin_in_a_child() -> int:
+        error = program_begin()
+        monkeypatch.setattr(_fork, "generation", _fork.generation + 1)
+        return error
+
+    program_begin, walker._begin = walker._begin, begin_in_a_child
+    assert walker.walk() == FORKED
+    assert program.asked == [0], "the rest of the walk is the parent's"
+    walker._begin = program_begin
+    program.answers = [MORE, 3]
+    assert walker.walk() == 3 and walker._resume is resume
