@@ -268,11 +268,10 @@ __noinline __u64 take_step(void)
 	if (!depth)
 		return OVER;
 	/*
-	 * The next one may have left the list, too, after a cgroup that was released: the latter no longer
-	 * leads to one that is alive. If it is not released by now, it led to the next one just before.
+	 * This cgroup was in the list at some time since the program began. So it leads to one of which the
+	 * same is true, even if either has left the list meanwhile, and neither is freed before the program
+	 * ends. No cgroup that stays is passed by, for new ones are added to the end.
 	 */
-	if (is_released())
-		return search_from_first(depth, phase == SEARCH ? walk.after : place->serial_nr);
 	link = (void *)part_u64(walk.css, walk_offsets.css_part_sibling);
 	return go_to_link(link, depth, phase == SEARCH ? SEARCH : DOWN);
 }
@@ -349,10 +348,7 @@ __noinline __u64 look_at_link(__u32 depth)
 	serial_nr = part_u64(walk.css, walk_offsets.css_part_serial);
 	if (serial_nr >= sought)
 		return serial_nr == sought ? LISTED : GONE;
-	if (is_released())	/* It may no longer lead to one that is alive. */
-		walk.link = pointer_at(first, 0);
-	else
-		walk.link = (void *)part_u64(walk.css, walk_offsets.css_part_sibling);
+	walk.link = (void *)part_u64(walk.css, walk_offsets.css_part_sibling);
 	return UNKNOWN;
 }
 
@@ -416,13 +412,20 @@ __noinline __u64 is_listed(__u32 depth)
 	return found;
 }
 
-/* Returns the first depth from this one on whose cgroup is not there any more, or 0. */
+/*
+ * Returns the first depth from this one on whose cgroup is not there any more, or 0; or a failure if a
+ * list is too long to be searched.
+ */
 __noinline __u64 first_lost(__u32 depth)
 {
+	__u64 found;
 	__u32 i;
 
 	for (i = 0; i < LEVELS_AT_ONCE && depth + i <= walk.depth; i++) {
-		if (depth + i && is_listed(depth + i) != LISTED)
+		found = depth + i ? is_listed(depth + i) : LISTED;
+		if (found == UNKNOWN)
+			return FAILED(MEMCG_STATS_UNREADABLE);
+		if (found == GONE)
 			return depth + i;
 	}
 	return 0;
@@ -472,6 +475,8 @@ __noinline __u64 resume_walk(__u64 address)
 		return FAILED(MEMCG_STATS_NOT_OPEN);
 	for (i = 0; i < MAX_LEVELS && i <= depth && !lost; i += LEVELS_AT_ONCE)
 		lost = first_lost(i);
+	if (lost & MEMCG_STATS_FAILED)
+		return lost;
 	if (lost) {
 		after = place_at(lost)->serial_nr;
 		if (lost == depth && walk.phase == SEARCH)
