@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Optional
 
 from .._records import Record
 from .bindings import libbpf_programs as _libbpf_programs
@@ -43,6 +44,8 @@ class _Symbol(Record):
     entry: int  # where it is in the file
     name: str
     kind: int
+    binding: int  # 0 for a static function
+    other: int  # not 0 for a hidden one
     section: str
     at: int
     size: int
@@ -116,33 +119,7 @@ class _ElfFile:
         if programs != [name]:
             raise ValueError(f"it has not the program {name} alone, but {programs}")
         section = functions[name]
-        code = bytearray(self._bytes(section))
-        functions_at = len(code) // _INSTRUCTION_SIZE
-        uses = []
-        for at, kind, symbol in self._relocations(section, symbols):
-            if kind == _TO_MAP and symbol.section == _MAPS:
-                code[at + _REGISTERS] |= _MAP_FD
-                uses.append((at + _IMMEDIATE, symbol.name))
-            elif kind == _TO_MAP and symbol.section in (RODATA, BSS):
-                code[at + _REGISTERS] |= _MAP_VALUE
-                (addend,) = struct.unpack_from("<i", code, at + _IMMEDIATE)
-                struct.pack_into("<i", code, at + _SECOND_IMMEDIATE, symbol.at + addend)
-                uses.append((at + _IMMEDIATE, symbol.section))
-            elif kind == _CALL and symbol.section == _TEXT:
-                # A call says how many instructions it goes on from the next one. Here it counts
-                # from the symbol.
-                (number,) = struct.unpack_from("<i", code, at + _IMMEDIATE)
-                target = functions_at + symbol.at // _INSTRUCTION_SIZE + number + 1
-                number = target - (at // _INSTRUCTION_SIZE + 1)
-                struct.pack_into("<i", code, at + _IMMEDIATE, number)
-            else:
-                raise ValueError(
-                    f"it refers to {symbol.name or symbol.section} by a relocation of kind {kind}"
-                )
-        if _TEXT in self._headers:
-            if f".rel{_TEXT}" in self._headers:
-                raise ValueError("its functions refer to something")
-            code += self._bytes(_TEXT)
+        code, uses = self._linked([section, *([_TEXT] if _TEXT in self._headers else [])], symbols)
         constants, variables = (
             {
                 each.name: (each.at, each.size)
@@ -159,11 +136,67 @@ class _ElfFile:
         return ReloadableProgram(
             name,
             _libbpf_programs.ProgramKind(_TYPES[section], 0, 0),
-            bytes(code),
-            tuple(uses),
+            code,
+            uses,
             {each: arrays.get(each, Array(8, 1, _MAPPABLE)) for _, each in uses},
             Section(initial, constants),
             variables,
+            self._function_types(section, symbols),
+        )
+
+    def _linked(
+        self, sections: list[str], symbols: list[_Symbol]
+    ) -> tuple[bytes, tuple[tuple[int, str], ...]]:
+        """The instructions of some sections, one after the other, and where they use which map."""
+        starts, code = {}, bytearray()
+        for section in sections:
+            starts[section] = len(code)
+            code += self._bytes(section)
+        uses = []
+        for section in sections:
+            for at, kind, symbol in self._relocations(section, symbols):
+                at += starts[section]
+                if kind == _TO_MAP and symbol.section == _MAPS:
+                    code[at + _REGISTERS] |= _MAP_FD
+                    uses.append((at + _IMMEDIATE, symbol.name))
+                elif kind == _TO_MAP and symbol.section in (RODATA, BSS):
+                    code[at + _REGISTERS] |= _MAP_VALUE
+                    (addend,) = struct.unpack_from("<i", code, at + _IMMEDIATE)
+                    struct.pack_into("<i", code, at + _SECOND_IMMEDIATE, symbol.at + addend)
+                    uses.append((at + _IMMEDIATE, symbol.section))
+                elif kind == _CALL and symbol.section in starts:
+                    # A call says how many instructions it goes on from the next one. Here it counts
+                    # from the symbol.
+                    (number,) = struct.unpack_from("<i", code, at + _IMMEDIATE)
+                    target = starts[symbol.section] + symbol.at
+                    number += (target - at) // _INSTRUCTION_SIZE
+                    struct.pack_into("<i", code, at + _IMMEDIATE, number)
+                else:
+                    what = symbol.name or symbol.section
+                    raise ValueError(f"it refers to {what} by a relocation of kind {kind}")
+        return bytes(code), tuple(uses)
+
+    def _function_types(
+        self, section: str, symbols: list[_Symbol]
+    ) -> Optional[_libbpf_programs.FunctionTypes]:
+        """The types of the functions, as far as the kernel needs them: it verifies a function that
+        is not static by itself, by its type. A hidden function counts as static."""
+        functions = sorted(
+            ((each.section != section, each.at), each.name, each.other, each.binding)
+            for each in symbols
+            if each.kind == _FUNCTION
+        )
+        visible = [name for _, name, other, binding in functions if binding and not other]
+        if len(visible) < 2:
+            return None
+        length = len(self._bytes(section))
+        btf, numbers = _plain_btf(bytearray(self._bytes(".BTF")), {*visible})
+        return _libbpf_programs.FunctionTypes(
+            btf,
+            tuple(
+                ((length * behind + at) // _INSTRUCTION_SIZE, numbers[name])
+                for (behind, at), name, _, _ in functions
+            ),
         )
 
     def _string(self, at: int) -> str:
@@ -181,14 +214,56 @@ class _ElfFile:
     def _symbols(self) -> Iterator[_Symbol]:
         strings, start = self._headers[".strtab"][4], self._headers[".symtab"][4]
         for number, each in enumerate(_SYMBOL.iter_unpack(self._bytes(".symtab"))):
-            name, info, _, section, at, size = each
+            name, info, other, section, at, size = each
             home = self._names[section] if section < len(self._names) else ""
             entry = start + number * _SYMBOL.size
-            yield _Symbol(entry, self._string(strings + name), info & 0xF, home, at, size)
+            text = self._string(strings + name)
+            yield _Symbol(entry, text, info & 0xF, info >> 4, other, home, at, size)
 
     def _relocations(
         self, section: str, symbols: list[_Symbol]
     ) -> Iterator[tuple[int, int, _Symbol]]:
         """Where the instructions of a section refer to a symbol, in which way, and to which."""
+        if f".rel{section}" not in self._headers:
+            return
         for at, kind, symbol in _RELOCATION.iter_unpack(self._bytes(f".rel{section}")):
             yield at, kind, symbols[symbol]
+
+
+# struct btf_header; struct btf_type: the offset of the name, the kind and more, the size or a type
+_BTF_HEADER, _BTF_TYPE = struct.Struct("<HBB5I"), struct.Struct("<III")
+# How many bytes follow a type of each kind, and how many for each of its members.
+_INT, _FUNC, _VAR, _DATASEC, _STRUCT = 1, 12, 14, 15, 4
+_MORE = {_INT: 4, 3: 12, _VAR: 4, 17: 4}
+_EACH = {_STRUCT: 12, 5: 12, 6: 8, 13: 8, _DATASEC: 12, 19: 12}
+
+
+def _plain_btf(btf: bytearray, visible: set[str]) -> tuple[bytes, dict[str, int]]:
+    """BTF as the kernel takes it, and the numbers of the functions' types.
+
+    The compiler does not know where variables will be. So a variable becomes an integer of a byte,
+    and a section of variables a structure of such ones. Functions that are not *visible* become
+    static.
+    """
+    _, _, _, header, types, size, names, _ = _BTF_HEADER.unpack_from(btf)
+    at, end, names = header + types, header + types + size, header + names
+    number, functions = 0, {}
+    while at < end:
+        number += 1
+        name, info, other = _BTF_TYPE.unpack_from(btf, at)
+        kind, count = info >> 24 & 0x1F, info & 0xFFFF
+        members = at + _BTF_TYPE.size
+        if kind == _FUNC:
+            text = btf[names + name : btf.index(b"\0", names + name)].decode()
+            functions[text] = number
+            _BTF_TYPE.pack_into(btf, at, name, _FUNC << 24 | (text in visible), other)
+        elif kind == _VAR:
+            _BTF_TYPE.pack_into(btf, at, name, _INT << 24, 1)
+            struct.pack_into("<I", btf, members, 8)  # bits
+        elif kind == _DATASEC:
+            _BTF_TYPE.pack_into(btf, at, 0, _STRUCT << 24 | count, 1)
+            for each in range(members, members + 12 * count, 12):
+                (variable,) = struct.unpack_from("<I", btf, each)
+                struct.pack_into("<III", btf, each, 0, variable, 0)
+        at = members + _MORE.get(kind, 0) + _EACH.get(kind, 0) * count
+    return bytes(btf), functions

@@ -204,6 +204,8 @@ BINDINGS = (
     Binding("btf__find_by_name_kind", c_int, [_BTF, c_char_p, c_uint32], NEVER, "0.0.9"),
     # const struct btf_type *btf__type_by_id(const struct btf *btf, __u32 id); here its address
     Binding("btf__type_by_id", c_void_p, [_BTF, c_uint32], NULL, "0.0.1"),
+    # int bpf_btf_load(const void *btf_data, size_t btf_size, const struct bpf_btf_load_opts *opts)
+    Binding("bpf_btf_load", c_int, [c_char_p, c_size_t, c_void_p], NEGATIVE, "0.7"),
     # const char *btf__name_by_offset(const struct btf *btf, __u32 offset); "" where anonymous
     Binding("btf__name_by_offset", c_char_p, [_BTF, c_uint32], NEVER, "0.0.1"),
     # struct bpf_object *bpf_object__open_mem(const void *obj_buf, size_t obj_buf_sz,

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import functools
 import itertools
+import struct
 from collections.abc import Sequence
 from ctypes import c_int, c_uint32, c_uint64
 from typing import Any, Callable, Optional
@@ -48,8 +49,30 @@ def instructions(lib: _libbpf.Libbpf, program: Any) -> bytes:
     return ctypes.string_at(lib.bpf_program__insns(program), 8 * count)
 
 
+class FunctionTypes(Record):
+    """The types of a program's functions.
+
+    Attributes:
+        btf: a BTF with these types.
+        functions: a struct bpf_func_info for each function, in the order of the instructions: the
+            index of its first instruction, and the number of its type.
+    """
+
+    btf: bytes
+    functions: tuple[tuple[int, int], ...]
+
+
+_FUNC_INFO = struct.Struct("=II")
+
+
 def load_program(
-    lib: _libbpf.Libbpf, name: str, licence: str, flags: int, kind: ProgramKind, code: bytes
+    lib: _libbpf.Libbpf,
+    name: str,
+    licence: str,
+    flags: int,
+    kind: ProgramKind,
+    code: bytes,
+    types: Optional[FunctionTypes] = None,
 ) -> Owned:
     """Loads a program from its instructions, and returns the owner of its descriptor."""
     options = _libbpf.ProgLoadOpts(
@@ -58,6 +81,14 @@ def load_program(
         prog_flags=flags,
         attach_btf_id=kind.attach_btf_id,
     )
+    if types is not None:
+        btf = lib.descriptor("bpf_btf_load", types.btf, len(types.btf), None)
+        functions = b"".join(_FUNC_INFO.pack(*each) for each in types.functions)
+        memory = ctypes.create_string_buffer(functions, len(functions))
+        options.prog_btf_fd = btf.fileno()
+        options.func_info = ctypes.addressof(memory)
+        options.func_info_cnt = len(types.functions)
+        options.func_info_rec_size = _FUNC_INFO.size
     return lib.descriptor(
         "bpf_prog_load",
         kind.type,

@@ -61,9 +61,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 
 # The programs that are alone in their object.
 _ALONE = {RUN_DIR: RUN_DIR_FILE, WALK_DIR: WALK_DIR_FILE, COPY_TABLES: TABLES_FILE}
-# Those of them that need nothing of libbpf's loader: neither CO-RE, nor kfuncs, nor BTF, which
-# WALK_DIR needs for its functions that are not static.
-_PLAIN = (RUN_DIR, COPY_TABLES)
+# Those of them that need nothing of libbpf's loader: neither CO-RE nor kfuncs.
+_PLAIN = (RUN_DIR, WALK_DIR, COPY_TABLES)
 
 
 class MapSize(Record):
@@ -246,7 +245,7 @@ def _read_plain(file: str, name: str, items: bytes) -> Optional[_reload.Reloadab
     """A program that needs nothing of libbpf's loader; None if it needs that."""
     if name not in _PLAIN:
         return None
-    data = read_object_with(items, file)
+    data = _with_items(_reload.object_of(file, read_object), items, file)
     try:
         program = _elf.read_program(data, name)
     except ValueError:
@@ -329,7 +328,7 @@ class _Object:
         owned = duplicate(lib.bpf_program__fd(program))
         if name == COPY_TABLES:  # it runs once, so it is not kept for another load
             return _Loaded(owned, {}, data, self._variables())
-        if name != WALK_DIR:  # it needs its BTF, which is not kept
+        if name != WALK_DIR:  # it needs the types of its functions, which libbpf does not tell
             with contextlib.suppress(MemcgError):
                 kept = _reload.capture(lib, name, self._object, program, initial)
                 _reload.remember(file, items, kept)
@@ -446,7 +445,10 @@ def read_object_with(items: bytes, file: str) -> bytes:
     Raises:
         BpfObjectError: the file cannot be read, or has no such function.
     """
-    data = read_object(file)
+    return _with_items(read_object(file), items, file)
+
+
+def _with_items(data: bytes, items: bytes, file: str) -> bytes:
     try:
         return _elf.with_function(data, "compute_items", items) if items else data
     except ValueError as error:

@@ -6,11 +6,9 @@ that a program names. This takes some 20 ms, and its result, the final instructi
 every load of the program. Only the constants, which are in a map, and the sizes of the maps differ.
 So the instructions are kept, and loaded again with other maps.
 
-There are two exceptions, since the BTF of a program is not kept. A program that reaches bpf_loop(),
-for derived.effective_limit in a tree that backend "kfunc" reads by "run", is refused without the
-BTF of its callback, and libbpf loads it anew. The program that walks from an open directory is
-always loaded by libbpf: without its BTF the verifier takes its functions for static ones. It has no
-relocations against the kernel, so that is quick.
+The exception is a program that reaches bpf_loop(), for derived.effective_limit in a tree that
+backend "kfunc" reads by "run": the kernel refuses a callback without its BTF, which is not kept,
+and libbpf loads the program anew.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Mapping
-from typing import Any, Optional, Protocol
+from typing import Any, Callable, Optional, Protocol
 
 from .._descriptors import Owned
 from .._records import Record
@@ -103,6 +101,7 @@ class ReloadableProgram(Record):
         maps: the maps that it uses, by name.
         constants: the section of constants.
         variables: the offset and size of each other global variable, by name, if they are known.
+        types: the types of its functions; None if the kernel does not need them.
     """
 
     name: str
@@ -112,6 +111,7 @@ class ReloadableProgram(Record):
     maps: dict[str, Array]
     constants: Section
     variables: Mapping[str, tuple[int, int]] = {}
+    types: Optional[_libbpf_programs.FunctionTypes] = None
 
     def load(
         self, lib: _libbpf.Libbpf, constants: Mapping[str, bytes], sizes: Mapping[str, Size]
@@ -131,7 +131,7 @@ class ReloadableProgram(Record):
             _IMMEDIATE.pack_into(code, at, made[name].fileno())
         flags = 0 if self.kind.type == _RAW_TRACEPOINT else SLEEPABLE
         program = _libbpf_programs.load_program(
-            lib, self.name, LICENCE, flags, self.kind, bytes(code)
+            lib, self.name, LICENCE, flags, self.kind, bytes(code), self.types
         )
         # The program holds references to its maps.
         return Loaded(program, {name: made[name] for name in sizes})
@@ -154,9 +154,21 @@ def remember(file: str, items: bytes, program: Optional[ReloadableProgram]) -> N
         _kept[file, program.name] = items, program
 
 
+# Objects by their files: a daemon may have changed its root since, or the package been upgraded.
+_objects: dict[str, bytes] = {}
+
+
+def object_of(file: str, read: Callable[[str], bytes]) -> bytes:
+    """The bytes of an object file, which is read once."""
+    if file not in _objects:
+        _objects[file] = read(file)
+    return _objects[file]
+
+
 def forget() -> None:
-    """Drops all kept programs."""
+    """Drops all kept programs and objects."""
     _kept.clear()
+    _objects.clear()
 
 
 def capture(

@@ -25,8 +25,8 @@ from pymemcgbpf._descriptors import Owned
 from pymemcgbpf._sources import slot_discovery as _slot_discovery
 from pymemcgbpf._sources.one_bpf import open_without_flush
 
-from .cgroups import cgroup, in_child
-from .ways import BY_DIRECTORY, Way
+from .cgroups import cgroup, enable_memory, in_child
+from .ways import BY_DIRECTORY, TREE_BPF_WAYS, Way
 
 # Where the types that are needed are among the first ones.
 DIRECT = ("5.10.", "6.12.", "6.16.", "6.17.", "6.18.", "6.19.")
@@ -185,9 +185,30 @@ def test_a_second_tree_program_is_loaded_without_libbpf_s_loader(
     with first, way.tree(empty_cgroup, ["pgfault", "anon"], max_rows=5) as again:
         assert again.read()[0].keys() == {"pgfault", "anon"}
         assert first.read()[0].id == again.read()[0].id
-    assert _reload._kept == kept
-    # The verifier needs the BTF of that program, which is not kept.
-    assert kept or way == BY_DIRECTORY
+    if (
+        way == BY_DIRECTORY
+    ):  # its program is made from the bytes of its object for each choice of items
+        assert _reload._objects and _reload._kept.keys() == kept.keys()
+    else:
+        assert _reload._kept == kept != {}
+
+
+def test_a_tree_by_directory_is_read_after_its_package_has_gone(
+    empty_cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon may change its root, and a package be upgraded or removed."""
+    if BY_DIRECTORY not in TREE_BPF_WAYS:
+        return
+    enable_memory(empty_cgroup)
+    with BY_DIRECTORY.tree(empty_cgroup, ["anon"]) as tree:
+        assert len(tree.read()) == 1
+        monkeypatch.setattr(_program, "read_object", None)
+        for number in range(100):
+            (empty_cgroup / str(number)).mkdir()
+        assert len(tree.read()) == 101, "it has grown out of its map"
+        assert in_child(lambda: None if len(tree.read()) == 101 else os._exit(3)) == 0
+        with BY_DIRECTORY.tree(empty_cgroup, ["pgfault"]) as other:
+            assert len(other.read()) == 101
 
 
 def test_readers_work_after_the_library_was_replaced_by_a_copy(

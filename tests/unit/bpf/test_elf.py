@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import struct
@@ -16,12 +17,19 @@ import pytest
 from bpf_src import build_object
 from pymemcgbpf._bpf import elf as _elf
 from pymemcgbpf._bpf import program as _program
+from pymemcgbpf._bpf.btf_types import FUNC
+from pymemcgbpf._bpf.raw_btf import RawTypes
 from pymemcgbpf._bpf.reload import BSS, RODATA, ReloadableProgram, _descriptors
 
-from ..fake_libbpf import DIR_RODATA, TABLES_BSS, TABLES_RODATA
+from ..fake_libbpf import DIR_RODATA, TABLES_BSS, TABLES_RODATA, WALK_BSS, WALK_RODATA
 
 MAPS = {
     _program.RUN_DIR: ({RODATA, _program.ANSWERS}, DIR_RODATA, {}),
+    _program.WALK_DIR: (
+        {RODATA, BSS, _program.ROWS, _program.NAMES},
+        WALK_RODATA,
+        WALK_BSS,
+    ),
     _program.COPY_TABLES: ({RODATA, BSS}, TABLES_RODATA, TABLES_BSS),
 }
 
@@ -65,11 +73,42 @@ def test_there_is_nothing_else_to_relocate() -> None:
     own = {name: [target for target in targets if target] for name, targets in calls.items()}
     # The function for the items comes after the program, and so does the code that replaces it.
     program = len(read(_program.RUN_DIR).code) // 8 - 2
-    assert own == {_program.RUN_DIR: [program], _program.COPY_TABLES: []}
+    assert own[_program.RUN_DIR] == [program] and not own[_program.COPY_TABLES]
     replaced = _elf.read_program(changed(dir_object()), _program.RUN_DIR).code
     assert [target for target in calls_of(replaced) if target] == [program]
     assert replaced[8 * program :] == CODE
     assert replaced[: 8 * program] == read(_program.RUN_DIR).code[: 8 * program]
+
+
+def test_every_call_is_of_a_function_whose_type_is_told() -> None:
+    assert [read(name).types for name in (_program.RUN_DIR, _program.COPY_TABLES)] == [None, None]
+    program = read(_program.WALK_DIR)
+    assert program.types is not None
+    starts = [start for start, _ in program.types.functions]
+    assert starts == sorted({*starts}) and starts[0] == 0
+    called = {target for target in calls_of(program.code) if target}
+    assert called == {*starts} - {0}, "the verifier refuses what nobody calls"
+    types = RawTypes(bytearray(program.types.btf))
+    for name in ("memcg_walk_dir", "take_step", "compute_items", "write_name"):
+        assert types.has_function(name)
+    # An object with other instructions for the items has the same functions.
+    data = _program.read_object(_program.WALK_DIR_FILE)
+    other = _elf.read_program(changed(data), _program.WALK_DIR)
+    assert other.types == program.types
+
+
+def test_btf_has_no_variables_and_no_sections_left() -> None:
+    types = read(_program.WALK_DIR).types
+    assert types is not None
+    found = RawTypes(bytearray(types.btf))
+    kinds = [found._type(number).kind for _, number in types.functions]
+    assert set(kinds) == {FUNC}
+    every = []
+    with contextlib.suppress(LookupError, ValueError, struct.error):
+        for number in range(1, 10000):
+            every.append(found._type(number).kind)
+    assert len(every) > max(number for _, number in types.functions)
+    assert not {14, 15} & {*every}
 
 
 def calls_of(code: bytes) -> Iterator[Optional[int]]:
