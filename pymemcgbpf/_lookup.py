@@ -44,6 +44,23 @@ def exists(path: str, directory: Optional[int] = None) -> bool:
     return status(path, directory) is not None
 
 
+def is_hidden(path: str) -> bool:
+    """Whether it cannot be said what is at a path: a directory on the way may not be searched, or
+    the path is too long.
+
+    Raises:
+        MemcgError: as :func:`status`.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        raise_if_transient(error, f"{path} cannot be looked at", "stat")
+        return True
+    return False
+
+
 def identity(path: str) -> Optional[tuple[int, int]]:
     """The device and inode number of what is at a path now; None if nothing is visible there.
 

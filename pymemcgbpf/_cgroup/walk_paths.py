@@ -155,7 +155,7 @@ class WalkPaths:
             found = _mounts.find_cgroup(cgroup_id) if self.can_rename else None
             if found is not None and found[1] == self.device:
                 return True
-            if self._is_mounted():
+            if self._is_mounted() and not _lookup.is_hidden(path):
                 return False
         raise CgroupPermissionError(
             f"whether cgroup {cgroup_id} exists cannot be seen: its directory is not visible to "

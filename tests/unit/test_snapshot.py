@@ -529,6 +529,25 @@ def test_exists_says_that_it_cannot_see(
         snapshot[2].exists()
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "no"), OSError(36, "too long")])
+def test_exists_says_so_if_a_directory_above_is_not_to_be_searched(
+    error: OSError, tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_mounts, "memory_mounts", lambda: [("/", str(tree["."]))])
+    snapshot, path, stat = of_tree(tree), str(tree["a/b"]), os.stat
+
+    def refused(at: Any, *arguments: Any, **named: Any) -> os.stat_result:
+        if at == path:
+            raise error
+        return stat(at, *arguments, **named)
+
+    monkeypatch.setattr(os, "stat", refused)
+    monkeypatch.setattr(_mounts, "find_cgroup", lambda cgroup_id: None)
+    with pytest.raises(CgroupPermissionError, match="not visible to this process"):
+        snapshot[2].exists()
+    assert snapshot[1].exists()
+
+
 def test_by_path_maps_each_path_to_its_row(tree: dict[str, Path]) -> None:
     snapshot = of_tree(tree)
     tree["c d"].rmdir()
