@@ -73,6 +73,8 @@ static struct {
 	char name[MEMCG_STATS_NAME_SIZE];	/* for a name that does not fit */
 	__u64 css[MEMCG_STATS_MAX_PART / sizeof(__u64)];	/* part of the css of the cgroup */
 	__u64 kn[MEMCG_STATS_MAX_PART / sizeof(__u64)];	/* part of its kernfs_node */
+	void *kn_at;		/* its kernfs_node */
+	void *memory;		/* its css of the memory controller */
 	__u64 above_id;		/* the id of the parent of the root of the walk */
 	struct names_state names;
 	void *above;		/* the next cgroup above the root of the walk whose name is signed */
@@ -123,14 +125,29 @@ static __always_inline bool read_css(void *cgrp)
 				      walk_offsets.css_part);
 }
 
-/* Copies the part of the cgroup's kernfs_node. Returns the id of the cgroup, or 0 if it has none yet. */
-static __always_inline __u64 read_kn(void *cgrp)
+/*
+ * Copies the part of the cgroup's css, and where its kernfs_node and its memory controller are. A large
+ * tree is not in the CPU's caches; one after the other, these reads wait for memory at the same time.
+ */
+static __always_inline bool read_cgroup(void *cgrp)
+{
+	bool found = read_css(cgrp);
+
+	walk.kn_at = pointer_at(cgrp, offsets.cgroup_kn);
+	walk.memory = pointer_at(cgrp, offsets.cgroup_memory);
+	return found;
+}
+
+/*
+ * Copies the part of the kernfs_node of the cgroup that was read last. Returns the id of the cgroup, or 0
+ * if it has none yet.
+ */
+static __always_inline __u64 read_kn(void)
 {
 	__u32 size = walk_offsets.kn_part_size;
 
 	if (size > sizeof(walk.kn) ||
-	    bpf_probe_read_kernel(walk.kn, size,
-				  pointer_at(cgrp, offsets.cgroup_kn) + walk_offsets.kn_part))
+	    bpf_probe_read_kernel(walk.kn, size, walk.kn_at + walk_offsets.kn_part))
 		return 0;
 	return part_u64(walk.kn, walk_offsets.kn_part_id);
 }
@@ -154,7 +171,7 @@ static __always_inline void *parent_of(void *cgrp)
 
 /*
  * Adds the row and the name of the cgroup where the walk is to the maps, or only counts them if the
- * maps are full. Its kernfs_node must have been read last. A cgroup without memory.stat has no row.
+ * maps are full. It must have been read last, and its kernfs_node. A cgroup without memory.stat has no row.
  */
 __noinline __u64 add_row(void)
 {
@@ -165,7 +182,7 @@ __noinline __u64 add_row(void)
 	struct memcg_stats_row *row;
 	void *css;
 
-	css = pointer_at(place->cgrp, offsets.cgroup_memory);
+	css = walk.memory;
 	if (!css || !(u32_at(css, offsets.css_flags) & CSS_VISIBLE))
 		return GO_ON;
 	walk.nr_rows = index + 1;
@@ -180,8 +197,8 @@ __noinline __u64 add_row(void)
 	}
 	if (nr_names_fit && wants_name(&walk.names, place->id, row))
 		write_name(place->id, parent_id,
-			   pointer_at(place->cgrp, offsets.cgroup_kn) + walk_offsets.kn_part +
-			   walk_offsets.kn_part_name, walk.name);
+			   walk.kn_at + walk_offsets.kn_part + walk_offsets.kn_part_name,
+			   walk.name);
 	return GO_ON;
 }
 
@@ -190,7 +207,9 @@ static __always_inline __u64 go_to(void *cgrp, __u32 depth, __u32 phase)
 {
 	struct place *place = place_at(depth);
 
-	if (!read_css(cgrp))
+	bool has_row = phase == DOWN || (phase == UP && order == BPF_CGROUP_ITER_DESCENDANTS_POST);
+
+	if (!(has_row ? read_cgroup(cgrp) : read_css(cgrp)))
 		return FAILED(MEMCG_STATS_UNREADABLE);
 	place->cgrp = cgrp;
 	place->serial_nr = part_u64(walk.css, walk_offsets.css_part_serial);
@@ -246,10 +265,12 @@ __noinline __u64 take_step(void)
 	struct place *place = place_at(depth);
 	void *link, *cgrp = place->cgrp;
 
-	if (phase == SEARCH && place->serial_nr > walk.after)
+	if (phase == SEARCH && place->serial_nr > walk.after) {
 		phase = DOWN;
+		read_cgroup(cgrp);
+	}
 	if (phase == DOWN) {
-		place->id = read_kn(cgrp);
+		place->id = read_kn();
 		if (order != BPF_CGROUP_ITER_DESCENDANTS_POST && has_rows(depth))
 			add_row();
 		link = (void *)part_u64(walk.css, walk_offsets.css_part_children);
@@ -262,7 +283,7 @@ __noinline __u64 take_step(void)
 	}
 	if (phase != SEARCH && order == BPF_CGROUP_ITER_DESCENDANTS_POST) {
 		if (phase == UP)
-			read_kn(cgrp);
+			read_kn();
 		add_row();
 	}
 	if (!depth)
@@ -282,7 +303,8 @@ __noinline __u64 take_step_up(void)
 	struct place *place = place_at(0);
 	void *above = parent_of(place->cgrp);
 
-	place->id = read_kn(place->cgrp);
+	read_cgroup(place->cgrp);
+	place->id = read_kn();
 	walk.above_id = above ? u64_at(pointer_at(above, offsets.cgroup_kn), offsets.kn_id) : 0;
 	add_row();
 	place->cgrp = above;
@@ -434,7 +456,8 @@ __noinline __u64 first_lost(__u32 depth)
 /* Adds the name of walk.above to the signature, and goes to its parent. */
 __noinline __u64 sign_name_above(void)
 {
-	read_kn(walk.above);
+	walk.kn_at = pointer_at(walk.above, offsets.cgroup_kn);
+	read_kn();
 	walk.names.signature = hashed(walk.names.signature, tag_of_kn());
 	walk.above = parent_of(walk.above);
 	return GO_ON;
@@ -483,7 +506,7 @@ __noinline __u64 resume_walk(__u64 address)
 			after = walk.after;
 		return search_from_first(lost, after);
 	}
-	return read_css(place_at(depth)->cgrp) ? GO_ON : FAILED(MEMCG_STATS_UNREADABLE);
+	return read_cgroup(place_at(depth)->cgrp) ? GO_ON : FAILED(MEMCG_STATS_UNREADABLE);
 }
 
 SEC("raw_tp")
