@@ -8,7 +8,6 @@ those of another cgroup.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import threading
 import time
@@ -17,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from pymemcgbpf import BackendUnavailableError, CgroupRemovedError, MemcgError, StatsReader
+from pymemcgbpf import CgroupRemovedError, MemcgError, StatsReader
 
 from .cgroups import MIB, cgroup, enable_memory, in_child, in_threads, processes
 from .surroundings import IN_LAB, VERSION
+from .swapped_directory import reads_under_swaps
 
 SECONDS = 2.0
 MAX_FILE = "memory.max" if VERSION == 2 else "memory.limit_in_bytes"
@@ -46,39 +46,11 @@ def pair() -> Iterator[tuple[Path, Path]]:
 
 
 def test_a_descriptor_that_leads_elsewhere_is_noticed(pair: tuple[Path, Path]) -> None:
-    first = pair[0]
+    right = {"memory.max": MIB, "anon": 0}
 
     def swap_under_reads() -> None:
-        own, other = (os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in pair)
-        file = os.open(first / MAX_FILE, os.O_RDONLY)
-        pipe, _ = os.pipe()
-        with reader_of(first) as reader:
-            at = reader._source._directory.fd  # type: ignore[union-attr]
-            done = threading.Event()
-            seen = {"right": 0, "refused": 0}
-
-            def swap() -> None:
-                while not done.is_set():
-                    for fd in (other, own, file, pipe, own):
-                        os.dup2(fd, at)
-
-            swapper = threading.Thread(target=swap)
-            swapper.start()
-            end = time.monotonic() + SECONDS
-            try:
-                while time.monotonic() < end:
-                    try:
-                        assert reader.read() == {"memory.max": MIB, "anon": 0}
-                        seen["right"] += 1
-                    except MemcgError as error:
-                        # The descriptor may be right again when the error is explained.
-                        unexplained = isinstance(error, BackendUnavailableError)
-                        assert unexplained or error.errno == errno.EBADF, error
-                        seen["refused"] += 1
-            finally:
-                done.set()
-                swapper.join()
-            assert min(seen.values()) > 3, seen
+        seen = reads_under_swaps(reader_of, pair, lambda reader: reader.read() == right)
+        assert min(seen.values()) > 3, seen
 
     assert in_child(swap_under_reads) == 0
 

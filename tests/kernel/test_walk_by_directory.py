@@ -8,7 +8,6 @@ another tree.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import threading
 import time
@@ -17,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from pymemcgbpf import BackendUnavailableError, CgroupRemovedError, MemcgError, TreeReader
+from pymemcgbpf import CgroupRemovedError, MemcgError, TreeReader
 
 from .cgroups import cgroup, enable_memory, in_child, in_threads
 from .surroundings import IN_LAB, RUN_BACKENDS
+from .swapped_directory import reads_under_swaps
 from .test_walk_in_pieces import Pieces, pieces  # noqa: F401  # a fixture
 from .ways import BY_DIRECTORY
 
@@ -63,36 +63,8 @@ def test_a_descriptor_that_leads_elsewhere_is_noticed(
     pieces(steps)
 
     def swap_under_walks() -> None:
-        own, other = (os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in pair)
-        file = os.open(first / "memory.stat", os.O_RDONLY)
-        pipe, _ = os.pipe()
-        with reader_of(first) as tree:
-            at = tree._source._directory.fd  # type: ignore[union-attr]
-            done = threading.Event()
-            seen = {"right": 0, "refused": 0}
-
-            def swap() -> None:
-                while not done.is_set():
-                    for fd in (other, own, file, pipe, own):
-                        os.dup2(fd, at)
-
-            swapper = threading.Thread(target=swap)
-            swapper.start()
-            end = time.monotonic() + SECONDS
-            try:
-                while time.monotonic() < end:
-                    try:
-                        assert list(tree.read().ids) == expected
-                        seen["right"] += 1
-                    except MemcgError as error:
-                        # The descriptor may be right again when the error is explained.
-                        unexplained = isinstance(error, BackendUnavailableError)
-                        assert unexplained or error.errno == errno.EBADF, error
-                        seen["refused"] += 1
-            finally:
-                done.set()
-                swapper.join()
-            assert min(seen.values()) > (0 if IN_LAB else 3), seen
+        seen = reads_under_swaps(reader_of, pair, lambda tree: list(tree.read().ids) == expected)
+        assert min(seen.values()) > (0 if IN_LAB else 3), seen
 
     assert in_child(swap_under_walks) == 0
 
