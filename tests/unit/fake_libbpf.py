@@ -74,7 +74,7 @@ WALK_RODATA = {
     "steps_at_once": 4,
     "searches": 1,
 }
-WALK_BSS = {"walk": 33608}
+WALK_BSS = {"walk": 33624}
 _ALL_RODATA = {**RODATA, **TABLES_RODATA, **DIR_RODATA, **WALK_RODATA}
 _ALL_BSS = {**TABLES_BSS, **BSS}
 
