@@ -59,10 +59,9 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 }
 
 
-# The programs that are alone in their object.
+# The programs that are alone in their object. They need nothing of libbpf's loader, for they have
+# neither CO-RE nor kfuncs.
 _ALONE = {RUN_DIR: RUN_DIR_FILE, WALK_DIR: WALK_DIR_FILE, COPY_TABLES: TABLES_FILE}
-# Those of them that need nothing of libbpf's loader: neither CO-RE nor kfuncs.
-_PLAIN = (RUN_DIR, WALK_DIR, COPY_TABLES)
 
 
 class MapSize(Record):
@@ -220,10 +219,10 @@ def _loaded(
     """Loads a program: from the result of an earlier load if there is one, from an object that
     needs nothing of libbpf's loader, or through libbpf."""
     file = _file_of(name, constants)
-    before = _reload.lookup(file, name, items) or _read_plain(file, name, items)
+    before = _reload.lookup(file, name, items) or _read_alone(file, name, items)
     if before is not None:
         try:
-            return _load_again(lib, before, constants, maps)
+            return _load_directly(lib, before, constants, maps)
         except MemcgError as error:
             if is_transient(error):
                 raise load_error(error, file, "") from error
@@ -241,9 +240,9 @@ def _loaded(
         )
 
 
-def _read_plain(file: str, name: str, items: bytes) -> Optional[_reload.ReloadableProgram]:
+def _read_alone(file: str, name: str, items: bytes) -> Optional[_reload.ReloadableProgram]:
     """A program that needs nothing of libbpf's loader; None if it needs that."""
-    if name not in _PLAIN:
+    if name not in _ALONE:
         return None
     data = _with_items(_reload.object_of(file, read_object), items, file)
     try:
@@ -254,7 +253,7 @@ def _read_plain(file: str, name: str, items: bytes) -> Optional[_reload.Reloadab
     return program
 
 
-def _load_again(
+def _load_directly(
     lib: _libbpf.Libbpf,
     program: _reload.ReloadableProgram,
     constants: dict[str, bytes],

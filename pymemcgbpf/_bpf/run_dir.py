@@ -48,6 +48,20 @@ def load(plan: ReadPlan) -> Program:
         BackendUnavailableError: this kernel's structures are not as the program needs them.
         MemcgError: the program cannot be loaded; a subclass says why.
     """
+    constants, items = computing(plan)
+    size = MapSize(slot_size(plan), _cpus.possible())
+    program = Program(RUN_DIR, constants, {ANSWERS: size}, items)
+    program.freeze(ANSWERS)
+    return program
+
+
+def computing(plan: ReadPlan) -> tuple[dict[str, bytes], bytes]:
+    """What a program that starts at an open directory computes: its constants for a plan, and the
+    instructions of its compute_items().
+
+    Raises:
+        BackendUnavailableError: this kernel's structures are not as the program needs them.
+    """
     blocks, terms = plan.encoded()
     constants = {
         **page_constants(),
@@ -55,11 +69,7 @@ def load(plan: ReadPlan) -> Program:
         "offsets": offsets(_btf.kernel()),
         "nr_items": _terms.u32(len(plan.terms)),
     }
-    size = MapSize(slot_size(plan), _cpus.possible())
-    items = _item_code.item_code(blocks, terms)
-    program = Program(RUN_DIR, constants, {ANSWERS: size}, items)
-    program.freeze(ANSWERS)
-    return program
+    return constants, _item_code.item_code(blocks, terms)
 
 
 def offsets(types: _btf.KernelTypes) -> bytes:

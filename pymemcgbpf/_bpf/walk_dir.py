@@ -7,10 +7,9 @@ import struct
 
 from ..errors import BackendUnavailableError
 from . import btf as _btf
-from . import item_code as _item_code
 from . import run_dir as _run_dir
 from . import terms as _terms
-from .plan import ReadPlan, page_constants
+from .plan import ReadPlan
 
 MORE = 1 << 30
 MAX_PART = 256
@@ -28,25 +27,22 @@ SEARCHES = False
 """For tests: whether a cgroup is searched for among its siblings even if it need not be."""
 
 
-def constants(plan: ReadPlan, order: int) -> dict[str, bytes]:
-    """The program's constants for a plan and an order.
+def computing(plan: ReadPlan, order: int) -> tuple[dict[str, bytes], bytes]:
+    """The program's constants for a plan and an order, and the instructions of its
+    compute_items().
 
     Raises:
         BackendUnavailableError: this kernel's structures are not as the program needs them.
     """
-    types = _btf.kernel()
-    _, terms = plan.encoded()
-    return {
-        **page_constants(),
-        **_item_code.limit_constants(terms),
-        "offsets": _run_dir.offsets(types),
-        "walk_offsets": walk_offsets(types),
-        "nr_items": _terms.u32(len(plan.terms)),
+    constants, items = _run_dir.computing(plan)
+    of_the_walk = {
+        "walk_offsets": walk_offsets(_btf.kernel()),
         "order": _terms.u32(order),
         "longest_ns": _terms.u64(LONGEST_NS),
         "steps_at_once": _terms.u32(STEPS_AT_ONCE),
         "searches": bytes([SEARCHES]),
     }
+    return {**constants, **of_the_walk}, items
 
 
 def walk_offsets(types: _btf.KernelTypes) -> bytes:

@@ -10,7 +10,6 @@ import time
 from typing import Callable, Union
 
 from .. import _fork, _wire
-from .._bpf import item_code as _item_code
 from .._bpf import program as _program
 from .._bpf import run_dir as _run_dir
 from .._bpf import walk_dir as _walk_dir
@@ -42,7 +41,27 @@ class Setup(Record):
     items: bytes = b""
 
 
-class IteratorWalker:
+class _MapWalker:
+    """What all walkers have: a loaded program and its two maps, which this process has mapped."""
+
+    def __init__(self, name: str, setup: Setup, maps: MapSizes) -> None:
+        self._program = _program.Program(name, setup.constants, maps, setup.items)
+        self.rows = self._program.map(_program.ROWS)
+        self.names = self._program.map(_program.NAMES, writable=True)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether other code has closed one of its file descriptors."""
+        return self._program.is_lost
+
+    def close(self) -> None:
+        """Releases the program. Calling it again does nothing."""
+        self._program.close()
+        _unmap(self.rows)
+        _unmap(self.names)
+
+
+class IteratorWalker(_MapWalker):
     """Walks by an iterator link. The kernel holds cgroup_mutex during the walk."""
 
     by_iterator = True
@@ -62,9 +81,7 @@ class IteratorWalker:
         return Setup(order, {**plan.constants(flush, order), **more})
 
     def __init__(self, setup: Setup, maps: MapSizes, cgroup: Cgroup) -> None:
-        self._program = _program.Program(_program.SHARE, setup.constants, maps)
-        self.rows = self._program.map(_program.ROWS)
-        self.names = self._program.map(_program.NAMES, writable=True)
+        super().__init__(_program.SHARE, setup, maps)
         self._link = _links.attach(self._program, cgroup, setup.order)
         self._new_iterator = _libbpf_programs.IteratorMaker(self._link.fd)
         self._link_number = _libbpf_programs.ObjectNumber(self._link.fd)
@@ -79,15 +96,13 @@ class IteratorWalker:
     @property
     def is_lost(self) -> bool:
         """Whether other code has closed one of its file descriptors."""
-        return self._link.is_lost or self._program.is_lost
+        return self._link.is_lost or super().is_lost
 
     def close(self) -> None:
         """Detaches the link. Calling it again does nothing."""
         self._new_iterator.close()
         self._link.close()
-        self._program.close()
-        _unmap(self.rows)
-        _unmap(self.names)
+        super().close()
 
 
 _HEADER_AND_TRAILER = _wire.header_size(_wire.MAX_ITEMS) + _wire.TRAILER.size
@@ -97,7 +112,7 @@ def _read_header_and_trailer(iterator: int) -> bytes:
     return os.read(iterator, _HEADER_AND_TRAILER)
 
 
-class RunWalker:
+class RunWalker(_MapWalker):
     """Walks by running a program, under RCU. It holds no reference to any cgroup."""
 
     by_iterator = False
@@ -106,9 +121,8 @@ class RunWalker:
 
     def __init__(self, setup: Setup, maps: MapSizes, cgroup: Cgroup) -> None:
         constants = {**setup.constants, "calls_loop": bytes([True])}
-        self._program = program = _program.Program(_program.RUN_TREE, constants, maps)
-        self.rows = program.map(_program.ROWS)
-        self.names = program.map(_program.NAMES, writable=True)
+        super().__init__(_program.RUN_TREE, setup._replace(constants=constants), maps)
+        program = self._program
         self._path, self._identity = cgroup.path, cgroup.identity
         self._call = bytearray(_wire.CALL.size)
         _wire.CALL.pack_into(self._call, 0, cgroup.id, program.key, _wire.NOT_RUN, 0)
@@ -131,23 +145,17 @@ class RunWalker:
                 raise MemcgError(f"the kernel's cgroup walk failed (status {status})")
             time.sleep(_one_bpf.BUSY_SECONDS)
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether other code has closed one of its file descriptors."""
-        return self._program.is_lost
-
     def close(self) -> None:
         """Releases the program. Calling it again does nothing."""
         self._run = _one_values.closed_run
-        self._program.close()
-        _unmap(self.rows)
-        _unmap(self.names)
+        super().close()
 
 
 FORKED = -1
+"""What walk() returns instead of a number of rows in a child that a signal handler has forked."""
 
 
-class DirWalker:
+class DirWalker(_MapWalker):
     """Walks by running a program that finds the walk's root by its open directory, under RCU.
 
     It holds no reference to any cgroup. A call of the program walks for a millisecond, because no
@@ -160,15 +168,11 @@ class DirWalker:
     @staticmethod
     def setup(plan: ReadPlan, flush: int, order: int, cgroup: Cgroup) -> Setup:
         """See :meth:`IteratorWalker.setup`."""
-        items = _item_code.item_code(*plan.encoded())
-        return Setup(order, _walk_dir.constants(plan, order), items)
+        return Setup(order, *_walk_dir.computing(plan, order))
 
     def __init__(self, setup: Setup, maps: MapSizes, cgroup: Cgroup) -> None:
-        self._program = program = _program.Program(
-            _program.WALK_DIR, setup.constants, maps, setup.items
-        )
-        self.rows = program.map(_program.ROWS)
-        self.names = program.map(_program.NAMES, writable=True)
+        super().__init__(_program.WALK_DIR, setup, maps)
+        program = self._program
         self._path, self._identity = cgroup.path, cgroup.identity
         arguments = (cgroup.fd, cgroup.id, program.key)
         begin = _libbpf_programs.ArgumentRunner(program.fd, (*arguments, 0))
@@ -207,17 +211,10 @@ class DirWalker:
             )
         return MemcgError(f"the walk of the cgroups failed (status {status})")
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether other code has closed one of its file descriptors."""
-        return self._program.is_lost
-
     def close(self) -> None:
         """Releases the program. Calling it again does nothing."""
         self._begin = self._resume = _one_values.closed_run
-        self._program.close()
-        _unmap(self.rows)
-        _unmap(self.names)
+        super().close()
 
 
 Walker = Union[IteratorWalker, RunWalker, DirWalker]

@@ -36,7 +36,7 @@ def with_members(types: KernelTypes, struct_name: str, /, **members: int) -> Ker
 
 def test_what_it_is_loaded_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
-    found = _walk_dir.constants(PLAN, _options.POST)
+    found, _ = _walk_dir.computing(PLAN, _options.POST)
     not_of_the_plan = {
         "limit_value",
         "limit_counter",

@@ -123,7 +123,7 @@ def test_what_is_loaded_and_asked(
     cgroup = opened(v2)
     setup = DirWalker.setup(PLAN, 0, _options.CHILDREN, cgroup)
     assert setup.order == _options.CHILDREN, "the program walks in this order on every kernel"
-    assert setup.constants == _walk_dir.constants(PLAN, _options.CHILDREN)
+    assert setup.constants == _walk_dir.computing(PLAN, _options.CHILDREN)[0]
     assert setup.items == _item_code.item_code(*PLAN.encoded())
     walker = DirWalker(setup, ROOM, cgroup)
     assert program.loaded == [(_program.WALK_DIR, setup.constants, ROOM, setup.items)]

@@ -904,7 +904,10 @@ class FakeProgram:
 
     is_lost = False
 
-    def __init__(self, name: str, constants: dict[str, bytes], maps: dict[str, MapSize]) -> None:
+    def __init__(
+        self, name: str, constants: dict[str, bytes], maps: dict[str, MapSize], items: bytes
+    ) -> None:
+        assert items == b"", "these programs have no compute_items()"
         self.name, self.constants, self.maps = name, constants, maps
         self.fd, self.key = 33, 1 << 63
         self.attached: list[tuple[int, int]] = []
@@ -927,8 +930,10 @@ class FakeProgram:
 def programs(monkeypatch: pytest.MonkeyPatch) -> list[FakeProgram]:
     made: list[FakeProgram] = []
 
-    def make(name: str, constants: dict[str, bytes], maps: dict[str, MapSize]) -> FakeProgram:
-        made.append(FakeProgram(name, constants, maps))
+    def make(
+        name: str, constants: dict[str, bytes], maps: dict[str, MapSize], items: bytes
+    ) -> FakeProgram:
+        made.append(FakeProgram(name, constants, maps, items))
         return made[-1]
 
     monkeypatch.setattr(_program, "Program", make)
