@@ -276,19 +276,25 @@ def right_without_a_flush(is_right: Callable[[], bool]) -> bool:
 
 
 FRESH_STEPS, MOST_STEPS = 4, 12
+KERNEL_FLUSHES_EVERY = 2.0  # seconds, FLUSH_TIME of mm/memcontrol.c
 
 
 def is_fresh_at_once(step: Callable[[int], bool]) -> bool:
     """Whether values are fresh right after new charges. *step* charges, and says whether they were.
 
-    It gets the number of the step, from 1 on. A step may be stale: while others flush the hierarchy
-    (the kernel every 2 seconds), the kernel puts off our flush, and memory.stat's, too. So 4 of at
-    most 12 steps must be fresh. Without a flush hardly one of them would be: they take less than a
-    second.
+    It gets the number of the step, from 1 on. A step may be stale, and memory.stat with it. Another
+    flush at the same time puts off ours. Worse, a flush that meets charges may set back the count
+    of a cgroup's pending updates and not its child's: then the child's are counted no more, and
+    whoever reads the cgroup sees it stale, however much is charged, until the kernel's own flush.
+    So after a stale step one of those is waited for, and 4 of at most 12 steps must be fresh.
+    Without a flush hardly one of them would be.
     """
     fresh = 0
     for number in range(1, MOST_STEPS + 1):
-        fresh += step(number)
+        if step(number):
+            fresh += 1
+        else:
+            time.sleep(KERNEL_FLUSHES_EVERY * 1.1)
         if fresh == FRESH_STEPS:
             return True
     return False
