@@ -9,6 +9,7 @@
 
 const volatile __u32 limit_value = 0;	/* 1 + the index of the value that is the least limit; or 0 */
 const volatile __u32 limit_counter = 0;	/* the offset of its page counter in struct mem_cgroup */
+const volatile bool asks_on_root = false;	/* whether compute_items() looks at on_root */
 
 /*
  * Copies words from the cgroup's structures, and computes a value for each item, or

@@ -108,14 +108,14 @@ enum memcg_stats_status {
 
 /*
  * memcg_run_dir has three arguments: a descriptor of the cgroup's directory, the cgroup's id, and the
- * program_key that it was loaded with. It writes its answer into the slot of its CPU in a map: the
- * values, the tag, and words for its own use. It returns the number of the slot and the tag's low bits,
- * or MEMCG_STATS_FAILED with an enum memcg_stats_status.
+ * program_key that it was loaded with. It writes into the slot of its CPU in a map: the values, the id,
+ * the number of the answer, and words for its own use. It returns that number, or MEMCG_STATS_FAILED
+ * with an enum memcg_stats_status.
  *
- * The tag is the cgroup's id and a number that each answer in the slot increments. It is written
- * first, and user space looks at it last: if it is still the returned one, the values are.
+ * The number consists of the slot's and of one that each answer in the slot increments. It is written
+ * first, and user space looks at it last: if it and the id are still the right ones, the values are.
  */
-#define MEMCG_STATS_TAG_BITS	18
+#define MEMCG_STATS_SEQUENCE_BITS	18
 #define MEMCG_STATS_FAILED	(1U << 31)
 
 /* Where memcg_run_dir finds what: offsets from the kernel's BTF. */
@@ -126,8 +126,6 @@ struct memcg_stats_offsets {
 	__u32 fdt_fd;
 	__u32 file_inode;	/* f_inode in struct file */
 	__u32 inode_private;	/* i_private in struct inode */
-	__u32 inode_sb;		/* i_sb */
-	__u32 sb_magic;		/* s_magic in struct super_block */
 	__u32 kn_id;		/* in struct kernfs_node */
 	__u32 kn_priv;
 	__u32 cgroup_kn;	/* in struct cgroup */

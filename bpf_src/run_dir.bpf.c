@@ -24,22 +24,22 @@ const volatile __u64 program_key = 0;	/* callers must know it */
 const volatile __u32 nr_items = 0;
 
 /*
- * A slot for each CPU: nr_items values, the tag, and the words of the blocks. User space maps them. It
- * sets their size and number before load.
+ * A slot for each CPU: nr_items values, the id, the number of the answer, and the words of the blocks.
+ * User space maps them. It sets their size and number before load.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__uint(key_size, sizeof(__u32));
-	__uint(value_size, 2 * sizeof(__u64));
+	__uint(value_size, 3 * sizeof(__u64));
 } answers SEC(".maps");
 
 SEC("raw_tp")
 int memcg_run_dir(struct bpf_raw_tracepoint_args *ctx)
 {
 	__u32 fd = ctx->args[0], cpu = bpf_get_smp_processor_id(), nr_values = nr_items;
-	__u64 cgroup_id = ctx->args[1], on_root, tag, *slot;
+	__u64 cgroup_id = ctx->args[1], on_root = 0, answer, *slot;
 	void *cgrp, *css;
 
 	if (ctx->args[2] != program_key)
@@ -54,12 +54,15 @@ int memcg_run_dir(struct bpf_raw_tracepoint_args *ctx)
 	if (!slot || nr_values > MEMCG_STATS_MAX_ITEMS)
 		return MEMCG_STATS_FAILED | MEMCG_STATS_NO_SLOT;
 
-	tag = (slot[nr_values] + 1) & ((1U << MEMCG_STATS_TAG_BITS) - 1);
-	*(volatile __u64 *)&slot[nr_values] = cgroup_id << MEMCG_STATS_TAG_BITS | tag;
+	answer = (slot[nr_values + 1] + 1) & ((1U << MEMCG_STATS_SEQUENCE_BITS) - 1);
+	answer |= cpu << MEMCG_STATS_SEQUENCE_BITS;
+	*(volatile __u64 *)&slot[nr_values + 1] = answer;
 	barrier();
-	on_root = mask_zero(u32_at(cgrp, offsets.cgroup_level));
-	fill_values(css - offsets.memcg_css, cgrp, slot + nr_values + 1, slot, nr_values, on_root);
-	return cpu << MEMCG_STATS_TAG_BITS | tag;
+	slot[nr_values] = cgroup_id;
+	if (asks_on_root)
+		on_root = mask_zero(u32_at(cgrp, offsets.cgroup_level));
+	fill_values(css - offsets.memcg_css, cgrp, slot + nr_values + 2, slot, nr_values, on_root);
+	return answer;
 }
 
 COMPUTE_ITEMS

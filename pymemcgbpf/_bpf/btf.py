@@ -48,7 +48,6 @@ _STRUCTS_BEHIND = (
     ("files_struct", "fdt", "fdtable"),
     ("fdtable", "fd", "file"),
     ("file", "f_inode", "inode"),
-    ("inode", "i_sb", "super_block"),
 )
 
 HUGE_PAGE_SIZE = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"

@@ -58,8 +58,14 @@ def _items_of(terms: Sequence[_terms.EncodedTerm]) -> Iterator[list[_terms.Encod
             item = []
 
 
-def limit_constants(terms: Sequence[_terms.EncodedTerm]) -> dict[str, bytes]:
-    """The constants of item_code.bpf.h: which value is the least limit, and of which counter."""
+def constants(terms: Sequence[_terms.EncodedTerm]) -> dict[str, bytes]:
+    """The constants of item_code.bpf.h: what the code asks of the program beside it."""
+    on_root = any(term.flags & _terms.TERM_NOT_ON_ROOT for term in terms)
+    return {"asks_on_root": bytes([on_root]), **_limit_constants(terms)}
+
+
+def _limit_constants(terms: Sequence[_terms.EncodedTerm]) -> dict[str, bytes]:
+    """Which value is the least limit, and of which counter."""
     for number, (term, *_) in enumerate(_items_of(terms), 1):
         if term.kind == _terms.KIND_LEAST_LIMIT:
             found = {"limit_value": number, "limit_counter": term.counter}

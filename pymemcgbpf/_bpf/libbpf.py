@@ -506,8 +506,8 @@ def unchecked(name: str) -> Any:
 @functools.cache
 def untyped(name: str) -> Any:
     """Like :func:`unchecked`, without the types of the arguments, for one that is called often with
-    the same arguments. Each must be an instance of its own type, so that ctypes need not convert
-    it; that takes a tenth of the time of a read."""
+    the same arguments. Each must be what from_param() or byref() returns, so that ctypes need not
+    convert it; that takes a tenth of the time of a read."""
     function = unchecked.__wrapped__(name)
     function.argtypes = None
     return function

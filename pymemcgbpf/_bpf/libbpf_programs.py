@@ -127,9 +127,8 @@ def _run_options(context: Any) -> Any:
 
 
 def _run_with(program_fd: int, options: _libbpf.TestRunOpts) -> Callable[[], int]:
-    return functools.partial(
-        _libbpf.untyped("bpf_prog_test_run_opts"), c_int(program_fd), ctypes.pointer(options)
-    )
+    run = _libbpf.untyped("bpf_prog_test_run_opts")
+    return functools.partial(run, c_int.from_param(program_fd), ctypes.byref(options))
 
 
 class ArgumentRunner:

@@ -13,7 +13,7 @@ from . import terms as _terms
 from .plan import ReadPlan, page_constants
 from .program import ANSWERS, RUN_DIR, MapSize, Program
 
-TAG_BITS = 18
+SEQUENCE_BITS = 18
 FAILED = 1 << 31
 
 # struct memcg_stats_offsets. That of subsys[] is its element for the memory controller.
@@ -24,8 +24,6 @@ _OFFSETS = (
     ("fdtable", "fd"),
     ("file", "f_inode"),
     ("inode", "i_private"),
-    ("inode", "i_sb"),
-    ("super_block", "s_magic"),
     ("kernfs_node", "id"),
     ("kernfs_node", "priv"),
     ("cgroup", "kn"),
@@ -37,8 +35,9 @@ _OFFSETS = (
 
 
 def slot_size(plan: ReadPlan) -> int:
-    """The bytes of a CPU's slot: the values, the tag and the words of the blocks."""
-    return 8 * (len(plan.terms) + 1 + plan.nr_words)
+    """The bytes of a CPU's slot: the values, the id, the number of the answer, and the words of
+    the blocks."""
+    return 8 * (len(plan.terms) + 2 + plan.nr_words)
 
 
 def load(plan: ReadPlan) -> Program:
@@ -65,7 +64,7 @@ def computing(plan: ReadPlan) -> tuple[dict[str, bytes], bytes]:
     blocks, terms = plan.encoded()
     constants = {
         **page_constants(),
-        **_item_code.limit_constants(terms),
+        **_item_code.constants(terms),
         "offsets": offsets(_btf.kernel()),
         "nr_items": _terms.u32(len(plan.terms)),
     }

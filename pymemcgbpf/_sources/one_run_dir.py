@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import struct
-from typing import Callable, Optional
+from collections.abc import Sequence
+from typing import Any, Callable, NoReturn, Optional
 
 from .. import _wire
 from .._bpf import program as _program
@@ -17,33 +19,46 @@ from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.plan import ReadPlan
 from .._cgroup import diagnosis as _diagnosis
 from .._cgroup import files as _files
+from .._cgroup.diagnosis import Identity
 from .._cgroup.directory import Cgroup
 from ..errors import MemcgError
 from . import flush as _flush
 from . import program_cache as _program_cache
-from .one_values import absent, another_reader_s, closed_run, dict_maker, present
+from .one_values import absent, another_reader_s, display, present
 
-_FAILED, _TAG_BITS = _run_dir.FAILED, _run_dir.TAG_BITS
-_SEQUENCE = (1 << _TAG_BITS) - 1
 _TRIES = 1000
-# Whether a CPU sees the stores of another in their order: the tag's before those of the values.
-# Other machines look at the tag once more, when all of these have arrived with certainty but for a
-# store that is held up for longer than this takes.
+# Whether a CPU sees the stores of another in their order: the answer's number before the values.
+# Other machines look at the number once more, when all of these have arrived with certainty but for
+# a store that is held up for longer than this takes.
 _KEEPS_ORDER = os.uname().machine == "x86_64"
+
+# Runs the program once. It returns None if another call has overwritten the answer.
+_ONCE = """
+def bind(run, fail, returned, explain, slots, cgroup_id):
+    def once():
+        error = run()
+        if error:
+            fail(error)
+        answer = returned[0]
+        if answer >= {failed}:
+            explain(answer - {failed})
+        {values}, owner, found = slots[answer >> {bits}]()
+        if found == answer{unless_late} and owner == cgroup_id:
+            return {{{display}}}
+    return once
+"""
 
 
 class RunDirSource:
     """One cgroup, found by its open directory. It holds no reference to the cgroup.
 
     The program writes into the slot of its CPU, in a map that all sources and processes with this
-    program share. Another call on that CPU may overwrite the slot before it is read here; the tag
-    tells, and then the program is run again.
+    program share. Another call on that CPU may overwrite the slot before it is read here; the
+    number of the answer tells, and then the program is run again.
     """
 
     def __init__(self, cgroup: Cgroup, plan: ReadPlan, flush: bool) -> None:
         self.names = tuple(plan.terms)
-        self._make = dict_maker(self.names, unused=1)  # the tag
-        self._path, self._identity = cgroup.path, cgroup.identity
         self._can_vanish = plan.has_pressure
         self._program: Optional[_program.Program] = None
         self._flush = _flush.NO_FLUSH
@@ -51,16 +66,27 @@ class RunDirSource:
         try:
             program = _program_cache.cached(_program.RUN_DIR, plan, _terms.FLUSH_NONE)
             self._program = program
-            self._answers = program.shared_map(_program.ANSWERS)
-            self._slot_size = _run_dir.slot_size(plan)
-            self._nr_words = plan.nr_words
-            self._slot = struct.Struct(f"={len(self.names) + 1}Q").unpack_from  # values and tag
-            self._tag = cgroup.id << _TAG_BITS & (1 << 64) - 1
             runner = _libbpf_programs.ArgumentRunner(
                 program.fd, (self._directory.fd, cgroup.id, program.key)
             )
-            self._run: Callable[[], int] = runner.run
             self._returned = runner.returned
+            self._answers = program.shared_map(_program.ANSWERS)
+            self._slot_size = _run_dir.slot_size(plan)
+            self._nr_words = plan.nr_words
+            # A function for each CPU. It returns the values, the id and the number of the answer.
+            unpack = struct.Struct(f"={len(self.names) + 2}Q").unpack_from
+            self._slots: list[Callable[[], tuple[int, ...]]] = [
+                functools.partial(unpack, self._answers, at)
+                for at in range(0, len(self._answers), self._slot_size)
+            ]
+            self._once: Callable[[], Optional[dict[str, int]]] = _once_for(self.names)(
+                runner.run,
+                _fail,
+                self._returned,
+                functools.partial(_explain, cgroup.path, cgroup.identity),
+                self._slots,
+                cgroup.id,
+            )
             self._flush = _flush.before_reading(cgroup, plan, flush, _terms.FLUSH_NONE)
             self._flush_reads = self._flush.reads
         except BaseException:
@@ -71,34 +97,27 @@ class RunDirSource:
         """The current values by name."""
         if self._flush_reads:
             self._flush.by_file()
-        tries = 0
-        while True:
-            error = self._run()
-            if error:
-                raise _libbpf.failure(-error, "bpf_prog_test_run_opts")
-            returned = self._returned[0]
-            if returned >= _FAILED:
-                raise self._explain(returned - _FAILED)
-            at = (returned >> _TAG_BITS) * self._slot_size
-            tag = self._tag | returned & _SEQUENCE
-            found = self._slot(self._answers, at)
-            if found[-1] == tag and (_KEEPS_ORDER or self._slot(self._answers, at)[-1] == tag):
-                values = self._make(*found)
-                return present(values) if self._can_vanish else values
-            tries += 1
-            if tries == _TRIES:
-                raise _always_overwritten()
+        values = self._once() or self._once_more()
+        return present(values) if self._can_vanish else values
+
+    def _once_more(self) -> dict[str, int]:
+        """Runs the program again, because another call has overwritten its answer."""
+        for _ in range(_TRIES - 1):
+            values = self._once()
+            if values is not None:
+                return values
+        raise _always_overwritten()
 
     def read_words(self) -> tuple[int, ...]:
         """The words that the program has copied from the kernel's structures, those of one block of
         the plan after those of the other."""
         for _ in range(_TRIES):
             self.read()
-            returned = self._returned[0]
-            at = (returned >> _TAG_BITS) * self._slot_size
-            words_at = at + 8 * (len(self.names) + 1)
+            answer = self._returned[0]
+            cpu = answer >> _run_dir.SEQUENCE_BITS
+            words_at = cpu * self._slot_size + 8 * (len(self.names) + 2)
             words = struct.unpack_from(f"={self._nr_words}Q", self._answers, words_at)
-            if self._slot(self._answers, at)[-1] == self._tag | returned & _SEQUENCE:
+            if self._slots[cpu]()[-1] == answer:
                 return words
         raise _always_overwritten()
 
@@ -112,21 +131,52 @@ class RunDirSource:
         program = self._program is not None and self._program.is_lost
         return program or self._directory.is_lost or self._flush.is_lost
 
-    def _explain(self, status: int) -> MemcgError:
-        if status == _wire.OTHER:
-            return another_reader_s()
-        if status == _wire.NO_SLOT:
-            return MemcgError("the program has no slot for the CPU that it ran on")
-        if status == _wire.NOT_OPEN:
-            return _diagnosis.why_not_open(self._path, self._identity)
-        return _diagnosis.why_unreadable(self._path, self._identity)
-
     def close(self) -> None:
         """Releases the program and closes the directory. Calling it again does nothing."""
-        self._run = closed_run  # another file may soon get the descriptor's number
+        self._once = _closed  # another file may soon get the descriptor's number
         self._program = None
         self._directory.close()
         self._flush.close()
+
+
+def _once_for(names: Sequence[str]) -> Callable[..., Callable[[], Optional[dict[str, int]]]]:
+    """The function of :data:`_ONCE` for a dict with these names.
+
+    It is compiled, as collections.namedtuple compiles a constructor. A loop over the names would
+    take twice as long.
+    """
+    values = [f"_{at}" for at in range(len(names))]
+    code = _ONCE.format(
+        failed=_run_dir.FAILED,
+        bits=_run_dir.SEQUENCE_BITS,
+        values=", ".join(values),
+        display=display(names, values),
+        unless_late=(
+            "" if _KEEPS_ORDER else f" == slots[answer >> {_run_dir.SEQUENCE_BITS}]()[-1]"
+        ),
+    )
+    compiled: dict[str, Any] = {}
+    exec(code, {"__builtins__": {}}, compiled)
+    bind: Callable[..., Callable[[], Optional[dict[str, int]]]] = compiled["bind"]
+    return bind
+
+
+def _fail(error: int) -> NoReturn:
+    raise _libbpf.failure(-error, "bpf_prog_test_run_opts")
+
+
+def _closed() -> NoReturn:
+    _fail(-errno.EBADF)
+
+
+def _explain(path: str, identity: Identity, status: int) -> NoReturn:
+    if status == _wire.OTHER:
+        raise another_reader_s()
+    if status == _wire.NO_SLOT:
+        raise MemcgError("the program has no slot for the CPU that it ran on")
+    if status == _wire.NOT_OPEN:
+        raise _diagnosis.why_not_open(path, identity)
+    raise _diagnosis.why_unreadable(path, identity)
 
 
 def _always_overwritten() -> MemcgError:

@@ -21,18 +21,21 @@ def closed_run() -> int:
     return -errno.EBADF
 
 
-def dict_maker(names: Sequence[str], unused: int = 0) -> Callable[..., dict[str, int]]:
-    """A function that makes the dict of a row. Its arguments are the values, and then some that are
-    not used.
+def dict_maker(names: Sequence[str]) -> Callable[..., dict[str, int]]:
+    """A function that makes the dict of a row from its values.
 
     It is compiled, as collections.namedtuple compiles a constructor: a dict display takes half the
     time of ``dict(zip(names, values))``.
     """
-    parameters = [f"_{at}" for at in range(len(names) + unused)]
-    pairs = ", ".join(f"{name!r}: {value}" for name, value in zip(names, parameters))
-    code = f"lambda {', '.join(parameters)}: {{{pairs}}}"
+    parameters = [f"_{at}" for at in range(len(names))]
+    code = f"lambda {', '.join(parameters)}: {{{display(names, parameters)}}}"
     make: Callable[..., dict[str, int]] = eval(code, {"__builtins__": {}})
     return make
+
+
+def display(names: Sequence[str], values: Sequence[str]) -> str:
+    """The inner part of a dict display, of names and of the variables that hold their values."""
+    return ", ".join(f"{name!r}: {value}" for name, value in zip(names, values))
 
 
 def present(values: dict[str, int]) -> dict[str, int]:

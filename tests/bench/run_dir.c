@@ -10,7 +10,7 @@
 #include "package_object.h"
 #include "memcg_stats.h"
 
-static __u64 values[MEMCG_STATS_MAX_ITEMS + 1];	/* and the tag */
+static __u64 values[MEMCG_STATS_MAX_ITEMS + 2];	/* and the id and the answer's number */
 static __u64 arguments[3];	/* descriptor, id, program_key */
 static int program_fd, nr_items, slot_size;
 static int flush_fd = -1;
@@ -18,7 +18,6 @@ static const char *answers;
 
 static void read_once(void)
 {
-	const __u32 bits = (1U << MEMCG_STATS_TAG_BITS) - 1;
 	LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = arguments,
 		    .ctx_size_in = sizeof(arguments));
 
@@ -27,9 +26,9 @@ static void read_once(void)
 		if (bpf_prog_test_run_opts(program_fd, &options) ||
 		    options.retval >= MEMCG_STATS_FAILED)
 			die("run");
-		memcpy(values, answers + (options.retval >> MEMCG_STATS_TAG_BITS) * slot_size,
-		       (nr_items + 1) * sizeof(__u64));
-	} while (values[nr_items] != (arguments[1] << MEMCG_STATS_TAG_BITS | (options.retval & bits)));
+		memcpy(values, answers + (options.retval >> MEMCG_STATS_SEQUENCE_BITS) * slot_size,
+		       (nr_items + 2) * sizeof(__u64));
+	} while (values[nr_items + 1] != options.retval || values[nr_items] != arguments[1]);
 }
 
 static void print_values(void)

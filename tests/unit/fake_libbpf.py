@@ -60,8 +60,9 @@ TABLES_BSS = {"stats_index": 1024, "events_index": 1024}
 DIR_RODATA = {
     **{name: RODATA[name] for name in ("page_size", "counter_max", "counter_parent")},
     **dict.fromkeys(("limit_value", "limit_counter"), 4),
+    "asks_on_root": 1,
     "program_key": 8,
-    "offsets": 60,
+    "offsets": 52,
     "nr_items": 4,
 }
 # Those of the object that walks from an open directory.

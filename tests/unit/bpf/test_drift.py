@@ -46,7 +46,7 @@ CONSTANTS = {
     "MEMCG_STATS_UNREADABLE": _wire.UNREADABLE,
     "MEMCG_STATS_MORE": _walk_dir.MORE,
     "MEMCG_STATS_MAX_PART": _walk_dir.MAX_PART,
-    "MEMCG_STATS_TAG_BITS": _run_dir.TAG_BITS,
+    "MEMCG_STATS_SEQUENCE_BITS": _run_dir.SEQUENCE_BITS,
     "MEMCG_STATS_FAILED": _run_dir.FAILED,
     "MEMCG_STATS_BACKEND_KFUNC": _terms.BACKEND_NUMBERS["kfunc"],
     "MEMCG_STATS_BACKEND_RFC": _terms.BACKEND_NUMBERS["rfc"],
@@ -88,8 +88,6 @@ OFFSETS = {
     "fdt_fd": ("fdtable", "fd"),
     "file_inode": ("file", "f_inode"),
     "inode_private": ("inode", "i_private"),
-    "inode_sb": ("inode", "i_sb"),
-    "sb_magic": ("super_block", "s_magic"),
     "kn_id": ("kernfs_node", "id"),
     "kn_priv": ("kernfs_node", "priv"),
     "cgroup_kn": ("cgroup", "kn"),
@@ -167,9 +165,9 @@ def test_the_offsets_are_given_in_the_order_of_their_structure() -> None:
     assert tuple(OFFSETS.values()) == _run_dir._OFFSETS
 
 
-def test_a_slot_s_number_and_a_tag_fit_into_what_a_program_returns() -> None:
+def test_the_number_of_an_answer_fits_into_what_a_program_returns() -> None:
     # NR_CPUS is 8192 at most. (arch/x86/Kconfig: "range 2 8192 if SMP && CPUMASK_OFFSTACK")
-    assert 8191 << _run_dir.TAG_BITS | (1 << _run_dir.TAG_BITS) - 1 < _run_dir.FAILED
+    assert 8191 << _run_dir.SEQUENCE_BITS | (1 << _run_dir.SEQUENCE_BITS) - 1 < _run_dir.FAILED
     statuses = (_wire.OTHER, _wire.NOT_OPEN, _wire.NOT_VISIBLE, _wire.NO_SLOT)
     assert _run_dir.FAILED | max(statuses) < 1 << 32
 

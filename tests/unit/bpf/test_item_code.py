@@ -156,7 +156,8 @@ def test_the_least_limit_stays_in_its_place() -> None:
     limit = EncodedTerm(_terms.KIND_LEAST_LIMIT, LAST, 0, 160, 1)
     terms = [word(0), limit, word(3)]
     assert computed(ONE_BLOCK, terms, kernel, before=99) == [1, 99, 4]
-    assert _item_code.limit_constants(terms) == {
+    assert _item_code.constants(terms) == {
+        "asks_on_root": bytes(1),
         "limit_value": _terms.u32(2),
         "limit_counter": _terms.u32(160),
     }
@@ -167,8 +168,14 @@ def test_the_least_limit_stays_in_its_place() -> None:
 def test_the_place_of_the_least_limit_counts_items_and_not_terms() -> None:
     limit = EncodedTerm(_terms.KIND_LEAST_LIMIT, LAST, 0, 8, 1)
     terms = [word(0, flags=0), word(1), limit]
-    assert _item_code.limit_constants(terms)["limit_value"] == _terms.u32(2)
-    assert _item_code.limit_constants(terms[:2]) == {}
+    assert _item_code.constants(terms)["limit_value"] == _terms.u32(2)
+    assert _item_code.constants(terms[:2]).keys() == {"asks_on_root"}
+
+
+@pytest.mark.parametrize("flags", [0, _terms.TERM_NOT_ON_ROOT])
+def test_the_program_is_asked_for_a_root_that_lacks_items(flags: int) -> None:
+    terms = [word(0), word(1, flags=LAST | flags), word(2)]
+    assert _item_code.constants(terms) == {"asks_on_root": bytes([bool(flags)])}
 
 
 def test_a_term_that_is_no_word_is_refused() -> None:

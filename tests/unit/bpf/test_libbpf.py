@@ -329,10 +329,10 @@ class Runs:
         assert name == "bpf_prog_test_run_opts"
         return self.run
 
-    def run(self, program_fd: ctypes.c_int, pointer: Any) -> int:
-        options = pointer.contents
+    def run(self, program_fd: Any, reference: Any) -> int:
+        options = reference._obj
         given = {field[0]: getattr(options, field[0]) for field in options._fields_}
-        assert program_fd.value == 5
+        assert str(program_fd) == "<cparam 'i' (5)>"
         size, address = given.pop("ctx_size_in"), given.pop("ctx_in")
         assert given.pop("sz") == ctypes.sizeof(_libbpf.TestRunOpts)
         assert not any(given.values()), "what the kernel refuses of a syscall program"
@@ -371,10 +371,10 @@ class Raw:
         assert name == "bpf_prog_test_run_opts"
         return self.run
 
-    def run(self, program_fd: ctypes.c_int, pointer: Any) -> int:
-        options = pointer.contents
+    def run(self, program_fd: Any, reference: Any) -> int:
+        options = reference._obj
         given = {field[0]: getattr(options, field[0]) for field in options._fields_}
-        assert program_fd.value == 5
+        assert str(program_fd) == "<cparam 'i' (5)>"
         size, address = given.pop("ctx_size_in"), given.pop("ctx_in")
         assert given.pop("sz") == ctypes.sizeof(_libbpf.TestRunOpts)
         given.pop("retval")  # what the run before has returned; the kernel does not look at it

@@ -60,7 +60,7 @@ WITH_PRESSURE = ReadPlan(
     },
 )
 CPUS = 4
-SEQUENCES = 1 << _run_dir.TAG_BITS
+SEQUENCES = 1 << _run_dir.SEQUENCE_BITS
 
 
 class Asked(NamedTuple):
@@ -106,13 +106,13 @@ class Slots:
     def write(self, cgroup_id: int, values: Sequence[int]) -> int:
         """What one call does."""
         self.sequences[self.cpu] = (self.sequences[self.cpu] + 1) % SEQUENCES
-        tag = (cgroup_id * SEQUENCES + self.sequences[self.cpu]) % (1 << 64)
+        number = self.cpu * SEQUENCES + self.sequences[self.cpu]
         at = self.cpu * self.slot_size
-        # The words that it copies from the kernel's structures are behind the tag.
-        words = (self.slot_size - 8 * (len(values) + 1)) // 8
-        content = (*values, tag, *[77] * words)
+        # Behind them are the words that it copies from the kernel's structures.
+        words = (self.slot_size - 8 * (len(values) + 2)) // 8
+        content = (*values, cgroup_id, number, *[77] * words)
         struct.pack_into(f"={len(content)}Q", self.memory, at, *content)
-        return self.cpu * SEQUENCES + self.sequences[self.cpu]
+        return number
 
 
 class Runner:
@@ -180,31 +180,30 @@ def test_the_words_that_a_program_has_copied(slots: Slots, source: RunDirSource)
 
 
 def test_words_that_another_call_overwrites_are_read_again(
-    slots: Slots, source: RunDirSource, monkeypatch: pytest.MonkeyPatch
+    slots: Slots, source: RunDirSource
 ) -> None:
-    look = source._slot
-    looks: list[int] = []
+    look = source._slots[0]
+    looks = 0
 
-    def overwrite(answers: Any, at: int) -> tuple[int, ...]:
-        looks.append(at)
-        if len(looks) == 2:  # The words were read, and the tag is looked at again.
+    def overwrite() -> tuple[int, ...]:
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # The words were read, and the number is looked at again.
             slots.write(12345, (1, 2))
-        found: tuple[int, ...] = look(answers, at)
-        return found
+        return look()
 
-    monkeypatch.setattr(source, "_slot", overwrite)
+    source._slots[0] = overwrite
     assert source.read_words() == (77,) * PLAN.nr_words
-    assert (len(looks), len(slots.asked)) == (4, 2)
-    looks.clear()
+    assert (looks, len(slots.asked)) == (4, 2)
 
-    def always(answers: Any, at: int) -> tuple[int, ...]:
-        looks.append(at)
-        if len(looks) % 2 == 0:
+    def always() -> tuple[int, ...]:
+        nonlocal looks
+        looks += 1
+        if looks % 2 == 0:
             slots.write(12345, (1, 2))
-        found: tuple[int, ...] = look(answers, at)
-        return found
+        return look()
 
-    monkeypatch.setattr(source, "_slot", always)
+    source._slots[0] = always
     with pytest.raises(MemcgError, match="always quicker"):
         source.read_words()
 

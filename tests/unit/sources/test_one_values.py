@@ -19,10 +19,6 @@ def test_a_dict_has_the_names_in_their_order(count: int) -> None:
         make(*values, 0)
 
 
-def test_values_that_are_not_used() -> None:
-    assert dict_maker(["anon", "file"], unused=2)(5, 6, 7, 8) == {"anon": 5, "file": 6}
-
-
 def test_a_name_may_hold_anything() -> None:
     names = ['"', "'", "\\", "{}", "\n", "é", "__import__('os')"]
     assert list(dict_maker(names)(*range(len(names)))) == names
