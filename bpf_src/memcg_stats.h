@@ -156,7 +156,6 @@ struct memcg_stats_walk_offsets {
 	__u32 css_part_size;
 	__u32 css_part_sibling;
 	__u32 css_part_children;
-	__u32 css_part_flags;
 	__u32 css_part_serial;	/* serial_nr */
 	__u32 kn_part;		/* the part of struct kernfs_node */
 	__u32 kn_part_size;

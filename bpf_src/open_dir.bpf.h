@@ -9,46 +9,9 @@
 #ifndef OPEN_DIR_BPF_H
 #define OPEN_DIR_BPF_H
 
+#include "kernel_memory.bpf.h"
+
 const volatile struct memcg_stats_offsets offsets = {};
-
-/* Returns the pointer at an offset in a structure. If that is NULL or cannot be read, it is NULL. */
-static __always_inline void *pointer_at(void *structure, __u32 offset)
-{
-	void *pointer = NULL;
-
-	bpf_probe_read_kernel(&pointer, sizeof(pointer), structure + offset);
-	return pointer;
-}
-
-static __always_inline __u32 u32_at(void *structure, __u32 offset)
-{
-	__u32 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), structure + offset);
-	return value;
-}
-
-static __always_inline __u64 u64_at(void *structure, __u32 offset)
-{
-	__u64 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), structure + offset);
-	return value;
-}
-
-/*
- * Reads two words of a structure. Often the second follows the first, and one read takes less time than
- * two. Either way, the first is read first.
- */
-static __always_inline void two_at(void *structure, __u32 first, __u32 second, __u64 words[2])
-{
-	if (second == first + sizeof(__u64)) {
-		bpf_probe_read_kernel(words, 2 * sizeof(__u64), structure + first);
-	} else {
-		words[0] = u64_at(structure, first);
-		words[1] = u64_at(structure, second);
-	}
-}
 
 /* Returns the cgroup whose directory the caller has open with this descriptor, or NULL. */
 static __always_inline void *cgroup_of(__u32 fd, __u64 cgroup_id)

@@ -70,11 +70,16 @@ enum phase {
  */
 static struct {
 	__u64 words[MEMCG_STATS_MAX_WORDS];
-	char name[MEMCG_STATS_NAME_SIZE];	/* for a name that does not fit */
-	__u64 css[MEMCG_STATS_MAX_PART / sizeof(__u64)];	/* part of the css of the cgroup */
-	__u64 kn[MEMCG_STATS_MAX_PART / sizeof(__u64)];	/* part of its kernfs_node */
-	void *kn_at;		/* its kernfs_node */
+	char long_name[MEMCG_STATS_NAME_SIZE];	/* a name that does not fit into the map */
+	__u64 part[MEMCG_STATS_MAX_PART / sizeof(__u64)];	/* of a structure */
+	/* The cgroup that was read last: the list of its siblings, that of its children, and more. */
+	void *sibling;
+	void *children;
+	__u64 serial_nr;
 	void *memory;		/* its css of the memory controller */
+	void *kn;		/* its kernfs_node */
+	__u64 name;		/* the address of its name, if cgroups can be renamed */
+	__u32 name_hash;
 	__u64 above_id;		/* the id of the parent of the root of the walk */
 	struct names_state names;
 	void *above;		/* the next cgroup above the root of the walk whose name is signed */
@@ -98,67 +103,80 @@ static __always_inline struct place *place_at(__u32 depth)
 	return &walk.path[depth & (MAX_LEVELS - 1)];
 }
 
-/* The walk copies the parts to walk.css and walk.kn. These return members. */
-static __always_inline __u64 part_u64(const __u64 *part, __u32 offset)
+/* These return members of the part that was copied last. */
+static __always_inline __u64 part_u64(__u32 offset)
 {
-	return *(const __u64 *)((const void *)part + (offset & (MEMCG_STATS_MAX_PART - 8)));
+	return *(__u64 *)((void *)walk.part + (offset & (MEMCG_STATS_MAX_PART - 8)));
 }
 
-static __always_inline __u32 part_u32(const __u64 *part, __u32 offset)
+static __always_inline __u32 part_u32(__u32 offset)
 {
-	return *(const __u32 *)((const void *)part + (offset & (MEMCG_STATS_MAX_PART - 4)));
+	return *(__u32 *)((void *)walk.part + (offset & (MEMCG_STATS_MAX_PART - 4)));
 }
 
-static __always_inline bool is_released(void)
+/* Copies a part of a structure. Returns false if it cannot be read. */
+static __always_inline bool copy_part(void *structure, __u32 offset, __u32 size)
 {
-	return part_u32(walk.css, walk_offsets.css_part_flags) & CSS_RELEASED;
+	return size <= sizeof(walk.part) && !bpf_probe_read_kernel(walk.part, size, structure + offset);
 }
 
-/* Copies the part of the cgroup's own css. Returns false if it cannot be read. */
+/* Reads the cgroup's own css. Returns false if it cannot be read. */
 static __always_inline bool read_css(void *cgrp)
 {
-	__u32 size = walk_offsets.css_part_size;
+	void *css = cgrp + walk_offsets.cgroup_self;
 
-	if (size > sizeof(walk.css))
+	if (word_type) {
+		walk.sibling = pointer_at(css, walk_offsets.css_sibling);
+		walk.children = pointer_at(css, walk_offsets.css_children);
+		walk.serial_nr = u64_at(css, walk_offsets.css_part + walk_offsets.css_part_serial);
+		return walk.children;	/* not even an empty list has NULL here */
+	}
+	if (!copy_part(css, walk_offsets.css_part, walk_offsets.css_part_size))
 		return false;
-	return !bpf_probe_read_kernel(walk.css, size, cgrp + walk_offsets.cgroup_self +
-				      walk_offsets.css_part);
+	walk.sibling = (void *)part_u64(walk_offsets.css_part_sibling);
+	walk.children = (void *)part_u64(walk_offsets.css_part_children);
+	walk.serial_nr = part_u64(walk_offsets.css_part_serial);
+	return true;
 }
 
 /*
- * Copies the part of the cgroup's css, and where its kernfs_node and its memory controller are. A large
- * tree is not in the CPU's caches; one after the other, these reads wait for memory at the same time.
+ * Reads the cgroup's css, and where its kernfs_node and its memory controller are. A large tree is not in
+ * the CPU's caches; one after the other, these reads wait for memory at the same time.
  */
 static __always_inline bool read_cgroup(void *cgrp)
 {
 	bool found = read_css(cgrp);
 
-	walk.kn_at = pointer_at(cgrp, offsets.cgroup_kn);
+	walk.kn = pointer_at(cgrp, offsets.cgroup_kn);
 	walk.memory = pointer_at(cgrp, offsets.cgroup_memory);
 	return found;
 }
 
 /*
- * Copies the part of the kernfs_node of the cgroup that was read last. Returns the id of the cgroup, or 0
- * if it has none yet.
+ * Reads the kernfs_node of the cgroup that was read last. Returns the id of the cgroup, or 0 if it has none
+ * yet.
  */
 static __always_inline __u64 read_kn(void)
 {
-	__u32 size = walk_offsets.kn_part_size;
-
-	if (size > sizeof(walk.kn) ||
-	    bpf_probe_read_kernel(walk.kn, size, walk.kn_at + walk_offsets.kn_part))
+	if (word_type || !can_rename) {
+		if (can_rename) {
+			walk.name = u64_at(walk.kn, walk_offsets.kn_part + walk_offsets.kn_part_name);
+			walk.name_hash = u32_at(walk.kn,
+						walk_offsets.kn_part + walk_offsets.kn_part_hash);
+		}
+		return u64_at(walk.kn, offsets.kn_id);
+	}
+	if (!copy_part(walk.kn, walk_offsets.kn_part, walk_offsets.kn_part_size))
 		return 0;
-	return part_u64(walk.kn, walk_offsets.kn_part_id);
+	walk.name = part_u64(walk_offsets.kn_part_name);
+	walk.name_hash = part_u32(walk_offsets.kn_part_hash);
+	return part_u64(walk_offsets.kn_part_id);
 }
 
 /* Returns the flags of a row, for the cgroup whose kernfs_node was read last. */
 static __always_inline __u32 tag_of_kn(void)
 {
-	if (!can_rename)
-		return 0;
-	return tag_of_name((const char *)part_u64(walk.kn, walk_offsets.kn_part_name),
-			   part_u32(walk.kn, walk_offsets.kn_part_hash));
+	return can_rename ? tag_of_name((const char *)walk.name, walk.name_hash) : 0;
 }
 
 /* Returns the parent of a cgroup, or NULL. */
@@ -197,8 +215,8 @@ __noinline __u64 add_row(void)
 	}
 	if (nr_names_fit && wants_name(&walk.names, place->id, row))
 		write_name(place->id, parent_id,
-			   walk.kn_at + walk_offsets.kn_part + walk_offsets.kn_part_name,
-			   walk.name);
+			   walk.kn + walk_offsets.kn_part + walk_offsets.kn_part_name,
+			   walk.long_name);
 	return GO_ON;
 }
 
@@ -212,7 +230,7 @@ static __always_inline __u64 go_to(void *cgrp, __u32 depth, __u32 phase)
 	if (!(has_row ? read_cgroup(cgrp) : read_css(cgrp)))
 		return FAILED(MEMCG_STATS_UNREADABLE);
 	place->cgrp = cgrp;
-	place->serial_nr = part_u64(walk.css, walk_offsets.css_part_serial);
+	place->serial_nr = walk.serial_nr;
 	walk.depth = depth;
 	walk.phase = phase;
 	return GO_ON;
@@ -273,7 +291,7 @@ __noinline __u64 take_step(void)
 		place->id = read_kn();
 		if (order != BPF_CGROUP_ITER_DESCENDANTS_POST && has_rows(depth))
 			add_row();
-		link = (void *)part_u64(walk.css, walk_offsets.css_part_children);
+		link = walk.children;
 		if (goes_down_from(depth) &&
 		    link != cgrp + walk_offsets.cgroup_self + walk_offsets.css_children) {
 			if (depth >= MAX_LEVELS - 1)
@@ -293,7 +311,7 @@ __noinline __u64 take_step(void)
 	 * same is true, even if either has left the list meanwhile, and neither is freed before the program
 	 * ends. No cgroup that stays is passed by, for new ones are added to the end.
 	 */
-	link = (void *)part_u64(walk.css, walk_offsets.css_part_sibling);
+	link = walk.sibling;
 	return go_to_link(link, depth, phase == SEARCH ? SEARCH : DOWN);
 }
 
@@ -367,10 +385,10 @@ __noinline __u64 look_at_link(__u32 depth)
 	if (walk.link == first ||
 	    !read_css(walk.link - walk_offsets.css_sibling - walk_offsets.cgroup_self))
 		return GONE;
-	serial_nr = part_u64(walk.css, walk_offsets.css_part_serial);
+	serial_nr = walk.serial_nr;
 	if (serial_nr >= sought)
 		return serial_nr == sought ? LISTED : GONE;
-	walk.link = (void *)part_u64(walk.css, walk_offsets.css_part_sibling);
+	walk.link = walk.sibling;
 	return UNKNOWN;
 }
 
@@ -409,12 +427,12 @@ __noinline __u64 is_still_there(__u32 depth)
 	void *css = place->cgrp + walk_offsets.cgroup_self;
 	void *before;
 
-	if (!read_css(place->cgrp) || is_released() ||
-	    part_u64(walk.css, walk_offsets.css_part_serial) != place->serial_nr ||
+	if (!read_css(place->cgrp) || u32_at(css, offsets.css_flags) & CSS_RELEASED ||
+	    walk.serial_nr != place->serial_nr ||
 	    parent_of(place->cgrp) != place_at(depth - 1)->cgrp)
 		return GONE;
 	/* struct list_head has next and then prev. */
-	before = (void *)part_u64(walk.css, walk_offsets.css_part_sibling + sizeof(void *));
+	before = pointer_at(css, walk_offsets.css_sibling + sizeof(void *));
 	if (pointer_at(before, 0) == css + walk_offsets.css_sibling && !searches)
 		return LISTED;
 	/* The one before it may be leaving the list just now, which takes two stores. */
@@ -456,7 +474,7 @@ __noinline __u64 first_lost(__u32 depth)
 /* Adds the name of walk.above to the signature, and goes to its parent. */
 __noinline __u64 sign_name_above(void)
 {
-	walk.kn_at = pointer_at(walk.above, offsets.cgroup_kn);
+	walk.kn = pointer_at(walk.above, offsets.cgroup_kn);
 	read_kn();
 	walk.names.signature = hashed(walk.names.signature, tag_of_kn());
 	walk.above = parent_of(walk.above);

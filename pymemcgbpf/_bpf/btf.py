@@ -64,6 +64,8 @@ class KernelTypes(Record):
             bpf_cgroup_iter_order.
         enumerators: the values of the other enumerators that are needed, by name.
         structs: the members of each structure that is needed and that the kernel has, by name.
+        words_type: the number of a structure that begins with words, struct memcg_vmstats; 0 if
+            the kernel has none.
         huge_page_size: the size of a huge page in bytes (HPAGE_PMD_SIZE), if some counter may be in
             huge pages; 0 if that is unknown, or if none is.
     """
@@ -74,6 +76,7 @@ class KernelTypes(Record):
     iterator_orders: frozenset[int]
     enumerators: dict[str, int]
     structs: dict[str, dict[str, Member]]
+    words_type: int = 0
     huge_page_size: int = 0
 
     @property
@@ -175,7 +178,7 @@ def _read_by_libbpf(
 
 
 def _facts(types: Lookups) -> KernelTypes:
-    structs = _structs(types)
+    ids = _struct_ids(types)
     counters = {}
     for enum in _COUNTER_ENUMS:
         for name, value in types.enumerators(enum).items():
@@ -186,7 +189,8 @@ def _facts(types: Lookups) -> KernelTypes:
         _functions(types),
         frozenset(types.enumerators("bpf_cgroup_iter_order").values()),
         {name: at for enum in _ENUMS for name, at in types.enumerators(enum).items()},
-        structs,
+        {name: dict(types.members_of(at)) for name, at in ids.items() if at},
+        ids["memcg_vmstats"],
     )
 
 
@@ -202,12 +206,12 @@ def _huge_page_size() -> int:
         return 0
 
 
-def _structs(types: Lookups) -> dict[str, dict[str, Member]]:
-    """The members of each structure that is needed and that the kernel has."""
+def _struct_ids(types: Lookups) -> dict[str, int]:
+    """The number of each structure that is needed; 0 if the kernel does not have it."""
     ids = {name: types.struct_id(name) for name in _STRUCTS}
     for name, member, behind in _STRUCTS_BEHIND:
         ids[behind] = types.id_behind(ids[name], member)
-    return {name: dict(types.members_of(at)) for name, at in ids.items() if at}
+    return ids
 
 
 def _functions(types: Lookups) -> frozenset[str]:

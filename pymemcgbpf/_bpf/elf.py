@@ -2,9 +2,10 @@
 """Object files: a function gets other instructions, and a program is read to be loaded as it is.
 
 libbpf's loader probes the kernel for some twenty features first, which takes several times as long
-as to load a program. The objects that hold one program each need nothing of it: they have neither
-CO-RE relocations nor kernel functions. All that must be relocated in them is where the instructions
-refer to maps, to global variables, and to the function whose instructions this package writes.
+as to load a program. The objects that hold one program each need nothing of it: they have no CO-RE
+relocations, and of the kernel's functions they use bpf_rdonly_cast() at most. All that must be
+relocated in them is where the instructions refer to maps, to global variables, to that function,
+and to the function whose instructions this package writes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from collections.abc import Iterator
 from typing import Optional
 
 from .._records import Record
+from . import instructions as _code
 from .bindings import libbpf_programs as _libbpf_programs
+from .casts import FUNCTION as _CAST
 from .reload import BSS, RODATA, Array, ReloadableProgram, Section
 
 # The name of a program's section → BPF_PROG_TYPE_RAW_TRACEPOINT, BPF_PROG_TYPE_SYSCALL.
@@ -49,6 +52,11 @@ class _Symbol(Record):
     section: str
     at: int
     size: int
+
+    @property
+    def is_function(self) -> bool:
+        """Whether it is a function of this object, and not one of the kernel."""
+        return self.kind == _FUNCTION and bool(self.section)
 
 
 def with_function(data: bytes, name: str, code: bytes) -> bytes:
@@ -114,12 +122,13 @@ class _ElfFile:
     def program(self, name: str) -> ReloadableProgram:
         """Its program, ready to be loaded."""
         symbols = list(self._symbols())
-        functions = {each.name: each.section for each in symbols if each.kind == _FUNCTION}
+        functions = {each.name: each.section for each in symbols if each.is_function}
         programs = [each for each, section in functions.items() if section != _TEXT]
         if programs != [name]:
             raise ValueError(f"it has not the program {name} alone, but {programs}")
         section = functions[name]
-        code, uses = self._linked([section, *([_TEXT] if _TEXT in self._headers else [])], symbols)
+        sections = [section, *([_TEXT] if _TEXT in self._headers else [])]
+        code, uses, casts = self._linked(sections, symbols)
         constants, variables = (
             {
                 each.name: (each.at, each.size)
@@ -142,17 +151,19 @@ class _ElfFile:
             Section(initial, constants),
             variables,
             self._function_types(section, symbols),
+            casts,
         )
 
     def _linked(
         self, sections: list[str], symbols: list[_Symbol]
-    ) -> tuple[bytes, tuple[tuple[int, str], ...]]:
-        """The instructions of some sections, one after the other, and where they use which map."""
+    ) -> tuple[bytes, tuple[tuple[int, str], ...], tuple[int, ...]]:
+        """The instructions of some sections, one after the other, where they use which map, and
+        where the calls of bpf_rdonly_cast() are."""
         starts, code = {}, bytearray()
         for section in sections:
             starts[section] = len(code)
             code += self._bytes(section)
-        uses = []
+        uses, casts = [], []
         for section in sections:
             for at, kind, symbol in self._relocations(section, symbols):
                 at += starts[section]
@@ -171,10 +182,14 @@ class _ElfFile:
                     target = starts[symbol.section] + symbol.at
                     number += (target - at) // _INSTRUCTION_SIZE
                     struct.pack_into("<i", code, at + _IMMEDIATE, number)
+                elif kind == _CALL and symbol.name == _CAST:
+                    # Without it, its first argument is its result.
+                    code[at : at + _INSTRUCTION_SIZE] = _code.with_register(_code.MOVE, 0, 1)
+                    casts.append(at)
                 else:
                     what = symbol.name or symbol.section
                     raise ValueError(f"it refers to {what} by a relocation of kind {kind}")
-        return bytes(code), tuple(uses)
+        return bytes(code), tuple(uses), tuple(casts)
 
     def _function_types(
         self, section: str, symbols: list[_Symbol]
@@ -184,7 +199,7 @@ class _ElfFile:
         functions = sorted(
             ((each.section != section, each.at), each.name, each.other, each.binding)
             for each in symbols
-            if each.kind == _FUNCTION
+            if each.is_function
         )
         visible = [name for _, name, other, binding in functions if binding and not other]
         if len(visible) < 2:
@@ -233,7 +248,8 @@ class _ElfFile:
 # struct btf_header; struct btf_type: the offset of the name, the kind and more, the size or a type
 _BTF_HEADER, _BTF_TYPE = struct.Struct("<HBB5I"), struct.Struct("<III")
 # How many bytes follow a type of each kind, and how many for each of its members.
-_INT, _FUNC, _VAR, _DATASEC, _STRUCT = 1, 12, 14, 15, 4
+_INT, _POINTER, _STRUCT, _FUNC, _VAR, _DATASEC = 1, 2, 4, 12, 14, 15
+_EXTERN = 2  # BTF_FUNC_EXTERN
 _MORE = {_INT: 4, 3: 12, _VAR: 4, 17: 4}
 _EACH = {_STRUCT: 12, 5: 12, 6: 8, 13: 8, _DATASEC: 12, 19: 12}
 
@@ -243,27 +259,35 @@ def _plain_btf(btf: bytearray, visible: set[str]) -> tuple[bytes, dict[str, int]
 
     The compiler does not know where variables will be. So a variable becomes an integer of a byte,
     and a section of variables a structure of such ones. Functions that are not *visible* become
-    static.
+    static. Functions of the kernel, whose arguments have no names here, become pointers to nothing.
     """
     _, _, _, header, types, size, names, _ = _BTF_HEADER.unpack_from(btf)
     at, end, names = header + types, header + types + size, header + names
-    number, functions = 0, {}
+    functions: dict[str, int] = {}
+    kernel_s: set[int] = set()
+    number = integer = 0
     while at < end:
         number += 1
         name, info, other = _BTF_TYPE.unpack_from(btf, at)
         kind, count = info >> 24 & 0x1F, info & 0xFFFF
         members = at + _BTF_TYPE.size
-        if kind == _FUNC:
+        if kind == _FUNC and count == _EXTERN:
+            _BTF_TYPE.pack_into(btf, at, 0, _POINTER << 24, 0)
+            kernel_s.add(number)
+        elif kind == _FUNC:
             text = btf[names + name : btf.index(b"\0", names + name)].decode()
             functions[text] = number
             _BTF_TYPE.pack_into(btf, at, name, _FUNC << 24 | (text in visible), other)
         elif kind == _VAR:
             _BTF_TYPE.pack_into(btf, at, name, _INT << 24, 1)
             struct.pack_into("<I", btf, members, 8)  # bits
+            integer = number
         elif kind == _DATASEC:
             _BTF_TYPE.pack_into(btf, at, 0, _STRUCT << 24 | count, 1)
             for each in range(members, members + 12 * count, 12):
                 (variable,) = struct.unpack_from("<I", btf, each)
+                if variable in kernel_s:
+                    variable = integer
                 struct.pack_into("<III", btf, each, 0, variable, 0)
         at = members + _MORE.get(kind, 0) + _EACH.get(kind, 0) * count
     return bytes(btf), functions

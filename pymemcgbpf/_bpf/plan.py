@@ -255,16 +255,18 @@ class ReadPlan(Record):
         backend: "kfunc", "rfc" or "core".
         terms: the terms of each item by its name, in the order of a row's values.
         uses_rstat: whether updates of counters may wait for a flush on this kernel.
+        keeps_words: whether the words between those of the terms are wanted, too.
     """
 
     backend: str
     terms: Terms
     uses_rstat: bool = True
+    keeps_words: bool = False
 
     @property
     def key(self) -> object:
         """A key that two plans have in common if the same program serves both."""
-        return self.backend, tuple(self.terms.items())
+        return self.backend, tuple(self.terms.items()), self.keeps_words
 
     @property
     def row_size(self) -> int:

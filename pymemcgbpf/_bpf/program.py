@@ -23,6 +23,7 @@ from ..errors import (
 )
 from . import btf as _btf
 from . import capabilities as _capabilities
+from . import casts as _casts
 from . import elf as _elf
 from . import reload as _reload
 from .bindings import libbpf as _libbpf
@@ -265,7 +266,9 @@ def _load_directly(
     if bss is not None:
         sizes[_reload.BSS] = MapSize(bss.value_size, bss.entries)
     with _libbpf_log.silence():
-        owned, made = program.load(lib, constants, sizes)
+        cast = _casts.kernel_cast() if program.casts else None
+        function = cast.function if cast else 0
+        owned, made = program.load(lib, constants, sizes, function)
     variables = None
     if bss is not None:
         memory = made.pop(_reload.BSS)

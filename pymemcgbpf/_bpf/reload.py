@@ -21,6 +21,7 @@ from typing import Any, Callable, Optional, Protocol
 from .._descriptors import Owned
 from .._records import Record
 from ..errors import MemcgError
+from . import instructions as _code
 from .bindings import libbpf as _libbpf
 from .bindings import libbpf_maps as _libbpf_maps
 from .bindings import libbpf_programs as _libbpf_programs
@@ -102,6 +103,7 @@ class ReloadableProgram(Record):
         constants: the section of constants.
         variables: the offset and size of each other global variable, by name, if they are known.
         types: the types of its functions; None if the kernel does not need them.
+        casts: where it calls bpf_rdonly_cast(), if the kernel has that.
     """
 
     name: str
@@ -112,11 +114,17 @@ class ReloadableProgram(Record):
     constants: Section
     variables: Mapping[str, tuple[int, int]] = {}
     types: Optional[_libbpf_programs.FunctionTypes] = None
+    casts: tuple[int, ...] = ()
 
     def load(
-        self, lib: _libbpf.Libbpf, constants: Mapping[str, bytes], sizes: Mapping[str, Size]
+        self,
+        lib: _libbpf.Libbpf,
+        constants: Mapping[str, bytes],
+        sizes: Mapping[str, Size],
+        cast: int = 0,
     ) -> Loaded:
-        """Loads the program with these constants, and with maps of these sizes."""
+        """Loads the program with these constants, and with maps of these sizes. *cast* is the
+        number of the kernel's bpf_rdonly_cast(), or 0."""
         data = self.constants.with_values(constants)
         made: dict[str, Owned] = {}
         for name, array in self.maps.items():
@@ -129,6 +137,10 @@ class ReloadableProgram(Record):
         code = bytearray(self.code)
         for at, name in self.uses:
             _IMMEDIATE.pack_into(code, at, made[name].fileno())
+        if cast:
+            call = _code.call_kernel(cast)
+            for at in self.casts:
+                code[at : at + len(call)] = call
         flags = 0 if self.kind.type == _RAW_TRACEPOINT else SLEEPABLE
         program = _libbpf_programs.load_program(
             lib, self.name, LICENCE, flags, self.kind, bytes(code), self.types

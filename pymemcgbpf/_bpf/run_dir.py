@@ -7,6 +7,7 @@ import struct
 
 from ..errors import BackendUnavailableError
 from . import btf as _btf
+from . import casts as _casts
 from . import cpus as _cpus
 from . import item_code as _item_code
 from . import terms as _terms
@@ -62,13 +63,16 @@ def computing(plan: ReadPlan) -> tuple[dict[str, bytes], bytes]:
         BackendUnavailableError: this kernel's structures are not as the program needs them.
     """
     blocks, terms = plan.encoded()
+    cast = _casts.kernel_cast()
     constants = {
         **page_constants(),
+        "word_type": _terms.u32(cast.type if cast else 0),
         **_item_code.constants(terms),
         "offsets": offsets(_btf.kernel()),
         "nr_items": _terms.u32(len(plan.terms)),
     }
-    return constants, _item_code.item_code(blocks, terms)
+    items = _item_code.item_code(blocks, terms, cast, keeps_words=plan.keeps_words)
+    return constants, items
 
 
 def offsets(types: _btf.KernelTypes) -> bytes:

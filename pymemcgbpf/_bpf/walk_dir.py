@@ -16,7 +16,7 @@ MAX_PART = 256
 
 # The members that are copied together. Each is followed by the names in struct
 # memcg_stats_walk_offsets, in the order there, and by its size.
-_CSS_PART = (("sibling", 16), ("children", 16), ("flags", 4), ("serial_nr", 8))
+_CSS_PART = (("sibling", 16), ("children", 16), ("serial_nr", 8))
 _KN_PART = (("name", 8), ("hash", 4), ("id", 8))
 
 LONGEST_NS = 1_000_000

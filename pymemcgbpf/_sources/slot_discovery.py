@@ -332,7 +332,7 @@ class _WordReader:
         for at in indexes:
             kind = _terms.KIND_SIGNED if at in self._signed else _terms.KIND_WORD
             terms[str(at)] = (Term(kind, 8 * at, 1, base),)
-        return ReadPlan("core", terms)
+        return ReadPlan("core", terms, keeps_words=True)
 
     def read(self) -> dict[int, int]:
         """The current words by their index. A negative one is 0, as the kernel shows it."""

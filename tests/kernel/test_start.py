@@ -12,8 +12,10 @@ import pytest
 
 import pymemcgbpf
 from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import casts as _casts
 from pymemcgbpf._bpf import counter_slots as _counter_slots
 from pymemcgbpf._bpf import elf as _elf
+from pymemcgbpf._bpf import instructions as _code
 from pymemcgbpf._bpf import item_code as _item_code
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
@@ -84,7 +86,12 @@ def test_a_program_read_from_its_object_is_as_libbpf_prepares_it(
     assert theirs is not None
     ours = _elf.read_program(_program.read_object_with(items, file), name)
     assert (ours.kind, ours.uses, ours.constants) == (theirs.kind, theirs.uses, theirs.constants)
-    assert without_descriptors(ours) == without_descriptors(theirs)
+    casts = ours.casts
+    assert without_descriptors(ours, casts) == without_descriptors(theirs, casts)
+    cast = _casts.kernel_cast()
+    if cast is not None:
+        call = _code.call_kernel(cast.function)
+        assert all(theirs.code[at : at + len(call)] == call for at in casts)
     assert ours.maps.keys() == theirs.maps.keys()
     for each in ours.maps.keys() & {_reload.RODATA, _reload.BSS}:
         assert ours.maps[each].value_size == theirs.maps[each].value_size
@@ -92,10 +99,13 @@ def test_a_program_read_from_its_object_is_as_libbpf_prepares_it(
         assert ours.maps[each].flags == theirs.maps[each].flags
 
 
-def without_descriptors(program: _reload.ReloadableProgram) -> bytes:
+def without_descriptors(program: _reload.ReloadableProgram, casts: tuple[int, ...]) -> bytes:
+    """The instructions, but for descriptors and for calls of the cast."""
     code = bytearray(program.code)
     for at, _ in program.uses:
         code[at : at + 4] = bytes(4)
+    for at in casts:
+        code[at : at + 8] = bytes(8)
     return bytes(code)
 
 

@@ -61,6 +61,7 @@ DIR_RODATA = {
     **{name: RODATA[name] for name in ("page_size", "counter_max", "counter_parent")},
     **dict.fromkeys(("limit_value", "limit_counter"), 4),
     "asks_on_root": 1,
+    "word_type": 4,
     "program_key": 8,
     "offsets": 52,
     "nr_items": 4,
@@ -69,13 +70,13 @@ DIR_RODATA = {
 WALK_RODATA = {
     **DIR_RODATA,
     **{name: RODATA[name] for name in ("nr_names_fit", "text_size", "can_rename", "max_level")},
-    "walk_offsets": 60,
+    "walk_offsets": 56,
     "order": 4,
     "longest_ns": 8,
     "steps_at_once": 4,
     "searches": 1,
 }
-WALK_BSS = {"walk": 33624}
+WALK_BSS = {"walk": 33408}
 _ALL_RODATA = {**RODATA, **TABLES_RODATA, **DIR_RODATA, **WALK_RODATA}
 _ALL_BSS = {**TABLES_BSS, **BSS}
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 """A machine that runs the BPF instructions of _bpf/item_code.py, on memory that a test makes.
 
-It knows no helper but bpf_probe_read_kernel(), and no jumps back.
+It knows no function but bpf_probe_read_kernel() and bpf_rdonly_cast(), and no jumps back.
 """
 
 from __future__ import annotations
@@ -9,12 +9,17 @@ from __future__ import annotations
 import struct
 import sys
 
+from pymemcgbpf._bpf.casts import Cast
+
 MASK = (1 << 64) - 1
 STACK_SIZE = 512
 _INSTRUCTION = struct.Struct("=BBhi")
 _CLASS, _ALU_64, _JUMP, _FROM_REGISTER = 0x07, 0x07, 0x05, 0x08
 _LOAD_64, _LOAD, _LOAD_BYTE, _STORE, _CALL, _EXIT = 0x18, 0x79, 0x71, 0x7B, 0x85, 0x95
 _PROBE_READ_KERNEL = 113
+CAST = Cast(7001, 7002)
+"""The kernel's cast. It makes an address one from which a load gives 0 if nothing is there."""
+_CASTED = 1 << 62  # what such an address is marked with
 _UNSET = None
 
 
@@ -42,6 +47,12 @@ class Memory:
         data, at = self.region(address, size)
         return bytes(data[at : at + size])
 
+    def read_or_zeros(self, address: int, size: int) -> bytes:
+        try:
+            return self.read(address, size)
+        except LookupError:
+            return bytes(size)
+
     def write(self, address: int, value: bytes) -> None:
         data, at = self.region(address, len(value))
         data[at : at + len(value)] = value
@@ -53,7 +64,7 @@ def run(code: bytes, arguments: list[int], kernel: Memory, own: Memory) -> int:
     Args:
         code: the instructions.
         arguments: the values of R1 and the following registers.
-        kernel: the memory that bpf_probe_read_kernel() reads.
+        kernel: the memory that bpf_probe_read_kernel(), and loads after a cast, read.
         own: the memory that the function itself may read and write, besides its stack.
     """
     stack = 1 << 40
@@ -80,10 +91,18 @@ def run(code: bytes, arguments: list[int], kernel: Memory, own: Memory) -> int:
             at += 1
             registers[to] = number & 0xFFFFFFFF | (high & 0xFFFFFFFF) << 32
         elif operation in (_LOAD, _LOAD_BYTE):
-            data = own.read(value_of(source) + offset, 8 if operation == _LOAD else 1)
+            address, size = value_of(source) + offset, 8 if operation == _LOAD else 1
+            if address & _CASTED:
+                assert offset == 0, "what follows a word may be outside of the type"
+                data = kernel.read_or_zeros(address - _CASTED, size)
+            else:
+                data = own.read(address, size)
             registers[to] = int.from_bytes(data, sys.byteorder)
         elif operation == _STORE:
             own.write(value_of(to) + offset, value_of(source).to_bytes(8, sys.byteorder))
+        elif operation == _CALL and source:
+            assert (source, number, value_of(2)) == (2, CAST.function, CAST.type)
+            registers[:6] = [value_of(1) % _CASTED | _CASTED, *[_UNSET] * 5]
         elif operation == _CALL:
             assert number == _PROBE_READ_KERNEL
             size = value_of(2)
@@ -110,6 +129,8 @@ def _compared(operation: int, value: int, operand: int) -> bool:
         return value == operand & MASK
     if operation == 0x20:
         return value > operand & MASK
+    if operation == 0x50:
+        return value != operand & MASK
     assert operation == 0x70, f"unknown comparison {operation:#x}"
     return _signed(value) >= _signed(operand & MASK)
 

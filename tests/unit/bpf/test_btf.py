@@ -26,6 +26,7 @@ class Kernels:
 
     def __init__(self, kernel: Kernel) -> None:
         self.types = kernel.types()
+        self.types = self.types._replace(words_type=self.struct_id("memcg_vmstats"))
 
     def __call__(self, lib: Any, btf: Any) -> Kernels:
         return self
@@ -72,7 +73,7 @@ def test_all_that_is_needed_is_read_once(
 ) -> None:
     monkeypatch.setattr(_btf, "Types", Kernels(kernel))
     types = _btf.kernel()
-    assert types == kernel.types()
+    assert types == Kernels(kernel).types
     assert _btf.kernel() is types
     read = [call for call in lib.calls if call.startswith("btf__")]
     assert read == ["btf__load_vmlinux_btf", "btf__free"], "the megabytes of BTF are freed"
@@ -83,12 +84,12 @@ def test_libbpf_is_given_the_bytes_where_it_must_be_asked(
 ) -> None:
     monkeypatch.setattr(_btf, "Types", Kernels(KERNELS["6.1"]))
     monkeypatch.setattr(_btf, "_vmlinux", lambda: bytearray(100))
-    assert _btf.kernel() == KERNELS["6.1"].types()
+    assert _btf.kernel() == Kernels(KERNELS["6.1"]).types
     assert [call for call in lib.calls if call.startswith("btf__")] == ["btf__new", "btf__free"]
     lib.calls.clear()
     lib.fails["btf__new"] = errno.EINVAL
     monkeypatch.setattr(_btf, "_kernel", None)
-    assert _btf.kernel() == KERNELS["6.1"].types()
+    assert _btf.kernel() == Kernels(KERNELS["6.1"]).types
     read = [call for call in lib.calls if call.startswith("btf__")]
     assert read == ["btf__new", "btf__load_vmlinux_btf", "btf__free"], "it says what is wrong"
 
@@ -121,7 +122,7 @@ def test_the_size_of_a_huge_page_is_asked_for_where_it_matters(
         monkeypatch.setattr(_btf, "_kernel", None)
         monkeypatch.setattr(_btf, "Types", Kernels(kernel))
         expected = size if kernel is LINUX_5_10 else 0
-        assert _btf.kernel() == kernel.types()._replace(huge_page_size=expected)
+        assert _btf.kernel() == Kernels(kernel).types._replace(huge_page_size=expected)
 
 
 def test_a_shortage_does_not_hide_the_size_of_a_huge_page(
@@ -190,7 +191,7 @@ def test_a_shortage_is_no_lack_of_btf(
     assert (type(caught.value), caught.value.errno) == (MemcgError, number)
     lib.fails.clear()
     monkeypatch.setattr(_btf, "Types", Kernels(KERNELS["6.1"]))
-    assert _btf.kernel() == KERNELS["6.1"].types(), "asked again"
+    assert _btf.kernel() == Kernels(KERNELS["6.1"]).types, "asked again"
 
 
 def test_types_that_cannot_be_read_are_let_go(
@@ -329,10 +330,19 @@ def test_what_leads_nowhere_is_left_out_of_the_structures(raw_types: MakeTypes) 
     kernfs_node = (STRUCT, "kernfs_node", 8, ("id", 2, 0))
     cgroup = (STRUCT, "cgroup", 16, ("self", 2, 0, "kn", 4, 64))
     types = raw_types(kernfs_node, NUMBER, cgroup, (POINTER, "", 1, ()))
-    assert _btf._structs(types) == {
+    found = _btf._facts(types)
+    assert found.structs == {
         "cgroup": {"self": _btf.Member(0), "kn": _btf.Member(8, 0, True)},
         "kernfs_node": {"id": _btf.Member(0)},
     }
+    assert found.words_type == 0
+
+
+def test_the_structure_of_words_is_told_by_its_number(raw_types: MakeTypes) -> None:
+    vmstats = (STRUCT, "memcg_vmstats", 8, ("state", 2, 0))
+    memcg = (STRUCT, "mem_cgroup", 8, ("vmstats", 4, 0))
+    types = raw_types(vmstats, NUMBER, memcg, (POINTER, "", 1, ()))
+    assert _btf._facts(types).words_type == 1
 
 
 def test_the_members_of_unnamed_members_belong_to_the_structure(raw_types: MakeTypes) -> None:

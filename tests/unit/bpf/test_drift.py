@@ -100,8 +100,8 @@ OFFSETS = {
 # The fields of struct memcg_stats_walk_offsets.
 WALK_OFFSETS = (
     *("cgroup_self", "css_parent", "css_sibling", "css_children"),
-    *("css_part", "css_part_size", "css_part_sibling", "css_part_children", "css_part_flags"),
-    *("css_part_serial", "kn_part", "kn_part_size", "kn_part_name", "kn_part_hash", "kn_part_id"),
+    *("css_part", "css_part_size", "css_part_sibling", "css_part_children", "css_part_serial"),
+    *("kn_part", "kn_part_size", "kn_part_name", "kn_part_hash", "kn_part_id"),
 )
 
 # Each structure: its packing here, and its fields in the packing's order.

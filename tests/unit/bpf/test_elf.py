@@ -80,6 +80,15 @@ def test_there_is_nothing_else_to_relocate() -> None:
     assert replaced[: 8 * program] == read(_program.RUN_DIR).code[: 8 * program]
 
 
+@pytest.mark.parametrize("name", [_program.RUN_DIR, _program.WALK_DIR])
+def test_a_call_of_the_cast_is_a_move_until_the_program_is_loaded(name: str) -> None:
+    program = read(name)
+    assert len(program.casts) > 10
+    move = bytes.fromhex("bf10000000000000")  # r0 = r1
+    assert {program.code[at : at + 8] for at in program.casts} == {move}
+    assert not read(_program.COPY_TABLES).casts
+
+
 def test_every_call_is_of_a_function_whose_type_is_told() -> None:
     assert [read(name).types for name in (_program.RUN_DIR, _program.COPY_TABLES)] == [None, None]
     program = read(_program.WALK_DIR)

@@ -16,7 +16,7 @@ from pymemcgbpf._bpf import terms as _terms
 from pymemcgbpf._bpf.terms import Block, EncodedTerm
 from pymemcgbpf._wire import ABSENT
 
-from .bpf_machine import MASK, Memory, run
+from .bpf_machine import CAST, MASK, Memory, run
 
 MEMCG, CGROUP, WORDS, VALUES = 1 << 20, 2 << 20, 3 << 20, 4 << 20
 ONE_BLOCK = [Block(_terms.START_MEMCG, 0, 0, 0, 64, 32, 0, 0)]
@@ -35,16 +35,27 @@ def computed(
     kernel: Memory,
     on_root: bool = False,
     before: int = 0,
+    *,
+    loads: bool = True,
 ) -> list[int]:
-    """The values that the code computes. All of them are *before* at its start."""
+    """The values that the code computes. All of them are *before* at its start.
+
+    They are the same whether the words are copied or loaded, unless *loads* is False: then they are
+    only copied.
+    """
     own = Memory()
     number = sum(term.flags & LAST for term in terms)
     words = sum(block.size // 8 for block in blocks)
     own.add(WORDS, b"\xa5" * (8 * words))
-    own.add(VALUES, struct.pack("=Q", before) * number)
-    code = _item_code.item_code(blocks, terms)
-    assert run(code, [MEMCG, CGROUP, WORDS, VALUES, MASK if on_root else 0], kernel, own) == 0
-    return list(struct.unpack(f"={number}Q", own.read(VALUES, 8 * number)))
+    found = []
+    for cast, keeps_words in ((None, False), (CAST, True), (CAST, False))[: 2 + loads]:
+        own.add(VALUES, struct.pack("=Q", before) * number)
+        code = _item_code.item_code(blocks, terms, cast, keeps_words=keeps_words)
+        arguments = [MEMCG, CGROUP, WORDS, VALUES, MASK if on_root else 0]
+        assert run(code, arguments, kernel, own) == 0
+        found.append(list(struct.unpack(f"={number}Q", own.read(VALUES, 8 * number))))
+    assert all(each == found[0] for each in found), "a cast makes no difference"
+    return found[0]
 
 
 def of_words(words: list[int], terms: list[EncodedTerm], on_root: bool = False) -> list[int]:
@@ -132,7 +143,8 @@ def test_items_of_a_block_that_cannot_be_read_are_absent(lost: str) -> None:
         word(1, block=1, flags=0),
         word(0, flags=LAST | _terms.TERM_AT_LEAST_0, unit=-1),
     ]
-    assert computed(blocks, terms, kernel) == [ABSENT, 5, ABSENT, ABSENT, ABSENT]
+    found = computed(blocks, terms, kernel, loads=lost != "words")
+    assert found == [ABSENT, 5, ABSENT, ABSENT, ABSENT]
 
 
 @pytest.mark.parametrize("steps", [0, 1])
@@ -192,7 +204,24 @@ def test_the_most_blocks_fit_onto_the_stack() -> None:
         blocks.append(Block(_terms.START_MEMCG, 0, 0, 0, 16 * index, 8, index, 0))
         terms.append(word(index, block=index))
     expected = [index if index % 2 else ABSENT for index in range(_terms.MAX_BLOCKS)]
-    assert computed(blocks, terms, kernel) == expected
+    assert computed(blocks, terms, kernel, loads=False) == expected
+
+
+@pytest.mark.parametrize("number", [1, 32, 33])
+def test_few_words_are_loaded_and_many_are_copied(number: int) -> None:
+    # What lies between the words that are needed is not there, and so it cannot be copied.
+    kernel = Memory()
+    for index in range(number):
+        kernel.add(MEMCG + 16 * index, struct.pack("=Q", index))
+    block = Block(_terms.START_MEMCG, 0, 0, 0, 0, 16 * number, 0, 0)
+    terms = [word(2 * index) for index in range(number)]
+    own = Memory()
+    own.add(WORDS, bytes(16 * number))
+    own.add(VALUES, bytes(8 * number))
+    code = _item_code.item_code([block], terms, CAST)
+    assert run(code, [MEMCG, CGROUP, WORDS, VALUES, 0], kernel, own) == 0
+    found = list(struct.unpack(f"={number}Q", own.read(VALUES, 8 * number)))
+    assert found == (list(range(number)) if number <= 32 else [ABSENT] * number)
 
 
 KINDS = (_terms.KIND_WORD, _terms.KIND_SIGNED, _terms.KIND_LIMIT, _terms.KIND_NANOSECONDS)

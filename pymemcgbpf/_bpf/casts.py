@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Whether BPF programs may load from the kernel's memory as from their own.
+
+They may after a call of bpf_rdonly_cast(), which is in Linux since 6.2 (a35b9af4ec2c, bpf: Add a
+kfunc for generic type cast). A program calls a kernel function by its number in the kernel's BTF,
+which the kernel itself finds fastest.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Optional
+
+from .. import _fork
+from .._descriptors import Owned
+from .._records import Record
+from ..errors import MemcgError, is_transient
+from . import btf as _btf
+from . import instructions as _code
+from .bindings import libbpf as _libbpf
+from .bindings import libbpf_log as _libbpf_log
+from .bindings import libbpf_programs as _libbpf_programs
+
+FUNCTION = "bpf_rdonly_cast"
+_LICENCE, _SLEEPABLE = "Dual BSD/GPL", 1 << 4  # BPF_F_SLEEPABLE
+
+
+class Cast(Record):
+    """How a program may load from the kernel's memory.
+
+    Attributes:
+        function: the number of bpf_rdonly_cast().
+        type: the number of the structure that addresses are cast to. It begins with words.
+    """
+
+    function: int
+    type: int
+
+
+_lock = _fork.renewed_lock(__name__, "_lock")
+_found: Optional[Cast] = None
+_searched = False
+
+
+def kernel_cast() -> Optional[Cast]:
+    """The running kernel's cast; None if it has none, or if programs may not use it.
+
+    Raises:
+        MemcgError: memory or descriptors are short.
+    """
+    global _found, _searched
+    with _lock:
+        if not _searched:
+            try:
+                _found = _search(_btf.kernel().words_type)
+            except MemcgError as error:
+                if is_transient(error):
+                    raise
+                if error.errno == errno.EPERM:
+                    return None  # rights may change
+                _found = None
+            _searched = True
+        return _found
+
+
+_RAW_TRACEPOINT, _SYSCALL = 17, 31  # BPF_PROG_TYPE_RAW_TRACEPOINT, BPF_PROG_TYPE_SYSCALL
+_BTF_KIND_FUNC = 12
+
+
+def _search(type_id: int) -> Optional[Cast]:
+    if not type_id:
+        return None
+    lib = _libbpf.load()
+    with _libbpf_log.silence():
+        finder = _load(lib, "find_function", _SYSCALL, _SLEEPABLE, _finder())
+        try:
+            number = _libbpf_programs.test_run(lib, finder.fileno())
+        finally:
+            finder.close()
+        if number >> 31:  # a negative errno: there is no such function
+            return None
+        cast = Cast(number, type_id)
+        # Whether the kernel lets such a program use it.
+        _load(lib, "try_cast", _RAW_TRACEPOINT, 0, _trial(cast)).close()
+    return cast
+
+
+def _load(lib: _libbpf.Libbpf, name: str, program_type: int, flags: int, code: bytes) -> Owned:
+    kind = _libbpf_programs.ProgramKind(program_type, 0, 0)
+    return _libbpf_programs.load_program(lib, name, _LICENCE, flags, kind, code)
+
+
+def _finder() -> bytes:
+    """A program that returns the number of the function."""
+    name = FUNCTION.encode() + b"\0"
+    words = [int.from_bytes(name[at : at + 8], sys.byteorder) for at in range(0, len(name), 8)]
+    code = b""
+    for at, word in enumerate(words):
+        code += _code.load_number(1, word)
+        code += _code.encode(_code.STORE, _code.STACK, 1, 8 * (at - len(words)))
+    code += _code.with_register(_code.MOVE, 1, _code.STACK)
+    for operation, register, number in (
+        (_code.ADD, 1, -8 * len(words)),
+        (_code.MOVE, 2, len(name)),
+        (_code.MOVE, 3, _BTF_KIND_FUNC),
+        (_code.MOVE, 4, 0),
+    ):
+        code += _code.with_number(operation, register, number)
+    return (
+        code + _code.encode(_code.CALL, number=_code.FIND_BY_NAME_KIND) + _code.encode(_code.EXIT)
+    )
+
+
+def _trial(cast: Cast) -> bytes:
+    """A program that loads a word from where nothing is, which is 0, and returns it."""
+    return b"".join(
+        (
+            _code.with_number(_code.MOVE, 1, 0),
+            _code.with_number(_code.MOVE, 2, cast.type),
+            _code.call_kernel(cast.function),
+            _code.encode(_code.LOAD, 0, 0),
+            _code.encode(_code.EXIT),
+        )
+    )
