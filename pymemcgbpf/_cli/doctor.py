@@ -281,7 +281,7 @@ def _flush_through_bpf() -> _Check:
     if not _kernel_types().uses_rstat:
         return _Check(_OK, "this kernel's counters need no flush")
     if _flush.mode_of("core", by_iterator=True) == _terms.FLUSH_NONE:
-        advice = "readers first read a file that flushes; a pin needs flush=False"
+        advice = "readers first read a file that flushes; a pin needs --no-flush"
         return _Check(_NO, NO_FLUSH, advice)
     return _Check(_OK, "this kernel has a flush that BPF may call")
 

@@ -208,7 +208,7 @@ class _Selector(Generic[_Source]):
             self._missing_features[backend] = feature
             why = feature.explain(types)
             if self.request.backend != AUTO:
-                why = f'{why}: use backend="auto" ({feature.without})'
+                why = f'{why}: use backend="auto" (--backend auto; {feature.without})'
             raise BackendUnavailableError(why)
         if types.memory_cgrp_id is None:
             raise BackendUnavailableError("this kernel is built without the memory controller")

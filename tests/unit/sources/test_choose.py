@@ -198,7 +198,8 @@ def test_only_who_asks_for_a_missing_backend_is_told_to_use_auto(
 ) -> None:
     world.types = world.types._replace(functions=frozenset())
     for backend in ("kfunc", "rfc"):
-        with pytest.raises(BackendUnavailableError, match=r'\): use backend="auto" \(core reads'):
+        advice = r'\): use backend="auto" \(--backend auto; core reads'
+        with pytest.raises(BackendUnavailableError, match=advice):
             choose(opened(v2), ("anon",), True, backend)
     world.refuses = {"core": VerifierError("refused")}
     choice = choose(opened(v2), ("anon",), True, "auto")
