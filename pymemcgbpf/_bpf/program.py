@@ -38,6 +38,7 @@ CORE_FILE = os.path.join(_HERE, "objects", "memcg_stats_core.bpf.o")  # names no
 RUN_DIR_FILE = os.path.join(_HERE, "objects", "run_dir.bpf.o")  # has RUN_DIR only
 WALK_DIR_FILE = os.path.join(_HERE, "objects", "walk_dir.bpf.o")  # has WALK_DIR only
 TABLES_FILE = os.path.join(_HERE, "objects", "index_tables.bpf.o")  # has COPY_TABLES only
+OBJECT_FILES = (OBJECT_FILE, CORE_FILE, RUN_DIR_FILE, WALK_DIR_FILE, TABLES_FILE)
 
 # The programs of the objects, and the maps that each of them uses.
 STREAM = "memcg_stream"
@@ -432,7 +433,8 @@ def read_object(file: Optional[str] = None) -> bytes:
                 "pymemcgbpf from another directory, or pip install -e here"
             )
         raise BpfObjectError(
-            f"the BPF object {file} cannot be read ({errno_text(error.errno or 0)}): {what_to_do}",
+            f"the BPF object {file} cannot be read ({errno_text(error.errno or 0)})",
+            remedy=what_to_do,
             errno=error.errno,
             call="open",
         ) from error
