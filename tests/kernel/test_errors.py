@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ from pymemcgbpf import (
     MemoryControllerError,
     NotACgroupError,
     StatsReader,
+    TreeReader,
     UnknownItemError,
     _options,
 )
@@ -34,7 +36,7 @@ from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
 
 from .cgroups import cgroup, enable_memory, in_child
-from .surroundings import BEST_BACKEND, HIERARCHY, VERSION
+from .surroundings import BEST_BACKEND, HAS_ITERATOR, HIERARCHY, VERSION
 from .ways import Way
 
 # All, because a backend that finds one damaged may have another.
@@ -292,6 +294,22 @@ def test_a_missing_object_is_a_clear_error(
     with StatsReader(empty_cgroup, ["anon"]) as reader:
         assert reader.backend == "text"
         assert "cannot be read" in reader.fallback_reason
+
+
+@pytest.mark.needs_bpf
+def test_without_the_objects_of_run_iterators_serve_and_say_so(
+    empty_cgroup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (_program.RUN_DIR, _program.WALK_DIR):
+        monkeypatch.setitem(_program._ALONE, name, str(tmp_path / f"{name}.o"))
+    pymemcgbpf.clear_cache()
+    kinds: list[Any] = [(StatsReader, "stream"), (TreeReader, "shared")]
+    backend = "core" if HAS_ITERATOR else "auto"
+    for kind, transport in kinds:
+        with kind(empty_cgroup, ["anon"], backend=backend) as reader:
+            assert reader.transport == (transport if HAS_ITERATOR else "text")
+            assert "_dir.o cannot be read" in reader.fallback_reason
+            assert reader.fallback_reason.startswith("install pymemcgbpf again, because")
 
 
 def test_a_process_without_free_descriptors_gets_a_clear_error(
