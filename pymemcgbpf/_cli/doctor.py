@@ -229,7 +229,7 @@ def _held_capabilities() -> _Check:
     else:
         with contextlib.suppress(MemcgError):  # there is no libbpf
             if _capabilities.needs_sys_admin():
-                found += "; this version of libbpf may need CAP_SYS_ADMIN"
+                found += "; with this libbpf, all but core/run may need CAP_SYS_ADMIN"
     if "\nSeccomp:\t2\n" in _read("/proc/self/status"):
         found += ", but there is a seccomp filter, which may forbid bpf()"
     return _Check(_OK, found)

@@ -22,6 +22,7 @@ import pytest
 import pymemcgbpf
 from pymemcgbpf import (
     BpfObjectError,
+    BpfPermissionError,
     CgroupNotFoundError,
     ItemUnavailableError,
     MemcgError,
@@ -35,7 +36,7 @@ from pymemcgbpf import (
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
 
-from .cgroups import cgroup, enable_memory, in_child
+from .cgroups import cgroup, enable_memory, give_up_rights, in_child
 from .surroundings import BEST_BACKEND, HAS_ITERATOR, HIERARCHY, VERSION
 from .ways import Way
 
@@ -217,6 +218,27 @@ def test_two_capabilities_are_enough(empty_cgroup: Path) -> None:
         assert found["values"] == {"anon": 0, "file": 0}
     served = probe(empty_cgroup, "auto", capabilities=1 << 39 | 1 << 38)
     assert served["values"] == {"anon": 0, "file": 0}
+
+
+@pytest.mark.needs_bpf
+def test_two_capabilities_are_enough_for_core_run_with_any_libbpf(empty_cgroup: Path) -> None:
+    found = probe(empty_cgroup, "core", capabilities=1 << 39 | 1 << 38)
+    assert found.get("values") == {"anon": 0, "file": 0}, found
+    assert probe(empty_cgroup, "auto", capabilities=1 << 39 | 1 << 38)["backend"] != "text"
+
+
+@pytest.mark.needs_bpf
+def test_a_transport_asked_for_by_name_needs_privileges(empty_cgroup: Path) -> None:
+    def ask() -> None:
+        give_up_rights()
+        kinds: list[Any] = [(StatsReader, ("run", "stream")), (TreeReader, ("run", "shared"))]
+        for kind, transports in kinds:
+            for transport in transports[: 2 if HAS_ITERATOR else 1]:
+                with pytest.raises(BpfPermissionError, match="CAP_BPF and CAP_PERFMON") as caught:
+                    kind(empty_cgroup, ["anon"], transport=transport)
+                assert caught.value.errno == errno.EPERM
+
+    in_child(ask)
 
 
 @pytest.mark.needs_bpf
