@@ -272,10 +272,28 @@ def library_path(name: str) -> Path:
 
 @pytest.mark.needs_bpf
 def test_missing_btf_is_named(empty_cgroup: Path, tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.touch()
-    with replaced(Path("/sys/kernel/btf/vmlinux"), empty):
+    with replaced(Path("/sys/kernel/btf"), tmp_path):
         assert_falls_back(empty_cgroup, "BtfNotFoundError", "CONFIG_DEBUG_INFO_BTF")
+
+
+@pytest.mark.needs_bpf
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x9f\xeb\x01\0" + bytes(60)])
+def test_damaged_btf_is_not_called_missing(
+    empty_cgroup: Path, tmp_path: Path, content: bytes
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(content)
+    with replaced(Path("/sys/kernel/btf/vmlinux"), damaged):
+        assert_falls_back(empty_cgroup, "BtfNotFoundError", "vmlinux.* is damaged or in an unknown")
+
+
+@pytest.mark.needs_bpf
+def test_btf_cut_short_is_damaged(empty_cgroup: Path, tmp_path: Path) -> None:
+    vmlinux = Path("/sys/kernel/btf/vmlinux")
+    cut = tmp_path / "cut"
+    cut.write_bytes(vmlinux.read_bytes()[:100_000])
+    with replaced(vmlinux, cut):
+        assert_falls_back(empty_cgroup, "BtfNotFoundError", "vmlinux.* is damaged or in an unknown")
 
 
 @pytest.mark.needs_bpf
