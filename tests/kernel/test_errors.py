@@ -382,6 +382,39 @@ def test_a_process_without_free_descriptors_gets_a_clear_error(
         assert reader.read() == {"anon": 0}
 
 
+FEW_DESCRIPTORS = """
+import os, resource, sys
+import pymemcgbpf
+path, kind, backend, transport, spare = sys.argv[1:]
+options = {"max_depth": 1} if kind == "TreeReader" else {}
+kept = []
+for _ in "first", "later":
+    used = len(os.listdir("/proc/self/fd")) - 1
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + int(spare), hard))
+    make = getattr(pymemcgbpf, kind)
+    kept.append(make(path, None, backend=backend, transport=transport, **options))
+"""
+
+
+@pytest.mark.needs_bpf
+@pytest.mark.parametrize("kind", ["StatsReader", "TreeReader"])
+def test_as_many_descriptors_as_are_said_suffice_for_a_reader(kind: str) -> None:
+    def create(transport: str, spare: int) -> subprocess.CompletedProcess[str]:
+        arguments = (str(HIERARCHY), kind, "core", transport, str(spare))
+        code = (sys.executable, "-c", FEW_DESCRIPTORS, *arguments)
+        return subprocess.run(code, capture_output=True, text=True, timeout=120)
+
+    by_iterator = "stream" if kind == "StatsReader" else "shared"
+    # libbpf may open the BTF of each module.
+    modules = len(os.listdir("/sys/kernel/btf")) - 1
+    for transport in ("run", by_iterator)[: 2 if HAS_ITERATOR else 1]:
+        ran = create(transport, _program.FOR_A_READER + modules)
+        assert ran.returncode == 0, ran.stderr
+        ran = create(transport, 28)
+        assert ran.returncode == 1 and "takes up to 40 descriptors" in ran.stderr
+
+
 def test_a_tree_that_cannot_grow_for_want_of_descriptors_grows_later(
     empty_cgroup: Path, tree_bpf_transport_way: Way
 ) -> None:
