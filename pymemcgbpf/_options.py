@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
-from typing import Final, Literal, Optional
+from typing import Final, Literal, Optional, SupportsIndex
 
 from ._records import Record
 
@@ -49,3 +50,20 @@ def check(option: str, value: object, allowed: Iterable[str]) -> None:
     if not isinstance(value, str) or value not in allowed:
         known = ", ".join(map(repr, allowed))
         raise ValueError(f"{option} must be one of {known}, not {value!r}")
+
+
+def integer(name: str, value: SupportsIndex) -> int:
+    """The value of an argument as an integer.
+
+    Raises:
+        TypeError: the value is not an integer. A bool is none, too: who passes one has mistaken
+            the argument for a switch.
+    """
+    refuse_bool(name, value)
+    return operator.index(value)
+
+
+def refuse_bool(name: str, value: object) -> None:
+    """Raises a TypeError if the value of an argument that must be a number is a bool."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not the bool {value}")

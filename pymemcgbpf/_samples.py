@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Callable, Generic, Optional, TypeVar, cast
 
 from ._closable import Closable
+from ._options import refuse_bool
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,11 +27,12 @@ class Ticks:
         seconds: The interval.
 
     Raises:
-        TypeError: *seconds* is not a number.
+        TypeError: *seconds* is not a number, or is a bool.
         ValueError: *seconds* is not finite, or not above 0.
     """
 
     def __init__(self, seconds: float) -> None:
+        refuse_bool("seconds", seconds)
         try:
             usable = math.isfinite(seconds) and seconds > 0
         except OverflowError:  # an int beyond all floats

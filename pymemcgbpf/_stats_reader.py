@@ -125,7 +125,7 @@ class StatsReader(Reader[StatSource]):
             Errors of read() pass through.
 
         Raises:
-            TypeError: *seconds* is not a number.
+            TypeError: *seconds* is not a number, or is a bool.
             ValueError: *seconds* is not finite, or not above 0.
             ClosedError: The reader is closed already.
         """

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 import time
 from collections.abc import Iterable
 from typing import Optional, SupportsIndex
@@ -21,7 +20,7 @@ from .snapshot import Snapshot, Times
 
 def _at_least(least: int, name: str, value: Optional[SupportsIndex]) -> Optional[int]:
     """The value of an argument as an integer; None if it is None."""
-    number = None if value is None else operator.index(value)
+    number = None if value is None else _options.integer(name, value)
     if number is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, not {number}")
     return number

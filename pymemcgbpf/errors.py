@@ -216,7 +216,8 @@ class LibbpfTooOldError(BackendUnavailableError):
 
 
 class BtfNotFoundError(BackendUnavailableError):
-    """The kernel provides no type information (``/sys/kernel/btf/vmlinux``)."""
+    """The kernel provides no type information (``/sys/kernel/btf/vmlinux``), or it cannot be read
+    or understood; the message says which."""
 
 
 class BpfPermissionError(BackendUnavailableError, PermissionError):

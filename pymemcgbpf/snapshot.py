@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import functools
 import heapq
-import operator
 import os
 from array import array
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, Union, overload
 
-from . import _wire
+from . import _options, _wire
 from ._items import requested_names
 from ._records import Record
 from .errors import ClosedError
@@ -330,7 +329,7 @@ class Snapshot(Sequence["Row"]):
             TypeError, ValueError: *n* is not an integer, or is negative.
             ClosedError: The snapshot was a view, which has expired.
         """
-        number = operator.index(n)
+        number = _options.integer("n", n)
         if number < 0:
             raise ValueError(f"n must be at least 0, not {number}")
         values = self._column(self._place_of(item)).tolist()

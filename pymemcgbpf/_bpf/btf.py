@@ -7,14 +7,22 @@ It is read once per process. The type information itself takes megabytes and is 
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 from collections.abc import Sequence
 from struct import Struct
 from typing import Any, Optional
 
 from .. import _fork, _signals
+from .._descriptors import opened_at
 from .._records import Record
-from ..errors import BtfNotFoundError, MemcgError, is_transient
+from ..errors import (
+    BtfNotFoundError,
+    MemcgError,
+    errno_text,
+    is_transient,
+    raise_if_transient,
+)
 from . import raw_btf as _raw_btf
 from .bindings import libbpf as _libbpf
 from .bindings import libbpf_log as _libbpf_log
@@ -116,7 +124,7 @@ def kernel() -> KernelTypes:
     """The running kernel's types, read on the first call.
 
     Raises:
-        BtfNotFoundError: the kernel has no BTF.
+        BtfNotFoundError: the kernel has no BTF, or it cannot be read or understood.
         LibbpfNotFoundError, LibbpfTooOldError: libbpf cannot be used.
     """
     global _kernel
@@ -164,17 +172,35 @@ def _read_by_libbpf(
     except MemcgError as error:
         if is_transient(error):
             raise
-        raise BtfNotFoundError(
-            f"this kernel offers no BTF type information ({VMLINUX})",
-            remedy="use a kernel with CONFIG_DEBUG_INFO_BTF=y, and mount /sys",
-            errno=error.errno,
-            call=error.call,
-            log="".join(log),
-        ) from error
+        raise _not_found(error, log) from error
     try:
         return _facts(Types(lib, btf))
+    except (MemcgError, ValueError, LookupError, struct.error) as error:
+        if isinstance(error, MemcgError) and is_transient(error):
+            raise
+        raise _not_found(error, log) from error
     finally:
         lib.btf__free(btf)
+
+
+def _not_found(error: Exception, log: list[str]) -> BtfNotFoundError:
+    """The exception for BTF that is not there, cannot be read, or cannot be understood."""
+    number, call = getattr(error, "errno", None), getattr(error, "call", "")
+    problem = f"{VMLINUX}, the kernel's BTF type information, is damaged or in an unknown form"
+    remedy = "look what is mounted there, or install a newer libbpf"
+    try:
+        with opened_at(VMLINUX, os.O_RDONLY) as file:
+            os.read(file.fileno(), 1)
+    except (FileNotFoundError, NotADirectoryError):
+        problem = f"this kernel offers no BTF type information ({VMLINUX})"
+        remedy = "use a kernel with CONFIG_DEBUG_INFO_BTF=y, and mount /sys"
+    except OSError as unreadable:
+        problem = f"{VMLINUX}, the kernel's BTF type information, cannot be read"
+        raise_if_transient(unreadable, problem, "open")
+        problem = f"{problem} ({errno_text(unreadable.errno or 0)})"
+        remedy = "let this user read it, or run as root"
+        number, call = unreadable.errno, "open"
+    return BtfNotFoundError(problem, remedy=remedy, errno=number, call=call, log="".join(log))
 
 
 def _facts(types: Lookups) -> KernelTypes:

@@ -49,13 +49,10 @@ def refused(number: int, *, call: str = "", log: str = "") -> BpfPermissionError
     """The error for a process to which the kernel refuses BPF, with EPERM or EACCES."""
     lacked = missing()
     problem = MAY_NOT_LOAD
-    if lacked and needs_sys_admin():
-        remedy = (
-            "run as root, or grant CAP_SYS_ADMIN (with libbpf 1.5 or later, CAP_BPF and "
-            "CAP_PERFMON suffice)"
-        )
-    elif lacked:
+    if lacked:
         remedy = f"run as root, or grant {' and '.join(lacked)}"
+        if needs_sys_admin():
+            remedy += " (with this libbpf, before 1.5, all but core/run may need CAP_SYS_ADMIN)"
     else:
         problem = (
             f"the kernel does not let this process use BPF ({errno_text(number)}) although its "
@@ -71,7 +68,8 @@ def refused(number: int, *, call: str = "", log: str = "") -> BpfPermissionError
 def refused_by_libbpf(number: int, *, call: str, log: str) -> BpfPermissionError:
     """The error for a process that has all but the capability that an old libbpf needs."""
     return BpfPermissionError(
-        f"{MAY_NOT_LOAD} with this version of libbpf, which needs CAP_SYS_ADMIN on this kernel",
+        f"{MAY_NOT_LOAD} with this version of libbpf, which needs CAP_SYS_ADMIN on this kernel for "
+        "all but core/run",
         remedy="run as root, grant CAP_SYS_ADMIN, or install libbpf 1.5 or later",
         errno=number,
         call=call,
@@ -80,10 +78,10 @@ def refused_by_libbpf(number: int, *, call: str, log: str) -> BpfPermissionError
 
 
 def needs_sys_admin() -> bool:
-    """Whether this libbpf may need CAP_SYS_ADMIN.
+    """Whether this libbpf may need CAP_SYS_ADMIN, to load a program by its own loader.
 
-    Before 1.5 it looks for kernel functions that the kernel lacks in the BTF of the modules, too,
-    and fails if it may not list them.
+    Before 1.5 it looks for what the kernel lacks in the BTF of the modules, too, and fails if it
+    may not list them. The programs of core/run are loaded without its loader.
     """
     major, _, minor = _libbpf.load().version.partition(".")
     return (int(major), int(minor)) < (1, 5)

@@ -39,6 +39,7 @@ CORE_FILE = os.path.join(_HERE, "objects", "memcg_stats_core.bpf.o")  # names no
 RUN_DIR_FILE = os.path.join(_HERE, "objects", "run_dir.bpf.o")  # has RUN_DIR only
 WALK_DIR_FILE = os.path.join(_HERE, "objects", "walk_dir.bpf.o")  # has WALK_DIR only
 TABLES_FILE = os.path.join(_HERE, "objects", "index_tables.bpf.o")  # has COPY_TABLES only
+OBJECT_FILES = (OBJECT_FILE, CORE_FILE, RUN_DIR_FILE, WALK_DIR_FILE, TABLES_FILE)
 
 # The programs of the objects, and the maps that each of them uses.
 STREAM = "memcg_stream"
@@ -378,7 +379,10 @@ class _Object:
         return bpf_map, _libbpf_maps.initial_value(self._lib, bpf_map), types.variables(name)
 
 
-_DESCRIPTORS = 28  # what creating a reader takes for a moment (24 with libbpf 1.1)
+_FOR_A_LOAD = 28  # what loading a program takes for a moment (24 with libbpf 1.1)
+# With those that the reader holds by then: its directory and files, and the program that this one
+# replaces. 32 to 37 were measured.
+FOR_A_READER = 40
 
 
 def _check_spare_descriptors() -> None:
@@ -388,13 +392,14 @@ def _check_spare_descriptors() -> None:
     for want of descriptors for a missing feature, for as long as it is loaded.
     """
     try:
-        taken = [opened_at(os.devnull, os.O_RDONLY) for _ in range(_DESCRIPTORS)]
+        taken = [opened_at(os.devnull, os.O_RDONLY) for _ in range(_FOR_A_LOAD)]
     except OSError as error:
         if not is_transient(error):
             return  # there is no /dev/null, so nothing can be said
         raise MemcgError(
             f"a BPF program cannot be loaded ({errno_text(error.errno or 0)})",
-            remedy=f"raise ulimit -n, for this takes {_DESCRIPTORS} descriptors for a moment",
+            remedy="raise ulimit -n, for creating a reader takes up to "
+            f"{FOR_A_READER} descriptors for a moment",
             errno=error.errno,
             call="open",
         ) from error
@@ -435,7 +440,8 @@ def read_object(file: Optional[str] = None) -> bytes:
                 "pymemcgbpf from another directory, or pip install -e here"
             )
         raise BpfObjectError(
-            f"the BPF object {file} cannot be read ({errno_text(error.errno or 0)}): {what_to_do}",
+            f"the BPF object {file} cannot be read ({errno_text(error.errno or 0)})",
+            remedy=what_to_do,
             errno=error.errno,
             call="open",
         ) from error

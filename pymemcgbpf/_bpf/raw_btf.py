@@ -82,6 +82,8 @@ class RawTypes(Lookups):
         magic, version, _, header, types, size, names, names_size = _HEADER.unpack_from(data)
         if (magic, version, size % 4, types % 4, header % 4) != (_MAGIC, 1, 0, 0, 0):
             raise ValueError("an unknown form of BTF")
+        if header < _HEADER.size or not size:
+            raise ValueError("a BTF without types")
         self._data = data
         self._types = slice(header + types, header + types + size)
         self._names = slice(header + names, header + names + names_size)

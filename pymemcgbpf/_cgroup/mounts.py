@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import operator
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Optional, SupportsIndex, Union
 
 from .._items import MEMORY_STAT
 from .._lookup import contents, exists, identity, resolved
+from .._options import integer
 from ..errors import (
     CgroupNotFoundError,
     CgroupPermissionError,
@@ -93,9 +93,7 @@ def cgroup_of(pid: SupportsIndex) -> str:
         TypeError: *pid* is not an integer.
         ValueError: *pid* is less than 1.
     """
-    if isinstance(pid, bool):
-        raise TypeError("pid must be a process id, not a bool")
-    number = operator.index(pid)
+    number = integer("pid", pid)
     if number < 1:
         raise ValueError(f"pid must be at least 1, not {number}")
     membership = contents(f"{PROC}/{number}/cgroup")

@@ -32,10 +32,12 @@ from .._sources.one_bpf import StatSourceFactory
 from .._sources.tree_bpf import TreeSourceFactory
 from ..errors import (
     BackendUnavailableError,
+    BpfObjectError,
     LibbpfNotFoundError,
     LibbpfTooOldError,
     MemcgError,
     MemoryControllerError,
+    errno_text,
     is_transient,
 )
 from ..reader import StatsReader, TreeReader
@@ -118,7 +120,7 @@ def _checks(path: Optional[str]) -> Iterator[_Check]:
         "memory controller": lambda: _controller(path),
         "BTF": _type_information,
         "libbpf": _library,
-        "BPF object": _object,
+        "BPF objects": _objects,
         "capabilities": _held_capabilities,
         "lockdown": _lockdown,
         "unprivileged BPF": _unprivileged,
@@ -196,8 +198,18 @@ def _library() -> _Check:
     return _Check(_OK, f"{_libbpf.SONAME} is version {version}, and has what is needed")
 
 
-def _object() -> _Check:
-    return _Check(_OK, f"{_program.OBJECT_FILE}, {len(_program.read_object()):,} bytes")
+def _objects() -> _Check:
+    size, unreadable, advice = 0, [], ""
+    for file in _program.OBJECT_FILES:
+        try:
+            size += len(_program.read_object(file))
+        except BpfObjectError as error:
+            unreadable.append(f"{os.path.basename(file)} ({errno_text(error.errno or 0)})")
+            advice = error.remedy
+    folder = os.path.dirname(_program.OBJECT_FILE)
+    if unreadable:
+        return _Check(_NO, f"{', '.join(unreadable)} cannot be read in {folder}", advice)
+    return _Check(_OK, f"{len(_program.OBJECT_FILES)} in {folder}, {size:,} bytes")
 
 
 def _held_capabilities() -> _Check:
@@ -217,7 +229,7 @@ def _held_capabilities() -> _Check:
     else:
         with contextlib.suppress(MemcgError):  # there is no libbpf
             if _capabilities.needs_sys_admin():
-                found += "; this version of libbpf may need CAP_SYS_ADMIN"
+                found += "; with this libbpf, all but core/run may need CAP_SYS_ADMIN"
     if "\nSeccomp:\t2\n" in _read("/proc/self/status"):
         found += ", but there is a seccomp filter, which may forbid bpf()"
     return _Check(_OK, found)
@@ -281,7 +293,7 @@ def _flush_through_bpf() -> _Check:
     if not _kernel_types().uses_rstat:
         return _Check(_OK, "this kernel's counters need no flush")
     if _flush.mode_of("core", by_iterator=True) == _terms.FLUSH_NONE:
-        advice = "readers first read a file that flushes; a pin needs flush=False"
+        advice = "readers first read a file that flushes; a pin needs --no-flush"
         return _Check(_NO, NO_FLUSH, advice)
     return _Check(_OK, "this kernel has a flush that BPF may call")
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
 from collections.abc import Iterable
 from typing import Optional, SupportsIndex
@@ -150,7 +149,7 @@ def pin_tree(
         MemcgError: a subclass, as for :func:`pin`.
     """
     names = _items.requested_names(items)
-    wanted = None if room is None else operator.index(room)
+    wanted = None if room is None else _options.integer("room", room)
     if wanted is not None and wanted < 1:
         raise ValueError(f"room must be at least 1, not {wanted}")
     path, bits = _bpffs.absolute(directory), _mode(mode)
@@ -213,7 +212,7 @@ def parts_for(room: int, fit: int) -> int:
 
 
 def _mode(mode: SupportsIndex) -> int:
-    bits = operator.index(mode)
+    bits = _options.integer("mode", mode)
     if not 0 <= bits <= 0o777:
         raise ValueError(f"mode must be permissions, 0 to 0o777, not {bits:#o}")
     return bits

@@ -29,7 +29,7 @@ from ..errors import (
 from . import program_cache as _program_cache
 from . import slot_discovery as _slot_discovery
 from .bpf_plan import BpfPlanner
-from .refusals import Refusal, fallback_reason, summary
+from .refusals import Refusal, fallback_reason, summary, unavailable_transport
 from .wanted_items import WantedItems, unavailable
 
 
@@ -154,7 +154,7 @@ class _Selector(Generic[_Source]):
                     raise
                 self._refusals.append(self._refusal(backend, error))
         if self.request.transport != AUTO:
-            raise BackendUnavailableError(summary(self._refusals))
+            raise unavailable_transport(self._refusals)
         try:
             return map_os_errors(self.cgroup, self._through_text)
         except ItemUnavailableError as error:
@@ -208,7 +208,7 @@ class _Selector(Generic[_Source]):
             self._missing_features[backend] = feature
             why = feature.explain(types)
             if self.request.backend != AUTO:
-                why = f'{why}: use backend="auto" ({feature.without})'
+                why = f'{why}: use backend="auto" (--backend auto; {feature.without})'
             raise BackendUnavailableError(why)
         if types.memory_cgrp_id is None:
             raise BackendUnavailableError("this kernel is built without the memory controller")

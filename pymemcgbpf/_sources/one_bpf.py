@@ -18,7 +18,7 @@ from .._bpf.plan import ReadPlan
 from .._cgroup import diagnosis as _diagnosis
 from .._cgroup.directory import Cgroup
 from .._items import MEMORY_STAT
-from ..errors import MemcgError, StreamError
+from ..errors import BpfObjectError, MemcgError, StreamError
 from . import flush as _flush
 from . import links as _links
 from . import program_cache as _program_cache
@@ -181,14 +181,22 @@ StatSource = Union[RunDirSource, RunSource, StreamSource, TextSource]
 
 def open_without_flush(cgroup: Cgroup, plan: ReadPlan) -> Union[RunDirSource, StreamSource]:
     """Opens a source that does not flush, and whose program is quickly loaded."""
-    if plan.backend == "core" and RUN_DIR.is_in(_btf.kernel()):
-        return RunDirSource(cgroup, plan, False)
-    return StreamSource(cgroup, plan, False)
+    found = open_for_words(cgroup, plan) if plan.backend == "core" else None
+    return StreamSource(cgroup, plan, False) if found is None else found
 
 
 def open_for_words(cgroup: Cgroup, plan: ReadPlan) -> Optional[RunDirSource]:
-    """A source that shows the words that a plan copies; None if this kernel has none."""
-    return RunDirSource(cgroup, plan, False) if RUN_DIR.is_in(_btf.kernel()) else None
+    """A source that shows the words that a plan copies; None if there is none here."""
+    types = _btf.kernel()
+    if not RUN_DIR.is_in(types):
+        return None
+    try:
+        return RunDirSource(cgroup, plan, False)
+    except BpfObjectError:
+        # The reader will say so when it tries the transport "run". Until then iterators serve.
+        if not ITERATOR.is_in(types):
+            raise
+        return None
 
 
 class StatSourceFactory:

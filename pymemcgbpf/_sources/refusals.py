@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Optional
 
 from .._bpf.features import Feature
 from .._records import Record
-from ..errors import ItemUnavailableError, MemcgError
+from ..errors import (
+    BackendUnavailableError,
+    BpfPermissionError,
+    ItemUnavailableError,
+    MemcgError,
+)
 
 
 class Refusal(Record):
@@ -21,6 +26,8 @@ class Refusal(Record):
         remedy: what can be done about it; "" if nothing is known.
         is_of_items: whether some item is unavailable through it.
         feature: what the kernel lacks, if that is the reason.
+        denied: the errno with which this process was denied BPF, if that is the reason.
+        call: the function that failed then.
     """
 
     name: str
@@ -28,12 +35,15 @@ class Refusal(Record):
     remedy: str = ""
     is_of_items: bool = False
     feature: Optional[Feature] = None
+    denied: Optional[int] = None
+    call: str = ""
 
     @classmethod
     def of(cls, name: str, error: MemcgError, feature: Optional[Feature] = None) -> Refusal:
         """The refusal that an error stands for."""
         is_of_items = isinstance(error, ItemUnavailableError)
-        return cls(name, str(error), error.remedy, is_of_items, feature)
+        denied = error.errno if isinstance(error, BpfPermissionError) else None
+        return cls(name, str(error), error.remedy, is_of_items, feature, denied, error.call)
 
     @property
     def problem(self) -> str:
@@ -62,7 +72,23 @@ def fallback_reason(refusals: Iterable[Refusal]) -> str:
         )
         rest = summary(refusal for refusal in others if not refusal.remedy)
         return "; ".join((*remedies, *filter(None, (rest,))))
-    for name, _, _, _, feature in refusals:
+    for refusal in refusals:
+        feature = refusal.feature
         if feature is not None and feature.linux:
-            return f"{name}: needs {feature.kernels}"
+            return f"{refusal.name}: needs {feature.kernels}"
     return ""
+
+
+def unavailable_transport(refusals: Sequence[Refusal]) -> BackendUnavailableError:
+    """The error for a transport that no backend has here.
+
+    If privileges would help any of them, the error is about these alone.
+    """
+    denied = [refusal for refusal in refusals if refusal.denied is not None]
+    if not denied:
+        return BackendUnavailableError(summary(refusals))
+    first = denied[0]
+    names = ", ".join(each.name for each in denied if each.why == first.why)
+    return BpfPermissionError(
+        f"{names}: {first.problem}", remedy=first.remedy, errno=first.denied, call=first.call
+    )

@@ -151,6 +151,9 @@ class RunWalker(_MapWalker):
         super().close()
 
 
+MAX_LEVELS = 1024
+"""How many levels the program of DirWalker can remember, that of the root among them."""
+
 FORKED = -1
 """What walk() returns instead of a number of rows in a child that a signal handler has forked."""
 
@@ -207,7 +210,9 @@ class DirWalker(_MapWalker):
             return _diagnosis.why_not_open(self._path, self._identity)
         if status == _wire.TOO_DEEP:
             return BackendUnavailableError(
-                f"the tree below {self._path} has more levels than the program can remember"
+                f"the tree goes more than {MAX_LEVELS - 1} levels below {self._path}, which is as "
+                "deep as the transport run can walk; shared and text walk all of it, and a "
+                f"max_depth of {MAX_LEVELS - 1} or less leaves out the others"
             )
         return MemcgError(f"the walk of the cgroups failed (status {status})")
 

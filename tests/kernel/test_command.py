@@ -145,7 +145,7 @@ def test_the_doctor_finds_it_well(busy: tuple[Path, Worker]) -> None:
     best = [f"{BEST_BACKEND}/{each}" for each in (one, BEST_TREE_WAY.transport)]
     assert shown["in use"]["found"] == f"{best[0]} for one cgroup, {best[1]} for a tree"
     assert shown["cgroup file system"]["found"] == f"cgroup v{VERSION}"
-    for check in ("kernel", "memory controller", "BTF", "libbpf", "BPF object", "capabilities"):
+    for check in ("kernel", "memory controller", "BTF", "libbpf", "BPF objects", "capabilities"):
         assert shown[check]["verdict"] == "ok", shown[check]
     assert (shown["memcg kfuncs"]["verdict"] == "ok") == (BEST_BACKEND == "kfunc" or HAS_RFC)
     for what, transport in zip(("one cgroup", "a tree"), ("stream", "shared")):

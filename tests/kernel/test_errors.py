@@ -15,26 +15,29 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pymemcgbpf
 from pymemcgbpf import (
     BpfObjectError,
+    BpfPermissionError,
     CgroupNotFoundError,
     ItemUnavailableError,
     MemcgError,
     MemoryControllerError,
     NotACgroupError,
     StatsReader,
+    TreeReader,
     UnknownItemError,
     _options,
 )
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
 
-from .cgroups import cgroup, enable_memory, in_child
-from .surroundings import BEST_BACKEND, HIERARCHY, VERSION
+from .cgroups import cgroup, enable_memory, give_up_rights, in_child
+from .surroundings import BEST_BACKEND, HAS_ITERATOR, HIERARCHY, VERSION
 from .ways import Way
 
 # All, because a backend that finds one damaged may have another.
@@ -218,6 +221,27 @@ def test_two_capabilities_are_enough(empty_cgroup: Path) -> None:
 
 
 @pytest.mark.needs_bpf
+def test_two_capabilities_are_enough_for_core_run_with_any_libbpf(empty_cgroup: Path) -> None:
+    found = probe(empty_cgroup, "core", capabilities=1 << 39 | 1 << 38)
+    assert found.get("values") == {"anon": 0, "file": 0}, found
+    assert probe(empty_cgroup, "auto", capabilities=1 << 39 | 1 << 38)["backend"] != "text"
+
+
+@pytest.mark.needs_bpf
+def test_a_transport_asked_for_by_name_needs_privileges(empty_cgroup: Path) -> None:
+    def ask() -> None:
+        give_up_rights()
+        kinds: list[Any] = [(StatsReader, ("run", "stream")), (TreeReader, ("run", "shared"))]
+        for kind, transports in kinds:
+            for transport in transports[: 2 if HAS_ITERATOR else 1]:
+                with pytest.raises(BpfPermissionError, match="CAP_BPF and CAP_PERFMON") as caught:
+                    kind(empty_cgroup, ["anon"], transport=transport)
+                assert caught.value.errno == errno.EPERM
+
+    in_child(ask)
+
+
+@pytest.mark.needs_bpf
 def test_a_missing_libbpf_is_named(empty_cgroup: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.touch()
@@ -248,10 +272,28 @@ def library_path(name: str) -> Path:
 
 @pytest.mark.needs_bpf
 def test_missing_btf_is_named(empty_cgroup: Path, tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.touch()
-    with replaced(Path("/sys/kernel/btf/vmlinux"), empty):
+    with replaced(Path("/sys/kernel/btf"), tmp_path):
         assert_falls_back(empty_cgroup, "BtfNotFoundError", "CONFIG_DEBUG_INFO_BTF")
+
+
+@pytest.mark.needs_bpf
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x9f\xeb\x01\0" + bytes(60)])
+def test_damaged_btf_is_not_called_missing(
+    empty_cgroup: Path, tmp_path: Path, content: bytes
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(content)
+    with replaced(Path("/sys/kernel/btf/vmlinux"), damaged):
+        assert_falls_back(empty_cgroup, "BtfNotFoundError", "vmlinux.* is damaged or in an unknown")
+
+
+@pytest.mark.needs_bpf
+def test_btf_cut_short_is_damaged(empty_cgroup: Path, tmp_path: Path) -> None:
+    vmlinux = Path("/sys/kernel/btf/vmlinux")
+    cut = tmp_path / "cut"
+    cut.write_bytes(vmlinux.read_bytes()[:100_000])
+    with replaced(vmlinux, cut):
+        assert_falls_back(empty_cgroup, "BtfNotFoundError", "vmlinux.* is damaged or in an unknown")
 
 
 @pytest.mark.needs_bpf
@@ -294,6 +336,22 @@ def test_a_missing_object_is_a_clear_error(
         assert "cannot be read" in reader.fallback_reason
 
 
+@pytest.mark.needs_bpf
+def test_without_the_objects_of_run_iterators_serve_and_say_so(
+    empty_cgroup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (_program.RUN_DIR, _program.WALK_DIR):
+        monkeypatch.setitem(_program._ALONE, name, str(tmp_path / f"{name}.o"))
+    pymemcgbpf.clear_cache()
+    kinds: list[Any] = [(StatsReader, "stream"), (TreeReader, "shared")]
+    backend = "core" if HAS_ITERATOR else "auto"
+    for kind, transport in kinds:
+        with kind(empty_cgroup, ["anon"], backend=backend) as reader:
+            assert reader.transport == (transport if HAS_ITERATOR else "text")
+            assert "_dir.o cannot be read" in reader.fallback_reason
+            assert reader.fallback_reason.startswith("install pymemcgbpf again, because")
+
+
 def test_a_process_without_free_descriptors_gets_a_clear_error(
     empty_cgroup: Path, way: Way
 ) -> None:
@@ -322,6 +380,39 @@ def test_a_process_without_free_descriptors_gets_a_clear_error(
                 os.close(fd)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert reader.read() == {"anon": 0}
+
+
+FEW_DESCRIPTORS = """
+import os, resource, sys
+import pymemcgbpf
+path, kind, backend, transport, spare = sys.argv[1:]
+options = {"max_depth": 1} if kind == "TreeReader" else {}
+kept = []
+for _ in "first", "later":
+    used = len(os.listdir("/proc/self/fd")) - 1
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + int(spare), hard))
+    make = getattr(pymemcgbpf, kind)
+    kept.append(make(path, None, backend=backend, transport=transport, **options))
+"""
+
+
+@pytest.mark.needs_bpf
+@pytest.mark.parametrize("kind", ["StatsReader", "TreeReader"])
+def test_as_many_descriptors_as_are_said_suffice_for_a_reader(kind: str) -> None:
+    def create(transport: str, spare: int) -> subprocess.CompletedProcess[str]:
+        arguments = (str(HIERARCHY), kind, "core", transport, str(spare))
+        code = (sys.executable, "-c", FEW_DESCRIPTORS, *arguments)
+        return subprocess.run(code, capture_output=True, text=True, timeout=120)
+
+    by_iterator = "stream" if kind == "StatsReader" else "shared"
+    # libbpf may open the BTF of each module.
+    modules = len(os.listdir("/sys/kernel/btf")) - 1
+    for transport in ("run", by_iterator)[: 2 if HAS_ITERATOR else 1]:
+        ran = create(transport, _program.FOR_A_READER + modules)
+        assert ran.returncode == 0, ran.stderr
+        ran = create(transport, 28)
+        assert ran.returncode == 1 and "takes up to 40 descriptors" in ran.stderr
 
 
 def test_a_tree_that_cannot_grow_for_want_of_descriptors_grows_later(

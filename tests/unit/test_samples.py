@@ -161,7 +161,7 @@ def test_seconds_are_a_finite_number_above_0(numbers: Numbers) -> None:
     for seconds in wrong:
         with pytest.raises(ValueError, match="seconds must be a finite number above 0, not "):
             numbers.every(seconds)
-    wrong = ["5", b"5", None, [5], 1j]
+    wrong = ["5", b"5", None, [5], 1j, True, False]
     for seconds in wrong:
         with pytest.raises(TypeError):
             numbers.every(seconds)

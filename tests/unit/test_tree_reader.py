@@ -138,14 +138,14 @@ def test_an_unknown_order_is_an_error_that_names_the_known_ones(trees: Trees) ->
 
 
 def test_max_rows_must_be_at_least_1(trees: Trees) -> None:
-    for max_rows in (0, -1, -(1 << 80), False, Number(0)):
+    for max_rows in (0, -1, -(1 << 80), Number(0)):
         with pytest.raises(ValueError, match="max_rows must be at least 1") as caught:
             TreeReader("/nowhere", max_rows=max_rows)
         assert not isinstance(caught.value, MemcgError)
 
 
 def test_max_rows_must_be_an_integer(trees: Trees) -> None:
-    wrong: list[Any] = ["5", 1.0, b"1", [1], float("inf")]
+    wrong: list[Any] = ["5", 1.0, b"1", [1], float("inf"), True, False]
     for max_rows in wrong:
         with pytest.raises(TypeError):
             TreeReader("/nowhere", max_rows=max_rows)
@@ -162,13 +162,22 @@ class Number:
 
 
 @pytest.mark.parametrize(
-    ("given", "cap"), [(1, 1), (Number(8), 8), (True, 1), (1 << 70, 1 << 70), (None, None)]
+    ("given", "cap"), [(1, 1), (Number(8), 8), (1 << 70, 1 << 70), (None, None)]
 )
 def test_max_rows_reaches_the_source(
     given: Any, cap: Optional[int], v2: Path, trees: Trees
 ) -> None:
     with TreeReader(v2, max_rows=given):
         assert trees.asked[0][2] == TreeSourceFactory("pre", cap)
+
+
+@pytest.mark.parametrize("option", ["max_rows", "max_depth"])
+@pytest.mark.parametrize("given", [True, False])
+def test_a_bool_is_no_number(given: bool, option: str, v2: Path, trees: Trees) -> None:
+    options: dict[str, Any] = {option: given}
+    with pytest.raises(TypeError, match=f"^{option} must be a number, not the bool {given}$"):
+        TreeReader(v2, **options)
+    assert trees.asked == []
 
 
 def test_wrong_items_are_reported_before_a_wrong_path(trees: Trees) -> None:

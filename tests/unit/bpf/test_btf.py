@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -173,12 +174,66 @@ def test_an_older_kernel_s_iterators_know_no_cgroups(
 
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.EINVAL, errno.ESRCH])
-def test_a_kernel_without_btf(number: int, lib: FakeLibbpf) -> None:
+def test_a_kernel_without_btf(
+    number: int, lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_btf, "VMLINUX", str(tmp_path / "btf" / "vmlinux"))
     lib.fails["btf__load_vmlinux_btf"] = number
     with pytest.raises(BtfNotFoundError, match="CONFIG_DEBUG_INFO_BTF") as caught:
         _btf.kernel()
     assert (caught.value.errno, caught.value.call) == (number, "btf__load_vmlinux_btf")
     assert _btf._kernel is None
+
+
+def test_btf_that_is_there_and_cannot_be_understood_is_not_called_missing(
+    lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "vmlinux").write_bytes(b"garbage")
+    monkeypatch.setattr(_btf, "VMLINUX", str(tmp_path / "vmlinux"))
+    lib.fails["btf__load_vmlinux_btf"] = errno.ESRCH
+    with pytest.raises(BtfNotFoundError, match=r"vmlinux, .* is damaged or .*newer libbpf$"):
+        _btf.kernel()
+    lib.fails.clear()
+    for error in (ValueError("x"), IndexError(), MemcgError("x", errno=errno.EINVAL)):
+        monkeypatch.setattr(_btf, "_facts", raising(error))
+        with pytest.raises(BtfNotFoundError, match="is damaged") as caught:
+            _btf.kernel()
+        assert caught.value.errno == getattr(error, "errno", None)
+    shortage = MemcgError("x", errno=errno.ENOMEM)
+    monkeypatch.setattr(_btf, "_facts", raising(shortage))
+    with pytest.raises(MemcgError) as raised:
+        _btf.kernel()
+    assert raised.value is shortage
+    opened = lib.calls.count("btf__load_vmlinux_btf") - 2  # the first failed, twice
+    assert lib.calls.count("btf__free") == opened
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def refuse(*_: Any) -> Any:
+        raise error
+
+    return refuse
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_btf_that_cannot_be_read_is_not_called_missing(
+    number: int, lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_btf, "opened_at", raising(OSError(number, os.strerror(number), "it")))
+    lib.fails["btf__load_vmlinux_btf"] = errno.ESRCH
+    with pytest.raises(BtfNotFoundError, match=rf"cannot be read \(.* \({number}\)\): ") as caught:
+        _btf.kernel()
+    assert (caught.value.errno, caught.value.call) == (number, "open")
+
+
+def test_btf_that_cannot_be_opened_now_is_a_shortage(
+    lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_btf, "opened_at", raising(OSError(errno.EMFILE, "too many", "it")))
+    lib.fails["btf__load_vmlinux_btf"] = errno.ESRCH
+    with pytest.raises(MemcgError) as caught:
+        _btf.kernel()
+    assert (type(caught.value), caught.value.errno) == (MemcgError, errno.EMFILE)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])

@@ -190,6 +190,12 @@ def test_an_answer_is_taken_apart_where_it_lies() -> None:
     assert [*row.values()] == [_one_bpf._VALUES_AT]
 
 
+def test_the_message_for_a_tree_that_is_too_deep_names_the_program_s_limit() -> None:
+    source = (BPF_SRC / "walk_dir.bpf.c").read_text(encoding="utf-8")
+    (limit,) = re.findall(r"^#define MAX_LEVELS (\d+)", source, re.M)
+    assert int(limit) == _tree_walkers.MAX_LEVELS
+
+
 def test_the_shared_walk_s_stream_is_read_whole() -> None:
     # The largest header, and the trailer.
     whole = "sizeof(struct memcg_stats_header) + sizeof(struct memcg_stats_trailer)"

@@ -161,6 +161,7 @@ GOOD = encode(INT, (STRUCT, "s", 4, ("a", 1, 0)))
         bytearray(b"\x9f\xeb\x02") + GOOD[3:],  # version 2
         bytearray(b"\xeb\x9f") + GOOD[2:],  # the other byte order
         bytearray(len(GOOD)),
+        GOOD[:4] + bytearray(60),  # a header of no length, and no types
     ],
 )
 def test_what_is_no_btf(data: bytearray) -> None:

@@ -52,7 +52,7 @@ def raising(error: Exception) -> Callable[..., Any]:
 
 NO_LIBBPF = raising(LibbpfNotFoundError("libbpf.so.1 cannot be loaded: apt-get install libbpf1"))
 NO_BTF = raising(BtfNotFoundError("no BTF: it needs CONFIG_DEBUG_INFO_BTF=y"))
-NO_OBJECT = raising(BpfObjectError("the BPF object cannot be read: install pymemcgbpf again"))
+NO_OBJECT = raising(BpfObjectError("none", remedy="install pymemcgbpf again", errno=errno.EACCES))
 SLOTS = {"NR_ANON_MAPPED": 3, "NR_FILE_PAGES": 4, "PGFAULT": 9}
 REBUILT = lambda *_: Layout(SLOTS, True)  # noqa: E731
 PARTLY = lambda *_: Layout({"NR_ANON_MAPPED": 3}, True)  # noqa: E731
@@ -70,7 +70,7 @@ class Machine:
         self.set(platform, "release", lambda: "7.0.3-arm")
         self.set(_btf, "kernel", LINUX_7_3.types)
         self.set(_libbpf, "load", lambda: _Library("1.5"))
-        self.set(_program, "read_object", lambda: b"1234")
+        self.set(_program, "read_object", lambda file: b"1234")
         self.set(_capabilities, "effective", lambda: ROOT)
         self.set(_slot_discovery, "find", lambda *_: Layout({}, False))
         self.set(_choose, "BPF_OPENER", _TextAsBpf())
@@ -123,7 +123,7 @@ def examined(captured: Captured, path: Path, status: int) -> dict[str, tuple[str
 def test_all_is_well(machine: Machine, v2: Path, capsys: Captured) -> None:
     shown = examined(capsys, v2, 0)
     assert list(shown)[:13] == [
-        *("kernel", "cgroup file system", "memory controller", "BTF", "libbpf", "BPF object"),
+        *("kernel", "cgroup file system", "memory controller", "BTF", "libbpf", "BPF objects"),
         *("capabilities", "lockdown", "unprivileged BPF", "memcg kfuncs", "cgroup kfuncs"),
         *("flush through BPF", "index tables"),
     ]
@@ -177,7 +177,7 @@ LACKS = "this process lacks"
         look("index tables", "ok", "has none", _btf, "kernel", LINUX_5_10.types),
         look("index tables", "ok", "has none", _btf, "kernel", LINUX_5_15.types),
         look("cgroup kfuncs", "no", "Linux 6.12", _btf, "kernel", LINUX_6_1.types),
-        look("BPF object", "no", "install", _program, "read_object", NO_OBJECT),
+        look("BPF objects", "no", "install", _program, "read_object", NO_OBJECT),
         look("capabilities", "no", f"{LACKS} CAP_BPF and CAP_PERFMON: run as root", *capable(NONE)),
         look("capabilities", "no", f"{LACKS} CAP_PERFMON: run as root", *capable(BPF_ALONE)),
         look("capabilities", "ok", "CAP_BPF and CAP_PERFMON", *capable(3 << 38)),
@@ -271,6 +271,30 @@ def test_no_line_advises_an_option_that_doctor_does_not_have(
     assert "bpf_get_mem_cgroup (Linux 7.0 or later)" in out
     assert "memcg_node_stat_fetch (which no released kernel has)" in out
     assert "backend=" not in out
+
+
+@pytest.mark.parametrize("missing", [*_program.OBJECT_FILES, ""])
+def test_each_missing_object_is_named(
+    missing: str, machine: Machine, v2: Path, capsys: Captured
+) -> None:
+    gone = [missing] if missing else [_program.RUN_DIR_FILE, _program.TABLES_FILE]
+
+    def read(file: str) -> bytes:
+        if file in gone:
+            raise BpfObjectError("it is missing", remedy="do this", errno=errno.ENOENT)
+        return b"1234"
+
+    machine.set(_program, "read_object", read)
+    verdict, said = examined(capsys, v2, 0)["BPF objects"]
+    names = ", ".join(f"{os.path.basename(file)} (No such file or directory (2))" for file in gone)
+    folder = os.path.dirname(_program.OBJECT_FILE)
+    assert (verdict, said) == ("no", f"{names} cannot be read in {folder}: do this")
+
+
+def test_all_objects_are_checked(machine: Machine, v2: Path, capsys: Captured) -> None:
+    named = {file for name, file in vars(_program).items() if name.endswith("_FILE")}
+    assert set(_program.OBJECT_FILES) == named
+    assert "5 in " in examined(capsys, v2, 0)["BPF objects"][1]
 
 
 def test_text_alone_is_status_1(machine: Machine, v2: Path, capsys: Captured) -> None:

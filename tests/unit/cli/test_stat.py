@@ -14,6 +14,7 @@ import pytest
 
 import pymemcgbpf
 from pymemcgbpf import CgroupNotFoundError, _options
+from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cli.main import main
@@ -24,6 +25,7 @@ from .. import commands
 from ..commands import TEXT, Captured, RefuseBpf, failed
 from ..conftest import RunPython
 from ..directories import make_v2
+from ..kernels import LINUX_6_18
 
 # --- failures -------------------------------------------------------------------------
 
@@ -66,6 +68,13 @@ def test_an_unavailable_backend_is_status_1(
 ) -> None:
     monkeypatch.setattr(_choose, "BPF_OPENER", RefuseBpf())
     assert failed(capsys, 1, "--backend", "core", str(v2)) == "pymemcgbpf: lacks CAP_BPF\n"
+
+
+def test_advice_to_use_another_backend_is_spelt_as_an_option_is(
+    v2: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_btf, "kernel", LINUX_6_18.types)
+    assert "--backend auto" in failed(capsys, 1, "--backend", "kfunc", str(v2))
 
 
 def test_no_own_cgroup_is_status_1(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,8 +170,9 @@ def test_wrong_arguments_are_refused_before_anything_is_created(
     for bad in (-1, 0o1000, 0o4444):
         with pytest.raises(ValueError, match="0 to 0o777"):
             make(v2, pins.root / "it", mode=bad)
-    with pytest.raises(TypeError):
-        make(v2, pins.root / "it", mode="0444")
+    for no_number in ("0444", True):
+        with pytest.raises(TypeError):
+            make(v2, pins.root / "it", mode=no_number)
     with pytest.raises(TypeError, match="list of names"):
         make(v2, pins.root / "it", "anon")
     with pytest.raises(ValueError, match="cannot be a path"):

@@ -198,7 +198,8 @@ def test_only_who_asks_for_a_missing_backend_is_told_to_use_auto(
 ) -> None:
     world.types = world.types._replace(functions=frozenset())
     for backend in ("kfunc", "rfc"):
-        with pytest.raises(BackendUnavailableError, match=r'\): use backend="auto" \(core reads'):
+        advice = r'\): use backend="auto" \(--backend auto; core reads'
+        with pytest.raises(BackendUnavailableError, match=advice):
             choose(opened(v2), ("anon",), True, backend)
     world.refuses = {"core": VerifierError("refused")}
     choice = choose(opened(v2), ("anon",), True, "auto")
@@ -658,6 +659,23 @@ def test_a_forced_transport_without_bpf_says_why(
     monkeypatch.setattr(_btf, "kernel", refuse)
     with pytest.raises(BackendUnavailableError, match="kfunc, rfc, core: no libbpf"):
         choose(opened(v2), ("anon",), True, "auto", transport)
+
+
+@pytest.mark.parametrize("transport", ["run", "stream"])
+@pytest.mark.parametrize("functions", [frozenset(), PROBED])
+def test_a_forced_transport_without_privileges_says_what_to_grant(
+    functions: frozenset[str], transport: str, two_ways: World, v2: Path, opened: Opened
+) -> None:
+    kinds = frozenset({"cgroup_iter_seq_next", "bpf_prog_test_run_raw_tp"})
+    two_ways.types = two_ways.types._replace(functions=functions | kinds)
+    no_bpf(
+        two_ways,
+        BpfPermissionError("no", remedy="grant it", errno=errno.EPERM, call="bpf_object__load"),
+    )
+    with pytest.raises(BpfPermissionError, match=r"core: no: grant it$") as caught:
+        choose(opened(v2), ("anon",), True, "auto", transport)
+    assert caught.value.remedy == "grant it"
+    assert (caught.value.errno, caught.value.call) == (errno.EPERM, "bpf_object__load")
 
 
 def test_a_forced_transport_goes_with_the_best_backend_that_has_it(

@@ -18,6 +18,7 @@ from typing import Any, Callable
 import pytest
 
 from pymemcgbpf import (
+    BpfObjectError,
     BpfPermissionError,
     CgroupRemovedError,
     MemcgError,
@@ -287,6 +288,24 @@ def test_where_bpf_cannot_flush_the_cheapest_file_does(
         assert source.read() == {"anon": 4096, "pgfault": 3}
         source.close()
         source.close()
+
+
+def test_iterators_serve_where_the_object_of_run_is_missing(
+    kernel: Kernel, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise BpfObjectError("run_dir.bpf.o cannot be read")
+
+    cgroup = opened(v2)
+    monkeypatch.setattr(_one_bpf, "RunDirSource", refuse)
+    source = _one_bpf.open_without_flush(cgroup, RECIPE)
+    assert source.read() == {"anon": 4096, "pgfault": 3}
+    source.close()
+    assert _one_bpf.open_for_words(cgroup, RECIPE) is None
+    monkeypatch.setattr(_btf, "kernel", LINUX_5_15.types)  # which has no iterator of cgroups
+    for opens in (_one_bpf.open_without_flush, _one_bpf.open_for_words):
+        with pytest.raises(BpfObjectError, match="run_dir"):
+            opens(cgroup, RECIPE)
 
 
 def test_without_flush_no_file_is_read(kernel: Kernel, v2: Path, opened: Opened) -> None:
