@@ -93,9 +93,10 @@ def _named(report: Report, section: str, way: str) -> Iterator[str]:
             yield f"{section}, {row}{way}: {ratio:.2f} × the iterator's walk (goal: at most {most})"
     found, base = (find(report, section, row + way) for row in (BY_PATH_CHANGED, BY_PATH))
     if found and base:
+        ratio = found["best_us"] / base["best_us"]
         yield (
-            f"{section}, {BY_PATH_CHANGED}{way}: {found['best_us'] / base['best_us']:.2f} × that of "
-            f"an unchanged tree (goal: at most {_MOST_IF_CHANGED})"
+            f"{section}, {BY_PATH_CHANGED}{way}: {ratio:.2f} × that of an unchanged tree "
+            f"(goal: at most {_MOST_IF_CHANGED})"
         )
     found, walked = find(report, section, BY_PATH + way), find(report, section, OS_WALK)
     if found and walked:

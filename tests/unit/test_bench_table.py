@@ -114,8 +114,8 @@ def test_a_goal_is_shown_with_what_was_measured() -> None:
     found = goals.goals(report("", times, section, C_MAP + way))
     assert [line.removeprefix(f"{section}, ") for line in found] == [
         f"{BY_PATH}{way}: 2.50 × the iterator's walk (goal: at most 4)",
-        f"{BY_PATH_CHANGED}{way}: 1.50 × that of an unchanged tree (goal: at most 1.5)",
         f"{METRICS}{way}: 3.50 × the iterator's walk (goal: at most 6)",
+        f"{BY_PATH_CHANGED}{way}: 1.50 × that of an unchanged tree (goal: at most 1.5)",
         f"{BY_PATH}{way}: 50 × faster than Python over the files (goal: at least 60)",
         f"{RATES}{way}: 0.12 µs (goal: at most 0.5)",
     ]
