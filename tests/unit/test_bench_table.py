@@ -22,7 +22,6 @@ from tests.bench.names import (
     READER,
     SIX,
     TREE,
-    VIEW,
     by,
 )
 from tests.bench.table import Report
@@ -119,7 +118,7 @@ def test_a_goal_is_shown_with_what_was_measured() -> None:
         f"{BY_PATH}{way}: 50 × faster than Python over the files (goal: at least 60)",
         f"{RATES}{way}: 0.12 µs (goal: at most 0.5)",
     ]
-    assert not list(goals.goals(report("", times, TREE.format(1001, "all items"), VIEW + way)))
+    assert not list(goals.goals(report("", times, TREE.format(1001, "all items"), C_MAP + way)))
 
 
 def test_what_precedes_a_read_is_not_timed() -> None:
