@@ -10,7 +10,7 @@ from array import array
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, Union, overload
 
-from . import _options, _wire
+from . import _options, _row_dicts, _wire
 from ._items import requested_names
 from ._records import Record
 from .errors import ClosedError
@@ -313,7 +313,7 @@ class Snapshot(Sequence["Row"]):
                 else row
                 for row in rows
             )
-        return [dict(zip(names, row)) for row in rows]
+        return _row_dicts.list_maker(names)(rows)
 
     def top(self, item: str, n: int = 10) -> list[Row]:
         """The *n* rows with the largest values of an item, the largest first::

@@ -8,7 +8,7 @@ import struct
 import time
 from typing import Optional, Union
 
-from .. import _options, _wire
+from .. import _options, _row_dicts, _wire
 from .._bpf import btf as _btf
 from .._bpf import program as _program
 from .._bpf.bindings import libbpf as _libbpf
@@ -24,7 +24,7 @@ from . import links as _links
 from . import program_cache as _program_cache
 from .one_run_dir import RunDirSource
 from .one_text import TextSource
-from .one_values import absent, another_reader_s, closed_run, dict_maker, present
+from .one_values import absent, another_reader_s, closed_run, present
 
 _ONE_MORE = 8  # requests more bytes than expected, so that a longer stream is noticed
 
@@ -37,7 +37,7 @@ class StreamSource:
 
     def __init__(self, cgroup: Cgroup, plan: ReadPlan, flush: bool) -> None:
         self.names = tuple(plan.terms)
-        self._make = dict_maker(self.names)
+        self._make = _row_dicts.maker(self.names)
         self._path, self._identity = cgroup.path, cgroup.identity
         count = len(self.names)
         self._size = _wire.header_size(count) + plan.row_size + _wire.TRAILER.size
@@ -73,7 +73,7 @@ class StreamSource:
             iterator.close()
         if len(data) != self._size or not data.startswith(self._begins):
             raise self._explain(data)
-        values = self._make(*self._values(data, self._values_at))
+        values = self._make(self._values(data, self._values_at))
         return present(values) if self._can_vanish else values
 
     def probe_missing(self) -> set[str]:
@@ -110,7 +110,7 @@ class RunSource:
 
     def __init__(self, cgroup: Cgroup, plan: ReadPlan, flush: bool) -> None:
         self.names = tuple(plan.terms)
-        self._make = dict_maker(self.names)
+        self._make = _row_dicts.maker(self.names)
         self._path, self._identity = cgroup.path, cgroup.identity
         mode = _flush.mode_for(plan, flush, by_iterator=False)
         program = _program_cache.cached(_program.RUN_ONE, plan, mode)
@@ -132,7 +132,7 @@ class RunSource:
             if error:
                 raise _libbpf.failure(-error, "bpf_prog_test_run_opts")
             if self._buffer[_ANSWER] == _ONE_ROW:
-                values = self._make(*self._values(self._buffer, _VALUES_AT))
+                values = self._make(self._values(self._buffer, _VALUES_AT))
                 return present(values) if self._can_vanish else values
             _, _, status, _ = _wire.CALL.unpack_from(self._buffer)
             if status == _wire.OTHER:

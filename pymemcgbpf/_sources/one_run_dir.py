@@ -8,9 +8,9 @@ import functools
 import os
 import struct
 from collections.abc import Sequence
-from typing import Any, Callable, NoReturn, Optional
+from typing import Callable, NoReturn, Optional
 
-from .. import _wire
+from .. import _row_dicts, _wire
 from .._bpf import program as _program
 from .._bpf import run_dir as _run_dir
 from .._bpf import terms as _terms
@@ -24,7 +24,7 @@ from .._cgroup.directory import Cgroup
 from ..errors import MemcgError
 from . import flush as _flush
 from . import program_cache as _program_cache
-from .one_values import absent, another_reader_s, display, present
+from .one_values import absent, another_reader_s, present
 
 _TRIES = 1000
 # Whether a CPU sees the stores of another in their order: the answer's number before the values.
@@ -42,9 +42,9 @@ def bind(run, fail, returned, explain, slots, cgroup_id):
         answer = returned[0]
         if answer >= {failed}:
             explain(answer - {failed})
-        {values}, owner, found = slots[answer >> {bits}]()
+        {values}owner, found = slots[answer >> {bits}]()
         if found == answer{unless_late} and owner == cgroup_id:
-            return {{{display}}}
+            {result}
     return once
 """
 
@@ -140,24 +140,18 @@ class RunDirSource:
 
 
 def _once_for(names: Sequence[str]) -> Callable[..., Callable[[], Optional[dict[str, int]]]]:
-    """The function of :data:`_ONCE` for a dict with these names.
-
-    It is compiled, as collections.namedtuple compiles a constructor. A loop over the names would
-    take twice as long.
-    """
-    values = [f"_{at}" for at in range(len(names))]
+    """The function of :data:`_ONCE` for a dict with these names."""
     code = _ONCE.format(
         failed=_run_dir.FAILED,
         bits=_run_dir.SEQUENCE_BITS,
-        values=", ".join(values),
-        display=display(names, values),
+        values=_row_dicts.variables(names),
         unless_late=(
             "" if _KEEPS_ORDER else f" == slots[answer >> {_run_dir.SEQUENCE_BITS}]()[-1]"
         ),
+        result="\n            ".join(_row_dicts.dict_statements(names, "return {}")),
     )
-    compiled: dict[str, Any] = {}
-    exec(code, {"__builtins__": {}}, compiled)
-    bind: Callable[..., Callable[[], Optional[dict[str, int]]]] = compiled["bind"]
+    bind: Callable[..., Callable[[], Optional[dict[str, int]]]]
+    bind = _row_dicts.compiled(names, code)["bind"]
     return bind
 
 

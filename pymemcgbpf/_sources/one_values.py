@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
-from typing import Callable
 
 from .. import _wire
 from ..errors import MemcgError
@@ -19,23 +17,6 @@ def another_reader_s() -> MemcgError:
 def closed_run() -> int:
     """Replaces the call of a program that is closed."""
     return -errno.EBADF
-
-
-def dict_maker(names: Sequence[str]) -> Callable[..., dict[str, int]]:
-    """A function that makes the dict of a row from its values.
-
-    It is compiled, as collections.namedtuple compiles a constructor: a dict display takes half the
-    time of ``dict(zip(names, values))``.
-    """
-    parameters = [f"_{at}" for at in range(len(names))]
-    code = f"lambda {', '.join(parameters)}: {{{display(names, parameters)}}}"
-    make: Callable[..., dict[str, int]] = eval(code, {"__builtins__": {}})
-    return make
-
-
-def display(names: Sequence[str], values: Sequence[str]) -> str:
-    """The inner part of a dict display, of names and of the variables that hold their values."""
-    return ", ".join(f"{name!r}: {value}" for name, value in zip(names, values))
 
 
 def present(values: dict[str, int]) -> dict[str, int]:

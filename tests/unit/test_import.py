@@ -303,7 +303,16 @@ def test_only_the_standard_library_is_imported() -> None:
 # A folder or a module, and what it may import from the package.
 BASE = {
     *("errors", "_items", "_wire", "_fork", "_version"),
-    *("_closable", "_descriptors", "_lookup", "_options", "_records", "_samples", "_signals"),
+    *(
+        "_closable",
+        "_descriptors",
+        "_lookup",
+        "_options",
+        "_records",
+        "_row_dicts",
+        "_samples",
+        "_signals",
+    ),
 }
 SNAPSHOT = {"snapshot", "changes", "_cgroup"}
 PINS_WITHOUT_BPF = ("bpffs", "diagnosis", "parts", "read", "remove", "transaction")
