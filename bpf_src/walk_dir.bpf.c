@@ -32,7 +32,7 @@ const volatile struct memcg_stats_walk_offsets walk_offsets = {};
 const volatile __u64 program_key = 0;	/* callers must know it */
 const volatile __u32 nr_items = 0;
 const volatile __u32 order = 0;		/* BPF_CGROUP_ITER_* */
-const volatile __u32 max_level = ~0U;	/* the walk does not go further down */
+const volatile __u32 max_depth = ~0U;	/* how many levels the walk goes down */
 const volatile __u64 longest_ns = 1000000;	/* a call ends soon after this */
 const volatile __u32 steps_at_once = 64;	/* how often it looks at the clock; at most MAX_STEPS */
 const volatile bool searches = false;	/* for tests: see is_still_there() */
@@ -273,7 +273,7 @@ static __always_inline bool goes_down_from(__u32 depth)
 {
 	if (order == BPF_CGROUP_ITER_SELF_ONLY || (order == ITER_CHILDREN && depth))
 		return false;
-	return max_level == ~0U || walk.root_level + depth < max_level;
+	return depth < max_depth;
 }
 
 /* One step: to a child, or to the next sibling, or up if there is neither. */

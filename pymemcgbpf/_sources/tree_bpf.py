@@ -52,8 +52,10 @@ class MapSource:
                 by_program=walker.can_flush,
             )
             if tree.max_depth is not None:
-                deepest = level_of(self._root, plan, walker) + tree.max_depth
-                self._depth = {"max_level": _terms.u32(min(deepest, _NO_LEVEL))}
+                name, deepest = "max_depth", tree.max_depth
+                if not walker.counts_depth:
+                    name, deepest = "max_level", level_of(self._root, plan, walker) + deepest
+                self._depth = {name: _terms.u32(min(deepest, _NO_LEVEL))}
             self._load(tree.room_for(estimate_rows(cgroup, tree.order, tree.max_depth)))
         except BaseException:
             self.close()
@@ -182,7 +184,7 @@ def estimate_rows(cgroup: Cgroup, order: str, max_depth: Optional[int]) -> int:
     return 1 + (cgroup.children if below is None else below)
 
 
-_NO_LEVEL = (1 << 32) - 1  # the constant max_level for all levels
+_NO_LEVEL = (1 << 32) - 1  # the constant max_level, or max_depth, for all levels
 
 
 def level_of(cgroup: Cgroup, plan: ReadPlan, make_walker: type[Walker]) -> int:

@@ -66,6 +66,7 @@ class IteratorWalker(_MapWalker):
 
     by_iterator = True
     can_flush = True
+    counts_depth = False
 
     @staticmethod
     def setup(plan: ReadPlan, flush: int, order: int, cgroup: Cgroup) -> Setup:
@@ -117,6 +118,7 @@ class RunWalker(_MapWalker):
 
     by_iterator = False
     can_flush = True
+    counts_depth = False
     setup = staticmethod(IteratorWalker.setup)
 
     def __init__(self, setup: Setup, maps: MapSizes, cgroup: Cgroup) -> None:
@@ -167,6 +169,7 @@ class DirWalker(_MapWalker):
 
     by_iterator = False
     can_flush = False
+    counts_depth = True  # from the root of the walk, and not of the hierarchy
 
     @staticmethod
     def setup(plan: ReadPlan, flush: int, order: int, cgroup: Cgroup) -> Setup:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -219,6 +220,30 @@ def test_a_tree_by_directory_is_read_after_its_package_has_gone(
         assert in_child(lambda: None if len(tree.read()) == 101 else os._exit(3)) == 0
         with BY_DIRECTORY.tree(empty_cgroup, ["pgfault"]) as other:
             assert len(other.read()) == 101
+
+
+def test_a_tree_by_directory_counts_its_depth_without_another_walk(
+    empty_cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if BY_DIRECTORY not in TREE_BPF_WAYS:
+        return
+    enable_memory(empty_cgroup)
+    (empty_cgroup / "a").mkdir()
+    enable_memory(empty_cgroup / "a")
+    (empty_cgroup / "a" / "b").mkdir()
+    with BY_DIRECTORY.tree(empty_cgroup, ["anon"]) as tree:
+        assert len(tree.read()) == 3
+    loaded: list[str] = []
+    load = _libbpf_programs.load_program
+
+    def load_and_count(lib: Any, name: str, *more: Any) -> Owned:
+        loaded.append(name)
+        return load(lib, name, *more)
+
+    monkeypatch.setattr(_libbpf_programs, "load_program", load_and_count)
+    with BY_DIRECTORY.tree(empty_cgroup, ["anon"], max_depth=1) as tree:
+        assert [row.path for row in tree.read()] == [str(empty_cgroup), str(empty_cgroup / "a")]
+    assert loaded == [_program.WALK_DIR]
 
 
 def test_readers_work_after_the_library_was_replaced_by_a_copy(

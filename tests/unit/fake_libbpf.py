@@ -69,7 +69,8 @@ DIR_RODATA = {
 # Those of the object that walks from an open directory.
 WALK_RODATA = {
     **DIR_RODATA,
-    **{name: RODATA[name] for name in ("nr_names_fit", "text_size", "can_rename", "max_level")},
+    **{name: RODATA[name] for name in ("nr_names_fit", "text_size", "can_rename")},
+    "max_depth": 4,
     "walk_offsets": 56,
     "order": 4,
     "longest_ns": 8,

@@ -44,7 +44,7 @@ def test_what_it_is_loaded_with(monkeypatch: pytest.MonkeyPatch) -> None:
         "nr_names_fit",
         "text_size",
         "can_rename",
-        "max_level",
+        "max_depth",
     }
     assert found.keys() == WALK_RODATA.keys() - not_of_the_plan
     assert all(len(data) <= WALK_RODATA[name] for name, data in found.items())
