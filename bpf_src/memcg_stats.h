@@ -126,6 +126,8 @@ struct memcg_stats_offsets {
 	__u32 fdt_fd;
 	__u32 file_inode;	/* f_inode in struct file */
 	__u32 inode_private;	/* i_private in struct inode */
+	__u32 inode_sb;		/* i_sb */
+	__u32 sb_magic;		/* s_magic in struct super_block */
 	__u32 kn_id;		/* in struct kernfs_node */
 	__u32 kn_priv;
 	__u32 cgroup_kn;	/* in struct cgroup */

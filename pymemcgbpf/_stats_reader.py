@@ -97,9 +97,16 @@ class StatsReader(Reader[StatSource]):
                 if source is None:
                     raise self._closed()
                 try:
-                    return source.read()
+                    values = source.read()
                 except OSError as error:
+                    if self._source is None:
+                        raise self._closed() from error
                     self._recover(source, error)
+                else:
+                    # If a signal handler has closed it meanwhile, they may be another file's.
+                    if self._source is None:
+                        raise self._closed()
+                    return values
 
     def every(self, seconds: float) -> Samples[dict[str, int]]:
         """Reads at an interval, in a loop: ``for``, or ``async for``::

@@ -6,7 +6,7 @@ It is read once per process. The type information itself takes megabytes and is 
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import struct
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from ..errors import (
     errno_text,
     is_transient,
     raise_if_transient,
+    shortage,
 )
 from . import raw_btf as _raw_btf
 from .bindings import libbpf as _libbpf
@@ -56,6 +57,7 @@ _STRUCTS_BEHIND = (
     ("files_struct", "fdt", "fdtable"),
     ("fdtable", "fd", "file"),
     ("file", "f_inode", "inode"),
+    ("inode", "i_sb", "super_block"),
 )
 
 HUGE_PAGE_SIZE = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
@@ -139,8 +141,12 @@ def _read_kernel() -> KernelTypes:
     lib = _libbpf.load()
     data, found = _vmlinux(), None
     if data is not None:
-        with contextlib.suppress(ValueError, LookupError, struct.error, MemoryError):
+        try:
             found = _facts(_raw_btf.RawTypes(data))
+        except MemoryError as error:
+            raise _short_of_memory() from error
+        except (ValueError, LookupError, struct.error):
+            pass  # libbpf is asked instead
     if found is None:
         found = _signals.held_back(
             lambda: _libbpf_log.run_with_log(lambda log: _read_by_libbpf(lib, data, log))
@@ -149,18 +155,33 @@ def _read_kernel() -> KernelTypes:
 
 
 def _vmlinux() -> Optional[_raw_btf.Data]:
-    """The kernel's BTF; None if it cannot be read. libbpf will say why then."""
+    """The kernel's BTF; None if it cannot be read. libbpf will say why then.
+
+    Raises:
+        MemcgError: memory or descriptors are short.
+    """
     try:
         return _raw_btf.vmlinux(VMLINUX)
-    except (OSError, ValueError, MemoryError):
+    except MemoryError as error:
+        raise _short_of_memory() from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError):
+            raise_if_transient(error, f"{VMLINUX} cannot be read", "read")
         return None
+
+
+def _short_of_memory() -> MemcgError:
+    return shortage(f"{VMLINUX} cannot be read", OSError(errno.ENOMEM, ""), "read")
 
 
 def _load_btf(lib: _libbpf.Libbpf, data: Optional[_raw_btf.Data]) -> Any:
     """The kernel's BTF, loaded by libbpf."""
     if data is not None:
-        with contextlib.suppress(MemcgError):
+        try:
             return lib.btf__new(_libbpf_maps.address_of(data), len(data))
+        except MemcgError as error:
+            if is_transient(error):
+                raise
     return lib.btf__load_vmlinux_btf()
 
 

@@ -12,15 +12,18 @@ import errno
 import sys
 from typing import Optional
 
-from .. import _fork
+from .. import _fork, _signals
 from .._descriptors import Owned
 from .._records import Record
 from ..errors import MemcgError, is_transient
 from . import btf as _btf
+from . import capabilities as _capabilities
 from . import instructions as _code
+from . import load_checks as _load_checks
 from .bindings import libbpf as _libbpf
 from .bindings import libbpf_log as _libbpf_log
 from .bindings import libbpf_programs as _libbpf_programs
+from .load_errors import load_error
 
 FUNCTION = "bpf_rdonly_cast"
 _LICENCE, _SLEEPABLE = "Dual BSD/GPL", 1 << 4  # BPF_F_SLEEPABLE
@@ -44,7 +47,7 @@ _searched = False
 
 
 def kernel_cast() -> Optional[Cast]:
-    """The running kernel's cast; None if it has none, or if programs may not use it.
+    """The running kernel's cast; None if it has none, or if this process may not load programs.
 
     Raises:
         MemcgError: memory or descriptors are short.
@@ -52,25 +55,29 @@ def kernel_cast() -> Optional[Cast]:
     global _found, _searched
     with _lock:
         if not _searched:
+            if not _btf.kernel().words_type or _capabilities.missing():
+                return None  # rights may change
+            _load_checks.check()
             try:
-                _found = _search(_btf.kernel().words_type)
+                _found = _signals.held_back(_search)
             except MemcgError as error:
                 if is_transient(error):
-                    raise
-                if error.errno == errno.EPERM:
-                    return None  # rights may change
+                    raise load_error(error, "", "") from error
+                if error.errno not in _REFUSALS:
+                    return None
                 _found = None
             _searched = True
         return _found
 
 
+# How the verifier refuses a program. Other errors may be passing.
+_REFUSALS = (errno.EINVAL, errno.EACCES)
+
 _RAW_TRACEPOINT, _SYSCALL = 17, 31  # BPF_PROG_TYPE_RAW_TRACEPOINT, BPF_PROG_TYPE_SYSCALL
 _BTF_KIND_FUNC = 12
 
 
-def _search(type_id: int) -> Optional[Cast]:
-    if not type_id:
-        return None
+def _search() -> Optional[Cast]:
     lib = _libbpf.load()
     with _libbpf_log.silence():
         finder = _load(lib, "find_function", _SYSCALL, _SLEEPABLE, _finder())
@@ -78,9 +85,9 @@ def _search(type_id: int) -> Optional[Cast]:
             number = _libbpf_programs.test_run(lib, finder.fileno())
         finally:
             finder.close()
-        if number >> 31:  # a negative errno: there is no such function
+        if not number:
             return None
-        cast = Cast(number, type_id)
+        cast = Cast(number, _btf.kernel().words_type)
         # Whether the kernel lets such a program use it.
         _load(lib, "try_cast", _RAW_TRACEPOINT, 0, _trial(cast)).close()
     return cast
@@ -92,34 +99,43 @@ def _load(lib: _libbpf.Libbpf, name: str, program_type: int, flags: int, code: b
 
 
 def _finder() -> bytes:
-    """A program that returns the number of the function."""
+    """A program that returns the number of the function, or 0."""
     name = FUNCTION.encode() + b"\0"
     words = [int.from_bytes(name[at : at + 8], sys.byteorder) for at in range(0, len(name), 8)]
-    code = b""
+    code = []
     for at, word in enumerate(words):
-        code += _code.load_number(1, word)
-        code += _code.encode(_code.STORE, _code.STACK, 1, 8 * (at - len(words)))
-    code += _code.with_register(_code.MOVE, 1, _code.STACK)
-    for operation, register, number in (
-        (_code.ADD, 1, -8 * len(words)),
-        (_code.MOVE, 2, len(name)),
-        (_code.MOVE, 3, _BTF_KIND_FUNC),
-        (_code.MOVE, 4, 0),
-    ):
-        code += _code.with_number(operation, register, number)
-    return (
-        code + _code.encode(_code.CALL, number=_code.FIND_BY_NAME_KIND) + _code.encode(_code.EXIT)
-    )
+        code += [
+            _code.load_number(1, word),
+            _code.encode(_code.STORE, _code.STACK, 1, 8 * (at - len(words))),
+        ]
+    code += [
+        _code.with_register(_code.MOVE, 1, _code.STACK),
+        _code.with_number(_code.ADD, 1, -8 * len(words)),
+        _code.with_number(_code.MOVE, 2, len(name)),
+        _code.with_number(_code.MOVE, 3, _BTF_KIND_FUNC),
+        _code.with_number(_code.MOVE, 4, 0),
+        _code.encode(_code.CALL, number=_code.FIND_BY_NAME_KIND),
+        # The result is a negative errno, or a number of the kernel's BTF, or one of a module's with
+        # a descriptor of that in the upper half.
+        _code.with_register(_code.MOVE, 1, 0),
+        _code.with_number(_code.SHIFT_RIGHT, 1, 31),
+        _code.encode(_code.JUMP_IF_EQUAL, 1, offset=1, number=0),
+        _code.with_number(_code.MOVE, 0, 0),
+        _code.encode(_code.EXIT),
+    ]
+    return b"".join(code)
 
 
 def _trial(cast: Cast) -> bytes:
-    """A program that loads a word from where nothing is, which is 0, and returns it."""
-    return b"".join(
-        (
+    """A program that loads as the others do: numbers of all sizes, with which it then computes."""
+    code = [_code.with_number(_code.MOVE, 6, 0)]
+    for load in (_code.LOAD, _code.LOAD_32, _code.LOAD_BYTE):
+        code += [
             _code.with_number(_code.MOVE, 1, 0),
             _code.with_number(_code.MOVE, 2, cast.type),
             _code.call_kernel(cast.function),
-            _code.encode(_code.LOAD, 0, 0),
-            _code.encode(_code.EXIT),
-        )
-    )
+            _code.encode(load, 1, 0),
+            _code.with_number(_code.SHIFT_LEFT, 1, 1),
+            _code.with_register(_code.OR, 6, 1),
+        ]
+    return b"".join([*code, _code.with_register(_code.MOVE, 0, 6), _code.encode(_code.EXIT)])

@@ -10,8 +10,8 @@ import sys
 _INSTRUCTION = struct.Struct("=BBhi")
 EXIT, CALL = 0x95, 0x85
 LOAD_64 = 0x18  # an immediate number of 64 bits, two instructions long
-LOAD, LOAD_BYTE, STORE = 0x79, 0x71, 0x7B
-ADD, MULTIPLY, DIVIDE, OR, SHIFT_LEFT, MOVE = 0x07, 0x27, 0x37, 0x47, 0x67, 0xB7
+LOAD, LOAD_32, LOAD_BYTE, STORE = 0x79, 0x61, 0x71, 0x7B
+ADD, MULTIPLY, DIVIDE, OR, SHIFT_LEFT, SHIFT_RIGHT, MOVE = 0x07, 0x27, 0x37, 0x47, 0x67, 0x77, 0xB7
 JUMP, JUMP_IF_EQUAL, JUMP_IF_ABOVE, JUMP_IF_NOT, JUMP_IF_AT_LEAST = 0x05, 0x15, 0x25, 0x55, 0x75
 BY_REGISTER = 0x08  # the operand is a register instead of the immediate number
 

@@ -127,26 +127,30 @@ def _copy(block: _terms.Block, index: int, cast: Optional[Cast] = None) -> Itera
 
 
 def _load(block: _terms.Block, index: int, words: Sequence[int], cast: Cast) -> Iterator[bytes]:
-    """Loads some words of a block to their places, and notes whether the block is missing.
-
-    From where nothing is, a load gives 0.
-    """
+    """Loads some words of a block to their places, and notes whether the block is missing."""
     base = yield from _follow(block, cast)
+    loads = [*_loads(block, base, words, cast), _code.with_number(_code.MOVE, _OTHER, 0)]
+    if block.enabled_offset:
+        loads += [
+            *_load_from(_code.LOAD_BYTE, (base, block.enabled_offset - 1), cast),
+            _code.with_number(_code.MOVE, _OTHER, 0),
+            _code.encode(_code.JUMP_IF_NOT, _VALUE, offset=1, number=0),
+            _code.with_number(_code.MOVE, _OTHER, -1),
+        ]
+    if base == _code.STACK:
+        # From where nothing is, a load would give 0.
+        yield _code.with_number(_code.MOVE, _OTHER, -1)
+        yield _code.encode(_code.LOAD, _VALUE, _code.STACK, _POINTER)
+        yield _code.encode(_code.JUMP_IF_EQUAL, _VALUE, offset=len(b"".join(loads)) // 8, number=0)
+    yield from loads
+    yield _code.encode(_code.STORE, _code.STACK, _OTHER, _result_of(index))
+
+
+def _loads(block: _terms.Block, base: int, words: Sequence[int], cast: Cast) -> Iterator[bytes]:
     for word in words:
         source = base, block.offset + 8 * (word - block.word)
         yield from _load_from(_code.LOAD, source, cast)
         yield _code.encode(_code.STORE, _WORDS, _VALUE, 8 * word)
-    yield _code.with_number(_code.MOVE, _OTHER, 0)
-    if block.enabled_offset:
-        yield from _load_from(_code.LOAD_BYTE, (base, block.enabled_offset - 1), cast)
-        yield _code.with_number(_code.MOVE, _OTHER, 0)
-        yield _code.encode(_code.JUMP_IF_NOT, _VALUE, offset=1, number=0)
-        yield _code.with_number(_code.MOVE, _OTHER, -1)
-    if base == _code.STACK:
-        yield _code.encode(_code.LOAD, _VALUE, _code.STACK, _POINTER)
-        yield _code.encode(_code.JUMP_IF_NOT, _VALUE, offset=1, number=0)
-        yield _code.with_number(_code.MOVE, _OTHER, -1)
-    yield _code.encode(_code.STORE, _code.STACK, _OTHER, _result_of(index))
 
 
 def _follow(block: _terms.Block, cast: Optional[Cast]) -> Generator[bytes, None, int]:

@@ -140,10 +140,15 @@ class ArgumentRunner:
     """
 
     def __init__(self, program_fd: int, arguments: Sequence[int]) -> None:
-        options = _run_options((c_uint64 * len(arguments))(*arguments))
+        self._options = options = _run_options((c_uint64 * len(arguments))(*arguments))
         at = _libbpf.TestRunOpts.retval.offset
         self.returned = memoryview(options).cast("B")[at : at + 4].cast("I")
         self.run = _run_with(program_fd, options)
+
+    def close(self) -> None:
+        """Makes further calls fail, whatever program has the descriptor's number by then: none
+        takes so large a context. A call may have begun already that has not reached the kernel."""
+        self._options.ctx_size_in = (1 << 32) - 1
 
 
 # --- links and iterators --------------------------------------------------------------

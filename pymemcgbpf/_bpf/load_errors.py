@@ -53,6 +53,20 @@ def load_error(error: MemcgError, file: str, log: str) -> MemcgError:
 _CANNOT_LIST_BTF = "failed to iterate BTF objects"  # see capabilities.needs_sys_admin()
 
 
+def cannot_list_btf(log: str) -> bool:
+    """Whether libbpf's loader has failed because it may not list the BTF of modules."""
+    return _CANNOT_LIST_BTF in log
+
+
+def refused_directly(error: MemcgError) -> MemcgError:
+    """The exception for a program that was loaded without libbpf's loader, and refused."""
+    number = error.errno or 0
+    if number == errno.EPERM:
+        return _capabilities.refused(number, call=error.call)
+    message = f"the kernel refused the BPF program ({errno_text(number)})"
+    return VerifierError(message, errno=error.errno, call=error.call)
+
+
 def verdict_of(log: str) -> str:
     """The verifier's reason: the last line of its log before the statistics; "" if none."""
     _, begin, rest = log.partition("BEGIN PROG LOAD LOG --")

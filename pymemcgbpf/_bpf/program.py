@@ -7,12 +7,13 @@ import contextlib
 import functools
 import mmap
 import os
+import struct
 import sys
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from .. import _signals
-from .._descriptors import Descriptor, Owned, duplicate, opened_at
+from .._descriptors import Descriptor, Owned, duplicate
 from .._records import Record
 from ..errors import (
     BpfObjectError,
@@ -22,15 +23,15 @@ from ..errors import (
     shortage,
 )
 from . import btf as _btf
-from . import capabilities as _capabilities
 from . import casts as _casts
 from . import elf as _elf
+from . import load_checks as _load_checks
 from . import reload as _reload
 from .bindings import libbpf as _libbpf
 from .bindings import libbpf_log as _libbpf_log
 from .bindings import libbpf_maps as _libbpf_maps
 from .bindings import libbpf_programs as _libbpf_programs
-from .load_errors import load_error
+from .load_errors import cannot_list_btf, load_error, refused_directly
 from .terms import BACKEND_NUMBERS, FLUSH_KFUNC, FLUSH_RFC, u32
 
 _HERE = os.path.dirname(__file__)
@@ -62,7 +63,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 
 
 # The programs that are alone in their object. They need nothing of libbpf's loader, for they have
-# neither CO-RE nor kfuncs.
+# no CO-RE, and of the kernel's functions the cast at most.
 _ALONE = {RUN_DIR: RUN_DIR_FILE, WALK_DIR: WALK_DIR_FILE, COPY_TABLES: TABLES_FILE}
 
 
@@ -97,8 +98,7 @@ class Program:
         items: bytes = b"",
     ) -> None:
         self._lib = _libbpf.load()
-        _capabilities.check()
-        _check_spare_descriptors()
+        _load_checks.check()
         self.key = 0
         if name in (RUN_ONE, RUN_TREE, RUN_DIR, WALK_DIR):
             # Callers pass the key, because the descriptor may belong to another program by then.
@@ -112,6 +112,7 @@ class Program:
         self._sizes = maps
         self._maps = {name: self._descriptor(owned) for name, owned in loaded.maps.items()}
         self._shared: dict[str, mmap.mmap] = {}
+        self._unpackers: dict[str, list[Callable[[], tuple[int, ...]]]] = {}
         self._variables = loaded.variables
 
     def _descriptor(self, owned: Owned) -> Descriptor:
@@ -143,6 +144,17 @@ class Program:
         if name not in self._shared:
             self._shared[name] = self.map(name)
         return self._shared[name]
+
+    def unpackers(self, name: str, layout: str) -> list[Callable[[], tuple[int, ...]]]:
+        """For each entry of a map, a function that unpacks its beginning. All users of this object
+        share them, so the layout is the same for all."""
+        if name not in self._unpackers:
+            size, unpack = self._sizes[name], struct.Struct(layout).unpack_from
+            self._unpackers[name] = [
+                functools.partial(unpack, self.shared_map(name), entry * size.value_size)
+                for entry in range(size.entries)
+            ]
+        return self._unpackers[name]
 
     def freeze(self, name: str) -> None:
         """From now on only the program changes a map, and no process that inherits it."""
@@ -222,18 +234,22 @@ def _loaded(
     needs nothing of libbpf's loader, or through libbpf."""
     file = _file_of(name, constants)
     before = _reload.lookup(file, name, items) or _read_alone(file, name, items)
+    refusal: Optional[MemcgError] = None
     if before is not None:
         try:
             return _load_directly(lib, before, constants, maps)
         except MemcgError as error:
             if is_transient(error):
                 raise load_error(error, file, "") from error
+            refusal = refused_directly(error)
             # libbpf tries next, because its messages explain what is wrong.
     try:
         return _libbpf_log.run_with_log(
             lambda log: _load_object(lib, file, name, constants, maps, items, log)
         )
     except MemcgError as error:
+        if refusal is not None and cannot_list_btf(error.log):
+            raise refusal from error  # libbpf has got no further
         if not any(words in error.log for words in _MAP_WAS_NOT_MADE):
             raise
         lib = _libbpf.load_private_copy()
@@ -377,34 +393,6 @@ class _Object:
         bpf_map = self._map(name)
         types = _btf.Types(self._lib, self._lib.bpf_object__btf(self._object))
         return bpf_map, _libbpf_maps.initial_value(self._lib, bpf_map), types.variables(name)
-
-
-_FOR_A_LOAD = 28  # what loading a program takes for a moment (24 with libbpf 1.1)
-# With those that the reader holds by then: its directory and files, and the program that this one
-# replaces. 32 to 37 were measured.
-FOR_A_READER = 40
-
-
-def _check_spare_descriptors() -> None:
-    """Checks that enough file descriptors are free.
-
-    libbpf probes the features of the kernel once per process. It would take a probe that failed
-    for want of descriptors for a missing feature, for as long as it is loaded.
-    """
-    try:
-        taken = [opened_at(os.devnull, os.O_RDONLY) for _ in range(_FOR_A_LOAD)]
-    except OSError as error:
-        if not is_transient(error):
-            return  # there is no /dev/null, so nothing can be said
-        raise MemcgError(
-            f"a BPF program cannot be loaded ({errno_text(error.errno or 0)})",
-            remedy="raise ulimit -n, for creating a reader takes up to "
-            f"{FOR_A_READER} descriptors for a moment",
-            errno=error.errno,
-            call="open",
-        ) from error
-    for each in taken:
-        each.close()
 
 
 def _file_of(program: str, constants: dict[str, bytes]) -> str:

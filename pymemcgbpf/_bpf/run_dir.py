@@ -25,6 +25,8 @@ _OFFSETS = (
     ("fdtable", "fd"),
     ("file", "f_inode"),
     ("inode", "i_private"),
+    ("inode", "i_sb"),
+    ("super_block", "s_magic"),
     ("kernfs_node", "id"),
     ("kernfs_node", "priv"),
     ("cgroup", "kn"),

@@ -61,24 +61,21 @@ class RunDirSource:
         self.names = tuple(plan.terms)
         self._can_vanish = plan.has_pressure
         self._program: Optional[_program.Program] = None
+        self._runner: Optional[_libbpf_programs.ArgumentRunner] = None
         self._flush = _flush.NO_FLUSH
         self._directory = _files.CgroupFile(cgroup, ".")
         try:
             program = _program_cache.cached(_program.RUN_DIR, plan, _terms.FLUSH_NONE)
             self._program = program
-            runner = _libbpf_programs.ArgumentRunner(
+            self._runner = runner = _libbpf_programs.ArgumentRunner(
                 program.fd, (self._directory.fd, cgroup.id, program.key)
             )
             self._returned = runner.returned
             self._answers = program.shared_map(_program.ANSWERS)
             self._slot_size = _run_dir.slot_size(plan)
             self._nr_words = plan.nr_words
-            # A function for each CPU. It returns the values, the id and the number of the answer.
-            unpack = struct.Struct(f"={len(self.names) + 2}Q").unpack_from
-            self._slots: list[Callable[[], tuple[int, ...]]] = [
-                functools.partial(unpack, self._answers, at)
-                for at in range(0, len(self._answers), self._slot_size)
-            ]
+            # For each CPU, a function that returns the values, the id and the answer's number.
+            self._slots = program.unpackers(_program.ANSWERS, f"={len(self.names) + 2}Q")
             self._once: Callable[[], Optional[dict[str, int]]] = _once_for(self.names)(
                 runner.run,
                 _fail,
@@ -133,7 +130,10 @@ class RunDirSource:
 
     def close(self) -> None:
         """Releases the program and closes the directory. Calling it again does nothing."""
-        self._once = _closed  # another file may soon get the descriptor's number
+        # Other files may soon get the descriptors' numbers.
+        self._once = _closed
+        if self._runner is not None:
+            self._runner.close()
         self._program = None
         self._directory.close()
         self._flush.close()

@@ -85,12 +85,15 @@ def goals(report: Report) -> Iterator[str]:
 
 def _named(report: Report, section: str, way: str) -> Iterator[str]:
     """What users do with a walk of 6 items, each with its goal."""
-    walk = find(report, section, C_MAP + by("shared")) or find(report, section, C_MAP + way)
+    what = "the iterator's walk"
+    walk = find(report, section, C_MAP + by("shared"))
+    if not walk:  # this kernel has no iterators
+        walk, what = find(report, section, C_MAP + way), "the C walk"
     for row, most in _AT_MOST:
         found = find(report, section, row + way)
         if found and walk:
             ratio = found["best_us"] / walk["best_us"]
-            yield f"{section}, {row}{way}: {ratio:.2f} × the iterator's walk (goal: at most {most})"
+            yield f"{section}, {row}{way}: {ratio:.2f} × {what} (goal: at most {most})"
     found, base = (find(report, section, row + way) for row in (BY_PATH_CHANGED, BY_PATH))
     if found and base:
         ratio = found["best_us"] / base["best_us"]

@@ -196,7 +196,7 @@ def give_up_rights() -> None:
 
 
 _BPF_OBJ_GET = 7
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}
+SYS_BPF = {"x86_64": 321, "aarch64": 280}
 
 
 def may_call_bpf() -> bool:
@@ -206,7 +206,7 @@ def may_call_bpf() -> bool:
     behaviour, Linux 5.19).
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall(_SYS_BPF[platform.machine()], _BPF_OBJ_GET, bytes(16), 16)
+    libc.syscall(SYS_BPF[platform.machine()], _BPF_OBJ_GET, bytes(16), 16)
     return ctypes.get_errno() != errno.EPERM
 
 

@@ -8,6 +8,7 @@ import ctypes
 import errno
 import json
 import os
+import platform
 import re
 import resource
 import subprocess
@@ -34,9 +35,10 @@ from pymemcgbpf import (
     _options,
 )
 from pymemcgbpf._bpf import libbpf as _libbpf
+from pymemcgbpf._bpf import load_checks as _load_checks
 from pymemcgbpf._bpf import program as _program
 
-from .cgroups import cgroup, enable_memory, give_up_rights, in_child
+from .cgroups import SYS_BPF, cgroup, enable_memory, give_up_rights, in_child
 from .surroundings import BEST_BACKEND, HAS_ITERATOR, HIERARCHY, VERSION
 from .ways import Way
 
@@ -204,6 +206,35 @@ NOBODY = 65534
 @pytest.mark.needs_bpf
 def test_without_capabilities_bpf_is_a_permission_error(empty_cgroup: Path) -> None:
     assert_falls_back(empty_cgroup, "BpfPermissionError", "CAP_BPF and CAP_PERFMON", NOBODY)
+
+
+# Without rights, and with a filter of system calls that kills at bpf(), as systemd's may.
+FORBIDDEN = """
+import ctypes, struct, sys
+from pymemcgbpf import StatsReader, TreeReader
+libc = ctypes.CDLL(None)
+assert libc.capset(struct.pack("=Ii", 0x20080522, 0), bytes(24)) == 0
+load_number, if_equal, end = 0x20, 0x15, 0x06
+code = [(load_number, 0, 0, 0), (if_equal, 0, 1, int(sys.argv[2])), (end, 0, 0, 0x80000000)]
+code = b"".join(struct.pack("=HBBI", *each) for each in [*code, (end, 0, 0, 0x7FFF0000)])
+memory = ctypes.create_string_buffer(code, len(code))
+program = struct.pack("=H6xQ", len(code) // 8, ctypes.addressof(memory))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+for kind in (StatsReader, TreeReader):
+    for items in (["memory.max"], ["anon"], None):
+        with kind(sys.argv[1], items) as reader:
+            reader.read()
+            print(reader.backend)
+"""
+
+
+@pytest.mark.needs_bpf
+def test_without_rights_bpf_is_not_even_called(empty_cgroup: Path) -> None:
+    number = str(SYS_BPF[platform.machine()])
+    command = [sys.executable, "-c", FORBIDDEN, str(empty_cgroup), number]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.split() == ["text"] * 6
 
 
 @pytest.mark.needs_bpf
@@ -409,7 +440,7 @@ def test_as_many_descriptors_as_are_said_suffice_for_a_reader(kind: str) -> None
     # libbpf may open the BTF of each module.
     modules = len(os.listdir("/sys/kernel/btf")) - 1
     for transport in ("run", by_iterator)[: 2 if HAS_ITERATOR else 1]:
-        ran = create(transport, _program.FOR_A_READER + modules)
+        ran = create(transport, _load_checks.FOR_A_READER + modules)
         assert ran.returncode == 0, ran.stderr
         ran = create(transport, 28)
         assert ran.returncode == 1 and "takes up to 40 descriptors" in ran.stderr

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import random
 import signal
 import sys
@@ -18,7 +19,7 @@ from typing import Callable
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import PinnedReader, StatsReader, TreeReader, pin, unpin
+from pymemcgbpf import ClosedError, PinnedReader, StatsReader, TreeReader, pin, unpin
 
 from ..open_files import open_files
 from .pins import bpffs
@@ -183,3 +184,34 @@ def test_a_timer_s_signals_do_not_change_the_backend(empty_cgroup: Path, in_thre
         best = (undisturbed.backend, undisturbed.transport)
     assert best in [way.shown for way in [*STAT_BPF_WAYS, TEXT] if way.backend == BEST_BACKEND]
     assert made == [best, BEST_TREE_WAY.shown] * (len(made) // 2)
+
+
+@pytest.mark.parametrize(
+    "items", [["memory.max"], ["anon", "memory.max"]], ids=["one", "two files"]
+)
+def test_a_reader_that_a_handler_closes_is_closed_and_reads_no_other_file(
+    empty_cgroup: Path, way: Way, items: list[str]
+) -> None:
+    """The descriptors' numbers belong to other files at once."""
+    taken: list[int] = []
+    stray = Path("/proc/self/cgroup")
+
+    def close(signum: int, frame: object) -> None:
+        reader.close()
+        for _ in range(8):
+            taken.append(os.open(stray, os.O_RDONLY))
+
+    chance = random.Random(5)
+    with handling(close):
+        for _ in range(MADE):
+            reader = way.stats(empty_cgroup, items, flush=False)
+            expected = reader.read()
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(30e-6, 300e-6))
+            try:
+                with pytest.raises(ClosedError):
+                    while True:
+                        assert reader.read() == expected
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                while taken:
+                    os.close(taken.pop())

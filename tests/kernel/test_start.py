@@ -23,12 +23,14 @@ from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf import raw_btf as _raw_btf
 from pymemcgbpf._bpf import reload as _reload
+from pymemcgbpf._bpf.btf_types import FUNC
 from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._descriptors import Owned
 from pymemcgbpf._sources import slot_discovery as _slot_discovery
 from pymemcgbpf._sources.one_bpf import open_without_flush
 
 from .cgroups import cgroup, enable_memory, in_child
+from .forest import forest
 from .ways import BY_DIRECTORY, TREE_BPF_WAYS, Way
 
 # Where the types that are needed are among the first ones.
@@ -244,6 +246,41 @@ def test_a_tree_by_directory_counts_its_depth_without_another_walk(
     with BY_DIRECTORY.tree(empty_cgroup, ["anon"], max_depth=1) as tree:
         assert [row.path for row in tree.read()] == [str(empty_cgroup), str(empty_cgroup / "a")]
     assert loaded == [_program.WALK_DIR]
+
+
+def test_the_cast_is_found_where_the_kernel_has_it() -> None:
+    lib = _libbpf.load()
+    btf = lib.btf__load_vmlinux_btf()
+    try:
+        number = _btf.Types(lib, btf)._find(_casts.FUNCTION, FUNC)
+    finally:
+        lib.btf__free(btf)
+    cast = _casts.kernel_cast()
+    words = _btf.kernel().words_type
+    assert cast == (_casts.Cast(number, words) if number and words else None)
+
+
+def test_without_the_cast_the_numbers_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if BY_DIRECTORY not in TREE_BPF_WAYS:
+        return
+
+    def read(root: Path) -> list[object]:
+        pymemcgbpf.clear_cache()
+        found: list[object] = []
+        for items in (["anon", "file", "memory.current"], None):
+            with BY_DIRECTORY.stats(root, items) as one, BY_DIRECTORY.tree(root, items) as tree:
+                found += [one.read(), {str(row.path): dict(row) for row in tree.read()}]
+        return found
+
+    with forest(3, 4) as quiet:
+        found = read(quiet.root)
+        assert any(found[0].values())  # type: ignore[attr-defined]
+        with monkeypatch.context() as without:
+            without.setattr(_casts, "kernel_cast", lambda: None)
+            assert read(quiet.root) == found
+    pymemcgbpf.clear_cache()
 
 
 def test_readers_work_after_the_library_was_replaced_by_a_copy(

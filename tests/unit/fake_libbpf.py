@@ -63,7 +63,7 @@ DIR_RODATA = {
     "asks_on_root": 1,
     "word_type": 4,
     "program_key": 8,
-    "offsets": 52,
+    "offsets": 60,
     "nr_items": 4,
 }
 # Those of the object that walks from an open directory.

@@ -61,7 +61,8 @@ _STRUCTS = {
     "files_struct": {"fdt": Member(32, 0, True)},
     "fdtable": {"max_fds": Member(0), "fd": Member(8, 0, True)},
     "file": {"f_inode": Member(168, 0, True)},
-    "inode": {"i_private": Member(568, 0, True)},
+    "super_block": {"s_magic": Member(96)},
+    "inode": {"i_sb": Member(40, 0, True), "i_private": Member(568, 0, True)},
     "kernfs_node": {
         "name": Member(16, 0, True),
         "hash": Member(56),

@@ -21,6 +21,8 @@ from ..fake_libbpf import FakeLibbpf, installed
 from ..kernels import DIRECT, HUGE_PAGE, KERNELS, LINUX_5_10, LINUX_5_15, VMSTATS_AT, Kernel
 from .btf_bytes import Described, encode
 
+VMLINUX = _btf._vmlinux
+
 
 class Kernels:
     """One kernel's types, instead of those that _btf.Types reads."""
@@ -93,6 +95,26 @@ def test_libbpf_is_given_the_bytes_where_it_must_be_asked(
     assert _btf.kernel() == Kernels(KERNELS["6.1"]).types
     read = [call for call in lib.calls if call.startswith("btf__")]
     assert read == ["btf__new", "btf__load_vmlinux_btf", "btf__free"], "it says what is wrong"
+
+
+@pytest.mark.parametrize("where", ["file", "look-ups", "libbpf"])
+def test_a_lack_of_memory_is_no_damage(
+    where: str, lib: FakeLibbpf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(*_: object) -> bytearray:
+        raise MemoryError
+
+    monkeypatch.setattr(_btf, "_vmlinux", VMLINUX)
+    if where == "file":
+        monkeypatch.setattr(_raw_btf, "vmlinux", give_up)
+    else:
+        monkeypatch.setattr(_raw_btf, "vmlinux", lambda path: bytearray(100))
+    if where == "look-ups":
+        monkeypatch.setattr(_raw_btf, "RawTypes", give_up)
+    lib.fails["btf__new"] = errno.ENOMEM
+    with pytest.raises(MemcgError) as caught:
+        _btf.kernel()
+    assert (type(caught.value), caught.value.errno) == (MemcgError, errno.ENOMEM)
 
 
 def test_libbpf_is_not_asked_where_the_bytes_tell_all(

@@ -12,6 +12,7 @@ import pytest
 
 from pymemcgbpf import MemcgError
 from pymemcgbpf._bpf import btf as _btf
+from pymemcgbpf._bpf import capabilities as _capabilities
 from pymemcgbpf._bpf import casts as _casts
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import libbpf_log as _libbpf_log
@@ -67,6 +68,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
     types = LINUX_6_18.types()._replace(words_type=WORDS)
     monkeypatch.setattr(_btf, "kernel", lambda: types)
     monkeypatch.setattr(_libbpf, "load", lambda: None)
+    monkeypatch.setattr(_capabilities, "missing", list)
     monkeypatch.setattr(_libbpf_log, "silence", contextlib.nullcontext)
     monkeypatch.setattr(_libbpf_programs, "load_program", fake.load)
     monkeypatch.setattr(_libbpf_programs, "test_run", fake.run)
@@ -92,7 +94,7 @@ def test_a_kernel_without_the_structure_is_not_asked(
 
 
 def test_a_kernel_without_the_function_has_no_cast(asked: Asked) -> None:
-    asked.found = -errno.ENOENT & 0xFFFFFFFF
+    asked.found = 0
     assert _casts.kernel_cast() is _casts.kernel_cast() is None
     assert asked.loaded == ["find_function"]
 
@@ -107,11 +109,22 @@ def test_a_kernel_that_refuses_a_program_has_no_cast(
     assert asked.loaded.count("find_function") == 1, "asked again"
 
 
-def test_who_lacks_the_rights_may_have_them_later(asked: Asked) -> None:
-    asked.refused = "find_function", errno.EPERM
+@pytest.mark.parametrize("number", [errno.EPERM, 524])
+def test_another_error_may_be_passing(number: int, asked: Asked) -> None:
+    asked.refused = "find_function", number
     assert _casts.kernel_cast() is None
     asked.refused = "", 0
     asked.loaded.clear()
+    assert _casts.kernel_cast() == Cast(FUNCTION, WORDS)
+
+
+def test_who_lacks_the_rights_calls_nothing_and_may_have_them_later(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as without:
+        without.setattr(_capabilities, "missing", lambda: ["CAP_BPF"])
+        assert _casts.kernel_cast() is None
+        assert asked.loaded == []
     assert _casts.kernel_cast() == Cast(FUNCTION, WORDS)
 
 
@@ -122,6 +135,7 @@ def test_a_shortage_is_an_error_and_no_answer(number: int, program: str, asked: 
     with pytest.raises(MemcgError) as caught:
         _casts.kernel_cast()
     assert caught.value.errno == number
+    assert asked.closed == asked.loaded.count("find_function") * (program == "try_cast")
     asked.refused = "", 0
     asked.loaded.clear()
     asked.closed = 0

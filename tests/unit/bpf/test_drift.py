@@ -88,6 +88,8 @@ OFFSETS = {
     "fdt_fd": ("fdtable", "fd"),
     "file_inode": ("file", "f_inode"),
     "inode_private": ("inode", "i_private"),
+    "inode_sb": ("inode", "i_sb"),
+    "sb_magic": ("super_block", "s_magic"),
     "kn_id": ("kernfs_node", "id"),
     "kn_priv": ("kernfs_node", "priv"),
     "cgroup_kn": ("cgroup", "kn"),

@@ -411,6 +411,15 @@ def test_the_arguments_and_the_result_outlive_their_runner(raw: Raw) -> None:
     assert not any(map(any, others)), "its memory was given to another"
 
 
+def test_a_closed_runner_is_refused_by_whatever_program_has_its_number(raw: Raw) -> None:
+    runner = _libbpf_programs.ArgumentRunner(5, (7,))
+    runner.close()
+    (reference,) = runner.run.args[1:]  # type: ignore[attr-defined]
+    assert reference._obj.ctx_size_in == (1 << 32) - 1
+    # The real libbpf and kernel, and a descriptor of no program.
+    assert raw.seen == []
+
+
 def test_runners_do_not_share_what_was_returned(raw: Raw) -> None:
     first, second = (_libbpf_programs.ArgumentRunner(5, (at,)) for at in (1, 2))
     raw.returns = 10

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import gc
 import os
 import shutil
@@ -100,6 +101,10 @@ class Slots:
         assert name == _program.ANSWERS
         return self.memory
 
+    def unpackers(self, name: str, layout: str) -> list[Callable[[], tuple[int, ...]]]:
+        memory, unpack = self.shared_map(name), struct.Struct(layout).unpack_from
+        return [functools.partial(unpack, memory, cpu * self.slot_size) for cpu in range(CPUS)]
+
     def runner(self, program_fd: int, arguments: tuple[int, int, int]) -> Runner:
         return Runner(self, program_fd, *arguments)
 
@@ -124,9 +129,15 @@ class Runner:
         self._slots, self._program, self._key = slots, program_fd, key
         self._directory, self._id = directory_fd, cgroup_id
         self.returned = [0]
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
 
     def run(self) -> int:
         slots = self._slots
+        if self.closed:
+            return -errno.EINVAL
         if slots.error:
             return -slots.error
         try:
