@@ -67,7 +67,10 @@ commands:
 
 demo: build/installed
 	@echo
+	@echo "The memory of the cgroup that this shell is in, by $(VENV)/bin/pymemcgbpf:"
 	@"$(CURDIR)/$(VENV)/bin/pymemcgbpf"
+	@echo
+	@echo "How it was read is told by: $(VENV)/bin/pymemcgbpf doctor"
 
 test: lint types unit docs live lab
 
