@@ -53,9 +53,11 @@ def kernel_cast() -> Optional[Cast]:
         MemcgError: memory or descriptors are short.
     """
     global _found, _searched
+    if not _btf.kernel().words_type:
+        return None
     with _lock:
         if not _searched:
-            if not _btf.kernel().words_type or _capabilities.missing():
+            if _capabilities.missing():
                 return None  # rights may change
             _load_checks.check()
             try:
