@@ -184,7 +184,12 @@ class _Selector(Generic[_Source]):
         self._check_backend(backend, types)
         plan = self._planner.plan(backend, types)
         wanted = self.request.transport
-        transports = self.factory.transports if wanted == AUTO else (wanted,)
+        avoided = self._avoided(plan) if wanted == AUTO else {}
+        transports = (
+            (*(each for each in self.factory.transports if each not in avoided), *avoided)
+            if wanted == AUTO
+            else (wanted,)
+        )
         # Why one fails that the kernel has says more than that it lacks the next one.
         had = [each for each in transports if self.factory.feature_of(backend, each).is_in(types)]
         last = (had or transports)[-1]
@@ -198,9 +203,20 @@ class _Selector(Generic[_Source]):
                     raise
                 refusals.append(self._refusal(transport, error))
             else:
-                why = fallback_reason([*self._refusals, *refusals])
+                avoided.pop(transport, None)
+                why = fallback_reason([*self._refusals, *avoided.values(), *refusals])
                 return Selection(source, names, backend, transport, why)
         raise AssertionError("no transport")
+
+    def _avoided(self, plan: ReadPlan) -> dict[str, Refusal]:
+        """The transports that are tried last, because others take less time, and why."""
+        flush = self.request.flush and plan.needs_flush
+        found = {}
+        for transport in self.factory.transports:
+            why = self.factory.reason_to_avoid(self.cgroup, plan.backend, flush, transport)
+            if why:
+                found[transport] = self._refusal(transport, BackendUnavailableError(why))
+        return found
 
     def _check_backend(self, backend: str, types: _btf.KernelTypes) -> None:
         feature = _features.BACKENDS[backend]
@@ -223,9 +239,6 @@ class _Selector(Generic[_Source]):
             why = "the kernel finds a cgroup by its id on cgroup v2 only"
         elif feature is RUN and backend == "rfc":
             why = "the kernel offers the rfc functions to iterators only"
-        if not why and self.request.transport == AUTO:
-            flush = self.request.flush and plan.needs_flush
-            why = self.factory.reason_to_avoid(self.cgroup, backend, flush, transport)
         if why:
             raise BackendUnavailableError(why)
 

@@ -862,14 +862,31 @@ def test_what_the_maker_is_asked_for(
         _: StatSourceFactory, cgroup: Cgroup, backend: str, flush: bool, transport: str
     ) -> str:
         asked.append((backend, flush, transport))
-        return "no"
+        return ""
 
     monkeypatch.setattr(StatSourceFactory, "reason_to_avoid", reason_to_avoid)
-    with pytest.raises(BackendUnavailableError, match="no"):
-        choose(opened(v2), ("anon",), False, "core")
+    choose(opened(v2), ("anon",), False, "core").source.close()
     assert asked == [("core", False, "run"), ("core", False, "stream")]
     choose(opened(v2), ("anon",), False, "core", "run").source.close()
     assert len(asked) == 2, "not where it is forced"
+
+
+def test_a_transport_that_is_avoided_is_better_than_none(
+    two_ways: World, v2: Path, opened: Opened
+) -> None:
+    two_ways.declined = "run costs more"
+    choice = choose(opened(v2), ("anon",), True, "core")
+    assert (choice.transport, choice.fallback_reason) == ("stream", "run: run costs more")
+    choice.source.close()
+    two_ways.refuses = {"stream": BpfPermissionError("it needs CAP_SYS_ADMIN")}
+    two_ways.made.clear()
+    choice = choose(opened(v2), ("anon",), True, "core")
+    assert two_ways.made == ["core", "core/run"]
+    assert (choice.transport, choice.fallback_reason) == ("run", "stream: it needs CAP_SYS_ADMIN")
+    choice.source.close()
+    two_ways.refuses["run"] = VerifierError("run is refused, too")
+    with pytest.raises(VerifierError, match="run is refused, too"):
+        choose(opened(v2), ("anon",), True, "core")
 
 
 def test_rfc_functions_serve_iterators_only(two_ways: World, v2: Path, opened: Opened) -> None:
