@@ -286,7 +286,7 @@ class Snapshot(Sequence["Row"]):
             {'anon': 60297216, 'pgscan': 0}
             >>> by_path = dict(zip(snapshot.paths, snapshot.dicts()))
 
-        This is three times as fast as ``[dict(row) for row in snapshot]``, whose dicts lack the
+        This is several times as fast as ``[dict(row) for row in snapshot]``, whose dicts lack the
         items that a cgroup does not have.
 
         Args:
