@@ -24,9 +24,9 @@ from .bindings import libbpf as _libbpf
 from .bindings import libbpf_log as _libbpf_log
 from .bindings import libbpf_programs as _libbpf_programs
 from .load_errors import load_error
+from .reload import LICENCE, SLEEPABLE
 
 FUNCTION = "bpf_rdonly_cast"
-_LICENCE, _SLEEPABLE = "Dual BSD/GPL", 1 << 4  # BPF_F_SLEEPABLE
 
 
 class Cast(Record):
@@ -82,7 +82,7 @@ _BTF_KIND_FUNC = 12
 def _search() -> Optional[Cast]:
     lib = _libbpf.load()
     with _libbpf_log.silence():
-        finder = _load(lib, "find_function", _SYSCALL, _SLEEPABLE, _finder())
+        finder = _load(lib, "find_function", _SYSCALL, SLEEPABLE, _finder())
         try:
             number = _libbpf_programs.test_run(lib, finder.fileno())
         finally:
@@ -97,7 +97,7 @@ def _search() -> Optional[Cast]:
 
 def _load(lib: _libbpf.Libbpf, name: str, program_type: int, flags: int, code: bytes) -> Owned:
     kind = _libbpf_programs.ProgramKind(program_type, 0, 0)
-    return _libbpf_programs.load_program(lib, name, _LICENCE, flags, kind, code)
+    return _libbpf_programs.load_program(lib, name, LICENCE, flags, kind, code)
 
 
 def _finder() -> bytes:
