@@ -26,6 +26,7 @@ OBJECTS = {
     "run_dir.bpf.o": ("run_dir.bpf.c", []),
     "walk_dir.bpf.o": ("walk_dir.bpf.c", []),
     "index_tables.bpf.o": ("index_tables.bpf.c", []),
+    "pinned_tree.bpf.o": ("pinned_tree.bpf.c", []),
 }
 
 FLAGS = [

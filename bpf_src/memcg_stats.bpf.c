@@ -23,18 +23,9 @@
 #include "counters.bpf.h"
 #include "names.bpf.h"
 #include "rows.bpf.h"
+#include "css_walk.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-/* Linux 6.7: kernel/bpf/helpers.c, kernel/bpf/cgroup_iter.c */
-extern struct cgroup *bpf_cgroup_from_id(__u64 cgid) __ksym __weak;
-extern void bpf_cgroup_release(struct cgroup *cgrp) __ksym __weak;
-extern void bpf_rcu_read_lock(void) __ksym __weak;
-extern void bpf_rcu_read_unlock(void) __ksym __weak;
-extern int bpf_iter_css_new(struct bpf_iter_css *it, struct cgroup_subsys_state *start,
-			    unsigned int flags) __ksym __weak;
-extern struct cgroup_subsys_state *bpf_iter_css_next(struct bpf_iter_css *it) __ksym __weak;
-extern void bpf_iter_css_destroy(struct bpf_iter_css *it) __ksym __weak;
 
 /*
  * The scratch of the iterators, for which the stack (512 bytes) is too small. All walks of a loaded
@@ -82,8 +73,7 @@ int memcg_stream(struct bpf_iter__cgroup *ctx)
 		 * rows, but the size of the output does.
 		 */
 		end_stream(seq, (seq->count - header_size) / row_size);
-	else if (is_in_part(cgrp) &&
-		 fill_row(cgrp, &cgrp->self, walking.words, &walking.row.head))
+	else if (fill_row(cgrp, &cgrp->self, walking.words, &walking.row.head))
 		bpf_seq_write(seq, &walking.row, row_size);
 	return 0;
 }

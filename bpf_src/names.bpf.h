@@ -5,9 +5,10 @@
 #ifndef NAMES_BPF_H
 #define NAMES_BPF_H
 
+#include "cgroup_names.bpf.h"
+
 const volatile __u32 nr_names_fit = 0;	/* the number of names in the map; 0 if none are wanted */
 const volatile __u32 text_size = 0;	/* the bytes for their text */
-const volatile bool can_rename = false;	/* whether cgroups can be renamed: on cgroup v1 */
 
 /*
  * One struct memcg_stats_names, an array of nr_names_fit struct memcg_stats_name, and text_size bytes
@@ -38,25 +39,6 @@ static __always_inline struct memcg_stats_names *names_of_walk(void)
 	return bpf_map_lookup_elem(&names, &index);
 }
 
-/* Adds a number to a hash of 64 bits. */
-static __always_inline __u64 hashed(__u64 hash, __u64 number)
-{
-	hash = (hash ^ number) * 0x9fb21c651e98df25ULL;
-	return hash ^ hash >> 32;
-}
-
-/*
- * Returns a hash of a cgroup's name for the flags of its row: of its address, and of the hash of its text
- * in struct kernfs_node. After a rename the name is at another address, or its text has another hash.
- */
-static __always_inline __u32 tag_of_name(const char *name, __u32 hash)
-{
-	__u64 tag = (__u64)name ^ hash;
-
-	barrier_var(tag);	/* The verifier refuses arithmetic of 32 bits with a pointer. */
-	return (__u32)tag << MEMCG_STATS_ROW_TAG_SHIFT;
-}
-
 /* Begins the names of a walk. The beginning of its signature is given. */
 static __always_inline void begin_names(struct names_state *state, __u64 signature)
 {
@@ -84,30 +66,6 @@ static __always_inline bool wants_name(struct names_state *state, __u64 cgroup_i
 	if (cgroup_id > state->newest_id)
 		state->newest_id = cgroup_id;
 	return true;
-}
-
-#define NAME_TRIES 3
-
-/*
- * Copies a name, and returns its length with the NUL, or 0 if it cannot be read. *place* is where the
- * kernel keeps the name's address. Before Linux 6.15 a rename frees the old name at once. So the address
- * is read again after the copy; if it is another by then, the copy may be anything.
- */
-static __always_inline long copy_name(char *to, const char **place)
-{
-	const char *name = NULL, *after = NULL;
-	long length;
-	__u32 i;
-
-	bpf_probe_read_kernel(&name, sizeof(name), place);
-	for (i = 0; i < NAME_TRIES; i++) {
-		length = bpf_probe_read_kernel_str(to, MEMCG_STATS_NAME_SIZE, name);
-		bpf_probe_read_kernel(&after, sizeof(after), place);
-		if (after == name)
-			return length < 1 ? 0 : length;
-		name = after;
-	}
-	return 0;
 }
 
 /*

@@ -49,17 +49,24 @@ class Btf(Structure):
     """struct btf"""
 
 
-class IterLinkInfo(Structure):
-    """The cgroup member of union bpf_iter_link_info, which is as large as the union.
-
-    Its size is passed to the kernel, which accepts a larger one only if the rest is zero.
-    """
+class _CgroupIterInfo(Structure):
+    """The cgroup member of union bpf_iter_link_info, which is as large as the union."""
 
     _fields_ = [
         ("order", c_uint32),
         ("cgroup_fd", c_uint32),
         ("cgroup_id", c_uint64),
     ]
+
+
+class IterLinkInfo(ctypes.Union):
+    """union bpf_iter_link_info, with the members for an iterator of cgroups and of a map's elements.
+
+    Its size is passed to the kernel, which accepts a larger one only if the rest is zero.
+    """
+
+    _anonymous_ = ("cgroup",)
+    _fields_ = [("cgroup", _CgroupIterInfo), ("map_fd", c_uint32)]
 
 
 class LinkCreateOpts(Structure):
@@ -226,6 +233,8 @@ BINDINGS = (
     Binding("bpf_map__fd", c_int, [_MAP], NEGATIVE, "0.0.1"),
     # void *bpf_map__initial_value(const struct bpf_map *map, size_t *psize)
     Binding("bpf_map__initial_value", c_void_p, [_MAP, POINTER(c_size_t)], NULL, "0.8"),
+    # int bpf_map__reuse_fd(struct bpf_map *map, int fd)
+    Binding("bpf_map__reuse_fd", c_int, [_MAP, c_int], NEGATIVE, "0.0.1"),
     # int bpf_map__set_autocreate(struct bpf_map *map, bool autocreate)
     Binding("bpf_map__set_autocreate", c_int, [_MAP, ctypes.c_bool], NEGATIVE, "0.8"),
     # int bpf_map__set_value_size(struct bpf_map *map, __u32 size)

@@ -159,7 +159,16 @@ def link_iterator(lib: _libbpf.Libbpf, program_fd: int, cgroup_fd: int, order: i
     link's descriptor."""
     if cgroup_fd <= 0:  # For the kernel, descriptor 0 means the whole hierarchy.
         raise ValueError(f"cgroup_fd must be above 0, not {cgroup_fd}")
-    info = _libbpf.IterLinkInfo(order=order, cgroup_fd=cgroup_fd)
+    return _link(lib, program_fd, _libbpf.IterLinkInfo(order=order, cgroup_fd=cgroup_fd))
+
+
+def link_map_iterator(lib: _libbpf.Libbpf, program_fd: int, map_fd: int) -> Owned:
+    """Links a program to an iterator over a map's elements, and returns the owner of the link's
+    descriptor."""
+    return _link(lib, program_fd, _libbpf.IterLinkInfo(map_fd=map_fd))
+
+
+def _link(lib: _libbpf.Libbpf, program_fd: int, info: _libbpf.IterLinkInfo) -> Owned:
     options = _libbpf.LinkCreateOpts(
         sz=ctypes.sizeof(_libbpf.LinkCreateOpts),
         iter_info=ctypes.pointer(info),

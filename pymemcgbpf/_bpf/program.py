@@ -40,7 +40,8 @@ CORE_FILE = os.path.join(_HERE, "objects", "memcg_stats_core.bpf.o")  # names no
 RUN_DIR_FILE = os.path.join(_HERE, "objects", "run_dir.bpf.o")  # has RUN_DIR only
 WALK_DIR_FILE = os.path.join(_HERE, "objects", "walk_dir.bpf.o")  # has WALK_DIR only
 TABLES_FILE = os.path.join(_HERE, "objects", "index_tables.bpf.o")  # has COPY_TABLES only
-OBJECT_FILES = (OBJECT_FILE, CORE_FILE, RUN_DIR_FILE, WALK_DIR_FILE, TABLES_FILE)
+TREE_FILE = os.path.join(_HERE, "objects", "pinned_tree.bpf.o")  # has the TREE_* programs
+OBJECT_FILES = (OBJECT_FILE, CORE_FILE, RUN_DIR_FILE, WALK_DIR_FILE, TABLES_FILE, TREE_FILE)
 
 # The programs of the objects, and the maps that each of them uses.
 STREAM = "memcg_stream"
@@ -50,7 +51,11 @@ RUN_TREE = "memcg_run_tree"
 RUN_DIR = "memcg_run_dir"
 WALK_DIR = "memcg_walk_dir"
 COPY_TABLES = "copy_tables"
+TREE_STREAM = "tree_stream"
+TREE_PUBLISH = "tree_publish"
+TREE_START = "tree_start"
 ROWS, NAMES, SCRATCHES, ANSWERS = "rows", "names", "scratches", "answers"
+TREE, TIMER = "memcg_tree", "memcg_timer"
 PROGRAMS: dict[str, tuple[str, ...]] = {
     STREAM: (),
     SHARE: (ROWS, NAMES),
@@ -59,19 +64,31 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     RUN_DIR: (ANSWERS,),
     WALK_DIR: (ROWS, NAMES),
     COPY_TABLES: (),
+    TREE_STREAM: (TREE,),
+    TREE_PUBLISH: (TREE,),
+    TREE_START: (TREE, TIMER),
 }
 
 
 # The programs that are alone in their object. They need nothing of libbpf's loader, for they have
 # no CO-RE, and of the kernel's functions the cast at most.
 _ALONE = {RUN_DIR: RUN_DIR_FILE, WALK_DIR: WALK_DIR_FILE, COPY_TABLES: TABLES_FILE}
+_OF_PINNED_TREES = (TREE_STREAM, TREE_PUBLISH, TREE_START)
 
 
 class MapSize(Record):
-    """The size of a map: the bytes of an entry, and how many entries it has."""
+    """The size of a map.
+
+    Attributes:
+        value_size: the bytes of an entry.
+        entries: how many entries it has.
+        fd: the descriptor of an existing map of this size that the program uses; None if the map
+            is created with the program.
+    """
 
     value_size: int
     entries: int
+    fd: Optional[int] = None
 
 
 _AS_COMPILED: Mapping[str, MapSize] = {}
@@ -100,7 +117,7 @@ class Program:
         self._lib = _libbpf.load()
         _load_checks.check()
         self.key = 0
-        if name in (RUN_ONE, RUN_TREE, RUN_DIR, WALK_DIR):
+        if name in (RUN_ONE, RUN_TREE, RUN_DIR, WALK_DIR, TREE_PUBLISH):
             # Callers pass the key, because the descriptor may belong to another program by then.
             key = os.urandom(8)
             self.key = int.from_bytes(key, sys.byteorder)
@@ -157,8 +174,22 @@ class Program:
         return self._unpackers[name]
 
     def freeze(self, name: str) -> None:
-        """From now on only the program changes a map, and no process that inherits it."""
+        """From now on only programs change a map, and no process that has a descriptor of it."""
         self._lib.bpf_map_freeze(self._maps[name].fd)
+
+    def size(self, name: str) -> MapSize:
+        """The size of one of the maps, with the descriptor, for another program that uses it."""
+        return self._sizes[name]._replace(fd=self._maps[name].fd)
+
+    def fill(self, name: str, value: bytes) -> None:
+        """Sets the first entry of a map."""
+        size = self._sizes[name].value_size
+        fd = self._maps[name].fd
+        self._lib.bpf_map_update_elem(fd, bytes(4), value.ljust(size, b"\0"), 0)
+
+    def pin_map(self, name: str, path: str) -> None:
+        """Pins a map in a bpffs, where it outlives this object and this process."""
+        self._lib.bpf_obj_pin(self._maps[name].fd, os.fsencode(path))
 
     def run(self) -> int:
         """Runs a syscall program once, and returns its return value."""
@@ -169,6 +200,11 @@ class Program:
         owned = _libbpf_programs.link_iterator(self._lib, self.fd, cgroup_fd, order)
         return Link(self, self._lib, self._descriptor(owned))
 
+    def attach_to_map(self, name: str) -> Link:
+        """Attaches the program to an iterator over the entries of one of its maps."""
+        owned = _libbpf_programs.link_map_iterator(self._lib, self.fd, self._maps[name].fd)
+        return Link(self, self._lib, self._descriptor(owned))
+
     def close(self) -> None:
         """Unloads the program when its links are closed, too. Calling it again does nothing."""
         self._program.close()
@@ -177,7 +213,7 @@ class Program:
 
 
 class Link:
-    """An iterator link. It keeps its program loaded, and its cgroup from being freed."""
+    """An iterator link. It keeps its program loaded, and its cgroup or its map from being freed."""
 
     def __init__(self, program: Program, lib: _libbpf.Libbpf, descriptor: Descriptor) -> None:
         self._program: Optional[Program] = program
@@ -347,7 +383,8 @@ class _Object:
         owned = duplicate(lib.bpf_program__fd(program))
         if name == COPY_TABLES:  # it runs once, so it is not kept for another load
             return _Loaded(owned, {}, data, self._variables())
-        if name != WALK_DIR:  # it needs the types of its functions, which libbpf does not tell
+        if name not in (WALK_DIR, *_OF_PINNED_TREES):
+            # Those need the types of their functions, which libbpf does not tell.
             with contextlib.suppress(MemcgError):
                 kept = _reload.capture(lib, name, self._object, program, initial)
                 _reload.remember(file, items, kept)
@@ -358,7 +395,7 @@ class _Object:
         """Selects the program of this name; no other will be loaded."""
         lib = self._lib
         for other in PROGRAMS:
-            if _ALONE.get(other) == _ALONE.get(name):  # both are in the same object
+            if _own_file(other) == _own_file(name):  # both are in the same object
                 program = lib.bpf_object__find_program_by_name(self._object, other.encode())
                 lib.bpf_program__set_autoload(program, other == name)
                 if other == name:
@@ -379,11 +416,19 @@ class _Object:
 
     def _prepare_maps(self, program: str, maps: Mapping[str, MapSize]) -> None:
         lib = self._lib
-        names = PROGRAMS[program] if program in _ALONE else (ROWS, NAMES, SCRATCHES)
-        for name in names:
+        used = PROGRAMS[program]
+        for name in {
+            each
+            for other, theirs in PROGRAMS.items()
+            if _own_file(other) == _own_file(program)
+            for each in theirs
+        }:
             bpf_map = self._map(name)
-            lib.bpf_map__set_autocreate(bpf_map, name in PROGRAMS[program])
-            if name in maps:
+            lib.bpf_map__set_autocreate(bpf_map, name in used)
+            existing = maps[name].fd if name in maps else None
+            if existing is not None:
+                lib.bpf_map__reuse_fd(bpf_map, existing)
+            elif name in maps:
                 lib.bpf_map__set_value_size(bpf_map, maps[name].value_size)
                 lib.bpf_map__set_max_entries(bpf_map, maps[name].entries)
 
@@ -395,13 +440,19 @@ class _Object:
         return bpf_map, _libbpf_maps.initial_value(self._lib, bpf_map), types.variables(name)
 
 
+def _own_file(program: str) -> Optional[str]:
+    """The object of a program that is in none of the two with all backends."""
+    return TREE_FILE if program in _OF_PINNED_TREES else _ALONE.get(program)
+
+
 def _file_of(program: str, constants: dict[str, bytes]) -> str:
     """The object file to load a program from.
 
     It is the one that names the fewest kernel functions, because libbpf searches for each of them.
     """
-    if program in _ALONE:
-        return _ALONE[program]
+    own = _own_file(program)
+    if own is not None:
+        return own
     core = constants.get("backend") == u32(BACKEND_NUMBERS["core"])
     by_function = constants.get("flush") in (u32(FLUSH_KFUNC), u32(FLUSH_RFC))
     return CORE_FILE if core and not by_function else OBJECT_FILE
