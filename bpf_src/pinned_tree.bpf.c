@@ -149,38 +149,40 @@ static __always_inline void count_walk(struct memcg_tree_head *head, __u64 durat
 
 /* --- by user space */
 
-/* Chunks to copy from user space. */
+/* Bytes to copy from user space. It never changes, so the verifier explores one pass of the loop. */
 struct copy {
 	__u64 from;
-	__u64 left;	/* bytes */
-	__u32 index;	/* of the chunk to fill next */
-	__u32 step;	/* what leads to the index of the chunk after that */
-	bool failed;
+	__u64 size;
+	__u32 first;	/* the index of the first chunk to fill */
+	__u32 step;	/* from the index of a chunk to that of the next one */
 };
 
-static long copy_chunk(__u32 unused, void *context)
+static __u32 nr_copied;	/* the chunks that were filled */
+
+static long copy_chunk(__u32 i, void *context)
 {
 	struct copy *copy = context;
-	void *chunk = chunk_at(copy->index);
-	__u64 size = copy->left;
+	__u64 at = (__u64)i * chunk_size;
+	__u64 size = copy->size - at;
+	void *chunk = chunk_at(copy->first + i * copy->step);
 
 	if (size > chunk_size)
 		size = chunk_size;
-	copy->failed = !chunk || bpf_copy_from_user(chunk, size, (void *)copy->from);
-	copy->from += size;
-	copy->left -= size;
-	copy->index += copy->step;
-	return copy->failed || !copy->left;
+	if (!chunk || bpf_copy_from_user(chunk, size, (void *)(copy->from + at)))
+		return 1;
+	nr_copied++;
+	return 0;
 }
 
 /* Copies bytes into the chunks from one on. Returns whether all were copied. */
-static __always_inline bool copy_chunks(__u64 from, __u64 size, __u32 index, __u32 step)
+static __always_inline bool copy_chunks(__u64 from, __u64 size, __u32 first, __u32 step)
 {
-	struct copy copy = { .from = from, .left = size, .index = index, .step = step };
+	struct copy copy = { .from = from, .size = size, .first = first, .step = step };
+	__u32 chunks = (size + chunk_size - 1) / chunk_size;
 
-	if (size)
-		bpf_loop(half_chunks, copy_chunk, &copy, 0);
-	return !copy.failed && !copy.left;
+	nr_copied = 0;
+	bpf_loop(chunks, copy_chunk, &copy, 0);
+	return nr_copied == chunks;
 }
 
 /*

@@ -28,6 +28,8 @@ ROW_TAG_SHIFT = 1
 HEADER = struct.Struct("=IHHIHH")
 # struct memcg_stats_row: cgroup_id, parent_id, level, flags
 ROW = struct.Struct("=QQII")
+LEVEL_AND_ROOT: int = struct.unpack("=Q", struct.pack("=II", (1 << 32) - 1, ROW_ROOT))[0]
+"""The bits of a row's third word that have the level, and whether it is the root."""
 _ID = struct.Struct("=Q")
 # struct memcg_stats_trailer: magic, nr_rows, end_ns
 TRAILER = struct.Struct("=IIQ")

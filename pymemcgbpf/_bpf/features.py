@@ -180,6 +180,29 @@ EVENTS_KFUNC = Feature(
     beside="bpf_get_mem_cgroup",
 )
 
+PUBLISH = Feature(
+    "pinned trees",
+    "6.1",
+    "e6f2dd0f8067, bpf: Add bpf_loop helper (5.17); the oldest kernel tested is 6.1",
+    "each reader walks by itself",
+    functions=("bpf_loop",),
+)
+KERNEL_REFRESH = Feature(
+    "pinned trees that the kernel refreshes, on cgroup v2",
+    "6.12",
+    "bpf: wq: add bpf_wq_start (6.10); the oldest kernel tested is 6.12",
+    "the process that pinned the tree refreshes it",
+    functions=("bpf_wq_start", "bpf_cgroup_from_id", "bpf_iter_css_new"),
+)
+OLD_WORK = Feature(
+    "work queues by `bpf_wq_set_callback_impl()`",
+    "6.12",
+    "bpf: wq: add bpf_wq_set_callback_impl (6.10)",
+    "`bpf_wq_set_callback()` does the same",
+    functions=("bpf_wq_set_callback_impl",),
+    beside="bpf_wq_start",
+)
+
 FEATURES = (
     CORE,
     RUN_DIR,
@@ -191,6 +214,9 @@ FEATURES = (
     KFUNC_FLUSH,
     RSTAT_FLUSH,
     CHILDREN,
+    PUBLISH,
+    KERNEL_REFRESH,
+    OLD_WORK,
 )
 
 BACKENDS = {"kfunc": KFUNC, "rfc": RFC, "core": CORE}

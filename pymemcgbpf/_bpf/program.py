@@ -156,6 +156,10 @@ class Program:
             self._maps[name].fd, size.value_size * size.entries, writable
         )
 
+    def map_beginning(self, name: str, size: int) -> mmap.mmap:
+        """Maps the first bytes of a map for reading."""
+        return _libbpf_maps.map_memory(self._maps[name].fd, size)
+
     def shared_map(self, name: str) -> mmap.mmap:
         """The same, for reading, by one mapping for all users of this object."""
         if name not in self._shared:

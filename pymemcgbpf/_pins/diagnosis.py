@@ -299,3 +299,12 @@ def foreign_file(directory: str, name: str) -> StreamError:
         f"{directory} has {name!r} beside the parts of a pinned tree: nothing was "
         "removed; move that file away first"
     )
+
+
+def tree_too_large(path: str, rows: int, room: int) -> TreeTooLargeError:
+    """A pinned tree that has outgrown its map."""
+    return TreeTooLargeError(
+        f"there are {rows:,} cgroups in the tree below {path}, and the pin has room for {room:,} "
+        "with names of usual length: pin it again, with a larger room=",
+        rows=rows,
+    )

@@ -189,22 +189,13 @@ class Half(Record):
 # --- the head
 
 
-def encode_head(
-    division: Geometry,
-    *,
-    item_numbers: Sequence[int],
-    order: int,
-    max_depth: Optional[int],
-    flags: int,
-    room: int,
-    root_id: int,
-    interval_ns: int,
-) -> bytes:
+def encode_head(head: Head, root_path: bytes) -> bytes:
     """Encodes the head of a map before the first walk. It has HEAD_SIZE bytes.
 
-    The arguments are the attributes of :class:`Head`.
+    The path of the root is empty without names.
     """
-    head = STATIC.pack(
+    division, numbers = head.geometry, head.item_numbers
+    static = STATIC.pack(
         MAGIC,
         VERSION,
         HEAD_SIZE,
@@ -212,15 +203,21 @@ def encode_head(
         division.half_chunks,
         division.row_size,
         division.rows_per_chunk,
-        len(item_numbers),
-        order,
-        NO_DEPTH if max_depth is None else max_depth,
-        flags,
-        room,
-        root_id,
-        interval_ns,
+        len(numbers),
+        head.order,
+        NO_DEPTH if head.max_depth is None else head.max_depth,
+        head.flags,
+        head.room,
+        head.root_id,
+        head.interval_ns,
     )
-    return (head + struct.pack(f"={len(item_numbers)}H", *item_numbers)).ljust(HEAD_SIZE, b"\0")
+    data = bytearray(HEAD_SIZE)
+    data[: STATIC.size] = static
+    struct.pack_into(f"={len(numbers)}H", data, STATIC.size, *numbers)
+    for number in (0, 1):
+        at = HALVES_AT + number * HALF_SIZE + HALF.size
+        data[at : at + len(root_path)] = root_path
+    return bytes(data)
 
 
 def decode_head(data: Data) -> Head:
