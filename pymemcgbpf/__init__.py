@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from ._items import UNLIMITED, Item
     from ._openmetrics import openmetrics
     from ._options import Backend, Order, StatsTransport, TreeTransport
-    from ._pins.create import pin, pin_tree
+    from ._pins.create import pin
+    from ._pins.create_tree import PinnedTree, pin_tree
     from ._pins.read import PinnedReader
     from ._pins.remove import unpin
     from ._stats_reader import StatsReader
@@ -94,6 +95,7 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
     "Item",
     "pin",
     "pin_tree",
+    "PinnedTree",
     "unpin",
     "PinnedReader",
     "clear_cache",
@@ -136,6 +138,7 @@ _LAZY_EXPORTS = {
     "Item": "_items",
     "Order": "_options",
     "PinnedReader": "_pins.read",
+    "PinnedTree": "_pins.create_tree",
     "Row": "snapshot",
     "Snapshot": "snapshot",
     "StatsReader": "_stats_reader",
@@ -150,7 +153,7 @@ _LAZY_EXPORTS = {
     "openmetrics": "_openmetrics",
     "own_cgroup": "_cgroup.mounts",
     "pin": "_pins.create",
-    "pin_tree": "_pins.create",
+    "pin_tree": "_pins.create_tree",
     "read_stats": "_functions",
     "unknown_keys": "_functions",
     "unpin": "_pins.remove",

@@ -60,7 +60,7 @@ class _CgroupIterInfo(Structure):
 
 
 class IterLinkInfo(ctypes.Union):
-    """union bpf_iter_link_info, with the members for an iterator of cgroups and of a map's elements.
+    """union bpf_iter_link_info, with the members for iterators of cgroups and of a map's elements.
 
     Its size is passed to the kernel, which accepts a larger one only if the rest is zero.
     """

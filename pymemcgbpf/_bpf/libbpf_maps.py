@@ -83,8 +83,8 @@ class _Buffer(Structure):
     _fields_ = [("address", c_void_p), ("owner", c_void_p), ("rest", c_char * 128)]
 
 
-def address_of(memory: Union[bytearray, mmap.mmap]) -> int:
-    """The address of memory, as long as it is neither closed nor resized."""
+def address_of(memory: Union[bytes, bytearray, memoryview, mmap.mmap]) -> int:
+    """The address of memory, as long as it lives and is neither closed nor resized."""
     buffer = _Buffer()
     ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(memory), ctypes.byref(buffer), 0)
     address: int = buffer.address

@@ -170,7 +170,7 @@ class Walk(Record):
         ended_ns: the same, when it ended.
     """
 
-    rows: Union[memoryview, bytes]
+    rows: Union[memoryview, bytearray]
     nr_rows: int
     text: _layout.Text
     root_path: bytes
@@ -223,7 +223,9 @@ class Publisher:
             _layout.ALIVE,
         )
 
-    def tell(self, state: int, rows: int = 0, times: Iterable[int] = (0, 0), due_ns: int = 0) -> None:
+    def tell(
+        self, state: int, rows: int = 0, times: Iterable[int] = (0, 0), due_ns: int = 0
+    ) -> None:
         """Changes the state without publishing a walk: TOO_LARGE with its rows, or that the tree or
         its holder is gone."""
         self._write(0, 0, 0, *times, due_ns, 0, rows, 0, state)

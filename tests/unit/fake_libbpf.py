@@ -44,8 +44,6 @@ RODATA = {
     "program_key": 8,
     "children_of": 8,
     "max_level": 4,
-    "nr_parts": 4,
-    "part": 4,
 }
 BSS = {"walking": 12344, "scratch_taken": 128}
 # Those of the object with the index tables. The fake has them all in one.
@@ -78,7 +76,22 @@ WALK_RODATA = {
     "searches": 1,
 }
 WALK_BSS = {"walk": 33408}
-_ALL_RODATA = {**RODATA, **TABLES_RODATA, **DIR_RODATA, **WALK_RODATA}
+# Those of the object that publishes trees.
+TREE_RODATA = {
+    **{
+        name: size
+        for name, size in RODATA.items()
+        if name not in ("nr_names_fit", "text_size", "program_key")
+    },
+    **dict.fromkeys(("chunk_size", "half_chunks", "rows_per_chunk"), 4),
+    "with_names": 1,
+    "root_id": 8,
+    "interval_ns": 8,
+    "program_key": 8,
+    "sets_by_impl": 1,
+}
+TREE_BSS = {"nr_copied": 4, "walk": 8224}
+_ALL_RODATA = {**RODATA, **TABLES_RODATA, **DIR_RODATA, **WALK_RODATA, **TREE_RODATA}
 _ALL_BSS = {**TABLES_BSS, **BSS}
 
 
@@ -92,6 +105,7 @@ class FakeLibbpf:
         memory: what the maps of rows, names and answers hold, as large as they were made.
         autoload, autocreate: program's or map's name → whether it is wanted.
         sizes: map's name → what was set of it.
+        reused: map's name → the descriptor of the existing map that it stands for.
         returns: what a program that is run returns.
         used: the programs that were asked for their descriptor.
         linked: the descriptors of those that were attached.
@@ -100,16 +114,24 @@ class FakeLibbpf:
     version = "1.5"
 
     def __init__(
-        self, bss_file: IO[bytes], rows: IO[bytes], names: IO[bytes], answers: IO[bytes]
+        self,
+        bss_file: IO[bytes],
+        rows: IO[bytes],
+        names: IO[bytes],
+        answers: IO[bytes],
+        tree: IO[bytes],
+        timer: IO[bytes],
     ) -> None:
         self.bss_file = bss_file  # what the maps' descriptors lead to
         self.memory = {"rows": rows, "names": names, "answers": answers}
+        self.memory.update(memcg_tree=tree, memcg_timer=timer)
         self.fails: dict[str, int] = {}
         self.says = ""
         self.calls: list[str] = []
         self.autoload: dict[str, bool] = {}
         self.autocreate: dict[str, bool] = {}
         self.sizes: dict[str, dict[str, int]] = {}
+        self.reused: dict[str, int] = {}
         self.returns = 0
         self.used: list[str] = []
         self.linked: list[int] = []
@@ -160,6 +182,8 @@ class FakeLibbpf:
             self.autoload[arguments[0]] = arguments[1]
         if name == "bpf_map__set_autocreate":
             self.autocreate[arguments[0]] = arguments[1]
+        if name == "bpf_map__reuse_fd":
+            self.reused[arguments[0]] = arguments[1]
         if name in ("bpf_map__set_value_size", "bpf_map__set_max_entries"):
             what = name[len("bpf_map__set_") :]
             self.sizes.setdefault(arguments[0], {})[what] = arguments[1]
@@ -179,6 +203,8 @@ class FakeLibbpf:
         if bpf_map is self.bss:
             os.pwrite(self.bss_file.fileno(), self.bss.raw, 0)
             return self.bss_file.fileno()
+        if bpf_map in self.reused:
+            return self.reused[bpf_map]
         made = {"value_size": 32, "max_entries": 1, **self.sizes.get(bpf_map, {})}
         os.ftruncate(self.memory[bpf_map].fileno(), made["value_size"] * made["max_entries"])
         return self.memory[bpf_map].fileno()
@@ -240,6 +266,6 @@ def installed(
     monkeypatch.setattr(_btf, "Types", _FakeTypes)
     monkeypatch.setattr(_reload, "_kept", {})
     with contextlib.ExitStack() as stack:
-        lib = kind(*(stack.enter_context(tempfile.TemporaryFile()) for _ in range(4)))
+        lib = kind(*(stack.enter_context(tempfile.TemporaryFile()) for _ in range(6)))
         monkeypatch.setattr(_libbpf, "load", lambda: lib)
         yield lib

@@ -382,7 +382,7 @@ LINUX_6_1 = Kernel(
         pgmajfault pgrefill pgactivate pgdeactivate pglazyfree pglazyfreed zswpin
         zswpout thp_fault_alloc thp_collapse_alloc
     """,
-    functions="cgroup_rstat_flush bpf_prog_test_run_raw_tp",
+    functions="cgroup_rstat_flush bpf_prog_test_run_raw_tp bpf_loop",
     global_only="PGPROMOTE_SUCCESS NR_VMSCAN_WRITE",
 )
 
@@ -471,6 +471,7 @@ LINUX_6_12 = Kernel(
     """,
     functions="""
         cgroup_rstat_flush bpf_cgroup_from_id bpf_iter_css_new bpf_prog_test_run_raw_tp
+        bpf_loop bpf_wq_start bpf_wq_set_callback_impl
     """,
 )
 
@@ -561,7 +562,10 @@ LINUX_6_18 = Kernel(
         thp_fault_alloc thp_collapse_alloc thp_swpout thp_swpout_fallback
         numa_pages_migrated numa_pte_updates numa_hint_faults
     """,
-    functions="bpf_cgroup_from_id bpf_iter_css_new bpf_prog_test_run_raw_tp",
+    functions="""
+        bpf_cgroup_from_id bpf_iter_css_new bpf_prog_test_run_raw_tp
+        bpf_loop bpf_wq_start bpf_wq_set_callback_impl
+    """,
 )
 
 LINUX_7_3 = Kernel(
@@ -656,7 +660,7 @@ LINUX_7_3 = Kernel(
     """,
     functions="""
         bpf_get_mem_cgroup bpf_mem_cgroup_flush_stats bpf_cgroup_from_id bpf_iter_css_new
-        bpf_prog_test_run_raw_tp
+        bpf_prog_test_run_raw_tp bpf_loop bpf_wq_start
     """,
     orders=6,
 )

@@ -30,6 +30,8 @@ from ..fake_libbpf import (
     RODATA,
     TABLES_BSS,
     TABLES_RODATA,
+    TREE_BSS,
+    TREE_RODATA,
     WALK_BSS,
     WALK_RODATA,
 )
@@ -231,7 +233,7 @@ class Opened:
 
 
 def test_the_objects_are_all_and_alone(folder: Path) -> None:
-    files = {_program.OBJECT_FILE, _program.CORE_FILE, *_program._ALONE.values()}
+    files = _program.OBJECT_FILES
     assert {path.name for path in folder.iterdir()} == set(map(os.path.basename, files))
     assert set(build_object.OBJECTS) == set(map(os.path.basename, files))
 
@@ -247,7 +249,9 @@ def test_the_object_is_stripped_and_names_no_folder_of_this_machine(built: Path)
 
 def test_the_object_has_every_constant_that_the_package_sets(built: Path) -> None:
     opened = Opened(built)
-    assert opened.programs == _program.PROGRAMS.keys() - _program._ALONE.keys()
+    assert opened.programs == {
+        name for name in _program.PROGRAMS if _program._own_file(name) is None
+    }
     assert (opened.constants, opened.results) == (RODATA, BSS), "the fake is not as the object is"
     constants = opened.constants
     words = ("backend", "flush", "memory_cgrp_id", "page_size", "nr_blocks", "nr_terms")
@@ -279,7 +283,8 @@ def test_the_object_for_core_names_no_function_of_the_other_backends(folder: Pat
     assert objects[0].places == objects[1].places
     whole, core = (each.functions for each in objects)
     others = {name for name in whole if "memcg" in name or "mem_cgroup" in name}
-    assert len(others) == 11 and whole == KERNEL_FUNCTIONS - {_casts.FUNCTION}
+    works = {name for name in KERNEL_FUNCTIONS if name.startswith("bpf_wq_")}
+    assert len(others) == 11 and whole == KERNEL_FUNCTIONS - {_casts.FUNCTION} - works
     assert core == whole - others
     assert "cgroup_rstat_flush" in core
 
@@ -315,6 +320,17 @@ def test_the_object_that_walks_from_an_open_directory(folder: Path) -> None:
     data = path.read_bytes()
     assert b"%b\0" % _reload.LICENCE.encode() in data
     assert b"\0raw_tp\0" in data and b".debug_info" not in data
+
+
+def test_the_object_that_publishes_trees(folder: Path) -> None:
+    opened = Opened(folder / os.path.basename(_program.TREE_FILE))
+    assert opened.programs == {
+        _program.TREE_STREAM,
+        _program.TREE_PUBLISH,
+        _program.TREE_START,
+    }
+    assert opened.functions == KERNEL_FUNCTIONS - {_casts.FUNCTION}
+    assert (opened.constants, opened.results) == (TREE_RODATA, TREE_BSS)
 
 
 def test_the_object_is_for_this_byte_order(built: Path) -> None:

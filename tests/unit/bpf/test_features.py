@@ -14,16 +14,34 @@ from ..kernels import DIRECT, KERNELS
 HAVE = {
     "5.10": {features.CORE, features.RUN_DIR},
     "5.15": {features.CORE, features.RUN_DIR},
-    "6.1": {features.CORE, features.RUN_DIR, features.ITERATOR, features.RSTAT_FLUSH},
+    "6.1": {
+        features.CORE,
+        features.RUN_DIR,
+        features.ITERATOR,
+        features.RSTAT_FLUSH,
+        features.PUBLISH,
+    },
     "6.12": {
         features.CORE,
         features.RUN_DIR,
         features.ITERATOR,
         features.RSTAT_FLUSH,
         features.RUN,
+        features.PUBLISH,
+        features.KERNEL_REFRESH,
+        features.OLD_WORK,
     },
-    "6.18": {features.CORE, features.RUN_DIR, features.ITERATOR, features.RUN},
-    "7.3": {*features.FEATURES} - {features.RFC, features.RSTAT_FLUSH, features.EVENTS_KFUNC},
+    "6.18": {
+        features.CORE,
+        features.RUN_DIR,
+        features.ITERATOR,
+        features.RUN,
+        features.PUBLISH,
+        features.KERNEL_REFRESH,
+        features.OLD_WORK,
+    },
+    "7.3": {*features.FEATURES}
+    - {features.RFC, features.RSTAT_FLUSH, features.EVENTS_KFUNC, features.OLD_WORK},
 }
 
 

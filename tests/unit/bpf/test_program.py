@@ -246,9 +246,10 @@ def test_constants_are_written_before_load(lib: FakeLibbpf) -> None:
 @pytest.mark.parametrize("name", _program.PROGRAMS)
 def test_only_the_program_asked_for_is_loaded(name: str, lib: FakeLibbpf) -> None:
     program = Program(name, {})
-    alone = name in _program._ALONE  # in an object of its own
-    others = {name} if alone else _program.PROGRAMS.keys() - _program._ALONE.keys()
-    assert lib.autoload == {each: each == name for each in others}
+    file = _program._own_file(name)
+    beside = [each for each in _program.PROGRAMS if _program._own_file(each) == file]
+    assert lib.autoload == {each: each == name for each in beside}
+    assert (len(beside) == 1) == (name in _program._ALONE)
     program.close()
 
 
@@ -262,6 +263,8 @@ def test_only_the_maps_of_that_program_are_made(
         assert lib.autocreate == {}
     elif name in _program._ALONE:
         assert lib.autocreate == dict.fromkeys(maps, True)
+    elif name.startswith("tree_"):
+        assert lib.autocreate == {name: name in maps for name in ("memcg_tree", "memcg_timer")}
     else:
         assert lib.autocreate == {name: name in maps for name in ("rows", "names", "scratches")}
         assert lib.calls.index("bpf_map__set_autocreate") < lib.calls.index("bpf_object__load")
@@ -276,6 +279,17 @@ def test_the_maps_are_made_as_large_as_asked_for(lib: FakeLibbpf) -> None:
     }
     assert lib.calls.index("bpf_map__set_max_entries") < lib.calls.index("bpf_object__load")
     program.close()
+
+
+def test_a_program_can_use_the_map_of_another(lib: FakeLibbpf) -> None:
+    first = Program(_program.TREE_STREAM, {}, {_program.TREE: MapSize(64, 3)})
+    lib.sizes.clear()
+    second = Program(_program.TREE_PUBLISH, {}, {_program.TREE: first.size(_program.TREE)})
+    assert lib.reused == {"memcg_tree": first._maps["memcg_tree"].fd} and lib.sizes == {}
+    assert lib.calls.index("bpf_map__reuse_fd") > lib.calls.index("bpf_object__load")
+    assert lib.calls[::-1].index("bpf_object__load") < lib.calls[::-1].index("bpf_map__reuse_fd")
+    second.close()
+    first.close()
 
 
 def test_a_map_is_mapped_once_for_all_users(lib: FakeLibbpf) -> None:
