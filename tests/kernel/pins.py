@@ -24,6 +24,8 @@ CAN_FLUSH = bool(symbols("bpf_mem_cgroup_flush_stats", "cgroup_rstat_flush"))
 
 NOBODY = 65534
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
+# Those of cgroups, of processes (for the children), of IPC, of names and of the network.
+_OTHER_NAMESPACES = 0x02000000 | 0x20000000 | 0x08000000 | 0x04000000 | 0x40000000
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1, 0x20, 0x1000, 0x4000, 0x40000
 
 
@@ -58,13 +60,14 @@ def bpffs() -> Iterator[Path]:
 
 class Nobody:
     """Runs Python as a process without privilege: another user in a user namespace of its own,
-    without capabilities, with the bpffs bind-mounted read-only, and without ctypes.
+    without capabilities, with the bpffs bind-mounted read-only, and without ctypes unless it may
+    call the kernel by itself.
 
     It can use only the interpreter and a copy of the package.
     """
 
-    def __init__(self, pins: Path) -> None:
-        self._pins = pins
+    def __init__(self, pins: Path, *, calls: bool = False) -> None:
+        self._pins, self._begin = pins, (_BEGIN if calls else _NO_CTYPES + _BEGIN)
         self._folder = tempfile.mkdtemp(prefix="pymemcgbpf-nobody-")
         self._prefix = Path(self._folder, "prefix")  # the interpreter's may be root's alone
         self._prefix.mkdir()
@@ -98,7 +101,7 @@ class Nobody:
 
         executable = os.path.relpath(os.path.realpath(sys.executable), sys.base_prefix)
         return subprocess.Popen(
-            [str(self._prefix / executable), "-I", "-S", "-c", _BEGIN + code, self._folder]
+            [str(self._prefix / executable), "-I", "-S", "-c", self._begin + code, self._folder]
             + [str(each) for each in arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -124,9 +127,12 @@ class Nobody:
         shutil.rmtree(self._folder)
 
 
+_NO_CTYPES = """
+import sys
+sys.modules["ctypes"] = sys.modules["_ctypes"] = None
+"""
 _BEGIN = """
 import json, os, sys
-sys.modules["ctypes"] = sys.modules["_ctypes"] = None
 sys.path.insert(0, sys.argv.pop(1))
 status = dict(line.split(":\\t", 1) for line in open("/proc/self/status") if ":\\t" in line)
 assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
