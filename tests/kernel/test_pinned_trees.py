@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import json
 import mmap
 import os
@@ -284,7 +285,7 @@ def test_a_maker_that_is_killed_leaves_nothing_that_unpin_does_not_remove(
     at = 0
     while True:
         at += 1
-        status = killed(lambda: make(at))
+        status = killed(functools.partial(make, at))
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 101
             break
@@ -295,7 +296,7 @@ def test_a_maker_that_is_killed_leaves_nothing_that_unpin_does_not_remove(
         unpin(pins / "tree")
         assert os.listdir(pins) == []
         wait_until(lambda: maps_called("memcg_timer") == timers)
-        wait_until(lambda: maps_called("memcg_tree") == trees)
+        wait_until(lambda: maps_called("memcg_tree") <= trees)
     assert at > (9 if KERNEL else 6)
     unpin(pins / "tree")
 
@@ -418,21 +419,23 @@ def test_a_tree_without_room_is_an_error_until_it_has_room_again(
     assert caught.value.rows == 701 and os.listdir(pins) == []
     for child in made[50:]:
         child.rmdir()
-    with published(empty_cgroup, pins / "tree", ["anon"], flush=False, room=100):
-        with PinnedReader(pins / "tree") as reader:
-            assert len(snapshot_of(reader)) == 51
-            for child in made[50:]:
-                child.mkdir()
-            wait_until(lambda: progress(pins / "tree").state == _layout.TOO_LARGE)
-            with pytest.raises(TreeTooLargeError, match="room") as caught:
-                reader.read()
-            assert caught.value.rows == 701
-            kind, message = nobody.run(READ_ERROR, pins / "tree")
-            assert kind == "TreeTooLargeError" and "701" in message
-            for child in made[50:]:
-                child.rmdir()
-            wait_until(lambda: progress(pins / "tree").state == _layout.ALIVE)
-            assert len(snapshot_of(reader)) == 51
+    with (
+        published(empty_cgroup, pins / "tree", ["anon"], flush=False, room=100),
+        PinnedReader(pins / "tree") as reader,
+    ):
+        assert len(snapshot_of(reader)) == 51
+        for child in made[50:]:
+            child.mkdir()
+        wait_for_walks(pins / "tree", 1)
+        with pytest.raises(TreeTooLargeError, match="room") as caught:
+            reader.read()
+        assert caught.value.rows == 701
+        kind, message = nobody.run(READ_ERROR, pins / "tree")
+        assert kind == "TreeTooLargeError" and "701" in message
+        for child in made[50:]:
+            child.rmdir()
+        wait_for_walks(pins / "tree", 1)
+        assert len(snapshot_of(reader)) == 51
     for child in made[:50]:
         child.rmdir()
 
