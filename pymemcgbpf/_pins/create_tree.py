@@ -138,6 +138,7 @@ def pin_tree(
     _bpffs.check_free(path)
     cgroup = _directory.open_cgroup(cgroup_path)
     try:
+        _programs.check_kernel()
         made = _by_kernel(cgroup, path, wanted, options)
         return _by_holder(cgroup, path, wanted, options, made) if isinstance(made, str) else made
     finally:

@@ -16,7 +16,7 @@ from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.bindings import libbpf_maps as _libbpf_maps
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
-from .._bpf.features import KERNEL_REFRESH, OLD_WORK
+from .._bpf.features import KERNEL_REFRESH, OLD_WORK, PUBLISH
 from .._bpf.plan import ReadPlan
 from .._cgroup.directory import Cgroup
 from .._records import Record
@@ -146,14 +146,22 @@ class KernelRefresh:
         self._program.close()
 
 
+def check_kernel() -> None:
+    """Raises unless trees can be pinned on this kernel, whoever refreshes them.
+
+    Raises:
+        BackendUnavailableError: the kernel is too old, or has no BTF.
+    """
+    types = _btf.kernel()
+    if not PUBLISH.is_in(types):
+        raise BackendUnavailableError(PUBLISH.explain(types))
+
+
 def why_not_by_kernel(cgroup: Cgroup) -> str:
     """Why the kernel cannot refresh a pinned tree of a cgroup; "" if it can."""
     if cgroup.version == 1:
         return "the kernel refreshes trees of cgroup v2 only"
-    try:
-        types = _btf.kernel()
-    except BackendUnavailableError as error:
-        return str(error)
+    types = _btf.kernel()
     return "" if KERNEL_REFRESH.is_in(types) else KERNEL_REFRESH.explain(types)
 
 

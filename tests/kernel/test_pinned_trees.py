@@ -10,8 +10,10 @@ import functools
 import json
 import mmap
 import os
+import shutil
 import signal
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -791,3 +793,37 @@ def test_pins_come_and_go_while_they_are_read(quiet: Forest, pins: Path) -> None
         for thread in threads:
             thread.join()
     assert errors == []
+
+
+# --- other readers --------------------------------------------------------------------
+
+if not IN_LAB:  # where there is no compiler
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
+    @pytest.mark.parametrize("items", [["shmem", "pgfault"], None])
+    def test_a_reader_in_c(
+        transport: str, items: Any, quiet: Forest, pins: Path, tmp_path: Path
+    ) -> None:
+        source = Path(__file__).resolve().parents[1] / "wire" / "read_tree.c"
+        compiler = shutil.which("gcc") or shutil.which("clang")
+        assert compiler is not None
+        flags = ["-Wall", "-Wextra", "-Werror"]
+        subprocess.run([compiler, *flags, "-o", tmp_path / "read", source], check=True)
+        with published(quiet.root, pins / "tree", items, every=1.0) as tree:
+            ran = subprocess.run(
+                [tmp_path / "read", transport, pins / "tree"],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            with PinnedReader(pins / "tree") as reader:
+                snapshot = snapshot_of(reader)
+        numbers, root, *lines = ran.stdout.splitlines()
+        assert len(numbers.split()) == 1 + len(tree.item_names)
+        assert root == f"root {quiet.root}"
+        at = 4 + tree.item_names.index("shmem")
+        found = [(*map(int, (one := line.split())[:3]), one[3], int(one[at])) for line in lines]
+        assert found == [
+            (row.id, row.parent_id, row.level, os.path.basename(row.path or ""), row["shmem"])
+            for row in snapshot
+        ]

@@ -33,12 +33,10 @@ from pymemcgbpf import (
     TreeTooLargeError,
     UnknownItemError,
     _options,
-    _wire,
     pin,
     pin_tree,
     unpin,
 )
-from pymemcgbpf._pins import create as _create
 from pymemcgbpf._pins import read as _read
 
 from .cgroups import (
@@ -245,7 +243,7 @@ def test_a_pin_outlives_the_process_that_created_it(quiet: Forest, pins: Path) -
 
     def make() -> None:
         pin(quiet.paths[leaf], pins / "one", ["shmem"], flush=False)
-        pin_tree(quiet.root, pins / "all", ["shmem"], flush=False)
+        pin(quiet.root, pins / "all", ["shmem"], flush=False, order="pre")
 
     assert in_child(make) == 0
     assert read_one(pins / "one") == {"shmem": size}
@@ -259,27 +257,23 @@ def test_a_pin_has_the_mode_that_was_asked_for(quiet: Forest, pins: Path, nobody
     try:
         pin(quiet.root, pins / "a" / "secret", ["anon"], mode=0o440, flush=False)
         pin(quiet.root, pins / "a" / "open", ["anon"], flush=False)
-        pin_tree(quiet.root, pins / "a" / "tree", ["anon"], mode=0o440, flush=False)
     finally:
         os.umask(umask)
 
     def mode(path: Path) -> int:
         return stat.S_IMODE(path.stat().st_mode)
 
-    parts = sorted((pins / "a" / "tree").iterdir())
-    assert [mode(pins / "a"), mode(pins / "a" / "tree")] == [0o755, 0o755]
-    assert {mode(each) for each in (pins / "a" / "secret", *parts)} == {0o440}
-    assert mode(pins / "a" / "open") == 0o444
+    assert mode(pins / "a") == 0o755
+    assert (mode(pins / "a" / "secret"), mode(pins / "a" / "open")) == (0o440, 0o444)
     assert nobody.run(READ_ONE, pins / "a" / "open").keys() == {"anon"}
-    for name in ("secret", "tree"):
-        kind, message = nobody.run(READ_ERROR, pins / "a" / name)
-        assert kind == "PinPermissionError" and str(pins / "a" / name) in message
+    kind, message = nobody.run(READ_ERROR, pins / "a" / "secret")
+    assert kind == "PinPermissionError" and str(pins / "a" / "secret") in message
     # Its owner's choice, too.
     os.chown(pins / "a" / "secret", NOBODY, -1)
     assert nobody.run(READ_ONE, pins / "a" / "secret").keys() == {"anon"}
     os.chmod(pins / "a", 0o700)
     assert nobody.run(READ_ERROR, pins / "a" / "open")[0] == "PinPermissionError"
-    for name in ("secret", "open", "tree"):
+    for name in ("secret", "open"):
         unpin(pins / "a" / name)
     (pins / "a").rmdir()
 
@@ -302,8 +296,7 @@ def test_user_nobody_may_neither_create_nor_remove_a_pin(
 def test_a_pin_gives_paths_where_the_hierarchy_is_visible(
     quiet: Forest, pins: Path, nobody: Nobody
 ) -> None:
-    pin_tree(quiet.root, pins / "tree", ["shmem"], flush=False, room=5000)
-    assert len(os.listdir(pins / "tree")) > 1
+    pin(quiet.root, pins / "tree", ["shmem"], flush=False, order="pre")
     rows = nobody.run(READ_TREE, pins / "tree")
     assert {row[0]: row[3] for row in rows} == {at: str(path) for at, path in quiet.paths.items()}
     hidden = nobody.run(READ_TREE, pins / "tree", hide=HIERARCHY)
@@ -318,9 +311,8 @@ def test_a_pin_gives_paths_where_the_hierarchy_is_visible(
 def test_pin_overwrites_nothing(quiet: Forest, pins: Path) -> None:
     first, second = list(quiet.shmem)[:2]
     pin(quiet.paths[first], pins / "one", ["shmem"], flush=False)
-    for make in (pin, pin_tree):
-        with pytest.raises(PinExistsError, match="exists already"):
-            make(quiet.paths[second], pins / "one", ["anon"], flush=False)
+    with pytest.raises(PinExistsError, match="exists already"):
+        pin(quiet.paths[second], pins / "one", ["anon"], flush=False)
     assert read_one(pins / "one") == {"shmem": quiet.shmem[first]}
     unpin(pins / "one")
     pin(quiet.paths[second], pins / "one", ["shmem"], flush=False)
@@ -349,37 +341,27 @@ def test_the_later_of_two_concurrent_pins_leaves_the_first_in_place(
     (pins / "a").rmdir()
 
 
-@pytest.mark.parametrize("make", [pin, pin_tree])
 def test_a_pin_that_fails_leaves_nothing(
-    make: Any, quiet: Forest, pins: Path, monkeypatch: pytest.MonkeyPatch
+    quiet: Forest, pins: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = pins / "new" / "folder" / "pin"
     with pytest.raises(UnknownItemError):
-        make(quiet.root, where, ["annon"], flush=False)
+        pin(quiet.root, where, ["annon"], flush=False)
     with pytest.raises(ItemUnavailableError):
-        make(HIERARCHY, where, ["memory.swap.max"], order="self", flush=False) if make is pin else (
-            make(quiet.root, where, ["memory.numa_stat.anon.N77"], flush=False)
-        )
+        pin(HIERARCHY, where, ["memory.swap.max"], order="self", flush=False)
     with pytest.raises(PinPathError, match="dot"):
-        make(quiet.root, pins / "new" / "system.slice", ["anon"], flush=False)
+        pin(quiet.root, pins / "new" / "system.slice", ["anon"], flush=False)
     for path in ("/tmp/pin", HIERARCHY / "new" / "pin"):
         with pytest.raises(PinPathError, match="mount -t bpf bpf /sys/fs/bpf"):
-            make(quiet.root, path, ["anon"], flush=False)
+            pin(quiet.root, path, ["anon"], flush=False)
     assert os.listdir(pins) == []
 
-    chmod, done = os.chmod, []
+    def interrupt(name: str, mode: int, *, dir_fd: int) -> None:
+        raise KeyboardInterrupt
 
-    def fail_at_last(name: str, mode: int, *, dir_fd: int) -> None:
-        done.append(name)
-        if len(done) == (1 if make is pin else 3):
-            raise KeyboardInterrupt
-        chmod(name, mode, dir_fd=dir_fd)
-
-    monkeypatch.setattr(os, "chmod", fail_at_last)
-    arguments = {} if make is pin else {"room": 5000}
+    monkeypatch.setattr(os, "chmod", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        make(quiet.root, where, ["anon"], flush=False, **arguments)
-    assert done[-1].startswith("pin" if make is pin else "part-0002-of-")
+        pin(quiet.root, where, ["anon"], flush=False)
     assert os.listdir(pins) == []
 
 
@@ -393,6 +375,7 @@ def pin_a_map(path: Path) -> None:
 def test_unpin_removes_only_pins_of_this_package(quiet: Forest, pins: Path, tmp_path: Path) -> None:
     pin_a_map(pins / "map")
     (pins / "folder").mkdir()
+    pin_a_map(pins / "folder" / "stream")
     (tmp_path / "file").write_text("x")
     for path, kind in (
         (pins / "map", StreamError),
@@ -403,38 +386,32 @@ def test_unpin_removes_only_pins_of_this_package(quiet: Forest, pins: Path, tmp_
     ):
         with pytest.raises(kind):
             unpin(path)
-    with pytest.raises(StreamError):
-        PinnedReader(pins / "map")
-    with pytest.raises(PinNotFoundError):
-        PinnedReader(pins / "folder")
+    for path in (pins / "map", pins / "folder"):
+        with pytest.raises(StreamError):
+            PinnedReader(path)
+    (pins / "folder" / "stream").unlink()
+    unpin(pins / "folder")  # an empty directory is what a maker leaves that was killed
     pin_tree(quiet.root, pins / "tree", ["anon"], flush=False)
-    pin_a_map(pins / "tree" / "map")
+    pin_a_map(pins / "tree" / "other")
     with pytest.raises(StreamError, match="nothing was removed"):
         unpin(pins / "tree")
-    (pins / "tree" / "map").unlink()
+    (pins / "tree" / "other").unlink()
     with pytest.raises(PinPathError, match="in the directory of a pinned tree"):
         pin(quiet.root, pins / "tree" / "one", ["anon"], flush=False)
-    part = sorted((pins / "tree").iterdir())[0]
-    with pytest.raises(PinPathError, match=f"unpin {pins / 'tree'}"):
-        unpin(part)
+    for name in ("map", "stream"):
+        with pytest.raises(PinPathError, match=f"unpin {pins / 'tree'}"):
+            unpin(pins / "tree" / name)
+    pin(quiet.root, pins / "walk", ["anon"], flush=False, order="pre")
     for link in (pins / "link", tmp_path / "link"):
-        for target in (pins / "tree", part):
+        for target in (pins / "tree", pins / "walk"):
             link.symlink_to(target)
             with pytest.raises(PinPathError, match="symbolic link"):
                 unpin(link)
             link.unlink()
-    assert len(read_tree(pins / "tree")) == len(quiet.paths)
+    assert len(read_tree(pins / "tree")) == len(read_tree(pins / "walk")) == len(quiet.paths)
     unpin(pins / "tree")
+    unpin(pins / "walk")
     (pins / "map").unlink()
-    (pins / "folder").rmdir()
-
-
-def test_unpin_removes_what_an_interrupted_pin_left(quiet: Forest, pins: Path) -> None:
-    pin_tree(quiet.root, pins / "tree", ["anon"], flush=False, room=5000)
-    sorted((pins / "tree").iterdir())[1].unlink()
-    with pytest.raises(PinNotFoundError, match="being created or unpinned"):
-        PinnedReader(pins / "tree")
-    unpin(pins / "tree")
 
 
 def test_impossible_places_for_a_pin_are_errors(quiet: Forest, pins: Path) -> None:
@@ -528,12 +505,9 @@ def test_a_pin_of_a_removed_cgroup_is_a_clear_error(pins: Path) -> None:
         enable_memory(top)
         path = top / "path"
         order: Any
-        for order in ("self", "pre", "post", "up", "tree"):
+        for order in ("self", "pre", "post", "up"):
             path.mkdir()
-            if order == "tree":
-                pin_tree(path, pins / "it", ["anon"], flush=False)
-            else:
-                pin(path, pins / "it", ["anon"], order=order, flush=False)
+            pin(path, pins / "it", ["anon"], order=order, flush=False)
             reader = PinnedReader(pins / "it")
             remove(path)
             if order == "up":
@@ -569,7 +543,7 @@ def test_a_reader_follows_a_pin_that_is_created_again(quiet: Forest, pins: Path)
 def test_threads_share_a_reader(quiet: Forest, pins: Path) -> None:
     leaf, size = next(iter(quiet.shmem.items()))
     pin(quiet.paths[leaf], pins / "one", ["shmem"], flush=False)
-    pin_tree(quiet.root, pins / "all", ["pgfault", "shmem"], flush=False, room=3000)
+    pin(quiet.root, pins / "all", ["pgfault", "shmem"], flush=False, order="pre")
     one, tree = PinnedReader(pins / "one"), PinnedReader(pins / "all")
 
     def read_on() -> None:
@@ -584,42 +558,7 @@ def test_threads_share_a_reader(quiet: Forest, pins: Path) -> None:
     unpin(pins / "all")
 
 
-# --- trees of any size ----------------------------------------------------------------
-
-GROUPS, LEAVES = (10, 60) if IN_LAB else (50, 100)
-
-
-def test_user_nobody_reads_a_pin_of_thousands_of_cgroups(pins: Path, nobody: Nobody) -> None:
-    with forest(GROUPS, LEAVES, charged=5) as many:
-        assert len(many.paths) == 1 + GROUPS + GROUPS * LEAVES
-        pin_tree(many.root, pins / "tree", ["anon", "shmem", "memory.current"], flush=CAN_FLUSH)
-        code = """
-import time
-reader = memcg.PinnedReader(sys.argv[1])
-began = time.monotonic()
-snapshot = reader.read()
-ended = time.monotonic()
-rows = [list(snapshot.ids), list(snapshot.parent_ids), list(snapshot.column("shmem"))]
-print(json.dumps([ended - began, snapshot[-1].path, rows]))
-"""
-        seconds, path, (ids, parents, shmem) = nobody.run(code, pins / "tree")
-        parts = len(os.listdir(pins / "tree"))
-        print(f"{len(ids)} cgroups in {parts} parts: {seconds * 1000:.1f} ms")
-        assert parts >= (3 if IN_LAB else 15)
-        assert len(ids) == len(set(ids)) == len(many.paths)
-        assert set(ids) == many.paths.keys() and path == str(many.paths[ids[-1]])
-        place = {cgroup_id: at for at, cgroup_id in enumerate(ids)}
-        assert place[many.root.stat().st_ino] == 0
-        assert all(place[above] < at for at, above in enumerate(parents) if at)
-        for at in (1, len(ids) // 2, len(ids) - 1):
-            assert parents[at] == many.parent(ids[at])
-        found = {one: size for one, size in zip(ids, shmem) if one in many.shmem}
-        assert found == many.shmem and len(found) == 5 * GROUPS
-        assert sum(size for one, size in zip(ids, shmem) if one not in many.shmem) > 0
-        with TreeReader(many.root, ["shmem"]) as tree:
-            assert list(tree.read().ids) == ids
-        unpin(pins / "tree")
-
+# --- while cgroups come and go -------------------------------------------------------
 
 STORM = """
 import time
@@ -653,9 +592,7 @@ def test_pins_are_read_right_while_cgroups_come_and_go(
     quiet: Forest, pins: Path, nobody: Nobody
 ) -> None:
     groups = [path for path in quiet.paths.values() if path.parent == quiet.root]
-    pin_tree(quiet.root, pins / "tree", ["pgfault", "shmem"], flush=CAN_FLUSH, room=4000)
     pin(quiet.root, pins / "walk", ["pgfault", "shmem"], flush=CAN_FLUSH, order="pre")
-    assert len(os.listdir(pins / "tree")) >= 4
     leaves = {**dict.fromkeys(quiet.paths, None), **quiet.shmem}
     with TreeReader(quiet.root, ["shmem"]) as tree:
         rows = tree.read().by_id()
@@ -665,76 +602,11 @@ def test_pins_are_read_right_while_cgroups_come_and_go(
         lambda: storm([quiet.root, *groups[::2]], deadline),
         lambda: storm(groups[1::2], deadline),
     ):
-        readers = [
-            nobody.start(STORM, pins / name, stay, deadline) for name in ("tree", "tree", "walk")
-        ]
+        readers = [nobody.start(STORM, pins / "walk", stay, deadline) for _ in range(3)]
         found = [nobody.end(reader) for reader in readers]
     assert all(reads >= (5 if IN_LAB else 100) for reads, _ in found), found
     assert max(most for _, most in found) > len(quiet.paths), "no storm was seen"
-    unpin(pins / "tree")
     unpin(pins / "walk")
-
-
-def test_the_room_of_a_pin_fits_its_tree(empty_cgroup: Path, pins: Path) -> None:
-    """v1's own count is of the whole hierarchy, and of removed cgroups that are not yet freed."""
-    items = ["anon", "file", "shmem", "pgfault", "pgmajfault", "active_file", "inactive_file"]
-    enable_memory(empty_cgroup)
-    for number in range(300):
-        (empty_cgroup / str(number)).mkdir()
-    pin_tree(empty_cgroup / "7", pins / "leaf", items, flush=False)
-    pin_tree(empty_cgroup, pins / "tree", items, flush=False)
-    parts = len(os.listdir(pins / "tree"))
-    assert len(os.listdir(pins / "leaf")) == 1 < parts
-    assert parts == _create.parts_for(2 * 301 + 64, _read.capacity(len(items)))
-    assert (len(read_tree(pins / "leaf")), len(read_tree(pins / "tree"))) == (1, 301)
-    unpin(pins / "leaf")
-    unpin(pins / "tree")
-
-
-def test_a_tree_that_outgrows_the_room_of_its_pin_is_an_error(
-    empty_cgroup: Path, pins: Path, nobody: Nobody
-) -> None:
-    enable_memory(empty_cgroup)
-    path = pins / "deep" / "tree"
-    pin_tree(empty_cgroup, path, flush=False, room=10)
-    (part,) = path.iterdir()
-    assert part.name == "part-0000-of-0001"
-    reader = PinnedReader(path)
-    made = [empty_cgroup / f"child-{number}" for number in range(100)]
-    for child in made:
-        child.mkdir()
-    with pytest.raises(TreeTooLargeError, match="more room=") as caught:
-        reader.read()
-    fit = _read.capacity(len(reader.item_names))
-    assert caught.value.rows == fit
-    kind, message = nobody.run(READ_ERROR, path)
-    assert kind == "TreeTooLargeError" and "unpin" in message
-    unpin(path)
-    pin_tree(empty_cgroup, path, flush=False, room=102)
-    assert len(os.listdir(path)) > 1
-    snapshot = reader.read()
-    assert isinstance(snapshot, Snapshot) and len(snapshot) == 101
-    unpin(path)
-    (pins / "deep").rmdir()
-    for child in made:
-        child.rmdir()
-
-
-def test_ids_with_a_stride_are_spread(empty_cgroup: Path, pins: Path) -> None:
-    """Each cgroup's files take ids, too, so that those of cgroups made in a row have a stride."""
-    enable_memory(empty_cgroup)
-    pin_tree(empty_cgroup, pins / "tree", ["anon"], flush=False, room=16 * 600)
-    parts = sorted((pins / "tree").iterdir())
-    for number in range(320):
-        (empty_cgroup / f"child-{number}").mkdir()
-    sizes = []
-    for part in parts:
-        with part.open("rb", buffering=0) as file:
-            rows = _wire.split(file.read(_read.BUFFER)).rows
-        sizes.append(len(rows) // 32)
-    assert sum(sizes) == 321
-    assert max(sizes) <= 321 / len(parts) + 6 * (321 / len(parts)) ** 0.5
-    unpin(pins / "tree")
 
 
 # --- other readers --------------------------------------------------------------------
@@ -752,7 +624,7 @@ def test_pins_on_the_command_line(quiet: Forest, pins: Path, nobody: Nobody) -> 
     assert stat.S_IMODE(one.stat().st_mode) == 0o400
     ran = command("cat", one, "--json")
     assert (json.loads(ran.stdout), ran.returncode) == ({"shmem": size}, 0)
-    ran = command("pin", "--tree", "--room", "3000", quiet.root, tree, "shmem", "--no-flush")
+    ran = command("pin", "--order", "pre", quiet.root, tree, "shmem", "--no-flush")
     assert (ran.returncode, ran.stderr) == (0, "")
     rows = json.loads(command("cat", "--json", tree).stdout)
     assert {row["path"] for row in rows} == set(map(str, quiet.paths.values()))
@@ -774,13 +646,12 @@ if not IN_LAB:  # where there is no compiler
         assert compiler is not None
         flags = ["-Wall", "-Wextra", "-Werror"]
         subprocess.run([compiler, *flags, "-o", tmp_path / "read", source], check=True)
-        pin_tree(quiet.root, pins / "tree", ["shmem", "pgfault"], flush=False, room=3000)
-        parts = sorted((pins / "tree").iterdir())
+        pin(quiet.root, pins / "tree", ["shmem", "pgfault"], flush=False, order="pre")
         ran = subprocess.run(
-            [tmp_path / "read", *parts], check=True, capture_output=True, text=True
+            [tmp_path / "read", pins / "tree"], check=True, capture_output=True, text=True
         )
         lines = ran.stdout.splitlines()
-        assert lines.count("items 10 55") == len(parts) > 1
+        assert lines.count("items 10 55") == 1
         found = {tuple(map(int, line.split())) for line in lines if line[0] != "i"}
         snapshot = read_tree(pins / "tree")
         assert found == {
@@ -791,7 +662,7 @@ if not IN_LAB:  # where there is no compiler
 
 def test_signals_and_forks_do_not_disturb_reading_a_pin(quiet: Forest, pins: Path) -> None:
     """A child forked while another thread reads; the reader is used on in both."""
-    pin_tree(quiet.root, pins / "tree", ["pgfault", "shmem"], flush=False, room=3000)
+    pin(quiet.root, pins / "tree", ["pgfault", "shmem"], flush=False, order="pre")
     reader = PinnedReader(pins / "tree")
     stop = threading.Event()
 
