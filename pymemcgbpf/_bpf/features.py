@@ -194,12 +194,12 @@ KERNEL_REFRESH = Feature(
     "the process that pinned the tree refreshes it",
     functions=("bpf_wq_start", "bpf_cgroup_from_id", "bpf_iter_css_new"),
 )
-OLD_WORK = Feature(
-    "work queues by `bpf_wq_set_callback_impl()`",
-    "6.12",
-    "bpf: wq: add bpf_wq_set_callback_impl (6.10)",
-    "`bpf_wq_set_callback()` does the same",
-    functions=("bpf_wq_set_callback_impl",),
+NEW_WORK = Feature(
+    "work queues by `bpf_wq_set_callback()`",
+    "7.0",
+    "bpf: verifier: support for kfuncs with implicit arguments",
+    "`bpf_wq_set_callback_impl()` does the same",
+    functions=("bpf_wq_set_callback",),
     beside="bpf_wq_start",
 )
 
@@ -216,7 +216,7 @@ FEATURES = (
     CHILDREN,
     PUBLISH,
     KERNEL_REFRESH,
-    OLD_WORK,
+    NEW_WORK,
 )
 
 BACKENDS = {"kfunc": KFUNC, "rfc": RFC, "core": CORE}

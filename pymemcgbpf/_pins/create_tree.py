@@ -266,7 +266,9 @@ def _by_kernel(
 
 
 def _max_level(cgroup: Cgroup, plan: ReadPlan, options: _Options) -> Optional[int]:
-    depth = 1 if options.order == "children" else options.max_depth
+    depth = options.max_depth
+    if options.order == "children":
+        depth = 1 if depth is None else min(depth, 1)
     return None if depth is None else depth + _tree_bpf.level_of(cgroup, plan, IteratorWalker)
 
 

@@ -16,7 +16,7 @@ from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf as _libbpf
 from .._bpf.bindings import libbpf_maps as _libbpf_maps
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
-from .._bpf.features import KERNEL_REFRESH, OLD_WORK, PUBLISH
+from .._bpf.features import KERNEL_REFRESH, NEW_WORK, PUBLISH
 from .._bpf.plan import ReadPlan
 from .._cgroup.directory import Cgroup
 from .._records import Record
@@ -112,7 +112,7 @@ class KernelRefresh:
             "interval_ns": _terms.u64(head.interval_ns),
             "with_names": bytes([bool(head.flags & _layout.HAS_NAMES)]),
             "calls_loop": bytes([True]),
-            "sets_by_impl": bytes([OLD_WORK.is_in(_btf.kernel())]),
+            "sets_by_impl": bytes([not NEW_WORK.is_in(_btf.kernel())]),
         }
         maps = {_program.TREE: tree.size, _program.TIMER: _program.MapSize(_TIMER_SIZE, 1)}
         self._program = _program.Program(_program.TREE_START, constants, maps)

@@ -294,7 +294,8 @@ def test_a_maker_that_is_killed_leaves_nothing_that_unpin_does_not_remove(
         assert os.WTERMSIG(status) == signal.SIGKILL
         found = set(os.listdir(pins / "tree"))
         assert found <= set(_layout.FILES) and (not found or _layout.STREAM in found)
-        assert maps_called("memcg_timer") - timers == (_layout.TIMER in found)
+        expected = timers + (_layout.TIMER in found)
+        wait_until(lambda: maps_called("memcg_timer") == expected)
         unpin(pins / "tree")
         assert os.listdir(pins) == []
         wait_until(lambda: maps_called("memcg_timer") == timers)
@@ -448,7 +449,7 @@ def test_the_room_is_bounded_by_the_machine_s_memory(quiet: Forest, pins: Path) 
         with published(quiet.root, pins / "tree", items):
             with (pins / "tree" / "stream").open("rb", buffering=0) as stream:
                 head = _layout.decode_head(stream.read(_layout.HEAD_SIZE) or b"")
-            assert head.geometry.size <= memory / 64 and 2 * 29 < head.room <= 65536
+            assert head.geometry.size <= 1.01 * memory / 64 and 2 * 29 < head.room <= 65536
             assert head.room == 65536 or head.geometry.size > 0.9 * memory / 64
 
 

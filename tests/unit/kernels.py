@@ -471,7 +471,7 @@ LINUX_6_12 = Kernel(
     """,
     functions="""
         cgroup_rstat_flush bpf_cgroup_from_id bpf_iter_css_new bpf_prog_test_run_raw_tp
-        bpf_loop bpf_wq_start bpf_wq_set_callback_impl
+        bpf_loop bpf_wq_start
     """,
 )
 
@@ -564,7 +564,7 @@ LINUX_6_18 = Kernel(
     """,
     functions="""
         bpf_cgroup_from_id bpf_iter_css_new bpf_prog_test_run_raw_tp
-        bpf_loop bpf_wq_start bpf_wq_set_callback_impl
+        bpf_loop bpf_wq_start
     """,
 )
 
@@ -660,7 +660,7 @@ LINUX_7_3 = Kernel(
     """,
     functions="""
         bpf_get_mem_cgroup bpf_mem_cgroup_flush_stats bpf_cgroup_from_id bpf_iter_css_new
-        bpf_prog_test_run_raw_tp bpf_loop bpf_wq_start
+        bpf_prog_test_run_raw_tp bpf_loop bpf_wq_start bpf_wq_set_callback
     """,
     orders=6,
 )

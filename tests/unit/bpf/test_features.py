@@ -29,7 +29,6 @@ HAVE = {
         features.RUN,
         features.PUBLISH,
         features.KERNEL_REFRESH,
-        features.OLD_WORK,
     },
     "6.18": {
         features.CORE,
@@ -38,10 +37,9 @@ HAVE = {
         features.RUN,
         features.PUBLISH,
         features.KERNEL_REFRESH,
-        features.OLD_WORK,
     },
     "7.3": {*features.FEATURES}
-    - {features.RFC, features.RSTAT_FLUSH, features.EVENTS_KFUNC, features.OLD_WORK},
+    - {features.RFC, features.RSTAT_FLUSH, features.EVENTS_KFUNC},
 }
 
 
