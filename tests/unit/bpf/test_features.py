@@ -38,8 +38,7 @@ HAVE = {
         features.PUBLISH,
         features.KERNEL_REFRESH,
     },
-    "7.3": {*features.FEATURES}
-    - {features.RFC, features.RSTAT_FLUSH, features.EVENTS_KFUNC},
+    "7.3": {*features.FEATURES} - {features.RFC, features.RSTAT_FLUSH, features.EVENTS_KFUNC},
 }
 
 
