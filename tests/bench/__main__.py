@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
 
-from . import goals, one_cgroup, runner, table, tree
+from . import goals, one_cgroup, pinned, runner, table, tree
 from .c_programs import Programs
 from .errors import BenchError
 from .machine import label, machine
@@ -75,11 +75,13 @@ def _run(arguments: argparse.Namespace) -> table.Report:
     with _directory(arguments.built) as directory:
         programs = Programs(directory)
         parts = []
-        if arguments.only != "tree":
+        if arguments.only in (None, "one"):
             parts.append(one_cgroup.one_cgroup(programs, reads, rounds))
-        if arguments.only != "one":
-            walks = max(reads // 30, 1)
+        walks = max(reads // 30, 1)
+        if arguments.only in (None, "tree"):
             parts.append(tree.trees(programs, arguments.sizes, walks, max(rounds // 2, 1)))
+        if arguments.only == "pins":
+            parts.append(pinned.readers(arguments.sizes, walks, max(rounds // 2, 1)))
     for results, notes in parts:
         report["results"] += results
         report["notes"] += notes
@@ -111,7 +113,11 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--iterations", type=_positive, help="reads per round (300)")
     parser.add_argument("--rounds", type=_positive, help="rounds for each contestant (60)")
-    parser.add_argument("--only", choices=("one", "tree"), help="time only one cgroup, or trees")
+    parser.add_argument(
+        "--only",
+        choices=("one", "tree", "pins"),
+        help="time only one cgroup, trees, or readers of pinned trees (default: the first two)",
+    )
     parser.add_argument(
         "--sizes", type=_positive, nargs="+", default=[1000, 10000], help="cgroups in a tree"
     )

@@ -19,6 +19,8 @@ from .names import (
     ONE,
     OPENED_EACH_TIME,
     OS_WALK,
+    PINNED_READ,
+    PINNED_TREE_READER,
     RATES,
     READER,
     RUN_READER,
@@ -37,6 +39,7 @@ _ONE_GOALS = {
     (RUN_READER[False], SIX): (" (goal: at most 0.6)", " (goal: at least 8)"),
     (RUN_READER[False], ALL): ("", " (goal: at least 6)"),
 }
+_PINNED_AT_MOST = {"map": 0.5, "stream": 3}
 _LEAST_GAIN = 60  # of {path: dict}, against Python over the files
 _MOST_OF_RATES = 0.5  # µs per cgroup
 
@@ -81,6 +84,20 @@ def goals(report: Report) -> Iterator[str]:
                 )
             if section.endswith(f"{SIX}, each"):
                 yield from _named(report, section, way)
+        yield from _pinned(report, section)
+
+
+def _pinned(report: Report, section: str) -> Iterator[str]:
+    """The readers of a pinned tree, each with its goal."""
+    tree = find(report, section, PINNED_TREE_READER)
+    for transport, most in _PINNED_AT_MOST.items():
+        found = find(report, section, PINNED_READ[transport])
+        if found and tree:
+            ratio = found["best_us"] / tree["best_us"]
+            yield (
+                f"{section}, {PINNED_READ[transport]}: {ratio:.3f} × {PINNED_TREE_READER} "
+                f"(goal: at most {most})"
+            )
 
 
 def _named(report: Report, section: str, way: str) -> Iterator[str]:

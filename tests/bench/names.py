@@ -50,6 +50,12 @@ C_MAP = "C: walk into a mapped array"
 C_COPY = "C: walk that only copies the counters"
 C_HASH = "C: hash map, drained key by key"
 
+PINNED = "{:,} cgroups, {}, pinned, each"
+PINNED_TREE_READER = COPY + " of root"
+PINNED_READ = {
+    transport: f"PinnedReader.read() of nobody by {transport}" for transport in ("map", "stream")
+}
+
 TREE_TEXT = "TreeReader, backend text"
 OS_WALK = "Python: os.walk, open, decode"
 
