@@ -257,6 +257,7 @@ struct {
 } memcg_timer SEC(".maps");
 
 #define MONOTONIC		1	/* CLOCK_MONOTONIC of <linux/time.h> */
+#define EBUSY			16	/* <asm/errno.h> */
 #define LEAST_PAUSE_NS		500000ULL
 #define PAUSE_PER_WALK		3	/* the time between two walks is at least so many times a walk's */
 
@@ -428,9 +429,15 @@ static __always_inline int set_work(struct bpf_wq *work)
 	return bpf_wq_set_callback(work, refresh, 0);
 }
 
+/* Something may be there already, from an attempt that has failed later. */
+static __always_inline long made(long err)
+{
+	return err == -EBUSY ? 0 : err;
+}
+
 /*
  * Starts the timer. It is an iterator's program, because those may call all functions that the work calls.
- * The iterator's output is the first error, or 0.
+ * The iterator's output is the first error, or 0. After -ENOMEM it may be tried again.
  */
 SEC("iter.s/cgroup")
 int tree_start(struct bpf_iter__cgroup *ctx)
@@ -443,11 +450,11 @@ int tree_start(struct bpf_iter__cgroup *ctx)
 	clock = bpf_map_lookup_elem(&memcg_timer, &zero);
 	if (!ctx->cgroup || !clock)
 		return 0;
-	err = bpf_timer_init(&clock->timer, &memcg_timer, MONOTONIC);
+	err = made(bpf_timer_init(&clock->timer, &memcg_timer, MONOTONIC));
 	if (!err)
 		err = bpf_timer_set_callback(&clock->timer, on_time);
 	if (!err)
-		err = bpf_wq_init(&clock->work, &memcg_timer, 0);
+		err = made(bpf_wq_init(&clock->work, &memcg_timer, 0));
 	if (!err)
 		err = set_work(&clock->work);
 	if (!err)

@@ -246,23 +246,40 @@ def _by_kernel(
             refresh = _programs.KernelRefresh(tree, plan, flush, cgroup, max_level)
         except BackendUnavailableError as error:
             return str(error)
-        made = _transaction.PinTransaction()
         try:
-            directory = made.directory(made.above(path), 0o700)  # until there is something to read
-            _programs.pin_files(made, directory, tree, options.mode, refresh)
             refresh.start()
-            _wait_for_first_walk(cgroup, tree)
-            os.fchmod(directory, _transaction.DIRECTORY_MODE)
-        except BaseException as error:
-            made.undo()
-            _diagnosis.raise_creation_error(path, error)
-        finally:
-            made.close()
+        except MemcgError as error:
+            if error.call != "bpf_timer_start":
+                raise
+            return str(error)
+        _wait_for_first_walk(cgroup, tree)
+        _pin(path, tree, options.mode, refresh)
         return PinnedTree(path, source.names, options.every)
     finally:
         if refresh is not None:
             refresh.close()
         tree.close()
+
+
+def _pin(
+    path: str, tree: _programs.TreeMap, mode: int, refresh: Optional[_programs.KernelRefresh]
+) -> tuple[int, int]:
+    """Pins everything in a new directory, and returns the directory's device and inode number.
+
+    There is something to read already. Others may enter the directory when it is complete.
+    """
+    made = _transaction.PinTransaction()
+    try:
+        directory = made.directory(made.above(path), 0o700)
+        _programs.pin_files(made, directory, tree, mode, refresh)
+        identity = file_identity(directory)
+        os.fchmod(directory, _transaction.DIRECTORY_MODE)
+        return identity
+    except BaseException as error:
+        made.undo()
+        _diagnosis.raise_creation_error(path, error)
+    finally:
+        made.close()
 
 
 def _max_level(cgroup: Cgroup, plan: ReadPlan, options: _Options) -> Optional[int]:
@@ -317,18 +334,8 @@ def _by_holder(
         head = options.head(reader.item_names, cgroup, rows, flags)
         tree = _programs.TreeMap(head, _root_path(cgroup, options))
         holder = _Holder(reader, tree, options)
-        made = _transaction.PinTransaction()
-        try:
-            directory = made.directory(made.above(path), 0o700)
-            _programs.pin_files(made, directory, tree, options.mode, None)
-            holder.refresh()
-            os.fchmod(directory, _transaction.DIRECTORY_MODE)
-            holder.directory = file_identity(directory)
-        except BaseException as error:
-            made.undo()
-            _diagnosis.raise_creation_error(path, error)
-        finally:
-            made.close()
+        holder.refresh()
+        holder.directory = _pin(path, tree, options.mode, None)
     except BaseException:
         reader.close()
         if tree is not None:

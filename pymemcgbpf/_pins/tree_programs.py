@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
+import time
 from collections.abc import Iterable
 from typing import Optional, Union
 
@@ -26,6 +28,8 @@ from . import transaction as _transaction
 from . import tree_layout as _layout
 
 _TIMER_SIZE = 32  # of struct clock in bpf_src/pinned_tree.bpf.c
+# Where the kernel allocates the timer, it may not wait for memory, and so it can fail by chance.
+_ATTEMPTS, _PAUSE = 10, 0.01
 
 
 class TreeMap:
@@ -122,7 +126,8 @@ class KernelRefresh:
         self._program.pin_map(_program.TIMER, path)
 
     def start(self) -> None:
-        """Starts the timer. The first walk begins at once.
+        """Starts the timer. The first walk begins at once. The timer runs until its map is closed
+        here and not pinned, or no longer.
 
         Raises:
             MemcgError: the kernel refuses it.
@@ -130,14 +135,18 @@ class KernelRefresh:
         link = _links.attach(self._program, self._cgroup, _options.SELF)
         try:
             new_iterator = _libbpf_programs.IteratorMaker(link.fd)
-            said = _links.read_iterator(new_iterator, lambda fd: os.read(fd, mmap.PAGESIZE))
+            for attempt in range(_ATTEMPTS):
+                said = _links.read_iterator(new_iterator, lambda fd: os.read(fd, mmap.PAGESIZE))
+                error = -struct.unpack("=q", said)[0] if said else errno.ENOENT
+                if error != errno.ENOMEM:
+                    break
+                time.sleep(_PAUSE * attempt)
         finally:
             link.close()
-        error = struct.unpack("=q", said)[0] if said else 0
-        if error or not said:
+        if error:
             raise MemcgError(
-                f"the kernel does not start the timer of a pinned tree: {errno_text(-error)}",
-                errno=-error or None,
+                f"the kernel does not start the timer of a pinned tree: {errno_text(error)}",
+                errno=error,
                 call="bpf_timer_start",
             )
 
