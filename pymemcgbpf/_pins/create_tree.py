@@ -324,36 +324,51 @@ def _by_holder(
     why_not_by_kernel: str,
 ) -> PinnedTree:
     """A tree that this process refreshes."""
-    reader = TreeReader(
-        cgroup.path, names, order=options.order, flush=options.flush, max_depth=options.max_depth
-    )
-    tree: Optional[_programs.TreeMap] = None
-    try:
+    with contextlib.ExitStack() as stack:
+        reader = TreeReader(
+            cgroup.path,
+            names,
+            order=options.order,
+            flush=options.flush,
+            max_depth=options.max_depth,
+        )
+        stack.callback(reader.close)
         rows = len(reader.read(copy=False))
         flags = _layout.CAN_RENAME if cgroup.version == 1 else 0
         head = options.head(reader.item_names, cgroup, rows, flags)
         tree = _programs.TreeMap(head, _root_path(cgroup, options))
-        holder = _Holder(reader, tree, options)
+        stack.callback(tree.close)
+        publisher = _programs.Publisher(tree)
+        stack.callback(publisher.close)
+        holder = _Holder(reader, tree, publisher, options)
         holder.refresh()
         holder.directory = _pin(path, tree, options.mode, None)
-    except BaseException:
-        reader.close()
-        if tree is not None:
-            tree.close()
-        raise
+        holder.opened = stack.pop_all()
     return PinnedTree(path, reader.item_names, options.every, why_not_by_kernel, holder)
 
 
 class _Holder:
-    """Walks a tree, and publishes the walks."""
+    """Walks a tree, and publishes the walks.
 
-    def __init__(self, reader: TreeReader, tree: _programs.TreeMap, options: _Options) -> None:
+    Attributes:
+        directory: the device and inode number of the pin.
+        opened: what close() closes.
+    """
+
+    def __init__(
+        self,
+        reader: TreeReader,
+        tree: _programs.TreeMap,
+        publisher: _programs.Publisher,
+        options: _Options,
+    ) -> None:
         self._reader, self._tree, self._options = reader, tree, options
-        self._publisher = _programs.Publisher(tree)
+        self._publisher = publisher
         self._paths: Optional[tuple[Optional[str], ...]] = None
         self._text = _NO_TEXT
         self._signature = secrets.randbits(64)
         self.directory: Optional[tuple[int, int]] = None
+        self.opened = contextlib.ExitStack()
 
     def refresh(self) -> None:
         """Walks the tree and publishes the walk."""
@@ -408,9 +423,7 @@ class _Holder:
             if end:
                 self._publisher.tell(_layout.ENDED)
         finally:
-            self._publisher.close()
-            self._tree.close()
-            self._reader.close()
+            self.opened.close()
 
 
 class PinnedTree:
