@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import heapq
 import os
+import time
 from array import array
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, Union, overload
@@ -112,6 +113,17 @@ class Snapshot(Sequence["Row"]):
     def time(self) -> float:
         """When the flush and the walk began, in seconds since 1970, as ``time.time()``."""
         return self._times.time_ns / 1e9
+
+    @property
+    def age(self) -> float:
+        """How many seconds ago the flush and the walk began::
+
+            >>> PinnedReader("/sys/fs/bpf/stats/tree").read().age
+            0.41
+
+        All numbers are this old now.
+        """
+        return (time.monotonic_ns() - self._times.started_ns) / 1e9
 
     @property
     def duration_ns(self) -> int:

@@ -8,6 +8,7 @@ import copy
 import os
 import pickle
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable
@@ -120,6 +121,18 @@ def test_the_level_does_not_include_the_flags() -> None:
     ]
     assert [row.level for row in snapshot_of(rows, NOWHERE)] == [0, 6]
     assert snapshot_of(rows, NOWHERE).levels.tolist() == [0, 6]
+
+
+# --- times ----------------------------------------------------------------------------
+
+
+def test_the_age_is_the_time_since_the_walk_began() -> None:
+    began = time.monotonic_ns() - 5_000_000_000
+    snapshot = snapshot_of(ROWS, NOWHERE, times=Times(began, began + 1000, time.time_ns()))
+    age = snapshot.age
+    assert 5 <= age < 60
+    time.sleep(0.01)
+    assert snapshot.age >= age + 0.01
 
 
 # --- columns --------------------------------------------------------------------------
