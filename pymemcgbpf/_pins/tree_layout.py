@@ -286,29 +286,39 @@ def decode_half(data: Data, number: int) -> Half:
     return Half(*HALF.unpack_from(data, HALVES_AT + (number & 1) * HALF_SIZE))
 
 
-def check_half(half: Half, number: int, division: Geometry) -> None:
-    """Checks that what a half has fits into it.
+def check_half(
+    division: Geometry,
+    wanted: int,
+    number: int,
+    started_ns: int,
+    ended_ns: int,
+    nr_rows: int,
+    text_chunks: int,
+) -> None:
+    """Checks that what a half has fits into it, and is of the walk that is wanted.
+
+    The arguments are those of a :class:`Half`, without its signature.
 
     Raises:
         StreamError: it does not fit, or is of another walk.
     """
-    rows, text = half.nr_rows, half.text_chunks
     if (
-        half.number != number
-        or rows > MOST_ROWS
-        or division.row_chunks(rows) + text > division.half_chunks
-        or half.ended_ns < half.started_ns
+        number != wanted
+        or nr_rows > MOST_ROWS
+        or -(-nr_rows // division.rows_per_chunk) + text_chunks > division.half_chunks
+        or ended_ns < started_ns
     ):
         raise StreamError(
-            f"damaged head of a pinned tree: walk {number} is said to have number {half.number}, "
-            f"{rows} rows and {text} chunks of names, from {half.started_ns} to {half.ended_ns} ns"
+            f"damaged head of a pinned tree: walk {wanted} is said to have number {number}, "
+            f"{nr_rows} rows and {text_chunks} chunks of names, from {started_ns} to {ended_ns} ns"
         )
 
 
 def root_path(data: Data, number: int) -> bytes:
-    """The path of the root in the half that a walk of this number is in; empty without names."""
+    """The path of the root in the half that a walk of this number is in, filled up to PATH_SIZE
+    bytes; only zeros without names."""
     at = HALVES_AT + (number & 1) * HALF_SIZE + HALF.size
-    return bytes(data[at : at + PATH_SIZE]).partition(b"\0")[0]
+    return bytes(data[at : at + PATH_SIZE])
 
 
 # --- the names

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pymemcgbpf import _wire
-from pymemcgbpf._pins import parts as _parts
 
+from ..published_tree import ANON, PGSCAN, PublishedTree
 from .tree_rows import pack
 
-ANON, PGSCAN = 1, 51
 ROW = _wire.RawRow(9, 1, 1, 0, (4096, 3))
 # Of a tree: a root with two children, of which the second has a child.
 TREE = [
@@ -20,6 +19,8 @@ TREE = [
     _wire.RawRow(12, 10, 2, 0, (102, 2)),
     _wire.RawRow(13, 12, 3, 0, (103, 3)),
 ]
+
+TREE_NAMES = [b"", b"one.service", b"two.slice", b"three.service"]
 
 
 def stream(
@@ -36,9 +37,16 @@ def pinned_file(path: Path, data: bytes) -> Path:
     return path
 
 
-def pinned_parts(directory: Path, *parts: Sequence[_wire.RawRow]) -> Path:
-    """A directory that stands for a pinned tree."""
+def pinned_tree(directory: Path, tree: PublishedTree) -> Path:
+    """A directory that stands for a pinned tree: its stream, and a file that stands for its map."""
     directory.mkdir(exist_ok=True)
-    for at, rows in enumerate(parts):
-        pinned_file(directory / _parts.Part(at, len(parts)).name, stream(rows, 2))
+    pinned_file(directory / "stream", tree.stream())
+    pinned_file(directory / "map", b"")
     return directory
+
+
+def published() -> PublishedTree:
+    """A tree with one walk, that of TREE."""
+    tree = PublishedTree()
+    tree.publish(pack(*TREE), TREE_NAMES)
+    return tree
