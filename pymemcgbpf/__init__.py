@@ -19,9 +19,11 @@ What to use:
     unknown_keys    keys of memory.stat that this version does not know
     limit_share     the share of its effective limit that a cgroup uses
     pin, pin_tree   publish statistics as files in a bpffs; unpin removes them
-    PinnedReader    reads such a file, without privileges
+    PinnedTree      what pin_tree returns
+    PinnedReader    reads such a file, or such a tree, without privileges
     clear_cache     frees what read_stats keeps for the next call
-    Order           the type of the option order; so are Backend, StatsTransport, TreeTransport
+    Order           the type of the option order; Backend, StatsTransport, TreeTransport and
+    PinTransport    are the types of other options
     UNLIMITED       the value of a limit that is not set
 
 Every error is a MemcgError, and so an OSError; pymemcgbpf.errors describes them.
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from ._functions import clear_cache, limit_share, list_items, read_stats, unknown_keys
     from ._items import UNLIMITED, Item
     from ._openmetrics import openmetrics
-    from ._options import Backend, Order, StatsTransport, TreeTransport
+    from ._options import Backend, Order, PinTransport, StatsTransport, TreeTransport
     from ._pins.create import pin
     from ._pins.create_tree import PinnedTree, pin_tree
     from ._pins.read import PinnedReader
@@ -95,14 +97,15 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
     "Item",
     "pin",
     "pin_tree",
-    "PinnedTree",
     "unpin",
+    "PinnedTree",
     "PinnedReader",
     "clear_cache",
     "Order",
     "Backend",
     "StatsTransport",
     "TreeTransport",
+    "PinTransport",
     "UNLIMITED",
     "__version__",
     "MemcgError",
@@ -137,6 +140,7 @@ _LAZY_EXPORTS = {
     "Changes": "changes",
     "Item": "_items",
     "Order": "_options",
+    "PinTransport": "_options",
     "PinnedReader": "_pins.read",
     "PinnedTree": "_pins.create_tree",
     "Row": "snapshot",

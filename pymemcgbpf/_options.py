@@ -13,10 +13,13 @@ Order = Literal["self", "pre", "post", "up", "children"]
 Backend = Literal["auto", "kfunc", "rfc", "core", "text"]
 StatsTransport = Literal["auto", "run", "stream"]
 TreeTransport = Literal["auto", "run", "shared"]
+PinTransport = Literal["auto", "map", "stream"]
 
 AUTO: Final = "auto"
 TEXT: Final = "text"
 BACKENDS: tuple[Backend, ...] = ("kfunc", "rfc", "core", TEXT)  # the best first
+
+PIN_TRANSPORTS: tuple[PinTransport, ...] = ("auto", "map", "stream")
 
 # enum bpf_cgroup_iter_order
 SELF, PRE, POST, UP, CHILDREN = 1, 2, 3, 4, 5

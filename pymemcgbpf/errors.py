@@ -237,16 +237,16 @@ class StreamError(MemcgError):
 
 
 class TreeTooLargeError(MemcgError):
-    """A tree has more cgroups than a TreeReader's ``max_rows``, or than a pin can write.
+    """A tree has more cgroups than a TreeReader's ``max_rows``, or than a pin has room for.
 
     Attributes:
-        rows: the number of cgroups that a TreeReader found; for a pin, the number that it can
-            write.
+        rows: the number of cgroups that were found; for a pin of :func:`pin`, the number that it
+            can write.
         max_rows: the largest number allowed.
     """
 
-    def __init__(self, message: str, *, rows: int = 0, max_rows: int = 0) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, remedy: str = "", rows: int = 0, max_rows: int = 0) -> None:
+        super().__init__(message, remedy=remedy)
         self.rows = rows
         self.max_rows = max_rows
 

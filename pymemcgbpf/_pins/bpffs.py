@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
-from typing import Optional
+from typing import Callable, Optional, TypeVar
 
-from .._descriptors import opened_at
+from .._descriptors import Owned, opened_at
 from .._lookup import Path, status
-from ..errors import MemcgError, is_transient
+from ..errors import MemcgError, StreamError, is_transient
 from . import diagnosis as _diagnosis
-from .parts import parts_of
+from . import tree_layout as _layout
 
 
 def absolute(path: Path) -> str:
@@ -71,6 +72,78 @@ def opened_directory(path: str, at: Optional[int] = None) -> Iterator[int]:
         directory.close()
 
 
+def opened_pin(path: str, directory: Optional[int] = None, *, follow: bool = True) -> Owned:
+    """Opens a pin by its path, or by the last component of its path in an open directory.
+
+    O_NONBLOCK keeps open() from waiting, should the file be a FIFO.
+
+    Raises:
+        OSError: it cannot be opened; with a directory, and without *follow*, also because it is a
+            symbolic link.
+        ValueError: the path has a NUL.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK
+    if directory is not None:
+        return opened_at(os.path.basename(path), flags | os.O_NOFOLLOW, directory)
+    return opened_at(path, flags if follow else flags | os.O_NOFOLLOW)
+
+
+class OnBpffs:
+    """Raises unless an open file is on a bpffs.
+
+    Files elsewhere are not read, because their owner decides what reading them does and how much
+    it returns. The mount table can be long, so it is read once for each file system.
+    """
+
+    def __init__(self) -> None:
+        self._device: Optional[int] = None
+
+    def __call__(self, fd: int, path: str) -> None:
+        status = os.fstat(fd)
+        if status.st_dev == self._device:
+            return
+        if not is_on_bpffs(status, path):
+            raise _diagnosis.no_pin(path)
+        self._device = status.st_dev
+
+
+_T = TypeVar("_T")
+
+
+def read_pin(
+    path: str,
+    read: Callable[[int], _T],
+    directory: Optional[int] = None,
+    check: Optional[OnBpffs] = None,
+    *,
+    follow: bool = True,
+) -> _T:
+    """Opens a pin, returns what a function reads from its descriptor, and closes it.
+
+    Args:
+        path: the path; with *directory*, its last component is a name in that open directory.
+        read: the function.
+        directory, follow: as for :func:`opened_pin`.
+        check: what checks that the file is on a bpffs.
+
+    Raises:
+        MemcgError: a subclass, as :func:`_diagnosis.read_error` says.
+    """
+    try:
+        pin = opened_pin(path, directory, follow=follow)
+        try:
+            fd = pin.fileno()
+            if check is not None:
+                check(fd, path)
+            return read(fd)
+        finally:
+            pin.close()
+    except MemcgError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _diagnosis.read_error(path, error) from error
+
+
 def check_free(path: str) -> None:
     """Raises unless a pin or a directory could be created at an absolute path.
 
@@ -92,8 +165,6 @@ def check_free(path: str) -> None:
     for name in os.path.relpath(path, above).split(os.sep):
         if "." in name:
             raise _diagnosis.name_with_dot(path, name)
-        if parts_of([name]):
-            raise _diagnosis.name_of_part(path, name)
 
 
 def _is_taken(path: str) -> bool:
@@ -101,12 +172,17 @@ def _is_taken(path: str) -> bool:
 
 
 def _is_pinned_tree(directory: str) -> bool:
+    """Whether a directory has the stream of a pinned tree."""
     try:
-        return bool(parts_of(os.listdir(directory)))
+        with opened_pin(os.path.join(directory, _layout.STREAM), follow=False) as stream:
+            _layout.decode_head(os.read(stream.fileno(), _layout.HEAD_SIZE))
+    except StreamError:
+        return False
     except OSError as error:
-        if is_transient(error):
+        if is_transient(error) and error.errno != errno.EAGAIN:  # which is what a FIFO says
             raise _diagnosis.listing_error(directory, error) from error
         return False
+    return True
 
 
 def existing_ancestor(path: str) -> str:

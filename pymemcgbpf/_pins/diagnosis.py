@@ -5,10 +5,11 @@ sentence."""
 from __future__ import annotations
 
 import errno
-from typing import NoReturn, Optional
+from typing import NoReturn
 
 from ..errors import (
     CgroupRemovedError,
+    ClosedError,
     MemcgError,
     PinExistsError,
     PinNotFoundError,
@@ -23,8 +24,9 @@ from ..errors import (
 
 _NOT_ALLOWED = (errno.EPERM, errno.EACCES, errno.EROFS)
 _NO_SUCH_PLACE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
-# What open() and read() answer for the other objects in a bpffs, such as maps and programs.
-_NOT_AN_ITERATOR = (errno.EIO, errno.ENXIO, errno.EISDIR)
+# What open() and read() answer for the other objects in a bpffs, such as maps and programs, and for
+# symbolic links.
+_NOT_AN_ITERATOR = (errno.EIO, errno.ENXIO, errno.EISDIR, errno.ELOOP)
 
 
 # --- what a failed call means
@@ -163,13 +165,6 @@ def name_with_dot(path: str, name: str) -> PinPathError:
     )
 
 
-def name_of_part(path: str, name: str) -> PinPathError:
-    """The error for a name that parts of pinned trees have."""
-    return PinPathError(
-        f"{name!r} in {path} is a name for a part of a pinned tree: choose another name"
-    )
-
-
 def replaceable(directory: str) -> PinPathError:
     """The error for a directory in which other users could replace what is created."""
     return PinPathError(
@@ -224,8 +219,8 @@ def too_large(where: str, rows: int, buffer: int) -> TreeTooLargeError:
     """The error for a walk that does not fit into one pin's buffer, which takes so many rows."""
     return TreeTooLargeError(
         f"the walk {where} does not fit into the kernel's buffer of {buffer >> 10} KiB, "
-        f"which takes {rows} cgroups with these items: pin fewer items, or pin the tree in "
-        "several parts, with pin_tree() into a directory (pin --tree)",
+        f"which takes {rows} cgroups with these items: pin fewer items, or publish the tree with "
+        "pin_tree() (pin --tree)",
         rows=rows,
         max_rows=rows,
     )
@@ -234,42 +229,74 @@ def too_large(where: str, rows: int, buffer: int) -> TreeTooLargeError:
 # --- pinned trees
 
 
-def no_parts(directory: str) -> StreamError:
-    """The error for a directory with other files."""
-    return StreamError(f"{directory} is not the directory of a pinned tree: it has no parts")
+def no_walk_yet(path: str) -> PinNotFoundError:
+    """The error before the first walk of a tree is published."""
+    return PinNotFoundError(f"the tree at {path} is being created: no walk is published yet")
 
 
-def incomplete(directory: str, found: int, of: Optional[int]) -> PinNotFoundError:
-    """The error for a tree of which not all parts are there; *of* is their number, if known."""
-    count = f"{found}" if of is None else f"{found} of {of}"
+def tree_ended(path: str) -> PinNotFoundError:
+    """The error where the process that refreshed a tree has closed it."""
     return PinNotFoundError(
-        f"the tree at {directory} is being created or unpinned: {count} parts exist"
+        f"the tree at {path} is not published any more: whoever refreshed it has closed it"
     )
 
 
-def too_many_parts(directory: str, found: int, most: int) -> StreamError:
-    """The error for a tree of more parts than pin_tree() creates."""
-    return StreamError(f"{directory} has {found:,} parts; a pinned tree has at most {most:,}")
-
-
-def part_too_large(directory: str, rows: int) -> TreeTooLargeError:
-    """The error where one part of a tree, which takes so many rows, is too small by now."""
+def map_too_small(path: str, needed: int, room: int) -> TreeTooLargeError:
+    """The error where the last walk met more than there is room for."""
     return TreeTooLargeError(
-        f"{directory} was not created for so many cgroups (one of its parts has room for {rows}): "
-        "unpin() it, and call pin_tree() again with more room= (pin --tree --room)",
-        rows=rows,
-        max_rows=rows,
+        f"{path} was not created for so many cgroups, or for such long names: the last walk met "
+        f"{needed:,}, and there is room for {room:,}",
+        remedy="unpin() it, and call pin_tree() again with more room= (pin --tree --room)",
+        rows=needed,
+        max_rows=room,
     )
 
 
-def cgroup_in_two_parts(directory: str) -> StreamError:
-    """The error for two rows with the same id."""
-    return StreamError(f"{directory}: damaged stream: a cgroup is in two parts")
+def bad_state(path: str, state: int) -> StreamError:
+    """The error for a state of a tree that this version does not know."""
+    return StreamError(f"{path}: damaged head of a pinned tree: its state is {state}")
 
 
-def cgroup_below_itself(directory: str) -> StreamError:
-    """The error for rows whose parents form a circle."""
-    return StreamError(f"{directory}: damaged stream: a cgroup is below itself")
+def too_slow(path: str, tries: int) -> MemcgError:
+    """The error where each walk was overwritten before all of it was copied."""
+    return MemcgError(
+        f"{path} is refreshed faster than this process can read it: in {tries} tries, each walk "
+        "was overwritten before all of it was copied",
+        remedy="pin it with a longer interval, or give this process more time",
+        errno=errno.EAGAIN,
+        call="read",
+    )
+
+
+def being_replaced(path: str) -> PinNotFoundError:
+    """The error where the map at a path changes while it is opened."""
+    return PinNotFoundError(f"the tree at {path} is being created or unpinned")
+
+
+def not_a_map(path: str) -> StreamError:
+    """The error for another file in the place of a tree's map."""
+    return StreamError(f"{path} is not the map of a pinned tree")
+
+
+def unmappable(path: str, error: Exception) -> MemcgError:
+    """The error where the kernel refuses to map what may be a tree's map."""
+    number = error.errno if isinstance(error, OSError) else None
+    reason = errno_text(number) if number else str(error)
+    return MemcgError(f"{path} cannot be mapped: {reason}", errno=number, call="mmap")
+
+
+def closed(path: str) -> ClosedError:
+    """The error where a reader is closed while it reads."""
+    return ClosedError(f"this reader of {path} is closed")
+
+
+def not_sent(path: str, error: OSError) -> MemcgError:
+    """The error where a socket does not take the descriptor of a tree's map."""
+    return MemcgError(
+        f"the map of {path} cannot be sent over this socket: {errno_text(error.errno or 0)}",
+        errno=error.errno,
+        call="sendmsg",
+    )
 
 
 # --- what unpin() does not remove
@@ -280,23 +307,20 @@ def symbolic_link(path: str) -> PinPathError:
     return PinPathError(f"{path} is a symbolic link: give the path that it leads to")
 
 
-def one_part(path: str, tree: str) -> PinPathError:
-    """The error for a part of a tree, which is removed as a whole."""
+def part_of_tree(path: str, tree: str) -> PinPathError:
+    """The error for a file of a tree, which is removed as a whole."""
     return PinPathError(f"{path} is part of a pinned tree: unpin {tree}")
 
 
-def not_a_tree(directory: str, is_empty: bool) -> StreamError:
-    """The error for a directory without parts."""
-    remedy = "; it is empty, so rmdir can remove it" if is_empty else ""
-    return StreamError(
-        f"{directory} is not a directory of a pinned tree: nothing was removed{remedy}"
-    )
+def not_a_tree(directory: str) -> StreamError:
+    """The error for a directory without the stream of a tree."""
+    return StreamError(f"{directory} is not the directory of a pinned tree: nothing was removed")
 
 
 def foreign_file(directory: str, name: str) -> StreamError:
-    """The error for a directory with other files beside the parts of a tree."""
+    """The error for a directory with other files beside those of a tree."""
     return StreamError(
-        f"{directory} has {name!r} beside the parts of a pinned tree: nothing was "
+        f"{directory} has {name!r} beside the files of a pinned tree: nothing was "
         "removed; move that file away first"
     )
 

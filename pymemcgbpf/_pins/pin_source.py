@@ -25,7 +25,7 @@ from ..errors import (
     UnknownItemError,
 )
 from . import diagnosis as _diagnosis
-from . import read as _read
+from . import pin_stream as _pin_stream
 from . import transaction as _transaction
 
 
@@ -93,11 +93,11 @@ class PinSource:
         number in the wire format."""
         absent = {name for name in self.names if _items.item_named(name) is None}
         new_iterator = _libbpf_programs.IteratorMaker(self._link.fd)
-        data, _ = _links.read_iterator(new_iterator, _read.read_walk)
+        data, _ = _links.read_iterator(new_iterator, _pin_stream.read_walk)
         header, rows, end_ns = _wire.split(data)
         if end_ns is None and self._walk.whole:
-            fit = _read.capacity(len(header.item_numbers))
-            raise _diagnosis.too_large(f"from {self._cgroup.path}", fit, _read.BUFFER)
+            fit = _pin_stream.capacity(len(header.item_numbers))
+            raise _diagnosis.too_large(f"from {self._cgroup.path}", fit, _pin_stream.BUFFER)
         if rows:
             row = _wire.decode_row(rows, 0, len(self.names))
             lacking = {name for name, value in zip(self.names, row.values) if value == _wire.ABSENT}

@@ -1,86 +1,156 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Reads pins: opens, reads and closes files. Works without libbpf, BTF, privileges and ctypes."""
+"""Reads pins and pinned trees. Works without libbpf, BTF and privileges, and without ctypes."""
 
 from __future__ import annotations
 
-import errno
-import mmap
+import math
 import os
 import struct
+import threading
 import time
-from typing import Callable, Optional, TypeVar, Union
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Optional, Union
 
 from .. import _items, _options, _wire
 from .._cgroup import mounts as _mounts
 from .._cgroup import paths as _paths
+from .._cgroup.walk_paths import Origin, WalkPaths
 from .._closable import Closable
-from .._descriptors import Owned, opened_at
 from .._lookup import Path
 from .._records import Record
 from .._samples import Samples
-from ..errors import MemcgError, PinNotFoundError, StreamError
+from ..errors import BackendUnavailableError, ClosedError, MemcgError, PinNotFoundError
 from ..snapshot import Snapshot, Times
 from . import bpffs as _bpffs
 from . import diagnosis as _diagnosis
-from . import parts as _parts
+from . import tree_layout as _layout
+from . import tree_map as _tree_map
+from . import tree_stream as _tree_stream
+from .pin_stream import PinFile
+from .tree_paths import NamedPaths, NamesKey
+from .tree_walk import TreeLook, check_state
+
+if TYPE_CHECKING:
+    import socket as _socket
 
 __all__ = ["PinnedReader"]
 
-_T = TypeVar("_T")
+_TreeSource = Union[_tree_map.MappedTree, _tree_map.HandedMap, _tree_stream.TreeStream]
 
-
-# The size in bytes of the kernel's buffer, into which one walk must fit. A read() of fewer bytes
-# ends the walk early.
-BUFFER = 8 * mmap.PAGESIZE
-_LARGEST_HEADER = _wire.header_size(_wire.MAX_ITEMS)
+# How long wait() sleeps once a walk is due, in seconds; at first, and at most.
+_SHORTEST_SLEEP, _LONGEST_SLEEP = 0.001, 0.05
+# How long it sleeps before: Python runs the handler of a signal that arrives just before a sleep
+# after that sleep.
+_LONGEST_WAIT = 0.5
 
 
 class PinnedReader(Closable):
-    """Reads a pin that :func:`pin` created, or a tree that :func:`pin_tree` created::
+    """Reads a pin that :func:`pin` created, or a tree that :func:`pin_tree` publishes::
 
         >>> with PinnedReader("/sys/fs/bpf/stats/system") as reader:
         ...     reader.read()
         {'anon': 17727488, 'file': 708608}
+        >>> with PinnedReader("/sys/fs/bpf/stats/tree") as reader:
+        ...     reader.read()
+        <Snapshot of '/sys/fs/cgroup': 5001 cgroups, 2 items>
 
-    Any user with read permission can read a pin; no privileges and no running process are needed.
-    It also needs a mounted /proc, which tells it that the file is on a bpffs. It may be used from
-    several threads, and in a child after fork(). No file is open between reads. If a pin is removed
-    and created again with the same items and order, the reader continues with the new one.
+    Any user with permission can read a pin; no privileges are needed. A read of a pin() makes the
+    kernel walk. A read of a tree is a copy of what was published last, and takes no time of the
+    kernel; :attr:`Snapshot.age` is its age.
+
+    It needs a mounted /proc, which tells it what the files are. It may be used from several
+    threads, and in a child after fork(). No file is open between reads. If a pin is removed and
+    created again with the same items and order, the reader continues with the new one.
 
     Args:
         pin_path: the path of the pin, or of the directory that pin_tree() created.
+        transport: how a tree is read. "map" maps its memory into this process, for which bpf(2)
+            must be allowed here. "stream" reads a plain file with the same contents, which takes
+            the kernel a copy of them. "auto" takes the first that works. A pin() is always
+            "stream".
 
     Raises:
         PinNotFoundError: there is no pin, or it is being created or removed at this moment.
         PinPermissionError: this user may not read the pin.
         PinPathError: the path is not on a bpffs.
-        StreamError: the file is not a pin of this package, or of a format version that this
-            version does not know; or the tree has more parts than pin_tree() creates.
+        StreamError: it is not a pin of this package, or of a format version that this version
+            does not know.
+        BackendUnavailableError: "map" was asked for and does not work here; the message says why.
+        ValueError: *transport* is not one of those.
     """
 
-    def __init__(self, pin_path: Path) -> None:
+    def __init__(self, pin_path: Path, *, transport: _options.PinTransport = "auto") -> None:
         super().__init__(os.fsdecode(pin_path))
         if not self._path:
             raise PinNotFoundError("'' cannot be a path")
-        self._check = _OnBpffs()
-        tree = self._opened_tree()
-        self._in_parts = tree is not None
-        if tree is None:
-            self._head = read_head(self._path, check=self._check)
-        else:
+        _options.check("transport", transport, _options.PIN_TRANSPORTS)
+        check, self._reason = _bpffs.OnBpffs(), ""
+        self._tree: Optional[_TreeSource] = None
+        self._file: Optional[PinFile] = None
+        if not _is_directory(self._path, check):
+            if transport == "map":
+                raise BackendUnavailableError(
+                    f"{self._path} is a pin of pin(), which cannot be mapped: only trees can"
+                )
+            self._file = PinFile(self._path, check)
+            header = self._file.header
+            self._begin(header.item_numbers, header.order)
+            return
+        if transport != "stream":
             try:
-                self._head = read_head(self._parts(tree.fileno())[0], tree.fileno(), self._check)
-            finally:
-                tree.close()
-        header = _wire.decode_header(self._head)
-        self._items = _names(self._path, header)
-        self._order = _options.ORDER_NAMES[header.order]
+                self._tree = _tree_map.MappedTree(self._path, check)
+            except BackendUnavailableError as error:
+                if transport == "map":
+                    raise
+                self._reason = str(error)
+        if self._tree is None:
+            self._tree = _tree_stream.TreeStream(self._path, check)
+        self._begin_tree(self._tree)
+
+    @classmethod
+    def from_fd(cls, fd: int) -> PinnedReader:
+        """A reader of a tree whose map's descriptor another process has handed over::
+
+            >>> _, (fd,), _, _ = socket.recv_fds(connection, 1, 1)
+            >>> reader = PinnedReader.from_fd(fd)
+            >>> os.close(fd)
+
+        :meth:`send_to` sends one. Neither bpf(2) nor a bpffs is needed here, so this works where
+        seccomp forbids them. The whole map is mapped, and the descriptor is not used any more. No
+        other is kept, except by a Python before 3.13 that has no ctypes.
+
+        Such a reader does not see that the pin is removed: the numbers just get older.
+
+        Raises:
+            StreamError: the descriptor is not that of a pinned tree's map.
+            MemcgError: the kernel refuses to map it, or it is not open.
+        """
+        number = _options.integer("fd", fd)
+        reader = cls.__new__(cls)
+        Closable.__init__(reader, f"descriptor {number}")
+        reader._reason, reader._file = "", None
+        reader._tree = _tree_map.HandedMap(number, reader._path)
+        reader._begin_tree(reader._tree)
+        return reader
+
+    def _begin_tree(self, tree: _TreeSource) -> None:
+        look = tree.look()
+        self._head = look.head
+        self._begin(look.head.item_numbers, look.head.order)
+
+    def _begin(self, numbers: Sequence[int], order: int) -> None:
+        self._numbers, self._order_number = tuple(numbers), order
+        self._items = _names_of(numbers)
+        self._order = _options.ORDER_NAMES[order]
         self._values = struct.Struct(f"={len(self._items)}Q").unpack_from
-        self._paths: Optional[_paths.PathsOfId] = None
+        self._origin = Origin()
+        self._listed: Optional[_paths.PathsOfId] = None
+        self._named: Optional[_Named] = None
+        self._seen: Optional[tuple[object, int]] = None  # the pin and the walk read last
 
     @property
     def path(self) -> str:
-        """The pin's path, as it was given."""
+        """The pin's path, as it was given; "descriptor 5" after from_fd(5)."""
         return self._path
 
     @property
@@ -93,131 +163,232 @@ class PinnedReader(Closable):
 
     @property
     def order(self) -> str:
-        """The order of the walk: "self" for one cgroup, "pre" for a pinned tree."""
+        """The order of the walk: "self" for one cgroup, "pre" for most pinned trees."""
         return self._order
 
+    @property
+    def transport(self) -> str:
+        """How it is read: "map" or "stream"."""
+        return "stream" if self._tree is None else self._tree.transport
+
+    @property
+    def fallback_reason(self) -> str:
+        """Why the tree is not read as "map"; "" if it is, if "stream" was asked for, and for
+        a pin()."""
+        return self._reason
+
+    @property
+    def interval(self) -> Optional[float]:
+        """The seconds between the beginnings of two walks of a tree.
+
+        None for a pin(), whose reads walk, and for a tree that is refreshed at no interval.
+        """
+        if self._tree is None or not self._head.interval_ns:
+            return None
+        return self._head.interval_ns / 1e9
+
     def read(self) -> Union[dict[str, int], Snapshot]:
-        """Reads the values now, in the items' own units (bytes, counts or microseconds).
+        """Reads the values, in the items' own units (bytes, counts or microseconds).
 
         Returns:
             For one cgroup (order "self"), a dict of names and values, as
             :meth:`StatsReader.read` returns it. For a walk, a :class:`Snapshot` with a row for
             each cgroup.
 
-        The rows of a tree in parts are in pre-order, siblings by id. Rows whose parent has no row,
-        because it was created or removed during the reads, come last. The rows' paths are those
-        below the memory hierarchy that is mounted here, and None where the walk's root is not
-        visible below any mount.
+        Values of a pin() are those of now. Values of a tree are those of the last walk, all of one
+        walk. If two walks begin while one is copied, the read is repeated, 10 times and for 5
+        seconds at least.
+
+        The rows' paths are those that the walk itself found, if the tree was pinned with names.
+        Otherwise they are those below the memory hierarchy that is mounted here, and None where
+        the walk's root is not visible below any mount.
 
         Raises:
             CgroupRemovedError: the walk's root was removed, or has lost its memory controller.
-            TreeTooLargeError: there are more cgroups than the pin can write.
-            PinNotFoundError: the pin was removed, or is being removed.
+            TreeTooLargeError: there are more cgroups than there is room for in the pin. ``rows``
+                is their number for a tree, and the number that fits for a pin().
+            PinNotFoundError: the pin was removed; or the first walk is not over yet.
             PinPermissionError: this user may no longer read the pin.
             PinPathError: another file system is at the path now.
             StreamError: the data is damaged, or another pin is at the path now.
+            MemcgError: with the errno EAGAIN, this reader is too slow for the interval.
             ClosedError: the reader is closed.
         """
         if self._wakers is None:
             raise self._closed()
+        if self._tree is not None:
+            return self._snapshot_of(self._tree)
+        assert self._file is not None, "it is a tree otherwise"
         now, began = time.time_ns(), time.monotonic_ns()
-        tree = self._opened_tree() if self._in_parts else None
-        if tree is None:
-            stream = self._take(self._path)
-            if self._order == "self":
-                return self._only_row(stream)
-            rows = stream.rows
-        else:
-            try:  # by the open directory, because its path may lead to another tree by now
-                rows = memoryview(self._take_parts(tree.fileno()))
-            finally:
-                tree.close()
+        rows = self._file.read()
+        if self._order == "self":
+            return self._only_row(rows)
         ended = time.monotonic_ns()
         if not rows and self._order != "children":
             raise _diagnosis.cgroup_removed(self._path)
-        if tree is not None:
-            rows = self._in_order(rows)
-        words, width = rows.cast("Q"), _wire.row_size(len(self._items)) // 8
-        paths = _paths.ListedPaths(self._paths_of(rows), words[::width], words[1::width], ended)
+        size = _wire.row_size(len(self._items))
+        # The walk's root is the parent of its children, and otherwise has a row of its own.
+        at = {"children": 8, "post": len(rows) - size}.get(self._order, 0)
+        root_id = struct.unpack_from("=Q", rows, at)[0] if rows else 0
+        paths = self._listed_paths(root_id, rows, ended)
         return Snapshot(rows, self._items, self._order, Times(began, ended, now), paths)
+
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        """Waits until a walk of a tree is published that is newer than the last :meth:`read`::
+
+            >>> while reader.wait():
+            ...     publish(reader.read())
+
+        It sleeps until the next walk is due, with a look every half a second, then looks again
+        after 1, 2, 4 ms and so on, up to 50 ms or an eighth of the interval, whichever is shorter.
+        So it takes a few looks at an interval. As "map", a look is one stat(); as "stream", it
+        reads the head of the file.
+
+        Args:
+            timeout: how many seconds it waits at most. None for as long as it takes, which is for
+                ever if nobody refreshes the tree any more.
+
+        Returns:
+            True if there is a newer walk, and at once for a pin(). False after *timeout*, and if
+            the reader is closed meanwhile.
+
+        Raises:
+            ClosedError: the reader is closed already.
+            TypeError, ValueError: *timeout* is not a number.
+            MemcgError: a subclass, as for :meth:`read`.
+        """
+        end = None if timeout is None else time.monotonic() + _seconds(timeout)
+        if self._wakers is None:
+            raise self._closed()
+        if self._tree is None:
+            return True
+        # A bare lock, because close() may be called by a signal handler.
+        closed = threading.Lock()
+        closed.acquire()
+        try:
+            if not self._wake_at_close(closed.release):
+                return False
+            sleep = _SHORTEST_SLEEP
+            while True:
+                try:
+                    look = self._looked(self._tree)
+                except ClosedError:
+                    return False
+                if self._seen != (look.pin, look.progress.written):
+                    return True
+                delay = (look.progress.due_ns - time.monotonic_ns()) / 1e9
+                if delay <= 0:
+                    delay, sleep = sleep, 2 * sleep
+                    interval = look.head.interval_ns / 1e9 or math.inf
+                    delay = max(min(delay, _LONGEST_SLEEP, interval / 8), _SHORTEST_SLEEP)
+                if end is not None:
+                    left = end - time.monotonic()
+                    if left <= 0:
+                        return False
+                    delay = min(delay, left)
+                if closed.acquire(timeout=min(delay, _LONGEST_WAIT)):
+                    return False
+        finally:
+            self._do_not_wake(closed.release)
 
     def every(self, seconds: float) -> Samples[Union[dict[str, int], Snapshot]]:
         """Reads at an interval, in a loop: ``for``, or ``async for``.
 
         :meth:`StatsReader.every` describes when it reads, what ends it, and its errors. In the
-        loop there is what :meth:`read` returns.
+        loop there is what :meth:`read` returns. :meth:`wait` follows a tree's own interval.
 
         Args:
             seconds: The interval.
         """
         return Samples(self, self.read, seconds)
 
+    def send_to(self, socket: _socket.socket) -> None:
+        """Sends the descriptor of a tree's map over a Unix socket, with one byte that is 0.
+
+        A process that may not call bpf(2), or that does not see the bpffs, can read the tree then:
+        :meth:`from_fd`. It learns no more than by this reader, and can change nothing.
+
+        Args:
+            socket: a connected socket of the family AF_UNIX.
+
+        Raises:
+            BackendUnavailableError: this reader has no map: it is one of a pin(), is made of
+                a descriptor itself, or may not open the map here.
+            PinNotFoundError: the pin was removed.
+            MemcgError: it cannot be sent.
+            ClosedError: the reader is closed.
+        """
+        import socket as _socket
+
+        if self._wakers is None:
+            raise self._closed()
+        if self._tree is None or isinstance(self._tree, _tree_map.HandedMap):
+            raise BackendUnavailableError(
+                f"{self._path} cannot be sent: only a reader of a tree, by its path, can open its "
+                "map again"
+            )
+        owned = _tree_map.open_map(self._path, _bpffs.OnBpffs()).owned
+        try:
+            _tree_map.memory_of(owned.fileno(), None, self._path)  # a tree's map, nothing else
+            _socket.send_fds(socket, [b"\0"], [owned.fileno()])
+        except MemcgError:
+            raise
+        except OSError as error:
+            raise _diagnosis.not_sent(self._path, error) from error
+        finally:
+            owned.close()
+
     def close(self) -> None:
-        """Makes every further read() raise ClosedError, and ends loops over :meth:`every`. Calling
-        it again does nothing."""
+        """Unmaps what is mapped, makes every further read() raise ClosedError, and ends loops over
+        :meth:`every` and :meth:`wait`. Calling it again does nothing."""
         self._wake_all()
+        if self._tree is not None:
+            self._tree.close()
 
     # ---
 
-    def _opened_tree(self) -> Optional[Owned]:
-        """The open directory of a tree in parts; None if the pin is a file."""
-        try:
-            tree = opened_at(self._path, os.O_RDONLY | os.O_DIRECTORY)
-        except NotADirectoryError:
-            return None
-        except (OSError, ValueError) as error:
-            raise _diagnosis.read_error(self._path, error) from error
-        try:
-            self._check(tree.fileno(), self._path)
-        except BaseException:
-            tree.close()
-            raise
-        return tree
+    def _looked(self, tree: _TreeSource) -> TreeLook:
+        """What the head of the tree says, if there is a walk to read."""
+        look = tree.look()
+        check_state(self._path, look.progress, look.head)
+        return look
 
-    def _parts(self, tree: int) -> list[str]:
-        """The paths of the parts in an open directory."""
-        try:
-            names = os.listdir(tree)
-        except OSError as error:
-            raise _diagnosis.read_error(self._path, error) from error
-        parts = _parts.parts_of(names)
-        if names and not parts:
-            raise _diagnosis.no_parts(self._path)
-        if not _parts.are_whole(parts):
-            of = parts[0].of if parts else None
-            raise _diagnosis.incomplete(self._path, len(parts), of)
-        if len(parts) > _parts.MOST_PARTS:
-            raise _diagnosis.too_many_parts(self._path, len(parts), _parts.MOST_PARTS)
-        return [os.path.join(self._path, part.name) for part in parts]
+    def _snapshot_of(self, tree: _TreeSource) -> Snapshot:
+        named = self._named
+        walk = tree.read(None if named is None else named.key)
+        head, rows = walk.head, memoryview(walk.rows)
+        if head is not self._head:
+            self._continue_with(head)
+        if not rows and self._order != "children":
+            raise _diagnosis.cgroup_removed(self._path)
+        paths: WalkPaths
+        if walk.key is None or not head.flags & _layout.HAS_NAMES:
+            paths = self._listed_paths(head.root_id, rows, walk.ended_ns)
+        elif walk.names is None and named is not None:
+            paths = named.paths
+        else:
+            root_path, names = walk.key.root_path, walk.names or []
+            paths = NamedPaths(self._origin, head, root_path, walk.rows, names)
+            self._named = _Named(walk.key, paths)
+        began = walk.started_ns
+        times = Times(began, walk.ended_ns, time.time_ns() - (time.monotonic_ns() - began))
+        self._seen = walk.pin, walk.number
+        return Snapshot(rows, self._items, self._order, times, paths, head.max_depth)
 
-    def _take_parts(self, tree: int) -> bytearray:
-        """The rows of all parts, part by part."""
-        rows = bytearray()
-        for part in self._parts(tree):
-            rows += self._take(part, tree).rows
-        return rows
+    def _continue_with(self, head: _layout.Head) -> None:
+        """Takes another head, of the pin that is at the path now.
 
-    def _take(self, path: str, tree: Optional[int] = None) -> _wire.RawStream:
-        """The stream that one walk wrote."""
-        data, full = _read(path, tree, read_walk, self._check)
-        try:
-            stream = _wire.split(data)
-        except StreamError as error:
-            raise _diagnosis.bad_stream(path, error) from error
-        if not data.startswith(self._head):
-            raise _diagnosis.replaced(path)
-        if stream.end_ns is None:
-            if not full:
-                raise _diagnosis.cut_short(path, len(data))
-            fit = capacity(len(stream.header.item_numbers))
-            if tree is not None:
-                raise _diagnosis.part_too_large(self._path, fit)
-            raise _diagnosis.too_large(f"of {path}", fit, BUFFER)
-        return stream
+        Raises:
+            StreamError: its items or its order are others.
+        """
+        if (head.item_numbers, head.order) != (self._numbers, self._order_number):
+            raise _diagnosis.replaced(self._path)
+        if head.root_id != self._head.root_id:
+            self._origin = Origin()
+        self._head = head
 
-    def _only_row(self, stream: _wire.RawStream) -> dict[str, int]:
-        rows = stream.rows
-        if len(rows) != stream.header.row_size:
+    def _only_row(self, rows: memoryview) -> dict[str, int]:
+        if len(rows) != _wire.row_size(len(self._items)):
             if not rows:
                 raise _diagnosis.cgroup_removed(self._path)
             raise _diagnosis.bad_rows(self._path, len(rows))
@@ -227,172 +398,48 @@ class PinnedReader(Closable):
             return {name: value for name, value in found if value != _wire.ABSENT}
         return dict(found)
 
-    def _in_order(self, rows: memoryview) -> memoryview:
-        """The rows of all parts, sorted so that parents come before their children."""
-        size = _wire.row_size(len(self._items))
-        words = rows.cast("Q")
-        width = size // 8
-        ids = words[::width].tolist()
-        parents = words[1::width].tolist()
-        places = dict(zip(ids, range(0, len(rows), size)))
-        if len(places) != len(ids):
-            raise _diagnosis.cgroup_in_two_parts(self._path)
-        children: dict[int, list[int]] = {}
-        for cgroup_id, parent in zip(ids, parents):
-            children.setdefault(parent if parent in places else _NONE, []).append(cgroup_id)
-        # A stack, so the next cgroup is the last. The walk's root is the topmost of the cgroups
-        # whose parent has no row.
-        waiting = sorted(children.get(_NONE, ()), reverse=True)
-        if waiting:
-            root = min(waiting, key=lambda one: _wire.level(words[places[one] // 8 + 2]))
-            waiting.remove(root)
-            waiting.append(root)
-        ordered = bytearray()
-        while waiting:
-            cgroup_id = waiting.pop()
-            at = places[cgroup_id]
-            ordered += rows[at : at + size]
-            below = children.get(cgroup_id)
-            if below:
-                waiting += sorted(below, reverse=True)
-        if len(ordered) != len(rows):
-            raise _diagnosis.cgroup_below_itself(self._path)
-        return memoryview(ordered).toreadonly()
-
-    def _paths_of(self, rows: memoryview) -> _paths.PathsOfId:
-        """The paths below the walk's root, whose id is taken from its row."""
-        size = _wire.row_size(len(self._items))
-        at = {"children": 8, "post": len(rows) - size}.get(self._order, 0)
-        root_id = struct.unpack_from("=Q", rows, at)[0] if rows else 0
-        paths = self._paths
-        if paths is None or paths.root_id != root_id:
-            paths = self._paths = _paths.PathsOfId(root_id, _mounts.find_cgroup)
-        return paths
+    def _listed_paths(self, root_id: int, rows: memoryview, seen_ns: int) -> _paths.ListedPaths:
+        """The paths below the walk's root, which are found by listing directories."""
+        words, width = rows.cast("Q"), _wire.row_size(len(self._items)) // 8
+        listed = self._listed
+        if listed is None or listed.root_id != root_id:
+            listed = self._listed = _paths.PathsOfId(root_id, _mounts.find_cgroup)
+        return _paths.ListedPaths(listed, words[::width], words[1::width], seen_ns)
 
     def __repr__(self) -> str:
         state = "closed" if self._wakers is None else self._order
         return f"<PinnedReader {self._path!r} {state}, {len(self._items)} items>"
 
 
-_NONE = -1  # not the id of any cgroup
+class _Named(Record):
+    """Paths, and the key of the names that they were made from."""
+
+    key: NamesKey
+    paths: NamedPaths
 
 
-class _Read(Record):
-    """What one walk wrote.
-
-    Attributes:
-        data: what the first read() returned; all of the output, if it fits into the buffer.
-        full: whether the kernel's buffer was full before the end of the walk.
-    """
-
-    data: bytes
-    full: bool
-
-
-def read_walk(fd: int) -> _Read:
-    """Reads one walk from an iterator that was just opened."""
-    data = os.read(fd, BUFFER)
-    end = len(data) - _wire.TRAILER.size
-    if end >= 0 and _wire.TRAILER.unpack_from(data, end)[0] == _wire.END_MAGIC:
-        return _Read(data, False)
-    # The buffer was full: either the walk cannot be resumed (EOPNOTSUPP), or only its trailer did
-    # not fit.
+def _is_directory(path: str, check: _bpffs.OnBpffs) -> bool:
+    """Whether a pin is the directory of a tree, and not a file."""
     try:
-        return _Read(data, bool(data) and bool(os.read(fd, BUFFER)))
-    except OSError as error:
-        if error.errno != errno.EOPNOTSUPP:
-            raise
-        return _Read(data, True)
-
-
-def _opened(path: str, tree: Optional[int]) -> Owned:
-    """Opens a pin by its path, or a part of a tree by its name in the tree's open directory.
-
-    O_NONBLOCK keeps open() from waiting, should the file be a FIFO.
-    """
-    flags = os.O_RDONLY | os.O_NONBLOCK
-    if tree is None:
-        return opened_at(path, flags)
-    return opened_at(os.path.basename(path), flags | os.O_NOFOLLOW, tree)
-
-
-def _read(
-    path: str, tree: Optional[int], read: Callable[[int], _T], check: Optional[_OnBpffs]
-) -> _T:
-    """Opens a pin, returns what a function reads from its descriptor, and closes it."""
-    try:
-        pin = _opened(path, tree)
-        try:
-            fd = pin.fileno()
-            if check is not None:
-                check(fd, path)
-            return read(fd)
-        finally:
-            pin.close()
+        with _bpffs.opened_directory(path) as at:
+            check(at, path)
+            return True
     except MemcgError:
         raise
+    except NotADirectoryError:
+        return False
     except (OSError, ValueError) as error:
         raise _diagnosis.read_error(path, error) from error
 
 
-class _OnBpffs:
-    """Raises unless an open file is on a bpffs.
-
-    Files elsewhere are not read, because their owner decides what reading them does and how much
-    it returns. The mount table can be long, so it is read once for each file system.
-    """
-
-    def __init__(self) -> None:
-        self._device: Optional[int] = None
-
-    def __call__(self, fd: int, path: str) -> None:
-        status = os.fstat(fd)
-        if status.st_dev == self._device:
-            return
-        if not _bpffs.is_on_bpffs(status, path):
-            raise _diagnosis.no_pin(path)
-        self._device = status.st_dev
+def _names_of(numbers: Sequence[int]) -> tuple[str, ...]:
+    found = ((number, _items.item_numbered(number)) for number in numbers)
+    return tuple(f"#{number}" if item is None else item.name for number, item in found)
 
 
-def read_head(
-    path: str, directory: Optional[int] = None, check: Optional[_OnBpffs] = None
-) -> bytes:
-    """The header of the stream at a path. The kernel walks no further than the first cgroup.
-
-    With an open directory, only the last component of the path is used, as a name in it.
-
-    Raises:
-        StreamError: the file does not begin with a header of this package.
-        PinNotFoundError, PinPermissionError.
-        PinPathError: the file is not on a bpffs, if that is checked.
-    """
-    data = _read(path, directory, lambda fd: os.read(fd, _LARGEST_HEADER), check)
-    try:
-        header = _wire.decode_header(data)
-    except StreamError as error:
-        raise _diagnosis.bad_stream(path, error) from error
-    return data[: header.size]
-
-
-def _names(path: str, header: _wire.Header) -> tuple[str, ...]:
-    found = [_items.item_numbered(number) for number in header.item_numbers]
-    names = [
-        item.name if item is not None else f"#{number}"
-        for item, number in zip(found, header.item_numbers)
-    ]
-    if (
-        len(set(names)) != len(names)
-        or 0 in header.item_numbers
-        or header.order not in _options.ORDER_NAMES
-    ):
-        raise _diagnosis.bad_header(path)
-    return tuple(names)
-
-
-def capacity(items: int) -> int:
-    """The number of rows with so many items that fit into the kernel's buffer.
-
-    The kernel never fills the buffer's last byte.
-    """
-    spare = BUFFER - 1 - _wire.header_size(items) - _wire.TRAILER.size
-    return spare // _wire.row_size(items)
+def _seconds(timeout: float) -> float:
+    """A timeout, as a number that clocks can take."""
+    _options.refuse_bool("timeout", timeout)
+    if math.isnan(timeout):
+        raise ValueError("timeout must be a number of seconds, not nan")
+    return float(min(max(timeout, 0), threading.TIMEOUT_MAX))

@@ -37,7 +37,7 @@ from pymemcgbpf import (
     pin_tree,
     unpin,
 )
-from pymemcgbpf._pins import read as _read
+from pymemcgbpf._pins import pin_stream as _pin_stream
 
 from .cgroups import (
     Worker,
@@ -475,7 +475,7 @@ def test_a_pinned_walk_that_grows_too_large_is_an_error(
     for items in (None, ["*"], [f"{name}*" for name in ("workingset", "anon", "memory.current")]):
         pin(empty_cgroup, pins / "walk", items, order="pre", flush=False)
         reader = PinnedReader(pins / "walk")
-        fit = _read.capacity(len(reader.item_names))
+        fit = _pin_stream.capacity(len(reader.item_names))
         if fit > 400:
             unpin(pins / "walk")
             continue

@@ -3,11 +3,12 @@
 others."""
 
 from pathlib import Path
-from typing import Union
+from socket import socketpair
+from typing import Optional, Union
 
 from typing_extensions import assert_type
 
-from pymemcgbpf import PinnedReader, Snapshot, pin, pin_tree, unpin
+from pymemcgbpf import PinnedReader, PinnedTree, PinTransport, Snapshot, pin, pin_tree, unpin
 
 CGROUP, PIN = Path("/sys/fs/cgroup"), Path("/sys/fs/bpf/stats")
 
@@ -17,7 +18,8 @@ pin(CGROUP, PIN, mode="0440")  # error
 pin(CGROUP, PIN, backend="core")  # error
 pin(CGROUP)  # error
 pin_tree(CGROUP, PIN, room=5000)
-pin_tree(CGROUP, PIN, order="pre")  # error
+assert_type(pin_tree(CGROUP, PIN, ["anon"], every=0.5, names=False), PinnedTree)
+pin_tree(CGROUP, PIN, every="1 s")  # error
 unpin(PIN)
 unpin(5)  # error
 
@@ -31,3 +33,20 @@ with PinnedReader(PIN) as reader:
         assert_type(found["anon"], int)
     else:
         assert_type(found, Snapshot)
+        assert_type(found.age, float)
+    assert_type(reader.wait(), bool)
+    reader.wait(0.5)
+    reader.wait("soon")  # error
+    assert_type(reader.interval, Optional[float])
+    assert_type(reader.fallback_reason, str)
+    reader.send_to(socketpair()[0])
+    reader.send_to(5)  # error
+    for each in reader.every(1):
+        assert_type(each, Union[dict[str, int], Snapshot])
+
+transport: PinTransport = "map"
+PinnedReader(PIN, transport=transport)
+PinnedReader(PIN, "map")  # error
+PinnedReader(PIN, transport="shared")  # error
+assert_type(PinnedReader.from_fd(5), PinnedReader)
+PinnedReader.from_fd(PIN)  # error

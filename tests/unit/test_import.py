@@ -255,6 +255,19 @@ def test_a_reader_loads_no_slow_modules(run_python: RunPython) -> None:
     assert ran.stdout == "set() True\n", ran.stderr
 
 
+def test_reading_a_pin_loads_no_ctypes(run_python: RunPython, tmp_path: Path) -> None:
+    header = _wire.encode_header([1], 1)
+    row = _wire.ROW.pack(5, 1, 1, 0) + bytes(8)
+    (tmp_path / "pin").write_bytes(header + row + _wire.TRAILER.pack(_wire.END_MAGIC, 1, 9))
+    code = (
+        "import sys; from pymemcgbpf import PinnedReader\n"
+        "from pymemcgbpf._pins import bpffs as _bpffs\n"
+        "_bpffs.is_on_bpffs = lambda status, path: True\n"
+        "print(PinnedReader('pin').read(), {'ctypes', '_ctypes'} & set(sys.modules))\n"
+    )
+    assert run_python("-S", "-c", code).stdout == "{'anon': 0} set()\n"
+
+
 def test_pins_are_read_without_ctypes(run_python: RunPython, tmp_path: Path) -> None:
     header = _wire.encode_header([1], 1)
     row = _wire.ROW.pack(5, 1, 1, 0) + (4096).to_bytes(8, sys.byteorder)
@@ -275,10 +288,16 @@ def test_the_package_says_that_it_is_typed() -> None:
 
 
 # The modules that need ctypes.
-CTYPES = {"_bpf.libbpf", "_bpf.libbpf_log", "_bpf.libbpf_maps", "_bpf.libbpf_programs"}
+CTYPES = {
+    "_bpf.libbpf",
+    "_bpf.libbpf_log",
+    "_bpf.libbpf_maps",
+    "_bpf.libbpf_programs",
+    "_pins.map_calls",
+}
 
 
-def test_only_the_modules_of_libbpf_import_ctypes() -> None:
+def test_few_modules_import_ctypes() -> None:
     users = {
         name_of(path)
         for path in SOURCES
@@ -315,7 +334,10 @@ BASE = {
     ),
 }
 SNAPSHOT = {"snapshot", "changes", "_cgroup"}
-PINS_WITHOUT_BPF = ("bpffs", "diagnosis", "parts", "read", "remove", "transaction")
+PINS_WITHOUT_BPF = (
+    *("bpffs", "diagnosis", "pin_stream", "read", "remove", "transaction"),
+    *("map_calls", "tree_layout", "tree_map", "tree_paths", "tree_stream", "tree_walk"),
+)
 RULES = {
     **dict.fromkeys(BASE, BASE),
     "_cgroup": {*BASE, "_cgroup"},
@@ -353,7 +375,7 @@ def test_only_the_entry_point_imports_the_command_line() -> None:
 def test_only_the_bindings_import_what_needs_ctypes() -> None:
     # All other modules must work in a Python without ctypes.
     importers = {name_of(path) for path in SOURCES if CTYPES & of_package(path)}
-    assert importers - CTYPES == {"_bpf.bindings"}
+    assert importers - CTYPES == {"_bpf.bindings", "_pins.tree_map"}
 
 
 def test_imports_have_no_cycle() -> None:

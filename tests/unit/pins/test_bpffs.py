@@ -12,6 +12,8 @@ import pytest
 from pymemcgbpf import MemcgError, PinExistsError, PinPathError, PinPermissionError, _lookup
 from pymemcgbpf._pins import bpffs as _bpffs
 
+from ..pin_files import ROW, pinned_tree, published, stream
+
 
 def test_files_on_other_file_systems_are_not_on_a_bpffs(tmp_path: Path) -> None:
     assert not _bpffs.is_bpffs(str(tmp_path))
@@ -68,8 +70,7 @@ def test_a_path_where_no_pin_can_be_created_is_refused(bpffs: Path, tmp_path: Pa
 
 
 def test_no_pin_is_created_in_a_pinned_tree(bpffs: Path) -> None:
-    (bpffs / "tree").mkdir()
-    (bpffs / "tree" / "part-0000-of-0001").touch()
+    pinned_tree(bpffs / "tree", published())
     for path in (bpffs / "tree" / "pin", bpffs / "tree" / "deep" / "pin"):
         with pytest.raises(PinPathError, match="in the directory of a pinned tree"):
             _bpffs.check_free(str(path))
@@ -103,7 +104,28 @@ def test_dangling_links_above_are_refused(bpffs: Path) -> None:
                 _bpffs.check_free(str(path))
 
 
-def test_the_name_of_a_part_is_refused(bpffs: Path) -> None:
-    for name in ("part-0000-of-0002", "part-0000-of-0002/pin", "deep/part-0000-of-0002"):
-        with pytest.raises(PinPathError, match="a name for a part of a pinned tree"):
-            _bpffs.check_free(str(bpffs / name))
+def test_a_directory_with_a_file_named_stream_is_no_tree(bpffs: Path) -> None:
+    for name in ("stream", "map", "timer"):
+        _bpffs.check_free(str(bpffs / name))
+    for data in (b"", b"anon 7\n", stream([ROW]), bytes(20_000)):
+        (bpffs / "stream").write_bytes(data)
+        _bpffs.check_free(str(bpffs / "pin"))
+    (bpffs / "stream").unlink()
+    os.mkfifo(bpffs / "stream")
+    _bpffs.check_free(str(bpffs / "pin"))
+    with open(bpffs / "stream", "r+b", buffering=0):
+        _bpffs.check_free(str(bpffs / "pin"))
+
+
+def test_a_shortage_is_not_taken_for_an_answer(
+    bpffs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned_tree(bpffs / "tree", published())
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, "x")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(MemcgError, match="cannot be listed") as caught:
+        _bpffs.check_free(str(bpffs / "tree" / "pin"))
+    assert caught.value.errno == errno.EMFILE

@@ -75,6 +75,7 @@ def test_a_failure_that_says_nothing_about_the_path_stays_as_it_is(error: BaseEx
         (OSError(errno.EIO, "x"), StreamError, "{} is not a statistics stream"),
         (OSError(errno.ENXIO, "x"), StreamError, "{} is not a statistics stream"),
         (OSError(errno.EISDIR, "x"), StreamError, "{} is not a statistics stream"),
+        (OSError(errno.ELOOP, "x"), StreamError, "{} is not a statistics stream"),
         (OSError(errno.EMFILE, "x"), MemcgError, "{} cannot be read"),
     ],
 )

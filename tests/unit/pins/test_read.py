@@ -6,12 +6,10 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-import random
 import shutil
 import struct
 import subprocess
 import threading
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +33,11 @@ from pymemcgbpf import (
 from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cgroup import paths as _paths
 from pymemcgbpf._pins import bpffs as _bpffs
-from pymemcgbpf._pins import parts as _parts
-from pymemcgbpf._pins import read as _read
+from pymemcgbpf._pins import pin_stream as _pin_stream
 
+from ...published_tree import ANON, PGSCAN
 from ..directories import said_to_be
-from ..pin_files import ANON, PGSCAN, ROW, TREE, pinned_file, pinned_parts, stream
+from ..pin_files import ROW, TREE, pinned_file, pinned_tree, published, stream
 
 pytestmark = pytest.mark.usefixtures("on_bpffs")
 
@@ -122,11 +120,11 @@ def test_a_reader_refuses_a_pin_with_other_items_in_its_place(one: Path) -> None
 def test_files_on_another_file_system_are_refused(
     one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:])
+    tree = pinned_tree(tmp_path / "tree", published())
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to(one)
     said_to_be(monkeypatch, tmp_path / "bpf")
-    for path in (one, parts, tmp_path / "fifo", tmp_path / "link", tmp_path):
+    for path in (one, tree, tmp_path / "fifo", tmp_path / "link", tmp_path):
         with pytest.raises(PinPathError, match="is not on a bpffs, so it is not a pin") as caught:
             PinnedReader(path)
         assert str(path) in str(caught.value)
@@ -135,8 +133,8 @@ def test_files_on_another_file_system_are_refused(
 def test_the_mount_table_is_read_once_for_each_file_system(
     one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:])
-    readers = [PinnedReader(one), PinnedReader(parts)]
+    tree = pinned_tree(tmp_path / "tree", published())
+    readers = [PinnedReader(one), PinnedReader(tree, transport="stream")]
     asked = []
 
     def is_on_bpffs(status: os.stat_result, path: str) -> bool:
@@ -158,7 +156,7 @@ def test_the_mount_table_is_read_once_for_each_file_system(
     for reader in readers:
         with pytest.raises(PinPathError):
             reader.read()
-    assert asked == [str(one), str(parts)]
+    assert asked == [str(one), str(tree / "stream")]
 
 
 def test_an_unreadable_mount_table_is_an_error(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,9 +219,6 @@ def test_a_stream_without_rows_is_of_a_removed_cgroup(tmp_path: Path) -> None:
         reader.item_names,
         [],
     )
-    reader = PinnedReader(pinned_parts(tmp_path / "parts", [], []))
-    with pytest.raises(CgroupRemovedError):
-        reader.read()
 
 
 def test_a_closed_reader_reads_nothing_and_no_reader_can_be_pickled(one: Path) -> None:
@@ -245,7 +240,7 @@ def kernel_that_says(*answers: Any) -> Any:
     waiting = list(answers)
 
     def read(fd: int, size: int) -> bytes:
-        assert (fd, size) == (99, _read.BUFFER)
+        assert (fd, size) == (99, _pin_stream.BUFFER)
         answer = waiting.pop(0)
         if isinstance(answer, int):
             raise OSError(answer, "x")
@@ -269,13 +264,13 @@ def test_a_full_buffer_is_recognised(
     answers: list[Any], full: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "read", kernel_that_says(*answers))
-    assert _read.read_walk(99) == (answers[0], full)
+    assert _pin_stream.read_walk(99) == (answers[0], full)
 
 
 def test_another_failure_is_not_taken_for_a_full_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "read", kernel_that_says(stream(TREE, 2)[:-16], errno.ENOMEM))
     with pytest.raises(OSError) as caught:
-        _read.read_walk(99)
+        _pin_stream.read_walk(99)
     assert caught.value.errno == errno.ENOMEM
 
 
@@ -283,169 +278,15 @@ def test_the_error_for_too_large_a_walk_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walk = PinnedReader(pinned_file(tmp_path / "walk", stream(TREE, 2)))
-    parts = PinnedReader(pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:]))
     cut = stream(TREE, 2)[:-16]
-    monkeypatch.setattr(_read, "read_walk", lambda fd: _read._Read(cut, True))
-    with pytest.raises(TreeTooLargeError, match=r"pin_tree\(\) into a directory") as caught:
+    monkeypatch.setattr(_pin_stream, "read_walk", lambda fd: _pin_stream.PinOutput(cut, True))
+    with pytest.raises(TreeTooLargeError, match=r"publish the tree with pin_tree\(\)") as caught:
         walk.read()
-    fit = _read.capacity(2)
+    fit = _pin_stream.capacity(2)
     assert (caught.value.rows, caught.value.max_rows) == (fit, fit)
     assert f"which takes {fit} cgroups" in str(caught.value)
     rows = TREE * fit
-    assert len(stream(rows[:fit], 2)) < _read.BUFFER <= len(stream(rows[: fit + 1], 2))
-    with pytest.raises(TreeTooLargeError, match=r"again with more room=") as caught:
-        parts.read()
-    assert str(tmp_path / "parts") in str(caught.value)
-    assert "part-" not in str(caught.value).replace(str(tmp_path), "")
-
-
-# --- parts ----------------------------------------------------------------------------
-
-
-def test_a_tree_with_missing_parts_is_not_found(tmp_path: Path) -> None:
-    directory = pinned_parts(tmp_path / "parts", TREE[:1], TREE[1:2], TREE[2:])
-    reader = PinnedReader(directory)
-    (directory / "something").touch()
-    assert len(read_tree(reader)) == 4, "other files are not looked at"
-    for part in sorted(directory.glob("part-*")):
-        part.rename(tmp_path / "away")
-        with pytest.raises(PinNotFoundError, match="created or unpinned: 2 of 3 parts exist"):
-            reader.read()
-        (tmp_path / "away").rename(part)
-    (tmp_path / "other").mkdir()
-    with pytest.raises(PinNotFoundError, match="0 parts exist"):
-        PinnedReader(tmp_path / "other")
-    (tmp_path / "other" / "something").touch()
-    with pytest.raises(StreamError, match="no parts"):
-        PinnedReader(tmp_path / "other")
-
-
-def test_parts_of_two_trees_are_never_mixed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = pinned_parts(tmp_path / "parts", TREE[:1], TREE[1:2], TREE[2:])
-    another = [row._replace(cgroup_id=row.cgroup_id + 1000) for row in TREE]
-    reader = PinnedReader(directory)
-    rows = read_tree(reader)
-    real_open, opened = os.open, []
-
-    def pinned_anew(path: str, *arguments: Any, **options: Any) -> int:
-        """Replaces the tree by another after the first part was opened."""
-        fd = real_open(path, *arguments, **options)
-        opened.append(path)
-        if len(opened) == 2:
-            directory.rename(tmp_path / "old")
-            pinned_parts(directory, another[:1], another[1:2], another[2:])
-            if how == "unpinned":
-                shutil.rmtree(tmp_path / "old")
-        return fd
-
-    for how in ("moved", "unpinned"):
-        opened.clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "open", pinned_anew)
-            if how == "moved":
-                assert read_tree(reader).ids == rows.ids
-            else:
-                with pytest.raises(PinNotFoundError):
-                    reader.read()
-        assert set(read_tree(reader).ids) == {row.cgroup_id for row in another}
-        if how == "moved":
-            shutil.rmtree(tmp_path / "old")
-
-
-def test_more_parts_than_a_tree_can_have_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert _parts.MOST_PARTS == 1024
-    monkeypatch.setattr(_parts, "MOST_PARTS", 3)
-    directory = pinned_parts(tmp_path / "parts", TREE[:1], TREE[1:2], TREE[2:])
-    reader = PinnedReader(directory)
-    assert len(read_tree(reader)) == 4
-    shutil.rmtree(directory)
-    pinned_parts(directory, TREE[:1], TREE[1:2], TREE[2:3], TREE[3:])
-    for read in (reader.read, lambda: PinnedReader(directory)):
-        with pytest.raises(StreamError, match="has 4 parts; a pinned tree has at most 3"):
-            read()
-
-
-def test_a_part_larger_than_the_kernel_s_buffer_is_refused(tmp_path: Path) -> None:
-    directory = pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:])
-    reader = PinnedReader(directory)
-    part = directory / _parts.Part(1, 2).name
-    part.write_bytes(stream(TREE * _read.capacity(2), 2))
-    with pytest.raises(StreamError, match="cut short"):
-        reader.read()
-
-
-def test_a_cgroup_below_itself_is_refused(tmp_path: Path) -> None:
-    circle = [ROW._replace(cgroup_id=21, parent_id=22), ROW._replace(cgroup_id=22, parent_id=21)]
-    reader = PinnedReader(pinned_parts(tmp_path / "parts", TREE, circle))
-    with pytest.raises(StreamError, match="below itself"):
-        reader.read()
-
-
-def test_a_read_takes_memory_for_the_rows_twice_and_their_order(tmp_path: Path) -> None:
-    """The rows exist once as they were read and once in order, beside the order itself."""
-    fit = _read.capacity(2)
-    ids = iter(range(100, 100 + 20 * fit))
-    rows = [[_wire.RawRow(next(ids), 99, 2, 0, (7, 8)) for _ in range(fit)] for _ in range(20)]
-    rows[0][0] = _wire.RawRow(99, 1, 1, 0, (7, 8))
-    reader = PinnedReader(pinned_parts(tmp_path / "parts", *rows))
-    total = 20 * fit * _wire.row_size(2)
-    reader.read()
-    tracemalloc.start()
-    try:
-        snapshot = read_tree(reader)
-        kept, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert len(snapshot) == 20 * fit
-    assert kept < 1.5 * total, kept / total
-    assert peak < 2.5 * total + 260 * len(snapshot), (peak - 2 * total) / len(snapshot)
-
-
-def test_a_snapshot_of_parts_cannot_be_written_to(tmp_path: Path) -> None:
-    snapshot = read_tree(PinnedReader(pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:])))
-    assert snapshot.ids.readonly and snapshot.column("anon").readonly
-
-
-def test_a_cgroup_in_two_parts_is_refused(tmp_path: Path) -> None:
-    reader = PinnedReader(pinned_parts(tmp_path / "parts", TREE, TREE[3:]))
-    with pytest.raises(StreamError, match="two parts"):
-        reader.read()
-
-
-def test_parts_are_put_in_order(tmp_path: Path) -> None:
-    names = random.Random(7)
-    for _ in range(50):
-        rows = [_wire.RawRow(1000, 1, 4, 0, (0, 0))]
-        for number in range(40):
-            above = names.choice(rows)
-            cgroup_id = 1001 + number
-            rows.append(_wire.RawRow(cgroup_id, above.cgroup_id, above.level + 1, 0, (number, 1)))
-        shuffled = names.sample(rows, len(rows))
-        cuts = sorted(names.sample(range(len(rows)), 3))
-        parts = [shuffled[a:b] for a, b in zip([0, *cuts], [*cuts, len(rows)])]
-        snapshot = read_tree(PinnedReader(pinned_parts(tmp_path / "parts", *parts)))
-
-        def below(above: int, rows: list[_wire.RawRow] = rows) -> list[int]:
-            found = []
-            for row in rows:  # siblings by id
-                if row.parent_id == above:
-                    found += [row.cgroup_id, *below(row.cgroup_id)]
-            return found
-
-        assert list(snapshot.ids) == [1000, *below(1000)]
-        values = {row.cgroup_id: row.values[0] for row in rows}
-        assert snapshot.column("anon").tolist() == [values[one] for one in snapshot.ids]
-
-
-def test_rows_without_a_parent_come_last(tmp_path: Path) -> None:
-    lost = [_wire.RawRow(5, 4, 3, 0, (5, 5)), _wire.RawRow(6, 5, 4, 0, (6, 6))]
-    late = _wire.RawRow(99, 98, 2, 0, (9, 9))
-    reader = PinnedReader(pinned_parts(tmp_path / "parts", [*lost, late], TREE))
-    assert list(read_tree(reader).ids) == [10, 11, 12, 13, 5, 6, 99]
+    assert len(stream(rows[:fit], 2)) < _pin_stream.BUFFER <= len(stream(rows[: fit + 1], 2))
 
 
 # --- values and paths -----------------------------------------------------------------
@@ -541,7 +382,7 @@ def test_paths_are_none_where_the_root_is_not_visible(
 
 
 def test_threads_share_a_reader(one: Path, tmp_path: Path) -> None:
-    tree = PinnedReader(pinned_parts(tmp_path / "parts", TREE[:2], TREE[2:]))
+    tree = PinnedReader(pinned_tree(tmp_path / "tree", published()), transport="stream")
     reader = PinnedReader(one)
     failures = []
 
@@ -579,13 +420,17 @@ def test_a_reader_in_c_reads_the_same(tmp_path: Path) -> None:
     def run(*paths: Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run([program, *paths], capture_output=True, text=True)
 
-    directory = pinned_parts(tmp_path / "parts", TREE[:3], TREE[3:])
-    ran = run(*sorted(directory.iterdir()))
+    files = [
+        pinned_file(tmp_path / name, stream(rows, 2))
+        for name, rows in (("first", TREE[:3]), ("second", TREE[3:]))
+    ]
+    ran = run(*files)
     assert (ran.returncode, ran.stderr) == (0, "")
     lines = [line for line in ran.stdout.splitlines() if line != f"items {ANON} {PGSCAN}"]
     expected = [
         f"{row.id} {row.parent_id} {row.level} {row['anon']} {row['pgscan']}"
-        for row in read_tree(PinnedReader(directory))
+        for file in files
+        for row in read_tree(PinnedReader(file))
     ]
     assert sorted(lines) == sorted(expected) and len(lines) == 4
     for data, said in (
@@ -604,5 +449,5 @@ def test_a_reader_in_c_reads_the_same(tmp_path: Path) -> None:
         ran = run(pinned_file(tmp_path / "it", data))
         assert ran.returncode == 1 and said in ran.stderr
     with open("/dev/full", "wb") as full:
-        assert subprocess.run([program, *directory.iterdir()], stdout=full).returncode == 1
+        assert subprocess.run([program, *files], stdout=full).returncode == 1
     assert run(tmp_path / "none").returncode == 1

@@ -6,39 +6,48 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pymemcgbpf import PinNotFoundError, PinPathError, PinPermissionError, StreamError, unpin
-from pymemcgbpf._pins import read as _read
+from pymemcgbpf._pins import bpffs as _bpffs
 
-from ..directories import said_to_be
-from ..pin_files import ROW, TREE, pinned_file, pinned_parts, stream
-
-
-@pytest.fixture
-def bpffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory that looks like a bpffs."""
-    made = tmp_path / "bpf"
-    made.mkdir()
-    said_to_be(monkeypatch, made)
-    return made
+from ..pin_files import ROW, pinned_file, pinned_tree, published, stream
 
 
 def test_unpin_removes_only_pins_of_this_package(bpffs: Path, tmp_path: Path) -> None:
     one = pinned_file(tmp_path / "one", stream([ROW]))
     (bpffs / "foreign").write_text("prog_id name\n")
-    (bpffs / "empty").mkdir()
-    mixed = pinned_parts(bpffs / "mixed", TREE)
+    mixed = pinned_tree(bpffs / "mixed", published())
     (mixed / "foreign").write_text("x")
-    odd = pinned_parts(bpffs / "odd", TREE)
-    (odd / "part-0000-of-0001").write_text("no stream at all, but long enough")
+    (bpffs / "directory").mkdir()
+    (bpffs / "directory" / "foreign").write_text("x")
+    odd = pinned_tree(bpffs / "odd", published())
+    (odd / "stream").write_text("no stream at all, but long enough")
+    of_pins = bpffs / "of_pins"
+    of_pins.mkdir()
+    pinned_file(of_pins / "stream", stream([ROW]))
+    without = pinned_tree(bpffs / "without", published())
+    (without / "stream").unlink()
+    linked = pinned_tree(bpffs / "linked", published())
+    (linked / "stream").rename(tmp_path / "stream")
+    (linked / "stream").symlink_to(tmp_path / "stream")
+    newer = pinned_tree(bpffs / "newer", published())
+    (newer / "stream").write_bytes(b"MCST\x07\0" + bytes(20_000))
     before = sorted(bpffs.rglob("*"))
     for path, kind in (
         (bpffs / "foreign", StreamError),
-        (bpffs / "empty", StreamError),
+        (bpffs / "directory", StreamError),
         (mixed, StreamError),
         (odd, StreamError),
+        (of_pins, StreamError),
+        (without, StreamError),
+        (without / "map", StreamError),
+        (linked, StreamError),
+        (newer, StreamError),
+        (bpffs / "mixed" / "map", PinPathError),
+        (bpffs / "mixed" / "stream", PinPathError),
         (one, PinPathError),
         (bpffs / "none", PinNotFoundError),
     ):
@@ -51,12 +60,50 @@ def test_unpin_removes_only_pins_of_this_package(bpffs: Path, tmp_path: Path) ->
 def test_unpin_removes_pins_and_trees(bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pinned_file(bpffs / "one", stream([ROW]))
     pinned_file(bpffs / "gone", stream([]))
-    pinned_parts(bpffs / "parts", TREE[:2], TREE[2:])
-    half = pinned_parts(bpffs / "half", TREE[:2], TREE[2:])
-    (half / "part-0000-of-0002").unlink()
+    pinned_tree(bpffs / "tree", published())
+    (bpffs / "tree" / "timer").touch()
+    pinned_tree(bpffs / "held", published())
+    pinned_file(bpffs / "stream", stream([ROW]))
     monkeypatch.chdir(bpffs)
-    for path in ("one", bpffs / "gone", os.fsencode(bpffs / "parts") + b"/", "./half"):
+    for path in ("one", bpffs / "gone", os.fsencode(bpffs / "tree") + b"/", "./held", "stream"):
         unpin(path)
+    assert os.listdir(bpffs) == []
+
+
+@pytest.mark.parametrize("made", range(4))
+def test_unpin_removes_what_an_interrupted_creation_has_left(made: int, bpffs: Path) -> None:
+    whole = pinned_tree(bpffs / "tree", published())
+    (whole / "timer").touch()
+    for name in ("stream", "map", "timer")[made:]:
+        (whole / name).unlink()
+    unpin(whole)
+    assert os.listdir(bpffs) == []
+
+
+def test_what_refreshes_a_tree_is_removed_first(
+    bpffs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nothing runs on if the removal is interrupted, and what is left can be unpinned."""
+    path = pinned_tree(bpffs / "tree", published())
+    (path / "timer").touch()
+    unlink = os.unlink
+    removed: list[str] = []
+    stops = [1, 2]
+
+    def interrupted(name: str, *, dir_fd: int) -> None:
+        if stops and len(removed) == stops[0]:
+            stops.pop(0)
+            raise KeyboardInterrupt
+        unlink(name, dir_fd=dir_fd)
+        removed.append(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", interrupted)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                unpin(path)
+    assert removed == ["timer", "map"] and os.listdir(path) == ["stream"]
+    unpin(path)
     assert os.listdir(bpffs) == []
 
 
@@ -80,17 +127,17 @@ def test_unpin_removes_what_it_checked_though_the_path_leads_elsewhere_by_then(
     for directory in (bpffs / "sub", tmp_path / "elsewhere"):
         directory.mkdir()
         pinned_file(directory / "one", stream([ROW]))
-        pinned_parts(directory / "tree", TREE[:2], TREE[2:])
-    read_head = _read.read_head
+        pinned_tree(directory / "tree", published())
+    read_pin = _bpffs.read_pin
 
-    def swapped(path: str, at: int) -> bytes:
+    def swapped(*arguments: Any, **options: Any) -> Any:
         if not (bpffs / "moved").exists():
             (bpffs / "sub").rename(bpffs / "moved")
             (bpffs / "sub").symlink_to(tmp_path / "elsewhere")
-        return read_head(path, at)
+        return read_pin(*arguments, **options)
 
     before = sorted((tmp_path / "elsewhere").rglob("*"))
-    monkeypatch.setattr(_read, "read_head", swapped)
+    monkeypatch.setattr(_bpffs, "read_pin", swapped)
     unpin(bpffs / "sub" / name)
     assert sorted((tmp_path / "elsewhere").rglob("*")) == before
     assert not (bpffs / "moved" / name).exists()
