@@ -103,6 +103,10 @@ class PinnedReader(Closable):
                 if transport == "map":
                     raise
                 self._reason = str(error)
+            except PinNotFoundError:
+                if transport == "auto":  # it says so if the directory is none of a tree
+                    _tree_stream.TreeStream(self._path, check).look()
+                raise
         if self._tree is None:
             self._tree = _tree_stream.TreeStream(self._path, check)
         self._begin_tree(self._tree)

@@ -462,6 +462,21 @@ def test_a_removed_tree_is_not_found(mapped: MappedTrees, tree: PublishedTree) -
         PinnedReader(path)
 
 
+def test_a_directory_of_other_files_is_not_a_tree(
+    mapped: MappedTrees, tree: PublishedTree, bpffs: Path
+) -> None:
+    path = bpffs / "directory"
+    path.mkdir()
+    with pytest.raises(PinNotFoundError):
+        PinnedReader(path)
+    pinned_file(path / "stream", b"anon 7\n")
+    with pytest.raises(StreamError, match="not a pinned tree"):
+        PinnedReader(path)
+    pinned_file(path / "stream", tree.stream())
+    with pytest.raises(PinNotFoundError, match="/map: it was removed, or never created"):
+        PinnedReader(path)
+
+
 def replaced(mapped: MappedTrees, path: Path, tree: PublishedTree) -> None:
     """Unpins a tree and pins another one in its place."""
     (path / "map").rename(path.parent / "old")
