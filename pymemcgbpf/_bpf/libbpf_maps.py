@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import mmap
-from ctypes import Structure, c_char, c_int, c_long, c_size_t, c_void_p
-from typing import Any, Union
+from ctypes import c_size_t
+from typing import Any
 
 from .._descriptors import Owned
+from .._mapped_memory import address_of as address_of  # for those who import this through bindings
+from .._mapped_memory import mapped
 from . import libbpf as _libbpf
 
 _MAP_TYPE_ARRAY = 2  # enum bpf_map_type: BPF_MAP_TYPE_ARRAY
-_MAP_FIXED = 0x10  # linux/mman.h; the same on x86-64 and arm64
 
 
 def create_array(
@@ -49,44 +49,10 @@ def initial_value(lib: _libbpf.Libbpf, bpf_map: Any) -> tuple[int, int]:
 def map_memory(fd: int, size: int, writable: bool = False, *, shared: bool = True) -> mmap.mmap:
     """Maps a map's elements, or another file, for reading, or for reading and writing.
 
-    mmap.mmap(fd) would keep a duplicate of the descriptor, under the lowest free number, and in the
-    end close whatever has that number then. So Python maps anonymous memory, which the BPF map's
-    memory then replaces.
-
     Raises:
         MemcgError: the kernel refuses to map it.
     """
-    access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    # Shared memory would need an inode, for want of which the kernel says ENOSPC.
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=access)
-    address = address_of(memory)
-    flags = _MAP_FIXED | (mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE)
-    mapped = _mmap()(address, size, access, flags, fd, 0)
-    if mapped != address:
-        number = ctypes.get_errno()
-        memory.close()
-        raise _libbpf.failure(number, "mmap")
-    return memory
-
-
-@functools.cache
-def _mmap() -> Any:
-    function = ctypes.CDLL(None, use_errno=True).mmap
-    function.restype = c_void_p
-    function.argtypes = [c_void_p, c_size_t, c_int, c_int, c_int, c_long]
-    return function
-
-
-class _Buffer(Structure):
-    """Py_buffer, of which only the address is used."""
-
-    _fields_ = [("address", c_void_p), ("owner", c_void_p), ("rest", c_char * 128)]
-
-
-def address_of(memory: Union[bytes, bytearray, memoryview, mmap.mmap]) -> int:
-    """The address of memory, as long as it lives and is neither closed nor resized."""
-    buffer = _Buffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(memory), ctypes.byref(buffer), 0)
-    address: int = buffer.address
-    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
-    return address
+    try:
+        return mapped(fd, size, writable=writable, shared=shared)
+    except OSError as error:
+        raise _libbpf.failure(error.errno or 0, "mmap") from error

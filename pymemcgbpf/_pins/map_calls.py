@@ -9,13 +9,13 @@ import functools
 import mmap
 import os
 import sys
-from ctypes import Structure, c_char, c_int, c_long, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
+from ctypes import Structure, c_int, c_long, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
 from typing import Any
 
+from .. import _mapped_memory
 from .._descriptors import Owned, duplicate, opened
 
 _BPF_OBJ_GET = 7  # enum bpf_cmd
-_MAP_FIXED = 0x10  # linux/mman.h; the same on all machines below
 
 # The number of bpf(2) by machine, for programs of 64 bits and of 32 bits.
 _BPF_64 = {
@@ -77,10 +77,7 @@ def _syscall() -> Any:
 
 
 def map_shared(fd: int, start: int, size: int) -> mmap.mmap:
-    """Maps a part of a map for reading, without a duplicate of the descriptor.
-
-    mmap.mmap(fd) would keep one, and in the end close whatever has its number then. So Python maps
-    anonymous memory, which the BPF map's memory then replaces.
+    """Maps a part of a map for reading.
 
     Args:
         fd: the map's descriptor.
@@ -90,33 +87,4 @@ def map_shared(fd: int, start: int, size: int) -> mmap.mmap:
     Raises:
         OSError: the kernel refuses to map it.
     """
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
-    address = _address_of(memory)
-    mapped = _mmap()(address, size, mmap.PROT_READ, _MAP_FIXED | mmap.MAP_SHARED, fd, start)
-    if mapped != address:
-        failed = ctypes.get_errno()
-        memory.close()
-        raise OSError(failed, os.strerror(failed))
-    return memory
-
-
-@functools.cache
-def _mmap() -> Any:
-    function = ctypes.CDLL(None, use_errno=True).mmap
-    function.restype = c_void_p
-    function.argtypes = [c_void_p, c_size_t, c_int, c_int, c_int, c_long]
-    return function
-
-
-class _PyBuffer(Structure):
-    """Py_buffer, of which only the address is used."""
-
-    _fields_ = [("address", c_void_p), ("owner", c_void_p), ("rest", c_char * 128)]
-
-
-def _address_of(memory: mmap.mmap) -> int:
-    buffer = _PyBuffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(memory), ctypes.byref(buffer), 0)
-    address: int = buffer.address
-    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
-    return address
+    return _mapped_memory.mapped(fd, size, start)
