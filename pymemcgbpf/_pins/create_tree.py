@@ -33,6 +33,7 @@ from ..errors import (
     ItemUnavailableError,
     MemcgError,
     PinNotFoundError,
+    is_transient,
 )
 from ..snapshot import Snapshot
 from . import bpffs as _bpffs
@@ -106,10 +107,10 @@ def pin_tree(
             see ids, and paths only of what they can see in a cgroup file system of their own.
         mode: Who may read: the permissions of the files in the directory, of which only those to
             read matter.
-        room: How many cgroups there is room for. None for 65,536, which is as many as the kernel
-            can have, or fewer if that took more than 1/64 of the machine's memory, but never less
-            than twice as many as there are now. If the tree has more, readers get
-            TreeTooLargeError until it is smaller or pinned again.
+        room: How many cgroups there is room for, at most 65,536, which is as many as the kernel can
+            have. None for all of them, or fewer if that took more than 1/64 of the machine's
+            memory, but never less than twice as many as there are now. If the tree has more,
+            readers get TreeTooLargeError until it is smaller or pinned again.
 
     Returns:
         A :class:`PinnedTree`.
@@ -129,10 +130,10 @@ def pin_tree(
         every=_interval(every),
         flush=bool(flush),
         order=order,
-        max_depth=_at_least(0, "max_depth", max_depth),
+        max_depth=_depth(max_depth),
         names=bool(names),
         mode=permissions(mode),
-        room=_at_least(1, "room", room),
+        room=_at_least(1, "room", room, _layout.MOST_ROWS),
     )
     path = _bpffs.absolute(pin_path)
     _bpffs.check_free(path)
@@ -195,13 +196,19 @@ def _interval(every: float) -> float:
     return float(every)
 
 
-def _at_least(least: int, name: str, value: Optional[SupportsIndex]) -> Optional[int]:
+def _depth(max_depth: Optional[SupportsIndex]) -> Optional[int]:
+    depth = _at_least(0, "max_depth", max_depth, _layout.NO_DEPTH)
+    return None if depth == _layout.NO_DEPTH else depth
+
+
+def _at_least(least: int, name: str, value: Optional[SupportsIndex], most: int) -> Optional[int]:
+    """An option's value, but no more than the most that makes a difference."""
     if value is None:
         return None
     number = _options.integer(name, value)
     if number < least:
         raise ValueError(f"{name} must be at least {least}, not {number}")
-    return number
+    return min(number, most)
 
 
 def _number(name: str) -> int:
@@ -249,7 +256,7 @@ def _by_kernel(
         try:
             refresh.start()
         except MemcgError as error:
-            if error.call != "bpf_timer_start":
+            if error.call != "bpf_timer_start" or is_transient(error):
                 raise
             return str(error)
         _wait_for_first_walk(cgroup, tree)
@@ -290,7 +297,13 @@ def _max_level(cgroup: Cgroup, plan: ReadPlan, options: _Options) -> Optional[in
 
 
 def _root_path(cgroup: Cgroup, options: _Options) -> bytes:
-    return os.fsencode(RootPath(cgroup).path) if options.names else b""
+    return _encoded(RootPath(cgroup).path) if options.names else b""
+
+
+def _encoded(root_path: Optional[str]) -> bytes:
+    """A root's path for readers; b"" if it is unknown, or longer than a path can be."""
+    path = os.fsencode(root_path or "")
+    return path if len(path) < _layout.PATH_SIZE else b""
 
 
 def _wait_for_first_walk(cgroup: Cgroup, tree: _programs.TreeMap) -> None:
@@ -325,13 +338,7 @@ def _by_holder(
 ) -> PinnedTree:
     """A tree that this process refreshes."""
     with contextlib.ExitStack() as stack:
-        reader = TreeReader(
-            cgroup.path,
-            names,
-            order=options.order,
-            flush=options.flush,
-            max_depth=options.max_depth,
-        )
+        reader = _reader(cgroup, names, options)
         stack.callback(reader.close)
         rows = len(reader.read(copy=False))
         flags = _layout.CAN_RENAME if cgroup.version == 1 else 0
@@ -345,6 +352,25 @@ def _by_holder(
         holder.directory = _pin(path, tree, options.mode, None)
         holder.opened = stack.pop_all()
     return PinnedTree(path, reader.item_names, options.every, why_not_by_kernel, holder)
+
+
+def _reader(cgroup: Cgroup, names: Optional[tuple[str, ...]], options: _Options) -> TreeReader:
+    """A reader of the tree, without items that have no number.
+
+    Raises:
+        ItemUnavailableError: one of these was asked for by its name, or there are no others.
+    """
+    reader = TreeReader(
+        cgroup.path, names, order=options.order, flush=options.flush, max_depth=options.max_depth
+    )
+    unknown = [name for name in reader.item_names if _items.item_named(name) is None]
+    if not unknown:
+        return reader
+    known = tuple(name for name in reader.item_names if name not in unknown)
+    reader.close()
+    if not known or not set(unknown).isdisjoint(names or ()):
+        raise numberless(unknown)
+    return _reader(cgroup, known, options)
 
 
 class _Holder:
@@ -400,7 +426,7 @@ class _Holder:
             self._rows(snapshot),
             len(snapshot),
             self._text,
-            os.fsencode(snapshot.path or "") if self._options.names else b"",
+            _encoded(snapshot.path) if self._options.names else b"",
             self._signature,
             started_ns,
             started_ns + snapshot.duration_ns,
@@ -451,6 +477,7 @@ class PinnedTree:
     ) -> None:
         self._path, self._names, self._interval, self._reason = path, names, interval, reason
         self._holder = holder
+        self._is_refreshing = False
         self._refreshed_by: Literal["kernel", "holder"] = "holder" if holder else "kernel"
         self._lock = threading.RLock()
         self._owner = _fork.generation
@@ -495,13 +522,30 @@ class PinnedTree:
         with self._lock:
             if self._refreshed_by == "kernel":
                 return
-            if self._holder is None:
-                raise ClosedError(f"this pinned tree at {self._path} is closed")
+            holder = self._holder
+            if holder is None:
+                raise self._closed()
             if self._owner != _fork.generation:
                 raise ClosedError(
                     f"the pinned tree at {self._path} is refreshed by the process that created it"
                 )
-            self._holder.refresh()
+            if self._is_refreshing:
+                raise MemcgError(
+                    f"the pinned tree at {self._path} is being refreshed: a signal handler that "
+                    "interrupts a refresh cannot refresh it, too"
+                )
+            try:
+                self._is_refreshing = True
+                holder.refresh()
+            except (MemcgError, ValueError) as error:
+                if self._holder is None:  # a signal handler has closed it
+                    raise self._closed() from error
+                raise
+            finally:
+                self._is_refreshing = False
+
+    def _closed(self) -> ClosedError:
+        return ClosedError(f"this pinned tree at {self._path} is closed")
 
     def close(self) -> None:
         """Removes the pin, unless the kernel refreshes it: it stays then. Calling it again does
@@ -511,10 +555,12 @@ class PinnedTree:
             if holder is None:
                 return
             is_ours = self._owner == _fork.generation
-            holder.close(end=is_ours)
-            if is_ours and _lookup.identity(self._path) == holder.directory:
-                with contextlib.suppress(PinNotFoundError):
-                    _remove.unpin(self._path)
+            try:
+                holder.close(end=is_ours)
+            finally:
+                if is_ours and _lookup.identity(self._path) == holder.directory:
+                    with contextlib.suppress(PinNotFoundError):
+                        _remove.unpin(self._path)
 
     def __enter__(self) -> PinnedTree:
         return self

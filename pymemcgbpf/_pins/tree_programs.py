@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -52,15 +53,15 @@ class TreeMap:
         self._program = _program.Program(
             _program.TREE_STREAM, self.constants, {_program.TREE: size}
         )
-        try:
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._program.close)
             self.size = self._program.size(_program.TREE)
             self._program.fill(_program.TREE, _layout.encode_head(head, root_path))
             self._program.freeze(_program.TREE)
             self._stream = self._program.attach_to_map(_program.TREE)
+            opened.callback(self._stream.close)
             self._memory = self._program.map_beginning(_program.TREE, _layout.HEAD_SIZE)
-        except BaseException:
-            self._program.close()
-            raise
+            opened.pop_all()
 
     @property
     def progress(self) -> _layout.Progress:
