@@ -260,8 +260,11 @@ class TreeKernel(Pins):
         with self.step(f"pin {os.path.basename(path)}"):
             if Pins.refuses:
                 raise MemcgError("x", errno=Pins.refuses, call="bpf_obj_pin")
-            Path(path).touch(exist_ok=False)
-            self.modes[os.path.basename(path)] = Path(path).parent.stat().st_mode & 0o7777
+            place = Path(path)
+            with place.open("xb") as file:
+                if place.name == _layout.STREAM:
+                    file.write(self.tree[: _layout.HEAD_SIZE])
+            self.modes[place.name] = place.parent.stat().st_mode & 0o7777
 
     def maker(self, link_fd: int) -> FakeIteratorMaker:
         if link_fd < 1000:

@@ -37,7 +37,7 @@ from pymemcgbpf._bpf.plan import ReadPlan, Term
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._descriptors import Descriptor, opened_at
 from pymemcgbpf._options import Request
-from pymemcgbpf._pins import read as _read
+from pymemcgbpf._pins import pin_stream as _pin_stream
 from pymemcgbpf._pins.pin_source import PinSourceFactory
 from pymemcgbpf._sources import choose as _choose
 from pymemcgbpf._sources.choose import Selection
@@ -156,7 +156,7 @@ def test_a_walk_that_does_not_fit_is_sent_to_pin_tree(pins: Pins, v2: Path) -> N
     for order in ("pre", "post", "up", "children"):
         with pytest.raises(TreeTooLargeError, match="pin_tree") as caught:
             pin(v2, pins.root / "it", order=order)
-        assert caught.value.rows == _read.capacity(2)
+        assert caught.value.rows == _pin_stream.capacity(2)
     assert pins.open() == 0
 
 
@@ -273,7 +273,7 @@ def test_without_a_flush_the_program_does_not_flush(pins: Pins, v2: Path) -> Non
 
 @pytest.mark.parametrize("items", [1, 2, 6, 68, 110, 512])
 def test_the_largest_walk_that_fits_does_not_fill_the_buffer(items: int) -> None:
-    fit = _read.capacity(items)
+    fit = _pin_stream.capacity(items)
     size = _wire.header_size(items) + fit * _wire.row_size(items) + _wire.TRAILER.size
     assert size < 8 * mmap.PAGESIZE <= size + _wire.row_size(items)
 

@@ -79,7 +79,6 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bpffs: Path) -> Iter
     monkeypatch.setattr(_choose, "choose", fake.choose)
     monkeypatch.setattr(_tree_bpf, "level_of", lambda *_: LEVEL)
     monkeypatch.setattr(_btf, "kernel", LINUX_6_12.types)
-    monkeypatch.setattr(_remove, "unpin", shutil.rmtree)
     monkeypatch.setattr(Pins, "refuses", 0)
     set_unprivileged_bpf(monkeypatch, "2")
     yield fake
