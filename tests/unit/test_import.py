@@ -293,6 +293,7 @@ CTYPES = {
     "_bpf.libbpf_log",
     "_bpf.libbpf_maps",
     "_bpf.libbpf_programs",
+    "_mapped_memory",
     "_pins.map_calls",
 }
 
@@ -326,6 +327,7 @@ BASE = {
         "_closable",
         "_descriptors",
         "_lookup",
+        "_mapped_memory",
         "_options",
         "_records",
         "_row_dicts",
