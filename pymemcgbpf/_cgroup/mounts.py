@@ -48,7 +48,7 @@ def memory_mounts() -> Iterator[tuple[str, str]]:
             continue
         if not controller and kind != "cgroup2":
             continue
-        root, mount_point = (_unescape(field) for field in before.split(" ")[3:5])
+        root, mount_point = (unescaped(field) for field in before.split(" ")[3:5])
         yield root, mount_point
 
 
@@ -307,7 +307,7 @@ def _is_exiting(pid: Union[int, str]) -> bool:
     return not fields or bool(int(fields.split(" ")[6]) & _PF_EXITING)
 
 
-def _unescape(field: str) -> str:
+def unescaped(field: str) -> str:
     """A field of mountinfo, which writes characters such as a space as a backslash and three octal
     digits."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

@@ -181,6 +181,11 @@ def no_pin(path: str) -> PinPathError:
     return PinPathError(f"{path} is not on a bpffs, so it is not a pin")
 
 
+def no_place_of_pins(directory: str) -> PinPathError:
+    """The error for a directory on another file system, in which pins are looked for."""
+    return PinPathError(f"{directory} is not on a bpffs, so there are no pins in it")
+
+
 def bad_stream(path: str, error: StreamError) -> StreamError:
     """The error for a stream that the wire format does not allow; it says which stream."""
     return StreamError(f"{path}: {error}")

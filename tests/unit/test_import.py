@@ -295,6 +295,7 @@ CTYPES = {
     "_bpf.libbpf_programs",
     "_mapped_memory",
     "_pins.map_calls",
+    "_pins.map_ids",
 }
 
 
@@ -337,8 +338,8 @@ BASE = {
 }
 SNAPSHOT = {"snapshot", "changes", "_cgroup"}
 PINS_WITHOUT_BPF = (
-    *("bpffs", "diagnosis", "pin_stream", "read", "remove", "transaction"),
-    *("map_calls", "tree_layout", "tree_map", "tree_paths", "tree_stream", "tree_walk"),
+    *("bpffs", "diagnosis", "find", "pin_stream", "read", "remove", "transaction"),
+    *("map_calls", "map_ids", "tree_layout", "tree_map", "tree_paths", "tree_stream", "tree_walk"),
 )
 RULES = {
     **dict.fromkeys(BASE, BASE),
