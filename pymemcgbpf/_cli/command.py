@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Callable, Optional
+from typing import Callable, NoReturn, Optional
 
 from ..errors import ItemUnavailableError, MemcgError, UnknownItemError
 from . import output
@@ -34,3 +34,9 @@ def run_each(make_texts: Callable[[], Iterable[str]]) -> int:
         wrong_item = isinstance(error, (UnknownItemError, ItemUnavailableError))
         return USAGE if wrong_item else FAILED
     return OK
+
+
+def refuse(message: str) -> NoReturn:
+    """Ends the program because of wrong usage that the parser cannot see."""
+    output.warn(f"{message} (see --help)")
+    raise SystemExit(USAGE)

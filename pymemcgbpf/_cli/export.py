@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from .. import _openmetrics
+from ..errors import MemcgError
 from . import command, output_file, parsers, readers
+from .pinned import PinnedRows
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         "A metric is called cgroup_memory_ITEM, with underscores instead of dots, and with its "
         "unit or _total at the end. sec_pagetables is called secondary_pagetables. Sizes are in "
         "bytes, stalled time is in seconds, and a limit that is not set is +Inf. ",
-        path=parsers.TOPMOST_CGROUP,
+        path=f"{parsers.TOPMOST_CGROUP}{parsers.OR_PIN}",
         items=parsers.DEFAULT_ITEMS,
     )
     parser.add_argument(
@@ -47,6 +49,11 @@ def main(arguments: Sequence[str]) -> int:
         with readers.tree_reader(options) as reader:
             snapshot = reader.read()
         readers.warn_if_text(reader.backend, reader.fallback_reason)
+        if isinstance(reader, PinnedRows) and not any(snapshot.paths):
+            raise MemcgError(
+                f"{reader.path} has no names, and its cgroups are not visible here, so that there "
+                "is nothing for the label cgroup: pin with names, or export where they are visible"
+            )
         families = _openmetrics.families(snapshot, options.format)
         if options.output in (None, "-"):
             if isinstance(sys.stdout, io.TextIOWrapper):

@@ -18,6 +18,7 @@ A_CGROUP = "directory of a cgroup, or a systemd unit such as cron.service"
 OWN_CGROUP = f"{A_CGROUP} (default: the cgroup that this process is in)"
 TOPMOST_CGROUP = f"the tree's root: {A_CGROUP} (default: the topmost cgroup that is visible)"
 DEFAULT_ITEMS = "all items of memory.stat, and memory.current"
+OR_PIN = "; or a pin, a file or a directory on a bpffs"
 
 _NO_FLUSH = (
     "do not have the kernel add its pending updates first: reading is cheaper, but the numbers "
@@ -35,8 +36,7 @@ class Parser(argparse.ArgumentParser):
     after_help = ""
 
     def error(self, message: str) -> NoReturn:
-        output.warn(f"{message} (see --help)")
-        raise SystemExit(command.USAGE)
+        command.refuse(message)
 
     def parse_words(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parses PATH and ITEMs into the attribute *words*; options may stand anywhere.
@@ -186,14 +186,14 @@ def add_sort(to: Parser, what: str) -> None:
     to.add_argument("--sort", type=one_item, metavar="ITEM", help=what)
 
 
-def add_interval(to: Parser, default: int) -> None:
-    """Adds the option of commands that read repeatedly."""
+def add_interval(to: Parser, default: float) -> None:
+    """Adds the option of commands that read repeatedly; it is None if it is not given."""
     to.add_argument(
         "--interval",
         type=seconds,
-        default=float(default),
         metavar="SECONDS",
-        help=f"seconds from one sample to the next, at least 0.001 (default: {default})",
+        help=f"seconds from one sample to the next, at least 0.001 (default: {default:g}; for a "
+        "pinned tree, the interval at which it is refreshed)",
     )
 
 

@@ -7,28 +7,61 @@ import argparse
 import json
 import os
 import re
+import time
 from collections.abc import Sequence
-from typing import Optional
+from typing import TYPE_CHECKING, NoReturn, Optional
 
 from .. import _options
-from .._pins.read import PinnedReader
+from .._pins import find
 from .._pins.remove import unpin
+from .._pins.tree_layout import ORDERS as _TREE_ORDERS
+from .._samples import Ticks
+from ..errors import MemcgError, TreeTooLargeError, is_transient
 from ..snapshot import Snapshot
-from . import command, parsers, readers, rows, signals
+from . import command, output, parsers, pinned, readers, rows, signals
 from .stat import as_table
 
+if TYPE_CHECKING:
+    from .._pins.create_tree import PinnedTree
+
 _STATUS = "Exit status: 0 for success, 1 for a failure, 2 for wrong usage{}."
+_EVERY = 1.0  # in seconds
+_BY_KERNEL = "kernel"  # PinnedTree.refreshed_by
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Runs ``pin``; returns its exit status."""
+    parser = _pin_parser()
+    options = parser.parse_intermixed_args(arguments)
+    _check_combination(parser, options)
+    words = [word for word in (options.path, options.pin, *options.items) if word is not None]
+    needed = ["PATH", "PIN"] if options.pid is None else ["PIN"]
+    missing = ", ".join(needed[len(words) :])
+    if missing:
+        parser.error(f"the following arguments are required: {missing}")
+    path = words.pop(0) if options.pid is None else None
+    pin_path, *items = words
+    if options.pid is not None and any(os.sep in word for word in items):
+        parser.error(readers.PATH_AND_PID)
+
+    def make() -> None:
+        cgroup = readers.cgroup_of(path, options.pid)
+        assert cgroup is not None, "one of both is given"
+        make_it = _make_tree if options.tree else _make_pin
+        make_it(cgroup, pin_path, items or None, options)
+
+    with signals.exit_on_signals():  # so that an unfinished pin is removed
+        return command.run(make)
+
+
+def _pin_parser() -> parsers.Parser:
     parser = _parser(
         "pin",
         "PATH PIN [ITEM ...]",
         "Create a file, called a pin, in a bpffs (usually /sys/fs/bpf). Any user with read "
-        "permission can read a cgroup's memory statistics from it with the command cat; no "
-        "privileges and no running process are needed. A pin stays until unpin removes it or the "
-        "machine restarts.",
+        "permission can read memory statistics from it, with cat, stat, tree, top, watch and "
+        "export; no privileges and no running process are needed. A pin stays until unpin "
+        "removes it or the machine restarts.",
     )
     parser.add_argument("path", nargs="?", metavar="PATH", help=parsers.A_CGROUP)
     parser.add_argument(
@@ -51,12 +84,29 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         choices=tuple(_options.ORDERS),
         help="the cgroups to show and their order. self: only this one; pre: the whole tree, "
         "parents first; post: the whole tree, children first; up: this one and those above it; "
-        "children: its children only (default: self)",
+        "children: its children only (default: self; with --tree: pre)",
     )
     parser.add_argument(
         "--tree",
         action="store_true",
-        help="show the whole tree, however large it is: PIN becomes a directory of several pins",
+        help="show the whole tree, of any size: PIN becomes a directory whose numbers are "
+        "refreshed at an interval, whoever reads them. Linux 6.10 or later does that itself, and "
+        "the command ends at once; elsewhere the command refreshes the pin until it is "
+        "interrupted, and then removes it",
+    )
+    parser.add_argument(
+        "--every",
+        type=parsers.seconds,
+        metavar="SECONDS",
+        help="with --tree, the seconds from one refresh to the next (default: 1)",
+    )
+    parser.add_argument(
+        "--no-names",
+        action="store_true",
+        help="with --tree, do not show the names of cgroups to those who cannot see them elsewhere",
+    )
+    parsers.add_depth(
+        parser, "with --tree, show only N levels below the root (default: all levels)"
     )
     parser.add_argument(
         "--room",
@@ -65,7 +115,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         help="with --tree, have room for N cgroups (default: somewhat more than twice as many as "
         "there are)",
     )
-    parsers.add_no_flush(parser, "; Linux 6.16 to 6.19 require this option")
+    parsers.add_no_flush(parser, "; without --tree, Linux 6.16 to 6.19 require this option")
     parser.add_argument(
         "--mode",
         type=_mode,
@@ -73,41 +123,89 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         metavar="MODE",
         help="permissions of the pin, an octal number (default: 0444)",
     )
-    options = parser.parse_intermixed_args(arguments)
-    if options.tree and options.order is not None:
-        parser.error("--order cannot be combined with --tree, whose order is always pre")
-    if options.room is not None and not options.tree:
-        parser.error("--room needs --tree")
-    words = [word for word in (options.path, options.pin, *options.items) if word is not None]
-    needed = ["PATH", "PIN"] if options.pid is None else ["PIN"]
-    missing = ", ".join(needed[len(words) :])
-    if missing:
-        parser.error(f"the following arguments are required: {missing}")
-    path = words.pop(0) if options.pid is None else None
-    pin_path, *items = words
-    if options.pid is not None and any(os.sep in word for word in items):
-        parser.error(readers.PATH_AND_PID)
+    return parser
 
-    def make() -> None:
-        from .._pins.create import pin, pin_tree
 
-        cgroup, flush = readers.cgroup_of(path, options.pid), not options.no_flush
-        assert cgroup is not None, "one of both is given"
-        if options.tree:
-            pin_tree(
-                cgroup,
-                pin_path,
-                items or None,
-                flush=flush,
-                mode=options.mode,
-                room=options.room,
-            )
-        else:
-            order: _options.Order = options.order or "self"
-            pin(cgroup, pin_path, items or None, order=order, flush=flush, mode=options.mode)
+def _check_combination(parser: parsers.Parser, options: argparse.Namespace) -> None:
+    """Refuses options that do not go with one another."""
+    if options.tree:
+        if options.order not in (None, *_TREE_ORDERS):
+            orders = ", ".join(_TREE_ORDERS)
+            parser.error(f"--order with --tree must be one of {orders}, not {options.order}")
+        return
+    for option, value in (
+        ("--every", options.every),
+        ("--no-names", options.no_names or None),
+        ("--depth", options.depth),
+        ("--room", options.room),
+    ):
+        if value is not None:
+            parser.error(f"{option} needs --tree")
 
-    with signals.exit_on_signals():  # so that an unfinished pin is removed
-        return command.run(make)
+
+def _make_pin(
+    cgroup: str, pin_path: str, items: Optional[list[str]], options: argparse.Namespace
+) -> None:
+    from .._pins.create import pin
+
+    order: _options.Order = options.order or "self"
+    pin(cgroup, pin_path, items, order=order, flush=not options.no_flush, mode=options.mode)
+
+
+def _make_tree(
+    cgroup: str, pin_path: str, items: Optional[list[str]], options: argparse.Namespace
+) -> None:
+    """Pins a tree. If the kernel does not refresh it, this does, until a signal ends it."""
+    from .._pins.create_tree import pin_tree
+
+    tree = pin_tree(
+        cgroup,
+        pin_path,
+        items,
+        every=_EVERY if options.every is None else options.every,
+        flush=not options.no_flush,
+        order=options.order or "pre",
+        max_depth=options.depth,
+        names=not options.no_names,
+        mode=options.mode,
+        room=options.room,
+    )
+    if tree.refreshed_by == _BY_KERNEL:
+        return
+    with tree:
+        output.warn(
+            f"the kernel cannot refresh {pin_path}, so this command does, every "
+            f"{tree.interval:g} s until it is interrupted: {tree.reason}"
+        )
+        try:
+            _refresh(tree)
+        except SystemExit:  # SIGTERM is the proper end of it
+            return
+
+
+def _refresh(tree: PinnedTree) -> NoReturn:
+    """Refreshes a pinned tree for ever; what creates it has made the first walk.
+
+    A refresh that fails for now is announced once. If walks are slow, fewer are made, as the
+    kernel does.
+    """
+    ticks, said, pause = Ticks(tree.interval), "", 0.0
+    ticks.take()
+    while True:
+        time.sleep(max(ticks.delay(), pause))
+        ticks.take()
+        failure, began = "", time.monotonic()
+        try:
+            tree.refresh()
+        except MemcgError as error:
+            if not isinstance(error, TreeTooLargeError) and not is_transient(error):
+                raise
+            failure = str(error)
+        if failure and failure != said:
+            output.warn(failure)
+        said = failure
+        took = time.monotonic() - began
+        pause = find.pause(0, took) - took
 
 
 def main_unpin(arguments: Optional[Sequence[str]] = None) -> int:
@@ -124,26 +222,34 @@ def main_cat(arguments: Optional[Sequence[str]] = None) -> int:
     """Runs ``cat``; returns its exit status."""
     parser = _parser(
         "cat",
-        "PIN",
+        "PIN [ITEM ...]",
         "Print the memory statistics that a pin shows. This needs read permission for the pin, and "
         "no privileges.",
     )
     parser.add_argument("pin", metavar="PIN", help="path of the pin, a file or a directory")
     parser.add_argument(
+        "items",
+        nargs="*",
+        default=[],
+        metavar="ITEM",
+        help="an item of the pin, or a quoted pattern (default: all that it has)",
+    )
+    parser.add_argument(
         "--json",
         action="store_true",
         help="print a JSON object, or an array of objects if the pin shows several cgroups",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
 
     def text() -> str:
-        with PinnedReader(options.pin) as reader:
+        with pinned.PinnedContents(options.pin, pinned.Chosen(options.items or None)) as reader:
             values = reader.read()
         if isinstance(values, Snapshot):
             if options.json:
                 return rows.as_json((row.path, row) for row in values)
             named = [(row.path or f"cgroup {row.id}", row) for row in values]
-            return rows.as_table(named, values.item_names)
+            age = f"{values.age:.1f} s ago"
+            return rows.as_table(named, values.item_names, age if reader.is_tree else "")
         return json.dumps(values, indent=2) if options.json else as_table(values)
 
     return command.run(text)

@@ -6,17 +6,20 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Union
 
 from .._cgroup import mounts as _mounts
 from .._cgroup import systemd as _systemd
 from .._items import CATALOGUE, close_names, is_group, item_named
-from ..errors import UnknownItemError
+from .._options import AUTO
+from .._pins import bpffs as _bpffs
+from ..errors import MemcgError, UnknownItemError, is_transient
 from . import command, output
 
 if TYPE_CHECKING:
     from .._stats_reader import StatsReader
     from .._tree_reader import TreeReader
+    from .pinned import PinnedRows, PinnedValues
 
 PATH_AND_PID = "PATH and --pid cannot be combined, as each names the cgroup"
 
@@ -44,20 +47,44 @@ def cgroup_of(path: Optional[str], pid: Optional[int]) -> Optional[str]:
     """The directory of the cgroup that PATH or --pid names; None if neither is given."""
     if pid is not None:
         if path is not None:
-            output.warn(f"{PATH_AND_PID} (see --help)")
-            raise SystemExit(command.USAGE)
+            command.refuse(PATH_AND_PID)
         return _mounts.cgroup_of(pid)
     if path is not None and _systemd.is_unit_name(path) and not os.path.isdir(path):
         return _systemd.unit_cgroup(path)
     return path
 
 
-def stats_reader(options: argparse.Namespace) -> StatsReader:
-    """A reader of the cgroup that the arguments name; by default of this process's own."""
-    from .._stats_reader import StatsReader
+def is_pin(path: Optional[str]) -> bool:
+    """Whether a path names a pin, because it, or the directory above that can be seen, is on a
+    bpffs."""
+    if path is None or "\0" in path:
+        return False
+    at = os.path.abspath(path)
+    while True:
+        try:
+            return _bpffs.is_bpffs(at)
+        except MemcgError as error:
+            if is_transient(error):
+                raise
+            return False  # there is no /proc, without which no pin can be read
+        except OSError:
+            if at == os.path.dirname(at):
+                return False
+            at = os.path.dirname(at)
 
+
+def stats_reader(options: argparse.Namespace) -> Union[StatsReader, PinnedValues]:
+    """A reader of the cgroup that the arguments name, by default of this process's own; or of a
+    pin."""
     path, items = path_and_items(options.words)
     directory = cgroup_of(path, options.pid)
+    if directory is not None and is_pin(directory):
+        from .pinned import Chosen, PinnedValues
+
+        _check_pin_options(directory, options)
+        return PinnedValues(directory, Chosen(items))
+    from .._stats_reader import StatsReader
+
     return StatsReader(
         directory if directory is not None else _mounts.own_cgroup(),
         items,
@@ -72,8 +99,8 @@ def tree_reader(
     also: Optional[str] = None,
     *,
     own: bool = False,
-) -> TreeReader:
-    """A reader of the tree that the arguments name.
+) -> Union[TreeReader, PinnedRows]:
+    """A reader of the tree that the arguments name, or of a pin.
 
     Args:
         options: the command's parsed arguments.
@@ -82,10 +109,15 @@ def tree_reader(
         own: whether the default is the tree below this process's own cgroup, and not the whole
             visible hierarchy.
     """
-    from .._tree_reader import TreeReader
-
     path, items = path_and_items(options.words)
     directory = cgroup_of(path, options.pid)
+    if directory is not None and is_pin(directory):
+        from .pinned import Chosen, PinnedRows
+
+        _check_pin_options(directory, options)
+        return PinnedRows(directory, Chosen(items, default, also), options.depth)
+    from .._tree_reader import TreeReader
+
     if directory is None:
         directory = _mounts.own_cgroup()
         if not own:
@@ -100,6 +132,16 @@ def tree_reader(
         backend=options.backend,
         max_depth=options.depth,
     )
+
+
+def _check_pin_options(path: str, options: argparse.Namespace) -> None:
+    """Refuses what only a cgroup can be read with: whoever makes a pin chooses that."""
+    for option, is_given in (
+        ("--backend", options.backend != AUTO),
+        ("--no-flush", options.no_flush),
+    ):
+        if is_given:
+            command.refuse(f"{option} cannot be used with a pin, and {path} is on a bpffs")
 
 
 def warn_if_text(backend: str, reason: str) -> None:

@@ -15,9 +15,14 @@ from .units import FormattedValue, human, printable
 _NO_VALUE = FormattedValue("-", "")
 
 
-def as_table(named: Sequence[tuple[str, Row]], items: Sequence[str]) -> str:
-    """A line for each row: what its first cell shows, then its items."""
-    names = table.left(["", *(printable(name) for name, _ in named)])
+def name_of(row: Row) -> str:
+    """The path of a row, relative to the walk's root; its id, where no path is known."""
+    return row.relative_path or f"cgroup {row.id}"
+
+
+def as_table(named: Sequence[tuple[str, Row]], items: Sequence[str], corner: str = "") -> str:
+    """A line for each row: what its first cell shows, then its items; *corner* is above."""
+    names = table.left([corner, *(printable(name) for name, _ in named)])
     columns = (
         table.right([item, *table.values([_value(item, row) for _, row in named])])
         for item in items

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str], commands: str = "") -> int:
         "Print the memory statistics of one cgroup: a line for each item, with its value. Values "
         "are read as numbers through BPF, or from the cgroup's files where BPF is unavailable.",
         "",
-        path=parsers.OWN_CGROUP,
+        path=f"{parsers.OWN_CGROUP}{parsers.OR_PIN}",
         items=parsers.DEFAULT_ITEMS,
     )
     parser.after_help = commands

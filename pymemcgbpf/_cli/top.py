@@ -9,19 +9,21 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Union
 
 from .._items import COUNTER, CURRENT, item_named
 from .._records import Record
 from .._samples import Ticks
 from ..errors import MemcgError
-from ..reader import TreeReader
 from ..snapshot import Row, Snapshot
-from . import command, parsers, readers, signals, table
+from . import command, parsers, readers, rows, signals, table
+from .pinned import PinnedRows
 from .units import columns, human, per_second, printable
 
 if TYPE_CHECKING:
     from curses import window
+
+    from .._tree_reader import TreeReader
 
 try:
     import curses
@@ -30,6 +32,7 @@ except ImportError:  # a Python that was built without, or split into packages
 
 _DEFAULT_ITEMS = (CURRENT, "anon", "file", "pgfault", "pgmajfault")
 _KEYS = "q quit  < > sort by  r reverse  arrows, page keys scroll"
+_INTERVAL = 2.0  # in seconds
 _NARROWEST, _NAME_WIDTH = 10, 20  # a column's minimal width; the width reserved for names
 
 
@@ -41,10 +44,10 @@ def main(arguments: Sequence[str]) -> int:
         "second, for other items the value. Keys: q quits; < and > (or left and right) choose the "
         "column to sort by; r reverses the order; up, down and the page keys scroll.",
         "Cgroups without the memory controller are not shown. ",
-        path=parsers.TOPMOST_CGROUP,
+        path=f"{parsers.TOPMOST_CGROUP}{parsers.OR_PIN}",
         items=" ".join(_DEFAULT_ITEMS),
     )
-    parsers.add_interval(parser, 2)
+    parsers.add_interval(parser, _INTERVAL)
     parsers.add_depth(parser)
     parser.add_argument(
         "--filter",
@@ -58,7 +61,11 @@ def main(arguments: Sequence[str]) -> int:
     def show() -> Iterator[str]:
         _check_terminal()
         with readers.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:
-            view = _View(reader, options.interval, options.filter)
+            interval = _INTERVAL
+            if isinstance(reader, PinnedRows):
+                reader.warns = False  # the screen says it
+                interval = reader.interval or _INTERVAL
+            view = _View(reader, options.interval or interval, options.filter)
             if options.sort is not None:
                 view.sort = reader.item_names.index(options.sort)
             try:
@@ -102,9 +109,12 @@ class _Rates:
 
     def __init__(self) -> None:
         self._before: Optional[Snapshot] = None
+        self._lines: list[_Line] = []
 
     def lines(self, snapshot: Snapshot) -> list[_Line]:
-        """The lines in the snapshot's order."""
+        """The lines in the snapshot's order. A pin can show the same walk as before."""
+        if self._before is not None and self._before.started_ns == snapshot.started_ns:
+            return self._lines
         changes = None if self._before is None else snapshot.since(self._before)
         self._before = snapshot
         columns: list[Iterable[Optional[float]]] = []
@@ -115,7 +125,8 @@ class _Rates:
                 columns.append(itertools.repeat(None))
             else:
                 columns.append(changes.rates(name))
-        return [_Line(row, values) for row, values in zip(snapshot, zip(*columns))]
+        self._lines = [_Line(row, values) for row, values in zip(snapshot, zip(*columns))]
+        return self._lines
 
 
 def _is_counter(name: str) -> bool:
@@ -132,7 +143,7 @@ class _View:
         top: the number of cgroups above the first one on the screen.
     """
 
-    def __init__(self, reader: TreeReader, interval: float, part: str) -> None:
+    def __init__(self, reader: Union[TreeReader, PinnedRows], interval: float, part: str) -> None:
         self._reader, self._interval, self._part = reader, interval, part
         self._rates = _Rates()
         self.sort, self.smallest_first, self.top = 0, False, 0
@@ -176,7 +187,7 @@ class _View:
 
     def _wanted(self, lines: list[_Line]) -> list[_Line]:
         if self._part:
-            lines = [line for line in lines if self._part in (line.row.relative_path or "")]
+            lines = [line for line in lines if self._part in (self._name_of(line.row) or "")]
         return lines
 
     def _draw(self, screen: window, snapshot: Snapshot, lines: Sequence[_Line]) -> None:
@@ -202,7 +213,8 @@ class _View:
         way = "/".join(dict.fromkeys((self._reader.backend, self._reader.transport)))
         order = "smallest" if self.smallest_first else "largest"
         by = f"{self._reader.item_names[self.sort]}, {order} first"
-        return f"{count} cgroups by {by} ({way}, every {self._interval:g} s)"
+        stale = self._reader.stale if isinstance(self._reader, PinnedRows) else ""
+        return f"{count} cgroups by {by} ({stale or f'{way}, every {self._interval:g} s'})"
 
     def _named(self, lines: Sequence[_Line]) -> Iterator[tuple[_Line, str]]:
         """The lines from the first one on the screen on, with paths; those without are omitted."""
@@ -212,9 +224,17 @@ class _View:
             return value is None, (value or 0) * (1 if self.smallest_first else -1)
 
         for line in sorted(lines, key=place)[self.top :]:
-            path = line.row.relative_path
-            if path is not None:
-                yield line, printable(self._reader.path if path == "." else path)
+            name = self._name_of(line.row)
+            if name is not None:
+                yield line, printable(self._root_name(line.row) if name == "." else name)
+
+    def _name_of(self, row: Row) -> Optional[str]:
+        """The path below the root; of a pin without names, what else there is."""
+        return rows.name_of(row) if isinstance(self._reader, PinnedRows) else row.relative_path
+
+    def _root_name(self, row: Row) -> str:
+        """The name of the root. The path of a pin is not that of its cgroup."""
+        return row.path or self._reader.path
 
     def _columns(self, lines: Sequence[_Line], width: int) -> Iterator[tuple[int, list[str]]]:
         """The columns that there is room for, and always the one that the list is sorted by.

@@ -12,6 +12,7 @@ from .._items import CURRENT
 from .._records import Record
 from ..snapshot import Row, Snapshot
 from . import command, parsers, readers, rows
+from .pinned import PinnedRows
 
 _DEFAULT_ITEMS = (CURRENT, "anon", "file")
 
@@ -25,7 +26,8 @@ def main(arguments: Sequence[str]) -> int:
             snapshot = reader.read()
             if not options.json:
                 readers.warn_if_text(reader.backend, reader.fallback_reason)
-        lines = list(_lines(snapshot, options.sort))
+            is_pin = isinstance(reader, PinnedRows)
+        lines = list(_lines(snapshot, options.sort, nameless=is_pin))
         return (_as_json if options.json else _as_table)(snapshot, lines)
 
     return command.run(text)
@@ -37,7 +39,7 @@ def _parser() -> parsers.Parser:
         "Print a tree of cgroups, a line each, with some of their memory statistics. The whole "
         "tree is read in one walk.",
         "Cgroups without the memory controller are not shown. ",
-        path=parsers.TOPMOST_CGROUP,
+        path=f"{parsers.TOPMOST_CGROUP}{parsers.OR_PIN}",
         items=" ".join(_DEFAULT_ITEMS),
     )
     parser.add_argument(
@@ -56,38 +58,48 @@ class _Branch(Record):
 
     Attributes:
         row: the cgroup.
-        path: its path, relative to the root.
+        path: its path, relative to the root; None where a pin has no names.
         branch: the lines of the drawing that precede its name.
     """
 
     row: Row
-    path: str
+    path: Optional[str]
     branch: str
 
 
-def _lines(snapshot: Snapshot, sort: Optional[str]) -> Iterator[_Branch]:
-    """The lines from top to bottom. Cgroups without a path are omitted."""
-    root = snapshot[0]
-    children: dict[int, list[tuple[str, Row]]] = {}
-    for row in snapshot[1:]:
-        path = row.relative_path
-        if path is not None:
-            children.setdefault(row.parent_id, []).append((path, row))
+def _lines(snapshot: Snapshot, sort: Optional[str], nameless: bool) -> Iterator[_Branch]:
+    """The lines from top to bottom.
 
-    def largest_first(named: tuple[str, Row]) -> tuple[int, str]:
+    Args:
+        snapshot: a walk in any order.
+        sort: the item that siblings are sorted by.
+        nameless: whether cgroups without a path are shown.
+    """
+    ids = set(snapshot.ids)
+    children: dict[Optional[int], list[tuple[str, Row]]] = {}
+    for row in snapshot:
+        path = row.relative_path
+        if path is not None or nameless:
+            parent = row.parent_id if row.parent_id in ids else None
+            children.setdefault(parent, []).append((path or "", row))
+
+    def largest_first(named: tuple[str, Row]) -> tuple[int, str, int]:
         path, row = named
-        return (0 if sort is None else -row.get(sort, -1)), path
+        return (0 if sort is None else -row.get(sort, -1)), path, row.id
 
     fork, bar, corner = _drawing()
     # The lines still to come, the next one last, each with the drawing before its children.
-    waiting = [(_Branch(root, ".", ""), "")]
+    tops = sorted(children.pop(None, ()), key=largest_first, reverse=True)
+    waiting = [(_Branch(row, path or None, ""), "") for path, row in tops]
     while waiting:
         line, margin = waiting.pop()
         yield line
-        siblings = sorted(children.get(line.row.id, ()), key=largest_first, reverse=True)
+        # pop(): a pin may claim anything, but what is below an id is shown once.
+        below_it = children.pop(line.row.id, ())
+        siblings = sorted(below_it, key=largest_first, reverse=True)
         for at, (path, row) in enumerate(siblings):
             branch, below = (fork, bar) if at else (corner, "   ")
-            waiting.append((_Branch(row, path, margin + branch), margin + below))
+            waiting.append((_Branch(row, path or None, margin + branch), margin + below))
 
 
 def _drawing() -> tuple[str, str, str]:
@@ -100,10 +112,13 @@ def _drawing() -> tuple[str, str, str]:
 
 
 def _as_json(snapshot: Snapshot, lines: Sequence[_Branch]) -> str:
-    root = snapshot.path or ""
-    return rows.as_json(
-        (os.path.normpath(os.path.join(root, line.path)), line.row) for line in lines
-    )
+    return rows.as_json((_path(snapshot, line), line.row) for line in lines)
+
+
+def _path(snapshot: Snapshot, line: _Branch) -> Optional[str]:
+    if line.path is None:
+        return None
+    return os.path.normpath(os.path.join(snapshot.path or "", line.path))
 
 
 def _as_table(snapshot: Snapshot, lines: Sequence[_Branch]) -> str:
@@ -112,4 +127,6 @@ def _as_table(snapshot: Snapshot, lines: Sequence[_Branch]) -> str:
 
 
 def _name(snapshot: Snapshot, line: _Branch) -> str:
+    if line.path is None:
+        return rows.name_of(line.row)
     return snapshot.path or "" if line.path == "." else os.path.basename(line.path)

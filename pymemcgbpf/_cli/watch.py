@@ -9,12 +9,22 @@ import datetime
 import io
 import itertools
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Optional, Union
+from typing import TYPE_CHECKING, Optional, Union
 
 from .._lookup import utf_8
-from ..reader import StatsReader, TreeReader
+from ..snapshot import Snapshot
 from . import command, parsers, readers
+from .pinned import PinnedRows, PinnedValues
+
+if TYPE_CHECKING:
+    from .._stats_reader import StatsReader
+    from .._tree_reader import TreeReader
+
+    _Reader = Union[StatsReader, TreeReader, PinnedValues, PinnedRows]
+
+_INTERVAL = 1.0  # in seconds
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,8 +35,8 @@ def main(arguments: Sequence[str]) -> int:
         "with a header, or as JSON. Each line has the time in UTC. Sizes are in bytes, stalled "
         "time is in microseconds.",
         "Samples are taken at multiples of the interval: a late sample does not delay the next "
-        "ones, and missed samples are left out. ",
-        path=parsers.OWN_CGROUP,
+        "ones, and missed samples are left out. No walk of a pinned tree is printed twice. ",
+        path=f"{parsers.OWN_CGROUP}{parsers.OR_PIN}",
         items=parsers.DEFAULT_ITEMS,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
@@ -35,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         "also print the cgroups up to N levels below, each with its path in a line of its own "
         "(default: the one cgroup, without a path)",
     )
-    parsers.add_interval(parser, 1)
+    parsers.add_interval(parser, _INTERVAL)
     parser.add_argument(
         "--count",
         type=parsers.integer("samples", least=1),
@@ -51,7 +61,8 @@ def main(arguments: Sequence[str]) -> int:
                 readers.warn_if_text(reader.backend, reader.fallback_reason)
                 yield ",".join(("time", *(["path"] if with_path else []), *names))
             samples = _samples(reader, options.interval)
-            for now, cgroups in itertools.islice(samples, options.count):
+            for when, cgroups in itertools.islice(samples, options.count):
+                now = _utc(when)
                 for path, values in cgroups:
                     if options.json:
                         which = {"path": path} if with_path else {}
@@ -64,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     return command.run_each(lines)
 
 
-def _reader(options: argparse.Namespace) -> Union[StatsReader, TreeReader]:
+def _reader(options: argparse.Namespace) -> _Reader:
     if options.depth is None:
         return readers.stats_reader(options)
     return readers.tree_reader(options, own=True)
@@ -73,17 +84,24 @@ def _reader(options: argparse.Namespace) -> Union[StatsReader, TreeReader]:
 _Cgroups = Iterable[tuple[Optional[str], Mapping[str, int]]]
 
 
-def _samples(
-    reader: Union[StatsReader, TreeReader], interval: float
-) -> Iterator[tuple[str, _Cgroups]]:
-    """The time of each sample, and the path and the values of each cgroup."""
-    if isinstance(reader, StatsReader):
-        for values in reader.every(interval):
-            yield _now(), [(None, values)]
+def _samples(reader: _Reader, seconds: Optional[float]) -> Iterator[tuple[float, _Cgroups]]:
+    """The time of each sample, in seconds since 1970, and the path and the values of each cgroup.
+
+    With a pin it is the time of the walk, else the time after the read.
+    """
+    if isinstance(reader, (PinnedValues, PinnedRows)):
+        for found in reader.every(seconds, _INTERVAL):
+            yield reader.time, _cgroups(found)
     else:
-        for snapshot in reader.every(interval):
-            paths = (None if path is None else utf_8(path) for path in snapshot.paths)
-            yield _now(), zip(paths, snapshot)
+        for found in reader.every(seconds or _INTERVAL):
+            yield time.time(), _cgroups(found)
+
+
+def _cgroups(found: Union[dict[str, int], Snapshot]) -> _Cgroups:
+    if not isinstance(found, Snapshot):
+        return [(None, found)]
+    paths = (None if path is None else utf_8(path) for path in found.paths)
+    return zip(paths, found)
 
 
 def _csv(*fields: object) -> str:
@@ -93,6 +111,6 @@ def _csv(*fields: object) -> str:
     return line.getvalue()[:-2]
 
 
-def _now() -> str:
-    now = datetime.datetime.now(datetime.timezone.utc)
-    return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _utc(seconds: float) -> str:
+    when = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")

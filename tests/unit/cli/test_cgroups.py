@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cli import top
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._pins import create as _create
+from pymemcgbpf._pins import create_tree as _create_tree
 
 from ..commands import TEXT, Captured, failed, printed
 from ..directories import make_v2
@@ -75,7 +77,13 @@ def test_pin_takes_a_process_or_a_unit_instead_of_a_path(
 ) -> None:
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(_create, "pin", lambda *arguments, **_: asked.append(arguments))
-    monkeypatch.setattr(_create, "pin_tree", lambda *arguments, **_: asked.append(arguments))
+    tree = SimpleNamespace(refreshed_by="kernel")
+
+    def pin_tree(*arguments: object, **_: object) -> SimpleNamespace:
+        asked.append(arguments)
+        return tree
+
+    monkeypatch.setattr(_create_tree, "pin_tree", pin_tree)
     printed(capsys, "pin", *way, "/bpf/it")
     printed(capsys, "pin", "--tree", *way, "/bpf/it", "anon", "file")
     assert asked == [(str(cron), "/bpf/it", None), (str(cron), "/bpf/it", ["anon", "file"])]

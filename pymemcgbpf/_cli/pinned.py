@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Pins for the commands that read cgroups: a chosen part of what a pin shows."""
+
+from __future__ import annotations
+
+import os
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Generic, NoReturn, Optional, TypeVar, Union
+
+from .._cgroup.walk_paths import WalkPaths
+from .._closable import Closable
+from .._items import file_of, files_of_group, in_group, is_group
+from .._pins import find
+from .._pins.read import PinnedReader
+from .._records import Record
+from .._samples import Ticks
+from ..errors import ItemUnavailableError, MemcgError
+from ..snapshot import Snapshot
+from . import command, output
+
+BACKEND = "pin"  # what takes the place of a backend's name
+
+_T = TypeVar("_T")
+
+
+class Chosen(Record):
+    """Which of a pin's items are shown.
+
+    Attributes:
+        words: items and groups; None if none are named.
+        default: the items that are then shown, as far as the pin has them. If it has none of them,
+            all of its items are.
+        also: an item that is shown as well.
+    """
+
+    words: Optional[Sequence[str]] = None
+    default: Optional[Sequence[str]] = None
+    also: Optional[str] = None
+
+    def items_of(self, reader: PinnedReader) -> tuple[str, ...]:
+        """The items of a pin, in the order of the words.
+
+        Raises:
+            ItemUnavailableError: the pin does not have one of those that are named.
+        """
+        names = reader.item_names
+        if self.words is None:
+            found = [name for name in self.default or () if name in names] or [*names]
+        else:
+            found = [name for word in self.words for name in _members(reader, word)]
+        if self.also is not None:
+            found += _members(reader, self.also)
+        return tuple(dict.fromkeys(found))
+
+
+def _members(reader: PinnedReader, word: str) -> list[str]:
+    """The items of a pin that a name or a group stands for."""
+    names = reader.item_names
+    members = [name for name in names if name == word]
+    if is_group(word):
+        files = files_of_group(word)
+        members = [name for name in names if file_of(name) in files and in_group(word, name)]
+    if not members:
+        raise ItemUnavailableError(
+            f"{reader.path} does not have {word!r}; it has {', '.join(names)}", item_names=[word]
+        )
+    return members
+
+
+class _PinView(Closable, Generic[_T]):
+    """What the readers of pins below share.
+
+    Args:
+        path: the path of the pin.
+        chosen: which of its items are shown.
+
+    Attributes:
+        path: the path of the pin.
+        item_names: the items that are shown.
+        backend: "pin".
+        transport: how the pin is read.
+        fallback_reason: "": a pin is never read as text.
+        interval: the seconds between two walks; None if each read is a walk, or nobody knows.
+        time: the seconds since 1970 when what was read last was so.
+        stale: how old the walk is that was read last, if it is too old; otherwise "".
+        warns: whether the first of each series of stale reads is announced on stderr.
+
+    Raises:
+        ItemUnavailableError: the pin has none of an item's name.
+        MemcgError: the pin cannot be read.
+    """
+
+    backend, fallback_reason = BACKEND, ""
+
+    def __init__(self, path: str, chosen: Chosen) -> None:
+        super().__init__(path)
+        self._reader = PinnedReader(path)
+        try:
+            self.item_names = chosen.items_of(self._reader)
+        except BaseException:
+            self._reader.close()
+            raise
+        self.path, self.transport = path, self._reader.transport
+        self.interval = self._reader.interval
+        self.time = 0.0
+        self._walk = 0  # what tells one walk from another
+        self.stale, self.warns, self._has_warned = "", True, False
+
+    def read(self) -> _T:
+        """What the pin shows now."""
+        found = self._reader.read()
+        if isinstance(found, Snapshot):
+            self.time, self._walk = found.time, found.started_ns
+            self.stale = self._staleness(found)
+            if self.stale and self.warns and not self._has_warned:
+                output.warn(f"{self.path} is stale: {self.stale}")
+            self._has_warned = bool(self.stale)
+        else:
+            self.time, self._walk = time.time(), time.monotonic_ns()
+        return self._chosen(found)
+
+    def _chosen(self, found: Union[dict[str, int], Snapshot]) -> _T:
+        raise NotImplementedError
+
+    def every(self, seconds: Optional[float], default: float = 1) -> Iterator[_T]:
+        """Reads at an interval. No walk comes twice: the next one is waited for.
+
+        Args:
+            seconds: the interval; None for that at which the pin is refreshed.
+            default: the interval, if the pin has none either.
+        """
+        if seconds is None and self.interval is None:
+            seconds = default
+        ticks = None if seconds is None else Ticks(seconds)
+        before = 0
+        while True:
+            if ticks is not None:
+                time.sleep(ticks.delay())
+                ticks.take()
+            while True:
+                if before:
+                    self._reader.wait(timeout=find.STALE * (self.interval or default))
+                value = self.read()  # if nothing came in time, it says why, or warns
+                if self._walk != before:
+                    break
+            before = self._walk
+            yield value
+
+    def _staleness(self, snapshot: Snapshot) -> str:
+        if self.interval is None:
+            return ""
+        age, due = snapshot.age, find.pause(self.interval, snapshot.duration_ns / 1e9)
+        if age <= find.STALE * due:
+            return ""
+        return f"the last walk began {age:,.0f} s ago, and one was due every {due:g} s"
+
+    def close(self) -> None:
+        """Closes the reader."""
+        self._wake_all()
+        self._reader.close()
+
+
+class PinnedContents(_PinView["Union[dict[str, int], Snapshot]"]):
+    """All that a pin shows, of the items that are chosen."""
+
+    @property
+    def is_tree(self) -> bool:
+        """Whether it is a pinned tree: the numbers are as old as its last walk."""
+        return os.path.isdir(self.path)
+
+    def _chosen(self, found: Union[dict[str, int], Snapshot]) -> Union[dict[str, int], Snapshot]:
+        if isinstance(found, Snapshot):
+            return selected(found, self.item_names, None)
+        return {name: found[name] for name in self.item_names if name in found}
+
+
+class PinnedRows(_PinView[Snapshot]):
+    """The cgroups of a pin, as a TreeReader gives those of a tree.
+
+    Args:
+        path, chosen: as for _PinView.
+        depth: how many levels below the walk's root are shown; None for all that the pin has.
+
+    Raises:
+        MemcgError: the pin shows one cgroup and no tree; or as for _PinView.
+    """
+
+    def __init__(self, path: str, chosen: Chosen, depth: Optional[int] = None) -> None:
+        super().__init__(path, chosen)
+        self._depth = depth
+        if self._reader.order == "self":
+            self.close()
+            raise MemcgError(
+                f"{path} shows one cgroup and no tree: read it with cat, stat or watch, or pin a "
+                "tree (pin --tree)"
+            )
+
+    def _chosen(self, found: Union[dict[str, int], Snapshot]) -> Snapshot:
+        assert isinstance(found, Snapshot), "dicts come from the order self only"
+        deepest = found.max_depth
+        if self._depth is not None and deepest is not None and self._depth > deepest:
+            self._refuse_depth(deepest)
+        return selected(found, self.item_names, self._depth)
+
+    def _refuse_depth(self, deepest: int) -> NoReturn:
+        self.close()
+        command.refuse(f"--depth {self._depth} is more than {self.path} has, which is {deepest}")
+
+
+class PinnedValues(_PinView["dict[str, int]"]):
+    """One cgroup of a pin, the root of a walk, as a StatsReader gives it."""
+
+    def _chosen(self, found: Union[dict[str, int], Snapshot]) -> dict[str, int]:
+        values = found
+        if isinstance(found, Snapshot):
+            if found.order == "children":
+                raise MemcgError(
+                    f"{self.path} shows the children of a cgroup, and not the cgroup itself: read "
+                    "it with cat or tree, or with watch --depth 1"
+                )
+            values = dict(found[root_at(found)])
+        assert isinstance(values, dict)
+        return {name: values[name] for name in self.item_names if name in values}
+
+
+# --- parts of snapshots
+
+
+def root_at(snapshot: Snapshot) -> int:
+    """The index of the row of the walk's root, which an order other than "children" has."""
+    return -1 if snapshot.order == "post" else 0
+
+
+def selected(snapshot: Snapshot, names: tuple[str, ...], depth: Optional[int]) -> Snapshot:
+    """A snapshot with some of the items, in another order perhaps, and some of the levels.
+
+    Args:
+        snapshot: what was read.
+        names: some of its items.
+        depth: how many levels below the walk's root; None for all.
+    """
+    at: Optional[list[int]] = None
+    if depth is not None and len(snapshot):
+        levels = snapshot.levels.tolist()
+        root = min(levels) - 1 if snapshot.order == "children" else levels[root_at(snapshot)]
+        at = [row for row, level in enumerate(levels) if abs(level - root) <= depth]
+    if names == snapshot.item_names and (at is None or len(at) == len(snapshot)):
+        return snapshot
+    words, width = snapshot._words, snapshot._width
+    places = [*_IDENTITY, *(snapshot._place_of(name) for name in names)]
+    count = len(snapshot) if at is None else len(at)
+    rows = memoryview(bytearray(8 * count * len(places)))
+    copied = rows.cast("Q")
+    for place, of in enumerate(places):
+        column = words[of::width]
+        if at is not None:
+            column = memoryview(_array(column, at))
+        copied[place :: len(places)] = column
+    paths = snapshot._paths
+    if at is not None:
+        known = paths.paths
+        rest = tuple(known[row] for row in at)
+        paths = WalkPaths(paths.origin, paths.root, paths.device, rest, paths.can_rename)
+    deepest = snapshot.max_depth if depth is None else depth
+    return Snapshot(
+        rows.toreadonly(), names, snapshot.order, snapshot._times, paths, max_depth=deepest
+    )
+
+
+_IDENTITY = (0, 1, 2)  # the words of a row that say which cgroup it is
+
+
+def _array(column: memoryview, at: Sequence[int]) -> array[int]:
+    return array("Q", [column[row] for row in at])
