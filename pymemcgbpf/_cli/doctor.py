@@ -21,11 +21,12 @@ from .._bpf import plan as _plan
 from .._bpf import program as _program
 from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf as _libbpf
-from .._bpf.features import KFUNC, NO_FLUSH, RFC, RUN
+from .._bpf.features import KERNEL_REFRESH, KFUNC, NO_FLUSH, RFC, RUN
 from .._cgroup import directory as _directory
 from .._cgroup.present_items import PresentItems
 from .._items import MEMORY_STAT
-from .._records import Record
+from .._pins.find import FoundPin, list_pins
+from .._pins.tree_programs import why_not_by_kernel
 from .._sources import flush as _flush
 from .._sources import slot_discovery as _slot_discovery
 from .._sources.one_bpf import StatSourceFactory
@@ -38,33 +39,12 @@ from ..errors import (
     MemcgError,
     MemoryControllerError,
     errno_text,
-    is_transient,
 )
 from ..reader import StatsReader, TreeReader
-from . import command, parsers, readers, table
+from . import command, doctor_pin, parsers, pins, readers
+from .checks import NO, OK, UNKNOWN, Check, CouldNotTellError, as_line, looked
 
-_OK, _NO, _UNKNOWN = "ok", "no", "could not tell"
 _ONE, _TREE = "one cgroup", "a tree"
-
-
-class _Check(Record):
-    """The result of one check.
-
-    Attributes:
-        verdict: "ok", "no" or "could not tell".
-        found: what was found.
-        advice: what to do; "" if there is nothing to do or *found* says it already.
-        check: the name of the check.
-    """
-
-    verdict: str
-    found: str
-    advice: str = ""
-    check: str = ""
-
-
-class _CouldNotTellError(Exception):
-    """Something that a check depends on is missing."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -72,27 +52,28 @@ def main(arguments: Sequence[str]) -> int:
     parser = parsers.plain_parser(
         " doctor",
         "[PATH]",
-        "Check every prerequisite of BPF and try each backend once. Each line says ok, no or could "
-        "not tell, then what was found, and what can be done.",
+        "Check every prerequisite of BPF and try each backend once, or check a pin. Each line says "
+        "ok, no or could not tell, then what was found, and what can be done.",
         "The last line says what is used; a no above it need not matter. Exit status: 0 if BPF is "
-        "used, 1 if it is not, 2 for wrong usage.",
+        "used or the pin can be read, 1 if not, 2 for wrong usage.",
     )
     parser.add_argument(
         "path",
         nargs="?",
         metavar="PATH",
         help=f"{parsers.A_CGROUP} (default: this process's own, or the nearest above it that has "
-        "memory statistics)",
+        f"memory statistics){parsers.OR_PIN}",
     )
     parsers.add_pid(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    done: list[_Check] = []
+    done: list[Check] = []
 
     def texts() -> Iterator[str]:
-        for check in _checks(readers.cgroup_of(options.path, options.pid)):
+        path = readers.cgroup_of(options.path, options.pid)
+        for check in (doctor_pin.checks if readers.is_pin(path) else _checks)(path):
             if not options.json:
-                yield _as_line(check, done)
+                yield as_line(check, done)
             done.append(check)
         if options.json:
             checks = [check._asdict() for check in done]
@@ -101,20 +82,13 @@ def main(arguments: Sequence[str]) -> int:
     return command.run_each(texts) or (command.OK if _is_well(done) else command.FAILED)
 
 
-def _is_well(checks: Sequence[_Check]) -> bool:
-    return checks[-1].verdict == _OK
+def _is_well(checks: Sequence[Check]) -> bool:
+    return checks[-1].verdict == OK
 
 
-def _as_line(check: _Check, before: Sequence[_Check]) -> str:
-    same = [one.check for one in before if one[:3] == check[:3] and check.verdict != _OK]
-    said = f"see {same[0]}" if same else ": ".join(filter(None, (check.found, check.advice)))
-    verdict, name = table.left([check.verdict], len(_UNKNOWN)), table.left([check.check], 24)
-    return table.join(verdict, name, [said]).replace("\n", " ")
-
-
-def _checks(path: Optional[str]) -> Iterator[_Check]:
+def _checks(path: Optional[str]) -> Iterator[Check]:
     """All checks, each after those that it depends on. The last one says what readers use."""
-    looks: dict[str, Callable[[], _Check]] = {
+    looks: dict[str, Callable[[], Check]] = {
         "kernel": _kernel,
         "cgroup file system": lambda: _mount(path),
         "memory controller": lambda: _controller(path),
@@ -128,6 +102,8 @@ def _checks(path: Optional[str]) -> Iterator[_Check]:
         "cgroup kfuncs": _cgroup_kfuncs,
         "flush through BPF": _flush_through_bpf,
         "index tables": lambda: _index_tables(path),
+        "refresh by the kernel": lambda: _kernel_refresh(path),
+        "pins": _pins,
     }
     for backend in _options.BACKENDS:
         for what, maker in ((_ONE, StatSourceFactory()), (_TREE, TreeSourceFactory("pre", None))):
@@ -138,67 +114,55 @@ def _checks(path: Optional[str]) -> Iterator[_Check]:
                 )
     looks["in use"] = lambda: _in_use(path)
     for name, look in looks.items():
-        yield _looked(look)._replace(check=name)
-
-
-def _looked(look: Callable[[], _Check]) -> _Check:
-    try:
-        return look()
-    except _CouldNotTellError as error:
-        return _Check(_UNKNOWN, str(error))
-    except MemcgError as error:  # whose message says what to do
-        return _Check(_UNKNOWN if is_transient(error) else _NO, str(error))
-    except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        return _Check(_UNKNOWN, f"{what}{error.strerror}")
+        yield looked(name, look)
 
 
 # --- the kernel and its cgroups ---------------------------------------------------------
 
 
-def _kernel() -> _Check:
+def _kernel() -> Check:
     release = platform.release()
     found = f"{platform.system()} {release}, {platform.machine()}"
     version = re.match(r"(\d+)\.(\d+)", release)
     if version is None:
-        return _Check(_UNKNOWN, found)
+        return Check(UNKNOWN, found)
     if (int(version[1]), int(version[2])) < (5, 10):
-        return _Check(_NO, found, "Linux 5.10 or later is needed, or a backport")
+        return Check(NO, found, "Linux 5.10 or later is needed, or a backport")
     if (int(version[1]), int(version[2])) < (6, 1):
-        return _Check(_OK, found, "trees and pins need Linux 6.1 or later, or a backport")
-    return _Check(_OK, found)
+        return Check(OK, found, "trees and pins need Linux 6.1 or later, or a backport")
+    return Check(OK, found)
 
 
-def _mount(path: Optional[str]) -> _Check:
+def _mount(path: Optional[str]) -> Check:
     try:
         with _directory.opened_or_own(path) as cgroup:
-            return _Check(_OK, f"cgroup v{cgroup.version}")
+            return Check(OK, f"cgroup v{cgroup.version}")
     except MemoryControllerError:
-        return _Check(_OK, "mounted")
+        return Check(OK, "mounted")
 
 
-def _controller(path: Optional[str]) -> _Check:
+def _controller(path: Optional[str]) -> Check:
     with _directory.opened_or_own(path) as cgroup:
-        return _Check(_OK, os.path.join(cgroup.path, MEMORY_STAT))
+        return Check(OK, os.path.join(cgroup.path, MEMORY_STAT))
 
 
 # --- what BPF takes ---------------------------------------------------------------------
 
 
-def _type_information() -> _Check:
+def _type_information() -> Check:
     try:
         _btf.kernel()
     except (LibbpfNotFoundError, LibbpfTooOldError):
-        return _Check(_OK, f"{_btf.VMLINUX}, {os.stat(_btf.VMLINUX).st_size:,} bytes")
-    return _Check(_OK, "libbpf has read it")
+        return Check(OK, f"{_btf.VMLINUX}, {os.stat(_btf.VMLINUX).st_size:,} bytes")
+    return Check(OK, "libbpf has read it")
 
 
-def _library() -> _Check:
+def _library() -> Check:
     version = _libbpf.load().version
-    return _Check(_OK, f"{_libbpf.SONAME} is version {version}, and has what is needed")
+    return Check(OK, f"{_libbpf.SONAME} is version {version}, and has what is needed")
 
 
-def _objects() -> _Check:
+def _objects() -> Check:
     size, unreadable, advice = 0, [], ""
     for file in _program.OBJECT_FILES:
         try:
@@ -208,21 +172,21 @@ def _objects() -> _Check:
             advice = error.remedy
     folder = os.path.dirname(_program.OBJECT_FILE)
     if unreadable:
-        return _Check(_NO, f"{', '.join(unreadable)} cannot be read in {folder}", advice)
-    return _Check(_OK, f"{len(_program.OBJECT_FILES)} in {folder}, {size:,} bytes")
+        return Check(NO, f"{', '.join(unreadable)} cannot be read in {folder}", advice)
+    return Check(OK, f"{len(_program.OBJECT_FILES)} in {folder}, {size:,} bytes")
 
 
-def _held_capabilities() -> _Check:
+def _held_capabilities() -> Check:
     effective = _capabilities.effective()
     if effective is None:
-        return _Check(_UNKNOWN, "/proc/self/status cannot be read", "mount /proc")
+        return Check(UNKNOWN, "/proc/self/status cannot be read", "mount /proc")
     missing = _capabilities.missing()
     if missing:
         lacks = f"this process lacks {' and '.join(missing)}"
-        return _Check(_NO, lacks, "run as root, or grant them (containers: --cap-add)")
+        return Check(NO, lacks, "run as root, or grant them (containers: --cap-add)")
     if _read("/proc/self/uid_map").split() != ["0", "0", "4294967295"]:
         found = "in a user namespace, where the kernel does not count them"
-        return _Check(_UNKNOWN, found, "run it outside of one")
+        return Check(UNKNOWN, found, "run it outside of one")
     found = "CAP_BPF and CAP_PERFMON"
     if effective >> _capabilities.CAP_SYS_ADMIN & 1:
         found = "CAP_SYS_ADMIN"
@@ -232,31 +196,31 @@ def _held_capabilities() -> _Check:
                 found += "; with this libbpf, all but core/run may need CAP_SYS_ADMIN"
     if "\nSeccomp:\t2\n" in _read("/proc/self/status"):
         found += ", but there is a seccomp filter, which may forbid bpf()"
-    return _Check(_OK, found)
+    return Check(OK, found)
 
 
-def _lockdown() -> _Check:
+def _lockdown() -> Check:
     try:
         modes = _read(f"{_SECURITY}/lockdown")
     except FileNotFoundError:
         if os.path.isdir(_SECURITY) and os.listdir(_SECURITY):
-            return _Check(_OK, "this kernel is built without")
+            return Check(OK, "this kernel is built without")
         advice = f"mount -t securityfs securityfs {_SECURITY}"
-        return _Check(_UNKNOWN, f"{_SECURITY} is not mounted", advice)
+        return Check(UNKNOWN, f"{_SECURITY} is not mounted", advice)
     mode = modes.partition("[")[2].partition("]")[0]
     if mode == "confidentiality":
         found = "confidentiality, by which BPF may not read the kernel's memory"
-        return _Check(_NO, found, "boot with lockdown=integrity, or none")
-    return _Check(_OK, mode)
+        return Check(NO, found, "boot with lockdown=integrity, or none")
+    return Check(OK, mode)
 
 
 _SECURITY = "/sys/kernel/security"
 
 
-def _unprivileged() -> _Check:
+def _unprivileged() -> Check:
     setting = _read("/proc/sys/kernel/unprivileged_bpf_disabled").strip()
     found = f"kernel.unprivileged_bpf_disabled={setting}"
-    return _Check(_OK, f"{found}, which concerns only a process that gives up its privileges")
+    return Check(OK, f"{found}, which concerns only a process that gives up its privileges")
 
 
 def _read(path: str) -> str:
@@ -271,34 +235,34 @@ def _kernel_types() -> _btf.KernelTypes:
     try:
         return _btf.kernel()
     except BackendUnavailableError as error:
-        raise _CouldNotTellError("this can only be seen with BTF and libbpf") from error
+        raise CouldNotTellError("this can only be seen with BTF and libbpf") from error
 
 
-def _memcg_kfuncs() -> _Check:
+def _memcg_kfuncs() -> Check:
     functions = _kernel_types().functions
     found = sorted(functions & {*KFUNC.functions, *RFC.functions})
     if found:
-        return _Check(_OK, f"{' and '.join(found)}, and those that come with it")
-    return _Check(_NO, KFUNC.explain(_kernel_types()), KFUNC.without)
+        return Check(OK, f"{' and '.join(found)}, and those that come with it")
+    return Check(NO, KFUNC.explain(_kernel_types()), KFUNC.without)
 
 
-def _cgroup_kfuncs() -> _Check:
+def _cgroup_kfuncs() -> Check:
     types = _kernel_types()
     if not RUN.is_in(types):
-        return _Check(_NO, RUN.explain(types), RUN.without)
-    return _Check(_OK, " and ".join(RUN.functions))
+        return Check(NO, RUN.explain(types), RUN.without)
+    return Check(OK, " and ".join(RUN.functions))
 
 
-def _flush_through_bpf() -> _Check:
+def _flush_through_bpf() -> Check:
     if not _kernel_types().uses_rstat:
-        return _Check(_OK, "this kernel's counters need no flush")
+        return Check(OK, "this kernel's counters need no flush")
     if _flush.mode_of("core", by_iterator=True) == _terms.FLUSH_NONE:
         advice = "readers first read a file that flushes; a pin needs --no-flush"
-        return _Check(_NO, NO_FLUSH, advice)
-    return _Check(_OK, "this kernel has a flush that BPF may call")
+        return Check(NO, NO_FLUSH, advice)
+    return Check(OK, "this kernel has a flush that BPF may call")
 
 
-def _index_tables(path: Optional[str]) -> _Check:
+def _index_tables(path: Optional[str]) -> Check:
     types = _kernel_types()
     try:
         with _directory.opened_or_own(path) as cgroup:
@@ -307,11 +271,11 @@ def _index_tables(path: Optional[str]) -> _Check:
     except BackendUnavailableError as error:
         if type(error) is BackendUnavailableError:
             raise
-        raise _CouldNotTellError(f"this can only be seen with a BPF program: {error}") from error
+        raise CouldNotTellError(f"this can only be seen with a BPF program: {error}") from error
     if _counter_slots.direct(types) is not None:
-        return _Check(_OK, "this kernel has none: BTF tells where its counters are")
+        return Check(OK, "this kernel has none: BTF tells where its counters are")
     if not layout.rebuilt:
-        return _Check(_OK, "found by the kernel's symbols")
+        return Check(OK, "found by the kernel's symbols")
     source = _plan.Planner("core", types, layout)
     proved = [name for name in shown if source.terms_of(name)]
     unproved = [name for name in shown if source.lacks_proof(name)]
@@ -320,9 +284,9 @@ def _index_tables(path: Optional[str]) -> _Check:
         f"proved for {len(proved)} items"
     )
     if not unproved:
-        return _Check(_OK, found)
+        return Check(OK, found)
     found = f"{found}, but not for {len(unproved)}, which core does not offer"
-    return _Check(_OK, f"{found}: {', '.join(unproved)}", _TO_SEE_TABLES)
+    return Check(OK, f"{found}: {', '.join(unproved)}", _TO_SEE_TABLES)
 
 
 _TO_SEE_TABLES = (
@@ -331,12 +295,52 @@ _TO_SEE_TABLES = (
 )
 
 
-def _reads(what: str, path: Optional[str], backend: _options.Backend, transport: str) -> _Check:
+# --- pins
+
+
+def _kernel_refresh(path: Optional[str]) -> Check:
+    _kernel_types()
+    with _directory.opened_or_own(path) as cgroup:
+        reason = why_not_by_kernel(cgroup)
+    if reason:
+        return Check(NO, reason, f"of pinned trees, {KERNEL_REFRESH.without}")
+    return Check(OK, "the kernel itself can refresh pinned trees")
+
+
+def _pins() -> Check:
+    found = list_pins()
+    timers = pins.kernel_timers(found.pins)
+    ill = [pin for pin in found.pins if pin.advice]
+    said = list(map(_about, found.pins)) or ["there are none"]
+    if found.unreadable:
+        said.append(f"{found.unreadable} files and directories cannot be read")
+    if timers.hidden:
+        said.append(pins.hidden_text(timers.hidden))
+    advice = "; ".join(f"{pin.path} is {pin.state}: {pin.advice}" for pin in ill)
+    return Check(NO if ill else OK, "; ".join(said), advice)
+
+
+def _about(pin: FoundPin) -> str:
+    if pin.kind != "tree":
+        return f"{pin.path}, read when it is opened"
+    by = "the kernel" if pin.refreshed_by == "kernel" else "a process"
+    every = "" if pin.interval is None else f" every {pin.interval:g} s"
+    cost = ""
+    if pin.duration is not None and pin.share is not None:
+        walk, share = pins.duration(pin.duration), pins.percentage(pin.share)
+        cost = f" ({walk} a walk, {share} of a CPU)"
+    return f"{pin.path}, refreshed by {by}{every}{cost}"
+
+
+# --- backends
+
+
+def _reads(what: str, path: Optional[str], backend: _options.Backend, transport: str) -> Check:
     if backend in _FEATURES:
         # A reader would advise backend="auto", which does not help here: "in use" tries it anyway.
         with contextlib.suppress(BackendUnavailableError):
             if not _FEATURES[backend].is_in(_btf.kernel()):
-                return _Check(_NO, _FEATURES[backend].explain(_btf.kernel()))
+                return Check(NO, _FEATURES[backend].explain(_btf.kernel()))
     began = time.perf_counter()
     with _reader(what, path, backend, transport) as reader:
         made = time.perf_counter()
@@ -345,8 +349,8 @@ def _reads(what: str, path: Optional[str], backend: _options.Backend, transport:
         items = f"{len(reader.item_names)} items"
         if isinstance(reader, TreeReader):
             items = f"{items} of {len(read)} cgroup{'s' * (len(read) != 1)}"
-        return _Check(
-            _OK,
+        return Check(
+            OK,
             f"{items} in {(ended - made) * 1e6:,.0f} µs, after a reader was created "
             f"({(made - began) * 1e3:,.1f} ms)",
         )
@@ -355,14 +359,14 @@ def _reads(what: str, path: Optional[str], backend: _options.Backend, transport:
 _FEATURES = {"kfunc": KFUNC, "rfc": RFC}
 
 
-def _in_use(path: Optional[str]) -> _Check:
+def _in_use(path: Optional[str]) -> Check:
     said = []
     for what in (_ONE, _TREE):
         with _reader(what, path, _options.AUTO, _options.AUTO) as reader:
             if reader.backend == "text":
-                return _Check(_NO, f"{what} is read as text", reader.fallback_reason)
+                return Check(NO, f"{what} is read as text", reader.fallback_reason)
             said.append(f"{reader.backend}/{reader.transport} for {what}")
-    return _Check(_OK, ", ".join(said))
+    return Check(OK, ", ".join(said))
 
 
 def _reader(

@@ -21,6 +21,7 @@ COMMANDS = {
     "pin": ("pin", "main", "create a file that shows statistics to unprivileged users"),
     "cat": ("pin", "main_cat", "print the statistics that such a file shows"),
     "unpin": ("pin", "main_unpin", "remove such a file"),
+    "pins": ("pins", "main", "list such files, who refreshes them, and what that costs"),
     "items": ("items", "main", "list the items that this kernel offers"),
     "doctor": ("doctor", "main", "check what works here, and say how to fix what does not"),
     "bench": ("bench", "main", "compare the speed of BPF and text on this machine"),

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import pymemcgbpf
 
@@ -56,6 +56,17 @@ def bpffs() -> Iterator[Path]:
             _check(_libc().umount2(str(folder).encode(), 0))
     finally:
         folder.rmdir()
+
+
+def hiding(directory: Path) -> Callable[[], None]:
+    """A preexec_fn for a process that does not see what is in a directory."""
+
+    def hide() -> None:
+        _check(_libc().unshare(_CLONE_NEWNS))
+        _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+        _mount("none", str(directory), b"tmpfs", 0)
+
+    return hide
 
 
 class Nobody:

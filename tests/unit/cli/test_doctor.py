@@ -19,16 +19,19 @@ from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import program as _program
 from pymemcgbpf._bpf.counter_slots import Layout
 from pymemcgbpf._cgroup import mounts as _mounts
-from pymemcgbpf._cli import doctor
+from pymemcgbpf._cli import doctor, pins
 from pymemcgbpf._cli.main import main
+from pymemcgbpf._pins.find import FoundPin, FoundPins
 from pymemcgbpf._sources import choose as _choose
 from pymemcgbpf._sources import slot_discovery as _slot_discovery
 from pymemcgbpf.errors import BackendUnavailableError, BpfObjectError
 
+from ...published_tree import PublishedTree
 from ..commands import Captured, RefuseBpf
 from ..conftest import RunPython
-from ..directories import make_v2
+from ..directories import make_v1, make_v2
 from ..kernels import LINUX_5_10, LINUX_5_15, LINUX_6_1, LINUX_6_18, LINUX_7_3
+from ..pin_files import ROW, pinned_file, pinned_tree, published, stream
 
 LOCKDOWN = "/sys/kernel/security/lockdown"
 UNPRIVILEGED = "/proc/sys/kernel/unprivileged_bpf_disabled"
@@ -74,6 +77,8 @@ class Machine:
         self.set(_capabilities, "effective", lambda: ROOT)
         self.set(_slot_discovery, "find", lambda *_: Layout({}, False))
         self.set(_choose, "BPF_OPENER", _TextAsBpf())
+        self.set(doctor, "list_pins", lambda: FoundPins([], 0))
+        self.set(pins, "kernel_timers", lambda _: pins.Timers([], ""))
 
     def set(self, where: Any, name: str, value: Any) -> None:
         self._monkeypatch.setattr(where, name, value)
@@ -122,10 +127,10 @@ def examined(captured: Captured, path: Path, status: int) -> dict[str, tuple[str
 
 def test_all_is_well(machine: Machine, v2: Path, capsys: Captured) -> None:
     shown = examined(capsys, v2, 0)
-    assert list(shown)[:13] == [
+    assert list(shown)[:15] == [
         *("kernel", "cgroup file system", "memory controller", "BTF", "libbpf", "BPF objects"),
         *("capabilities", "lockdown", "unprivileged BPF", "memcg kfuncs", "cgroup kfuncs"),
-        *("flush through BPF", "index tables"),
+        *("flush through BPF", "index tables", "refresh by the kernel", "pins"),
     ]
     ways = [
         f"{what}, {backend}/{transport}"
@@ -133,7 +138,7 @@ def test_all_is_well(machine: Machine, v2: Path, capsys: Captured) -> None:
         for what, transports in (("one cgroup", ("run", "stream")), ("a tree", ("run", "shared")))
         for transport in transports
     ]
-    assert list(shown)[13:] == [*ways, "one cgroup, text", "a tree, text", "in use"]
+    assert list(shown)[15:] == [*ways, "one cgroup, text", "a tree, text", "in use"]
     assert {check for check, (verdict, _) in shown.items() if verdict != "ok"} == {
         way for way in ways if "rfc" in way
     }
@@ -294,7 +299,7 @@ def test_each_missing_object_is_named(
 def test_all_objects_are_checked(machine: Machine, v2: Path, capsys: Captured) -> None:
     named = {file for name, file in vars(_program).items() if name.endswith("_FILE")}
     assert set(_program.OBJECT_FILES) == named
-    assert "5 in " in examined(capsys, v2, 0)["BPF objects"][1]
+    assert "6 in " in examined(capsys, v2, 0)["BPF objects"][1]
 
 
 def test_text_alone_is_status_1(machine: Machine, v2: Path, capsys: Captured) -> None:
@@ -351,7 +356,7 @@ def test_with_20_file_descriptors_each_check_still_has_a_line(run_python: RunPyt
     )
     ran = run_python("-c", code, "doctor")
     lines = ran.stdout.splitlines()
-    assert ran.stderr == "" and len(lines) == 28
+    assert ran.stderr == "" and len(lines) == 30
     assert {line[:14].rstrip() for line in lines} <= {"ok", "no", "could not tell"}
     assert lines[-1][16:].startswith("in use ") and ran.returncode == (lines[-1][:2] != "ok")
 
@@ -360,8 +365,117 @@ def test_whatever_machine_this_is_it_is_no_traceback(run_python: RunPython) -> N
     for prelude in ("", "import pymemcgbpf._bpf.libbpf as lib; lib.SONAME = 'libnone.so.9'; "):
         code = f"{prelude}from pymemcgbpf._cli.main import main; import sys; sys.exit(main())"
         ran = run_python("-c", code, "doctor")
-        assert ran.stderr == "" and len(ran.stdout.splitlines()) == 28
+        assert ran.stderr == "" and len(ran.stdout.splitlines()) == 30
         verdicts = {line[:14].rstrip() for line in ran.stdout.splitlines()}
         assert verdicts <= {"ok", "no", "could not tell"}
         assert ran.returncode == (ran.stdout.splitlines()[-1][:2] != "ok")
     assert "libnone.so.9 cannot be loaded" in ran.stdout and ran.returncode == 1
+
+
+# --- pins -------------------------------------------------------------------------------
+
+PIN = FoundPin(
+    path="/bpf/all",
+    kind="tree",
+    order="pre",
+    item_names=("anon", "file"),
+    root_id=10,
+    cgroup="/cgroup",
+    refreshed_by="kernel",
+    interval=1.0,
+    age=0.25,
+    duration=0.0005,
+    share=0.0005,
+    cgroups=4,
+    memory=4 << 20,
+    state="alive",
+    advice="",
+)
+
+
+def test_whether_the_kernel_can_refresh_is_said(
+    machine: Machine, v2: Path, v1: Path, capsys: Captured
+) -> None:
+    assert examined(capsys, v2, 0)["refresh by the kernel"][0] == "ok"
+    verdict, said = examined(capsys, v1, 0)["refresh by the kernel"]
+    assert verdict == "no" and "cgroup v2 only" in said
+    assert "the process that pinned the tree refreshes it" in said
+    machine.set(_btf, "kernel", LINUX_6_1.types)
+    verdict, said = examined(capsys, v2, 0)["refresh by the kernel"]
+    assert verdict == "no" and "bpf_wq_start" in said
+    machine.set(_btf, "kernel", NO_BTF)
+    assert examined(capsys, v2, 0)["refresh by the kernel"][0] == "could not tell"
+
+
+def test_the_pins_are_said_with_what_they_cost(
+    machine: Machine, v2: Path, capsys: Captured
+) -> None:
+    assert examined(capsys, v2, 0)["pins"] == ("ok", "there are none")
+    others = [
+        PIN._replace(path="/bpf/mine", refreshed_by="holder", interval=None, share=None),
+        PIN._replace(path="/bpf/one", kind="cgroup", refreshed_by="read"),
+    ]
+    machine.set(doctor, "list_pins", lambda: FoundPins([PIN, *others], 2))
+    machine.set(pins, "kernel_timers", lambda _: pins.Timers([8], ""))
+    verdict, said = examined(capsys, v2, 0)["pins"]
+    assert verdict == "ok"
+    all_, mine, one, unreadable, hidden = said.split("; ")
+    assert all_ == ("/bpf/all, refreshed by the kernel every 1 s (0.50 ms a walk, 0.05 % of a CPU)")
+    assert mine == "/bpf/mine, refreshed by a process"
+    assert one == "/bpf/one, read when it is opened"
+    assert unreadable == "2 files and directories cannot be read"
+    assert hidden.startswith("the kernel refreshes 1 more tree, by the map with the id 8: ")
+
+
+def test_a_stale_pin_is_said_with_what_to_do(machine: Machine, v2: Path, capsys: Captured) -> None:
+    stale = PIN._replace(state="stale", advice="unpin it")
+    machine.set(doctor, "list_pins", lambda: FoundPins([stale], 0))
+    verdict, said = examined(capsys, v2, 0)["pins"]
+    assert verdict == "no" and said.endswith(": /bpf/all is stale: unpin it")
+
+
+@pytest.fixture
+def v1(tmp_path: Path) -> Path:
+    """A fake cgroup v1 directory."""
+    return make_v1(tmp_path / "v1", root=True)
+
+
+CONTENTS = ["pin", "cgroup", "state", "cost"]
+
+
+@pytest.mark.usefixtures("on_bpffs")
+def test_a_pinned_tree_is_checked(tmp_path: Path, capsys: Captured) -> None:
+    path = pinned_tree(tmp_path / "all", published())
+    shown = examined(capsys, path, 0)
+    assert list(shown) == [*CONTENTS, "read by map", "read by stream", "in use"]
+    assert shown["pin"] == ("ok", "a pinned tree, in the order pre, with 2 items: anon, pgscan")
+    assert shown["cgroup"] == ("ok", "/sys/fs/cgroup/root, 4 cgroups")
+    assert "refreshed by the process that pinned it every 1 s" in shown["state"][1]
+    assert "of memory" in shown["cost"][1]
+    assert shown["read by map"][0] == "no"  # it is no map
+    assert shown["read by stream"][0] == "ok"
+    assert shown["in use"][1].startswith("stream, 2 items of 4 cgroups in ")
+
+
+@pytest.mark.usefixtures("on_bpffs")
+def test_a_pin_of_one_cgroup_is_checked(tmp_path: Path, capsys: Captured) -> None:
+    path = pinned_file(tmp_path / "one", stream([ROW]))
+    shown = examined(capsys, path, 0)
+    assert list(shown) == [*CONTENTS, "in use"]
+    assert shown["pin"][1].startswith("one cgroup, which the kernel reads whenever")
+    assert shown["cgroup"][1] == "id 9, 1 cgroup"
+    assert shown["in use"][1].startswith("stream, 2 items in ")
+
+
+@pytest.mark.usefixtures("on_bpffs")
+def test_a_pin_that_cannot_be_read_is_no_traceback(tmp_path: Path, capsys: Captured) -> None:
+    shown = examined(capsys, tmp_path / "none", 1)
+    assert list(shown) == [*CONTENTS, "in use"]
+    assert shown["pin"][0] == "no" and "there is no pin" in shown["pin"][1]
+    assert {shown[check][0] for check in CONTENTS[1:]} == {"could not tell"}
+    assert shown["in use"] == ("no", "see pin")
+    tree = PublishedTree()
+    path = pinned_tree(tmp_path / "all", tree)
+    shown = examined(capsys, path, 1)
+    assert shown["state"][0] == "no" and shown["state"][1].startswith("new, refreshed by")
+    assert shown["cost"][0] == "could not tell"
