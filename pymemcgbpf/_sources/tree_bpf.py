@@ -203,16 +203,6 @@ def level_of(cgroup: Cgroup, plan: ReadPlan, make_walker: type[Walker]) -> int:
         walker.close()
 
 
-def count_rows(cgroup: Cgroup, plan: ReadPlan) -> int:
-    """Counts the rows of a tree by a walk."""
-    setup = IteratorWalker.setup(plan, _terms.FLUSH_NONE, _options.PRE, cgroup)
-    walker = IteratorWalker(setup, _maps(plan, 1), cgroup)
-    try:
-        return walker.walk()
-    finally:
-        walker.close()
-
-
 def _maps(
     plan: ReadPlan, rows: int, names: _tree_paths.NameRoom = _tree_paths.NO_NAMES
 ) -> MapSizes:

@@ -41,7 +41,6 @@ from pymemcgbpf._cgroup.directory import Cgroup, open_cgroup
 from pymemcgbpf._options import Order
 from pymemcgbpf._sources import flush as _flush
 from pymemcgbpf._sources import one_bpf as _one_bpf
-from pymemcgbpf._sources import tree_bpf as _tree_bpf
 from pymemcgbpf._sources.tree_bpf import MapSource, TreeSourceFactory
 from pymemcgbpf._sources.tree_paths import NameRoom
 from pymemcgbpf._sources.tree_text import TextTreeSource
@@ -377,23 +376,6 @@ def test_on_v1_room_is_not_made_for_other_cgroups(
         MapSource(cgroup, RECIPE, False, walkers, TreeSourceFactory("pre", None))
     ):
         assert kernel.rooms == [2 + 16]
-
-
-def test_rows_are_counted_by_a_walk_that_keeps_nothing(
-    kernel: Walkers, v2: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_tree_bpf, "IteratorWalker", kernel)
-    kernel.rows = kernel.rows * 5000
-    cgroup = opened(v2)
-    before = open_files()
-    assert _tree_bpf.count_rows(cgroup, RECIPE) == 5000
-    kernel.walk_error = MemcgError("no")
-    with pytest.raises(MemcgError, match="no"):
-        _tree_bpf.count_rows(cgroup, RECIPE)
-    assert open_files() == before
-    assert (kernel.rooms, kernel.open) == ([1, 1], [])
-    assert {walker.order for walker in kernel.made} == {_options.PRE}
-    assert all(walker.rows.closed and walker.names.closed for walker in kernel.made)
 
 
 def test_a_map_grows_until_the_rows_fit(source: MakeSource, kernel: Walkers, v2: Path) -> None:
