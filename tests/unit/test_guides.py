@@ -37,7 +37,7 @@ NEEDED = {
     "errors.md": {"pycon"},
     "items.md": {"pycon"},
     "limits.md": {"pycon"},
-    "pins.md": {"pycon", "console"},
+    "pins.md": {"pycon", "console", "python"},
     "trees.md": {"pycon"},
 }
 """The languages of examples that a page must have: that none is missed."""

@@ -289,6 +289,7 @@ def test_the_package_says_that_it_is_typed() -> None:
 
 # The modules that need ctypes.
 CTYPES = {
+    "_mapped_memory",
     "_bpf.libbpf",
     "_bpf.libbpf_log",
     "_bpf.libbpf_maps",
