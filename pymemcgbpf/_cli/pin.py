@@ -16,7 +16,7 @@ from .._pins import find
 from .._pins.remove import unpin
 from .._pins.tree_layout import ORDERS as _TREE_ORDERS
 from .._samples import Ticks
-from ..errors import MemcgError, TreeTooLargeError, is_transient
+from ..errors import MemcgError, PinNotFoundError, TreeTooLargeError, is_transient
 from ..snapshot import Snapshot
 from . import command, output, parsers, pinned, readers, rows, signals
 from .stat import as_table
@@ -112,8 +112,8 @@ def _pin_parser() -> parsers.Parser:
         "--room",
         type=parsers.integer("cgroups", least=1),
         metavar="N",
-        help="with --tree, have room for N cgroups (default: somewhat more than twice as many as "
-        "there are)",
+        help="with --tree, have room for N cgroups (default: 65536, or as many as 1/64 of the "
+        "machine's memory has room for)",
     )
     parsers.add_no_flush(parser, "; without --tree, Linux 6.16 to 6.19 require this option")
     parser.add_argument(
@@ -181,6 +181,8 @@ def _make_tree(
             _refresh(tree)
         except SystemExit:  # SIGTERM is the proper end of it
             return
+        except PinNotFoundError as error:  # and unpin is, too
+            output.warn(str(error))
 
 
 def _refresh(tree: PinnedTree) -> NoReturn:

@@ -512,6 +512,7 @@ class PinnedTree:
         """Walks the tree and publishes the walk. It does nothing if the kernel refreshes the tree.
 
         Raises:
+            PinNotFoundError: The pin was removed, so nobody could read what is published.
             CgroupRemovedError: The root of the walk was removed. Readers get the same error.
             TreeTooLargeError: There is no room for all cgroups. Readers get the same error, until
                 a later walk fits.
@@ -534,6 +535,8 @@ class PinnedTree:
                     f"the pinned tree at {self._path} is being refreshed: a signal handler that "
                     "interrupts a refresh cannot refresh it, too"
                 )
+            if not self._is_there(holder):
+                raise _diagnosis.unpinned(self._path)
             try:
                 self._is_refreshing = True
                 holder.refresh()
@@ -543,6 +546,10 @@ class PinnedTree:
                 raise
             finally:
                 self._is_refreshing = False
+
+    def _is_there(self, holder: _Holder) -> bool:
+        """Whether the pin is still at its path."""
+        return _lookup.identity(self._path) == holder.directory
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"this pinned tree at {self._path} is closed")
@@ -558,7 +565,7 @@ class PinnedTree:
             try:
                 holder.close(end=is_ours)
             finally:
-                if is_ours and _lookup.identity(self._path) == holder.directory:
+                if is_ours and self._is_there(holder):
                     with contextlib.suppress(PinNotFoundError):
                         _remove.unpin(self._path)
 

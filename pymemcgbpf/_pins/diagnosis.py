@@ -337,3 +337,8 @@ def tree_too_large(path: str, rows: int, room: int) -> TreeTooLargeError:
         "with names of usual length: pin it again, with a larger room=",
         rows=rows,
     )
+
+
+def unpinned(path: str) -> PinNotFoundError:
+    """A pinned tree that its holder cannot refresh any more."""
+    return PinNotFoundError(f"{path} was unpinned: nobody can read the tree there any more")

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from pymemcgbpf import unpin
+
 from ..doc_examples import DOCS, TOP, Block, assert_alike, blocks, run_session, session
 from .cgroups import Worker, cgroup, enable_memory, fault_in
 from .forest import forest
 from .oracle import V1_FILES
-from .pins import Nobody, bpffs
+from .pins import CAN_FLUSH, Nobody, bpffs
+from .published import wait_until
 from .surroundings import VERSION
 
 # A guest has a copy of docs/, not of README.md, whose examples the live machine runs.
@@ -61,20 +64,27 @@ def in_place(text: str, places: dict[str, Path]) -> str:
     return re.sub("|".join(places), lambda found: str(places[found[0]]), text)
 
 
-def as_root(code: str, folder: Path) -> str:
-    """What a shell prints that runs an example."""
+def started(code: str, folder: Path) -> subprocess.Popen[str]:
+    """A shell that runs an example."""
     command = folder / "pymemcgbpf"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m pymemcgbpf "$@"\n')
     command.chmod(0o755)
-    ran = subprocess.run(
+    return subprocess.Popen(
         ["sh", "-eu", "-c", code],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         cwd="/",
         env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
     )
-    assert ran.returncode == 0 and not ran.stderr, ran.stderr
-    return ran.stdout
+
+
+def as_root(code: str, folder: Path) -> str:
+    """What a shell prints that runs an example."""
+    ran = started(code, folder)
+    out, err = ran.communicate(timeout=300)
+    assert ran.returncode == 0 and not err, err
+    return out
 
 
 @pytest.mark.parametrize(
@@ -82,7 +92,9 @@ def as_root(code: str, folder: Path) -> str:
     [
         pytest.param(block, marks=needs(block.text), id=f"{block.page}:{block.line}")
         for block in BLOCKS
-        if block.language == "python" and block.head not in OF_PINNED_LINKS
+        if block.language == "python"
+        and block.head not in OF_PINNED_LINKS
+        and block.page != "pins.md"
     ],
 )
 def test_an_example_runs(block: Block) -> None:
@@ -105,10 +117,11 @@ def test_a_pages_session_prints_what_it_shows(text: str) -> None:
         if (folder / "stats").exists():
             assert not any((folder / "stats").iterdir())
             (folder / "stats").rmdir()
-    # Why a faster way is unavailable, and which events there are, differs from kernel to kernel.
+    # Why a faster way is unavailable, who refreshes a tree, and which events there are: that
+    # differs from kernel to kernel.
     steps = [
         step._replace(shown="...")
-        if "fallback_reason" in step.source or "memory.events" in step.source
+        if re.search("fallback_reason|refreshed_by|memory.events", step.source)
         else step
         for step in steps
     ]
@@ -143,16 +156,64 @@ def test_the_examples_of_pinned_links_run(tmp_path: Path) -> None:
             "/stats": folder / "stats",
         }
         try:
-            host = as_root(in_place(parts["On the host"][0], places), tmp_path)
-            assert host.split() == ["all", "system"]
+            # Where the kernel does not refresh the tree, the command does, until it is unpinned.
+            host = started(in_place(parts["On the host"][0], places), tmp_path)
+            wait_until(lambda: is_complete(folder / "stats" / "all"))
             process = nobody.start(in_place(parts["In the container"][0], places))
             out, err = process.communicate(timeout=300)
             assert process.returncode == 0, err
             first, *rows = out.splitlines()
             assert int(first) >= 0
-            assert {int(row.split()[0]) for row in rows} == quiet.paths.keys()
+            paths = {str(path) for path in quiet.paths.values()}
+            assert rows and {row.split()[0] for row in rows} <= paths
             as_root(in_place(parts["At the end"][0], places), tmp_path)
+            said = host.communicate(timeout=60)[1]
+            assert host.returncode == 0 and ("the kernel cannot refresh" in said or not said)
             assert not any((folder / "stats").iterdir())
             (folder / "stats").rmdir()
         finally:
             nobody.close()
+
+
+@pytest.mark.needs_iterator
+def test_the_programs_of_the_pins_page_run() -> None:
+    """The one that pins a tree, the one that hands over a descriptor, and the one that waits."""
+    found = [one.text for one in blocks(DOCS / "pins.md") if one.language == "python"]
+    assert len(found) == 3
+    with cgroups() as root, bpffs() as folder:
+        hierarchy = {"/sys/fs/cgroup/memory": root, "/sys/fs/cgroup": root}
+        places = {**hierarchy, "/sys/fs/bpf": folder}
+        maker, sender, waiter = (in_place(text, places) for text in found)
+        maker = maker.replace("every=5", "every=0.1")
+        if not CAN_FLUSH:
+            maker = maker.replace("every=", "flush=False, every=")
+        import_it = "import pymemcgbpf as memcg\n"
+        holder = start_python(maker)
+        wait_until(lambda: is_complete(folder / "stats" / "all"))
+        try:
+            sent = start_python(sender)
+            assert int(sent.communicate(timeout=60)[0]) > 1 and sent.returncode == 0
+            waiting = start_python(import_it + waiter)
+            assert waiting.stdout is not None
+            for _ in range(3):
+                assert int(waiting.stdout.readline()) > 1
+            waiting.kill()
+            waiting.communicate()
+        finally:
+            unpin(folder / "stats" / "all")
+        said = holder.communicate(timeout=60)[1]
+        assert "was unpinned" in said if holder.returncode else not said
+        (folder / "stats").rmdir()
+
+
+def is_complete(tree: Path) -> bool:
+    """Whether others may enter the directory of a pinned tree."""
+    return tree.exists() and bool(tree.stat().st_mode & 0o001)
+
+
+def start_python(program: str) -> subprocess.Popen[str]:
+    """Starts a Python program."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", program], text=True, stdout=pipe, stderr=pipe, cwd="/"
+    )

@@ -294,7 +294,6 @@ CTYPES = {
     "_bpf.libbpf_log",
     "_bpf.libbpf_maps",
     "_bpf.libbpf_programs",
-    "_mapped_memory",
     "_pins.map_calls",
     "_pins.map_ids",
 }
