@@ -259,6 +259,7 @@ struct {
 #define MONOTONIC		1	/* CLOCK_MONOTONIC of <linux/time.h> */
 #define EBUSY			16	/* <asm/errno.h> */
 #define LEAST_PAUSE_NS		500000ULL
+#define RETRY_NS		10000000ULL	/* where the kernel had no memory to start the work */
 #define PAUSE_PER_WALK		3	/* the time between two walks is at least so many times a walk's */
 
 /*
@@ -418,7 +419,8 @@ static int refresh(void *map, int *key, void *value)
 /* The timer cannot sleep, but a flush may: so it starts the work. */
 static int on_time(void *map, int *key, struct clock *clock)
 {
-	bpf_wq_start(&clock->work, 0);
+	if (bpf_wq_start(&clock->work, 0))
+		bpf_timer_start(&clock->timer, RETRY_NS, 0);
 	return 0;
 }
 

@@ -4,7 +4,7 @@
  * a plain file. docs/pins.md describes both for readers in other languages.
  *
  * Everything is in native byte order. The other side is pymemcgbpf/_pins/tree_layout.py;
- * tests/unit/bpf/test_drift.py compares the two.
+ * tests/unit/pins/test_tree_drift.py compares the two.
  */
 #ifndef PINNED_TREE_H
 #define PINNED_TREE_H
@@ -98,7 +98,7 @@ struct memcg_tree_piece {
 
 #define MEMCG_TREE_END	(~0U)
 
-/* The context of memcg_publish: the addresses of a walk in user space. */
+/* The context of tree_publish: the addresses of a walk in user space. */
 struct memcg_tree_walk {
 	__u64 program;		/* in: the program_key that the program was loaded with */
 	__u64 rows;		/* in: the address of the rows, which are adjacent */

@@ -90,7 +90,7 @@ def _pin_parser() -> parsers.Parser:
         "--tree",
         action="store_true",
         help="show the whole tree, of any size: PIN becomes a directory whose numbers are "
-        "refreshed at an interval, whoever reads them. Linux 6.10 or later does that itself, and "
+        "refreshed at an interval, whoever reads them. Linux 6.12 or later does that itself, and "
         "the command ends at once; elsewhere the command refreshes the pin until it is "
         "interrupted, and then removes it",
     )

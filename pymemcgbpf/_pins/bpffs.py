@@ -46,11 +46,11 @@ def is_on_bpffs(status: os.stat_result, path: str) -> bool:
     """
     wanted = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        with open("/proc/self/mountinfo", "rb") as lines:  # a path may have any bytes
             for line in lines:
-                before, _, after = line.partition(" - ")
-                if before.split(" ")[2] == wanted:
-                    return after.startswith("bpf ")
+                before, _, after = line.partition(b" - ")
+                if before.split(b" ")[2] == wanted.encode():
+                    return after.startswith(b"bpf ")
     except OSError as error:
         raise _diagnosis.mount_table_error(path, error) from error
     return False

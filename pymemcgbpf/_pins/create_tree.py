@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Literal, Optional, SupportsIndex, Union
 
@@ -260,33 +260,48 @@ def _by_kernel(
                 raise
             return str(error)
         _wait_for_first_walk(cgroup, tree)
-        _pin(path, tree, options.mode, refresh)
-        return PinnedTree(path, source.names, options.every)
+        with _pinning(path) as made:
+            _pin(made, path, tree, options.mode, refresh)
+            return PinnedTree(path, source.names, options.every)
     finally:
         if refresh is not None:
             refresh.close()
         tree.close()
 
 
-def _pin(
-    path: str, tree: _programs.TreeMap, mode: int, refresh: Optional[_programs.KernelRefresh]
-) -> tuple[int, int]:
-    """Pins everything in a new directory, and returns the directory's device and inode number.
-
-    There is something to read already. Others may enter the directory when it is complete.
-    """
+@contextlib.contextmanager
+def _pinning(path: str) -> Iterator[_transaction.PinTransaction]:
+    """What is created at a path is removed again if anything fails."""
     made = _transaction.PinTransaction()
     try:
-        directory = made.directory(made.above(path), 0o700)
-        _programs.pin_files(made, directory, tree, mode, refresh)
-        identity = file_identity(directory)
-        os.fchmod(directory, _transaction.DIRECTORY_MODE)
-        return identity
+        yield made
     except BaseException as error:
         made.undo()
         _diagnosis.raise_creation_error(path, error)
     finally:
         made.close()
+
+
+def _pin(
+    made: _transaction.PinTransaction,
+    path: str,
+    tree: _programs.TreeMap,
+    mode: int,
+    refresh: Optional[_programs.KernelRefresh],
+) -> tuple[int, int]:
+    """Pins everything in a new directory, and returns the directory's device and inode number.
+
+    There is something to read already. Others may enter the directory when it is complete.
+
+    Raises:
+        PinNotFoundError: another process has unpinned it meanwhile.
+    """
+    directory = made.directory(made.above(path), 0o700)
+    names = _programs.pin_files(made, directory, tree, mode, refresh)
+    if set(os.listdir(directory)) != set(names):
+        raise _diagnosis.unpinned(path)
+    os.fchmod(directory, _transaction.DIRECTORY_MODE)
+    return file_identity(directory)
 
 
 def _max_level(cgroup: Cgroup, plan: ReadPlan, options: _Options) -> Optional[int]:
@@ -349,9 +364,11 @@ def _by_holder(
         stack.callback(publisher.close)
         holder = _Holder(reader, tree, publisher, options)
         holder.refresh()
-        holder.directory = _pin(path, tree, options.mode, None)
-        holder.opened = stack.pop_all()
-    return PinnedTree(path, reader.item_names, options.every, why_not_by_kernel, holder)
+        with _pinning(path) as made:
+            holder.directory = _pin(made, path, tree, options.mode, None)
+            pinned = PinnedTree(path, reader.item_names, options.every, why_not_by_kernel, holder)
+            holder.opened = stack.pop_all()
+            return pinned
 
 
 def _reader(cgroup: Cgroup, names: Optional[tuple[str, ...]], options: _Options) -> TreeReader:
@@ -395,6 +412,7 @@ class _Holder:
         self._signature = secrets.randbits(64)
         self.directory: Optional[tuple[int, int]] = None
         self.opened = contextlib.ExitStack()
+        self._is_over = False  # the root was removed, which readers are told
 
     def refresh(self) -> None:
         """Walks the tree and publishes the walk."""
@@ -404,6 +422,7 @@ class _Holder:
             snapshot = self._reader.read(copy=False)
         except CgroupRemovedError:
             self._publisher.tell(_layout.REMOVED)
+            self._is_over = True
             raise
         walk = self._walk(snapshot)
         if not self._publisher.fits(walk):
@@ -446,7 +465,7 @@ class _Holder:
     def close(self, end: bool) -> None:
         """Closes everything. With *end*, readers are told that nobody refreshes the tree."""
         try:
-            if end:
+            if end and not self._is_over:
                 self._publisher.tell(_layout.ENDED)
         finally:
             self.opened.close()

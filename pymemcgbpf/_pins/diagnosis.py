@@ -8,6 +8,7 @@ import errno
 from typing import NoReturn
 
 from ..errors import (
+    BackendUnavailableError,
     CgroupRemovedError,
     ClosedError,
     MemcgError,
@@ -55,6 +56,8 @@ def raise_creation_error(path: str, error: BaseException) -> NoReturn:
         if error.errno == errno.EEXIST:
             raise exists(path) from error
         about_path = not isinstance(error, MemcgError) or error.call == "bpf_obj_pin"
+        if about_path and error.errno == errno.ENOENT:
+            raise unpinned(path) from error
         if about_path and error.errno in _NOT_ALLOWED:
             raise _not_allowed(path, error) from error
         if about_path and error.errno in _NO_SUCH_PLACE:
@@ -290,6 +293,13 @@ def unmappable(path: str, error: Exception) -> MemcgError:
     return MemcgError(f"{path} cannot be mapped: {reason}", errno=number, call="mmap")
 
 
+def mapping_refused(path: str, error: OSError) -> BackendUnavailableError:
+    """The error where this process may not map a tree's map, which it could open."""
+    return BackendUnavailableError(
+        f"{path} cannot be mapped: {errno_text(error.errno or 0)}", errno=error.errno, call="mmap"
+    )
+
+
 def closed(path: str) -> ClosedError:
     """The error where a reader is closed while it reads."""
     return ClosedError(f"this reader of {path} is closed")
@@ -340,5 +350,5 @@ def tree_too_large(path: str, rows: int, room: int) -> TreeTooLargeError:
 
 
 def unpinned(path: str) -> PinNotFoundError:
-    """A pinned tree that its holder cannot refresh any more."""
-    return PinNotFoundError(f"{path} was unpinned: nobody can read the tree there any more")
+    """A pin that another process has removed while this one creates or refreshes it."""
+    return PinNotFoundError(f"{path} was unpinned by another process: pin it again")

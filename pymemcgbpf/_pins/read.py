@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Optional, Union
+from typing import TYPE_CHECKING, Callable, Optional, TypeVar, Union
 
 from .. import _items, _options, _wire
 from .._cgroup import mounts as _mounts
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PinnedReader"]
 
+_Read = TypeVar("_Read")
 _TreeSource = Union[_tree_map.MappedTree, _tree_map.HandedMap, _tree_stream.TreeStream]
 
 # How long wait() sleeps once a walk is due, in seconds; at first, and at most.
@@ -85,6 +86,7 @@ class PinnedReader(Closable):
             raise PinNotFoundError("'' cannot be a path")
         _options.check("transport", transport, _options.PIN_TRANSPORTS)
         check, self._reason = _bpffs.OnBpffs(), ""
+        self._may_fall_back = transport == "auto"
         self._tree: Optional[_TreeSource] = None
         self._file: Optional[PinFile] = None
         if not _is_directory(self._path, check):
@@ -132,7 +134,7 @@ class PinnedReader(Closable):
         number = _options.integer("fd", fd)
         reader = cls.__new__(cls)
         Closable.__init__(reader, f"descriptor {number}")
-        reader._reason, reader._file = "", None
+        reader._reason, reader._file, reader._may_fall_back = "", None, False
         reader._tree = _tree_map.HandedMap(number, reader._path)
         reader._begin_tree(reader._tree)
         return reader
@@ -178,7 +180,10 @@ class PinnedReader(Closable):
     @property
     def fallback_reason(self) -> str:
         """Why the tree is not read as "map"; "" if it is, if "stream" was asked for, and for
-        a pin()."""
+        a pin().
+
+        A reader with "auto" changes to "stream" in a process that loses the right to map what it
+        needs, as when a tree has grown. :attr:`transport` and this property change then."""
         return self._reason
 
     @property
@@ -221,7 +226,7 @@ class PinnedReader(Closable):
         if self._wakers is None:
             raise self._closed()
         if self._tree is not None:
-            return self._snapshot_of(self._tree)
+            return self._of_tree(self._snapshot_of)
         assert self._file is not None, "it is a tree otherwise"
         now, began = time.time_ns(), time.monotonic_ns()
         rows = self._file.read()
@@ -245,8 +250,8 @@ class PinnedReader(Closable):
 
         It sleeps until the next walk is due, with a look every half a second, then looks again
         after 1, 2, 4 ms and so on, up to 50 ms or an eighth of the interval, whichever is shorter.
-        So it takes a few looks at an interval. As "map", a look is one stat(); as "stream", it
-        reads the head of the file.
+        So it takes a few looks at an interval, and more only while a walk is late. As "map", a look
+        is one stat(); as "stream", it reads the head of the file.
 
         Args:
             timeout: how many seconds it waits at most. None for as long as it takes, which is for
@@ -275,7 +280,7 @@ class PinnedReader(Closable):
             sleep = _SHORTEST_SLEEP
             while True:
                 try:
-                    look = self._looked(self._tree)
+                    look = self._of_tree(self._looked)
                 except ClosedError:
                     return False
                 if self._seen != (look.pin, look.progress.written):
@@ -310,7 +315,8 @@ class PinnedReader(Closable):
         """Sends the descriptor of a tree's map over a Unix socket, with one byte that is 0.
 
         A process that may not call bpf(2), or that does not see the bpffs, can read the tree then:
-        :meth:`from_fd`. It learns no more than by this reader, and can change nothing.
+        :meth:`from_fd`. It learns no more than by this reader, and can change nothing, unless it
+        may load BPF programs: those could write the map.
 
         Args:
             socket: a connected socket of the family AF_UNIX.
@@ -350,6 +356,25 @@ class PinnedReader(Closable):
             self._tree.close()
 
     # ---
+
+    def _of_tree(self, read: Callable[[_TreeSource], _Read]) -> _Read:
+        """What a function reads from the tree.
+
+        With "auto", the stream takes the place of the map if this process has lost the right to
+        map more of it, or to map the one that is there now.
+        """
+        tree = self._tree
+        assert tree is not None, "it is a tree"
+        try:
+            return read(tree)
+        except BackendUnavailableError as error:
+            if not self._may_fall_back or not isinstance(tree, _tree_map.MappedTree):
+                raise
+            stream = _tree_stream.TreeStream(self._path, _bpffs.OnBpffs())
+            found = read(stream)
+            self._tree, self._reason = stream, str(error)
+            tree.close()
+            return found
 
     def _looked(self, tree: _TreeSource) -> TreeLook:
         """What the head of the tree says, if there is a walk to read."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Callable
@@ -61,16 +62,56 @@ def unpin(pin_path: Path) -> None:
 
 def _remove_tree(path: str, above: int) -> None:
     with _bpffs.opened_directory(os.path.basename(path) or ".", above) as at:
-        names = os.listdir(at)
-        foreign = sorted(set(names) - {*_layout.FILES})
-        if names and not _has_tree(path, at):
-            raise _diagnosis.not_a_tree(path)
-        if foreign:
-            raise _diagnosis.foreign_file(path, foreign[0])
-        for name in _layout.FILES:  # the timer first, which ends the refreshing
-            if name in names:
-                _remove(os.path.join(path, name), os.unlink, at)
+        _remove_files(path, at, lambda: _has_tree(path, at) or _has_our_maps(at))
+        for _ in range(_ATTEMPTS):
+            try:
+                os.rmdir(os.path.basename(path), dir_fd=above)
+                return
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise _diagnosis.removal_error(path, error) from error
+            # Another process is creating it at this moment, and has gone on since.
+            _remove_files(path, at, lambda: True)
     _remove(path, os.rmdir, above)
+
+
+_ATTEMPTS = 10
+
+
+def _remove_files(path: str, at: int, are_ours: Callable[[], bool]) -> None:
+    """Removes the files of a tree in an open directory, if they are a tree's."""
+    names = os.listdir(at)
+    foreign = sorted(set(names) - {*_layout.FILES})
+    if names and not are_ours():
+        raise _diagnosis.not_a_tree(path)
+    if foreign:
+        raise _diagnosis.foreign_file(path, foreign[0])
+    for name in _layout.FILES:  # the timer first, which ends the refreshing
+        if name in names:
+            _remove(os.path.join(path, name), os.unlink, at)
+
+
+def _has_our_maps(at: int) -> bool:
+    """Whether an open directory has maps of a pinned tree, and nothing else.
+
+    That is what is left if the tree was unpinned while it was created, and its maker was killed.
+    """
+    names = os.listdir(at)
+    if not set(names) <= _MAPS.keys():
+        return False
+    try:
+        from . import map_ids
+    except (ImportError, MemoryError, OSError):  # this Python has no ctypes
+        return False
+    try:
+        return all(
+            map_ids.map_at(f"/proc/self/fd/{at}/{name}").name == _MAPS[name] for name in names
+        )
+    except OSError:
+        return False
+
+
+_MAPS = {_layout.MAP: "memcg_tree", _layout.TIMER: "memcg_timer"}
 
 
 def _has_tree(path: str, at: int) -> bool:

@@ -401,14 +401,15 @@ def _memory_of(fd: int, pin: object, path: str) -> TreeMemory:
         raise
     except OSError as error:
         raise_if_transient(error, f"{path} cannot be mapped", "mmap")
-        raise _diagnosis.unmappable(path, error) from error
+        raise _diagnosis.mapping_refused(path, error) from error
 
 
 def _extended(memory: TreeMemory, start: int, end: int, fd: int, path: str) -> None:
     try:
         memory.extend_for(start, end, lambda start, size: map_window(fd, start, size))
     except OSError as error:
-        raise _diagnosis.unmappable(path, error) from error
+        raise_if_transient(error, f"{path} cannot be mapped", "mmap")
+        raise _diagnosis.mapping_refused(path, error) from error
 
 
 def _pin_of(found: os.stat_result) -> tuple[int, ...]:

@@ -57,7 +57,8 @@ class NamedPaths(WalkPaths):
         """The device of the hierarchy, if this process sees the walk's root at its path."""
         if self._device is None and self._root:
             found = _lookup.identity(self._root)
-            if found is not None and found[1] == self._root_id:
+            procs = _lookup.identity(os.path.join(self._root, "cgroup.procs"))
+            if found is not None and found[1] == self._root_id and procs is not None:
                 self._device = found[0]
         return self._device
 
@@ -77,6 +78,7 @@ class NamedPaths(WalkPaths):
         root_id, root = self._root_id, self._root
         path_of = {root_id: "" if root == "/" else root}
         found: list[Optional[str]] = []
+        size = 0
         rows_of = zip(ids, parents, text)
         # Parents come before their children, but for "post".
         for cgroup_id, parent, name in reversed([*rows_of]) if self._is_post else rows_of:
@@ -84,9 +86,18 @@ class NamedPaths(WalkPaths):
             if cgroup_id != root_id:
                 above = path_of.get(parent)
                 path = f"{above}/{name}" if above is not None and _is_name(name) else None
+                if path is not None:
+                    size += len(path)
+                    if len(path) >= _layout.PATH_SIZE or size > _MOST_TEXT:
+                        path = None  # the kernel takes no such path, or the names are a trap
                 path_of[cgroup_id] = path
             found.append(path)
         return tuple(reversed(found) if self._is_post else found)
+
+
+# The characters of all paths of a walk. In a chain of cgroups with long names they would grow with
+# the square of its length.
+_MOST_TEXT = 64 << 20
 
 
 def _is_name(name: str) -> bool:

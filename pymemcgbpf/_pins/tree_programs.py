@@ -268,13 +268,18 @@ def pin_files(
     tree: TreeMap,
     mode: int,
     refresh: Optional[KernelRefresh],
-) -> None:
+) -> tuple[str, ...]:
     """Pins everything, in an order in which whatever is there after a crash can be recognised: the
-    stream first, the timer last."""
-    made.file(_transaction.Place(directory, _layout.STREAM), tree.pin_stream, mode & 0o444)
-    made.file(_transaction.Place(directory, _layout.MAP), tree.pin_map, map_mode(mode))
+    stream first, the timer last. Returns the names of the files."""
+    files = [
+        (_layout.STREAM, tree.pin_stream, mode & 0o444),
+        (_layout.MAP, tree.pin_map, map_mode(mode)),
+    ]
     if refresh is not None:
-        made.file(_transaction.Place(directory, _layout.TIMER), refresh.pin_timer, 0o600)
+        files.append((_layout.TIMER, refresh.pin_timer, 0o600))
+    for name, pin, bits in files:
+        made.file(_transaction.Place(directory, name), pin, bits)
+    return tuple(name for name, _, _ in files)
 
 
 def map_mode(mode: int) -> int:

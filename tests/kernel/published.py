@@ -76,29 +76,60 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.01)
 
 
-# --- the kernel's maps
+# --- the kernel's maps and programs
 
-_GET_NEXT_ID, _GET_FD_BY_ID, _GET_INFO = 12, 14, 15
-_NAME_AT = 24  # of name in struct bpf_map_info
+_GET_NEXT_PROG, _GET_NEXT_MAP, _PROG_FD_BY_ID, _MAP_FD_BY_ID, _GET_INFO = 11, 12, 13, 14, 15
+_MAP_NAME_AT, _PROG_NAME_AT, _RUNS_AT = 24, 64, 200  # in struct bpf_map_info and bpf_prog_info
 
 
 def maps_called(name: str) -> int:
     """How many maps of this name the kernel has, whoever holds them."""
-    number, found = 0, 0
+    found = (_name(info, _MAP_NAME_AT) for info in _infos(_GET_NEXT_MAP, _MAP_FD_BY_ID))
+    return sum(each == name for each in found)
+
+
+def programs_run() -> dict[str, int]:
+    """How often the programs of each name were run, as far as runs are counted."""
+    found: dict[str, int] = {}
+    for info in _infos(_GET_NEXT_PROG, _PROG_FD_BY_ID):
+        name = _name(info, _PROG_NAME_AT)
+        found[name] = found.get(name, 0) + int(struct.unpack_from("=Q", info, _RUNS_AT)[0])
+    return found
+
+
+@contextlib.contextmanager
+def counted_runs() -> Iterator[None]:
+    """Has the kernel count how often programs are run."""
+    switch = Path("/proc/sys/kernel/bpf_stats_enabled")
+    before = switch.read_text()
+    switch.write_text("1")
+    try:
+        yield
+    finally:
+        switch.write_text(before)
+
+
+def _name(info: bytes, at: int) -> str:
+    return info[at : at + 16].rstrip(b"\0").decode()
+
+
+def _infos(next_id: int, fd_by_id: int) -> Iterator[bytes]:
+    """What the kernel says of all its maps, or of all its programs."""
+    number = 0
     while True:
         asked = ctypes.create_string_buffer(struct.pack("=III", number, 0, 0))
-        if _bpf(_GET_NEXT_ID, asked) < 0:
-            return found
+        if _bpf(next_id, asked) < 0:
+            return
         number = struct.unpack_from("=I", asked, 4)[0]
-        fd = _bpf(_GET_FD_BY_ID, ctypes.create_string_buffer(struct.pack("=III", number, 0, 0)))
+        fd = _bpf(fd_by_id, ctypes.create_string_buffer(struct.pack("=III", number, 0, 0)))
         if fd < 0:
             continue  # it was freed meanwhile
         try:
-            info = ctypes.create_string_buffer(128)
+            info = ctypes.create_string_buffer(256)
             address = ctypes.addressof(info)
             told = ctypes.create_string_buffer(struct.pack("=IIQ", fd, len(info), address), 16)
             assert _bpf(_GET_INFO, told) == 0
-            found += info.raw[_NAME_AT : _NAME_AT + 16].rstrip(b"\0") == name.encode()
+            yield info.raw
         finally:
             os.close(fd)
 

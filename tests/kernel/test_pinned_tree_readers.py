@@ -33,6 +33,8 @@ from .cgroups import SYS_BPF, cgroup
 from .pins import Nobody, bpffs
 from .published import published, snapshot_of
 
+pytestmark = pytest.mark.needs_iterator
+
 MMAPABLE = 1 << 10
 HASH, ARRAY = 1, 2  # enum bpf_map_type
 

@@ -72,7 +72,7 @@ static const char *print_walk(const struct head *head, const struct half *half, 
 			end = name + text->size;
 			left = text->nr_names;
 			if (chunk < head->half_chunks - half->text_chunks || !left ||
-			    text->size > head->chunk_size - sizeof(*text) || end[-1])
+			    !text->size || text->size > head->chunk_size - sizeof(*text) || end[-1])
 				return "damaged names";
 		}
 		printf("%" PRIu64 " %" PRIu64 " %u %s", row->id, row->parent_id, row->level, name);

@@ -30,14 +30,14 @@ def test_the_mount_table_says_whether_a_file_is_on_a_bpffs(
     table = tmp_path / "mountinfo"
     real_open = open
 
-    def fake_open(path: str, **options: str) -> object:
+    def fake_open(path: str, mode: str) -> object:
         assert path == "/proc/self/mountinfo"
-        return real_open(table, **options)  # type: ignore[call-overload]
+        return real_open(table, mode)
 
     monkeypatch.setattr("builtins.open", fake_open)
     for kind, expected in (("bpf", True), ("bpfx", False), ("ext4", False)):
         table.write_bytes(
-            b"30 1 0:999 / /a rw - tmpfs t rw\n"
+            b"30 1 0:999 / /a\rb rw - tmpfs t rw\n"
             + f"31 1 {number} / /b\\040 rw,mode=700 shared:3 - {kind} bpf rw\n".encode()
             + b"32 1 0:998 / /c\xff rw - bpf bpf rw\n"
         )

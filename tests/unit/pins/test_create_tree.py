@@ -33,6 +33,7 @@ from pymemcgbpf import (
     _options,
     _wire,
     pin_tree,
+    unpin,
 )
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
@@ -510,6 +511,42 @@ def test_a_failure_at_any_step_leaves_nothing(
         assert kernel.source.closes == (make == "v1"), step
     kernel.interrupt = lambda step: None
     pin_tree(cgroup, kernel.root / "deep" / "it").close()
+
+
+@pytest.mark.parametrize("make", ["v1", "v2"])
+def test_an_interruption_when_all_is_pinned_leaves_nothing(
+    make: str, kernel: TreeKernel, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PinnedTree, "__init__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pin_tree(request.getfixturevalue(make), kernel.root / "it")
+    assert os.listdir(kernel.root) == [] and kernel.open() == 0
+
+
+@pytest.mark.parametrize("make", ["v1", "v2"])
+def test_a_tree_that_is_unpinned_while_it_is_pinned_is_an_error(
+    make: str, kernel: TreeKernel, request: pytest.FixtureRequest
+) -> None:
+    def meanwhile(step: str) -> None:
+        if step == "pin map":
+            (kernel.root / "it" / "stream").unlink()
+
+    kernel.interrupt = meanwhile
+    with pytest.raises(PinNotFoundError, match="unpinned by another process"):
+        pin_tree(request.getfixturevalue(make), kernel.root / "it")
+    assert os.listdir(kernel.root) == [] and kernel.open() == 0
+
+
+def test_a_tree_that_was_unpinned_is_not_refreshed(kernel: TreeKernel, v1: Path) -> None:
+    tree = pin_tree(v1, kernel.root / "it")
+    unpin(kernel.root / "it")
+    with pytest.raises(PinNotFoundError, match="unpinned by another process"):
+        tree.refresh()
+    tree.close()
+    assert kernel.open() == 0
 
 
 @pytest.mark.parametrize("step", ["fchmod", "sleep"])

@@ -12,6 +12,7 @@ import pytest
 
 from pymemcgbpf import PinNotFoundError, PinPathError, PinPermissionError, StreamError, unpin
 from pymemcgbpf._pins import bpffs as _bpffs
+from pymemcgbpf._pins import map_ids as _map_ids
 
 from ..pin_files import ROW, pinned_file, pinned_tree, published, stream
 
@@ -105,6 +106,51 @@ def test_what_refreshes_a_tree_is_removed_first(
     assert removed == ["timer", "map"] and os.listdir(path) == ["stream"]
     unpin(path)
     assert os.listdir(bpffs) == []
+
+
+def test_what_its_maker_pins_while_it_is_unpinned_is_removed_too(
+    bpffs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pinned_tree(bpffs / "tree", published())
+    rmdir, late = os.rmdir, ["map", "timer"]
+
+    def meanwhile(name: str, *, dir_fd: int) -> None:
+        if late:
+            (path / late.pop()).touch()
+        rmdir(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", meanwhile)
+    unpin(path)
+    assert os.listdir(bpffs) == [] and late == []
+
+
+def test_maps_alone_are_removed_if_they_are_a_tree_s(
+    bpffs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is what is left if a tree was unpinned while it was made, and its maker was killed."""
+    path = bpffs / "tree"
+    path.mkdir()
+    for files in (["timer"], ["map"], ["map", "timer"]):
+        for name in files:
+            (path / name).touch()
+        for wrong in ("foreign", "memcg_timer"):
+            found = {"map": "memcg_tree", "timer": "memcg_timer", files[0]: wrong}
+            if found == {"map": "memcg_tree", "timer": "memcg_timer"}:
+                continue
+            with monkeypatch.context() as patch:
+                patch.setattr(_map_ids, "map_at", lambda at, found=found: _map_called(at, found))
+                with pytest.raises(StreamError, match="nothing was removed"):
+                    unpin(path)
+        ours = {"map": "memcg_tree", "timer": "memcg_timer"}
+        with monkeypatch.context() as patch:
+            patch.setattr(_map_ids, "map_at", lambda at, ours=ours: _map_called(at, ours))
+            unpin(path)
+        assert os.listdir(bpffs) == []
+        path.mkdir()
+
+
+def _map_called(path: str, names: dict[str, str]) -> _map_ids.MapName:
+    return _map_ids.MapName(1, names[os.path.basename(path)])
 
 
 def test_a_pin_that_may_not_be_removed_is_a_permission_error(

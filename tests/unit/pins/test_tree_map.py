@@ -641,6 +641,38 @@ def test_a_reader_that_cannot_map_reads_the_stream_and_says_why(
         PinnedReader(path, transport="map")
 
 
+def test_a_reader_that_may_not_map_more_reads_the_stream_from_then_on(mapped: MappedTrees) -> None:
+    tree = PublishedTree(room=20_000)
+    tree.publish(*many(1))
+    path = mapped.add(tree)
+    reader, strict = PinnedReader(path), PinnedReader(path, transport="map")
+    assert (len(read_tree(reader)), reader.transport) == (1, "map")
+    mapped.error = BpfPermissionError("a filter forbids bpf(2) now", errno=errno.EPERM)
+    tree.publish(*many(10_000), signature=2)
+    (path / "stream").write_bytes(tree.stream())
+    assert len(read_tree(reader)) == 10_000
+    assert (reader.transport, reader.fallback_reason) == ("stream", "a filter forbids bpf(2) now")
+    assert len(read_tree(reader)) == 10_000
+    with pytest.raises(BpfPermissionError):
+        strict.read()
+
+
+def test_a_map_that_may_be_opened_and_not_mapped_is_read_as_a_stream(
+    mapped: MappedTrees, tree: PublishedTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = mapped.add(tree)
+
+    def refuse(fd: int, start: int, size: int) -> memoryview:
+        raise OSError(errno.EACCES, "x")
+
+    monkeypatch.setattr(_tree_map, "map_window", refuse)
+    with pytest.raises(BackendUnavailableError, match="Permission denied"):
+        PinnedReader(path, transport="map")
+    reader = PinnedReader(path)
+    assert reader.transport == "stream" and "cannot be mapped" in reader.fallback_reason
+    assert len(read_tree(reader)) == len(TREE)
+
+
 @pytest.mark.parametrize(
     ("number", "kind"),
     [

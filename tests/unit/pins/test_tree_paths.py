@@ -13,6 +13,7 @@ from pymemcgbpf import CgroupPermissionError, _wire
 from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cgroup.walk_paths import Origin
 from pymemcgbpf._pins import tree_layout as _layout
+from pymemcgbpf._pins import tree_paths as _tree_paths
 from pymemcgbpf._pins.tree_paths import NamedPaths
 
 from ..pin_files import TREE, TREE_NAMES
@@ -83,6 +84,7 @@ def cgroup(tmp_path: Path) -> Path:
     """A directory that stands for the root of a walk, with one below it."""
     made = tmp_path / "cgroup"
     (made / "one").mkdir(parents=True)
+    (made / "cgroup.procs").touch()
     return made
 
 
@@ -119,3 +121,26 @@ def test_another_directory_at_the_root_s_path_is_not_taken_for_it(
 def test_only_on_cgroup_v1_cgroups_are_renamed() -> None:
     assert not paths_of(TREE, TREE_NAMES).can_rename
     assert paths_of(TREE, TREE_NAMES, flags=_layout.HAS_NAMES | _layout.CAN_RENAME).can_rename
+
+
+def test_a_directory_that_is_no_cgroup_is_not_taken_for_the_root(cgroup: Path) -> None:
+    (cgroup / "cgroup.procs").unlink()
+    assert of_directory(cgroup, cgroup.stat().st_ino).device is None
+
+
+def test_the_paths_of_a_chain_are_bounded() -> None:
+    """Each is longer than the one above; a path of the kernel has at most 4,095 bytes."""
+    many = 40
+    rows = [_wire.RawRow(10 + at, 9 + at, at, 0, (0, 0)) for at in range(many)]
+    paths = paths_of(rows, [b""] + [b"n" * 250] * (many - 1), b"/top", root_id=10).paths
+    known = [path for path in paths if path is not None]
+    assert [len(path) for path in known] == [4 + 251 * at for at in range(17)]
+    assert paths[len(known) :] == (None,) * (many - len(known))
+
+
+def test_the_paths_of_a_walk_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tree_paths, "_MOST_TEXT", 1000)
+    rows = [_wire.RawRow(10 + at, 10 if at else 1, 1, 0, (0, 0)) for at in range(200)]
+    paths = paths_of(rows, [b""] + [b"name"] * 199, b"/top", root_id=10).paths
+    assert paths[0] == "/top" and paths[1] == "/top/name"
+    assert sum(map(len, filter(None, paths[1:]))) <= 1000 and paths[-1] is None
