@@ -100,7 +100,11 @@ def _samples(reader: _Reader, seconds: Optional[float]) -> Iterator[tuple[float,
 def _cgroups(found: Union[dict[str, int], Snapshot]) -> _Cgroups:
     if not isinstance(found, Snapshot):
         return [(None, found)]
-    paths = (None if path is None else utf_8(path) for path in found.paths)
+    # Where a pin has no names, its cgroups have ids at least.
+    paths = (
+        f"cgroup {cgroup_id}" if path is None else utf_8(path)
+        for path, cgroup_id in zip(found.paths, found.ids)
+    )
     return zip(paths, found)
 
 

@@ -107,10 +107,11 @@ def pin_tree(
             see ids, and paths only of what they can see in a cgroup file system of their own.
         mode: Who may read: the permissions of the files in the directory, of which only those to
             read matter.
-        room: How many cgroups there is room for, at most 65,536, which is as many as the kernel can
-            have. None for all of them, or fewer if that took more than 1/64 of the machine's
-            memory, but never less than twice as many as there are now. If the tree has more,
-            readers get TreeTooLargeError until it is smaller or pinned again.
+        room: How many cgroups there is room for at least; names that are shorter than usual leave
+            room for more. None for 65,536, which is as many as the kernel can have and the most
+            that is reserved, or for fewer if that took more than 1/64 of the machine's memory, but
+            never less than twice as many as there are now. If the tree has more, readers get
+            TreeTooLargeError until it is smaller or pinned again.
 
     Returns:
         A :class:`PinnedTree`.
@@ -243,7 +244,7 @@ def _by_kernel(
         flush = flush_mode(plan, options.flush)
         rows = _tree_bpf.estimate_rows(cgroup, options.order, options.max_depth)
         head = options.head(source.names, cgroup, rows, _layout.BY_KERNEL)
-        tree = _programs.TreeMap(head, _root_path(cgroup, options))
+        tree = _map_of(head, _root_path(cgroup, options))
     except (BackendUnavailableError, ItemUnavailableError) as error:
         return str(error)  # a process may do without: it may flush by a file, and read text
     refresh: Optional[_programs.KernelRefresh] = None
@@ -304,6 +305,28 @@ def _pin(
     return file_identity(directory)
 
 
+def _map_of(head: _layout.Head, root_path: bytes) -> _programs.TreeMap:
+    """The map of a tree.
+
+    Raises:
+        MemcgError: there is not enough memory for it, or it cannot be made.
+    """
+    try:
+        return _programs.TreeMap(head, root_path)
+    except MemcgError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        size = head.geometry.size / (1 << 20)
+        raise MemcgError(
+            f"there is no memory for a map of {size:.1f} MiB, which has room for {head.room:,} "
+            "cgroups: pin fewer items, or with less room= (--room), or raise the memory limit of "
+            f"this process's cgroup ({error})",
+            errno=error.errno,
+            call=error.call,
+            log=error.log,
+        ) from error
+
+
 def _max_level(cgroup: Cgroup, plan: ReadPlan, options: _Options) -> Optional[int]:
     depth = options.max_depth
     if options.order == "children":
@@ -358,7 +381,7 @@ def _by_holder(
         rows = len(reader.read(copy=False))
         flags = _layout.CAN_RENAME if cgroup.version == 1 else 0
         head = options.head(reader.item_names, cgroup, rows, flags)
-        tree = _programs.TreeMap(head, _root_path(cgroup, options))
+        tree = _map_of(head, _root_path(cgroup, options))
         stack.callback(tree.close)
         publisher = _programs.Publisher(tree)
         stack.callback(publisher.close)

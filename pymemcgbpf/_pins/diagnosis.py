@@ -344,7 +344,7 @@ def tree_too_large(path: str, rows: int, room: int) -> TreeTooLargeError:
     """A pinned tree that has outgrown its map."""
     return TreeTooLargeError(
         f"there are {rows:,} cgroups in the tree below {path}, and the pin has room for {room:,} "
-        "with names of usual length: pin it again, with a larger room=",
+        "with names of usual length: pin it again, with a larger room= (--room)",
         rows=rows,
     )
 

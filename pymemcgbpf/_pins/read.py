@@ -72,7 +72,8 @@ class PinnedReader(Closable):
 
     Raises:
         PinNotFoundError: there is no pin, or it is being created or removed at this moment.
-        PinPermissionError: this user may not read the pin.
+        PinPermissionError: this user may not read the pin; or not yet, while a tree is being
+            created.
         PinPathError: the path is not on a bpffs.
         StreamError: it is not a pin of this package, or of a format version that this version
             does not know.
@@ -327,9 +328,12 @@ class PinnedReader(Closable):
             PinNotFoundError: the pin was removed.
             MemcgError: it cannot be sent.
             ClosedError: the reader is closed.
+            TypeError: *socket* is no socket.
         """
         import socket as _socket
 
+        if not isinstance(socket, _socket.socket):
+            raise TypeError(f"socket must be a socket, not {socket!r}")
         if self._wakers is None:
             raise self._closed()
         if self._tree is None or isinstance(self._tree, _tree_map.HandedMap):

@@ -502,7 +502,7 @@ def test_a_failure_at_any_step_leaves_nothing(
         kernel.interrupt = fail
         with pytest.raises(type(error)) as caught:
             pin_tree(cgroup, kernel.root / "deep" / "it")
-        assert caught.value is error, step
+        assert error in (caught.value, caught.value.__cause__), step
         assert os.listdir(kernel.root) == [], step
         # The timer is removed first, so that the kernel walks no more.
         files = [name for name in ("timer", "map", "stream") if name in pinned]
@@ -592,6 +592,23 @@ def test_where_the_timer_does_not_start_the_holder_refreshes_it(
         assert "does not start the timer" in tree.reason
         assert kernel.steps.count("start") == 1
     assert os.listdir(kernel.root) == [] and kernel.open() == 0
+
+
+@pytest.mark.parametrize("make", ["v1", "v2"])
+def test_a_map_for_which_there_is_no_memory_says_what_to_do(
+    make: str, kernel: TreeKernel, request: pytest.FixtureRequest
+) -> None:
+    def fail(step: str) -> None:
+        if step == "load tree_stream":
+            raise MemcgError("cannot allocate", errno=errno.ENOMEM, call="bpf_object__load")
+
+    kernel.interrupt = fail
+    with pytest.raises(
+        MemcgError, match=r"a map of [\d.]+ MiB, .* room for 1,000 .*--room"
+    ) as caught:
+        pin_tree(request.getfixturevalue(make), kernel.root / "it", room=1000)
+    assert (caught.value.errno, caught.value.call) == (errno.ENOMEM, "bpf_object__load")
+    assert kernel.open() == 0
 
 
 def test_a_timer_for_which_memory_is_short_is_tried_again(
