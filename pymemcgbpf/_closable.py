@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The base class of all readers: context managers that cannot be copied."""
+"""The base class of all readers and of pinned trees: context managers that cannot be copied."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ import threading
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
 from typing import Literal, Optional, SupportsIndex, Union
 
 from .. import _fork, _items, _lookup, _options, _wire
@@ -20,6 +19,7 @@ from .._cgroup import diagnosis as _cgroup_diagnosis
 from .._cgroup import directory as _directory
 from .._cgroup.directory import Cgroup
 from .._cgroup.walk_paths import RootPath
+from .._closable import Closable
 from .._descriptors import file_identity
 from .._lookup import Path
 from .._records import Record
@@ -494,7 +494,7 @@ class _Holder:
             self.opened.close()
 
 
-class PinnedTree:
+class PinnedTree(Closable):
     """A tree that :func:`pin_tree` has published.
 
     If the kernel refreshes it, the object says what was created, and need not be kept. Otherwise
@@ -517,7 +517,8 @@ class PinnedTree:
         reason: str = "",
         holder: Optional[_Holder] = None,
     ) -> None:
-        self._path, self._names, self._interval, self._reason = path, names, interval, reason
+        super().__init__(path)
+        self._names, self._interval, self._reason = names, interval, reason
         self._holder = holder
         self._is_refreshing = False
         self._refreshed_by: Literal["kernel", "holder"] = "holder" if holder else "kernel"
@@ -610,17 +611,6 @@ class PinnedTree:
                 if is_ours and self._is_there(holder):
                     with contextlib.suppress(PinNotFoundError):
                         _remove.unpin(self._path)
-
-    def __enter__(self) -> PinnedTree:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<PinnedTree {self._path!r} by {self._refreshed_by}, {len(self._names)} items>"

@@ -11,12 +11,15 @@ from typing import Callable, Union
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import StatsReader, TreeReader
+from pymemcgbpf import StatsReader, TreeReader, _options
 from pymemcgbpf._bpf import reload as _reload
 
 from ..open_files import open_files
 from .cgroups import Worker, busy_cgroup, cgroup, has_file
-from .surroundings import BACKENDS, HAS_ITERATOR, VERSION
+from .forest import Forest, forest
+from .pins import Nobody, bpffs
+from .published import maps_called, wait_until
+from .surroundings import BACKENDS, BPF_BACKENDS, HAS_ITERATOR, VERSION
 from .ways import (
     STAT_BEST_WAYS,
     STAT_BPF_WAYS,
@@ -108,6 +111,59 @@ def busy() -> Iterator[tuple[Path, Worker]]:
     """A cgroup with memory of every kind, and the process that holds it."""
     with busy_cgroup() as both:
         yield both
+
+
+@pytest.fixture(scope="module")
+def quiet() -> Iterator[Forest]:
+    """Cgroups whose numbers stay."""
+    with forest(4, 6) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A bpffs that every user may enter."""
+    with bpffs() as made:
+        yield made
+
+
+@pytest.fixture
+def pins(folder: Path) -> Iterator[Path]:
+    """An empty directory in it, which must be empty again at the end. Nothing runs then."""
+    timers = maps_called("memcg_timer")
+    made = folder / "pins"
+    made.mkdir()
+    made.chmod(0o755)
+    yield made
+    left = sorted(made.rglob("*"), reverse=True)
+    for path in left:
+        path.rmdir() if path.is_dir() else path.unlink()
+    made.rmdir()
+    assert not left, "left in the bpffs"
+    wait_until(lambda: maps_called("memcg_timer") <= timers)
+
+
+@pytest.fixture(scope="module")
+def nobody(folder: Path) -> Iterator[Nobody]:
+    """A process of user nobody, which may only read files: it has no ctypes."""
+    made = Nobody(folder)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def caller(folder: Path) -> Iterator[Nobody]:
+    """The same, but it may call bpf()."""
+    made = Nobody(folder, calls=True)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=BPF_BACKENDS)
+def one_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each backend that this kernel has, made the only one."""
+    monkeypatch.setattr(_options, "BACKENDS", (request.param, "text"))
+    return str(request.param)
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ import pytest
 from pymemcgbpf import pin, unpin
 from pymemcgbpf._pins import map_ids
 
-from .forest import Forest, forest
-from .pins import CAN_FLUSH, Nobody, bpffs, hiding
+from .forest import Forest
+from .pins import CAN_FLUSH, Nobody, hiding
 from .published import BY_KERNEL, maps_called, published, wait_until
 from .surroundings import HIERARCHY
 from .test_command import command
@@ -30,28 +30,6 @@ pytestmark = pytest.mark.needs_iterator
 
 KERNEL = BY_KERNEL and CAN_FLUSH
 TIMER = "memcg_timer"
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A bpffs."""
-    with bpffs() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def nobody(folder: Path) -> Iterator[Nobody]:
-    """A process of user nobody, which may only read files."""
-    made = Nobody(folder)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def quiet() -> Iterator[Forest]:
-    """Cgroups whose numbers stay."""
-    with forest(2, 3) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -30,20 +30,13 @@ from pymemcgbpf._pins import tree_layout as _layout
 from ..open_files import open_files
 from ..published_tree import PublishedTree, head_of
 from .cgroups import SYS_BPF, cgroup
-from .pins import Nobody, bpffs
+from .pins import Nobody
 from .published import published, snapshot_of
 
 pytestmark = pytest.mark.needs_iterator
 
 MMAPABLE = 1 << 10
 HASH, ARRAY = 1, 2  # enum bpf_map_type
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A bpffs that every user may enter."""
-    with bpffs() as made:
-        yield made
 
 
 @pytest.fixture
@@ -56,22 +49,6 @@ def tree_path(folder: Path) -> Iterator[Path]:
     for path in made.iterdir():
         path.unlink()
     made.rmdir()
-
-
-@pytest.fixture(scope="module")
-def nobody(folder: Path) -> Iterator[Nobody]:
-    """A process of user nobody, without ctypes."""
-    made = Nobody(folder)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def caller(folder: Path) -> Iterator[Nobody]:
-    """The same, but it may call bpf()."""
-    made = Nobody(folder, calls=True)
-    yield made
-    made.close()
 
 
 def numbers(count: int, number: int) -> tuple[bytes, list[bytes]]:

@@ -33,7 +33,6 @@ from pymemcgbpf import (
     TreeReader,
     TreeTooLargeError,
     UnknownItemError,
-    _options,
     pin_tree,
     unpin,
 )
@@ -43,9 +42,9 @@ from pymemcgbpf._pins import tree_programs as _programs
 from pymemcgbpf._pins.transaction import PinTransaction
 
 from .cgroups import cgroup, enable_memory, in_child, in_threads, processes
-from .forest import Forest, forest, storm
+from .forest import Forest, storm
 from .oracle import by_text
-from .pins import CAN_FLUSH, NOBODY, Nobody, bpffs
+from .pins import CAN_FLUSH, NOBODY, Nobody
 from .published import (
     BY_KERNEL,
     counted_runs,
@@ -56,7 +55,7 @@ from .published import (
     snapshot_of,
     wait_until,
 )
-from .surroundings import BPF_BACKENDS, HIERARCHY, IN_LAB, VERSION
+from .surroundings import HIERARCHY, IN_LAB, VERSION
 
 pytestmark = pytest.mark.needs_iterator
 
@@ -64,59 +63,6 @@ KERNEL = BY_KERNEL and CAN_FLUSH
 """Whether the kernel refreshes trees with a flush."""
 TRANSPORTS: tuple[PinTransport, ...] = ("map", "stream")
 SECONDS = 20.0 if IN_LAB else 5.0
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A bpffs."""
-    with bpffs() as made:
-        yield made
-
-
-@pytest.fixture
-def pins(folder: Path) -> Iterator[Path]:
-    """An empty directory in it, which must be empty again at the end. Nothing runs then."""
-    before = maps_called("memcg_timer")
-    made = folder / "pins"
-    made.mkdir()
-    made.chmod(0o755)
-    yield made
-    left = sorted(made.rglob("*"), reverse=True)
-    for path in left:
-        path.rmdir() if path.is_dir() else path.unlink()
-    made.rmdir()
-    assert not left, "left in the bpffs"
-    wait_until(lambda: maps_called("memcg_timer") == before)
-
-
-@pytest.fixture(scope="module")
-def nobody(folder: Path) -> Iterator[Nobody]:
-    """A process of user nobody, which may only read files."""
-    made = Nobody(folder)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def caller(folder: Path) -> Iterator[Nobody]:
-    """The same, but it may call bpf()."""
-    made = Nobody(folder, calls=True)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def quiet() -> Iterator[Forest]:
-    """Cgroups whose numbers stay."""
-    with forest(4, 6) as made:
-        yield made
-
-
-@pytest.fixture(params=BPF_BACKENDS)
-def one_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each backend that this kernel has, made the only one."""
-    monkeypatch.setattr(_options, "BACKENDS", (request.param, "text"))
-    return str(request.param)
 
 
 READ = """

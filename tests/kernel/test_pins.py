@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +51,10 @@ from .cgroups import (
     processes,
     remove,
 )
-from .forest import Forest, forest, storm
+from .forest import Forest, storm
 from .oracle import by_text, everything
-from .pins import CAN_FLUSH, NOBODY, Nobody, bpffs
-from .surroundings import BPF_BACKENDS, HIERARCHY, IN_LAB, VERSION
+from .pins import CAN_FLUSH, NOBODY, Nobody
+from .surroundings import HIERARCHY, IN_LAB, VERSION
 from .test_freshness import ANON, CHARGE
 from .test_tree_storms import check
 
@@ -64,49 +63,6 @@ Busy = tuple[Path, Worker]
 pytestmark = pytest.mark.needs_iterator
 
 SECONDS = 40.0 if IN_LAB else 6.0  # a guest takes many for a Python to begin
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A bpffs."""
-    with bpffs() as made:
-        yield made
-
-
-@pytest.fixture
-def pins(folder: Path) -> Iterator[Path]:
-    """An empty directory in it, which must be empty again at the end."""
-    made = folder / "pins"
-    made.mkdir()
-    made.chmod(0o755)
-    yield made
-    left = sorted(made.rglob("*"), reverse=True)
-    for path in left:
-        path.rmdir() if path.is_dir() else path.unlink()
-    made.rmdir()
-    assert not left, "left in the bpffs"
-
-
-@pytest.fixture(scope="module")
-def nobody(folder: Path) -> Iterator[Nobody]:
-    """A process of user nobody, which may only read."""
-    made = Nobody(folder)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def quiet() -> Iterator[Forest]:
-    """Cgroups whose numbers stay."""
-    with forest(4, 6) as made:
-        yield made
-
-
-@pytest.fixture(params=BPF_BACKENDS)
-def one_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each backend that this kernel has, made the only one."""
-    monkeypatch.setattr(_options, "BACKENDS", (request.param, "text"))
-    return str(request.param)
 
 
 def read_one(path: Path) -> dict[str, int]:
