@@ -160,7 +160,7 @@ def check_free(path: str) -> None:
         raise
     except OSError as error:
         raise _diagnosis.place_error(path, above, error) from error
-    if _is_pinned_tree(above):
+    if is_pinned_tree(above):
         raise _diagnosis.inside_pinned_tree(path, above)
     for name in os.path.relpath(path, above).split(os.sep):
         if "." in name:
@@ -171,7 +171,7 @@ def _is_taken(path: str) -> bool:
     return status(path, follow_symlinks=False) is not None
 
 
-def _is_pinned_tree(directory: str) -> bool:
+def is_pinned_tree(directory: str) -> bool:
     """Whether a directory has the stream of a pinned tree."""
     try:
         with opened_pin(os.path.join(directory, _layout.STREAM), follow=False) as stream:

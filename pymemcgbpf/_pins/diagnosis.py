@@ -322,6 +322,11 @@ def symbolic_link(path: str) -> PinPathError:
     return PinPathError(f"{path} is a symbolic link: give the path that it leads to")
 
 
+def file_of_tree(path: str, tree: str) -> PinPathError:
+    """The error for a reader of one file of a pinned tree."""
+    return PinPathError(f"{path} is part of a pinned tree: read {tree}")
+
+
 def part_of_tree(path: str, tree: str) -> PinPathError:
     """The error for a file of a tree, which is removed as a whole."""
     return PinPathError(f"{path} is part of a pinned tree: unpin {tree}")

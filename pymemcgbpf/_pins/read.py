@@ -74,7 +74,7 @@ class PinnedReader(Closable):
         PinNotFoundError: there is no pin, or it is being created or removed at this moment.
         PinPermissionError: this user may not read the pin; or not yet, while a tree is being
             created.
-        PinPathError: the path is not on a bpffs.
+        PinPathError: the path is not on a bpffs, or is one file of a tree.
         StreamError: it is not a pin of this package, or of a format version that this version
             does not know.
         BackendUnavailableError: "map" was asked for and does not work here; the message says why.
@@ -95,6 +95,9 @@ class PinnedReader(Closable):
                 raise BackendUnavailableError(
                     f"{self._path} is a pin of pin(), which cannot be mapped: only trees can"
                 )
+            above, name = os.path.split(self._path)
+            if name in _layout.FILES and _bpffs.is_pinned_tree(above or "."):
+                raise _diagnosis.file_of_tree(self._path, above or ".")
             self._file = PinFile(self._path, check)
             header = self._file.header
             self._begin(header.item_numbers, header.order)

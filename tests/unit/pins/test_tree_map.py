@@ -712,6 +712,14 @@ def test_without_ctypes_the_reason_says_so(
     assert "this Python has no working ctypes" in reader.fallback_reason
 
 
+@pytest.mark.parametrize("name", ["map", "stream", "timer"])
+def test_one_file_of_a_tree_is_no_pin(name: str, mapped: MappedTrees, tree: PublishedTree) -> None:
+    path = mapped.add(tree)
+    (path / "timer").touch()
+    with pytest.raises(PinPathError, match=f"part of a pinned tree: read {path}"):
+        PinnedReader(path / name)
+
+
 def test_a_pin_of_one_walk_is_a_stream(bpffs: Path) -> None:
     path = pinned_file(bpffs / "one", stream([TREE[0]]))
     reader = PinnedReader(path)
