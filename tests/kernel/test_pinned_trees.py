@@ -43,7 +43,7 @@ from pymemcgbpf._pins.transaction import PinTransaction
 
 from .cgroups import cgroup, enable_memory, in_child, in_threads, processes
 from .forest import Forest, storm
-from .oracle import by_text
+from .oracle import by_text, everything
 from .pins import CAN_FLUSH, NOBODY, Nobody
 from .published import (
     BY_KERNEL,
@@ -123,6 +123,34 @@ def test_user_nobody_reads_the_numbers_of_memory_stat(
         assert set(values) >= {name for name in expected if not name.startswith("zswap")}
         assert tree.item_names == tuple(rows[str(path)]) or "memory.pressure" in str(values)
     assert len(compared) >= (14 if VERSION == 1 else 45)
+
+
+def test_every_row_has_the_numbers_of_all_files(
+    quiet: Forest, pins: Path, one_backend: str
+) -> None:
+    """Of every item that the kernel has, after it has been quiet."""
+    with published(quiet.root, pins / "tree", ["*"]), PinnedReader(pins / "tree") as reader:
+        time.sleep(2.5)  # until the kernel has flushed by itself, where no program may
+        before = {path: everything(path) for path in quiet.paths.values()}
+        wait_for_walks(pins / "tree", 2)
+        snapshot = snapshot_of(reader)
+        after = {path: everything(path) for path in quiet.paths.values()}
+    assert set(snapshot.ids) == quiet.paths.keys()
+    compared: set[str] = set()
+    for row in snapshot:
+        path = quiet.paths[row.id]
+        for name, value in row.items():
+            if name in before[path] and before[path][name] == after[path][name]:
+                assert value == before[path][name], (path, name)
+                compared.add(name)
+    missing = {
+        name
+        for path in quiet.paths.values()
+        for name, value in after[path].items()
+        if before[path][name] == value and not name.startswith(("hugetlb", "sock", "zswap"))
+    } - compared
+    assert len(compared) >= (20 if VERSION == 1 else 70)
+    assert not {name for name in missing if name in snapshot.item_names}
 
 
 def wait_for_walks(path: Path, number: int) -> None:
