@@ -62,7 +62,7 @@ pytestmark = pytest.mark.needs_iterator
 KERNEL = BY_KERNEL and CAN_FLUSH
 """Whether the kernel refreshes trees with a flush."""
 TRANSPORTS: tuple[PinTransport, ...] = ("map", "stream")
-SECONDS = 20.0 if IN_LAB else 5.0
+SECONDS = 8.0 if IN_LAB else 5.0
 
 
 READ = """
@@ -107,7 +107,7 @@ def test_user_nobody_reads_the_numbers_of_memory_stat(
     compared = set()
     who = caller if transport == "map" else nobody
     with published(path.parent, pins / "tree", max_depth=1) as tree:
-        for _ in range(5):
+        for _ in range(3):
             before = by_text(path)
             if not CAN_FLUSH or VERSION == 1:
                 time.sleep(2.5)
@@ -786,7 +786,7 @@ def test_pins_come_and_go_while_they_are_read(quiet: Forest, pins: Path) -> None
     for thread in threads:
         thread.start()
     try:
-        for _ in range(5 if IN_LAB else 15):
+        for _ in range(3 if IN_LAB else 15):
             with published(quiet.root, pins / "tree", ["shmem"], every=0.01):
                 time.sleep(0.02)
     finally:
