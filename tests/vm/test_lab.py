@@ -654,14 +654,14 @@ class TestKernels:
 class TestSpec:
     def test_parse(self) -> None:
         assert spec.parse_spec("6.12@bookworm") == spec.Spec("6.12", "bookworm")
-        assert spec.parse_spec("6.18") == spec.Spec("6.18", "bookworm")  # as in the matrix
+        assert spec.parse_spec("6.1") == spec.Spec("6.1", "bookworm")  # as in the matrix
         assert str(spec.parse_spec("6.19")) == "6.19@trixie"
         for text in spec.DEFAULT_MATRIX:
             spec.parse_spec(text)
 
     def test_architecture(self) -> None:
         assert spec.parse_spec("6.12@forky/arm64") == spec.Spec("6.12", "forky", "arm64")
-        assert spec.parse_spec("6.18/arm64") == spec.Spec("6.18", "bookworm", "arm64")
+        assert spec.parse_spec("6.1/arm64") == spec.Spec("6.1", "bookworm", "arm64")
         assert spec.parse_spec("6.12/amd64") == spec.parse_spec("6.12")
         arm = spec.parse_spec("6.12@forky/arm64")
         assert (str(arm), arm.filename) == ("6.12@forky/arm64", "6.12@forky-arm64")
