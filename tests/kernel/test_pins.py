@@ -62,7 +62,7 @@ Busy = tuple[Path, Worker]
 
 pytestmark = pytest.mark.needs_iterator
 
-SECONDS = 20.0 if IN_LAB else 6.0  # a guest takes many for a Python to begin
+SECONDS = 40.0 if IN_LAB else 6.0  # a guest takes many for a Python to begin
 
 
 def read_one(path: Path) -> dict[str, int]:
