@@ -59,8 +59,6 @@ from .surroundings import HIERARCHY, IN_LAB, VERSION
 
 pytestmark = pytest.mark.needs_iterator
 
-KERNEL = BY_KERNEL and CAN_FLUSH
-"""Whether the kernel refreshes trees with a flush."""
 TRANSPORTS: tuple[PinTransport, ...] = ("map", "stream")
 SECONDS = 8.0 if IN_LAB else 5.0
 
@@ -82,15 +80,17 @@ except memcg.MemcgError as error:
 
 
 def test_the_kernel_refreshes_a_tree_where_it_can(quiet: Forest, pins: Path) -> None:
-    with published(quiet.root, pins / "tree", ["shmem"]) as tree:
-        assert tree.refreshed_by == ("kernel" if KERNEL else "holder")
-        assert bool(tree.reason) != KERNEL
-        names = {"map", "stream", "timer"} if KERNEL else {"map", "stream"}
-        assert set(os.listdir(pins / "tree")) == names
-    with published(quiet.root, pins / "tree", ["shmem"], flush=False) as tree:
-        assert tree.refreshed_by == ("kernel" if BY_KERNEL else "holder")
-        if VERSION == 1:
-            assert "cgroup v2 only" in tree.reason
+    for flush, by_kernel in ((True, BY_KERNEL and CAN_FLUSH), (False, BY_KERNEL)):
+        with published(quiet.root, pins / "tree", ["shmem"], flush=flush) as tree:
+            assert tree.refreshed_by == ("kernel" if by_kernel else "holder")
+            names = {"map", "stream", "timer"} if by_kernel else {"map", "stream"}
+            assert set(os.listdir(pins / "tree")) == names
+            if VERSION == 1:
+                assert "cgroup v2 only" in tree.reason
+            elif by_kernel:
+                assert tree.reason == ""
+            else:
+                assert ("no flush" if BY_KERNEL else "bpf_wq_start") in tree.reason
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -212,8 +212,8 @@ def test_a_tree_outlives_the_process_that_pinned_it(quiet: Forest, pins: Path) -
         for _ in range(3):
             row = snapshot_of(reader).find(quiet.paths[leaf])
             assert row is not None and row["shmem"] == size
-            assert reader.wait(0.5 if not KERNEL else SECONDS) == KERNEL
-        if not KERNEL:
+            assert reader.wait(0.5 if not BY_KERNEL else SECONDS) == BY_KERNEL
+        if not BY_KERNEL:
             assert snapshot_of(reader).age > 1.0
         unpin(pins / "tree")
         with pytest.raises(PinNotFoundError):
@@ -284,7 +284,7 @@ def test_a_maker_that_is_killed_leaves_nothing_that_unpin_does_not_remove(
         assert os.listdir(pins) == []
         wait_for_maps("memcg_timer", timers)
         wait_for_maps("memcg_tree", trees)
-    assert at > (9 if KERNEL else 6)
+    assert at > (9 if BY_KERNEL else 6)
     unpin(pins / "tree")
 
 
@@ -445,7 +445,7 @@ def test_the_room_is_bounded_by_the_machine_s_memory(quiet: Forest, pins: Path) 
 # --- time -----------------------------------------------------------------------------
 
 
-if KERNEL:  # a holder refreshes when it wants to
+if BY_KERNEL:  # a holder refreshes when it wants to
 
     def test_walks_keep_their_interval(quiet: Forest, pins: Path) -> None:
         with published(quiet.root, pins / "tree", ["shmem"], every=0.2):
