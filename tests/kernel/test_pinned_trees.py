@@ -383,7 +383,7 @@ def test_a_tree_that_grows_is_whole_at_the_next_walk(
     empty_cgroup: Path, pins: Path, caller: Nobody
 ) -> None:
     enable_memory(empty_cgroup)
-    many = 1500 if IN_LAB else 4000
+    many = 800 if IN_LAB else 4000
     made = [empty_cgroup / f"child-with-a-name-that-is-not-short-{at:05}" for at in range(many)]
     with published(empty_cgroup, pins / "tree"):
         with PinnedReader(pins / "tree") as reader:
@@ -751,7 +751,7 @@ def test_trees_are_read_right_while_cgroups_come_and_go(
         rows = tree.read().by_id()
     stay = json.dumps({at: rows[at]["shmem"] for at in quiet.paths})
     with published(quiet.root, pins / "tree", ["pgfault", "shmem"], every=0.001):
-        deadline = time.monotonic() + (40 if IN_LAB else 10)  # for a Python to begin
+        deadline = time.monotonic() + (28 if IN_LAB else 10)  # for a Python to begin
         with processes(
             lambda: storm([quiet.root, *groups[::2]], deadline),
             lambda: storm(groups[1::2], deadline),

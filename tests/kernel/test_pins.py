@@ -62,7 +62,7 @@ Busy = tuple[Path, Worker]
 
 pytestmark = pytest.mark.needs_iterator
 
-SECONDS = 40.0 if IN_LAB else 6.0  # a guest takes many for a Python to begin
+SECONDS = 28.0 if IN_LAB else 6.0  # a guest takes many for a Python to begin
 
 
 def read_one(path: Path) -> dict[str, int]:

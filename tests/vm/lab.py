@@ -43,7 +43,7 @@ from .userland import Userland
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _GUEST_MODULES = ("__init__.py", "guest_job.py", "guest_plugin.py", "guest_record.py")
-DEFAULT_TIMEOUT = 2400.0
+DEFAULT_TIMEOUT = 3600.0
 _BOOT_RETRIES = 2
 # The guest ends its job this many seconds before the host's timeout, so that it can report why.
 _REPORT_SECONDS = 30
