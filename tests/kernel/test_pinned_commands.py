@@ -152,6 +152,8 @@ def refreshing(path: Path, *arguments: object) -> Iterator[subprocess.Popen[str]
         [sys.executable, "-m", "pymemcgbpf", "pin", "--tree", *map(str, arguments)],
         stderr=subprocess.PIPE,
         text=True,
+        # A job in the background of a shell ignores SIGINT, and would hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with process:
         try:
