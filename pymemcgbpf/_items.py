@@ -37,6 +37,7 @@ __all__ = [
     "is_limit",
     "item_named",
     "item_numbered",
+    "names_numbered",
     "requested_names",
 ]
 
@@ -475,6 +476,12 @@ def item_numbered(number: int) -> Optional[Item]:
         node = (number ^ _NODE_BIT) >> _NODE_SHIFT
         return None if of is None else item_named(f"{NUMA_STAT}.{of.name}.N{node}")
     return _BY_NUMBER.get(number)
+
+
+def names_numbered(numbers: Iterable[int]) -> tuple[str, ...]:
+    """The names of the items of these stable numbers; "#1234" for one that this version has not."""
+    found = ((number, item_numbered(number)) for number in numbers)
+    return tuple(f"#{number}" if item is None else item.name for number, item in found)
 
 
 _BY_NUMBER = {item.number: item for item in CATALOGUE.values()}

@@ -66,6 +66,18 @@ def integer(name: str, value: SupportsIndex) -> int:
     return operator.index(value)
 
 
+def at_least(least: int, name: str, value: Optional[SupportsIndex]) -> Optional[int]:
+    """The value of an argument as an integer; None if it is None.
+
+    Raises:
+        TypeError, ValueError: the value is not an integer, or is too small.
+    """
+    number = None if value is None else integer(name, value)
+    if number is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+    return number
+
+
 def refuse_bool(name: str, value: object) -> None:
     """Raises a TypeError if the value of an argument that must be a number is a bool."""
     if isinstance(value, bool):

@@ -18,14 +18,6 @@ from .errors import MemcgError
 from .snapshot import Snapshot, Times
 
 
-def _at_least(least: int, name: str, value: Optional[SupportsIndex]) -> Optional[int]:
-    """The value of an argument as an integer; None if it is None."""
-    number = None if value is None else _options.integer(name, value)
-    if number is not None and number < least:
-        raise ValueError(f"{name} must be at least {least}, not {number}")
-    return number
-
-
 class TreeReader(Reader[TreeSource]):
     """Reads the memory statistics of a tree of cgroups in one walk::
 
@@ -81,8 +73,8 @@ class TreeReader(Reader[TreeSource]):
         max_rows: Optional[SupportsIndex] = None,
     ) -> None:
         _options.check("order", order, _options.ORDERS)
-        depth = _at_least(0, "max_depth", max_depth)
-        cap = _at_least(1, "max_rows", max_rows)
+        depth = _options.at_least(0, "max_depth", max_depth)
+        cap = _options.at_least(1, "max_rows", max_rows)
         request = _options.Request(requested_names(items), bool(flush), backend, transport)
         self._order, self._max_depth = order, depth
         self._view: Optional[Snapshot] = None

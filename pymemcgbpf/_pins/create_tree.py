@@ -134,7 +134,7 @@ def pin_tree(
         max_depth=_depth(max_depth),
         names=bool(names),
         mode=permissions(mode),
-        room=_at_least(1, "room", room, _layout.MOST_ROWS),
+        room=_room_asked_for(room),
     )
     path = _bpffs.absolute(pin_path)
     _bpffs.check_free(path)
@@ -198,18 +198,13 @@ def _interval(every: float) -> float:
 
 
 def _depth(max_depth: Optional[SupportsIndex]) -> Optional[int]:
-    depth = _at_least(0, "max_depth", max_depth, _layout.NO_DEPTH)
-    return None if depth == _layout.NO_DEPTH else depth
+    depth = _options.at_least(0, "max_depth", max_depth)
+    return None if depth is None or depth >= _layout.NO_DEPTH else depth
 
 
-def _at_least(least: int, name: str, value: Optional[SupportsIndex], most: int) -> Optional[int]:
-    """An option's value, but no more than the most that makes a difference."""
-    if value is None:
-        return None
-    number = _options.integer(name, value)
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, not {number}")
-    return min(number, most)
+def _room_asked_for(room: Optional[SupportsIndex]) -> Optional[int]:
+    number = _options.at_least(1, "room", room)
+    return None if number is None else min(number, _layout.MOST_ROWS)
 
 
 def _number(name: str) -> int:

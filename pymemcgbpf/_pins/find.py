@@ -250,7 +250,7 @@ def _file(path: str, paths: _RootPaths) -> FoundPin:
         path=path,
         kind="cgroup" if order == "self" else "walk",
         order=order,
-        item_names=_names(header.item_numbers),
+        item_names=_items.names_numbered(header.item_numbers),
         root_id=root_id,
         cgroup=paths.of(root_id),
         refreshed_by="read",
@@ -305,7 +305,7 @@ def _tree(path: str, paths: _RootPaths) -> FoundPin:
         path=path,
         kind="tree",
         order=_options.ORDER_NAMES[head.order],
-        item_names=_names(head.item_numbers),
+        item_names=_items.names_numbered(head.item_numbers),
         root_id=head.root_id,
         cgroup=os.fsdecode(shown) or paths.of(head.root_id),
         refreshed_by="kernel" if by_kernel else "holder",
@@ -344,8 +344,3 @@ def _is_complete(path: str, by_kernel: bool) -> bool:
     """Whether all files of a tree are there."""
     wanted = {_layout.MAP, _layout.STREAM, *([_layout.TIMER] if by_kernel else [])}
     return wanted <= set(os.listdir(path))
-
-
-def _names(numbers: tuple[int, ...]) -> tuple[str, ...]:
-    found = ((number, _items.item_numbered(number)) for number in numbers)
-    return tuple(f"#{number}" if item is None else item.name for number, item in found)

@@ -10,7 +10,7 @@ import mmap
 import os
 import sys
 from ctypes import Structure, c_int, c_long, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
-from typing import Any
+from typing import Any, Optional
 
 from .. import _mapped_memory
 from .._descriptors import Owned, duplicate, opened
@@ -54,18 +54,49 @@ def open_object(path: str) -> Owned:
         OSError: nothing is pinned there; this user may not open it; or bpf(2) is refused, or
             its number is not known.
     """
-    number = call_number(os.uname().machine, sys.maxsize > 1 << 32)
-    if not number:
-        raise OSError(errno.ENOSYS, f"the number of bpf(2) is not known on {os.uname().machine}")
     name = ctypes.create_string_buffer(os.fsencode(path))
     attr = _ObjGetAttr(pathname=ctypes.addressof(name))
-    function = _syscall()
-    try:
-        found = opened(function, number, _BPF_OBJ_GET, ctypes.byref(attr), ctypes.sizeof(attr))
-    except OverflowError:  # it returned -1
-        failed = ctypes.get_errno()
-        raise OSError(failed, os.strerror(failed), path) from None
+    found = opened_by(_BPF_OBJ_GET, attr, path)
     return found if found.fileno() > 2 else duplicate(found.fileno())
+
+
+def call(command: int, attr: Structure) -> None:
+    """Calls bpf(2) for what is no descriptor.
+
+    Raises:
+        OSError: the call failed, or its number is not known.
+    """
+    if _syscall()(*_arguments(command, attr)) == _FAILED:
+        raise _failure()
+
+
+def opened_by(command: int, attr: Structure, path: Optional[str] = None) -> Owned:
+    """The owner of the descriptor that bpf(2) returns. The path is for the error.
+
+    Raises:
+        OSError: the call failed, or its number is not known.
+    """
+    arguments = _arguments(command, attr)
+    try:
+        return opened(_syscall(), *arguments)
+    except OverflowError:  # it returned -1
+        raise _failure(path) from None
+
+
+_FAILED = 0xFFFFFFFF  # -1, as an unsigned number
+
+
+def _arguments(command: int, attr: Structure) -> tuple[Any, ...]:
+    machine = os.uname().machine
+    number = call_number(machine, sys.maxsize > 1 << 32)
+    if not number:
+        raise OSError(errno.ENOSYS, f"the number of bpf(2) is not known on {machine}")
+    return number, command, ctypes.byref(attr), ctypes.sizeof(attr)
+
+
+def _failure(path: Optional[str] = None) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), path)
 
 
 @functools.cache

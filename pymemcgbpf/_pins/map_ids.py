@@ -4,14 +4,10 @@
 from __future__ import annotations
 
 import ctypes
-import errno
-import os
-import sys
 from collections.abc import Iterator
 from ctypes import Structure, c_char, c_uint32, c_uint64
 from typing import Any
 
-from .._descriptors import Owned, opened
 from .._records import Record
 from . import map_calls as _map_calls
 
@@ -61,12 +57,12 @@ def kernel_maps() -> Iterator[MapName]:
     attr = _IdAttr()
     while True:
         try:
-            _call(_MAP_GET_NEXT_ID, attr)
+            _map_calls.call(_MAP_GET_NEXT_ID, attr)
         except FileNotFoundError:  # there is no map with a higher id
             return
         attr.id = attr.next_id
         try:
-            found = _opened(_IdAttr(attr.id))
+            found = _map_calls.opened_by(_MAP_GET_FD_BY_ID, _IdAttr(attr.id))
         except FileNotFoundError:
             continue  # the kernel has just freed it
         yield _map_of(found.fileno())
@@ -85,40 +81,6 @@ def map_at(path: str) -> MapName:
 def _map_of(fd: int) -> MapName:
     info = _MapInfo()
     attr = _InfoAttr(fd, ctypes.sizeof(info), ctypes.addressof(info))
-    _call(_OBJ_GET_INFO_BY_FD, attr)
+    _map_calls.call(_OBJ_GET_INFO_BY_FD, attr)
     name: Any = info.name
     return MapName(info.id, name.decode(errors="replace"))
-
-
-_FAILED = 0xFFFFFFFF  # -1, as an unsigned number
-
-
-def _call(command: int, attr: Structure) -> None:
-    """Calls bpf(2) for what is no descriptor.
-
-    Raises:
-        OSError: the call failed.
-    """
-    if _map_calls._syscall()(*_arguments(command, attr)) == _FAILED:
-        raise _failure()
-
-
-def _opened(attr: _IdAttr) -> Owned:
-    """The descriptor of the map with an id."""
-    try:
-        return opened(_map_calls._syscall(), *_arguments(_MAP_GET_FD_BY_ID, attr))
-    except OverflowError:  # it returned -1
-        raise _failure() from None
-
-
-def _arguments(command: int, attr: Structure) -> tuple[Any, ...]:
-    machine = os.uname().machine
-    number = _map_calls.call_number(machine, sys.maxsize > 1 << 32)
-    if not number:
-        raise OSError(errno.ENOSYS, f"the number of bpf(2) is not known on {machine}")
-    return number, command, ctypes.byref(attr), ctypes.sizeof(attr)
-
-
-def _failure() -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, os.strerror(number))

@@ -150,7 +150,7 @@ class PinnedReader(Closable):
 
     def _begin(self, numbers: Sequence[int], order: int) -> None:
         self._numbers, self._order_number = tuple(numbers), order
-        self._items = _names_of(numbers)
+        self._items = _items.names_numbered(numbers)
         self._order = _options.ORDER_NAMES[order]
         self._values = struct.Struct(f"={len(self._items)}Q").unpack_from
         self._origin = Origin()
@@ -466,11 +466,6 @@ def _is_directory(path: str, check: _bpffs.OnBpffs) -> bool:
         return False
     except (OSError, ValueError) as error:
         raise _diagnosis.read_error(path, error) from error
-
-
-def _names_of(numbers: Sequence[int]) -> tuple[str, ...]:
-    found = ((number, _items.item_numbered(number)) for number in numbers)
-    return tuple(f"#{number}" if item is None else item.name for number, item in found)
 
 
 def _seconds(timeout: float) -> float:

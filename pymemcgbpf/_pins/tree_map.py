@@ -7,12 +7,14 @@ second one has begun by the time that it was copied: see :meth:`TreeMemory.walk`
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
 import stat
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
 from .._descriptors import Owned
@@ -284,24 +286,12 @@ class MappedTree:
         Raises:
             MemcgError: a subclass, also as :func:`check_state` and :func:`until_whole`.
         """
-        return self._walk(known) or until_whole(self._path, lambda: self._walk(known))
-
-    def open(self) -> OpenedMap:
-        """Opens the map.
-
-        Raises:
-            BackendUnavailableError, MemcgError: as for the class.
-        """
-        return open_map(self._path, self._check)
+        return until_whole(self._path, lambda: self._walk(known))
 
     def _walk(self, known: Optional[NamesKey]) -> Optional[TreeWalk]:
         memory = self._current()
-        progress = memory.progress()
-        check_state(self._path, progress, memory.head)
         try:
-            return memory.walk(progress.written, known)
-        except StreamError as error:
-            raise _diagnosis.bad_stream(self._map, error) from error
+            return _published(memory, self._path, self._map, known)
         except _Unmapped as needed:
             start, end = needed.start, needed.end
         self._extend(memory, start, end)
@@ -309,13 +299,14 @@ class MappedTree:
 
     def _extend(self, memory: TreeMemory, start: int, end: int) -> None:
         """Maps more of the map, if it is still there; else maps the one that is there now."""
-        opened = self.open()
+        opened = open_map(self._path, self._check)
         try:
             fd = opened.owned.fileno()
-            if opened.pin == memory.pin:
-                _extended(memory, start, end, fd, self._map)
-            elif self._memory is not None:
-                self._memory = _memory_of(fd, opened.pin, self._map)
+            with _mapping(self._map):
+                if opened.pin == memory.pin:
+                    memory.extend_for(start, end, lambda start, size: map_window(fd, start, size))
+                elif self._memory is not None:
+                    self._memory = memory_of(fd, opened.pin, self._map)
         finally:
             opened.owned.close()
 
@@ -333,9 +324,10 @@ class MappedTree:
         return memory
 
     def _mapped(self) -> TreeMemory:
-        opened = self.open()
+        opened = open_map(self._path, self._check)
         try:
-            return _memory_of(opened.owned.fileno(), opened.pin, self._map)
+            with _mapping(self._map):
+                return memory_of(opened.owned.fileno(), opened.pin, self._map)
         finally:
             opened.owned.close()
 
@@ -378,13 +370,7 @@ class HandedMap:
         return until_whole(self._path, lambda: self._walk(known))
 
     def _walk(self, known: Optional[NamesKey]) -> Optional[TreeWalk]:
-        memory = self._current()
-        progress = memory.progress()
-        check_state(self._path, progress, memory.head)
-        try:
-            return memory.walk(progress.written, known)
-        except StreamError as error:
-            raise _diagnosis.bad_stream(self._path, error) from error
+        return _published(self._current(), self._path, self._path, known)
 
     def _current(self) -> TreeMemory:
         memory = self._memory
@@ -393,20 +379,36 @@ class HandedMap:
         return memory
 
 
-def _memory_of(fd: int, pin: object, path: str) -> TreeMemory:
-    """As :func:`memory_of`, with one exception for each failure."""
+def _published(
+    memory: TreeMemory, path: str, name: str, known: Optional[NamesKey]
+) -> Optional[TreeWalk]:
+    """The walk that was published last; None if it was overwritten meanwhile.
+
+    Args:
+        memory: the map.
+        path: the path of the tree, for messages.
+        name: that of the map.
+        known: the names that the reader has.
+
+    Raises:
+        _Unmapped: more of the map is needed.
+        MemcgError: a subclass.
+    """
+    progress = memory.progress()
+    check_state(path, progress, memory.head)
     try:
-        return memory_of(fd, pin, path)
+        return memory.walk(progress.written, known)
+    except StreamError as error:
+        raise _diagnosis.bad_stream(name, error) from error
+
+
+@contextlib.contextmanager
+def _mapping(path: str) -> Iterator[None]:
+    """Whatever fails while a map is mapped becomes one exception."""
+    try:
+        yield
     except MemcgError:
         raise
-    except OSError as error:
-        raise_if_transient(error, f"{path} cannot be mapped", "mmap")
-        raise _diagnosis.mapping_refused(path, error) from error
-
-
-def _extended(memory: TreeMemory, start: int, end: int, fd: int, path: str) -> None:
-    try:
-        memory.extend_for(start, end, lambda start, size: map_window(fd, start, size))
     except OSError as error:
         raise_if_transient(error, f"{path} cannot be mapped", "mmap")
         raise _diagnosis.mapping_refused(path, error) from error

@@ -150,3 +150,11 @@ assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
 assert os.getuid() == 65534 != 0
 import pymemcgbpf as memcg
 """
+
+# Prints the error of reading a pin: its type, and what it says.
+READ_ERROR = """
+try:
+    memcg.PinnedReader(sys.argv[1]).read()
+except memcg.MemcgError as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""

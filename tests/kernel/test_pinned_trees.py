@@ -44,7 +44,7 @@ from pymemcgbpf._pins.transaction import PinTransaction
 from .cgroups import cgroup, enable_memory, in_child, in_threads, processes
 from .forest import Forest, storm
 from .oracle import by_text, everything
-from .pins import CAN_FLUSH, NOBODY, Nobody
+from .pins import CAN_FLUSH, NOBODY, READ_ERROR, Nobody
 from .published import (
     BY_KERNEL,
     counted_runs,
@@ -67,12 +67,6 @@ READ = """
 with memcg.PinnedReader(sys.argv[1], transport=sys.argv[2]) as reader:
     snapshot = reader.read()
 print(json.dumps([[row.id, row.parent_id, row.level, row.path, dict(row)] for row in snapshot]))
-"""
-READ_ERROR = """
-try:
-    memcg.PinnedReader(sys.argv[1]).read()
-except memcg.MemcgError as error:
-    print(json.dumps([type(error).__name__, str(error)]))
 """
 
 

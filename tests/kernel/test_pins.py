@@ -53,7 +53,7 @@ from .cgroups import (
 )
 from .forest import Forest, storm
 from .oracle import by_text, everything
-from .pins import CAN_FLUSH, NOBODY, Nobody
+from .pins import CAN_FLUSH, NOBODY, READ_ERROR, Nobody
 from .surroundings import HIERARCHY, IN_LAB, VERSION
 from .test_freshness import ANON, CHARGE
 from .test_tree_storms import check
@@ -83,12 +83,6 @@ READ_ONE = "print(json.dumps(memcg.PinnedReader(sys.argv[1]).read()))"
 READ_TREE = """
 snapshot = memcg.PinnedReader(sys.argv[1]).read()
 print(json.dumps([[row.id, row.parent_id, row.level, row.path, dict(row)] for row in snapshot]))
-"""
-READ_ERROR = """
-try:
-    memcg.PinnedReader(sys.argv[1]).read()
-except memcg.MemcgError as error:
-    print(json.dumps([type(error).__name__, str(error)]))
 """
 
 

@@ -67,7 +67,7 @@ class Kernel:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
     monkeypatch.setattr(_map_calls, "_syscall", lambda: made.syscall)
-    monkeypatch.setattr(map_ids, "opened", lambda call, *arguments: _Opened(call(*arguments)))
+    monkeypatch.setattr(_map_calls, "opened", lambda call, *arguments: _Opened(call(*arguments)))
     return made
 
 
