@@ -56,13 +56,19 @@ class PublishedTree:
         self.number = 0
 
     def set(self, name: str, value: int) -> None:
-        """Sets a field of :class:`_layout.Progress`."""
+        """Sets a field of :class:`_layout.Progress`. A reader never sees it half written."""
         fields = _layout.decode_progress(self.memory)._replace(**{name: value})
-        _layout.PROGRESS.pack_into(self.memory, _layout.PROGRESS_AT, *fields)
+        packed = _layout.PROGRESS.pack(*fields)
+        for place, (word,) in enumerate(struct.iter_unpack("=Q", packed)):
+            self.word(place, word)
 
     def word(self, place: int, value: int) -> None:
-        """Sets the 64-bit number at a place in the progress, at once."""
-        struct.pack_into("=Q", self.memory, _layout.PROGRESS_AT + 8 * place, value)
+        """Sets the 64-bit number at a place in the progress, by one store.
+
+        struct.pack_into() would write zeros first, which a reader in another process could see.
+        """
+        at = _layout.PROGRESS_AT + 8 * place
+        self.memory[at : at + 8].cast("Q")[0] = value
 
     def begin(self) -> int:
         """Begins a walk; returns its number."""
