@@ -130,7 +130,12 @@ def run(options: argparse.Namespace) -> int:
     else:
         job = Tests(options.tests, select=options.select, icount=options.icount)
         lab.wheel = find_wheel(options.wheel)
-    prepared = lab.prepare_all() if options.all else lab.prepare(options.guests or DEFAULT_MATRIX)
+    if options.all:
+        prepared = lab.prepare_all()
+    elif options.guests:
+        prepared = lab.prepare(options.guests)
+    else:
+        prepared = lab.prepare_default()
     for warning in lab.warnings:
         print(f"warning: {warning}")
     for missing in lab.missing:

@@ -30,6 +30,7 @@ from .kernels import Package
 from .records import Expected, GuestResult, Origin, judge
 from .spec import (
     DEFAULT_ARCHITECTURE,
+    DEFAULT_MATRIX,
     NEWEST,
     OLD_KERNEL_SUITES,
     PART,
@@ -127,6 +128,11 @@ class Lab:
     def prepare(self, specs: Sequence[str]) -> list[Prepared]:
         """Bring kernels and userlands into the cache. Specs of the same guest are merged."""
         wanted = {parse_spec(text): "" for text in specs}
+        return self._prepared(lambda: wanted)
+
+    def prepare_default(self) -> list[Prepared]:
+        """Prepare the guests that `make test` boots."""
+        wanted = {parse_spec(text): select for text, select in DEFAULT_MATRIX.items()}
         return self._prepared(lambda: wanted)
 
     def prepare_all(self) -> list[Prepared]:

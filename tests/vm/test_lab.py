@@ -6,11 +6,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Callable, ClassVar
 
 import pytest
 
@@ -678,6 +680,30 @@ class TestSpec:
             assert one in whole or one.series == spec.NEWEST
         # Wherever it is chosen from, what must be compared is among it.
         assert not any("parity" in select for select in specs.values())
+        assert not any("parity" in select for select in spec.DEFAULT_MATRIX.values())
+
+    def test_default_matrix(self) -> None:
+        partly = [select for select in spec.DEFAULT_MATRIX.values() if select]
+        assert partly and "" in spec.DEFAULT_MATRIX.values(), "one guest at least runs all tests"
+        tests = {path.stem for path in (lab.REPOSITORY / "tests" / "kernel").glob("test_*.py")}
+        for select in partly:
+            left_out = set(re.findall(r"not (\w+)", select))
+            assert left_out and left_out <= tests
+
+    def test_default_guests_run_their_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        wanted: list[Mapping[spec.Spec, str]] = []
+        fake = lab.Lab(None)
+
+        def prepared(find: Callable[[], Mapping[spec.Spec, str]]) -> list[lab.Prepared]:
+            wanted.append(find())
+            return []
+
+        monkeypatch.setattr(fake, "_prepared", prepared)
+        fake.prepare_default()
+        fake.prepare(["newest@trixie"])
+        by_default, named = wanted
+        assert {str(one): select for one, select in by_default.items()} == spec.DEFAULT_MATRIX
+        assert list(named.values()) == [""], "a guest that is named runs all tests"
 
     @pytest.mark.parametrize(
         "text",
