@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import time
@@ -19,7 +18,7 @@ from .._samples import Ticks
 from ..errors import MemcgError, PinNotFoundError, TreeTooLargeError, is_transient
 from ..snapshot import Snapshot
 from . import command, output, parsers, pinned, readers, rows, signals
-from .stat import as_table
+from .stat import as_json, as_table
 
 if TYPE_CHECKING:
     from .._pins.create_tree import PinnedTree
@@ -252,7 +251,7 @@ def main_cat(arguments: Optional[Sequence[str]] = None) -> int:
             named = [(row.path or f"cgroup {row.id}", row) for row in values]
             age = f"{values.age:.1f} s ago"
             return rows.as_table(named, values.item_names, age if reader.is_tree else "")
-        return json.dumps(values, indent=2) if options.json else as_table(values)
+        return (as_json if options.json else as_table)(values)
 
     return command.run(text)
 

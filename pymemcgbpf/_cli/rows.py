@@ -10,6 +10,7 @@ from typing import Optional
 from .._lookup import utf_8
 from ..snapshot import Row
 from . import table
+from .json_values import nullable
 from .units import FormattedValue, human, printable
 
 _NO_VALUE = FormattedValue("-", "")
@@ -43,7 +44,7 @@ def as_json(placed: Iterable[tuple[Optional[str], Row]]) -> str:
                 "id": row.id,
                 "parent_id": row.parent_id,
                 "level": row.level,
-                "items": dict(row),
+                "items": nullable(row),
             }
             for path, row in placed
         ],

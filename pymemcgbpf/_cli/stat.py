@@ -36,13 +36,20 @@ def main(arguments: Sequence[str], commands: str = "") -> int:
         with readers.stats_reader(options) as reader:
             values = reader.read()
             if options.json:
-                import json
-
-                return json.dumps(values, indent=2)
+                return as_json(values)
             readers.warn_if_text(reader.backend, reader.fallback_reason)
             return as_table(values)
 
     return command.run(text)
+
+
+def as_json(values: dict[str, int]) -> str:
+    """An object of items and their values."""
+    import json  # takes a millisecond
+
+    from .json_values import nullable
+
+    return json.dumps(nullable(values), indent=2)
 
 
 def as_table(values: dict[str, int]) -> str:

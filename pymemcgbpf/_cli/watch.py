@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Optional, Union
 from .._lookup import utf_8
 from ..snapshot import Snapshot
 from . import command, parsers, readers
+from .json_values import nullable
 from .pinned import PinnedRows, PinnedValues
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
                 for path, values in cgroups:
                     if options.json:
                         which = {"path": path} if with_path else {}
-                        yield json.dumps({"time": now, **which, "items": dict(values)})
+                        yield json.dumps({"time": now, **which, "items": nullable(values)})
                     else:
                         # Pressure can be switched off meanwhile; its field is then empty.
                         fields = (values.get(name, "") for name in names)
