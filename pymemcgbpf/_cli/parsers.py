@@ -169,6 +169,15 @@ def add_no_flush(to: Parser, more: str = "") -> None:
     to.add_argument("--no-flush", action="store_true", help=f"{_NO_FLUSH}{more}")
 
 
+def add_bytes(to: Parser) -> None:
+    """Adds the option of commands that print a table of values: numbers as the files have them."""
+    to.add_argument(
+        "--bytes",
+        action="store_true",
+        help="print plain numbers: sizes in bytes, stalled time in microseconds, no separators",
+    )
+
+
 def add_depth(
     to: Parser, what: str = "show only N levels below the root (default: all levels)"
 ) -> None:

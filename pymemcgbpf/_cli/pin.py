@@ -19,6 +19,7 @@ from ..errors import MemcgError, PinNotFoundError, TreeTooLargeError, is_transie
 from ..snapshot import Snapshot
 from . import command, output, parsers, pinned, readers, rows, signals
 from .stat import as_json, as_table
+from .units import formatter
 
 if TYPE_CHECKING:
     from .._pins.create_tree import PinnedTree
@@ -240,18 +241,20 @@ def main_cat(arguments: Optional[Sequence[str]] = None) -> int:
         action="store_true",
         help="print a JSON object, or an array of objects if the pin shows several cgroups",
     )
+    parsers.add_bytes(parser)
     options = parser.parse_intermixed_args(arguments)
 
     def text() -> str:
         with pinned.PinnedContents(options.pin, pinned.Chosen(options.items or None)) as reader:
             values = reader.read()
+        show = formatter(options.bytes)
         if isinstance(values, Snapshot):
             if options.json:
                 return rows.as_json((row.path, row) for row in values)
             named = [(row.path or f"cgroup {row.id}", row) for row in values]
             age = f"{values.age:.1f} s ago"
-            return rows.as_table(named, values.item_names, age if reader.is_tree else "")
-        return (as_json if options.json else as_table)(values)
+            return rows.as_table(named, values.item_names, show, age if reader.is_tree else "")
+        return as_json(values) if options.json else as_table(values, show)
 
     return command.run(text)
 

@@ -11,7 +11,7 @@ from .._lookup import utf_8
 from ..snapshot import Row
 from . import table
 from .json_values import nullable
-from .units import FormattedValue, human, printable
+from .units import FormattedValue, Formatter, printable
 
 _NO_VALUE = FormattedValue("-", "")
 
@@ -21,18 +21,20 @@ def name_of(row: Row) -> str:
     return row.relative_path or f"cgroup {row.id}"
 
 
-def as_table(named: Sequence[tuple[str, Row]], items: Sequence[str], corner: str = "") -> str:
+def as_table(
+    named: Sequence[tuple[str, Row]], items: Sequence[str], show: Formatter, corner: str = ""
+) -> str:
     """A line for each row: what its first cell shows, then its items; *corner* is above."""
     names = table.left([corner, *(printable(name) for name, _ in named)])
     columns = (
-        table.right([item, *table.values([_value(item, row) for _, row in named])])
+        table.right([item, *table.values([_value(item, row, show) for _, row in named])])
         for item in items
     )
     return table.join(names, *columns)
 
 
-def _value(item: str, row: Row) -> FormattedValue:
-    return human(item, row[item]) if item in row else _NO_VALUE
+def _value(item: str, row: Row, show: Formatter) -> FormattedValue:
+    return show(item, row[item]) if item in row else _NO_VALUE
 
 
 def as_json(placed: Iterable[tuple[Optional[str], Row]]) -> str:

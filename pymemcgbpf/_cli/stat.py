@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import command, parsers, readers, table
-from .units import human
+from .units import Formatter, formatter
 
 
 def main(arguments: Sequence[str], commands: str = "") -> int:
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str], commands: str = "") -> int:
         action="store_true",
         help="print one JSON object, with sizes in bytes and stalled time in microseconds",
     )
+    parsers.add_bytes(parser)
     options = parser.parse_words(arguments)
 
     def text() -> str:
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str], commands: str = "") -> int:
             if options.json:
                 return as_json(values)
             readers.warn_if_text(reader.backend, reader.fallback_reason)
-            return as_table(values)
+            return as_table(values, formatter(options.bytes))
 
     return command.run(text)
 
@@ -52,7 +53,7 @@ def as_json(values: dict[str, int]) -> str:
     return json.dumps(nullable(values), indent=2)
 
 
-def as_table(values: dict[str, int]) -> str:
+def as_table(values: dict[str, int], show: Formatter) -> str:
     """A line for each item: its name and its value."""
-    shown = [human(name, value) for name, value in values.items()]
+    shown = [show(name, value) for name, value in values.items()]
     return table.join(table.left(list(values)), table.values(shown))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from .._records import Record
 from ..snapshot import Row, Snapshot
 from . import command, parsers, readers, rows
 from .pinned import PinnedRows
+from .units import formatter
 
 _DEFAULT_ITEMS = (CURRENT, "anon", "file")
 
@@ -27,8 +29,15 @@ def main(arguments: Sequence[str]) -> int:
             if not options.json:
                 readers.warn_if_text(reader.backend, reader.fallback_reason)
             is_pin = isinstance(reader, PinnedRows)
-        lines = list(_lines(snapshot, options.sort, nameless=is_pin))
-        return (_as_json if options.json else _as_table)(snapshot, lines)
+        if options.top is None:
+            lines = list(_drawn(snapshot, options.sort, nameless=is_pin))
+        else:
+            by = options.sort or snapshot.item_names[0]
+            lines = list(itertools.islice(_listed(snapshot, by, nameless=is_pin), options.top))
+        if options.json:
+            return rows.as_json((_path(snapshot, line), line.row) for line in lines)
+        named = [(line.name, line.row) for line in lines]
+        return rows.as_table(named, snapshot.item_names, formatter(options.bytes))
 
     return command.run(text)
 
@@ -48,27 +57,54 @@ def _parser() -> parsers.Parser:
         help="print one JSON array of cgroups, with sizes in bytes and stalled time in "
         "microseconds",
     )
+    parsers.add_bytes(parser)
     parsers.add_depth(parser)
-    parsers.add_sort(parser, "sort siblings by this item, the largest first (default: by name)")
+    parsers.add_sort(
+        parser,
+        "sort siblings by this item, the largest first (default: by name; with --top, the first "
+        "ITEM)",
+    )
+    parser.add_argument(
+        "--top",
+        type=parsers.integer("cgroups", least=1),
+        metavar="N",
+        help="show a list of the N largest cgroups instead of a tree, with their paths below the "
+        "root. A cgroup's numbers include those of the cgroups below it",
+    )
     return parser
 
 
-class _Branch(Record):
+class _TreeLine(Record):
     """A line of the output.
 
     Attributes:
         row: the cgroup.
         path: its path, relative to the root; None where a pin has no names.
-        branch: the lines of the drawing that precede its name.
+        name: what a table calls it, after the lines of the drawing.
     """
 
     row: Row
     path: Optional[str]
-    branch: str
+    name: str
 
 
-def _lines(snapshot: Snapshot, sort: Optional[str], nameless: bool) -> Iterator[_Branch]:
-    """The lines from top to bottom.
+def _listed(snapshot: Snapshot, by: str, nameless: bool) -> Iterator[_TreeLine]:
+    """All cgroups as a list, the largest first. Those that lack the item are the last.
+
+    Args:
+        snapshot: a walk in any order.
+        by: the item that they are sorted by.
+        nameless: whether cgroups without a path are shown.
+    """
+    named = ((row.relative_path, row) for row in snapshot)
+    shown = [(path, row) for path, row in named if path is not None or nameless]
+    for path, row in sorted(shown, key=lambda each: (-each[1].get(by, -1), each[0] or "")):
+        name = snapshot.path if path == "." else path
+        yield _TreeLine(row, path, name or rows.name_of(row))
+
+
+def _drawn(snapshot: Snapshot, sort: Optional[str], nameless: bool) -> Iterator[_TreeLine]:
+    """The cgroups as a tree, from top to bottom.
 
     Args:
         snapshot: a walk in any order.
@@ -90,16 +126,16 @@ def _lines(snapshot: Snapshot, sort: Optional[str], nameless: bool) -> Iterator[
     fork, bar, corner = _drawing()
     # The lines still to come, the next one last, each with the drawing before its children.
     tops = sorted(children.pop(None, ()), key=largest_first, reverse=True)
-    waiting = [(_Branch(row, path or None, ""), "") for path, row in tops]
+    waiting = [(row, path or None, "", "") for path, row in tops]
     while waiting:
-        line, margin = waiting.pop()
-        yield line
+        row, path, branch, margin = waiting.pop()
+        yield _TreeLine(row, path, branch + _name(snapshot, row, path))
         # pop(): a pin may claim anything, but what is below an id is shown once.
-        below_it = children.pop(line.row.id, ())
+        below_it = children.pop(row.id, ())
         siblings = sorted(below_it, key=largest_first, reverse=True)
-        for at, (path, row) in enumerate(siblings):
-            branch, below = (fork, bar) if at else (corner, "   ")
-            waiting.append((_Branch(row, path or None, margin + branch), margin + below))
+        for at, (below, child) in enumerate(siblings):
+            branch, more = (fork, bar) if at else (corner, "   ")
+            waiting.append((child, below or None, margin + branch, margin + more))
 
 
 def _drawing() -> tuple[str, str, str]:
@@ -111,22 +147,13 @@ def _drawing() -> tuple[str, str, str]:
     return "├─ ", "│  ", "└─ "
 
 
-def _as_json(snapshot: Snapshot, lines: Sequence[_Branch]) -> str:
-    return rows.as_json((_path(snapshot, line), line.row) for line in lines)
-
-
-def _path(snapshot: Snapshot, line: _Branch) -> Optional[str]:
+def _path(snapshot: Snapshot, line: _TreeLine) -> Optional[str]:
     if line.path is None:
         return None
     return os.path.normpath(os.path.join(snapshot.path or "", line.path))
 
 
-def _as_table(snapshot: Snapshot, lines: Sequence[_Branch]) -> str:
-    named = [(line.branch + _name(snapshot, line), line.row) for line in lines]
-    return rows.as_table(named, snapshot.item_names)
-
-
-def _name(snapshot: Snapshot, line: _Branch) -> str:
-    if line.path is None:
-        return rows.name_of(line.row)
-    return snapshot.path or "" if line.path == "." else os.path.basename(line.path)
+def _name(snapshot: Snapshot, row: Row, path: Optional[str]) -> str:
+    if path is None:
+        return rows.name_of(row)
+    return snapshot.path or "" if path == "." else os.path.basename(path)

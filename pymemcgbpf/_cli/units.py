@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Callable
 
-from .._items import MICROSECONDS, UNLIMITED, item_named
+from .._items import MICROSECONDS, UNLIMITED, is_limit, item_named
 from .._records import Record
 
 
@@ -16,6 +17,10 @@ class FormattedValue(Record):
     unit: str
 
 
+Formatter = Callable[[str, int], FormattedValue]
+"""What makes a cell of an item's name and value: human() or plain()."""
+
+_NO_LIMIT = FormattedValue("max", "")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
@@ -26,8 +31,8 @@ def human(name: str, value: int) -> FormattedValue:
         return FormattedValue(
             f"{value:,}", "µs" if item is not None and item.unit == MICROSECONDS else ""
         )
-    if value == UNLIMITED:
-        return FormattedValue("max", "")
+    if is_unset(name, value):
+        return _NO_LIMIT
     size = float(value)
     for unit in _UNITS:
         # A size that would be printed as 1024.0 is printed in the next unit.
@@ -35,6 +40,22 @@ def human(name: str, value: int) -> FormattedValue:
             break
         size /= 1024
     return FormattedValue(f"{size:.1f}" if unit != "B" else f"{value}", unit)
+
+
+def plain(name: str, value: int) -> FormattedValue:
+    """An item's value as its file shows it: digits alone, or "max" for a limit that is not set."""
+    return _NO_LIMIT if is_unset(name, value) else FormattedValue(str(value), "")
+
+
+def is_unset(name: str, value: int) -> bool:
+    """Whether an item's value says that it is a limit that is not set."""
+    item = item_named(name)
+    return value == UNLIMITED and item is not None and is_limit(item)
+
+
+def formatter(in_bytes: bool) -> Formatter:
+    """The one that the option --bytes asks for."""
+    return plain if in_bytes else human
 
 
 def per_second(name: str, rate: float) -> FormattedValue:

@@ -326,6 +326,7 @@ def test_cat_prints_a_pin_as_text_and_as_json(capsys: Captured, tmp_path: Path) 
     path = pinned_file(tmp_path / "it", stream([ROW]))
     assert printed(capsys, "cat", path) == "anon    4.0 KiB\npgscan    3\n"
     assert json.loads(printed(capsys, "cat", "--json", path)) == {"anon": 4096, "pgscan": 3}
+    assert printed(capsys, "cat", "--bytes", path) == "anon    4096\npgscan     3\n"
     rows = [TREE[0]._replace(values=(1 << 30, _wire.ABSENT)), *TREE[1:]]
     pinned_file(path, stream(rows, 2))
     assert printed(capsys, "cat", path) == (

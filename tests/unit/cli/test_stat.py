@@ -108,6 +108,13 @@ def test_the_table_is_aligned(tmp_path: Path, capsys: Captured) -> None:
     )
 
 
+def test_bytes_are_plain_numbers(tmp_path: Path, capsys: Captured) -> None:
+    path = make_v2(tmp_path / "v2", stat="anon 21860352\npgfault 1234567\n", current="1073741824")
+    assert printed(capsys, "--bytes", str(path)) == (
+        "anon              21860352\npgfault            1234567\nmemory.current  1073741824\n"
+    )
+
+
 def test_the_items_asked_for_in_their_order(v2: Path, capsys: Captured) -> None:
     lines = printed(capsys, str(v2), "pgfault", "anon").splitlines()
     assert [line.split()[0] for line in lines] == ["pgfault", "anon"]

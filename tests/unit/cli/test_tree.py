@@ -165,3 +165,41 @@ def test_a_fallback_to_text_prints_its_reason(
     out, err = capsys.readouterr()
     assert len(names(out)) == 5
     assert "lacks CAP_BPF" in err and err.count("\n") == 1
+
+
+def test_top_lists_the_largest_cgroups_with_their_paths(forest: Path, capsys: Captured) -> None:
+    text = printed(capsys, str(forest), "--top", "4", "anon")
+    assert names(text) == [str(forest), "b", "b/y", "a"]
+    text = printed(capsys, str(forest), "--top", "99", "--sort", "pgfault")
+    assert text.split()[:4] == ["memory.current", "anon", "file", "pgfault"]
+    assert names(text) == [str(forest), "b", "b/y", "a", "b/x"]
+    shown = json.loads(printed(capsys, str(forest), "--top", "2", "--json", "anon"))
+    assert [one["path"] for one in shown] == [str(forest), str(forest / "b")]
+
+
+def test_top_sorts_by_the_first_item_and_puts_those_without_it_last(
+    forest: Path, capsys: Captured
+) -> None:
+    (forest / "b" / "x" / "memory.current").write_text("12289\n")
+    for words in ((), ("memory.current", "anon")):
+        text = printed(capsys, str(forest), "--top", "5", *words)
+        assert names(text) == ["b/x", "a", "b", "b/y", str(forest)]  # equal ones by path
+
+
+def test_top_of_a_part_of_the_levels(forest: Path, capsys: Captured) -> None:
+    text = printed(capsys, str(forest), "--top", "5", "--depth", "1", "anon")
+    assert names(text) == [str(forest), "b", "a"]
+    for number in ("0", "-1", "x"):
+        assert "is not a number of cgroups" in refused(capsys, 2, str(forest), "--top", number)
+
+
+def test_bytes_are_plain_numbers(forest: Path, capsys: Captured) -> None:
+    (forest / "a" / "memory.max").write_text("max\n")
+    (forest / "b" / "memory.max").write_text("1048576\n")
+    words = ("--bytes", "--depth", "1", "anon", "pgfault", "memory.max")
+    lines = printed(capsys, str(forest), *words).splitlines()
+    assert [line.split()[-3:] for line in lines[1:]] == [
+        [f"{1 << 30}", f"{1 << 20}", "-"],
+        [f"{1 << 20}", "1024", "max"],
+        [f"{3 << 20}", "3072", "1048576"],
+    ]

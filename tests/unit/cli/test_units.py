@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pymemcgbpf import UNLIMITED
-from pymemcgbpf._cli.units import columns, human, per_second
+from pymemcgbpf._cli.units import columns, human, per_second, plain
 
 K, M, G, T, P, E = (1 << shift for shift in (10, 20, 30, 40, 50, 60))
 
@@ -50,6 +50,13 @@ def test_counts_and_unknown_items_are_shown_in_groups_of_three_digits() -> None:
 def test_no_limit_is_max() -> None:
     assert human("memory.max", UNLIMITED) == ("max", "")
     assert human("memory.numa_stat.anon.N1", 2048) == ("2.0", "KiB")
+
+
+def test_plain_numbers_are_those_of_the_files() -> None:
+    for name in ("anon", "pgfault", "memory.pressure.some.total", "an_unknown_item"):
+        assert plain(name, 1234567) == ("1234567", "")
+    assert plain("memory.max", UNLIMITED) == ("max", "")
+    assert plain("an_unknown_item", UNLIMITED) == (str(UNLIMITED), "")
 
 
 def test_microseconds() -> None:
