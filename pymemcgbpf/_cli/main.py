@@ -16,7 +16,7 @@ COMMANDS = {
     "stat": ("stat", "main", "print one cgroup's statistics (the default command)"),
     "tree": ("tree", "main", "print a tree of cgroups with some statistics"),
     "top": ("top", "main", "show a tree live in a terminal, sorted, with rates"),
-    "watch": ("watch", "main", "print one cgroup's statistics repeatedly, as CSV or JSON"),
+    "watch": ("watch", "main", "print statistics of cgroups repeatedly, as CSV or JSON"),
     "export": ("export", "main", "print a tree's statistics as metrics for Prometheus"),
     "pin": ("pin", "main", "create a file that shows statistics to unprivileged users"),
     "cat": ("pin", "main_cat", "print the statistics that such a file shows"),

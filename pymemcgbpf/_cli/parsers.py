@@ -115,7 +115,9 @@ def plain_parser(name: str, arguments: str, description: str, epilog: str) -> Pa
     return made
 
 
-def reader_parser(name: str, description: str, epilog: str, *, path: str, items: str) -> Parser:
+def reader_parser(
+    name: str, description: str, epilog: str, *, path: str, items: str, several: bool = False
+) -> Parser:
     """A parser for a command that makes a reader of PATH and ITEMs; see Parser.parse_words().
 
     Args:
@@ -124,10 +126,11 @@ def reader_parser(name: str, description: str, epilog: str, *, path: str, items:
         epilog: more sentences for the end of the help, "" or with a space at their end.
         path: the help of PATH.
         items: which items are the default.
+        several: whether the command takes several PATHs, and --pid several times.
     """
     made = plain_parser(
         name,
-        "[PATH] [ITEM ...]",
+        "[PATH ...] [ITEM ...]" if several else "[PATH] [ITEM ...]",
         description,
         "The first argument is PATH unless it is an item or a pattern, or --pid is given. "
         f"{epilog}Exit status: 0 for success, 1 if the cgroup cannot be read, 2 for wrong usage or "
@@ -149,19 +152,27 @@ def reader_parser(name: str, description: str, epilog: str, *, path: str, items:
         help="how to read: kfunc, rfc and core go through BPF, text parses the cgroup's files "
         "(default: auto, the fastest that works here)",
     )
-    add_pid(made)
+    if several:
+        made.add_argument(
+            "--pid",
+            action="append",
+            default=[],
+            type=process_id,
+            metavar="PID",
+            help=f"{_PID}; may be given several times",
+        )
+    else:
+        add_pid(made)
     add_no_flush(made)
     return made
 
 
+_PID = "instead of PATH: the cgroup that the process PID is in"
+
+
 def add_pid(to: Parser) -> None:
     """Adds the option of commands that take PATH: a process whose cgroup is meant."""
-    to.add_argument(
-        "--pid",
-        type=process_id,
-        metavar="PID",
-        help="instead of PATH: the cgroup that the process PID is in",
-    )
+    to.add_argument("--pid", type=process_id, metavar="PID", help=_PID)
 
 
 def add_no_flush(to: Parser, more: str = "") -> None:

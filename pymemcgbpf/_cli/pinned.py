@@ -121,6 +121,12 @@ class _PinView(Closable, Generic[_T]):
             self.time, self._walk = time.time(), time.monotonic_ns()
         return self._chosen(found)
 
+    def read_new(self) -> Optional[_T]:
+        """What the pin shows now; None if that is what was read last."""
+        before = self._walk
+        found = self.read()
+        return None if self._walk == before else found
+
     def _chosen(self, found: Union[dict[str, int], Snapshot]) -> _T:
         raise NotImplementedError
 

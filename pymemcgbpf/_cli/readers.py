@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Optional, Union
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 PATH_AND_PID = "PATH and --pid cannot be combined, as each names the cgroup"
 
 
-def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[str]]]:
-    """The path and the items among the words; None for what is not there."""
+def paths_and_items(words: Sequence[str]) -> tuple[list[str], Optional[list[str]]]:
+    """The paths, which come first, and the items among the words; None for no items."""
     if not words:
-        return None, None
+        return [], None
     first = words[0]
-    if (item_named(first) or is_group(first)) and not os.path.isdir(first):
-        return None, list(words)
+    if _is_item(first) and not os.path.isdir(first):
+        _check_items(words)
+        return [], list(words)
     if os.sep not in first and not os.path.lexists(first) and not _systemd.is_unit_name(first):
         from .main import COMMANDS
 
@@ -40,7 +42,56 @@ def path_and_items(words: Sequence[str]) -> tuple[Optional[str], Optional[list[s
         if first in COMMANDS:
             message = f"{first!r} is a command, which must come before all options"
         raise UnknownItemError(message, item=first, suggestions=like)
-    return first, list(words[1:]) or None
+    paths = [first, *itertools.takewhile(_is_path, words[1:])]
+    items = list(words[len(paths) :])
+    _check_items(items)
+    return paths, items or None
+
+
+def _is_item(word: str) -> bool:
+    return item_named(word) is not None or is_group(word)
+
+
+def _is_path(word: str) -> bool:
+    """Whether a word after the first one is a path and not an item. Items may be unknown ones."""
+    is_one = os.sep in word or os.path.isdir(word) or _systemd.is_unit_name(word)
+    return is_one and not _is_item(word)
+
+
+def _check_items(words: Sequence[str]) -> None:
+    late = next(filter(_is_path, words), None)
+    if late is not None:
+        command.refuse(f"{late} is a path, which must come before all items")
+
+
+def cgroup_and_items(
+    options: argparse.Namespace,
+) -> tuple[Optional[str], Optional[list[str]]]:
+    """The directory of the one cgroup, and the items, that the arguments name; None for neither."""
+    paths, items = paths_and_items(options.words)
+    if len(paths) > 1:
+        command.refuse(
+            f"this command takes one PATH, and there are {len(paths)}: {', '.join(paths)}; use "
+            "watch for several cgroups, or tree for all below one"
+        )
+    return cgroup_of(paths[0] if paths else None, options.pid), items
+
+
+def cgroups_and_items(
+    options: argparse.Namespace,
+) -> tuple[list[str], Optional[list[str]]]:
+    """The directories of the cgroups, and the items, that the arguments name; None for no items.
+
+    Here the option --pid has a list of processes. Without PATH and --pid, the cgroup is this
+    process's own.
+    """
+    paths, items = paths_and_items(options.words)
+    if paths and options.pid:
+        command.refuse(PATH_AND_PID)
+    named = [cgroup_of(path, None) for path in paths] + [
+        cgroup_of(None, pid) for pid in options.pid
+    ]
+    return [path for path in named if path is not None] or [_mounts.own_cgroup()], items
 
 
 def cgroup_of(path: Optional[str], pid: Optional[int]) -> Optional[str]:
@@ -76,52 +127,73 @@ def is_pin(path: Optional[str]) -> bool:
 def stats_reader(options: argparse.Namespace) -> Union[StatsReader, PinnedValues]:
     """A reader of the cgroup that the arguments name, by default of this process's own; or of a
     pin."""
-    path, items = path_and_items(options.words)
-    directory = cgroup_of(path, options.pid)
-    if directory is not None and is_pin(directory):
+    directory, items = cgroup_and_items(options)
+    return stats_reader_of(directory or _mounts.own_cgroup(), items, options)
+
+
+def stats_reader_of(
+    directory: str, items: Optional[Sequence[str]], options: argparse.Namespace
+) -> Union[StatsReader, PinnedValues]:
+    """A reader of one cgroup, or of a pin.
+
+    Args:
+        directory: the path of either.
+        items: None for all.
+        options: the command's parsed arguments, with the options of a reader.
+    """
+    if is_pin(directory):
         from .pinned import Chosen, PinnedValues
 
         _check_pin_options(directory, options)
         return PinnedValues(directory, Chosen(items))
     from .._stats_reader import StatsReader
 
-    return StatsReader(
-        directory if directory is not None else _mounts.own_cgroup(),
-        items,
-        flush=not options.no_flush,
-        backend=options.backend,
-    )
+    flush = not options.no_flush
+    return StatsReader(directory, items, flush=flush, backend=options.backend)
 
 
 def tree_reader(
     options: argparse.Namespace,
     default: Optional[Sequence[str]] = None,
     also: Optional[str] = None,
-    *,
-    own: bool = False,
 ) -> Union[TreeReader, PinnedRows]:
-    """A reader of the tree that the arguments name, or of a pin.
+    """A reader of the tree that the arguments name, by default of the whole visible hierarchy; or
+    of a pin.
 
     Args:
         options: the command's parsed arguments.
         default: the items, if the arguments name none.
         also: an item that is read as well.
-        own: whether the default is the tree below this process's own cgroup, and not the whole
-            visible hierarchy.
     """
-    path, items = path_and_items(options.words)
-    directory = cgroup_of(path, options.pid)
-    if directory is not None and is_pin(directory):
+    directory, items = cgroup_and_items(options)
+    if directory is None:
+        directory = _mounts.hierarchy_root(_mounts.own_cgroup())
+    return tree_reader_of(directory, items, options, default, also)
+
+
+def tree_reader_of(
+    directory: str,
+    items: Optional[Sequence[str]],
+    options: argparse.Namespace,
+    default: Optional[Sequence[str]] = None,
+    also: Optional[str] = None,
+) -> Union[TreeReader, PinnedRows]:
+    """A reader of one tree, or of a pin.
+
+    Args:
+        directory: the path of either.
+        items: those that are named; None if none are.
+        options: the command's parsed arguments, with the options of a reader, and the depth.
+        default: as for tree_reader().
+        also: as for tree_reader().
+    """
+    if is_pin(directory):
         from .pinned import Chosen, PinnedRows
 
         _check_pin_options(directory, options)
         return PinnedRows(directory, Chosen(items, default, also), options.depth)
     from .._tree_reader import TreeReader
 
-    if directory is None:
-        directory = _mounts.own_cgroup()
-        if not own:
-            directory = _mounts.hierarchy_root(directory)
     chosen = items or default
     if chosen is not None:
         chosen = [*chosen, *([] if also is None else [also])]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -92,6 +93,31 @@ def test_watch_equals_memory_stat(busy: tuple[Path, Worker], backend: str) -> No
     lines = printed("watch", "--json", *options, path, *names).splitlines()
     values = {name: expected[name] for name in names}
     assert [json.loads(line)["items"] for line in lines] == [values] * 3
+
+
+def test_watch_of_several_goes_on_without_those_that_are_removed() -> None:
+    with cgroup() as root:
+        enable_memory(root)
+        (root / "a").mkdir()
+        (root / "b").mkdir()
+        words = ("watch", "--interval", "0.02", root / "a", root / "b", root, "anon")
+        with subprocess.Popen(
+            [sys.executable, "-m", "pymemcgbpf", *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout.readline() == "time,path,anon\n"
+            for name in ("b", "a"):
+                (root / name).rmdir()
+                said = process.stderr.readline()
+                assert said.startswith("pymemcgbpf: ") and str(root / name) in said
+            for _ in range(2):
+                while process.stdout.readline().split(",")[1] != str(root):
+                    pass
+            process.terminate()
+        assert process.returncode == -signal.SIGTERM
 
 
 def test_export_has_the_numbers_of_every_cgroup(tree_backend: str) -> None:

@@ -248,6 +248,17 @@ def test_watch_shows_each_walk_of_a_tree_once(
     assert refreshed.waited == [3.0] * 4
 
 
+def test_watch_of_several_shows_each_walk_of_a_tree_once(
+    bpffs: Path, tree: str, capsys: Captured
+) -> None:
+    one = str(pinned_file(bpffs / "one", stream([ROW])))
+    options = ("--interval", "0.001", "--count", "3")
+    lines = printed(capsys, "watch", *options, tree, one, "pgscan").splitlines()
+    assert [line.partition(",")[2] for line in lines] == [
+        *("path,pgscan", f"{tree},0", f"{one},3", f"{one},3", f"{one},3"),
+    ]
+
+
 def test_watch_shows_the_levels_of_a_tree(
     bpffs: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import errno
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import CgroupRemovedError
+from pymemcgbpf import CgroupRemovedError, MemcgError
 from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._sources import choose as _choose
@@ -153,3 +154,108 @@ def test_a_closed_pipe_ends_watch_quietly(v2: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 1
+
+
+# --- several cgroups --------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[str, str]:
+    """Two cgroups of a hierarchy, of which one lacks an item of the other."""
+    root = make_v2(tmp_path / "root", kind=None)
+    a, b = make_v2(root / "a", stat="anon 1\nfile 2\n"), make_v2(root / "b", stat="anon 3\n")
+    return str(a), str(b)
+
+
+def test_several_cgroups_have_a_line_each_with_their_paths(
+    two: tuple[str, str], capsys: Captured
+) -> None:
+    a, b = two
+    header, *rows = csv.reader(printed(capsys, "--count", "2", a, b, "anon").splitlines())
+    assert header == ["time", "path", "anon"]
+    assert [row[1:] for row in rows] == [[a, "1"], [b, "3"]] * 2
+    times = [row[0] for row in rows]
+    assert times[0] == times[1] and times[2] == times[3]  # one clock for all
+    lines = printed(capsys, "--count", "1", "--json", a, b, "anon").splitlines()
+    shown = [json.loads(line) for line in lines]
+    assert [(each["path"], each["items"]) for each in shown] == [(a, {"anon": 1}), (b, {"anon": 3})]
+
+
+def test_an_item_that_only_one_of_several_has_is_an_empty_field(
+    two: tuple[str, str], capsys: Captured
+) -> None:
+    lines = printed(capsys, "--count", "1", *reversed(two)).splitlines()
+    assert [line.partition(",")[2] for line in lines] == [
+        *("path,anon,memory.current,file", f"{two[1]},3,12288,", f"{two[0]},1,12288,2"),
+    ]
+
+
+def test_depth_adds_the_cgroups_below_each_of_several(
+    two: tuple[str, str], capsys: Captured
+) -> None:
+    make_v2(Path(two[0]) / "c", stat="anon 7\n")
+    lines = printed(capsys, "--count", "1", "--depth", "1", *two, "anon").splitlines()
+    assert [line.partition(",")[2] for line in lines[1:]] == [
+        *(f"{two[0]},1", f"{two[0]}/c,7", f"{two[1]},3"),
+    ]
+
+
+def test_pid_may_be_given_several_times(
+    two: tuple[str, str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_mounts, "cgroup_of", lambda pid: two[pid - 1])
+    lines = printed(capsys, "--count", "1", "--pid", "2", "--pid", "1", "anon").splitlines()
+    assert [line.partition(",")[2] for line in lines[1:]] == [f"{two[1]},3", f"{two[0]},1"]
+    assert "cannot be combined" in failed(capsys, 2, "watch", *TEXT, "--pid", "1", two[0])
+
+
+def test_a_removed_one_of_several_is_announced_and_the_last_one_is_an_error(
+    two: tuple[str, str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = {two[0]: 3, two[1]: 1}
+
+    def read(reader: Any) -> dict[str, int]:
+        left[reader.path] -= 1
+        if left[reader.path] < 0:
+            raise CgroupRemovedError(f"{reader.path} was removed")
+        return {"anon": left[reader.path]}
+
+    monkeypatch.setattr(pymemcgbpf.StatsReader, "read", read)
+    assert main(["watch", *TEXT, *QUICK, *two, "anon"]) == 1
+    out, err = capsys.readouterr()
+    assert [line.partition(",")[2] for line in out.splitlines()[1:]] == [
+        *(f"{two[0]},2", f"{two[1]},0", f"{two[0]},1", f"{two[0]},0"),
+    ]
+    assert err == f"pymemcgbpf: {two[1]} was removed\npymemcgbpf: {two[0]} was removed\n"
+
+
+def test_a_shortage_ends_all_of_several(
+    two: tuple[str, str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(_: object) -> Any:
+        raise MemcgError("no descriptor is left", errno=errno.EMFILE)
+
+    monkeypatch.setattr(pymemcgbpf.StatsReader, "read", read)
+    assert main(["watch", *TEXT, *QUICK, *two, "anon"]) == 1
+    assert capsys.readouterr().err == "pymemcgbpf: no descriptor is left\n"
+
+
+def test_what_cannot_be_opened_of_several_is_an_error_at_once(
+    two: tuple[str, str], tmp_path: Path, capsys: Captured
+) -> None:
+    assert "no such cgroup" in failed(capsys, 1, "watch", *TEXT, *two, str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("command", ["stat", "tree", "export"])
+def test_other_commands_take_one_path(command: str, two: tuple[str, str], capsys: Captured) -> None:
+    said = failed(capsys, 2, command, *TEXT, *two, "anon")
+    assert f"takes one PATH, and there are 2: {', '.join(two)}" in said and "watch" in said
+
+
+@pytest.mark.parametrize("command", ["stat", "tree", "watch"])
+def test_a_path_after_an_item_is_wrong_usage(
+    command: str, two: tuple[str, str], capsys: Captured
+) -> None:
+    for words in ((two[0], "anon", two[1]), ("anon", "cron.service")):
+        said = failed(capsys, 2, command, *TEXT, *words)
+        assert f"{words[-1]} is a path, which must come before all items" in said
