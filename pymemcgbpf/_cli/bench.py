@@ -22,14 +22,17 @@ def main(arguments: Sequence[str]) -> int:
     parser = parsers.plain_parser(
         " bench",
         "[PATH]",
-        "Repeat the experiment of the kernel patch on this machine: read a cgroup's statistics "
-        "many times, as text (the control) and in every way that this package offers. Six items "
-        "are read, then all items, then the whole tree below the cgroup. The results are compared "
-        "before anything is timed, and the ways of reading take turns. Prints tables and bar "
-        "charts of the time for one read in microseconds.",
-        "real, user and sys are as in time(1). If perf is installed and allowed, it also shows "
-        "which part of the control's time the kernel spends on formatting text. Exit status: 0 "
-        "for success, 1 if the cgroup cannot be read, 2 for wrong usage.",
+        "Measure how long it takes on this machine to read a cgroup's statistics: in the ways of a "
+        "program without this package, which parses memory.stat (the controls), and in every way "
+        "that this package offers. Six items are read, then all items, then the whole tree below "
+        "the cgroup. The results are compared before anything is timed, and the ways of reading "
+        "take turns. Prints tables and bar charts of the time for one read in microseconds, what "
+        "each word in them means, and what a program gains.",
+        "This repeats the experiment that was published with the kernel patch which lets BPF "
+        "programs read memory cgroups (Linux 7.0). "
+        "If perf is installed and allowed, it also shows which part of the control's time the "
+        "kernel spends on formatting text. Exit status: 0 for success, 1 if the cgroup cannot be "
+        "read, 2 for wrong usage.",
     )
     parser.add_argument("path", nargs="?", metavar="PATH", help=parsers.TOPMOST_CGROUP)
     parsers.add_pid(parser)
@@ -45,9 +48,9 @@ def main(arguments: Sequence[str]) -> int:
         "--iterations",
         type=parsers.integer("reads", least=1),
         metavar="N",
-        help="read the cgroup N times in each way, however long that takes; the experiment had "
-        "1000000, which takes minutes (default: as many as --seconds allows). The tree is read as "
-        "long as without this option",
+        help="read the cgroup N times in each way, however long that takes; the published "
+        "experiment had 1000000, which takes minutes (default: as many as --seconds allows). The "
+        "tree is read as long as without this option",
     )
     options = parser.parse_args(arguments)
 

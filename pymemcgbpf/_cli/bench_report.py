@@ -9,19 +9,16 @@ import textwrap
 
 from .._bench import rounds
 from .._bench.benchmark import Report, ReportSection
-from . import table
+from . import bench_words, table
 
 WIDTH = 80
 
-_LEGEND = (
-    "Times are µs for one read, which is seconds for a million. raw, decoded, opened: how many "
-    "times faster than that control. The patch's first form was compared with raw, its merged form "
-    "with decoded; most programs read memory.stat as opened."
-)
-_TREE_LEGEND = "Times are µs for one cgroup. walked: how many times faster than that control."
+_TREE = "In the table of the tree, times are µs for one cgroup."
 _PUBLISHED = (
-    "published with the patch (in C, the root, a million reads): raw 14.421 s, kfuncs 3.250 s, "
-    "4.4×; in its merged form decoded 38.318 s, kfuncs 2.789 s, 13.7×"
+    "This repeats an experiment. The kernel patch that lets BPF programs read memory cgroups was "
+    "published with these times for a million reads of the root, in C: in its first form raw "
+    "14.421 s and kfuncs 3.250 s, 4.4×; in the form of Linux 7.0 decoded 38.318 s and kfuncs "
+    "2.789 s, 13.7×."
 )
 
 
@@ -29,14 +26,13 @@ def as_text(report: Report) -> str:
     """The report for people."""
     block = _block()
     lines = [_filled(", ".join(report.machine.values())), ""]
+    lines += [_filled(bench_words.INTRODUCTION, ""), _TREE, ""]
     for section in report.sections:
         lines += [times(section), "", chart(section, block), ""]
-        if section is report.sections[-2]:
-            lines += [_filled(_LEGEND), ""]
-    lines += [_TREE_LEGEND, ""]
+    lines += [bench_words.glossary(report, WIDTH), ""]
     lines += [_filled(f"unavailable here: {ways}: {why}") for ways, why in report.reasons().items()]
     share, samples, why = report.formatting
-    what = "share of the kernel's formatting in raw"
+    what = "the kernel's formatting of text is this part of raw"
     if share is None:
         lines.append(_filled(f"{what}: unknown, because {why}"))
     else:
@@ -48,7 +44,8 @@ def as_text(report: Report) -> str:
             f"{max(reads):,} reads of one cgroup in each way, in {rounds.ROUNDS} rounds"
         )
     )
-    return "\n".join([*lines, _filled(_PUBLISHED)])
+    lines += ["", _filled(_PUBLISHED, ""), "", _filled(bench_words.conclusion(report), "")]
+    return "\n".join(lines)
 
 
 def as_json(report: Report) -> str:
@@ -117,5 +114,5 @@ def _block() -> str:
     return "█"
 
 
-def _filled(text: str) -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+def _filled(text: str, indent: str = "  ") -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)

@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any, Callable
@@ -72,9 +73,31 @@ def test_the_report_as_text(root: Path, capsys: Captured) -> None:
     said = " ".join(text.split())
     assert said.count("lacks CAP_BPF") == 1
     assert "kfunc/run, kfunc/stream, rfc/run, rfc/stream, core/run, core/stream, " in said
-    assert "formatting in raw: unknown, because perf is not installed" in said
+    assert "formatting of text is this part of raw: unknown, because perf" in said
     # Six items of opened, StatsReader and read_stats(); seven of all; six sums and the cgroups.
     assert f"{3 * (6 + 7) + 7} values and sums of memory.stat compared" in said
+
+
+def test_the_report_explains_its_words_and_what_follows(root: Path, capsys: Captured) -> None:
+    text = printed(capsys, "bench", *QUICK, str(root))
+    (words,) = re.findall(r"^The words:\n((?:  .*\n)+)", text, re.MULTILINE)
+    explained = re.findall(r"^  (\S.*?)  +\S", words, re.MULTILINE)
+    assert explained == [
+        *("raw", "decoded", "opened", "walked", "StatsReader", "read_stats()", "TreeReader"),
+        *("kfunc", "rfc", "core", "text", "run", "shared", "stream", "copy=False", "dicts"),
+    ]
+    # Every part of a name in the tables is explained.
+    for name in re.findall(r"^(\w.*?)  +\d.*×$", text, re.MULTILINE):
+        for word in re.findall(r"[\w()=]+", "" if name.startswith("control") else name):
+            assert word in {*explained, "path", "dict", "StatsReader"}, name
+    *_, last = text.split("\n\n")
+    said = re.sub(r"[\d.]+ (µs|times)", r"N \1", " ".join(last.split()))
+    assert said.startswith(
+        "In short: for 6 items of one cgroup, what most programs do (opened) takes N µs, and "
+        "StatsReader, text N µs, which is N times as fast. For a tree, it takes N µs a cgroup, and "
+        "TreeReader, text N µs, which is N times as fast. BPF is not used here: pymemcgbpf doctor "
+        "says what can be done. A program need not choose"
+    )
 
 
 def test_the_report_as_json(root: Path, capsys: Captured) -> None:
