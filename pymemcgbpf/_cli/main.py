@@ -24,6 +24,7 @@ COMMANDS = {
     "pins": ("pins", "main", "list such files, who refreshes them, and what that costs"),
     "items": ("items", "main", "list the items that this kernel offers"),
     "doctor": ("doctor", "main", "check what works here, and say how to fix what does not"),
+    "completion": ("completion", "main", "print a script that completes commands in a shell"),
     "bench": ("bench", "main", "compare the speed of BPF and text on this machine"),
 }
 
@@ -46,5 +47,5 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 def list_of_commands() -> str:
     """The end of the help if no command was named."""
-    lines = (f"  {word:<8}{what}\n" for word, (_, _, what) in COMMANDS.items())
+    lines = (f"  {word:<11}{what}\n" for word, (_, _, what) in COMMANDS.items())
     return f"\ncommands (each has its own --help):\n{''.join(lines)}"

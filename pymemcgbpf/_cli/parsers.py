@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable, ClassVar, NoReturn, Optional
 
 from .. import _options
 from .._items import is_group
@@ -31,9 +32,11 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
         after_help: text that ends the help and is printed unchanged.
+        taken: where help is put instead of being printed, while parser_of() asks for it.
     """
 
     after_help = ""
+    taken: ClassVar[Optional[list[Parser]]] = None
 
     def error(self, message: str) -> NoReturn:
         command.refuse(message)
@@ -52,6 +55,9 @@ class Parser(argparse.ArgumentParser):
 
     def print_help(self, file: object = None) -> None:
         """Writes the help to standard output, and exits if it cannot; argparse ignores that."""
+        if Parser.taken is not None:
+            Parser.taken.append(self)
+            return
         _write_or_exit(self.format_help())
 
     def format_help(self) -> str:
@@ -91,6 +97,19 @@ class _PrintVersion(argparse.Action):
 def _write_or_exit(text: str) -> None:
     if not output.write(text):
         raise SystemExit(command.FAILED)
+
+
+def parser_of(run: Callable[[list[str]], object]) -> Parser:
+    """The parser of a command, which makes it when it is run: it is asked for its help."""
+    taken: list[Parser] = []
+    Parser.taken = taken
+    try:
+        with contextlib.suppress(SystemExit):
+            run(["--help"])
+    finally:
+        Parser.taken = None
+    (parser,) = taken
+    return parser
 
 
 def plain_parser(name: str, arguments: str, description: str, epilog: str) -> Parser:

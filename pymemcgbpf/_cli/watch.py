@@ -10,6 +10,7 @@ import datetime
 import io
 import itertools
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Optional, Union
@@ -170,7 +171,7 @@ def _samples_in(
     found: Union[dict[str, int], Snapshot], reader: _Reader, when: float
 ) -> Iterator[_Sample]:
     if not isinstance(found, Snapshot):
-        yield _Sample(when, utf_8(reader.path), found)
+        yield _Sample(when, utf_8(os.path.abspath(reader.path)), found)
         return
     for path, cgroup_id, row in zip(found.paths, found.ids, found):
         # Where a pin has no names, its cgroups have ids at least.
