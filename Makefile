@@ -24,7 +24,7 @@ PYTEST := cd $(AWAY) && ../../$(RUN) -m pytest -p no:cacheprovider
 
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 python3-venv
 TEST_PACKAGES := gcc libc6-dev shellcheck qemu-system-x86 cpio e2fsprogs debian-archive-keyring \
-	prometheus
+	prometheus zsh fish
 ALL_PACKAGES := qemu-system-arm
 SEED_PACKAGES := bc bison dwarves flex libelf-dev xz-utils
 LAB_RECORD := build/lab/all.json
