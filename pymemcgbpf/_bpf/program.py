@@ -475,19 +475,16 @@ def read_object(file: Optional[str] = None) -> bytes:
     except OSError as error:
         if is_transient(error):
             raise shortage(f"the BPF object {file} cannot be read", error, "open") from error
-        what_to_do = "install pymemcgbpf again"
+        problem = f"the BPF object {file} cannot be read ({errno_text(error.errno or 0)})"
+        remedy = "install pymemcgbpf again"
         package = os.path.dirname(os.path.dirname(os.path.dirname(file)))
         if os.path.exists(os.path.join(os.path.dirname(package), "setup.cfg")):
-            what_to_do = (
-                "this is the source tree, which holds none until it is built: use an installed "
-                "pymemcgbpf from another directory, or pip install -e here"
+            problem = f"this source tree is not built: {problem}"
+            remedy = (
+                "build the source tree (pip install -e .), or use an installed pymemcgbpf in "
+                "another directory"
             )
-        raise BpfObjectError(
-            f"the BPF object {file} cannot be read ({errno_text(error.errno or 0)})",
-            remedy=what_to_do,
-            errno=error.errno,
-            call="open",
-        ) from error
+        raise BpfObjectError(problem, remedy=remedy, errno=error.errno, call="open") from error
 
 
 def read_object_with(items: bytes, file: str) -> bytes:

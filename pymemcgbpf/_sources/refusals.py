@@ -62,16 +62,15 @@ def summary(refusals: Iterable[Refusal]) -> str:
 def fallback_reason(refusals: Iterable[Refusal]) -> str:
     """Why nothing faster is used, as short as possible.
 
-    It begins with what can be done. That the kernel is too old for a feature is mentioned only if
-    there is no other reason, and only if some released kernel has the feature.
+    It begins with what something can be done about, each time the problem and then the remedy. That
+    the kernel is too old for a feature is mentioned only if there is no other reason, and only if
+    some released kernel has the feature.
     """
     others = [refusal for refusal in refusals if refusal.feature is None]
     if others:
-        remedies = dict.fromkeys(
-            f"{refusal.remedy}, because {refusal.problem}" for refusal in others if refusal.remedy
-        )
+        remediable = dict.fromkeys(refusal.why for refusal in others if refusal.remedy)
         rest = summary(refusal for refusal in others if not refusal.remedy)
-        return "; ".join((*remedies, *filter(None, (rest,))))
+        return "; ".join((*remediable, *filter(None, (rest,))))
     for refusal in refusals:
         feature = refusal.feature
         if feature is not None and feature.linux:

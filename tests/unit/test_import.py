@@ -126,6 +126,22 @@ def test_bench_refuses_the_unbuilt_source_tree(tree: Path, run_python: RunPython
     assert ran.stderr.startswith(said) and ran.stderr.count("\n") == 1
 
 
+def test_all_that_says_how_is_read_names_the_unbuilt_source_tree(
+    tree: Path, v2: Path, run_python: RunPython
+) -> None:
+    (tree / "setup.cfg").touch()
+    said = "this source tree is not built: the BPF object"
+    done = "build the source tree (pip install -e .), or use an installed pymemcgbpf"
+    ignore = ("-W", "ignore")
+    code = f"import pymemcgbpf as m; print(m.StatsReader({str(v2)!r}).fallback_reason)"
+    for words in (("-c", code), ("-m", "pymemcgbpf", str(v2)), ("-m", "pymemcgbpf", "doctor")):
+        ran = run_python(*ignore, *words, PYTHONPATH=str(tree))
+        text = ran.stdout + ran.stderr
+        if "this process may not load" not in text and "libbpf.so.1" not in text:
+            assert said in text and done in text, words
+    assert f"cannot be read in {tree}" in text and done in text  # doctor says it in any case
+
+
 @pytest.mark.parametrize("what", ["built", "a copy", "a zip"])
 def test_an_import_from_elsewhere_warns_of_nothing(
     what: str, tree: Path, run_python: RunPython
