@@ -4,7 +4,8 @@
 It has names of enumerators and fields, never their values or offsets. These differ between
 kernels and are looked up in the BTF of the running one. Source: ``memory_stats[]``,
 ``memcg_vm_event_stat[]``, ``memcg_stat_format()`` and the ``memory_files[]``,
-``swap_files[]`` and ``zswap_files[]`` in the kernel's mm/memcontrol.c, and ``psi_show()``
+``swap_files[]`` and ``zswap_files[]`` in the kernel's mm/memcontrol.c, ``memcg1_stats[]``,
+``mem_cgroup_legacy_files[]`` and ``memsw_files[]`` in its mm/memcontrol-v1.c, and ``psi_show()``
 in its kernel/sched/psi.c, Linux 5.10 to 7.3. The derived items are in no file.
 """
 
@@ -23,6 +24,9 @@ __all__ = [
     "EFFECTIVE_LIMIT",
     "MEMORY_STAT",
     "UNLIMITED",
+    "V1_EVENTS",
+    "V1_FILES",
+    "V1_ONLY_FILES",
     "Counters",
     "Difference",
     "Field",
@@ -66,7 +70,7 @@ UNLIMITED = (1 << 63) - 1
 """The value of a limit that is not set, which its file shows as "max": 2**63 - 1.
 
 The limits are memory.max, memory.high, memory.low, memory.min, memory.swap.max, memory.swap.high,
-memory.zswap.max and derived.effective_limit."""
+memory.zswap.max, derived.effective_limit and, on cgroup v1, memory.memsw.limit_in_bytes."""
 
 
 class Counters(Record):
@@ -95,11 +99,13 @@ class Field(Record):
         path: the name of the member, and of a member inside it.
         limit: whether the file can show it as "max".
         enumerator: the index, of enum memcg_memory_event, if the member is an array.
+        scale: the unit of a member inside a member ("pages" or "one").
     """
 
     path: tuple[str, ...]
     limit: bool = False
     enumerator: str = ""
+    scale: str = PAGES
 
 
 class Pressure(Record):
@@ -141,6 +147,7 @@ class Item(Record):
             "" as for the unit.
         description: One line that says what is measured.
         file: The file of the cgroup that shows the number on cgroup v2; "derived" if none does.
+            An item that only cgroup v1 has has its file there.
         number: The stable number of the item, which the header of a pin's stream has. 0 if it has
             none.
         source: Where the kernel keeps the number; for internal use.
@@ -213,6 +220,8 @@ _STAT = (
         "page cache that is just being written",
         v1="total_writeback",
     ),
+    # cgroup v2 shows it in memory.swap.current, which is another counter there.
+    _gauge(106, "swap", "MEMCG_SWAP", "swap in use, on cgroup v1 only", v1="total_swap"),
     _gauge(17, "swapcached", "NR_SWAPCACHE", "swap cached in memory, too", v1="total_swapcached"),
     _gauge(18, "anon_thp", "NR_ANON_THPS", "anonymous huge pages", v1="total_rss_huge"),
     _gauge(19, "file_thp", "NR_FILE_THPS", "page cache in huge pages"),
@@ -429,6 +438,52 @@ def _derived(number: int, key: str, description: str, source: ItemSource) -> Ite
     return Item(f"{DERIVED}.{key}", BYTES, GAUGE, description, DERIVED, number, source)
 
 
+def _failures(number: int, file: str, description: str, member: str) -> Item:
+    source = Field((member, "failcnt"), scale=ONE)
+    return Item(file, COUNT, COUNTER, description, file, number, source)
+
+
+# The items of files that only cgroup v1 has. memsw shares its memory with swap, which v2 has.
+_OF_V1 = (
+    _failures(107, "memory.failcnt", "times that memory.max was hit", "memory"),
+    _bytes(108, "memory.memsw.usage_in_bytes", "memory and swap in use", "memsw", "usage"),
+    _bytes(
+        109,
+        "memory.memsw.max_usage_in_bytes",
+        "the most memory and swap ever in use",
+        "memsw",
+        "watermark",
+    ),
+    _limit(
+        110, "memory.memsw.limit_in_bytes", "the hard limit for memory and swap", "memsw", "max"
+    ),
+    _failures(
+        111, "memory.memsw.failcnt", "times that the limit for memory and swap was hit", "memsw"
+    ),
+)
+
+V1_ONLY_FILES = tuple(item.file for item in _OF_V1)
+"""The files whose items cgroup v2 does not have."""
+
+V1_FILES = {
+    MEMORY_STAT: MEMORY_STAT,
+    CURRENT: "memory.usage_in_bytes",
+    "memory.peak": "memory.max_usage_in_bytes",
+    MAX: "memory.limit_in_bytes",
+    "memory.events": "memory.oom_control",
+    "memory.events.local": "memory.oom_control",
+    **{file: file for file in V1_ONLY_FILES},
+}
+"""The files of cgroup v1 that show the same as a file of an item, by the name of that. Other v1
+files that have a v2 name mean something else.
+
+On v1 an event counts in its own cgroup alone (memcg_memory_event() does not go up), so
+memory.events and memory.events.local are the same there."""
+
+V1_EVENTS = ("oom_kill",)
+"""The lines of memory.oom_control that are events."""
+
+
 # The items that no file shows.
 _COMPUTED = (
     _derived(
@@ -445,7 +500,7 @@ _COMPUTED = (
     ),
 )
 
-CATALOGUE: dict[str, Item] = {item.name: item for item in (*_STAT, *_OTHERS, *_COMPUTED)}
+CATALOGUE: dict[str, Item] = {item.name: item for item in (*_STAT, *_OTHERS, *_OF_V1, *_COMPUTED)}
 
 _NODE_ITEM = re.compile(rf"{re.escape(NUMA_STAT)}\.(\w+)\.N(0|[1-9][0-9]*)", re.ASCII)
 # The number of an item of a node: this bit, the node, and the number of the item of memory.stat.
@@ -559,7 +614,11 @@ def file_of(name: str) -> str:
 
 
 # The files that have items, in the order of the group "*"; at last those that are in no file.
-FILES = tuple(dict.fromkeys((MEMORY_STAT, *(item.file for item in _OTHERS), NUMA_STAT, DERIVED)))
+FILES = tuple(
+    dict.fromkeys(
+        (MEMORY_STAT, *(item.file for item in _OTHERS), *V1_ONLY_FILES, NUMA_STAT, DERIVED)
+    )
+)
 
 
 def close_names(name: str, candidates: Iterable[str]) -> tuple[str, ...]:

@@ -193,7 +193,7 @@ class Planner(Record):
             return Term(_terms.KIND_WORD, at, 1, base)
         if source.limit:
             return Term(_terms.KIND_LIMIT, at, 1, base)  # the program applies the unit
-        return Term(_terms.KIND_WORD, at, mmap.PAGESIZE, base)
+        return Term(_terms.KIND_WORD, at, unit_of(source.scale), base)
 
     def _difference(self, source: Difference) -> tuple[Term, ...]:
         whole, part = map(self.terms_of, (source.whole, source.part))

@@ -10,7 +10,16 @@ from collections.abc import Iterable
 from typing import Optional
 
 from .._descriptors import Descriptor, file_identity, opened_at
-from .._items import CATALOGUE, CURRENT, MEMORY_STAT, NUMA_STAT, PRESSURE, UNLIMITED
+from .._items import (
+    CATALOGUE,
+    MEMORY_STAT,
+    NUMA_STAT,
+    PRESSURE,
+    UNLIMITED,
+    V1_EVENTS,
+    V1_FILES,
+    V1_ONLY_FILES,
+)
 from ..errors import StreamError
 from .directory import Cgroup
 
@@ -18,14 +27,6 @@ from .directory import Cgroup
 # larger files in several chunks.
 _CHUNK = 16384
 
-# The files of cgroup v1 that show the same as a file of cgroup v2, by the name of that. Other v1
-# files that have a v2 name mean something else.
-_V1_FILES = {
-    MEMORY_STAT: MEMORY_STAT,
-    CURRENT: "memory.usage_in_bytes",
-    "memory.peak": "memory.max_usage_in_bytes",
-    "memory.max": "memory.limit_in_bytes",
-}
 _V1_UNLIMITED = UNLIMITED // mmap.PAGESIZE * mmap.PAGESIZE
 _V1_KEYS = {item.v1: item.name for item in CATALOGUE.values() if item.v1}
 
@@ -130,8 +131,10 @@ def read_at(dir_fd: int, name: str) -> bytes:
 
 
 def name_of(file: str, version: int) -> Optional[str]:
-    """The name that a file of cgroup v2 has in this version; None if it does not exist there."""
-    return file if version == 2 else _V1_FILES.get(file)
+    """The name that the file of an item has in this version; None if it does not exist there."""
+    if version == 2:
+        return None if file in V1_ONLY_FILES else file
+    return V1_FILES.get(file)
 
 
 def stat_key(name: str, version: int) -> str:
@@ -205,7 +208,7 @@ def parse_items(file: str, version: int, data: bytes) -> dict[str, int]:
     """The names and values of all items that a file shows, in the file's order.
 
     Args:
-        file: the file's name in cgroup v2.
+        file: the file of the items, as :attr:`Item.file` has it.
         version: the version of the hierarchy that the data is from, 1 or 2.
         data: the file's content.
 
@@ -221,7 +224,9 @@ def parse_items(file: str, version: int, data: bytes) -> dict[str, int]:
         return {name: shown[name] for name in CATALOGUE if name in shown}
     try:
         if file in _KEYED:
-            return {f"{file}.{key}": value for key, value in parse(data).items()}
+            shown = parse(data)
+            keys = shown if version == 2 else (key for key in V1_EVENTS if key in shown)
+            return {f"{file}.{key}": shown[key] for key in keys}
         lines = data.decode("ascii", "replace").splitlines()
         if file == NUMA_STAT:
             return dict(_nodes(lines))

@@ -17,9 +17,9 @@ from .derived import inputs
 from .directory import Cgroup
 from .files import name_of, parse_items, read_at
 
-# The kernel counts these per cgroup only on cgroup v2 (it checks cgroup_subsys_on_dfl), and hugetlb
-# only with a mount option.
-_NOT_ACCOUNTED_ON_V1 = ("hugetlb", "sock", "zswap", "zswapped", "zswap_incomp")
+# The kernel counts these per cgroup only on cgroup v2 (it checks cgroup_subsys_on_dfl), hugetlb
+# only with a mount option, and swap only where memory.stat shows it (do_memsw_account()).
+_NOT_ACCOUNTED_ON_V1 = ("hugetlb", "sock", "zswap", "zswapped", "zswap_incomp", "swap")
 
 
 class PresentItems:
@@ -56,13 +56,15 @@ class PresentItems:
 
         On cgroup v2 they are those that the file shows. On cgroup v1, memory.stat shows fewer.
         """
+        shown = self.names(file)
         if self._cgroup.version == 1 and file == MEMORY_STAT:
             return tuple(
                 item.name
                 for item in CATALOGUE.values()
-                if item.file == file and item.name not in _NOT_ACCOUNTED_ON_V1
+                if item.file == file
+                and (item.name not in _NOT_ACCOUNTED_ON_V1 or item.name in shown)
             )
-        return self.names(file)
+        return shown
 
     def counts(self, name: str) -> bool:
         """Whether the kernel counts an item here."""
@@ -77,7 +79,11 @@ class PresentItems:
         if name is None:
             return iter(())
         if cgroup.is_root and file not in ON_ROOT:
-            return iter(self._below(file, name) if self._walks else ())
+            if not self._walks:
+                return iter(())
+            if cgroup.version == 2:
+                return iter(self._below(file, name))
+            # On cgroup v1 the root has the files of all cgroups.
         try:
             data = read_at(cgroup.fd, name)
         except OSError as error:

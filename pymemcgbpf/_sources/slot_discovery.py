@@ -388,5 +388,4 @@ _V1_COUNTERS: dict[str, _items.ItemSource] = {
     **{item.v1: item.source for item in _items.CATALOGUE.values() if item.v1},
     "total_pgpgin": Counters((("PGPGIN",),), "one"),
     "total_pgpgout": Counters((("PGPGOUT",),), "one"),
-    "total_swap": Counters((("MEMCG_SWAP",),), "pages"),
 }

@@ -17,6 +17,7 @@ V1_KEYS = {
     "file_mapped": "total_mapped_file",
     "file_dirty": "total_dirty",
     "file_writeback": "total_writeback",
+    "swap": "total_swap",
     "swapcached": "total_swapcached",
     "anon_thp": "total_rss_huge",
     "inactive_anon": "total_inactive_anon",
@@ -37,6 +38,11 @@ V1_FILES = {
     "memory.peak": "memory.max_usage_in_bytes",
     "memory.max": "memory.limit_in_bytes",
 }
+# Files that only cgroup v1 has.
+V1_ONLY = (
+    *("memory.failcnt", "memory.memsw.usage_in_bytes", "memory.memsw.max_usage_in_bytes"),
+    *("memory.memsw.limit_in_bytes", "memory.memsw.failcnt"),
+)
 SINGLE = (
     *("memory.current", "memory.peak", "memory.min", "memory.low", "memory.high", "memory.max"),
     *("memory.swap.current", "memory.swap.peak", "memory.swap.high", "memory.swap.max"),
@@ -51,12 +57,19 @@ def everything(path: Path) -> dict[str, int]:
     at_root = path == HIERARCHY
     found = {name: value for name, value in by_text(path).items() if name != "memory.current"}
     if VERSION == 1:
-        for file, name in V1_FILES.items() if not at_root else ():
+        if at_root:
+            return found
+        for file, name in (*V1_FILES.items(), *zip(V1_ONLY, V1_ONLY)):
+            if not (path / name).exists():  # without accounting of swap
+                continue
             found[file] = int((path / name).read_text())
             if found[file] == NO_LIMIT // mmap.PAGESIZE * mmap.PAGESIZE:
                 found[file] = NO_LIMIT
-        if not at_root:
-            found.update(derived(path, found))
+        for line in (path / "memory.oom_control").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                for file in ("memory.events", "memory.events.local"):
+                    found[f"{file}.oom_kill"] = int(line.split()[1])
+        found.update(derived(path, found))
         return found
     for file in SINGLE:
         if (path / file).exists():
@@ -103,7 +116,7 @@ def by_text(path: Path) -> dict[str, int]:
     """Item's name → value, of all that the kernel's files show, in memory.stat's order."""
     printed = memory_stat(path)
     if VERSION == 1:
-        printed = {name: printed[key] for name, key in V1_KEYS.items()}
+        printed = {name: printed[key] for name, key in V1_KEYS.items() if key in printed}
     if path != HIERARCHY:
         printed["memory.current"] = current(path)
     return printed

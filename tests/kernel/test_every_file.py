@@ -326,8 +326,11 @@ def test_an_empty_group_is_an_error_or_skipped(empty_cgroup: Path, way: Way) -> 
     with pytest.raises(UnknownItemError, match=r"no item matches 'nothing_\*'"):
         way.stats(empty_cgroup, ["anon", "nothing_*"])
     if VERSION == 1:
-        with pytest.raises(ItemUnavailableError, match=r"'memory\.events\.\*'"):
-            way.stats(empty_cgroup, ["memory.events.*"])
+        with pytest.raises(ItemUnavailableError, match=r"'memory\.swap\.events\.\*'"):
+            way.stats(empty_cgroup, ["memory.swap.events.*"])
+    else:
+        with pytest.raises(ItemUnavailableError, match=r"'memory\.memsw\.\*'"):
+            way.stats(empty_cgroup, ["memory.memsw.*"])
 
 
 def test_list_items_lists_what_the_kernel_has(empty_cgroup: Path, way: Way) -> None:

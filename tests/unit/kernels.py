@@ -26,6 +26,7 @@ _STRUCTS = {
         "css": Member(0),
         "memory": Member(256),
         "swap": Member(512),
+        "memsw": Member(512),  # a union
         "zswap_max": Member(800),
         "vmstats": Member(880, 0, True),
         "memory_events": Member(896, 9),
@@ -35,6 +36,7 @@ _STRUCTS = {
     "page_counter": {
         "usage": Member(0),
         "watermark": Member(64),
+        "failcnt": Member(72),
         "min": Member(88),
         "low": Member(96),
         "high": Member(112),

@@ -134,6 +134,12 @@ PUBLISHED = {
     103: "memory.pressure.full.total",
     104: "derived.working_set",
     105: "derived.effective_limit",
+    106: "swap",
+    107: "memory.failcnt",
+    108: "memory.memsw.usage_in_bytes",
+    109: "memory.memsw.max_usage_in_bytes",
+    110: "memory.memsw.limit_in_bytes",
+    111: "memory.memsw.failcnt",
 }
 
 
@@ -143,7 +149,7 @@ def test_published_numbers_keep_their_names() -> None:
 
 
 def test_every_item_has_its_own_published_number() -> None:
-    everything = (*_items._STAT, *_items._OTHERS, *_items._COMPUTED)
+    everything = (*_items._STAT, *_items._OTHERS, *_items._OF_V1, *_items._COMPUTED)
     assert len(everything) == len(CATALOGUE), "two of a name"
     numbers = [item.number for item in everything]
     assert len(set(numbers)) == len(numbers)

@@ -165,7 +165,7 @@ def test_older_counters_are_within_struct_mem_cgroup(kernel: Kernel) -> None:
 def test_an_older_kernel_has_the_items_that_it_counts_and_no_others(kernel: Kernel) -> None:
     stat = [item.name for item in CATALOGUE.values() if item.file == "memory.stat"]
     parts = {"pgscan_kswapd", "pgscan_direct", "pgsteal_kswapd", "pgsteal_direct"}  # sums only
-    counted = {*kernel.printed.split(), *parts}
+    counted = {*kernel.printed.split(), *parts, "swap"}  # which only cgroup v1 shows
     assert {name for name in stat if old(kernel).terms_of(name)} == counted
 
 
@@ -260,6 +260,11 @@ def test_before_rstat_nothing_needs_a_flush(kernel: Kernel) -> None:
         ("memory.max", _terms.KIND_LIMIT, 256 + 104, 1),
         ("memory.swap.current", _terms.KIND_WORD, 512, PAGE),
         ("memory.swap.max", _terms.KIND_LIMIT, 512 + 104, 1),
+        ("memory.failcnt", _terms.KIND_WORD, 256 + 72, 1),
+        ("memory.memsw.usage_in_bytes", _terms.KIND_WORD, 512, PAGE),
+        ("memory.memsw.max_usage_in_bytes", _terms.KIND_WORD, 512 + 64, PAGE),
+        ("memory.memsw.limit_in_bytes", _terms.KIND_LIMIT, 512 + 104, 1),
+        ("memory.memsw.failcnt", _terms.KIND_WORD, 512 + 72, 1),
         ("memory.zswap.max", _terms.KIND_LIMIT, 800, 1),
         ("memory.events.oom_kill", _terms.KIND_WORD, 896 + 8 * 4, 1),
         ("memory.events.local.low", _terms.KIND_WORD, 968, 1),
@@ -282,6 +287,8 @@ def test_a_field_of_struct_mem_cgroup(
         ("memory.events.local.oom", Term(_terms.KIND_WORD, 968 + 24, 1, MEMCG)),
         ("memory.swap.current", Term(_terms.KIND_WORD, 512, PAGE, MEMCG)),
         ("memory.zswap.current", Term(2, LINUX_7_3.counters()["MEMCG_ZSWAP_B"][1])),
+        ("swap", Term(2, LINUX_7_3.counters()["MEMCG_SWAP"][1])),
+        ("memory.failcnt", Term(_terms.KIND_WORD, 256 + 72, 1, MEMCG)),
     ],
 )
 def test_what_the_kernel_has_a_function_for_it_is_asked(name: str, term: Term) -> None:

@@ -16,6 +16,7 @@ from pymemcgbpf._cgroup import files as _files
 from pymemcgbpf._cgroup.files import StatLines, name_of, parse, parse_items, stat_key
 from pymemcgbpf._items import CATALOGUE, CURRENT, FILES, MEMORY_STAT
 
+OF_V1 = [file for file in FILES if file.startswith("memory.memsw.") or file == "memory.failcnt"]
 V1_MAX = UNLIMITED // mmap.PAGESIZE * mmap.PAGESIZE
 
 
@@ -127,6 +128,9 @@ def test_a_value_that_is_not_a_number_is_an_error(data: bytes, absent: Optional[
         ("memory.max", 1, f"{V1_MAX}\n".encode(), UNLIMITED),
         ("memory.max", 1, f"{V1_MAX - mmap.PAGESIZE}\n".encode(), V1_MAX - mmap.PAGESIZE),
         ("memory.swap.high", 2, b"max\n", UNLIMITED),
+        ("memory.memsw.limit_in_bytes", 1, f"{V1_MAX}\n".encode(), UNLIMITED),
+        ("memory.memsw.usage_in_bytes", 1, b"8192\n", 8192),
+        ("memory.failcnt", 1, b"7\n", 7),
     ],
 )
 def test_a_file_with_a_single_number_is_parsed(
@@ -144,6 +148,15 @@ def test_a_file_of_keys_is_parsed() -> None:
         "memory.events.local.low": 0,
         "memory.events.local.high": 7,
     }
+
+
+def test_v1_s_oom_control_has_one_event_beside_its_settings() -> None:
+    data = b"oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"
+    assert parse_items("memory.events", 1, data) == {"memory.events.oom_kill": 3}
+    assert parse_items("memory.events.local", 1, data) == {"memory.events.local.oom_kill": 3}
+    for wrong in (b"oom_kill_disable 0\noom_kill\n", b"oom_kill many\n"):
+        with pytest.raises(StreamError, match="is not as expected"):
+            parse_items("memory.events", 1, wrong)
 
 
 def test_a_file_of_nodes_is_parsed() -> None:
@@ -194,8 +207,16 @@ def test_v1_has_few_of_the_files() -> None:
         CURRENT: "memory.usage_in_bytes",
         "memory.peak": "memory.max_usage_in_bytes",
         "memory.max": "memory.limit_in_bytes",
+        "memory.events": "memory.oom_control",
+        "memory.events.local": "memory.oom_control",
+        **{file: file for file in OF_V1},
     }
-    assert all(name_of(file, 2) == file for file in FILES)
+
+
+def test_v2_has_all_files_but_those_of_v1() -> None:
+    assert len(OF_V1) == 5
+    assert [file for file in FILES if name_of(file, 2) != file] == OF_V1
+    assert all(name_of(file, 2) is None for file in OF_V1)
 
 
 # --- reading --------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Callable
 
@@ -17,7 +18,7 @@ from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._cgroup.present_items import PresentItems
 from pymemcgbpf._items import CATALOGUE, CURRENT, FILES, MEMORY_STAT, PRESSURE
 
-from ..directories import make_v1, make_v2
+from ..directories import STAT_V1, make_v1, make_v2
 
 Opened = Callable[[Path], Cgroup]
 
@@ -102,6 +103,63 @@ def test_on_v1_more_items_are_counted_than_shown(tmp_path: Path, opened: Opened)
     for file in FILES:
         if file not in (MEMORY_STAT, CURRENT):
             assert shown.names(file) == ()
+
+
+# The files that cgroup v1 has beside memory.stat and memory.usage_in_bytes, and their items.
+OF_V1 = {
+    "memory.oom_control": ["memory.events.oom_kill", "memory.events.local.oom_kill"],
+    "memory.max_usage_in_bytes": ["memory.peak"],
+    "memory.limit_in_bytes": ["memory.max"],
+    "memory.failcnt": ["memory.failcnt"],
+    "memory.memsw.usage_in_bytes": ["memory.memsw.usage_in_bytes"],
+    "memory.memsw.max_usage_in_bytes": ["memory.memsw.max_usage_in_bytes"],
+    "memory.memsw.limit_in_bytes": ["memory.memsw.limit_in_bytes"],
+    "memory.memsw.failcnt": ["memory.memsw.failcnt"],
+}
+OOM_CONTROL = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"
+
+
+def shown_by_other_files(shown: PresentItems) -> set[str]:
+    files = (file for file in FILES if file not in (MEMORY_STAT, CURRENT, "derived"))
+    return {name for file in files for name in shown.names(file)}
+
+
+def add_files(path: Path, names: Iterable[str] = OF_V1) -> None:
+    for name in names:
+        (path / name).write_text(OOM_CONTROL if name == "memory.oom_control" else "4096\n")
+
+
+@pytest.mark.parametrize("missing", [*OF_V1, ""])
+def test_on_v1_each_file_is_looked_for(missing: str, tmp_path: Path, opened: Opened) -> None:
+    path = make_v1(tmp_path / "v1")
+    there = {file: items for file, items in OF_V1.items() if file != missing}
+    add_files(path, there)
+    shown = PresentItems(opened(path), walks=False)
+    assert shown_by_other_files(shown) == {name for items in there.values() for name in items}
+
+
+def test_without_accounting_of_swap_v1_counts_none(tmp_path: Path, opened: Opened) -> None:
+    shown = PresentItems(opened(make_v1(tmp_path / "without")), walks=False)
+    assert not shown.counts("swap") and shown.counts("swapcached")
+    stat = f"{STAT_V1}total_swap 5\n"
+    shown = PresentItems(opened(make_v1(tmp_path / "with", stat=stat)), walks=False)
+    assert shown.counts("swap") and shown.has("swap")
+
+
+def test_on_v2_a_file_of_v1_is_not_looked_for(v2: Path, opened: Opened) -> None:
+    add_files(v2)
+    shown = PresentItems(opened(v2), walks=True)
+    assert shown_by_other_files(shown) == set()
+
+
+def test_on_v1_a_walk_of_the_root_has_the_items_of_its_own_files(
+    tmp_path: Path, opened: Opened
+) -> None:
+    root = make_v1(tmp_path / "root", root=True)
+    add_files(root)
+    everything = {name for items in OF_V1.values() for name in items}
+    assert shown_by_other_files(PresentItems(opened(root), walks=True)) == everything
+    assert shown_by_other_files(PresentItems(opened(root), walks=False)) == set()
 
 
 @pytest.mark.parametrize("walks", [False, True])
