@@ -133,7 +133,7 @@ def _metric(name: str) -> _Metric:
         words, labels = base, f',node="{node}"'
         description = description.partition(", on NUMA node")[0] + ", on a NUMA node"
     unit = {BYTES: "bytes", MICROSECONDS: "seconds"}.get(item.unit, "")
-    words = re.sub("[^a-zA-Z0-9]", "_", words.removesuffix(".total"))
+    words = re.sub("[^a-zA-Z0-9]", "_", words.removesuffix(".total").removesuffix("_in_bytes"))
     words = words.replace(
         "sec_pagetables", "secondary_pagetables"
     )  # promtool takes "sec" for a unit

@@ -142,6 +142,24 @@ def test_every_item_has_its_own_metric_name() -> None:
     assert len(set(families)) == len(families)
 
 
+@pytest.mark.parametrize(
+    ("item", "sample", "value"),
+    [
+        ("memory.failcnt", "cgroup_memory_failcnt_total", "7"),
+        ("memory.memsw.failcnt", "cgroup_memory_memsw_failcnt_total", "7"),
+        ("memory.memsw.usage_in_bytes", "cgroup_memory_memsw_usage_bytes", "7"),
+        ("memory.memsw.max_usage_in_bytes", "cgroup_memory_memsw_max_usage_bytes", "7"),
+        ("memory.memsw.limit_in_bytes", "cgroup_memory_memsw_limit_bytes", "7"),
+        ("swap", "cgroup_memory_swap_bytes", "7"),
+    ],
+)
+def test_a_name_of_cgroup_v1_has_its_unit_once(item: str, sample: str, value: str) -> None:
+    text = openmetrics(Walk([ROOT], {item: (7,)}))
+    kind = "counter" if sample.endswith("_total") else "gauge"
+    assert f"# TYPE {sample.removesuffix('_total')} {kind}\n" in text
+    assert f'\n{sample}{{cgroup="/walk"}} {value}\n' in text
+
+
 # --- values
 
 KINDS = {
