@@ -9,9 +9,10 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
+from .. import _item_hints
 from .._cgroup import mounts as _mounts
 from .._cgroup import systemd as _systemd
-from .._items import CATALOGUE, close_names, is_group, item_named
+from .._items import CATALOGUE, is_group, item_named
 from .._options import AUTO
 from .._pins import bpffs as _bpffs
 from ..errors import MemcgError, UnknownItemError, is_transient
@@ -34,14 +35,7 @@ def paths_and_items(words: Sequence[str]) -> tuple[list[str], Optional[list[str]
         _check_items(words)
         return [], list(words)
     if os.sep not in first and not os.path.lexists(first) and not _systemd.is_unit_name(first):
-        from .main import COMMANDS
-
-        like = close_names(first, COMMANDS) or close_names(first, CATALOGUE)
-        hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ""
-        message = f"{first!r} is neither a command, a path nor an item{hint or ' (see --help)'}"
-        if first in COMMANDS:
-            message = f"{first!r} is a command, which must come before all options"
-        raise UnknownItemError(message, item=first, suggestions=like)
+        raise _unknown(first)
     paths = [first, *itertools.takewhile(_is_path, words[1:])]
     items = list(words[len(paths) :])
     _check_items(items)
@@ -92,6 +86,21 @@ def cgroups_and_items(
         cgroup_of(None, pid) for pid in options.pid
     ]
     return [path for path in named if path is not None] or [_mounts.own_cgroup()], items
+
+
+def _unknown(word: str) -> UnknownItemError:
+    from .main import COMMANDS
+
+    hint = (
+        _item_hints.by_meaning(word)
+        or _item_hints.by_spelling(word, COMMANDS)
+        or _item_hints.by_spelling(word, CATALOGUE)
+        or _item_hints.Hint(" (see --help)", ())
+    )
+    message = f"{word!r} is neither a command, a path nor an item{hint.remark}"
+    if word in COMMANDS:
+        message = f"{word!r} is a command, which must come before all options"
+    return UnknownItemError(message, item=word, suggestions=hint.suggestions)
 
 
 def cgroup_of(path: Optional[str], pid: Optional[int]) -> Optional[str]:

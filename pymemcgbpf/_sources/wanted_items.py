@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Callable, Optional
 
-from .. import _items
+from .. import _item_hints, _items
 from .._cgroup.directory import Cgroup
 from .._cgroup.present_items import PresentItems
-from .._items import CATALOGUE, CURRENT, MEMORY_STAT, close_names
+from .._items import CATALOGUE, CURRENT, MEMORY_STAT
 from ..errors import ItemUnavailableError, UnknownItemError
 
 
@@ -79,7 +79,7 @@ class WantedItems:
         """
         missing = [name for name in self.required if not has(name)]
         if missing:
-            raise unavailable(missing, self._where(missing))
+            raise unavailable(missing, self._where(missing), self._instead_of(missing))
 
     def _where(self, missing: Sequence[str]) -> str:
         of_stat = all(_items.file_of(name) == MEMORY_STAT for name in missing)
@@ -89,27 +89,32 @@ class WantedItems:
             return f"the root cgroup {self._cgroup.path} of this kernel"
         return "this kernel's memory.stat" if of_stat else f"the cgroup {self._cgroup.path}"
 
+    def _instead_of(self, missing: Sequence[str]) -> str:
+        """What this version of cgroups has in the place of missing items."""
+        version = self._cgroup.version
+        found = ((name, _COUNTERPARTS[version].get(name)) for name in missing)
+        return "".join(
+            f"; on cgroup v{version} {other!r} takes the place of {name!r}"
+            for name, other in found
+            if other is not None
+        )
 
-def unavailable(missing: Sequence[str], where: str) -> ItemUnavailableError:
+
+# Items of the other version of cgroups, and what comes nearest in this one.
+_COUNTERPARTS = {
+    1: {"memory.swap.current": "swap", "memory.events.max": "memory.failcnt"},
+    2: {"swap": "memory.swap.current", "memory.failcnt": "memory.events.max"},
+}
+
+
+def unavailable(missing: Sequence[str], where: str, remark: str = "") -> ItemUnavailableError:
     """The error for known items that are missing."""
     listed = ", ".join(map(repr, missing))
-    return ItemUnavailableError(f"{where} does not have {listed}", item_names=missing)
+    return ItemUnavailableError(f"{where} does not have {listed}{remark}", item_names=missing)
 
 
 def _unknown(name: str, known: dict[str, None]) -> UnknownItemError:
-    own = _V1_NAMES.get(name.removeprefix("total_"))
-    if own is not None:
-        message = f"no item is called {name!r}: use {own!r}, which cgroup v1 shows under that name"
-        if not name.startswith("total_"):
-            message = (
-                f"no item is called {name!r}: on cgroup v1 it counts one cgroup alone; "
-                f"use {own!r}, which counts the cgroups below it, too"
-            )
-        return UnknownItemError(message, item=name, suggestions=(own,))
-    like = close_names(name, known)
-    hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ""
-    return UnknownItemError(f"no item is called {name!r}{hint}", item=name, suggestions=like)
-
-
-_V1_NAMES = {item.v1.removeprefix("total_"): item.name for item in CATALOGUE.values() if item.v1}
-"""An item's name in cgroup v1's memory.stat, without "total_" → the item's own name."""
+    hint = _item_hints.by_meaning(name) or _item_hints.by_spelling(name, known)
+    hint = hint or _item_hints.Hint("", ())
+    message = f"no item is called {name!r}{hint.remark}"
+    return UnknownItemError(message, item=name, suggestions=hint.suggestions)

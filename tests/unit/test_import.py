@@ -343,6 +343,7 @@ BASE = {
     *(
         "_closable",
         "_descriptors",
+        "_item_hints",
         "_lookup",
         "_mapped_memory",
         "_options",
