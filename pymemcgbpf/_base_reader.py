@@ -44,7 +44,7 @@ class Reader(Closable, Generic[_Source]):
             choice.backend,
             choice.fallback_reason,
         )
-        self._transport = choice.transport
+        self._transport, self._missing = choice.transport, choice.missing
         self._source: Optional[_Source] = choice.source
         self._lock = threading.RLock()  # a signal handler may read, too
         _fork.renew_in_child(self)
@@ -81,6 +81,9 @@ class Reader(Closable, Generic[_Source]):
     @property
     def fallback_reason(self) -> str:
         """Why no faster backend or transport could be used; "" if there is none.
+
+        On cgroup v1, where text has only some of the items, it also says how many members of the
+        requested groups (or of the default items) are missing, if another backend may have them.
 
         A reader with ``backend="auto"`` changes to text in a process that loses the privileges to
         read on through BPF. :attr:`backend`, :attr:`transport` and this property change then.

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     def texts() -> Iterator[str]:
         with readers.tree_reader(options) as reader:
             snapshot = reader.read()
-        readers.warn_if_text(reader.backend, reader.fallback_reason)
+        readers.warn_if_text(reader)
         if isinstance(reader, PinnedRows) and not any(snapshot.paths):
             raise MemcgError(
                 f"{reader.path} has no names, and its cgroups are not visible here, so that there "

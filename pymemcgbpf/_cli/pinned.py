@@ -93,6 +93,7 @@ class _PinView(Closable, Generic[_T]):
     """
 
     backend, fallback_reason = BACKEND, ""
+    _missing = ""
 
     def __init__(self, path: str, chosen: Chosen) -> None:
         super().__init__(path)

@@ -225,7 +225,15 @@ def _check_pin_options(path: str, options: argparse.Namespace) -> None:
             command.refuse(f"{option} cannot be used with a pin, and {path} is on a bpffs")
 
 
-def warn_if_text(backend: str, reason: str) -> None:
-    """Prints why a command fell back to text; nothing where text was asked for."""
-    if backend == "text" and reason:
-        output.warn(f"read as text instead of through BPF: {reason}")
+def warn_if_text(
+    reader: Union[StatsReader, TreeReader, PinnedValues, PinnedRows], *, is_brief: bool = False
+) -> None:
+    """Prints why a command fell back to text; nothing where text was asked for.
+
+    Which items are missing for that reason is printed even if *is_brief*, which leaves out the
+    reason itself.
+    """
+    if reader.backend == "text" and reader.fallback_reason and not is_brief:
+        output.warn(f"read as text instead of through BPF: {reader.fallback_reason}")
+    elif reader._missing:
+        output.warn(reader._missing)

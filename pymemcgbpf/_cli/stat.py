@@ -36,9 +36,9 @@ def main(arguments: Sequence[str], commands: str = "") -> int:
     def text() -> str:
         with readers.stats_reader(options) as reader:
             values = reader.read()
+            readers.warn_if_text(reader, is_brief=options.json)
             if options.json:
                 return as_json(values)
-            readers.warn_if_text(reader.backend, reader.fallback_reason)
             return as_table(values, formatter(options.bytes))
 
     return command.run(text)

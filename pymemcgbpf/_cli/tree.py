@@ -26,8 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     def text() -> str:
         with readers.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:
             snapshot = reader.read()
-            if not options.json:
-                readers.warn_if_text(reader.backend, reader.fallback_reason)
+            readers.warn_if_text(reader, is_brief=options.json)
             is_pin = isinstance(reader, PinnedRows)
         if options.top is None:
             lines = list(_drawn(snapshot, options.sort, nameless=is_pin))

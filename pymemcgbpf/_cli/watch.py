@@ -72,10 +72,10 @@ def main(arguments: Sequence[str]) -> int:
                 stack.callback(opened[-1].close)
             names = tuple(dict.fromkeys(name for reader in opened for name in reader.item_names))
             with_path = options.depth is not None or len(opened) > 1
+            reasons = {(each.backend, each.fallback_reason): each for each in opened}
+            for each in reasons.values():
+                readers.warn_if_text(each, is_brief=options.json)
             if not options.json:
-                reasons = dict.fromkeys((each.backend, each.fallback_reason) for each in opened)
-                for backend, reason in reasons:
-                    readers.warn_if_text(backend, reason)
                 yield ",".join(("time", *(["path"] if with_path else []), *names))
             several = len(opened) > 1
             samples = (_samples_of_several if several else _samples_of_one)(

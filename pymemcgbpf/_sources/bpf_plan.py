@@ -35,6 +35,7 @@ class BpfPlanner:
 
     def __init__(self, cgroup: Cgroup, wanted: WantedItems, text_may_serve: bool) -> None:
         self._cgroup, self._wanted, self._text_may_serve = cgroup, wanted, text_may_serve
+        self._types: Optional[_btf.KernelTypes] = None
         self.lacked_proof = False
 
     def plan(self, backend: str, types: _btf.KernelTypes) -> ReadPlan:
@@ -44,7 +45,7 @@ class BpfPlanner:
             ItemUnavailableError: a required item is missing, or no item is left.
             BackendUnavailableError: it is not known where the kernel keeps its counters.
         """
-        wanted = self._wanted
+        wanted, self._types = self._wanted, types
         names = wanted.expanded(wanted.shown.counted)
         wanted.check_required(wanted.shown.counts)
         planner = _plan.Planner(backend, types, self._layout(backend, types, names))
@@ -57,6 +58,25 @@ class BpfPlanner:
             raise self._no_terms(list(dict.fromkeys(missing)), planner)
         kept = {name: part for name, part in terms.items() if part}
         return self.not_empty(ReadPlan(backend, kept, types.uses_rstat))
+
+    def missing_as_text(self, names: Sequence[str]) -> list[str]:
+        """The members of the wanted groups that BPF may have and that are not among those which
+        text reads. There are some on cgroup v1 only."""
+        wanted, types = self._wanted, self._types
+        missing = [name for name in wanted.expanded(wanted.shown.counted) if name not in names]
+        if types is None:  # no backend got so far
+            return missing
+        planner = _plan.Planner("kfunc", types, None)  # which needs no order of the counters
+        return [name for name in missing if planner.terms_of(name)]
+
+    def missing_through_bpf(self, names: Sequence[str]) -> list[str]:
+        """The members of the wanted groups that text has on cgroup v1 and that are not among those
+        which BPF reads."""
+        if self._cgroup.version == 2:
+            return []
+        shown = self._wanted.shown.has
+        among = self._wanted.expanded(self._wanted.shown.counted)
+        return [name for name in among if name not in names and shown(name)]
 
     def not_empty(self, plan: ReadPlan) -> ReadPlan:
         """The same plan, if it has items.

@@ -76,13 +76,21 @@ class SourceFactory(Protocol[_Made]):
 
 
 class Selection(Generic[_Source]):
-    """The source that was chosen for a reader, and why no faster one was."""
+    """The source that was chosen for a reader, why no faster one was, and which members of the
+    wanted groups another backend may have."""
 
     def __init__(
-        self, source: _Source, names: tuple[str, ...], backend: str, transport: str, why: str
+        self,
+        source: _Source,
+        names: tuple[str, ...],
+        backend: str,
+        transport: str,
+        why: str,
+        missing: str = "",
     ) -> None:
-        self.source, self.names = source, names
-        self.backend, self.transport, self.fallback_reason = backend, transport, why
+        self.source, self.names, self.missing = source, names, missing
+        self.backend, self.transport = backend, transport
+        self.fallback_reason = "; ".join(filter(None, (why, missing)))
 
 
 def choose(cgroup: Cgroup, request: Request, factory: SourceFactory[_Source]) -> Selection[_Source]:
@@ -143,7 +151,7 @@ class _Selector(Generic[_Source]):
     def best(self) -> Selection[_Source]:
         """Opens the source that was asked for, or the best one that works."""
         if self.request.backend == "text":
-            return map_os_errors(self.cgroup, self._through_text)
+            return self._asked_for_text()
         if self.request.backend != AUTO:
             return self._open(self.request.backend)
         for backend in BACKENDS[:-1]:
@@ -172,11 +180,27 @@ class _Selector(Generic[_Source]):
     def _refusal(self, name: str, error: MemcgError) -> Refusal:
         return Refusal.of(name, error, self._missing_features.get(name))
 
+    def _asked_for_text(self) -> Selection[_Source]:
+        try:
+            return map_os_errors(self.cgroup, self._through_text)
+        except ItemUnavailableError as error:
+            counted = [name for name in error.item_names if self._wanted.shown.counts(name)]
+            if not counted:
+                raise
+            message = f"{error}; BPF alone may have {', '.join(map(repr, counted))}"
+            raise ItemUnavailableError(message, item_names=error.item_names) from error
+
     def _through_text(self) -> Selection[_Source]:
         names = self._wanted.expanded(self._wanted.shown.names)
         self._wanted.check_required(self._wanted.shown.has)
         source = self.factory.text(self.cgroup, names)
-        return Selection(source, names, "text", "text", fallback_reason(self._refusals))
+        missing = ""
+        if self._refusals and (lost := self._planner.missing_as_text(names)):
+            missing = (
+                f"as text, up to {len(lost)} of {len(names) + len(lost)} items are missing "
+                f"({_first_of(lost)})"
+            )
+        return Selection(source, names, "text", "text", fallback_reason(self._refusals), missing)
 
     def through_bpf(self, backend: str) -> Selection[_Source]:
         """Opens the source of one backend, with the best transport that works."""
@@ -205,7 +229,11 @@ class _Selector(Generic[_Source]):
             else:
                 avoided.pop(transport, None)
                 why = fallback_reason([*self._refusals, *avoided.values(), *refusals])
-                return Selection(source, names, backend, transport, why)
+                missing = ""
+                if lost := self._planner.missing_through_bpf(names):
+                    missing = f"{backend} does not have {len(lost)} of text's items"
+                    missing = f"{missing} ({_first_of(lost)})"
+                return Selection(source, names, backend, transport, why, missing)
         raise AssertionError("no transport")
 
     def _avoided(self, plan: ReadPlan) -> dict[str, Refusal]:
@@ -259,6 +287,14 @@ class _Selector(Generic[_Source]):
                 raise unavailable(missing, "this kernel")
             kept = {name: terms for name, terms in plan.terms.items() if name not in absent}
             plan = self._planner.not_empty(plan._replace(terms=kept))
+
+
+_MOST_LISTED = 3
+
+
+def _first_of(names: Sequence[str]) -> str:
+    """The first of some names, for a message."""
+    return ", ".join((*names[:_MOST_LISTED], *(["..."] if len(names) > _MOST_LISTED else [])))
 
 
 class BpfOpener:

@@ -24,7 +24,7 @@ from pymemcgbpf._sources.one_text import TextSource
 from .. import commands
 from ..commands import TEXT, Captured, RefuseBpf, failed
 from ..conftest import RunPython
-from ..directories import make_v2
+from ..directories import make_v1, make_v2
 from ..kernels import LINUX_6_18
 
 # --- failures -------------------------------------------------------------------------
@@ -234,6 +234,50 @@ def test_a_fallback_to_text_prints_its_reason(
         assert json.loads(out) == {"anon": 4096} and err == ""
     else:
         assert "lacks CAP_BPF" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "explains"),
+    [
+        (("stat",), True),
+        (("stat", "--json"), False),
+        (("tree",), True),
+        (("tree", "--json"), False),
+        (("watch", "--count", "1"), True),
+        (("watch", "--count", "1", "--json"), False),
+        (("export",), True),
+    ],
+)
+def test_items_that_only_bpf_has_on_v1_are_missed_aloud(
+    command: tuple[str, ...],
+    explains: bool,
+    tmp_path: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_choose, "BPF_OPENER", RefuseBpf())
+    path = str(make_v1(tmp_path / "v1"))
+    assert main([*command, path, "anon", "slab*"]) == 0
+    err = capsys.readouterr().err
+    assert "as text, up to 3 of 4 items are missing (slab_reclaimable, slab_un" in err
+    assert ("lacks CAP_BPF" in err) == explains and err.count("\n") == 1
+    assert main([*command, path, "anon", "file"]) == 0
+    assert "missing" not in capsys.readouterr().err
+    assert main([*command, "--backend", "text", path, "anon", "slab*"]) == 0
+    assert capsys.readouterr().err == "", "it was asked for"
+
+
+@pytest.mark.parametrize("command", [(), ("tree",)])
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("cache", "use 'file'"), ("rss", "use 'anon'"), ("limit", "did you mean 'memory.max'?")],
+)
+def test_a_word_of_v1_is_no_command_but_an_item(
+    word: str, meant: str, command: tuple[str, ...], v2: Path, capsys: Captured
+) -> None:
+    for words in ((word,), (str(v2), word)):
+        said = failed(capsys, 2, *command, *words)
+        assert meant in said and said.count("\n") == 1
 
 
 def test_version(capsys: Captured) -> None:

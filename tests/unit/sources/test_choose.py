@@ -33,7 +33,7 @@ from pymemcgbpf._bpf.plan import ReadPlan
 from pymemcgbpf._cgroup import files as _files
 from pymemcgbpf._cgroup import present_items as _present_items
 from pymemcgbpf._cgroup.directory import Cgroup
-from pymemcgbpf._items import CATALOGUE, CURRENT
+from pymemcgbpf._items import CATALOGUE, CURRENT, MEMORY_STAT
 from pymemcgbpf._sources import choose as _choose
 from pymemcgbpf._sources import slot_discovery as _slot_discovery
 from pymemcgbpf._sources.choose import Selection
@@ -173,6 +173,7 @@ def test_an_unknown_name_lists_the_close_ones(
         ("total_cache", "file"),
         ("mapped_file", "file_mapped"),
         ("total_pgfault", "pgfault"),
+        ("total_swap", "swap"),
     ],
 )
 def test_a_name_of_cgroup_v1_is_answered_with_the_item_to_use(
@@ -988,7 +989,7 @@ def test_v1_says_why_bpf_could_not_give_what_its_text_lacks(
     [
         (make_v2, "zswap", "auto"),  # v2's text shows all that there is
         (make_v1, "sock", "auto"),  # nor would BPF have it
-        (make_v1, "slab", "text"),  # no backend was tried
+        (make_v1, "sock", "text"),
     ],
 )
 def test_why_bpf_could_not_is_not_said_where_it_would_not_help(
@@ -1005,6 +1006,121 @@ def test_why_bpf_could_not_is_not_said_where_it_would_not_help(
     with pytest.raises(ItemUnavailableError) as caught:
         choose(opened(make(tmp_path / "cgroup")), (name,), True, backend)
     assert str(caught.value).endswith(f"memory.stat does not have {name!r}")
+
+
+def test_on_v1_who_asks_for_text_is_told_what_bpf_alone_may_have(
+    world: World, tmp_path: Path, opened: Opened
+) -> None:
+    names = ("anon", "slab", "sock", "pgscan", "memory.high")
+    with pytest.raises(ItemUnavailableError) as caught:
+        choose(opened(make_v1(tmp_path / "v1")), names, True, "text")
+    assert str(caught.value).endswith("'memory.high'; BPF alone may have 'slab', 'pgscan'")
+    assert caught.value.item_names == ("slab", "sock", "pgscan", "memory.high")
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "other"),
+    [
+        (make_v1, "memory.swap.current", "on cgroup v1 'swap'"),
+        (make_v1, "memory.events.max", "on cgroup v1 'memory.failcnt'"),
+        (make_v2, "swap", "on cgroup v2 'memory.swap.current'"),
+        (make_v2, "memory.failcnt", "on cgroup v2 'memory.events.max'"),
+        (make_v2, "memory.memsw.usage_in_bytes", ""),
+    ],
+)
+@pytest.mark.parametrize("backend", ["auto", "core", "text"])
+def test_an_item_of_the_other_version_is_answered_with_the_nearest_of_this_one(
+    backend: str,
+    make: Callable[..., Path],
+    name: str,
+    other: str,
+    world: World,
+    tmp_path: Path,
+    opened: Opened,
+) -> None:
+    with pytest.raises(ItemUnavailableError) as caught:
+        choose(opened(make(tmp_path / "cgroup")), (name,), True, backend)
+    end = f"; {other} takes the place of {name!r}" if other else f"does not have {name!r}"
+    assert str(caught.value).endswith(end)
+
+
+# --- what another backend may have ------------------------------------------------------
+
+
+def counted_on_v1() -> set[str]:
+    """The items of memory.stat and memory.current that BPF has of Linux 6.18 on cgroup v1."""
+    kept = set(LINUX_6_18.printed.split())
+    return (kept - {"hugetlb", "sock", "zswap", "zswapped"}) | {CURRENT}
+
+
+MISSING = re.compile(r"as text, up to (\d+) of (\d+) items are missing \((.*)\)$")
+
+
+@pytest.mark.parametrize("names", [None, ("*",), ("memory.stat.*", CURRENT)])
+def test_v1_s_text_says_how_many_items_are_missing(
+    names: Optional[tuple[str, ...]], world: World, tmp_path: Path, opened: Opened
+) -> None:
+    no_bpf(world, BpfPermissionError("no CAP_BPF"))
+    choice = choose(opened(make_v1(tmp_path / "v1")), names, True, "auto")
+    assert choice.backend == "text"
+    found = MISSING.search(choice.fallback_reason)
+    assert found and choice.fallback_reason.endswith(f"; {choice.missing}")
+    assert choice.fallback_reason.startswith("kfunc, rfc, core: no CAP_BPF; ")
+    several, of, listed = int(found[1]), int(found[2]), found[3]
+    assert of == several + len(choice.names)
+    if names is None:
+        # Some enumerators exist in the kernel that no cgroup counts, which only BPF would tell.
+        assert len(counted_on_v1()) <= of <= len(counted_on_v1()) + 10
+    assert listed == "kernel, kernel_stack, pagetables, ..."
+    choice.source.close()
+
+
+def test_the_missing_items_are_those_of_the_wanted_groups(
+    world: World, tmp_path: Path, opened: Opened
+) -> None:
+    no_bpf(world, BpfPermissionError("no CAP_BPF"))
+    cgroup = opened(make_v1(tmp_path / "v1"))
+    for names, missing in (
+        (
+            ("anon", "slab*"),
+            "3 of 4 items are missing (slab_reclaimable, slab_unreclaimable, slab)",
+        ),
+        (("anon", "kernel*"), "2 of 3 items are missing (kernel, kernel_stack)"),
+        (("anon", "file"), ""),
+    ):
+        choice = choose(cgroup, names, True, "auto")
+        assert choice.missing == (f"as text, up to {missing}" if missing else "")
+        choice.source.close()
+
+
+def test_without_btf_the_missing_items_are_all_that_v1_may_count(
+    world: World, tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise BtfNotFoundError("this kernel has no BTF")
+
+    monkeypatch.setattr(_btf, "kernel", refuse)
+    choice = choose(opened(make_v1(tmp_path / "v1")), None, True, "auto")
+    found = MISSING.search(choice.fallback_reason)
+    stat = [item for item in CATALOGUE.values() if item.file == MEMORY_STAT]
+    not_on_v1 = 6  # hugetlb, sock, three of zswap; and swap, which this cgroup's file lacks
+    assert found and int(found[2]) == len(stat) - not_on_v1 + 1
+    choice.source.close()
+
+
+@pytest.mark.parametrize("make", [make_v1, make_v2])
+def test_no_item_is_said_to_be_missing_where_none_can_be(
+    make: Callable[..., Path], world: World, tmp_path: Path, opened: Opened
+) -> None:
+    cgroup = opened(make(tmp_path / "cgroup"))
+    for backend in ("core", "text", "auto"):
+        choice = choose(cgroup, None, True, backend)
+        assert choice.missing == "" and "missing" not in choice.fallback_reason
+        choice.source.close()
+    no_bpf(world, BpfPermissionError("no CAP_BPF"))
+    choice = choose(cgroup, None, True, "auto")
+    assert ("missing" in choice.fallback_reason) == (make is make_v1)
+    choice.source.close()
 
 
 # --- groups ---------------------------------------------------------------------------
@@ -1406,6 +1522,8 @@ def test_v1_s_text_has_fewer_items_than_are_not_proved(
     cgroup = opened(make_v1(tmp_path / "old"))
     choice = choose(cgroup, None, True, "auto")
     assert choice.backend == "core" and "file" not in choice.names
+    assert choice.missing == "core does not have 1 of text's items (file)"
+    assert choice.fallback_reason.endswith(choice.missing)
     choice.source.close()
     choice = choose(cgroup, ("file",), True, "auto")
     assert choice.backend == "text"
