@@ -13,13 +13,17 @@ from ._cgroup import directory as _directory
 from ._closable import Closable
 from ._sources import choose as _choose
 from .errors import (
+    BackendUnavailableError,
     BpfPermissionError,
     CgroupPermissionError,
     ItemUnavailableError,
     MemcgError,
+    is_transient,
 )
 
 _Source = TypeVar("_Source", bound=_choose.Source)
+
+_FEW = 3  # how many missing items are named
 
 
 class Reader(Closable, Generic[_Source]):
@@ -86,19 +90,20 @@ class Reader(Closable, Generic[_Source]):
         requested groups (or of the default items) are missing, if another backend may have them.
 
         A reader with ``backend="auto"`` changes to text in a process that loses the privileges to
-        read on through BPF. :attr:`backend`, :attr:`transport` and this property change then.
+        read on through BPF. :attr:`backend`, :attr:`transport` and this property change then;
+        :attr:`item_names` does not, even if text lacks some items of a group, as on cgroup v1.
         """
         return self._fallback_reason
 
     def _reads_text_next(self, error: MemcgError) -> bool:
         """Whether a reader with "auto" changes to text after an error.
 
-        It does so if the process has lost privileges, and not after a transient shortage, because
-        the change is for good.
+        It does so if BPF is not available to it any more: most often the process has lost
+        privileges. It does not after a transient shortage, because the change is for good.
         """
         return (
-            isinstance(error, BpfPermissionError)
-            and error.errno in (errno.EPERM, errno.EACCES)
+            isinstance(error, BackendUnavailableError)
+            and not is_transient(error)
             and self._request.backend == self._request.transport == _options.AUTO
             and self._backend != "text"
         )
@@ -106,32 +111,55 @@ class Reader(Closable, Generic[_Source]):
     def _read_text_instead(self, error: MemcgError) -> None:
         """Replaces the source by one that reads the same items as text.
 
+        Members of groups that text lacks are absent from then on.
+
         Raises:
-            BpfPermissionError: text lacks some of them, or may not be read either.
+            BpfPermissionError: text lacks an item that was asked for by name, or may not be read
+                either. It is another BackendUnavailableError if BPF is not available for another
+                reason than a lack of rights.
         """
-        lost = f"this process has lost the rights that its reader was made with: {error}"
-        request = self._request._replace(names=self._names, backend="text")
+        lost = str(error)
+        if isinstance(error, BpfPermissionError):
+            lost = f"this process has lost the rights that its reader was made with: {error}"
         try:
-            choice = self._choose_again(request)
+            cgroup = self._open_again()
+            try:
+                chosen, lacking = _choose.choose_text(
+                    cgroup, self._request.names, self._names, self._factory
+                )
+            finally:
+                cgroup.close()
         except (ItemUnavailableError, CgroupPermissionError) as text_error:
-            raise BpfPermissionError(
+            remedy = ""
+            if isinstance(text_error, ItemUnavailableError):
+                remedy = self._without(", ".join(map(repr, text_error.item_names)))
+            raise type(error)(
                 f"{self._path} cannot be read any more: {lost}; as text: {text_error}",
+                remedy=remedy,
                 errno=error.errno,
                 call=error.call,
                 log=error.log,
             ) from text_error
-        source, self._source = self._source, choice.source
+        source, self._source = self._source, chosen
         if source is None:  # a signal handler has closed this reader meanwhile
             self.close()
             raise self._closed()
         why = f"{self._backend}: {lost}"
+        if lacking:
+            few = ", ".join(lacking[:_FEW]) + (", …" if len(lacking) > _FEW else "")
+            why += f"; {len(lacking)} of {len(self._names)} items are missing ({few})"
         self._fallback_reason = f"{self._fallback_reason}; {why}" if self._fallback_reason else why
-        self._backend, self._transport = choice.backend, choice.transport
+        self._backend = self._transport = _options.TEXT
         source.close()
 
-    def _choose_again(self, request: _options.Request) -> _choose.Selection[_Source]:
-        """Chooses a source for this reader's cgroup again."""
+    def _open_again(self) -> _directory.Cgroup:
+        """Opens this reader's cgroup again."""
         raise NotImplementedError
+
+    @staticmethod
+    def _without(names: str) -> str:
+        """What helps a reader of items that text lacks."""
+        return f"leave out {names}"
 
     def close(self) -> None:
         """Releases the BPF program and closes all files. Calling it again does nothing.

@@ -13,8 +13,8 @@ from ._cgroup import diagnosis as _diagnosis
 from ._cgroup import directory as _directory
 from ._items import requested_names
 from ._samples import Samples
-from ._sources import choose as _choose
 from ._sources.one_bpf import StatSource, StatSourceFactory
+from ._sources.one_run_dir import RunDirSource
 from .errors import CgroupNotFoundError, CgroupPermissionError, MemcgError
 
 
@@ -31,9 +31,9 @@ class StatsReader(Reader[StatSource]):
     each thread its own reader. A child after fork() may use it, too.
 
     A process that gives up its privileges can continue to read. Where the kernel refuses that
-    (before Linux 5.19), a reader with ``backend="auto"`` reads text from then on, and
-    :attr:`fallback_reason` says so. With the transport "stream", an open reader keeps the kernel
-    from freeing a removed cgroup, so close readers that are no longer needed.
+    (before Linux 5.19), or a seccomp filter, a reader with ``backend="auto"`` reads text from then
+    on, and :attr:`fallback_reason` says so. With the transport "stream", an open reader keeps the
+    kernel from freeing a removed cgroup, so close readers that are no longer needed.
 
     Args:
         cgroup_path: The directory of the cgroup.
@@ -83,7 +83,8 @@ class StatsReader(Reader[StatSource]):
             A dict from the name of each item to its value, in the order of :attr:`item_names`.
             The unit is bytes, a count or microseconds, as in the item's file. A limit that is not
             set is :data:`UNLIMITED`. The totals of memory.pressure are missing if pressure
-            accounting was switched off for the cgroup after the reader was created.
+            accounting was switched off for the cgroup after the reader was created, and members of
+            groups are if the reader has changed to text, which lacks them.
 
         Raises:
             CgroupRemovedError: The cgroup was removed.
@@ -149,7 +150,9 @@ class StatsReader(Reader[StatSource]):
         finally:
             del error  # it holds this frame
 
-    def _choose_again(self, request: _options.Request) -> _choose.Selection[StatSource]:
+    def _open_again(self) -> _directory.Cgroup:
+        if isinstance(self._source, RunDirSource):
+            return self._source.root
         try:
             cgroup = _directory.open_cgroup(self._whole_path)
         except CgroupNotFoundError as error:
@@ -158,9 +161,7 @@ class StatsReader(Reader[StatSource]):
                     f"{self._whole_path} is out of this process's sight"
                 ) from error
             raise _diagnosis.why_unreadable(self._whole_path, self._identity) from error
-        try:
-            if cgroup.identity != self._identity:
-                raise _diagnosis.why_unreadable(self._whole_path, self._identity)
-            return _choose.choose(cgroup, request, self._factory)
-        finally:
+        if cgroup.identity != self._identity:
             cgroup.close()
+            raise _diagnosis.why_unreadable(self._whole_path, self._identity)
+        return cgroup

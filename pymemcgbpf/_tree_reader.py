@@ -10,9 +10,9 @@ from typing import Optional, SupportsIndex
 
 from . import _fork, _lookup, _options, _wire
 from ._base_reader import Reader
+from ._cgroup import directory as _directory
 from ._items import requested_names
 from ._samples import Samples
-from ._sources import choose as _choose
 from ._sources.tree_bpf import TreeSource, TreeSourceFactory
 from .errors import MemcgError
 from .snapshot import Snapshot, Times
@@ -37,9 +37,10 @@ class TreeReader(Reader[TreeSource]):
 
     A child after fork() loads its own program when it first reads, and any process loads a larger
     one when the rows no longer fit. If the process has given up the privileges for that, a reader
-    with ``backend="auto"`` reads text from then on, and :attr:`fallback_reason` says so. It
-    raises BpfPermissionError instead if a backend or transport was asked for by name, or if text
-    lacks some of the items, as on cgroup v1.
+    with ``backend="auto"`` reads text from then on, and :attr:`fallback_reason` says so. Members
+    of groups that text lacks, as on cgroup v1, are then absent from all rows. It raises
+    BpfPermissionError instead if a backend or transport was asked for by name, or if text lacks
+    an item that was.
 
     Args:
         cgroup_path: The directory of the cgroup where the walk begins, its root.
@@ -144,10 +145,14 @@ class TreeReader(Reader[TreeSource]):
         """
         return Samples(self, functools.partial(self.read, copy=copy), seconds)
 
-    def _choose_again(self, request: _options.Request) -> _choose.Selection[TreeSource]:
+    def _open_again(self) -> _directory.Cgroup:
         if self._source is None:  # a signal handler has closed it
             raise self._closed()
-        return _choose.choose(self._source.root, request, self._factory)
+        return self._source.root
+
+    @staticmethod
+    def _without(names: str) -> str:
+        return f"let the process read once before it gives up its rights, or leave out {names}"
 
     def _read(self, copy: bool) -> Snapshot:
         source = self._source

@@ -36,10 +36,9 @@ def load_error(error: MemcgError, file: str, log: str) -> MemcgError:
         )
     elif _CANNOT_LIST_BTF in log:
         return _capabilities.refused_by_libbpf(number, call=error.call, log=log)
-    elif number == errno.EPERM or (number == errno.EACCES and not verdict):
+    elif number in (errno.EPERM, errno.ENOSYS) or (number == errno.EACCES and not verdict):
+        # ENOSYS is seccomp's: a kernel with BTF has the system call.
         return _capabilities.refused(number, call=error.call, log=log)
-    elif number == errno.ENOSYS:
-        kind, message = BpfObjectError, "this kernel has no bpf() system call"
     elif number == errno.ESRCH:  # libbpf's number for this; "No such process" would mislead
         message = "the BPF program calls a kernel function that is not there"
     else:

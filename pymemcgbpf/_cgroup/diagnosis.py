@@ -76,12 +76,14 @@ def raise_mapped(path: str, opened: Identity, error: OSError) -> NoReturn:
 
 
 _CALLS_OF_A_READ = ("bpf_iter_create", "bpf_prog_test_run_opts")
+# A filter of seccomp decides which; with ENOSYS it denies that there is such a system call.
+_REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 
 
 def read_error(path: str, opened: Identity, error: OSError) -> MemcgError:
     """What it means that something of a cgroup could not be opened or read."""
     if isinstance(error, MemcgError):
-        if error.call in _CALLS_OF_A_READ and error.errno == errno.EPERM:
+        if error.call in _CALLS_OF_A_READ and error.errno in _REFUSED:
             return BpfPermissionError(
                 f"the kernel no longer lets this process read {path} through BPF: {error}",
                 errno=error.errno,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Optional
 
 from .. import _items, _options, _wire
@@ -61,7 +62,9 @@ class PinSourceFactory(Record):
         """Loads the program and attaches its link."""
         return PinSource(cgroup, plan, self)
 
-    def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> PinSource:
+    def text(
+        self, cgroup: Cgroup, names: tuple[str, ...], lacking: Collection[str] = ()
+    ) -> PinSource:
         """Raises, because only a BPF link can be pinned."""
         raise BackendUnavailableError("only BPF can be pinned")
 

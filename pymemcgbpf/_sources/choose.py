@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Collection, Sequence
+from typing import Generic, Optional, Protocol, TypeVar
 
 from .._bpf import btf as _btf
 from .._bpf import features as _features
@@ -13,6 +13,7 @@ from .._bpf.plan import ReadPlan
 from .._cgroup.diagnosis import map_os_errors
 from .._cgroup.directory import Cgroup
 from .._cgroup.present_items import PresentItems
+from .._items import MEMORY_STAT
 from .._options import AUTO, BACKENDS, Request, check
 from ..errors import (
     BackendUnavailableError,
@@ -71,8 +72,8 @@ class SourceFactory(Protocol[_Made]):
     def bpf(self, cgroup: Cgroup, plan: ReadPlan, flush: bool, transport: str) -> _Made:
         """Opens a source that reads through BPF."""
 
-    def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> _Made:
-        """Opens a source that reads the cgroup's files."""
+    def text(self, cgroup: Cgroup, names: tuple[str, ...], lacking: Collection[str] = ()) -> _Made:
+        """Opens a source that reads the cgroup's files, which have all of *names* but *lacking*."""
 
 
 class Selection(Generic[_Source]):
@@ -107,6 +108,39 @@ def choose(cgroup: Cgroup, request: Request, factory: SourceFactory[_Source]) ->
     wanted = WantedItems(request.names, cgroup, PresentItems(cgroup, factory.walks))
     map_os_errors(cgroup, wanted.check_known)
     return _Selector(cgroup, request, factory, wanted).best()
+
+
+def choose_text(
+    cgroup: Cgroup,
+    asked: Optional[tuple[str, ...]],
+    names: tuple[str, ...],
+    factory: SourceFactory[_Source],
+) -> tuple[_Source, list[str]]:
+    """Opens the files for a reader that cannot read on through BPF.
+
+    Args:
+        cgroup: the cgroup.
+        asked: the names of items and groups that the reader was made with.
+        names: the items that it reads, whose places stay.
+        factory: opens the source.
+
+    Returns:
+        The source, and the items that the files lack. No cgroup has them from now on.
+
+    Raises:
+        ItemUnavailableError: the files lack an item that was asked for by its own name, or all.
+        MemcgError: the cgroup cannot be read; a subclass says why.
+    """
+    wanted = WantedItems(asked, cgroup, PresentItems(cgroup, factory.walks))
+
+    def opened() -> tuple[_Source, list[str]]:
+        wanted.check_required(wanted.shown.has)
+        lacking = [name for name in names if not wanted.shown.has(name)]
+        if len(lacking) == len(names):
+            raise unavailable(wanted.names or (MEMORY_STAT,), cgroup.path)
+        return factory.text(cgroup, names, lacking), lacking
+
+    return map_os_errors(cgroup, opened)
 
 
 def _check_request(request: Request, transports: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import struct
 import time
+from collections.abc import Collection
 from typing import Optional, Union
 
 from .. import _options, _row_dicts, _wire
@@ -231,6 +232,8 @@ class StatSourceFactory:
             return StreamSource(cgroup, plan, flush)
         return (RunDirSource if plan.backend == "core" else RunSource)(cgroup, plan, flush)
 
-    def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> TextSource:
-        """Opens a source that reads the cgroup's files."""
-        return TextSource(cgroup, names)
+    def text(
+        self, cgroup: Cgroup, names: tuple[str, ...], lacking: Collection[str] = ()
+    ) -> TextSource:
+        """Opens a source that reads the cgroup's files, which have all of *names* but *lacking*."""
+        return TextSource(cgroup, (name for name in names if name not in lacking))

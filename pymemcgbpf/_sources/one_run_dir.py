@@ -64,6 +64,7 @@ class RunDirSource:
         self._runner: Optional[_libbpf_programs.ArgumentRunner] = None
         self._flush = _flush.NO_FLUSH
         self._directory = _files.CgroupFile(cgroup, ".")
+        self.root = cgroup._replace(fd=self._directory.fd, owner=None)  # open until close()
         try:
             program = _program_cache.cached(_program.RUN_DIR, plan, _terms.FLUSH_NONE)
             self._program = program

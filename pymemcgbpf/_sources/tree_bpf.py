@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Collection
 from typing import Optional, Union
 
 from .. import _fork, _items, _options, _wire
@@ -266,6 +267,10 @@ class TreeSourceFactory(Record):
             walker = DirWalker if plan.backend == "core" else RunWalker
         return MapSource(cgroup, plan, flush, walker, self)
 
-    def text(self, cgroup: Cgroup, names: tuple[str, ...]) -> _tree_text.TextTreeSource:
-        """Opens a source that reads the files of the cgroups."""
-        return _tree_text.TextTreeSource(cgroup, names, self.order, self.check_cap, self.max_depth)
+    def text(
+        self, cgroup: Cgroup, names: tuple[str, ...], lacking: Collection[str] = ()
+    ) -> _tree_text.TextTreeSource:
+        """Opens a source that reads the cgroups' files, which have all of *names* but *lacking*."""
+        return _tree_text.TextTreeSource(
+            cgroup, names, self.order, self.check_cap, self.max_depth, lacking
+        )

@@ -8,7 +8,7 @@ import errno
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Callable, Optional, Union
 
 from .. import _lookup, _wire
@@ -94,7 +94,8 @@ class TextTreeSource:
     """A tree that is read as text, into the same rows that BPF writes.
 
     *check_cap* is called with the number of rows and the path, and raises if there are too many.
-    *max_depth* is how many levels below the root have rows; None for all.
+    *max_depth* is how many levels below the root have rows; None for all. *lacking* are those of
+    *names* that no file has; the rows are without them.
     """
 
     def __init__(
@@ -104,10 +105,11 @@ class TextTreeSource:
         order: str,
         check_cap: Callable[[int, str], None],
         max_depth: Optional[int] = None,
+        lacking: Collection[str] = (),
     ) -> None:
         self.names = names
         self._order, self._check_cap = order, check_cap
-        self._derived = Derived(names, cgroup.version)
+        self._derived = Derived((name for name in names if name not in lacking), cgroup.version)
         self._files = _files_with(self._derived.shown, cgroup.version)
         self._pack_values = struct.Struct(f"={len(names)}Q").pack
         self._directory = _files.CgroupFile(cgroup, ".")

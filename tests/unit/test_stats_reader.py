@@ -28,13 +28,10 @@ from pymemcgbpf import (
     StatsReader,
     StreamError,
 )
-from pymemcgbpf._cgroup.directory import Cgroup
-from pymemcgbpf._options import Request
 from pymemcgbpf._sources import one_bpf as _one_bpf
 from pymemcgbpf._sources import program_cache as _program_cache
 from pymemcgbpf._sources import slot_discovery as _slot_discovery
 from pymemcgbpf._sources.choose import Selection
-from pymemcgbpf._sources.choose import choose as real_choose
 
 from ..open_files import open_files
 from .conftest import Choose
@@ -219,61 +216,64 @@ REFUSALS = [
 ]
 
 
-@pytest.fixture
-def core(sources: Sources, choose_with: Callable[[Choose], None]) -> Sources:
-    """Readers get fake sources, except those that ask for text: they read the files."""
-
-    def fake_or_text(cgroup: Cgroup, request: Request, factory: Any) -> Selection[Any]:
-        choose = real_choose if request.backend == "text" else sources.choose
-        return choose(cgroup, request, factory)
-
-    choose_with(fake_or_text)
-    return sources
-
-
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: f"{error.call}-{error.errno}")
 def test_a_reader_whose_process_lost_its_privileges_falls_back_to_text(
-    error: MemcgError, core: Sources, v2: Path, monkeypatch: pytest.MonkeyPatch
+    error: MemcgError, sources: Sources, v2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(v2.parent)
     with StatsReader(v2.name, ["file", "anon"]) as reader:
         assert reader.read() == {"anon": 1}
         monkeypatch.chdir("/")
-        core.made[0].error = error
+        sources.made[0].error = error
         for _ in range(2):
             assert reader.read() == {"file": 8192, "anon": 4096}
         assert (reader.backend, reader.transport) == ("text", "text")
         assert reader.fallback_reason.startswith("because; fake: this process has lost the rights")
-        assert core.made[0].closes == 1 and core.made[0].reads == 2
+        assert sources.made[0].closes == 1 and sources.made[0].reads == 2
 
 
 @pytest.mark.parametrize("asked", [{"backend": "core"}, {"transport": "run"}])
 def test_a_backend_or_transport_asked_for_by_name_is_not_replaced(
-    asked: dict[str, Any], core: Sources, v2: Path
+    asked: dict[str, Any], sources: Sources, v2: Path
 ) -> None:
     with StatsReader(v2, ["anon"], **asked) as reader:
         for error in REFUSALS:
-            core.made[0].error = error
+            sources.made[0].error = error
             with pytest.raises(BpfPermissionError):
                 reader.read()
-        assert (reader.backend, core.made[0].closes) == ("fake", 0)
+        assert (reader.backend, sources.made[0].closes) == ("fake", 0)
 
 
 def test_a_transient_error_does_not_make_a_reader_fall_back_to_text(
-    core: Sources, v2: Path
+    sources: Sources, v2: Path
 ) -> None:
     with StatsReader(v2, ["anon"]) as reader:
         for number, call in itertools.product(TRANSIENT, ("bpf_prog_test_run_opts", "read")):
-            core.made[0].error = MemcgError("short", errno=number, call=call)
+            sources.made[0].error = MemcgError("short", errno=number, call=call)
             with pytest.raises(MemcgError, match="short"):
                 reader.read()
-            core.made[0].error = None
+            sources.made[0].error = None
             assert (reader.read(), reader.backend) == ({"anon": 1}, "fake")
 
 
-def test_lost_privileges_are_an_error_where_text_lacks_an_item(core: Sources, v2: Path) -> None:
+def test_members_of_groups_that_text_lacks_are_absent_from_then_on(
+    choose_with: Callable[[Choose], None], v2: Path
+) -> None:
+    source, names = FakeSource(), ("anon", "pgscan", "memory.peak", "file")
+    choose_with(lambda *_: Selection(source, names, "core", "run", ""))
+    with StatsReader(v2, ["memory.*", "anon"]) as reader:
+        source.error = REFUSALS[1]
+        for _ in range(2):
+            assert reader.read() == {"anon": 4096, "file": 8192}
+        assert reader.item_names == names
+        assert reader.fallback_reason.endswith(
+            "with: no; 2 of 4 items are missing (pgscan, memory.peak)"
+        )
+
+
+def test_lost_privileges_are_an_error_where_text_lacks_an_item(sources: Sources, v2: Path) -> None:
     with StatsReader(v2, ["anon", "pgscan"]) as reader:
-        core.made[0].error = REFUSALS[0]
+        sources.made[0].error = REFUSALS[0]
         for _ in range(2):
             with pytest.raises(BpfPermissionError, match=r"; as text: .*'pgscan'"):
                 reader.read()
@@ -281,20 +281,20 @@ def test_lost_privileges_are_an_error_where_text_lacks_an_item(core: Sources, v2
 
 
 def test_lost_privileges_are_an_error_where_the_cgroup_is_no_longer_visible(
-    core: Sources, v2: Path
+    sources: Sources, v2: Path
 ) -> None:
     # As in a chroot, where nobody can tell whether the cgroup was removed.
     with StatsReader(v2, ["anon"]) as reader:
-        core.made[0].error = REFUSALS[0]
+        sources.made[0].error = REFUSALS[0]
         shutil.rmtree(v2)
         with pytest.raises(BpfPermissionError, match="out of this process's sight"):
             reader.read()
 
 
-def test_lost_privileges_and_a_removed_cgroup_are_a_removal(core: Sources, v2: Path) -> None:
+def test_lost_privileges_and_a_removed_cgroup_are_a_removal(sources: Sources, v2: Path) -> None:
     (v2.parent / "cgroup.procs").touch()
     with StatsReader(v2, ["anon"]) as reader:
-        core.made[0].error = REFUSALS[0]
+        sources.made[0].error = REFUSALS[0]
         v2.rename(v2.with_name("elsewhere"))
         make_v2(v2)
         with pytest.raises(CgroupRemovedError, match="another cgroup has its path now"):
@@ -302,7 +302,7 @@ def test_lost_privileges_and_a_removed_cgroup_are_a_removal(core: Sources, v2: P
         shutil.rmtree(v2)
         with pytest.raises(CgroupRemovedError):
             reader.read()
-        assert (reader.backend, core.made[0].closes) == ("fake", 0)
+        assert (reader.backend, sources.made[0].closes) == ("fake", 0)
 
 
 # --- threads and fork -----------------------------------------------------------------

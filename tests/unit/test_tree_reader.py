@@ -21,11 +21,14 @@ import pytest
 
 from pymemcgbpf import (
     BackendUnavailableError,
+    BpfObjectError,
     BpfPermissionError,
+    BtfNotFoundError,
     CgroupNotFoundError,
     CgroupPermissionError,
     CgroupRemovedError,
     ClosedError,
+    LibbpfNotFoundError,
     MemcgError,
     NotACgroupError,
     Snapshot,
@@ -37,9 +40,9 @@ from pymemcgbpf import (
 )
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._options import Request
+from pymemcgbpf._sources import choose as _choose
 from pymemcgbpf._sources import tree_text as _tree_text
 from pymemcgbpf._sources.choose import Selection
-from pymemcgbpf._sources.choose import choose as real_choose
 from pymemcgbpf._sources.tree_bpf import TreeSourceFactory
 
 from ..open_files import open_files
@@ -478,6 +481,8 @@ def test_a_failed_read_does_not_lock_the_reader(
 
 REFUSED = BpfPermissionError("it lacks CAP_BPF", errno=errno.EPERM)
 ITEMS = ["file", "anon"]
+GROUP = ("memory.*",)
+MEMBERS = ("file", "pgscan", "derived.effective_limit", "anon", "slab", "sock", "memory.peak")
 
 
 @pytest.fixture
@@ -486,26 +491,30 @@ def choosing(
     v2: Path,
     opened: Callable[[Path], Cgroup],
     choose_with: Callable[[Choose], None],
-) -> list[Request]:
-    """A reader first gets *source*; later requests get what they ask for, and are listed here."""
-    asked: list[Request] = []
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[Cgroup]:
+    """A reader first gets *source*. What it opens to read text afterwards is listed here."""
+    asked: list[Cgroup] = []
 
     def choose_first(cgroup: Cgroup, request: Request, factory: Any) -> Selection[Any]:
-        if not source.walks:
-            names = request.names or NAMES
-            return Selection(source, names, "core", "shared", "kfunc: no such function")
-        asked.append(request)
-        assert cgroup is source.root
-        return real_choose(cgroup, request, factory)
+        names = MEMBERS if request.names == GROUP else request.names or NAMES
+        return Selection(source, names, "core", "shared", "kfunc: no such function")
 
-    source.root = opened(v2)
+    def choose_text(cgroup: Cgroup, *arguments: Any) -> Any:
+        asked.append(cgroup)
+        assert cgroup is source.root
+        return real_choose_text(cgroup, *arguments)
+
+    source.root = opened(v2)._replace(owner=None)  # the fixture keeps it open
     choose_with(choose_first)
+    real_choose_text = _choose.choose_text
+    monkeypatch.setattr(_choose, "choose_text", choose_text)
     return asked
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES])
 def test_a_reader_whose_process_lost_its_privileges_falls_back_to_text(
-    number: int, choosing: list[Request], v2: Path, source: FakeTree
+    number: int, choosing: list[Cgroup], v2: Path, source: FakeTree
 ) -> None:
     before = open_files()
     with TreeReader(v2, ITEMS, flush=False) as tree:
@@ -534,7 +543,7 @@ def test_a_reader_whose_process_lost_its_privileges_falls_back_to_text(
     ids=lambda asked: "-".join(asked),
 )
 def test_a_backend_or_transport_asked_for_by_name_is_not_replaced(
-    asked: dict[str, Any], choosing: list[Request], v2: Path, source: FakeTree
+    asked: dict[str, Any], choosing: list[Cgroup], v2: Path, source: FakeTree
 ) -> None:
     with TreeReader(v2, ITEMS, **asked) as tree:
         source.error = REFUSED
@@ -548,15 +557,56 @@ def test_a_backend_or_transport_asked_for_by_name_is_not_replaced(
     assert choosing == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        BackendUnavailableError("no", errno=errno.EPERM),
+        BpfObjectError("no", errno=errno.ENOENT),
+        BtfNotFoundError("no"),
+        LibbpfNotFoundError("no"),
+        VerifierError("no", errno=errno.EACCES),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_reader_that_cannot_load_its_program_again_falls_back_to_text(
+    error: MemcgError, choosing: list[Cgroup], v2: Path, source: FakeTree
+) -> None:
+    """As in a forked child in another root directory."""
+    with TreeReader(v2, [*ITEMS, "pgscan"]) as tree, pytest.raises(type(error)) as caught:
+        source.error = error
+        tree.read()
+    assert "cannot be read any more: no; as text: " in str(caught.value)
+    assert str(caught.value).endswith("rights, or leave out 'pgscan'")
+    source.closes = 0
+    with TreeReader(v2, ITEMS) as tree:
+        for _ in range(2):
+            assert [dict(row) for row in tree.read()] == [{"file": 8192, "anon": 4096}]
+        assert tree.fallback_reason == "kfunc: no such function; core: no"
+        assert (tree.backend, source.closes, len(choosing)) == ("text", 1, 2)
+
+
+def test_members_of_groups_that_text_lacks_are_absent_from_then_on(
+    choosing: list[Cgroup], v2: Path, source: FakeTree
+) -> None:
+    with TreeReader(v2, GROUP) as tree:
+        source.error = REFUSED
+        for _ in range(2):
+            (row,) = tree.read()
+            assert dict(row) == {"file": 8192, "anon": 4096}
+        assert tree.item_names == MEMBERS
+        assert tree.fallback_reason.endswith(
+            "it lacks CAP_BPF; 5 of 7 items are missing (pgscan, derived.effective_limit, slab, …)"
+        )
+
+
 def test_an_error_other_than_lost_privileges_does_not_make_a_reader_fall_back_to_text(
-    choosing: list[Request], v2: Path, source: FakeTree
+    choosing: list[Cgroup], v2: Path, source: FakeTree
 ) -> None:
     errors = [
         *(MemcgError("short", errno=number) for number in TRANSIENT),
         *(BpfPermissionError("short", errno=number) for number in TRANSIENT),
         *(OSError(number, "short") for number in TRANSIENT),
-        BackendUnavailableError("no", errno=errno.EPERM),
-        VerifierError("no", errno=errno.EACCES),
+        MemcgError("no", errno=errno.EPERM),
         CgroupPermissionError("no", errno=errno.EACCES),
     ]
     with TreeReader(v2, ITEMS) as tree:
@@ -573,7 +623,7 @@ def test_an_error_other_than_lost_privileges_does_not_make_a_reader_fall_back_to
 
 @pytest.mark.parametrize("lack", ["item", "rights"])
 def test_lost_privileges_are_an_error_where_text_cannot_be_read(
-    lack: str, choosing: list[Request], v2: Path, source: FakeTree, monkeypatch: pytest.MonkeyPatch
+    lack: str, choosing: list[Cgroup], v2: Path, source: FakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forbid(*_: object) -> Any:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -593,7 +643,7 @@ def test_lost_privileges_are_an_error_where_text_cannot_be_read(
 
 
 def test_lost_privileges_and_a_removed_cgroup_are_a_removal(
-    choosing: list[Request], v2: Path, source: FakeTree
+    choosing: list[Cgroup], v2: Path, source: FakeTree
 ) -> None:
     with TreeReader(v2, ITEMS) as tree:
         source.error = REFUSED
@@ -604,7 +654,7 @@ def test_lost_privileges_and_a_removed_cgroup_are_a_removal(
 
 
 def test_a_fallback_that_fails_for_want_of_descriptors_is_tried_again(
-    choosing: list[Request], v2: Path, source: FakeTree, monkeypatch: pytest.MonkeyPatch
+    choosing: list[Cgroup], v2: Path, source: FakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -619,7 +669,7 @@ def test_a_fallback_that_fails_for_want_of_descriptors_is_tried_again(
 
 
 def test_a_reader_that_is_closed_during_its_fallback_stays_closed(
-    choosing: list[Request], v2: Path, source: FakeTree, monkeypatch: pytest.MonkeyPatch
+    choosing: list[Cgroup], v2: Path, source: FakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = _tree_text.TextTreeSource
 

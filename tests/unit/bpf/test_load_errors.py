@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from pymemcgbpf import BpfObjectError, BpfPermissionError, MemcgError, VerifierError
+from pymemcgbpf import BpfPermissionError, MemcgError, VerifierError
 from pymemcgbpf._bpf import capabilities as _capabilities
 from pymemcgbpf._bpf import load_errors as _load_errors
 
@@ -48,7 +48,7 @@ def privileged(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(errno.EINVAL, "", VerifierError, "no reason", id="EINVAL"),
         pytest.param(errno.E2BIG, VERIFIER_LOG, VerifierError, SENTENCE, id="E2BIG, verifier"),
         pytest.param(errno.ESRCH, "", VerifierError, "kernel function", id="ESRCH"),
-        pytest.param(errno.ENOSYS, "", BpfObjectError, "no bpf", id="ENOSYS"),
+        pytest.param(errno.ENOSYS, "", BpfPermissionError, "seccomp", id="ENOSYS"),
         pytest.param(errno.ENOMEM, "", MemcgError, "Cannot allocate", id="ENOMEM"),
         pytest.param(errno.EMFILE, "", MemcgError, "Too many open files", id="EMFILE"),
         pytest.param(4009, "", VerifierError, "4009", id="libbpf's own number"),

@@ -221,9 +221,10 @@ def test_an_error_of_this_package_is_not_translated() -> None:
     assert _diagnosis.read_error("/x", (1, 1), error) is error
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.ENOSYS])
 @pytest.mark.parametrize("call", ["bpf_iter_create", "bpf_prog_test_run_opts"])
-def test_a_forbidden_read_through_bpf_is_a_bpf_permission_error(call: str) -> None:
-    error = MemcgError("no", errno=errno.EPERM, call=call)
+def test_a_forbidden_read_through_bpf_is_a_bpf_permission_error(call: str, number: int) -> None:
+    error = MemcgError("no", errno=number, call=call)
     assert isinstance(_diagnosis.read_error("/x", (1, 1), error), BpfPermissionError)
 
 
