@@ -34,9 +34,10 @@ root directory should import what it needs before that: ``from pymemcgbpf import
 """
 
 import os
-from typing import TYPE_CHECKING
 
 from ._version import VERSION
+
+TYPE_CHECKING = False  # as in typing, whose import takes milliseconds
 
 if TYPE_CHECKING:
     from ._cgroup.mounts import cgroup_of, own_cgroup

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""The entry point of the command line: finds the command and runs it."""
+"""The entry point of the command line: finds the command and runs it.
+
+It imports nothing that Python has not imported at its own start, because a Ctrl-C before main()
+runs would print a traceback.
+"""
 
 from __future__ import annotations
 
-import importlib
 import os
-import signal
 import sys
-from collections.abc import Sequence
-from typing import Optional
+
+TYPE_CHECKING = False  # as in typing, whose import takes milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Optional
 
 # Name → module, function in it, and what the command does. Only the module of the command that
 # runs is imported, because commands need different modules.
@@ -31,18 +37,33 @@ COMMANDS = {
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Runs a command; returns its exit status: 0, 1 for a failure, 2 for wrong usage."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    word = words.pop(0) if words and words[0] in COMMANDS else ""  # ./NAME is a directory
-    module, function, _ = COMMANDS[word or "stat"]
     try:
-        run = getattr(importlib.import_module(f".{module}", __package__), function)
-        status: int = run(words) if word else run(words, list_of_commands())
-        return status
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
     except KeyboardInterrupt:
+        import signal
+
         # End by the signal itself, so that a shell's loop around the command ends as well.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
         return 128 + signal.SIGINT  # the signal does not end a container's first process
+
+
+def _run(words: list[str]) -> int:
+    import importlib
+
+    from ..errors import MemcgError
+
+    word = words.pop(0) if words and words[0] in COMMANDS else ""  # ./NAME is a directory
+    module, function, _ = COMMANDS[word or "stat"]
+    try:
+        run = getattr(importlib.import_module(f".{module}", __package__), function)
+    except MemcgError as error:  # memory or descriptors were short
+        from .output import warn
+
+        warn(str(error))
+        return 1
+    status: int = run(words) if word else run(words, list_of_commands())
+    return status
 
 
 def list_of_commands() -> str:

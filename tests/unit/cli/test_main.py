@@ -85,6 +85,34 @@ def test_a_directory_that_is_called_like_a_command(
     assert json.loads(printed(capsys, *TEXT, "--json", "./tree", "anon")) == {"anon": 4096}
 
 
+def test_the_entry_point_imports_nothing_that_takes_time(run_python: RunPython) -> None:
+    """A Ctrl-C before main() runs would print a traceback."""
+    code = "import sys; before = set(sys.modules); import pymemcgbpf._cli.main\n"
+    ran = run_python("-c", f"{code}print(*sorted(sys.modules.keys() - before))")
+    names = ("", "._cli", "._cli.main", "._version")
+    own = [f"pymemcgbpf{name}" for name in names]
+    assert [name for name in ran.stdout.split() if name != "__future__"] == own
+
+
+def test_ctrl_c_while_a_command_is_imported_ends_it_by_the_signal(
+    run_python: RunPython, v2: Path
+) -> None:
+    code = """
+import sys, pymemcgbpf._cli.main as m
+class Interrupted:
+    left = int(sys.argv[1])
+    def find_spec(self, name, *_):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+sys.exit(m.main(["stat", "--backend", "text", sys.argv[2], "anon"]))
+"""
+    for number in (1, 2, 3, 5, 10, 20, 40):
+        ran = run_python("-c", code, str(number), str(v2))
+        assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGINT, "", ""), number
+
+
 def test_ctrl_c_ends_the_command_by_the_signal(run_python: RunPython) -> None:
     code = (
         "import pymemcgbpf._cli.main as m\n"
