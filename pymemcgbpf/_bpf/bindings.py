@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import LibbpfNotFoundError, raise_if_short
@@ -17,9 +18,16 @@ class _NoCtypes:
     def __getattr__(self, name: str) -> NoReturn:
         raise LibbpfNotFoundError(
             f"libbpf cannot be called: this Python has no working ctypes ({self._reason})",
-            remedy="install libffi and Python's module _ctypes",
+            remedy=_remedy(self._reason),
             call="import",
         )
+
+
+def _remedy(reason: str) -> str:
+    found = re.search(r"libffi\.so\.(\d+)", reason)
+    if found:
+        return f"install libffi (Debian and Ubuntu: apt-get install libffi{found[1]})"
+    return "install libffi and Python's module _ctypes"
 
 
 if TYPE_CHECKING:
@@ -33,7 +41,11 @@ if TYPE_CHECKING:
 else:
     try:
         from . import libbpf, libbpf_log, libbpf_maps, libbpf_programs
-    except (ImportError, MemoryError, OSError) as error:
+    except Exception as error:
         raise_if_short(error, "the modules that use ctypes cannot be imported", "import")
-        # Python was built without libffi, or this process may not map executable memory.
-        libbpf = libbpf_log = libbpf_maps = libbpf_programs = _NoCtypes(str(error))
+        # ImportError: Python was built without libffi, or libffi is not installed. MemoryError and
+        # OSError: this process may not map executable memory. ctypes itself raises an Exception if
+        # its module in C is that of another Python.
+        libbpf = libbpf_log = libbpf_maps = libbpf_programs = _NoCtypes(
+            str(error) or type(error).__name__
+        )

@@ -430,9 +430,13 @@ def _open() -> Any:
         return _open_with_retry(SONAME)
     except OSError as error:
         raise_if_short(error, f"{SONAME} cannot be loaded", "dlopen")
+        remedy = "install libbpf 1.0 or later (Debian and Ubuntu: apt-get install libbpf1)"
+        file = str(error).partition(":")[0]
+        if ".so" in file and os.path.basename(file) != SONAME:
+            remedy = f"install {file}, which {SONAME} needs"
         raise LibbpfNotFoundError(
             f"{SONAME} cannot be loaded ({error})",
-            remedy="install libbpf 1.0 or later (Debian and Ubuntu: apt-get install libbpf1)",
+            remedy=remedy,
             call="dlopen",
         ) from error
 

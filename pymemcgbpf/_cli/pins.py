@@ -101,7 +101,7 @@ def kernel_timers(pins: Sequence[FoundPin]) -> Timers:
     """Asks the kernel which pinned trees it refreshes, and looks which of them are in a list."""
     try:
         from .._pins import map_ids
-    except (ImportError, MemoryError, OSError) as error:
+    except Exception as error:  # see bindings.py
         raise_if_short(error, "the module that uses ctypes cannot be imported", "import")
         return Timers([], f"this Python has no working ctypes ({error})")
     try:

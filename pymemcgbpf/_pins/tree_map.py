@@ -231,7 +231,7 @@ def _map_calls() -> Any:
     """The module that uses ctypes; None where Python has none."""
     try:
         from . import map_calls
-    except (ImportError, MemoryError, OSError) as error:
+    except Exception as error:  # see bindings.py of _bpf
         raise_if_short(error, "the module that uses ctypes cannot be imported", "import")
         return None
     return map_calls

@@ -11,34 +11,80 @@ import pytest
 
 from pymemcgbpf import LibbpfNotFoundError
 from pymemcgbpf._bpf.bindings import _NoCtypes
+from pymemcgbpf._cli.main import COMMANDS
 
 from .conftest import RunPython
 
-# Python's ctypes is there, but not the module in C that it is made on: as where libffi was not
-# found when Python was built.
-NO_CTYPES = "import sys\nassert 'ctypes' not in sys.modules\nsys.modules['_ctypes'] = None\n"
-COMMAND = f"{NO_CTYPES}from pymemcgbpf._cli.main import main\nsys.exit(main(sys.argv[1:]))\n"
+# A finder that fails for one module.
+FAILS = """
+import sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            raise {error}
+assert "ctypes" not in sys.modules
+sys.meta_path.insert(0, Finder())
+"""
+COMMAND = "from pymemcgbpf._cli.main import main\nsys.exit(main(sys.argv[1:]))\n"
+
+LIBFFI = "libffi.so.8: cannot open shared object file: No such file or directory"
+INSTALL_LIBFFI = "install libffi (Debian and Ubuntu: apt-get install libffi8)"
+INSTALL = "install libffi and Python's module _ctypes"
+# What is lacking, and why: how it fails, what the reason has of that, and what is to be done.
+LACKS = {
+    # The module in C is there, and not the library that it is made on: an image of copied files.
+    "libffi": ("_ctypes", f"ImportError({LIBFFI!r})", LIBFFI, INSTALL_LIBFFI),
+    # Python was built without libffi.
+    "_ctypes": (
+        "_ctypes",
+        "ModuleNotFoundError(\"No module named '_ctypes'\")",
+        "No module named '_ctypes'",
+        INSTALL,
+    ),
+    "ctypes": (
+        "ctypes",
+        "ModuleNotFoundError(\"No module named 'ctypes'\")",
+        "No module named 'ctypes'",
+        INSTALL,
+    ),
+    # The module in C is that of another Python.
+    "version": (
+        "_ctypes",
+        "Exception('Version number mismatch', '1.1.0', '1.2.0')",
+        "Version number mismatch",
+        INSTALL,
+    ),
+    # Executable memory may not be mapped.
+    "memory": ("_ctypes", "MemoryError()", "MemoryError", INSTALL),
+}
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture(params=LACKS)
+def lack(request: pytest.FixtureRequest) -> tuple[str, str, str, str]:
+    """What is lacking."""
+    return LACKS[request.param]
+
+
 @pytest.fixture
-def run(run_python: RunPython) -> Run:
+def run(run_python: RunPython, lack: tuple[str, str, str, str]) -> Run:
     """Runs some code in a Python without ctypes."""
+    module, error, _, _ = lack
 
     def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return run_python("-c", NO_CTYPES + code, *arguments)
+        return run_python("-c", FAILS.format(module=module, error=error) + code, *arguments)
 
     return run
 
 
 @pytest.fixture
-def command(run_python: RunPython) -> Run:
+def command(run: Run) -> Run:
     """Runs the command line in a Python without ctypes."""
-    return lambda *arguments: run_python("-c", COMMAND, *arguments)
+    return lambda *arguments: run(COMMAND, *arguments)
 
 
-def test_readers_fall_back_to_text(run: Run, v2: Path) -> None:
+def test_readers_fall_back_to_text(run: Run, v2: Path, lack: tuple[str, str, str, str]) -> None:
     code = (
         "from pymemcgbpf import StatsReader, TreeReader, read_stats, clear_cache\n"
         "with StatsReader(sys.argv[1], ['anon', 'memory.current']) as reader:\n"
@@ -57,8 +103,10 @@ def test_readers_fall_back_to_text(run: Run, v2: Path) -> None:
     assert first == "text {'anon': 4096, 'memory.current': 12288}"
     assert tree.startswith("text [") and "4096" in tree
     assert kept == "{'file': 8192}"
+    _, _, reason, remedy = lack
     for said in (why, tree_why):
-        assert "no working ctypes" in said and said.startswith("install libffi")
+        assert "no working ctypes" in said
+        assert reason in said and said.startswith(f"{remedy}, because libbpf cannot be called: ")
 
 
 def test_a_bpf_backend_without_ctypes_is_a_libbpf_not_found_error(run: Run, v2: Path) -> None:
@@ -121,23 +169,59 @@ def test_stat_reads_text_and_says_why(command: Run, v2: Path) -> None:
     assert "no working ctypes" in forced.stderr and forced.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("items",),
-        ("tree", "--items", "anon"),
-        ("stat", "--backend", "text"),
-        ("bench", "--rounds", "1"),
-    ],
-    ids=" ".join,
-)
-def test_no_command_fails_with_a_traceback(
-    arguments: tuple[str, ...], command: Run, v2: Path
+COMMAND_LINES = {
+    ("stat", "{v2}", "anon"): 0,
+    ("stat", "--backend", "core", "{v2}", "anon"): 1,
+    ("stat", "--json", "{v2}"): 0,
+    ("tree", "{v2}", "anon"): 0,
+    ("tree", "--backend", "core", "{v2}", "anon"): 1,
+    ("watch", "--count", "1", "{v2}", "anon"): 0,
+    ("export", "{v2}"): 0,
+    ("items", "{v2}"): 0,
+    ("doctor", "--json", "{v2}"): 1,
+    ("bench", "--seconds", "0.1", "{v2}"): 0,
+    ("top", "{v2}"): 1,
+    ("pin", "{v2}", "{v2}/pin", "anon"): 1,
+    ("pin", "--tree", "{v2}", "{v2}/pin", "anon"): 1,
+    ("cat", "{v2}/pin"): 1,
+    ("unpin", "{v2}/pin"): 1,
+    ("pins",): None,
+}
+
+
+one_lack = pytest.mark.parametrize("lack", ["libffi"], indirect=True)
+
+
+@one_lack
+@pytest.mark.parametrize("words", COMMAND_LINES, ids=lambda words: " ".join(words[:2]))
+def test_no_command_prints_more_than_one_line_about_it(
+    words: tuple[str, ...], command: Run, v2: Path
 ) -> None:
-    for options in ([*arguments, str(v2)], [arguments[0], "--help"]):
-        ran = command(*options)
-        assert "Traceback" not in ran.stderr, ran.stderr
-    assert ran.returncode == 0 and ran.stdout.startswith("usage:")
+    ran = command(*(word.format(v2=v2) for word in words))
+    assert ran.stderr.count("\n") <= 1 and "Traceback" not in ran.stderr, ran.stderr
+    status = COMMAND_LINES[words]
+    assert status in (ran.returncode, None), ran.stderr
+    if status == 0:
+        assert ran.stdout
+    if status == 1 and words[0] != "doctor":
+        assert ran.stdout == "" and ran.stderr.startswith("pymemcgbpf: ")
+
+
+@one_lack
+def test_every_command_has_a_help(command: Run) -> None:
+    for word in COMMANDS:
+        ran = command(word, "--help")
+        assert (ran.returncode, ran.stderr) == (0, "") and ran.stdout.startswith("usage:")
+
+
+def test_a_shortage_at_the_import_is_one_line(run_python: RunPython, v2: Path) -> None:
+    """It says nothing about ctypes, so nothing is read as text for it."""
+    error = "ImportError('libffi.so.8: cannot open shared object file: Too many open files')"
+    code = FAILS.format(module="_ctypes", error=error) + COMMAND
+    for word in ("stat", "tree", "watch", "export", "doctor", "items", "bench"):
+        ran = run_python("-c", code, word, str(v2))
+        assert ran.returncode == 1 and ran.stderr.count("\n") == 1, (word, ran.stderr)
+        assert "Too many open files" in ran.stderr and ran.stdout == "", word
 
 
 def test_the_stand_in_for_the_bindings_gives_the_reason_for_any_name() -> None:

@@ -607,6 +607,27 @@ def test_a_shortage_while_the_library_is_loaded(
     assert (caught.value.errno, caught.value.call) == (number, "dlopen")
 
 
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [
+        ("libbpf.so.1", "apt-get install libbpf1)"),
+        ("/usr/lib/libbpf.so.1", "apt-get install libbpf1)"),
+        ("libelf.so.1", "install libelf.so.1, which libbpf.so.1 needs"),
+        ("libzstd.so.1", "install libzstd.so.1, which libbpf.so.1 needs"),
+    ],
+)
+def test_a_library_that_is_missing_is_named(
+    file: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(f"{file}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    with pytest.raises(LibbpfNotFoundError, match=f"cannot be loaded \\({file}: ") as caught:
+        _libbpf._open()
+    assert str(caught.value).endswith(remedy)
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_segment_that_cannot_be_mapped(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # It says neither that memory lacks nor that nothing may be executed there.
