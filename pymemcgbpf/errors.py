@@ -2,8 +2,8 @@
 """The exceptions that this package raises.
 
 Every exception is a :class:`MemcgError`, which is an :class:`OSError`. Its ``errno`` is the
-kernel's error number or ``None``, its ``call`` is the function that failed, and its ``log`` has the
-messages of libbpf and of the verifier.
+kernel's error number, or that of its class, its ``call`` is the function that failed, and its
+``log`` has the messages of libbpf and of the verifier.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from typing import Optional
+from typing import ClassVar, Optional
 
 __all__ = [
     "BackendUnavailableError",
@@ -48,10 +48,13 @@ class MemcgError(OSError):
     Attributes:
         remedy: what can be done about it, with which the message ends; ``""`` if the message has
             no such end.
-        errno: the kernel's error number, or ``None``.
+        errno: the kernel's error number. If no call of the kernel failed, it is that of the class,
+            which is ``None`` for MemcgError itself.
         call: the function that failed (``"bpf_object__load"``), or ``""``.
         log: the messages of libbpf and of the kernel's verifier, or ``""``.
     """
+
+    _own_errno: ClassVar[Optional[int]] = None
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class MemcgError(OSError):
         super().__init__(message)
         self.message = message
         self.remedy = remedy
-        self.errno = errno
+        self.errno = self._own_errno if errno is None else errno
         self.call = call
         self.log = log
 
@@ -145,13 +148,19 @@ def raise_if_transient(error: OSError, what: str, call: str) -> None:
 class CgroupNotFoundError(MemcgError, FileNotFoundError):
     """The path does not exist, or no mount shows the cgroup of a process."""
 
+    _own_errno = errno.ENOENT
+
 
 class NotACgroupError(MemcgError, NotADirectoryError):
     """The path is a file, or a directory that is not a cgroup's."""
 
+    _own_errno = errno.ENOTDIR
+
 
 class CgroupPermissionError(MemcgError, PermissionError):
     """This user may not read the cgroup's directory or files, or /proc hides the process."""
+
+    _own_errno = errno.EACCES
 
 
 class MemoryControllerError(MemcgError):
@@ -161,6 +170,8 @@ class MemoryControllerError(MemcgError):
     says where the memory controller's hierarchy is mounted, if it is.
     """
 
+    _own_errno = errno.EOPNOTSUPP
+
 
 class CgroupRemovedError(MemcgError):
     """The cgroup was removed after its reader was created, or while it was being created.
@@ -168,9 +179,13 @@ class CgroupRemovedError(MemcgError):
     :func:`cgroup_of` raises it for a zombie whose cgroup was removed.
     """
 
+    _own_errno = errno.ENODEV
+
 
 class ProcessNotFoundError(MemcgError, ProcessLookupError):
     """There is no process of this id, or it has exited and the kernel does not say where it was."""
+
+    _own_errno = errno.ESRCH
 
 
 class UnknownItemError(MemcgError, ValueError):
@@ -180,6 +195,8 @@ class UnknownItemError(MemcgError, ValueError):
         item: the name that was asked for.
         suggestions: similar names, the most similar first.
     """
+
+    _own_errno = errno.EINVAL
 
     def __init__(self, message: str, *, item: str = "", suggestions: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -194,6 +211,8 @@ class ItemUnavailableError(MemcgError, LookupError):
         item_names: the names of the unavailable items.
     """
 
+    _own_errno = errno.ENODATA
+
     def __init__(self, message: str, *, item_names: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.item_names = tuple(item_names)
@@ -205,6 +224,8 @@ class BackendUnavailableError(MemcgError):
     The subclasses say why. With ``backend="auto"`` and ``transport="auto"``, readers do not raise
     it: they use text.
     """
+
+    _own_errno = errno.EOPNOTSUPP
 
 
 class LibbpfNotFoundError(BackendUnavailableError):
@@ -223,6 +244,8 @@ class BtfNotFoundError(BackendUnavailableError):
 class BpfPermissionError(BackendUnavailableError, PermissionError):
     """The process may not load BPF programs, or has lost the privileges to read on."""
 
+    _own_errno = errno.EPERM
+
 
 class BpfObjectError(BackendUnavailableError):
     """The package's BPF object is missing or damaged, or libbpf does not accept it."""
@@ -235,6 +258,8 @@ class VerifierError(BackendUnavailableError):
 class StreamError(MemcgError):
     """The data read is not what was expected, or does not come from this package."""
 
+    _own_errno = errno.EBADMSG
+
 
 class TreeTooLargeError(MemcgError):
     """A tree has more cgroups than a TreeReader's ``max_rows``, or than a pin has room for.
@@ -244,6 +269,8 @@ class TreeTooLargeError(MemcgError):
             can write.
         max_rows: the largest number allowed.
     """
+
+    _own_errno = errno.ENOSPC
 
     def __init__(self, message: str, *, remedy: str = "", rows: int = 0, max_rows: int = 0) -> None:
         super().__init__(message, remedy=remedy)
@@ -259,17 +286,25 @@ class PinPathError(MemcgError, ValueError):
     created there.
     """
 
+    _own_errno = errno.EINVAL
+
 
 class PinExistsError(MemcgError, FileExistsError):
     """Something is at the path already; nothing is overwritten."""
+
+    _own_errno = errno.EEXIST
 
 
 class PinNotFoundError(MemcgError, FileNotFoundError):
     """There is no pin at the path: it was removed, or never created."""
 
+    _own_errno = errno.ENOENT
+
 
 class PinPermissionError(MemcgError, PermissionError):
     """This user may not read the pin, or not create or remove it."""
+
+    _own_errno = errno.EACCES
 
 
 class ClosedError(MemcgError, ValueError):
@@ -277,3 +312,5 @@ class ClosedError(MemcgError, ValueError):
 
     A view expires with the next read of its reader, and in a forked child.
     """
+
+    _own_errno = errno.EBADF

@@ -53,9 +53,9 @@ def raise_creation_error(path: str, error: BaseException) -> NoReturn:
     Errors that say nothing about the path are raised as they are.
     """
     if isinstance(error, OSError):
-        if error.errno == errno.EEXIST:
-            raise exists(path) from error
         about_path = not isinstance(error, MemcgError) or error.call == "bpf_obj_pin"
+        if about_path and error.errno == errno.EEXIST:
+            raise exists(path) from error
         if about_path and error.errno == errno.ENOENT:
             raise unpinned(path) from error
         if about_path and error.errno in _NOT_ALLOWED:

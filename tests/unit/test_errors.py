@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import copy
+import errno
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pymemcgbpf
 from pymemcgbpf import errors
-from pymemcgbpf.errors import MemcgError
+from pymemcgbpf.errors import MemcgError, is_transient
 
 EXPORTED = [
     value
@@ -97,6 +100,51 @@ def test_a_bare_error_has_no_errno_call_or_log() -> None:
     assert (error.errno, error.call, error.log) == (None, "", "")
     assert str(error) == "what went wrong"
     assert error.args == ("what went wrong",)
+
+
+OWN_ERRNO = {
+    "CgroupNotFoundError": "ENOENT",
+    "NotACgroupError": "ENOTDIR",
+    "CgroupPermissionError": "EACCES",
+    "MemoryControllerError": "EOPNOTSUPP",
+    "CgroupRemovedError": "ENODEV",
+    "ProcessNotFoundError": "ESRCH",
+    "UnknownItemError": "EINVAL",
+    "ItemUnavailableError": "ENODATA",
+    "BackendUnavailableError": "EOPNOTSUPP",
+    "LibbpfNotFoundError": "EOPNOTSUPP",
+    "LibbpfTooOldError": "EOPNOTSUPP",
+    "BtfNotFoundError": "EOPNOTSUPP",
+    "BpfPermissionError": "EPERM",
+    "BpfObjectError": "EOPNOTSUPP",
+    "VerifierError": "EOPNOTSUPP",
+    "TreeTooLargeError": "ENOSPC",
+    "ClosedError": "EBADF",
+    "PinPathError": "EINVAL",
+    "PinExistsError": "EEXIST",
+    "PinNotFoundError": "ENOENT",
+    "PinPermissionError": "EACCES",
+    "StreamError": "EBADMSG",
+}
+
+
+def test_every_error_but_the_base_class_has_an_errno_where_no_call_failed() -> None:
+    assert {kind.__name__ for kind in EXPORTED} == {*OWN_ERRNO, "MemcgError"}
+    for kind in EXPORTED:
+        name = OWN_ERRNO.get(kind.__name__)
+        assert kind("x").errno == (getattr(errno, name) if name else None), kind
+        assert kind("x").strerror is None
+        if kind not in EXTRA:
+            assert kind("x", errno=errno.EIO).errno == errno.EIO
+        back = pickle.loads(pickle.dumps(kind("x")))
+        assert back.errno == kind("x").errno
+        assert not is_transient(kind("x")), "it decides nothing"
+
+
+def test_the_page_of_errors_has_the_same_numbers() -> None:
+    page = Path(__file__).resolve().parents[2].joinpath("docs/errors.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+Error)` \|[^|]*\| `(\w+)` \|", page, re.M))
+    assert rows == OWN_ERRNO
 
 
 def test_the_text_of_every_error_is_its_message_alone() -> None:

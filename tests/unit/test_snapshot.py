@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import array
 import copy
+import errno
 import os
 import pickle
 import statistics
@@ -664,7 +665,7 @@ def test_every_use_of_an_expired_view_is_a_closed_error(indexed: bool) -> None:
         assert str(caught.value) == (
             "this snapshot was a view (copy=False), and its reader has read again since"
         ), name
-        assert caught.value.errno is None
+        assert caught.value.errno == errno.EBADF
 
 
 def test_an_expired_view_keeps_its_paths(tree: dict[str, Path]) -> None:
