@@ -23,8 +23,6 @@ from .errors import (
 
 _Source = TypeVar("_Source", bound=_choose.Source)
 
-_FEW = 3  # how many missing items are named
-
 
 class Reader(Closable, Generic[_Source]):
     """What both readers share: a cgroup, the source that it is read from, and a lock."""
@@ -146,8 +144,11 @@ class Reader(Closable, Generic[_Source]):
             raise self._closed()
         why = f"{self._backend}: {lost}"
         if lacking:
-            few = ", ".join(lacking[:_FEW]) + (", …" if len(lacking) > _FEW else "")
-            why += f"; {len(lacking)} of {len(self._names)} items are missing ({few})"
+            few = _choose.first_of(lacking)
+            self._missing = (
+                f"as text, {len(lacking)} of {len(self._names)} items are missing ({few})"
+            )
+            why += f"; {self._missing}"
         self._fallback_reason = f"{self._fallback_reason}; {why}" if self._fallback_reason else why
         self._backend = self._transport = _options.TEXT
         source.close()

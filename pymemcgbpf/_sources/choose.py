@@ -232,7 +232,7 @@ class _Selector(Generic[_Source]):
         if self._refusals and (lost := self._planner.missing_as_text(names)):
             missing = (
                 f"as text, up to {len(lost)} of {len(names) + len(lost)} items are missing "
-                f"({_first_of(lost)})"
+                f"({first_of(lost)})"
             )
         return Selection(source, names, "text", "text", fallback_reason(self._refusals), missing)
 
@@ -266,7 +266,7 @@ class _Selector(Generic[_Source]):
                 missing = ""
                 if lost := self._planner.missing_through_bpf(names):
                     missing = f"{backend} does not have {len(lost)} of text's items"
-                    missing = f"{missing} ({_first_of(lost)})"
+                    missing = f"{missing} ({first_of(lost)})"
                 return Selection(source, names, backend, transport, why, missing)
         raise AssertionError("no transport")
 
@@ -326,7 +326,7 @@ class _Selector(Generic[_Source]):
 _MOST_LISTED = 3
 
 
-def _first_of(names: Sequence[str]) -> str:
+def first_of(names: Sequence[str]) -> str:
     """The first of some names, for a message."""
     return ", ".join((*names[:_MOST_LISTED], *(["..."] if len(names) > _MOST_LISTED else [])))
 

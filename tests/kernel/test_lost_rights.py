@@ -104,7 +104,7 @@ def test_the_first_read_of_a_child_without_rights_is_text_or_works(
             missing = [name for name in names if name not in row]
             assert (VERSION == 1) == bool(missing)
             if missing:
-                said = f"; {len(missing)} of {len(names)} items are missing (kernel, "
+                said = f"; as text, {len(missing)} of {len(names)} items are missing (kernel, "
                 assert said in reader.fallback_reason
 
         assert in_child(child) == 0

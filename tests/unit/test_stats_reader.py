@@ -267,7 +267,7 @@ def test_members_of_groups_that_text_lacks_are_absent_from_then_on(
             assert reader.read() == {"anon": 4096, "file": 8192}
         assert reader.item_names == names
         assert reader.fallback_reason.endswith(
-            "with: no; 2 of 4 items are missing (pgscan, memory.peak)"
+            "with: no; as text, 2 of 4 items are missing (pgscan, memory.peak)"
         )
 
 

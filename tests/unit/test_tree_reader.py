@@ -595,7 +595,8 @@ def test_members_of_groups_that_text_lacks_are_absent_from_then_on(
             assert dict(row) == {"file": 8192, "anon": 4096}
         assert tree.item_names == MEMBERS
         assert tree.fallback_reason.endswith(
-            "it lacks CAP_BPF; 5 of 7 items are missing (pgscan, derived.effective_limit, slab, …)"
+            "it lacks CAP_BPF; as text, 5 of 7 items are missing (pgscan, derived.effective_limit, "
+            "slab, ...)"
         )
 
 
