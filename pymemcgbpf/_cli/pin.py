@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, Optional
 from .. import _options
 from .._pins import find
 from .._pins.remove import unpin
+from .._pins.tree_layout import MOST_ROWS as _MOST_ROWS
 from .._pins.tree_layout import ORDERS as _TREE_ORDERS
 from .._samples import Ticks
 from ..errors import MemcgError, PinNotFoundError, TreeTooLargeError, is_transient
@@ -112,8 +113,8 @@ def _pin_parser() -> parsers.Parser:
         "--room",
         type=parsers.integer("cgroups", least=1),
         metavar="N",
-        help="with --tree, have room for N cgroups (default: 65536, or as many as 1/64 of the "
-        "machine's memory has room for)",
+        help="with --tree, have room for N cgroups, at most 65536, as the kernel can have no more "
+        "(default: 65536, or as many as 1/64 of the machine's memory has room for)",
     )
     parsers.add_no_flush(parser, "; without --tree, Linux 6.16 to 6.19 require this option")
     parser.add_argument(
@@ -158,6 +159,8 @@ def _make_tree(
     """Pins a tree. If the kernel does not refresh it, this does, until a signal ends it."""
     from .._pins.create_tree import pin_tree
 
+    if options.room is not None and options.room > _MOST_ROWS:
+        output.warn(f"room for {_MOST_ROWS} cgroups is made, as the kernel can have no more")
     tree = pin_tree(
         cgroup,
         pin_path,

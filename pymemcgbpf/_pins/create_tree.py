@@ -108,9 +108,9 @@ def pin_tree(
         mode: Who may read: the permissions of the files in the directory, of which only those to
             read matter.
         room: How many cgroups there is room for at least; names that are shorter than usual leave
-            room for more. None for 65,536, which is as many as the kernel can have and the most
-            that is reserved, or for fewer if that took more than 1/64 of the machine's memory, but
-            never less than twice as many as there are now. If the tree has more, readers get
+            room for more. It is cut to 65,536, which is as many as the kernel can have. None for as
+            many, or for fewer if that took more than 1/64 of the machine's memory, but never less
+            than twice as many as there are now. If the tree has more, readers get
             TreeTooLargeError until it is smaller or pinned again.
 
     Returns:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Callable
+from typing import Callable, Optional
 
 from .._lookup import Path
 from ..errors import MemcgError, PinNotFoundError, StreamError
@@ -82,6 +82,7 @@ def _remove_files(path: str, at: int, are_ours: Callable[[], bool]) -> None:
     """Removes the files of a tree in an open directory, if they are a tree's."""
     names = os.listdir(at)
     foreign = sorted(set(names) - {*_layout.FILES})
+    foreign += [name for name in _MAPS if name in names and _is_other_map(at, name)]
     if names and not are_ours():
         raise _diagnosis.not_a_tree(path)
     if foreign:
@@ -97,21 +98,27 @@ def _has_our_maps(at: int) -> bool:
     That is what is left if the tree was unpinned while it was created, and its maker was killed.
     """
     names = os.listdir(at)
-    if not set(names) <= _MAPS.keys():
-        return False
-    try:
-        from . import map_ids
-    except (ImportError, MemoryError, OSError):  # this Python has no ctypes
-        return False
-    try:
-        return all(
-            map_ids.map_at(f"/proc/self/fd/{at}/{name}").name == _MAPS[name] for name in names
-        )
-    except OSError:
-        return False
+    return set(names) <= _MAPS.keys() and all(_map_name(at, name) == _MAPS[name] for name in names)
 
 
 _MAPS = {_layout.MAP: "memcg_tree", _layout.TIMER: "memcg_timer"}
+
+
+def _is_other_map(at: int, name: str) -> bool:
+    """Whether a file with the name of a tree's map is known to be something else."""
+    return _map_name(at, name) not in (None, _MAPS[name])
+
+
+def _map_name(at: int, name: str) -> Optional[str]:
+    """The name that the kernel has for a map in an open directory; None if it cannot be asked."""
+    try:
+        from . import map_ids
+    except (ImportError, MemoryError, OSError):  # this Python has no ctypes
+        return None
+    try:
+        return map_ids.map_at(f"/proc/self/fd/{at}/{name}").name
+    except OSError:
+        return None
 
 
 def _has_tree(path: str, at: int) -> bool:

@@ -305,6 +305,15 @@ def test_unpin_removes_a_tree_and_what_its_interrupted_creation_left(
     assert not path.exists()
 
 
+def test_more_room_than_the_kernel_has_cgroups_is_cut_with_a_word(
+    made: Pinned, capsys: Captured
+) -> None:
+    assert printed(capsys, "pin", "--tree", "--room", "65536", "a", "b") == ""
+    assert main(["pin", "--tree", "--room", "65537", "a", "b"]) == 0
+    said = "pymemcgbpf: room for 65536 cgroups is made, as the kernel can have no more\n"
+    assert capsys.readouterr() == ("", said)
+
+
 def test_room_must_be_a_possible_number_of_cgroups(capsys: Captured) -> None:
     cases: list[str] = ["0", "-1", "1" + "0" * 400, "10000000000000"]
     for room in cases:

@@ -149,6 +149,22 @@ def test_maps_alone_are_removed_if_they_are_a_tree_s(
         path.mkdir()
 
 
+@pytest.mark.parametrize("wrong", ["map", "timer"])
+def test_a_foreign_map_beside_a_stream_is_left_alone(
+    wrong: str, bpffs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pinned_tree(bpffs / "tree", published())
+    (path / "timer").touch()
+    names = {"map": "memcg_tree", "timer": "memcg_timer", wrong: "foreign"}
+    monkeypatch.setattr(_map_ids, "map_at", lambda at: _map_called(at, names))
+    with pytest.raises(StreamError, match=f"has {wrong!r} beside the files of a pinned tree"):
+        unpin(path)
+    assert sorted(os.listdir(path)) == ["map", "stream", "timer"]
+    names[wrong] = {"map": "memcg_tree", "timer": "memcg_timer"}[wrong]
+    unpin(path)
+    assert os.listdir(bpffs) == []
+
+
 def _map_called(path: str, names: dict[str, str]) -> _map_ids.MapName:
     return _map_ids.MapName(1, names[os.path.basename(path)])
 
