@@ -84,6 +84,7 @@ class PublishedTree:
         signature: int = 1,
         root_path: bytes = b"/sys/fs/cgroup/root",
         started_ns: Optional[int] = None,
+        took_ns: int = 1000,
     ) -> None:
         """Writes the walk that was begun into its half."""
         number, division = self.number, self.division
@@ -98,7 +99,14 @@ class PublishedTree:
                 start : start + division.chunk_size
             ]
         began = time.monotonic_ns() if started_ns is None else started_ns
-        half = (number, began, began + 1000, signature, len(rows) // division.row_size, text.chunks)
+        half = (
+            number,
+            began,
+            began + took_ns,
+            signature,
+            len(rows) // division.row_size,
+            text.chunks,
+        )
         place = _layout.HALVES_AT + (number & 1) * _layout.HALF_SIZE
         _layout.HALF.pack_into(self.memory, place, *half)
         place += _layout.HALF.size

@@ -156,11 +156,10 @@ class _PinView(Closable, Generic[_T]):
             yield value
 
     def _staleness(self, snapshot: Snapshot) -> str:
-        if self.interval is None:
+        age, duration = snapshot.age, snapshot.duration_ns / 1e9
+        if self.interval is None or not find.is_stale(age, self.interval, duration):
             return ""
-        age, due = snapshot.age, find.pause(self.interval, snapshot.duration_ns / 1e9)
-        if age <= find.STALE * due:
-            return ""
+        due = find.pause(self.interval, duration)
         return f"the last walk began {age:,.0f} s ago, and one was due every {due:g} s"
 
     def close(self) -> None:

@@ -124,13 +124,18 @@ def is_pin(path: Optional[str]) -> bool:
         try:
             return _bpffs.is_bpffs(at)
         except MemcgError as error:
-            if is_transient(error):
+            # There is no /proc, without which no pin can be read.
+            if is_transient(error) or (at == os.path.abspath(path) and not _is_cgroup(at)):
                 raise
-            return False  # there is no /proc, without which no pin can be read
+            return False
         except OSError:
             if at == os.path.dirname(at):
                 return False
             at = os.path.dirname(at)
+
+
+def _is_cgroup(path: str) -> bool:
+    return os.path.exists(os.path.join(path, "cgroup.procs"))
 
 
 def stats_reader(options: argparse.Namespace) -> Union[StatsReader, PinnedValues]:

@@ -103,10 +103,19 @@ def removal_error(path: str, error: OSError) -> MemcgError:
 def mount_table_error(path: str, error: OSError) -> MemcgError:
     """The error where the mount table cannot be read."""
     return MemcgError(
-        f"whether {path} is on a bpffs cannot be told, because /proc/self/mountinfo cannot be "
-        f"read: {errno_text(error.errno or 0)}",
+        f"whether {path} is on a bpffs, as pins are, cannot be told, because /proc/self/mountinfo "
+        f"cannot be read ({errno_text(error.errno or 0)})",
+        remedy="mount /proc",
         errno=error.errno,
         call="open",
+    )
+
+
+def no_mount_table() -> MemcgError:
+    """The error where no bpffs can be looked for."""
+    return MemcgError(
+        "no pin can be looked for, because /proc/self/mountinfo cannot be read",
+        remedy="mount /proc",
     )
 
 

@@ -117,7 +117,8 @@ def list_pins(directory: Optional[Path] = None) -> FoundPins:
     Raises:
         PinPathError: *directory* is not on a bpffs.
         PinNotFoundError, PinPermissionError: *directory* cannot be looked at.
-        MemcgError: the process is short of file descriptors or memory.
+        MemcgError: the mount table cannot be read, or the process is short of file descriptors or
+            memory.
     """
     search = _Search()
     if directory is not None:
@@ -155,9 +156,16 @@ def _require_bpffs(path: str, refusal: Callable[[str], MemcgError]) -> None:
 
 
 def bpffs_mounts() -> list[str]:
-    """The mount points of all bpffs, those first that are mounted first."""
+    """The mount points of all bpffs, those first that are mounted first.
+
+    Raises:
+        MemcgError: the mount table cannot be read.
+    """
     found = []
-    for line in (contents("/proc/self/mountinfo") or "").split("\n"):
+    table = contents("/proc/self/mountinfo")
+    if table is None:
+        raise _diagnosis.no_mount_table()
+    for line in table.split("\n"):
         before, _, after = line.partition(" - ")
         if after.startswith("bpf "):
             found.append(_mounts.unescaped(before.split(" ")[4]))
@@ -294,11 +302,11 @@ def _tree(path: str, paths: _RootPaths) -> FoundPin:
     age = max(now - started, 0) / 1e9 if number else None
     duration = (ended - started) / 1e9 if number else None
     spent = progress.walks_ns / progress.walks / 1e9 if progress.walks else 0.0
-    real = pause(interval or 0.0, spent)
+    real = pause(interval or 0.0, spent)  # on average
     state = _STATES.get(progress.state, "incomplete")
     if not _is_complete(path, by_kernel):
         state = "incomplete"
-    elif state == "alive" and age is not None and interval is not None and age > STALE * real:
+    elif state == "alive" and age is not None and is_stale(age, interval, duration or 0.0):
         state = "stale"
     shown = _layout.root_path(data, number).partition(b"\0")[0] if number else b""
     return FoundPin(
@@ -323,6 +331,17 @@ def _tree(path: str, paths: _RootPaths) -> FoundPin:
 def pause(interval: float, duration: float) -> float:
     """The seconds from one walk to the next, which are more than the interval if walks are slow."""
     return max(interval, _LONGEST_PART * duration)
+
+
+def is_stale(age: float, interval: Optional[float], duration: float) -> bool:
+    """Whether a pinned tree is stale.
+
+    Args:
+        age: the seconds since its last walk began.
+        interval: the seconds from one walk to the next; None if there are none.
+        duration: the seconds that the last walk took, by which the next one is due.
+    """
+    return interval is not None and age > STALE * pause(interval, duration)
 
 
 def _head(stream: str) -> tuple[bytes, int]:

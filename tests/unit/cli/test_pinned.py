@@ -414,3 +414,32 @@ def test_a_pin_is_read_as_a_stream_without_ctypes(run_python: RunPython, tmp_pat
     ran = run_python("-c", code)
     assert ran.stdout.splitlines()[-2:] == ["[0, 0, 0, 0, 0]", "[]"]
     assert ran.stderr == "" and "ctypes" in sys.modules
+
+
+# --- without /proc ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the mount table unreadable, so that nobody knows what is on a bpffs."""
+    real_open = open
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> Any:
+        if path == "/proc/self/mountinfo":
+            raise FileNotFoundError(errno.ENOENT, "x")
+        return real_open(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", refuse)
+
+
+@pytest.mark.usefixtures("without_proc")
+def test_what_may_be_a_pin_is_said_to_need_proc(tmp_path: Path, v2: Path, capsys: Captured) -> None:
+    one = str(pinned_file(tmp_path / "one", stream([ROW])))
+    tree = str(pinned_tree(tmp_path / "all", published()))
+    for words in (["stat", one], ["tree", tree], ["watch", tree], ["doctor", tree]):
+        said = failed(capsys, 1, *words)
+        assert f"whether {words[1]} is on a bpffs, as pins are, cannot be told, because" in said
+        assert said.endswith(": mount /proc\n")
+    # What is a cgroup, or nothing at all, is not called a pin.
+    assert "4.0 KiB" in printed(capsys, "stat", "--backend", "text", str(v2), "anon")
+    assert "no such cgroup" in failed(capsys, 1, "stat", str(tmp_path / "none"))

@@ -179,8 +179,20 @@ def test_a_tree_is_stale_after_three_intervals(bpffs: Path) -> None:
     assert "unpin it" in stale.advice
 
 
+def test_the_last_walk_says_when_the_next_one_is_due(bpffs: Path) -> None:
+    tree = by_kernel(bpffs / "all", 10)
+    tree.set("walks_ns", 40 * SECOND)  # 10 s on average; the last one took a microsecond
+    with_timer(bpffs / "all", tree)
+    assert find.list_pins(bpffs).pins[0].state == "stale"
+    assert find.is_stale(3.1, 1, 0) and not find.is_stale(2.9, 1, 0)
+    assert find.is_stale(121, 1, 10) and not find.is_stale(119, 1, 10)
+    assert not find.is_stale(1e9, None, 0)
+
+
 def test_walks_that_take_longer_than_the_interval_are_made_less_often(bpffs: Path) -> None:
-    tree = by_kernel(bpffs / "all", 4)
+    tree = by_kernel(bpffs / "all")
+    began = time.monotonic_ns() - 4 * SECOND
+    tree.publish(pack(*TREE), TREE_NAMES, started_ns=began, took_ns=SECOND)
     tree.set("walks_ns", 4 * SECOND)  # a second each
     with_timer(bpffs / "all", tree)
     (pin,) = find.list_pins(bpffs).pins
@@ -246,7 +258,8 @@ def test_mounts_are_found_by_their_type(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(find, "contents", lambda path: "\n".join(lines))
     assert find.bpffs_mounts() == ["/sys/fs/bpf", "/run/x bpf"]
     monkeypatch.setattr(find, "contents", lambda path: None)
-    assert find.bpffs_mounts() == []
+    with pytest.raises(MemcgError, match=r"no pin can be looked for, because .*: mount /proc"):
+        find.bpffs_mounts()
 
 
 def test_what_this_user_may_not_read_is_counted(
