@@ -16,9 +16,12 @@ from .._pins import find
 from .._pins.read import PinnedReader
 from .._records import Record
 from .._samples import Ticks
-from ..errors import ItemUnavailableError, MemcgError
+from ..errors import ItemUnavailableError, MemcgError, PinNotFoundError, PinPermissionError
 from ..snapshot import Snapshot
 from . import command, output
+
+# How long a pin that goes is waited for, and how often it is looked for, in seconds.
+_PATIENCE, _PAUSE = 10.0, 0.1
 
 BACKEND = "pin"  # what takes the place of a backend's name
 
@@ -146,14 +149,34 @@ class _PinView(Closable, Generic[_T]):
             if ticks is not None:
                 time.sleep(ticks.delay())
                 ticks.take()
-            while True:
-                if before:
-                    self._reader.wait(timeout=find.STALE * (self.interval or default))
-                value = self.read()  # if nothing came in time, it says why, or warns
-                if self._walk != before:
-                    break
+            value = self._after(before, find.STALE * (self.interval or default))
             before = self._walk
             yield value
+
+    def _after(self, before: int, timeout: float) -> _T:
+        """What the first walk has that is not the one before; 0 for the walk that is there now.
+
+        A pin that goes is waited for, as a process that refreshes it may be restarted.
+        """
+        gone: Optional[float] = None
+        while True:
+            try:
+                if before:
+                    self._reader.wait(timeout=timeout)
+                value = self.read()  # if nothing came in time, it says why, or warns
+                if self._walk != before:
+                    return value
+                gone = None
+            except (PinNotFoundError, PinPermissionError) as error:
+                # While a tree is being pinned, only its maker may read it.
+                if not before or (gone is None and isinstance(error, PinPermissionError)):
+                    raise
+                if gone is None:
+                    output.warn(f"{error}; waiting up to {_PATIENCE:g} s for it to be pinned again")
+                gone = gone or time.monotonic()
+                if time.monotonic() - gone > _PATIENCE:
+                    raise
+                time.sleep(_PAUSE)
 
     def _staleness(self, snapshot: Snapshot) -> str:
         age, duration = snapshot.age, snapshot.duration_ns / 1e9

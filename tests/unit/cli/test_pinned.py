@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -246,6 +247,53 @@ def test_watch_shows_each_walk_of_a_tree_once(
     assert [value for _, value in lines] == ["1", "2", "3"]
     assert len({when for when, _ in lines}) >= 1 and all(when.endswith("Z") for when, _ in lines)
     assert refreshed.waited == [3.0] * 4
+
+
+class Restarted(Refreshed):
+    """Publishes a walk, takes the pin away, and pins again after some looks."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
+        super().__init__(path, monkeypatch)
+        self._looks = looks
+        monkeypatch.setattr(time, "sleep", self._sleep)
+        monkeypatch.setattr(pinned, "_PATIENCE", 0.0 if looks > 9 else 60.0)
+
+    def _wait(self, timeout: float) -> bool:
+        self.waited.append(timeout)
+        if len(self.waited) == 2:
+            shutil.rmtree(self._path)
+        elif self._path.exists():
+            self.publish()
+        return True
+
+    def _sleep(self, seconds: float) -> None:
+        self._looks -= 1
+        if not self._looks:
+            self.publish()
+
+
+def test_watch_waits_for_a_pin_that_is_pinned_again(
+    bpffs: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bpffs / "all"
+    Restarted(path, monkeypatch, 3)
+    assert main(["watch", "--count", "3", str(path), "pgscan"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split(",")[1] for line in out.splitlines()] == ["pgscan", "1", "2", "4"]
+    assert f"there is no pin at {path}" in err and err.count("\n") == 1
+    assert err.endswith("; waiting up to 60 s for it to be pinned again\n")
+
+
+def test_watch_does_not_wait_for_ever_for_a_pin(
+    bpffs: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bpffs / "all"
+    Restarted(path, monkeypatch, 1000)
+    assert main(["watch", "--count", "3", str(path), "pgscan"]) == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 3
+    first, last = err.splitlines()
+    assert "waiting up to" in first and f"there is no pin at {path}" in last
 
 
 def test_watch_of_several_shows_each_walk_of_a_tree_once(
