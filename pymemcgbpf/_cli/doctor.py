@@ -365,7 +365,8 @@ def _in_use(path: Optional[str]) -> Check:
         with _reader(what, path, _options.AUTO, _options.AUTO) as reader:
             if reader.backend == "text":
                 return Check(NO, f"{what} is read as text", reader.fallback_reason)
-            said.append(f"{reader.backend}/{reader.transport} for {what}")
+            missing = f", where {reader._missing}" if reader._missing else ""
+            said.append(f"{reader.backend}/{reader.transport} for {what}{missing}")
     return Check(OK, ", ".join(said))
 
 

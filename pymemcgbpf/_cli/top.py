@@ -65,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
             if isinstance(reader, PinnedRows):
                 reader.warns = False  # the screen says it
                 interval = reader.interval or _INTERVAL
+            readers.warn_if_text(reader, is_brief=True)  # the screen says how it is read
             view = _View(reader, options.interval or interval, options.filter)
             if options.sort is not None:
                 view.sort = reader.item_names.index(options.sort)

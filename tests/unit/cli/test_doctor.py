@@ -393,6 +393,31 @@ PIN = FoundPin(
 )
 
 
+def test_the_items_that_are_missing_as_text_on_v1_are_said(
+    machine: Machine, v1: Path, capsys: Captured
+) -> None:
+    machine.set(_choose, "BPF_OPENER", RefuseBpf())
+    verdict, said = examined(capsys, v1, 1)["in use"]
+    assert verdict == "no" and "lacks CAP_BPF; as text, up to " in said
+    assert said.endswith("items are missing (kernel, kernel_stack, pagetables, ...)")
+
+
+def test_the_items_of_text_that_bpf_does_not_have_are_said(
+    machine: Machine, v1: Path, capsys: Captured
+) -> None:
+    lost = "core does not have 1 of text's items (file)"
+
+    class Losing(_TextAsBpf):
+        def open(self, selector: Any, backend: str) -> Any:
+            made = super().open(selector, backend)
+            made.missing = lost
+            return made
+
+    machine.set(_choose, "BPF_OPENER", Losing())
+    verdict, said = examined(capsys, v1, 0)["in use"]
+    assert verdict == "ok" and said.count(f"/run for one cgroup, where {lost}") == 1
+
+
 def test_whether_the_kernel_can_refresh_is_said(
     machine: Machine, v2: Path, v1: Path, capsys: Captured
 ) -> None:

@@ -18,11 +18,12 @@ import pymemcgbpf
 from pymemcgbpf import TreeReader
 from pymemcgbpf._cli import top
 from pymemcgbpf._cli.main import main
+from pymemcgbpf._sources import choose as _choose
 
 from ...terminal import NAME, Terminal, terminal
-from ..commands import TEXT, Captured, failed
+from ..commands import TEXT, Captured, RefuseBpf, failed
 from ..conftest import RunPython
-from ..directories import make_v2
+from ..directories import make_v1, make_v2
 
 
 def stat(anon: int, faults: int) -> str:
@@ -36,6 +37,21 @@ def forest(tmp_path: Path) -> Path:
     for number in range(40):
         make_v2(root / f"g{number}", stat=stat(number << 20, 1000), current=f"{number << 10}")
     return root
+
+
+def test_items_that_only_bpf_has_on_v1_are_missed_aloud(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_choose, "BPF_OPENER", RefuseBpf())
+    for name in ("_check_terminal", "_check_cursor"):
+        monkeypatch.setattr(top, name, lambda: None)
+    monkeypatch.setattr("curses.wrapper", lambda run: None)
+    path = str(make_v1(tmp_path / "v1"))
+    assert main(["top", path, "anon", "slab*"]) == 0
+    said = "as text, up to 3 of 4 items are missing (slab_reclaimable, slab_unreclaimable, slab)"
+    assert capsys.readouterr().err == f"pymemcgbpf: {said}\n"
+    assert main(["top", path, "anon", "file"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 # --- the numbers ------------------------------------------------------------------------
