@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import re
 import weakref
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from typing import Literal, Optional
 from . import _options, _wire
 from ._cgroup import mounts as _mounts
 from ._items import BYTES, MICROSECONDS, NUMA_STAT, UNLIMITED, item_named, unknown
-from ._lookup import utf_8
 from ._records import Record
 from .snapshot import Snapshot
 
@@ -213,7 +211,7 @@ def _labels(snapshot: Snapshot) -> _Labels:
     last = _last_labels.get(snapshot._paths.origin)
     if last is not None and last.paths is paths and last.root[0] == directory:
         return last
-    root = ("", "") if directory is None else (directory, _in_hierarchy(directory))
+    root = ("", "") if directory is None else (directory, _mounts.label_path(directory))
     known = last.by_path if last is not None and last.root == root else {}
     new = [path for path in paths if path is not None and path not in known]
     known = {**known, **dict(zip(new, _starts(new, *root)))}
@@ -230,19 +228,10 @@ def _labels(snapshot: Snapshot) -> _Labels:
     return labels
 
 
-def _starts(paths: list[str], root: str, root_shown: str) -> list[str]:
+def _starts(paths: list[str], root: str, root_label: str) -> list[str]:
     """The labels of paths."""
-    above, below = root_shown.rstrip("/"), f"{root}/"
-    shown = [
-        f"{above}{path[len(root) :]}" if path.startswith(below) else _in_hierarchy(path)
-        for path in paths
-    ]
+    if not paths:
+        return []
     # Escaping all at once is faster. No path has a NUL.
-    escaped = _escaped(utf_8("\0".join(shown))).split("\0")
-    return [f'{{cgroup="{path}"{_END}' for path in escaped] if paths else []
-
-
-def _in_hierarchy(directory: str) -> str:
-    """The path of a cgroup as /proc/PID/cgroup has it, from that of its directory."""
-    # Outside of this process's cgroup namespace, paths begin with "/..", which normpath() omits.
-    return os.path.normpath(_mounts.path_in_hierarchy(directory))
+    escaped = _escaped("\0".join(_mounts.label_paths(paths, root, root_label))).split("\0")
+    return [f'{{cgroup="{path}"{_END}' for path in escaped]

@@ -10,11 +10,11 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Optional, SupportsIndex, Union
 
 from .._items import MEMORY_STAT
-from .._lookup import contents, exists, identity, resolved
+from .._lookup import contents, exists, identity, resolved, utf_8
 from .._options import integer
 from ..errors import (
     CgroupNotFoundError,
@@ -194,6 +194,34 @@ def path_in_hierarchy(directory: str) -> str:
         at = above
     below = os.path.relpath(found, at)
     return root if below == os.curdir else f"{root.rstrip('/')}/{below}"
+
+
+def label_path(directory: str) -> str:
+    """The path of a cgroup, by its directory, as labels and patterns of names have it.
+
+    It is that of :func:`path_in_hierarchy`, but one from outside of this process's cgroup
+    namespace, which begins with "/..", begins at the topmost cgroup that is visible.
+    """
+    return os.path.normpath(path_in_hierarchy(directory))
+
+
+def label_paths(directories: Sequence[str], root: str, root_label: str) -> list[str]:
+    """What :func:`label_path` returns for many directories, as valid text: bytes that are not UTF-8
+    are ``//xNN``.
+
+    Args:
+        directories: most of them below *root*.
+        root: the directory of a cgroup; "" for none.
+        root_label: its label_path().
+    """
+    if not directories:
+        return []
+    above, below = root_label.rstrip("/"), f"{root}/"
+    shown = [
+        f"{above}{path[len(root) :]}" if path.startswith(below) else label_path(path)
+        for path in directories
+    ]
+    return utf_8("\0".join(shown)).split("\0")  # all at once is faster, and no path has a NUL
 
 
 def find_cgroup(cgroup_id: int) -> Optional[tuple[str, int]]:

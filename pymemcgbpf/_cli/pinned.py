@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import os
 import time
-from array import array
 from collections.abc import Iterator, Sequence
 from typing import Generic, NoReturn, Optional, TypeVar, Union
 
-from .._cgroup.walk_paths import WalkPaths
 from .._closable import Closable
 from .._items import file_of, files_of_group, in_group, is_group
 from .._pins import find
 from .._pins.read import PinnedReader
 from .._records import Record
 from .._samples import Ticks
+from .._selection import CgroupSelection, root_at, with_items
 from ..errors import ItemUnavailableError, MemcgError, PinNotFoundError, PinPermissionError
 from ..snapshot import Snapshot
 from . import command, output
@@ -201,7 +200,7 @@ class PinnedContents(_PinView["Union[dict[str, int], Snapshot]"]):
 
     def _chosen(self, found: Union[dict[str, int], Snapshot]) -> Union[dict[str, int], Snapshot]:
         if isinstance(found, Snapshot):
-            return selected(found, self.item_names, None)
+            return with_items(found, self.item_names)
         return {name: found[name] for name in self.item_names if name in found}
 
 
@@ -218,7 +217,7 @@ class PinnedRows(_PinView[Snapshot]):
 
     def __init__(self, path: str, chosen: Chosen, depth: Optional[int] = None) -> None:
         super().__init__(path, chosen)
-        self._depth = depth
+        self._depth, self._selection = depth, CgroupSelection(depth=depth)
         if self._reader.order == "self":
             self.close()
             raise MemcgError(
@@ -231,7 +230,7 @@ class PinnedRows(_PinView[Snapshot]):
         deepest = found.max_depth
         if self._depth is not None and deepest is not None and self._depth > deepest:
             self._refuse_depth(deepest)
-        return selected(found, self.item_names, self._depth)
+        return with_items(self._selection.apply(found), self.item_names)
 
     def _refuse_depth(self, deepest: int) -> NoReturn:
         self.close()
@@ -252,54 +251,3 @@ class PinnedValues(_PinView["dict[str, int]"]):
             values = dict(found[root_at(found)])
         assert isinstance(values, dict)
         return {name: values[name] for name in self.item_names if name in values}
-
-
-# --- parts of snapshots
-
-
-def root_at(snapshot: Snapshot) -> int:
-    """The index of the row of the walk's root, which an order other than "children" has."""
-    return -1 if snapshot.order == "post" else 0
-
-
-def selected(snapshot: Snapshot, names: tuple[str, ...], depth: Optional[int]) -> Snapshot:
-    """A snapshot with some of the items, in another order perhaps, and some of the levels.
-
-    Args:
-        snapshot: what was read.
-        names: some of its items.
-        depth: how many levels below the walk's root; None for all.
-    """
-    at: Optional[list[int]] = None
-    if depth is not None and len(snapshot):
-        levels = snapshot.levels.tolist()
-        root = min(levels) - 1 if snapshot.order == "children" else levels[root_at(snapshot)]
-        at = [row for row, level in enumerate(levels) if abs(level - root) <= depth]
-    if names == snapshot.item_names and (at is None or len(at) == len(snapshot)):
-        return snapshot
-    words, width = snapshot._words, snapshot._width
-    places = [*_IDENTITY, *(snapshot._place_of(name) for name in names)]
-    count = len(snapshot) if at is None else len(at)
-    rows = memoryview(bytearray(8 * count * len(places)))
-    copied = rows.cast("Q")
-    for place, of in enumerate(places):
-        column = words[of::width]
-        if at is not None:
-            column = memoryview(_array(column, at))
-        copied[place :: len(places)] = column
-    paths = snapshot._paths
-    if at is not None:
-        known = paths.paths
-        rest = tuple(known[row] for row in at)
-        paths = WalkPaths(paths.origin, paths.root, paths.device, rest, paths.can_rename)
-    deepest = snapshot.max_depth if depth is None else depth
-    return Snapshot(
-        rows.toreadonly(), names, snapshot.order, snapshot._times, paths, max_depth=deepest
-    )
-
-
-_IDENTITY = (0, 1, 2)  # the words of a row that say which cgroup it is
-
-
-def _array(column: memoryview, at: Sequence[int]) -> array[int]:
-    return array("Q", [column[row] for row in at])

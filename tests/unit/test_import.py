@@ -365,6 +365,7 @@ RULES = {
     "_sources": {*BASE, "_cgroup", "_bpf", "_sources"},
     "snapshot": {*BASE, *SNAPSHOT},
     "_openmetrics": {*BASE, *SNAPSHOT},
+    "_selection": {*BASE, *SNAPSHOT},
     "changes": {*BASE, "snapshot"},
     # A process that reads pins has no libbpf, and perhaps no ctypes.
     **{f"_pins.{name}": {*BASE, *SNAPSHOT, "_pins"} for name in PINS_WITHOUT_BPF},

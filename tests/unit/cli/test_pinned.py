@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pymemcgbpf import UNLIMITED, MemcgError, PinnedReader, Snapshot, _wire
+from pymemcgbpf import UNLIMITED, MemcgError, PinnedReader, _wire
 from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cli import pinned, readers, top
 from pymemcgbpf._cli.main import main
@@ -400,26 +400,6 @@ def test_top_names_the_cgroups_of_a_pin_without_names(bpffs: Path, tree: str) ->
 
 
 # --- parts of snapshots -----------------------------------------------------------------
-
-
-def test_a_part_of_a_snapshot_has_the_chosen_items_and_levels(tree: str) -> None:
-    with PinnedReader(tree) as reader:
-        whole = reader.read()
-    assert isinstance(whole, Snapshot)
-    assert pinned.selected(whole, whole.item_names, None) is whole
-    assert pinned.selected(whole, whole.item_names, 2) is whole
-    part = pinned.selected(whole, ("pgscan",), 1)
-    assert part.item_names == ("pgscan",) and part.max_depth == 1
-    assert [dict(row) for row in part] == [{"pgscan": 0}, {"pgscan": 1}, {"pgscan": 2}]
-    assert part.paths == whole.paths[:3] and part.ids.tolist() == [10, 11, 12]
-    assert part.path == ROOT and part[2].level == 2 and part[2].parent_id == 10
-    assert (part.time, part.started_ns, part.duration_ns) == (
-        *(whole.time, whole.started_ns, whole.duration_ns),
-    )
-    assert part.find("one.service") == part[1]
-    turned = pinned.selected(whole, ("pgscan", "anon"), None)
-    assert dict(turned[3]) == {"pgscan": 3, "anon": 103}
-    assert turned.paths is whole.paths and turned.max_depth is None
 
 
 def test_a_value_that_a_cgroup_lacks_stays_absent(bpffs: Path) -> None:
