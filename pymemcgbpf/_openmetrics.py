@@ -19,6 +19,7 @@ from .snapshot import Snapshot
 
 Format = Literal["openmetrics", "prometheus"]
 FORMATS: tuple[Format, ...] = ("openmetrics", "prometheus")
+END_OF_METRICS = "# EOF"  # the last line in OpenMetrics
 
 
 def openmetrics(snapshot: Snapshot, *, format: Format = "openmetrics") -> str:
@@ -86,7 +87,7 @@ def families(snapshot: Snapshot, form: Format) -> Iterator[str]:
                 lines += map(add, starts, map(repr, values))
         yield f"\n{family.sample}".join(lines)
     if form == "openmetrics":
-        yield "# EOF"
+        yield END_OF_METRICS
 
 
 def _number(value: int, unit: str) -> str:
@@ -97,7 +98,7 @@ def _number(value: int, unit: str) -> str:
     return str(value)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """A text as labels and descriptions need it."""
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
@@ -105,7 +106,7 @@ def _escaped(text: str) -> str:
 # --- metrics
 
 
-class _Metric(Record):
+class Metric(Record):
     """An item as Prometheus knows it.
 
     Attributes:
@@ -123,7 +124,7 @@ class _Metric(Record):
     labels: str
 
 
-def _metric(name: str) -> _Metric:
+def _metric(name: str) -> Metric:
     item = item_named(name) or unknown(name)
     words, description, labels = name.removeprefix("memory."), item.description, ""
     base, _, node = words.rpartition(".N")
@@ -136,10 +137,10 @@ def _metric(name: str) -> _Metric:
         "sec_pagetables", "secondary_pagetables"
     )  # promtool takes "sec" for a unit
     family = "_".join(filter(None, ("cgroup_memory", words, unit)))
-    return _Metric(family, item.kind, unit, description, labels)
+    return Metric(family, item.kind, unit, description, labels)
 
 
-class _Family(Record):
+class Family(Record):
     """The items of one metric.
 
     Attributes:
@@ -154,25 +155,27 @@ class _Family(Record):
 
 
 @functools.lru_cache(maxsize=32)  # a reader's snapshots all have the same
-def _families(names: tuple[str, ...], form: Format) -> tuple[_Family, ...]:
-    found: dict[str, list[tuple[str, _Metric]]] = {}
+def _families(names: tuple[str, ...], form: Format) -> tuple[Family, ...]:
+    found: dict[str, list[tuple[str, Metric]]] = {}
     for name in names:
         metric = _metric(name)
         found.setdefault(metric.family, []).append((name, metric))
-    return tuple(_family(members, form == "openmetrics") for members in found.values())
+    return tuple(family_of(members, form) for members in found.values())
 
 
-def _family(members: list[tuple[str, _Metric]], is_openmetrics: bool) -> _Family:
+def family_of(members: list[tuple[str, Metric]], form: Format) -> Family:
+    """The metric of these items, each with what is known of it."""
+    is_openmetrics = form == "openmetrics"
     family, kind, unit, description, _ = members[0][1]
     sample = f"{family}_total" if kind == "counter" else family
     name = family if is_openmetrics else sample
     head = [
-        f"# HELP {name} {_escaped(description)}",
+        f"# HELP {name} {escaped(description)}",
         f"# TYPE {name} {kind or ('unknown' if is_openmetrics else 'untyped')}",
     ]
     if is_openmetrics and unit:
         head.append(f"# UNIT {name} {unit}")
-    return _Family(
+    return Family(
         sample,
         "\n".join(head),
         tuple((item, metric.unit, metric.labels) for item, metric in members),
@@ -233,5 +236,5 @@ def _starts(paths: list[str], root: str, root_label: str) -> list[str]:
     if not paths:
         return []
     # Escaping all at once is faster. No path has a NUL.
-    escaped = _escaped("\0".join(_mounts.label_paths(paths, root, root_label))).split("\0")
-    return [f'{{cgroup="{path}"{_END}' for path in escaped]
+    shown = escaped("\0".join(_mounts.label_paths(paths, root, root_label))).split("\0")
+    return [f'{{cgroup="{path}"{_END}' for path in shown]

@@ -12,6 +12,10 @@ from . import output
 OK, FAILED, USAGE = 0, 1, 2
 
 
+class WrongUsageError(MemcgError):
+    """Wrong usage that only reading shows."""
+
+
 def run(make_text: Callable[[], Optional[str]]) -> int:
     """Prints a text, unless it is None; returns the exit status."""
 
@@ -30,6 +34,8 @@ def run_each(make_texts: Callable[[], Iterable[str]]) -> int:
             if not output.print_text(text):
                 return FAILED
     except MemcgError as error:
+        if isinstance(error, WrongUsageError):
+            refuse(str(error))
         output.warn(str(error))
         wrong_item = isinstance(error, (UnknownItemError, ItemUnavailableError))
         return USAGE if wrong_item else FAILED

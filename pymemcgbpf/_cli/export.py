@@ -4,18 +4,73 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 
 from .. import _openmetrics
+from .._samples import Ticks
 from ..errors import MemcgError
-from . import command, output_file, parsers, readers
-from .pinned import PinnedRows
+from . import command, output_file, own_metrics, parsers, signals
+from .walks import Failures, WalkResult, Walks
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
+    parser = _parser()
+    options = parser.parse_words(arguments)
+    to_file = options.output not in (None, "-")
+    if options.every is not None and not to_file:
+        parser.error("--every needs --output FILE")
+
+    def texts() -> Iterator[str]:
+        with contextlib.closing(Walks(options, refuse_stale=options.every is not None)) as walks:
+            if options.every is not None:
+                _write_repeatedly(walks, options)
+                return
+            walk = walks.read()
+        if to_file:
+            _write(walk._replace(own=walk.own._replace(walks=None, errors=None)), options)
+            return
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # both formats prescribe it
+        assert walk.snapshot is not None
+        yield from _openmetrics.families(walk.snapshot, options.format)
+
+    return command.run_each(texts)
+
+
+def _write_repeatedly(walks: Walks, options: argparse.Namespace) -> None:
+    """Replaces the file at each interval until a signal ends this.
+
+    Raises:
+        MemcgError: the first walk has failed, or the file cannot be written the first time.
+    """
+    ticks, failures = Ticks(options.every), Failures()
+    with signals.held_to_stop() as stopped:
+        ticks.take()
+        _write(walks.read(), options)
+        while not stopped(ticks.delay()):
+            ticks.take()
+            walk = walks.take()
+            error = walk.error
+            if error is None:
+                try:
+                    _write(walk, options)
+                except MemcgError as of_file:
+                    error = of_file
+            failures.note(error)
+
+
+def _write(walk: WalkResult, options: argparse.Namespace) -> None:
+    file = os.path.basename(options.output)
+    data = own_metrics.with_cgroups(walk.own, walk.snapshot, options.format, file)
+    output_file.replace(options.output, data)
+
+
+def _parser() -> parsers.Parser:
     parser = parsers.reader_parser(
         " export",
         "Print the memory statistics of a tree of cgroups as metrics for Prometheus. The whole "
@@ -34,36 +89,23 @@ def main(arguments: Sequence[str]) -> int:
         help="prometheus: the text format, for node_exporter's textfile collector, the "
         "Pushgateway and promtool; openmetrics: OpenMetrics 1.0 (default: prometheus)",
     )
-    parsers.add_depth(parser)
+    parsers.add_selection(parser)
     parser.add_argument(
         "--output",
         type=_file_name,
         metavar="FILE",
         help="write to FILE, which is replaced in one step once everything is written. It keeps "
-        "its owner and permissions; a new file gets mode 0644; a symbolic link is refused "
-        "(default: -, standard output)",
+        "its owner and permissions; a new file gets mode 0644; a symbolic link is refused. FILE "
+        "also gets metrics of the program itself, pymemcgbpf_NAME (default: -, standard output)",
     )
-    options = parser.parse_words(arguments)
-
-    def texts() -> Iterator[str]:
-        with readers.tree_reader(options) as reader:
-            snapshot = reader.read()
-        readers.warn_if_text(reader)
-        if isinstance(reader, PinnedRows) and not any(snapshot.paths):
-            raise MemcgError(
-                f"{reader.path} has no names, and its cgroups are not visible here, so that there "
-                "is nothing for the label cgroup: pin with names, or export where they are visible"
-            )
-        families = _openmetrics.families(snapshot, options.format)
-        if options.output in (None, "-"):
-            if isinstance(sys.stdout, io.TextIOWrapper):
-                sys.stdout.reconfigure(encoding="utf-8")  # both formats prescribe it
-            yield from families
-        else:
-            data = "".join(f"{family}\n" for family in families).encode()
-            output_file.replace(options.output, data)
-
-    return command.run_each(texts)
+    parser.add_argument(
+        "--every",
+        type=parsers.seconds,
+        metavar="SECONDS",
+        help="with --output FILE: replace it at this interval, until SIGTERM or SIGINT. A walk "
+        "that fails leaves it alone",
+    )
+    return parser
 
 
 def _file_name(text: str) -> str:

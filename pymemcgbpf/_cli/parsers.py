@@ -220,6 +220,29 @@ def add_depth(
     )
 
 
+def add_selection(to: Parser) -> None:
+    """Adds the options of commands that export a tree: which cgroups."""
+    add_depth(to, "export only N levels below the root (default: all levels)")
+    for option, what in (
+        ("--match", "export only cgroups whose path, as the label cgroup shows it, matches"),
+        ("--exclude", "leave out cgroups whose path matches"),
+    ):
+        to.add_argument(
+            option,
+            action="append",
+            default=[],
+            metavar="PATTERN",
+            help=f"{what} the quoted shell pattern, in which * also stands for slashes; may be "
+            "given several times",
+        )
+    to.add_argument(
+        "--leaves",
+        action="store_true",
+        help="export only cgroups without cgroups below them, so that sums count no memory twice; "
+        "with --depth, those at the last level, too",
+    )
+
+
 def add_sort(to: Parser, what: str) -> None:
     """Adds the option of commands that show a tree: the item to sort by."""
     to.add_argument("--sort", type=one_item, metavar="ITEM", help=what)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Generic, NoReturn, Optional, TypeVar, Union
+from typing import Generic, Optional, TypeVar, Union
 
 from .._closable import Closable
 from .._items import file_of, files_of_group, in_group, is_group
@@ -229,12 +229,10 @@ class PinnedRows(_PinView[Snapshot]):
         assert isinstance(found, Snapshot), "dicts come from the order self only"
         deepest = found.max_depth
         if self._depth is not None and deepest is not None and self._depth > deepest:
-            self._refuse_depth(deepest)
+            raise command.WrongUsageError(
+                f"--depth {self._depth} is more than {self.path} has, which is {deepest}"
+            )
         return with_items(self._selection.apply(found), self.item_names)
-
-    def _refuse_depth(self, deepest: int) -> NoReturn:
-        self.close()
-        command.refuse(f"--depth {self._depth} is more than {self.path} has, which is {deepest}")
 
 
 class PinnedValues(_PinView["dict[str, int]"]):

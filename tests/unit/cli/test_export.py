@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
@@ -47,6 +50,17 @@ def forest(tmp_path: Path) -> Path:
 
 def printed(captured: Captured, *arguments: object) -> str:
     return commands.printed(captured, "export", *TEXT, *map(str, arguments))
+
+
+def without_own(text: str) -> str:
+    """The metrics of cgroups alone."""
+    return "".join(line for line in text.splitlines(True) if "pymemcgbpf_" not in line)
+
+
+def own(text: str) -> dict[str, str]:
+    """The program's own metrics: name and labels → number."""
+    lines = [line for line in text.splitlines() if line.startswith("pymemcgbpf_")]
+    return {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in lines}
 
 
 def promtool(*arguments: str, text: str = "") -> str:
@@ -208,6 +222,25 @@ def test_depth_limits_the_levels_exported(forest: Path, capsys: Captured) -> Non
         assert re.findall('cgroup="(.*)"', text) == labels
 
 
+def labels_of(captured: Captured, forest: Path, *options: object) -> list[str]:
+    return re.findall('cgroup="(.*)"', printed(captured, forest, "anon", *options))
+
+
+def test_patterns_and_leaves_choose_the_cgroups_exported(forest: Path, capsys: Captured) -> None:
+    make_v2(forest / "c.slice")
+    cases: list[tuple[tuple[str, ...], list[str]]] = [
+        (("--match", "/a*"), ["/a.slice", "/a.slice/b"]),
+        (("--match", "*/b", "--match", "/c*"), ["/a.slice/b", "/c.slice"]),
+        (("--exclude", "/a.slice/*", "--exclude", "/"), ["/a.slice", "/c.slice"]),
+        (("--match", "/*.slice", "--exclude", "/c*"), ["/a.slice"]),
+        (("--leaves",), ["/a.slice/b", "/c.slice"]),
+        (("--leaves", "--depth", "1"), ["/a.slice", "/c.slice"]),
+        (("--match", "/none"), []),
+    ]
+    for options, labels in cases:
+        assert labels_of(capsys, forest, *options) == labels
+
+
 # --- into a file ------------------------------------------------------------------------
 
 
@@ -219,7 +252,7 @@ def test_the_file_is_replaced_atomically(forest: Path, tmp_path: Path, capsys: C
     with path.open() as old:
         assert printed(capsys, "--output", path, forest, "anon") == ""
         assert old.read() == "the old one\n"
-    assert path.read_text() == printed(capsys, forest, "anon")
+    assert without_own(path.read_text()) == printed(capsys, forest, "anon")
     assert os.listdir(folder) == ["cgroups.prom"]
     assert path.stat().st_mode & 0o777 == 0o644
 
@@ -475,3 +508,147 @@ def test_a_wrong_option_is_status_2(capsys: Captured) -> None:
 def test_an_empty_file_name_is_reported_as_such(capsys: Captured) -> None:
     said = "argument --output: the name of the file is empty (see --help)"
     assert failed(capsys, 2, "export", "--output", "") == f"pymemcgbpf: {said}\n"
+
+
+# --- the program's own metrics ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_says_who_wrote_it_when_and_what(
+    form: str, forest: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    path = tmp_path / 'a"b.prom'
+    before = time.time()
+    options = ("--format", form, "--output", path, "--exclude", "/a*")
+    assert printed(capsys, *options, forest, "anon") == ""
+    text = path.read_text()
+    found = own(text)
+    file = r'file="a\"b.prom"'
+    assert before - 0.001 <= float(found.pop(f"pymemcgbpf_walk_timestamp_seconds{{{file}}}"))
+    assert 0 < float(found.pop(f"pymemcgbpf_walk_duration_seconds{{{file}}}")) < 10
+    assert found == {
+        f'pymemcgbpf_build_info{{version="{pymemcgbpf.__version__}",{file}}}': "1",
+        f'pymemcgbpf_backend_info{{backend="text",transport="text",{file}}}': "1",
+        f"pymemcgbpf_cgroups{{{file}}}": "3",
+        f"pymemcgbpf_cgroups_exported{{{file}}}": "1",
+    }
+    if form == "prometheus":
+        assert promtool("check", "metrics", text=text) == ""
+    else:
+        check_openmetrics(text, tmp_path)
+        assert text.count("# EOF") == 1 and text.endswith("\n# EOF\n")
+
+
+# --- again and again --------------------------------------------------------------------
+
+
+@pytest.fixture
+def exporting(forest: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts the command with --every in a process of its own, which ends with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*options: object) -> subprocess.Popen[str]:
+        package = str(Path(pymemcgbpf.__file__).resolve().parents[1])
+        words = ("--output", tmp_path / "it.prom", "--every", "0.05", *options, forest, "anon")
+        ran = subprocess.Popen(
+            [sys.executable, "-m", "pymemcgbpf", "export", *TEXT, *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": package},
+        )
+        started.append(ran)
+        return ran
+
+    yield start
+    for ran in started:
+        ran.kill()
+        ran.communicate()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.02)
+
+
+def number(path: Path, name: str) -> float:
+    if not path.exists():
+        return 0
+    return float(own(path.read_text())[f'pymemcgbpf_{name}{{file="it.prom"}}'])
+
+
+@pytest.mark.parametrize("number_of_signal", [signal.SIGTERM, signal.SIGINT])
+def test_the_file_is_replaced_at_the_interval_until_a_signal(
+    number_of_signal: signal.Signals,
+    forest: Path,
+    tmp_path: Path,
+    exporting: Callable[..., subprocess.Popen[str]],
+) -> None:
+    path = tmp_path / "it.prom"
+    ran = exporting()
+    wait_for(lambda: number(path, "walks_total") >= 3)
+    (forest / "a.slice" / "memory.stat").write_text("anon 8192\n")
+    wait_for(lambda: 'cgroup="/a.slice"} 8192\n' in path.read_text())
+    assert number(path, "walk_errors_total") == 0
+    ran.send_signal(number_of_signal)
+    assert (*ran.communicate(timeout=30), ran.returncode) == ("", "", 0)
+    assert sorted(os.listdir(tmp_path)) == ["it.prom", "root"]
+
+
+def test_a_walk_that_fails_is_reported_once_and_leaves_the_file_alone(
+    forest: Path, tmp_path: Path, exporting: Callable[..., subprocess.Popen[str]]
+) -> None:
+    path = tmp_path / "it.prom"
+    ran = exporting()
+    wait_for(lambda: number(path, "walks_total") >= 1)
+    shutil.copytree(forest, tmp_path / "again")
+    shutil.rmtree(forest)
+    wait_for(lambda: path.stat().st_mtime < time.time() - 0.5)
+    old = path.read_text()
+    assert number(path, "walk_errors_total") == 0
+    (tmp_path / "again").rename(forest)
+    wait_for(lambda: number(path, "walk_errors_total") >= 3)
+    assert number(path, "walks_total") > number(path, "walk_errors_total")
+    assert without_own(path.read_text()) == without_own(old)
+    ran.terminate()
+    out, err = ran.communicate(timeout=30)
+    assert (out, ran.returncode, err.count("\n")) == ("", 0, 2), err
+    first, second = err.splitlines()
+    assert "root" in first and first.endswith("(this is tried again)")
+    assert second == "pymemcgbpf: all is well again"
+
+
+def test_a_file_that_cannot_be_written_for_a_while_is_written_later(
+    tmp_path: Path, exporting: Callable[..., subprocess.Popen[str]]
+) -> None:
+    folder = tmp_path / "textfile"
+    folder.mkdir()
+    ran = exporting("--output", folder / "it.prom")
+    wait_for((folder / "it.prom").exists)
+    folder.rename(tmp_path / "away")
+    time.sleep(0.3)
+    (tmp_path / "away").rename(folder)
+    old = (folder / "it.prom").read_text()
+    wait_for(lambda: (folder / "it.prom").read_text() != old)
+    ran.terminate()
+    _, err = ran.communicate(timeout=30)
+    assert "it.prom cannot be written: No such file" in err and err.count("\n") == 2
+
+
+def test_the_first_walk_has_to_work(tmp_path: Path, capsys: Captured) -> None:
+    output = ("--every", "1", "--output", str(tmp_path / "it.prom"))
+    assert "no such cgroup" in failed(capsys, 1, "export", *output, str(tmp_path / "none"))
+    assert "'annon'" in failed(capsys, 2, "export", *output, "annon")
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_a_file_there_is_no_interval(forest: Path, capsys: Captured) -> None:
+    for more in ((), ("--output", "-")):
+        said = failed(capsys, 2, "export", "--every", "1", *more, str(forest))
+        assert "--every needs --output FILE (see --help)" in said
+    for seconds in ("0", "-1", "nan", "x"):
+        said = failed(capsys, 2, "export", "--output", "x", "--every", seconds, str(forest))
+        assert "is not a number of seconds" in said

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""Walks over one tree, again and again, for the commands that write metrics."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Optional, Union
+
+from .._records import Record
+from .._selection import CgroupSelection
+from ..errors import MemcgError
+from ..snapshot import Snapshot
+from . import output, readers
+from .own_metrics import OwnNumbers
+from .pinned import PinnedRows
+
+if TYPE_CHECKING:
+    from .._tree_reader import TreeReader
+
+
+class WalkResult(Record):
+    """What a walk has found.
+
+    Attributes:
+        snapshot: the cgroups that are shown; None if the walk has failed.
+        own: what the program says of itself after this walk.
+        error: why the walk has failed; None if it has not.
+    """
+
+    snapshot: Optional[Snapshot]
+    own: OwnNumbers
+    error: Optional[MemcgError] = None
+
+
+class Walks:
+    """Reads the tree or the pin that a command's arguments name, as often as it is asked to.
+
+    After a failure, the next walk begins with a new reader.
+
+    Args:
+        options: the arguments of a command with parsers.add_selection().
+        refuse_stale: whether a stale pin is a failure, and not only a line on stderr.
+
+    Attributes:
+        interval: the seconds between two walks of a pinned tree; None for anything else.
+    """
+
+    def __init__(self, options: argparse.Namespace, refuse_stale: bool) -> None:
+        self._options, self._refuse_stale = options, refuse_stale
+        self._selection = CgroupSelection(options.match, options.exclude, options.leaves)
+        self._reader: Union[TreeReader, PinnedRows, None] = None
+        self._last = OwnNumbers()  # of the last walk that worked
+        self._walks = self._errors = 0
+        self._told: Optional[str] = None  # the reason for text that was looked at last
+        self.interval: Optional[float] = None
+
+    def read(self) -> WalkResult:
+        """Walks once.
+
+        Raises:
+            MemcgError: the tree or the pin cannot be read.
+        """
+        self._walks += 1
+        try:
+            walk = self._read()
+        except BaseException:
+            self._errors += 1
+            self.close()
+            raise
+        self._last = walk.own
+        return walk
+
+    def take(self) -> WalkResult:
+        """Walks once, and never raises a failure."""
+        try:
+            return self.read()
+        except Exception as failure:  # even of a kind that nobody has thought of: this goes on
+            error = failure
+            if not isinstance(error, MemcgError):
+                error = MemcgError(f"{type(error).__name__}: {error}")
+            last = self._last
+            own = OwnNumbers(time=last.time, walks=self._walks, errors=self._errors)
+            return WalkResult(None, own, error)
+
+    def _read(self) -> WalkResult:
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = readers.tree_reader(self._options)
+            if isinstance(reader, PinnedRows):
+                reader.warns = not self._refuse_stale
+        found = reader.read()
+        if isinstance(reader, PinnedRows):
+            self._check_pin(reader, found)
+        if reader.fallback_reason != self._told:
+            self._told = reader.fallback_reason
+            readers.warn_if_text(reader)
+        shown = self._selection.apply(found)
+        own = OwnNumbers(
+            reader.backend,
+            reader.transport,
+            found.duration_ns,
+            found.time,
+            len(found),
+            len(shown) - shown.paths.count(None),
+            self._walks,
+            self._errors,
+        )
+        return WalkResult(shown, own)
+
+    def _check_pin(self, reader: PinnedRows, found: Snapshot) -> None:
+        """Refuses a pin that cannot be exported."""
+        self.interval = reader.interval
+        if not any(found.paths):
+            raise MemcgError(
+                f"{reader.path} has no names, and its cgroups are not visible here, so that there "
+                "is nothing for the label cgroup: pin with names, or export where they are visible"
+            )
+        if self._refuse_stale and reader.stale:
+            self._last = self._last._replace(time=found.time)
+            raise MemcgError(f"{reader.path} is stale: {reader.stale}")
+
+    def close(self) -> None:
+        """Closes the reader."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+
+class Failures:
+    """Announces the first of a series of failures, and the end of the series, on stderr."""
+
+    def __init__(self) -> None:
+        self._is_failing = False
+
+    def note(self, error: Optional[MemcgError]) -> None:
+        """Takes note of a failure, or of a success if it is None."""
+        if error is not None and not self._is_failing:
+            output.warn(f"{error} (this is tried again)")
+        if error is None and self._is_failing:
+            output.warn("all is well again")
+        self._is_failing = error is not None
