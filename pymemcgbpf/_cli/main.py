@@ -24,6 +24,7 @@ COMMANDS = {
     "top": ("top", "main", "show a tree live in a terminal, sorted, with rates"),
     "watch": ("watch", "main", "print statistics of cgroups repeatedly, as CSV or JSON"),
     "export": ("export", "main", "print a tree's statistics as metrics for Prometheus"),
+    "serve": ("serve", "main", "serve a tree's statistics to Prometheus over HTTP"),
     "pin": ("pin", "main", "create a file that shows statistics to unprivileged users"),
     "cat": ("pin", "main_cat", "print the statistics that such a file shows"),
     "unpin": ("pin", "main_unpin", "remove such a file"),
