@@ -88,6 +88,7 @@ class Walks:
             reader = self._reader = readers.tree_reader(self._options)
             if isinstance(reader, PinnedRows):
                 reader.warns = not self._refuse_stale
+            self._keep_path(reader.path)
         found = reader.read()
         if isinstance(reader, PinnedRows):
             self._check_pin(reader, found)
@@ -106,6 +107,12 @@ class Walks:
             self._errors,
         )
         return WalkResult(shown, own)
+
+    def _keep_path(self, path: str) -> None:
+        """Has the next readers read the same cgroup, even if the process of --pid has moved."""
+        if self._options.pid is not None:
+            self._options.pid = None
+            self._options.words = [path, *self._options.words]
 
     def _check_pin(self, reader: PinnedRows, found: Snapshot) -> None:
         """Refuses a pin that cannot be exported."""
