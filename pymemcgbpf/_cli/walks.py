@@ -17,6 +17,8 @@ from .pinned import PinnedRows
 if TYPE_CHECKING:
     from .._tree_reader import TreeReader
 
+_FRESH = 3  # in seconds. A pin that is refreshed many times a second may be late
+
 
 class WalkResult(Record):
     """What a walk has found.
@@ -122,7 +124,7 @@ class Walks:
                 f"{reader.path} has no names, and its cgroups are not visible here, so that there "
                 "is nothing for the label cgroup: pin with names, or export where they are visible"
             )
-        if self._refuse_stale and reader.stale:
+        if self._refuse_stale and reader.stale and found.age > _FRESH:
             self._last = self._last._replace(time=found.time)
             raise MemcgError(f"{reader.path} is stale: {reader.stale}")
 
