@@ -7,15 +7,17 @@ import functools
 import itertools
 import re
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import add
-from typing import Literal, Optional
+from typing import Literal, Optional, TypeVar
 
 from . import _options, _wire
 from ._cgroup import mounts as _mounts
 from ._items import BYTES, MICROSECONDS, NUMA_STAT, UNLIMITED, item_named, unknown
 from ._records import Record
 from .snapshot import Snapshot
+
+_T = TypeVar("_T")
 
 Format = Literal["openmetrics", "prometheus"]
 FORMATS: tuple[Format, ...] = ("openmetrics", "prometheus")
@@ -69,16 +71,10 @@ def openmetrics(snapshot: Snapshot, *, format: Format = "openmetrics") -> str:
 def families(snapshot: Snapshot, form: Format) -> Iterator[str]:
     """The lines of each metric, without the last newline; in OpenMetrics also those of the end."""
     labels = _labels(snapshot)
-    for family in _families(snapshot.item_names, form):
+    for family in families_of(snapshot.item_names, form):
         lines = [family.head]
         for name, unit, more in family.members:
-            starts, values = labels.starts, snapshot._column(snapshot._places[name]).tolist()
-            if labels.shown is not None:
-                values = list(itertools.compress(values, labels.shown))
-            if _wire.ABSENT in values:
-                present = [value != _wire.ABSENT for value in values]
-                starts = list(itertools.compress(starts, present))
-                values = list(itertools.compress(values, present))
+            starts, values = present(snapshot, name, labels.shown, labels.starts)
             if more:
                 starts = [f"{start[: -len(_END)]}{more}{_END}" for start in starts]
             if unit == "seconds" or (unit == "bytes" and UNLIMITED in values):
@@ -88,6 +84,26 @@ def families(snapshot: Snapshot, form: Format) -> Iterator[str]:
         yield f"\n{family.sample}".join(lines)
     if form == "openmetrics":
         yield END_OF_METRICS
+
+
+def present(
+    snapshot: Snapshot, name: str, shown: Optional[list[bool]], marks: list[_T]
+) -> tuple[list[_T], list[int]]:
+    """The values of an item in the rows that are shown and have it, and the marks of these rows.
+
+    Args:
+        snapshot, name: the snapshot and the item.
+        shown: which rows are shown, as :func:`rows_shown` returns it.
+        marks: what stands for each row that is shown.
+    """
+    values = snapshot._column(snapshot._places[name]).tolist()
+    if shown is not None:
+        values = list(itertools.compress(values, shown))
+    if _wire.ABSENT in values:
+        has_it = [value != _wire.ABSENT for value in values]
+        marks = list(itertools.compress(marks, has_it))
+        values = list(itertools.compress(values, has_it))
+    return marks, values
 
 
 def _number(value: int, unit: str) -> str:
@@ -144,18 +160,25 @@ class Family(Record):
     """The items of one metric.
 
     Attributes:
+        name: the metric's name in OpenMetrics, without a counter's "_total".
         sample: the name of the metric's samples.
+        kind, unit, description: as of each item.
         head: the lines above the samples.
         members: the name, the unit and the further labels of each item.
     """
 
+    name: str
     sample: str
+    kind: str
+    unit: str
+    description: str
     head: str
     members: tuple[tuple[str, str, str], ...]
 
 
 @functools.lru_cache(maxsize=32)  # a reader's snapshots all have the same
-def _families(names: tuple[str, ...], form: Format) -> tuple[Family, ...]:
+def families_of(names: tuple[str, ...], form: Format) -> tuple[Family, ...]:
+    """The metrics of items."""
     found: dict[str, list[tuple[str, Metric]]] = {}
     for name in names:
         metric = _metric(name)
@@ -176,7 +199,11 @@ def family_of(members: list[tuple[str, Metric]], form: Format) -> Family:
     if is_openmetrics and unit:
         head.append(f"# UNIT {name} {unit}")
     return Family(
+        family,
         sample,
+        kind,
+        unit,
+        description,
         "\n".join(head),
         tuple((item, metric.unit, metric.labels) for item, metric in members),
     )
@@ -214,21 +241,41 @@ def _labels(snapshot: Snapshot) -> _Labels:
     last = _last_labels.get(snapshot._paths.origin)
     if last is not None and last.paths is paths and last.root[0] == directory:
         return last
-    root = ("", "") if directory is None else (directory, _mounts.label_path(directory))
+    root = _root_of(snapshot)
     known = last.by_path if last is not None and last.root == root else {}
     new = [path for path in paths if path is not None and path not in known]
     known = {**known, **dict(zip(new, _starts(new, *root)))}
     by_path = {path: known[path] for path in paths if path is not None}
-    starts, shown = list(by_path.values()), None
-    if len(starts) < len(paths):
-        # Two cgroups can have had one path during the walk, one after the other. No two samples may
-        # have the same labels, so only the later one is shown.
-        latest = {path: row for row, path in enumerate(paths)}
-        shown = [path is not None and latest[path] == row for row, path in enumerate(paths)]
+    starts, shown = list(by_path.values()), rows_shown(paths)
+    if shown is not None:
         starts = [by_path[path] for path in itertools.compress(paths, shown) if path is not None]
     labels = _Labels(paths, root, by_path, starts, shown)
     _last_labels[snapshot._paths.origin] = labels
     return labels
+
+
+def rows_shown(paths: Sequence[Optional[str]]) -> Optional[list[bool]]:
+    """Whether each row has samples; None if all have.
+
+    Two cgroups can have had one path during the walk, one after the other. No two samples may have
+    the same labels, so only the later one is shown.
+    """
+    latest = {path: row for row, path in enumerate(paths) if path is not None}
+    if len(latest) == len(paths):
+        return None
+    return [path is not None and latest[path] == row for row, path in enumerate(paths)]
+
+
+def label_values(snapshot: Snapshot, shown: Optional[list[bool]]) -> list[str]:
+    """The value of the label "cgroup" of each row that is shown."""
+    paths = snapshot.paths if shown is None else itertools.compress(snapshot.paths, shown)
+    return _mounts.label_paths([path for path in paths if path is not None], *_root_of(snapshot))
+
+
+def _root_of(snapshot: Snapshot) -> tuple[str, str]:
+    """The path of the walk's root, and that which its label has."""
+    directory = snapshot.path
+    return ("", "") if directory is None else (directory, _mounts.label_path(directory))
 
 
 def _starts(paths: list[str], root: str, root_label: str) -> list[str]:
