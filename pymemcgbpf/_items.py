@@ -12,10 +12,11 @@ in its kernel/sched/psi.c, Linux 5.10 to 7.3. The derived items are in no file.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Optional, Union
 
 from ._records import Record
+from .errors import ItemUnavailableError
 
 __all__ = [
     "CATALOGUE",
@@ -602,6 +603,32 @@ def in_group(group: str, name: str) -> bool:
         return True
     pattern = ".*".join(map(re.escape, group.split("*")))
     return re.fullmatch(pattern, name) is not None
+
+
+def members(words: Iterable[str], names: Sequence[str], path: str) -> tuple[str, ...]:
+    """The items that names and groups stand for, among those of a pin, each once and in the order
+    of the words.
+
+    Args:
+        words: names and groups.
+        names: the items of the pin.
+        path: its path, for the message.
+
+    Raises:
+        ItemUnavailableError: the pin has none of them.
+    """
+    found: dict[str, None] = {}
+    for word in words:
+        here = [name for name in names if name == word]
+        if is_group(word):
+            files = files_of_group(word)
+            here = [name for name in names if file_of(name) in files and in_group(word, name)]
+        if not here:
+            raise ItemUnavailableError(
+                f"{path} does not have {word!r}; it has {', '.join(names)}", item_names=[word]
+            )
+        found.update(dict.fromkeys(here))
+    return tuple(found)
 
 
 def file_of(name: str) -> str:

@@ -25,6 +25,7 @@ from .._bpf.features import KERNEL_REFRESH, KFUNC, NO_FLUSH, RFC, RUN
 from .._cgroup import directory as _directory
 from .._cgroup.present_items import PresentItems
 from .._items import MEMORY_STAT
+from .._pins import bpffs as _bpffs
 from .._pins.find import FoundPin, list_pins
 from .._pins.tree_programs import why_not_by_kernel
 from .._sources import flush as _flush
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def texts() -> Iterator[str]:
         path = readers.cgroup_of(options.path, options.pid)
-        for check in (doctor_pin.checks if readers.is_pin(path) else _checks)(path):
+        for check in (doctor_pin.checks if _bpffs.leads_to_bpffs(path) else _checks)(path):
             if not options.json:
                 yield as_line(check, done)
             done.append(check)

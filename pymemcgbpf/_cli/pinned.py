@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import Generic, Optional, TypeVar, Union
 
 from .._closable import Closable
-from .._items import file_of, files_of_group, in_group, is_group
+from .._items import members
 from .._pins import find
 from .._pins.read import PinnedReader
 from .._records import Record
 from .._samples import Ticks
 from .._selection import CgroupSelection, root_at, with_items
-from ..errors import ItemUnavailableError, MemcgError, PinNotFoundError, PinPermissionError
+from ..errors import MemcgError, PinNotFoundError, PinPermissionError
 from ..snapshot import Snapshot
 from . import command, output
 
@@ -48,27 +48,12 @@ class Chosen(Record):
             ItemUnavailableError: the pin does not have one of those that are named.
         """
         names = reader.item_names
-        if self.words is None:
-            found = [name for name in self.default or () if name in names] or [*names]
-        else:
-            found = [name for word in self.words for name in _members(reader, word)]
+        words = self.words
+        if words is None:
+            words = [name for name in self.default or () if name in names] or names
         if self.also is not None:
-            found += _members(reader, self.also)
-        return tuple(dict.fromkeys(found))
-
-
-def _members(reader: PinnedReader, word: str) -> list[str]:
-    """The items of a pin that a name or a group stands for."""
-    names = reader.item_names
-    members = [name for name in names if name == word]
-    if is_group(word):
-        files = files_of_group(word)
-        members = [name for name in names if file_of(name) in files and in_group(word, name)]
-    if not members:
-        raise ItemUnavailableError(
-            f"{reader.path} does not have {word!r}; it has {', '.join(names)}", item_names=[word]
-        )
-    return members
+            words = [*words, self.also]
+        return members(words, names, reader.path)
 
 
 class _PinView(Closable, Generic[_T]):

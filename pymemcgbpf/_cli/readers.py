@@ -15,7 +15,7 @@ from .._cgroup import systemd as _systemd
 from .._items import CATALOGUE, is_group, item_named
 from .._options import AUTO
 from .._pins import bpffs as _bpffs
-from ..errors import MemcgError, UnknownItemError, is_transient
+from ..errors import UnknownItemError
 from . import command, output
 
 if TYPE_CHECKING:
@@ -114,30 +114,6 @@ def cgroup_of(path: Optional[str], pid: Optional[int]) -> Optional[str]:
     return path
 
 
-def is_pin(path: Optional[str]) -> bool:
-    """Whether a path names a pin, because it, or the directory above that can be seen, is on a
-    bpffs."""
-    if path is None or "\0" in path:
-        return False
-    at = os.path.abspath(path)
-    while True:
-        try:
-            return _bpffs.is_bpffs(at)
-        except MemcgError as error:
-            # There is no /proc, without which no pin can be read.
-            if is_transient(error) or (at == os.path.abspath(path) and not _is_cgroup(at)):
-                raise
-            return False
-        except OSError:
-            if at == os.path.dirname(at):
-                return False
-            at = os.path.dirname(at)
-
-
-def _is_cgroup(path: str) -> bool:
-    return os.path.exists(os.path.join(path, "cgroup.procs"))
-
-
 def stats_reader(options: argparse.Namespace) -> Union[StatsReader, PinnedValues]:
     """A reader of the cgroup that the arguments name, by default of this process's own; or of a
     pin."""
@@ -155,7 +131,7 @@ def stats_reader_of(
         items: None for all.
         options: the command's parsed arguments, with the options of a reader.
     """
-    if is_pin(directory):
+    if _bpffs.leads_to_bpffs(directory):
         from .pinned import Chosen, PinnedValues
 
         _check_pin_options(directory, options)
@@ -201,7 +177,7 @@ def tree_reader_of(
         default: as for tree_reader().
         also: as for tree_reader().
     """
-    if is_pin(directory):
+    if _bpffs.leads_to_bpffs(directory):
         from .pinned import Chosen, PinnedRows
 
         _check_pin_options(directory, options)

@@ -38,6 +38,34 @@ def is_bpffs(path: str) -> bool:
     return is_on_bpffs(os.stat(path), path)
 
 
+def leads_to_bpffs(path: Optional[str]) -> bool:
+    """Whether a path names a pin, because it, or the directory above that can be seen, is on a
+    bpffs.
+
+    Raises:
+        MemcgError: nobody knows, as there is no /proc, and it is no cgroup either.
+    """
+    if path is None or "\0" in path:
+        return False
+    at = os.path.abspath(path)
+    while True:
+        try:
+            return is_bpffs(at)
+        except MemcgError as error:
+            # There is no /proc, without which no pin can be read.
+            if is_transient(error) or (at == os.path.abspath(path) and not _is_cgroup(at)):
+                raise
+            return False
+        except OSError:
+            if at == os.path.dirname(at):
+                return False
+            at = os.path.dirname(at)
+
+
+def _is_cgroup(path: str) -> bool:
+    return os.path.exists(os.path.join(path, "cgroup.procs"))
+
+
 def is_on_bpffs(status: os.stat_result, path: str) -> bool:
     """Whether a file is on a bpffs, by its status; the path is for the message.
 

@@ -16,7 +16,7 @@ import pytest
 
 from pymemcgbpf import UNLIMITED, MemcgError, PinnedReader, _wire
 from pymemcgbpf._cgroup import mounts as _mounts
-from pymemcgbpf._cli import pinned, readers, top
+from pymemcgbpf._cli import pinned, top
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._items import CATALOGUE
 from pymemcgbpf._pins import bpffs as _bpffs
@@ -420,9 +420,9 @@ def test_an_empty_walk_has_no_levels(bpffs: Path, capsys: Captured) -> None:
 
 def test_what_is_on_a_bpffs_is_a_pin(bpffs: Path, tmp_path: Path) -> None:
     for path in (bpffs, bpffs / "none" / "none"):
-        assert readers.is_pin(str(path))
+        assert _bpffs.leads_to_bpffs(str(path))
     for other in (str(make_v2(tmp_path / "v2")), str(tmp_path / "none"), "/", "a\0b", None):
-        assert not readers.is_pin(other)
+        assert not _bpffs.leads_to_bpffs(other)
 
 
 def test_a_pin_is_read_as_a_stream_without_ctypes(run_python: RunPython, tmp_path: Path) -> None:
