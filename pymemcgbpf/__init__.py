@@ -14,6 +14,7 @@ What to use:
     TreeReader      a tree of cgroups in one walk: a Snapshot, which has a Row for each cgroup
     Changes         what changed between two snapshots of a tree: a Change for each cgroup
     openmetrics     a Snapshot as metrics for Prometheus
+    collector       a tree for the registry of prometheus_client: a Collector
     own_cgroup      the directory of this process's cgroup; cgroup_of: that of another process
     list_items      what this kernel offers: name, unit, kind and description of each Item
     unknown_keys    keys of memory.stat that this version does not know
@@ -41,6 +42,7 @@ TYPE_CHECKING = False  # as in typing, whose import takes milliseconds
 
 if TYPE_CHECKING:
     from ._cgroup.mounts import cgroup_of, own_cgroup
+    from ._collector import Collector, collector
     from ._functions import clear_cache, limit_share, list_items, read_stats, unknown_keys
     from ._items import UNLIMITED, Item
     from ._openmetrics import openmetrics
@@ -90,6 +92,8 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
     "Changes",
     "Change",
     "openmetrics",
+    "collector",
+    "Collector",
     "own_cgroup",
     "cgroup_of",
     "list_items",
@@ -139,6 +143,7 @@ _LAZY_EXPORTS = {
     "Backend": "_options",
     "Change": "changes",
     "Changes": "changes",
+    "Collector": "_collector",
     "Item": "_items",
     "Order": "_options",
     "PinTransport": "_options",
@@ -153,6 +158,7 @@ _LAZY_EXPORTS = {
     "UNLIMITED": "_items",
     "cgroup_of": "_cgroup.mounts",
     "clear_cache": "_functions",
+    "collector": "_collector",
     "limit_share": "_functions",
     "list_items": "_functions",
     "openmetrics": "_openmetrics",
