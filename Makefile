@@ -32,6 +32,7 @@ BENCH_RECORD := build/bench.json
 BENCH_GUESTS := 7.3@trixie 6.12@trixie
 TEST_TOOLS := ruff==0.17.* mypy==2.4.* 'pyright[nodejs]==1.1.414' types-setuptools 'setuptools>=77' vermin \
 	pytest==9.* hypothesis==6.* pyte==0.8.* prometheus_client==0.* \
+	'opentelemetry-sdk==1.*' pyyaml==6.* types-PyYAML \
 	'sphinx>=7.4,<10' numpy==2.* 'pandas>=2.2,<4' 'polars>=1,<3' 'pyarrow>=18,<27'
 # `make check` looks for these commands instead of Debian packages: COMMAND:PACKAGE.
 CHECK_COMMANDS := $(or $(CLANG),clang):clang llvm-strip:llvm gcc:gcc dpkg:dpkg shellcheck:shellcheck \

@@ -69,6 +69,14 @@ def blocks(path: Path) -> list[Block]:
     return found
 
 
+def needs_packages(block: Block) -> bool:
+    """Whether an example imports a package that is neither this one nor of the standard library.
+    A guest has none."""
+    return bool(
+        re.search(r"^(?:from|import) (?:opentelemetry|prometheus_client)\b", block.text, re.M)
+    )
+
+
 def prose(path: Path) -> str:
     """A page without its fenced blocks."""
     text = path.read_text(encoding="utf-8")

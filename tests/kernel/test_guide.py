@@ -15,7 +15,16 @@ import pytest
 
 from pymemcgbpf import unpin
 
-from ..doc_examples import DOCS, TOP, Block, assert_alike, blocks, run_session, session
+from ..doc_examples import (
+    DOCS,
+    TOP,
+    Block,
+    assert_alike,
+    blocks,
+    needs_packages,
+    run_session,
+    session,
+)
 from .cgroups import Worker, cgroup, enable_memory, fault_in
 from .forest import forest
 from .oracle import V1_FILES
@@ -95,6 +104,7 @@ def as_root(code: str, folder: Path) -> str:
         if block.language == "python"
         and block.head not in OF_PINNED_LINKS
         and block.page != "pins.md"
+        and not needs_packages(block)
     ],
 )
 def test_an_example_runs(block: Block) -> None:

@@ -4,12 +4,14 @@
 from pathlib import Path
 from typing import Any, Optional
 
+from prometheus_client import REGISTRY
 from typing_extensions import assert_type
 
 from pymemcgbpf import (
     Backend,
     Change,
     Changes,
+    Collector,
     Item,
     Order,
     Row,
@@ -17,6 +19,7 @@ from pymemcgbpf import (
     StatsReader,
     TreeReader,
     cgroup_of,
+    collector,
     limit_share,
     list_items,
     openmetrics,
@@ -96,6 +99,15 @@ assert_type(openmetrics(snapshot, format="prometheus"), str)
 openmetrics(snapshot, format="json")  # error
 openmetrics(snapshot, "prometheus")  # error
 openmetrics(snapshot[0])  # error
+
+# --- collector, in a registry of prometheus_client
+
+REGISTRY.register(collector())
+REGISTRY.register(collector(PATH, ["anon"], match=("*.service",), leaves=True, max_depth=2))
+assert_type(collector("/sys/fs/bpf/all", backend="text", flush=False), Collector)
+collector(PATH, match=5)  # error
+collector(PATH, backend="best")  # error
+collector(PATH, ["anon"], ["*.service"])  # error
 for row in snapshot:
     assert_type(row["anon"], int)
     assert_type(row.path, Optional[str])

@@ -6,6 +6,7 @@ tests/kernel/test_guide.py runs them on real cgroups, and those of pins, which n
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from opentelemetry.semconv._incubating.metrics import container_metrics as conventions
 
 import pymemcgbpf
 
@@ -46,7 +48,8 @@ NEEDED = {
 NO_LIBBPF = "import pymemcgbpf._bpf.libbpf as lib; lib.SONAME = 'libnone.so.9'\n"
 COMMAND = f"{NO_LIBBPF}import sys; from pymemcgbpf._cli.main import main; sys.exit(main())\n"
 
-STAT = f"{STAT_V2}workingset_refault_anon 0\nworkingset_refault_file 0\npgscan 0\n"
+REFAULTS = "workingset_refault_anon 0\nworkingset_refault_file 0\n"
+STAT = f"{STAT_V2}{REFAULTS}pgscan 0\ninactive_file 0\npgmajfault 0\n"
 EVENTS = ("low", "high", "max", "oom", "oom_kill", "oom_group_kill", "sock_throttled")
 
 
@@ -56,7 +59,7 @@ SERVICES = ("cron", "dbus", "web")
 @pytest.fixture
 def cgroups(tmp_path: Path) -> Path:
     """Fake cgroups, to be read instead of /sys/fs/cgroup."""
-    root = make_v2(tmp_path / "cgroups", kind=None, current=None)
+    root = make_v2(tmp_path / "cgroups", stat=STAT, kind=None, current=None)
     names = ("system.slice", "user.slice", *(f"system.slice/{one}.service" for one in SERVICES))
     for name in names:
         path = make_v2(root / name, stat=STAT)
@@ -106,6 +109,39 @@ def test_an_example_runs(block: Block, cgroups: Path, tmp_path: Path) -> None:
         run([sys.executable, "-W", "error", "-c", NO_LIBBPF + text], tmp_path)
     else:
         run(["sh", "-eu", "-c", text], tmp_path)
+
+
+def test_the_opentelemetry_example_follows_the_conventions(cgroups: Path, tmp_path: Path) -> None:
+    (block,) = (one for one in blocks(DOCS / "agents.md") if "opentelemetry" in one.text)
+    ids = [digit * 64 for digit in "0ac"]
+    names = (f"docker-{ids[0]}.scope", ids[1], f"cri-containerd-{ids[2]}.scope")
+    stat = STAT.replace("inactive_file 0", "inactive_file 1024").replace("fault 0", "fault 1")
+    for name in names:
+        make_v2(cgroups / "system.slice" / name, stat=stat)
+    text = block.text.replace("/sys/fs/cgroup", str(cgroups))
+    printed = json.loads(run([sys.executable, "-W", "error", "-c", NO_LIBBPF + text], tmp_path))
+    (of_resource,) = printed["resource_metrics"]
+    (scope,) = of_resource["scope_metrics"]
+    assert scope["scope"]["name"] == "pymemcgbpf"
+    found: dict[tuple[str, ...], int] = {}
+    for metric in scope["metrics"]:
+        name, data = metric["name"], metric["data"]
+        is_counter = name == conventions.CONTAINER_PAGING_FAULTS
+        assert (data["is_monotonic"], metric["unit"]) == (
+            is_counter,
+            "{fault}" if is_counter else "By",
+        )
+        for point in data["data_points"]:
+            who = dict(point["attributes"])
+            found[(name, who.pop("container.id"), *who.values())] = point["value"]
+    expected: dict[tuple[str, ...], int] = {}
+    for one in ids:
+        expected[conventions.CONTAINER_MEMORY_USAGE, one] = 12288
+        expected[conventions.CONTAINER_MEMORY_WORKING_SET, one] = 12288 - 1024
+        expected[conventions.CONTAINER_MEMORY_RSS, one] = 4096
+        expected[conventions.CONTAINER_PAGING_FAULTS, one, "major"] = 1
+        expected[conventions.CONTAINER_PAGING_FAULTS, one, "minor"] = 2
+    assert found == expected
 
 
 @pytest.mark.parametrize("page", [name for name, has in NEEDED.items() if "pycon" in has])
