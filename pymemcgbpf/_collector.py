@@ -318,9 +318,10 @@ def _samples(
 ) -> list[Sample]:
     """The samples of a metric."""
     found: list[Sample] = []
-    for name, unit, node in family.members:
+    for name, unit, more in family.members:
         marks, values = _openmetrics.present(snapshot, name, shown, labels)
-        if node:
+        if more:  # it is of one NUMA node
+            node = name.rpartition(".N")[2]
             marks = [{**label, "node": node} for label in marks]
         numbers: Iterable[float] = values
         if unit == "seconds":
