@@ -8,7 +8,7 @@
 #   make bench     time the package and its alternatives on this machine
 #   make bench-lab the same in two guests, in instructions, beside the results of make bench
 #
-# `make test` runs these targets, which can also be run alone: lint types unit docs live lab.
+# `make test` runs these targets, which can also be run alone: lint types unit docs live systems lab.
 # `make test-all` runs lab-all instead of lab.
 # `make docs` builds the API reference from the docstrings, into build/docs.
 # `make seed-kernel` builds the kernel of the guest "seed" (10 minutes, once); `make lab LAB=seed`
@@ -43,7 +43,7 @@ INSTALL := yes
 PACKAGE_FILES := $(shell find pymemcgbpf bpf_src -name '*.py' -o -name '*.[ch]' -o -name py.typed) \
 	setup.cfg pyproject.toml README.md LICENSE
 
-.PHONY: check demo test test-all commands lint types unit docs live lab lab-all seed-kernel \
+.PHONY: check demo test test-all commands lint types unit docs live systems lab lab-all seed-kernel \
 	docs-kernels docs-tables bench bench-lab wheel clean
 .DELETE_ON_ERROR:
 
@@ -73,9 +73,9 @@ demo: build/installed
 	@echo
 	@echo "How it was read is told by: $(VENV)/bin/pymemcgbpf doctor"
 
-test: lint types unit docs live lab
+test: lint types unit docs live systems lab
 
-test-all: lint types unit docs live lab-all
+test-all: lint types unit docs live systems lab-all
 
 lint: build/tools
 	$(VENV)/bin/ruff check .
@@ -97,6 +97,10 @@ docs: $(AWAY)/ready
 
 live: $(AWAY)/ready
 	cd $(AWAY) && ../../$(RUN) -m tests.kernel -p no:cacheprovider
+
+# With a real Prometheus, on the live kernel.
+systems: $(AWAY)/ready
+	cd $(AWAY) && ../../$(RUN) -m tests.systems -p no:cacheprovider
 
 lab: $(AWAY)/ready $(if $(findstring /arm64,$(LAB)),build/all-packages) \
 		$(if $(filter seed seed@%,$(LAB)),seed-kernel)

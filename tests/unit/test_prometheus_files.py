@@ -187,10 +187,8 @@ TESTS = [
         labels=WEB,
     ),
     *(
-        is_quiet(
-            "CgroupNearMemoryLimit", 12, series(SET, used, **WEB), series(LIMIT, limit, **WEB)
-        )
-        for used, limit in (("89x15", "100x15"), ("95x15", " ".join(["Inf"] * 15)), ("0x15", "0x15"))
+        is_quiet("CgroupNearMemoryLimit", 12, series(SET, one, **WEB), series(LIMIT, other, **WEB))
+        for one, other in (("89x15", "100x15"), ("95x15", " ".join(["Inf"] * 15)), ("0x15", "0x15"))
     ),
     fires("CgroupMemoryStalled", 20, series(STALLED, "0+12x20", **WEB), labels=WEB),
     is_quiet("CgroupMemoryStalled", 20, series(STALLED, "0+3x20", **WEB)),
