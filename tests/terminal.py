@@ -50,7 +50,7 @@ _ALTERNATE_SCREEN = 1049 << 5  # as pyte numbers private modes
 def write_terminfo(folder: Path) -> None:
     """Writes the compiled entry, in the format of term(5)."""
     names = NAME.encode() + b"|for tests\0"
-    booleans = b"\0\1"  # no auto_left_margin; auto_right_margin
+    booleans = b"\0\1\0\0\1"  # auto_right_margin; eat_newline_glitch
     numbers = struct.pack("<3h", 80, -1, 24)  # columns, init_tabs, lines
     count = max(_STRINGS) + 1
     offsets, table = [-1] * count, b""

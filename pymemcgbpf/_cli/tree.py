@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from .._items import CURRENT
 from .._records import Record
 from ..snapshot import Row, Snapshot
-from . import command, parsers, readers, rows
+from . import branches, command, parsers, readers, rows
 from .pinned import PinnedRows
 from .units import formatter
 
@@ -122,28 +121,11 @@ def _drawn(snapshot: Snapshot, sort: Optional[str], nameless: bool) -> Iterator[
         path, row = named
         return (0 if sort is None else -row.get(sort, -1)), path, row.id
 
-    fork, bar, corner = _drawing()
-    # The lines still to come, the next one last, each with the drawing before its children.
-    tops = sorted(children.pop(None, ()), key=largest_first, reverse=True)
-    waiting = [(row, path or None, "", "") for path, row in tops]
-    while waiting:
-        row, path, branch, margin = waiting.pop()
-        yield _TreeLine(row, path, branch + _name(snapshot, row, path))
-        # pop(): a pin may claim anything, but what is below an id is shown once.
-        below_it = children.pop(row.id, ())
-        siblings = sorted(below_it, key=largest_first, reverse=True)
-        for at, (below, child) in enumerate(siblings):
-            branch, more = (fork, bar) if at else (corner, "   ")
-            waiting.append((child, below or None, margin + branch, margin + more))
-
-
-def _drawing() -> tuple[str, str, str]:
-    """The characters that draw the tree; ASCII where the output cannot show better ones."""
-    try:
-        "├─│└".encode(getattr(sys.stdout, "encoding", None) or "ascii")
-    except UnicodeEncodeError:
-        return "|- ", "|  ", "`- "
-    return "├─ ", "│  ", "└─ "
+    for siblings in children.values():
+        siblings.sort(key=largest_first)
+    for (path, row), branch in branches.drawn(children, lambda named: named[1].id):
+        below = path or None
+        yield _TreeLine(row, below, branch + _name(snapshot, row, below))
 
 
 def _path(snapshot: Snapshot, line: _TreeLine) -> Optional[str]:
