@@ -24,10 +24,10 @@ from ._items import (
     EFFECTIVE_LIMIT,
     FILES,
     MEMORY_STAT,
-    UNLIMITED,
     Item,
     item_named,
     requested_names,
+    share_of_limit,
     unknown,
 )
 from ._lookup import Path
@@ -241,8 +241,7 @@ def limit_share(values: Mapping[str, Optional[int]]) -> Optional[float]:
     Raises:
         KeyError: One of the items was not read.
     """
-    current, limit = _number(values, CURRENT), _number(values, EFFECTIVE_LIMIT)
-    return None if current is None or not limit or limit == UNLIMITED else current / limit
+    return share_of_limit(_number(values, CURRENT), _number(values, EFFECTIVE_LIMIT))
 
 
 def _number(values: Mapping[str, Optional[int]], name: str) -> Optional[int]:

@@ -44,6 +44,7 @@ __all__ = [
     "item_numbered",
     "names_numbered",
     "requested_names",
+    "share_of_limit",
 ]
 
 # The units of the kernel's counters. ONE is the unit of the item itself.
@@ -549,6 +550,12 @@ def is_limit(item: Item) -> bool:
     return isinstance(source, LeastLimit) or (isinstance(source, Field) and source.limit)
 
 
+def share_of_limit(current: Optional[int], limit: Optional[int]) -> Optional[float]:
+    """memory.current as a share of derived.effective_limit, from 0 to 1; None if no limit is set,
+    if the limit is 0, or if a value is missing."""
+    return None if current is None or not limit or limit == UNLIMITED else current / limit
+
+
 def guess(name: str, enumerator: str, scale: str) -> Item:
     """An item of a newer kernel, whose unit is guessed from its enumerator. It has no number."""
     unit, kind = (COUNT, COUNTER) if enumerator == name.upper() else (BYTES, GAUGE)
@@ -619,16 +626,21 @@ def members(words: Iterable[str], names: Sequence[str], path: str) -> tuple[str,
     """
     found: dict[str, None] = {}
     for word in words:
-        here = [name for name in names if name == word]
-        if is_group(word):
-            files = files_of_group(word)
-            here = [name for name in names if file_of(name) in files and in_group(word, name)]
+        here = among(names, word)
         if not here:
             raise ItemUnavailableError(
                 f"{path} does not have {word!r}; it has {', '.join(names)}", item_names=[word]
             )
         found.update(dict.fromkeys(here))
     return tuple(found)
+
+
+def among(names: Sequence[str], word: str) -> list[str]:
+    """Those of the names that a name or a group stands for."""
+    if not is_group(word):
+        return [name for name in names if name == word]
+    files = files_of_group(word)
+    return [name for name in names if file_of(name) in files and in_group(word, name)]
 
 
 def file_of(name: str) -> str:

@@ -187,7 +187,7 @@ class Changes(Sequence["Change"]):
         # A counter that was absent before shows as a negative difference.
         lacking = ABSENT in now or (min(found, default=0) < 0 if rises else ABSENT in before)
         if lacking or is_limit:
-            found = [_difference(*both, rises, is_limit) for both in zip(now, before)]
+            found = [difference(*both, rises, is_limit) for both in zip(now, before)]
         return found
 
     # --- rows
@@ -300,7 +300,9 @@ def _numbers(snapshot: Snapshot, item: str) -> list[int]:
     return snapshot._column(snapshot._places[item]).tolist()
 
 
-def _difference(now: int, before: int, rises: bool, is_limit: bool) -> Optional[int]:
+def difference(now: int, before: int, rises: bool, is_limit: bool) -> Optional[int]:
+    """The later value of an item less its earlier one, as :class:`Changes` describes it; None where
+    there is none. ABSENT stands for a value that is missing."""
     if ABSENT in (now, before):
         return None
     if is_limit and now != before and UNLIMITED in (now, before):

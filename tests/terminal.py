@@ -22,7 +22,7 @@ from pyte.modes import DECTCEM
 
 NAME = "pymemcgbpf-test"
 
-# A terminfo entry of our own, because a guest of the lab has no terminfo: number in term.h → the
+# Terminfo entries of our own, because a guest of the lab has no terminfo: number in term.h → the
 # sequence, as an xterm has it.
 _STRINGS = {
     2: b"\r",  # carriage_return
@@ -44,25 +44,42 @@ _STRINGS = {
     83: b"\x1b[C",  # key_right
     87: b"\x1b[A",  # key_up
 }
+# Of a terminal with colours, as an xterm has them: number in term.h → the number, the sequence.
+COLOUR_NAME = f"{NAME}-colour"
+_COLOURS, _PAIRS = 13, 14  # max_colors, max_pairs
+_COLOUR_STRINGS = {
+    297: b"\x1b[39;49m",  # orig_pair
+    359: b"\x1b[3%p1%dm",  # set_a_foreground
+    360: b"\x1b[4%p1%dm",  # set_a_background
+}
 _ALTERNATE_SCREEN = 1049 << 5  # as pyte numbers private modes
 
 
 def write_terminfo(folder: Path) -> None:
-    """Writes the compiled entry, in the format of term(5)."""
-    names = NAME.encode() + b"|for tests\0"
-    booleans = b"\0\1\0\0\1"  # auto_right_margin; eat_newline_glitch
-    numbers = struct.pack("<3h", 80, -1, 24)  # columns, init_tabs, lines
-    count = max(_STRINGS) + 1
-    offsets, table = [-1] * count, b""
-    for at, text in sorted(_STRINGS.items()):
-        offsets[at] = len(table)
-        table += text + b"\0"
-    head = struct.pack("<6h", 0o432, len(names), len(booleans), 3, count, len(table))
-    filling = b"\0" * ((len(names) + len(booleans)) % 2)
-    data = head + names + booleans + filling + numbers + struct.pack(f"<{count}h", *offsets) + table
+    """Writes the compiled entries, in the format of term(5)."""
     for place in (NAME[0], f"{ord(NAME[0]):x}"):
         (folder / place).mkdir()
-        (folder / place / NAME).write_bytes(data)
+        (folder / place / NAME).write_bytes(_entry(NAME, {}, _STRINGS))
+        colours = {_COLOURS: 8, _PAIRS: 64}
+        entry = _entry(COLOUR_NAME, colours, {**_STRINGS, **_COLOUR_STRINGS})
+        (folder / place / COLOUR_NAME).write_bytes(entry)
+
+
+def _entry(name: str, more_numbers: dict[int, int], strings: dict[int, bytes]) -> bytes:
+    """The compiled entry of one terminal."""
+    names = name.encode() + b"|for tests\0"
+    booleans = b"\0\1\0\0\1"  # auto_right_margin; eat_newline_glitch
+    known = {0: 80, 2: 24, **more_numbers}  # columns, lines
+    numbers = [known.get(at, -1) for at in range(max(known) + 1)]
+    count = max(strings) + 1
+    offsets, table = [-1] * count, b""
+    for at, text in sorted(strings.items()):
+        offsets[at] = len(table)
+        table += text + b"\0"
+    head = struct.pack("<6h", 0o432, len(names), len(booleans), len(numbers), count, len(table))
+    filling = b"\0" * ((len(names) + len(booleans)) % 2)
+    shorts = struct.pack(f"<{len(numbers) + count}h", *numbers, *offsets)
+    return head + names + booleans + filling + shorts + table
 
 
 class Screen(pyte.Screen):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Generic, Optional, TypeVar, Union
 
 from .._closable import Closable
-from .._items import members
+from .._items import among, members
 from .._pins import find
 from .._pins.read import PinnedReader
 from .._records import Record
@@ -32,8 +32,8 @@ class Chosen(Record):
 
     Attributes:
         words: items and groups; None if none are named.
-        default: the items that are then shown, as far as the pin has them. If it has none of them,
-            all of its items are.
+        default: the items and groups that are then shown, as far as the pin has them. If it has
+            none of them, all of its items are.
         also: an item that is shown as well.
     """
 
@@ -50,7 +50,7 @@ class Chosen(Record):
         names = reader.item_names
         words = self.words
         if words is None:
-            words = [name for name in self.default or () if name in names] or names
+            words = [name for word in self.default or () for name in among(names, word)] or names
         if self.also is not None:
             words = [*words, self.also]
         return members(words, names, reader.path)
@@ -196,6 +196,9 @@ class PinnedRows(_PinView[Snapshot]):
         path, chosen: as for _PinView.
         depth: how many levels below the walk's root are shown; None for all that the pin has.
 
+    Attributes:
+        whole: the walk that was read last, with all items and levels of the pin.
+
     Raises:
         MemcgError: the pin shows one cgroup and no tree; or as for _PinView.
     """
@@ -203,6 +206,7 @@ class PinnedRows(_PinView[Snapshot]):
     def __init__(self, path: str, chosen: Chosen, depth: Optional[int] = None) -> None:
         super().__init__(path, chosen)
         self._depth, self._selection = depth, CgroupSelection(depth=depth)
+        self.whole: Optional[Snapshot] = None
         if self._reader.order == "self":
             self.close()
             raise MemcgError(
@@ -212,6 +216,7 @@ class PinnedRows(_PinView[Snapshot]):
 
     def _chosen(self, found: Union[dict[str, int], Snapshot]) -> Snapshot:
         assert isinstance(found, Snapshot), "dicts come from the order self only"
+        self.whole = found
         deepest = found.max_depth
         if self._depth is not None and deepest is not None and self._depth > deepest:
             raise command.WrongUsageError(

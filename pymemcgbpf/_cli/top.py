@@ -1,48 +1,61 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""Shows a tree of cgroups live in a terminal, sorted."""
+"""Shows a tree of cgroups live in a terminal, as a sorted list or as a tree."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import itertools
 import math
-import os
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Optional, Union
 
-from .._items import COUNTER, CURRENT, item_named
-from .._records import Record
+from .._cgroup import diagnosis as _diagnosis
+from .._items import CURRENT, EFFECTIVE_LIMIT
 from .._samples import Ticks
-from ..errors import MemcgError
-from ..snapshot import Row, Snapshot
-from . import command, parsers, readers, rows, signals, table
+from ..errors import CgroupRemovedError
+from ..snapshot import Row
+from . import command, parsers, readers, rows, top_screen, top_terminal
 from .pinned import PinnedRows
-from .units import columns, human, per_second, printable
+from .top_details import ITEMS, Details, Reading
+from .top_page import KEYS
+from .top_terminal import Terminal
+from .top_view import View
 
 if TYPE_CHECKING:
-    from curses import window
-
+    from .._stats_reader import StatsReader
     from .._tree_reader import TreeReader
 
-try:
-    import curses
-except ImportError:  # a Python that was built without, or split into packages
-    curses = None  # type: ignore[assignment]
+    _Reader = Union[TreeReader, PinnedRows]
 
 _DEFAULT_ITEMS = (CURRENT, "anon", "file", "pgfault", "pgmajfault")
-_KEYS = "q quit  < > sort by  r reverse  arrows, page keys scroll"
+# For the share of the limit; as a group, the item is skipped where there is none.
+_DEFAULT_ITEMS_READ = (*_DEFAULT_ITEMS, f"{EFFECTIVE_LIMIT}*")
 _INTERVAL = 2.0  # in seconds
-_NARROWEST, _NAME_WIDTH = 10, 20  # a column's minimal width; the width reserved for names
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
+    options = _parser().parse_words(arguments)
+
+    def show() -> Iterator[str]:
+        top_terminal.check()
+        with readers.tree_reader(options, _DEFAULT_ITEMS_READ, options.sort) as reader:
+            readers.warn_if_text(reader, is_brief=True)  # the screen says how it is read
+            view = _view(options, reader)
+            with contextlib.suppress(KeyboardInterrupt), top_terminal.opened() as terminal:
+                _run(terminal, view, reader, options.interval)  # Ctrl-C quits
+        yield from ()
+
+    return command.run_each(show)
+
+
+def _parser() -> parsers.Parser:
     parser = parsers.reader_parser(
         " top",
-        "Show a tree of cgroups live in a terminal, as one sorted list: for counters the rate per "
-        "second, for other items the value. Keys: q quits; < and > (or left and right) choose the "
-        "column to sort by; r reverses the order; up, down and the page keys scroll.",
+        "Show a tree of cgroups live in a terminal, as a sorted list or as a tree: for counters "
+        "the rate per second, for other items the value or its change.",
         "Cgroups without the memory controller are not shown. ",
         path=f"{parsers.TOPMOST_CGROUP}{parsers.OR_PIN}",
         items=" ".join(_DEFAULT_ITEMS),
@@ -56,229 +69,97 @@ def main(arguments: Sequence[str]) -> int:
         help="show only cgroups whose path below the root contains TEXT (default: all)",
     )
     parsers.add_sort(parser, "sort by this item, the largest first (default: the first ITEM)")
-    options = parser.parse_words(arguments)
-
-    def show() -> Iterator[str]:
-        _check_terminal()
-        with readers.tree_reader(options, _DEFAULT_ITEMS, options.sort) as reader:
-            interval = _INTERVAL
-            if isinstance(reader, PinnedRows):
-                reader.warns = False  # the screen says it
-                interval = reader.interval or _INTERVAL
-            readers.warn_if_text(reader, is_brief=True)  # the screen says how it is read
-            view = _View(reader, options.interval or interval, options.filter)
-            if options.sort is not None:
-                view.sort = reader.item_names.index(options.sort)
-            try:
-                with signals.exit_on_signals():  # so that the terminal is restored
-                    _check_cursor()
-                    curses.wrapper(view.run)
-            except curses.error as error:
-                raise MemcgError(f"this terminal cannot be drawn on: {error}") from error
-            except KeyboardInterrupt:
-                pass  # Ctrl-C quits
-        yield from ()
-
-    return command.run_each(show)
+    width = max(map(len, KEYS))
+    keys = "\n".join(f"  {key:<{width}}  {what}" for key, what in KEYS.items())
+    parser.after_help = f"\nkeys:\n{keys}\n"
+    return parser
 
 
-def _check_terminal() -> None:
-    if curses is None:
-        raise MemcgError(
-            "this Python has no curses module, which top needs; use watch or tree instead"
-        )
-    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        raise MemcgError("top needs a terminal; use watch or tree instead")
+def _view(options: argparse.Namespace, reader: _Reader) -> View:
+    items = reader.item_names
+    if readers.paths_and_items(options.words)[1] is None and options.sort != EFFECTIVE_LIMIT:
+        items = tuple(name for name in items if name != EFFECTIVE_LIMIT) or items
+    return View(
+        items,
+        has_share={CURRENT, EFFECTIVE_LIMIT} <= set(reader.item_names),
+        open_page=lambda row: _details(options, reader, row),
+        sort=options.sort,
+        part=options.filter,
+    )
 
 
-def _check_cursor() -> None:
-    curses.setupterm()
-    if not curses.tigetstr("cup"):
-        kind = os.environ.get("TERM", "")
-        raise MemcgError(f"this terminal cannot be drawn on: TERM={kind} cannot move the cursor")
+def _run(terminal: Terminal, view: View, reader: _Reader, interval: Optional[float]) -> None:
+    """Shows the tree until the user quits."""
+    if isinstance(reader, PinnedRows):
+        reader.warns = False  # the screen says it
+        interval = interval or reader.interval
+    interval = interval or _INTERVAL
+    ticks = Ticks(interval)
+    is_drawn = False
+    try:
+        while not view.is_over:
+            if not view.is_paused and not ticks.delay():
+                ticks.take()
+                view.show(reader.read(), _status(reader, interval))
+                is_drawn = False
+            if not is_drawn:
+                terminal.draw(top_screen.lines(view, *terminal.size))
+            key = terminal.key(math.inf if view.is_paused else ticks.delay())
+            if key is None and terminal.is_closed:
+                return
+            is_drawn = key is None
+            if key is not None:
+                view.press(key)
+    finally:
+        view.close_page()
 
 
-class _Line(Record):
-    """A cgroup, and the number shown for each item; None where there is none."""
-
-    row: Row
-    values: tuple[Optional[float], ...]
-
-
-class _Rates:
-    """Makes lines of snapshots; a counter's number is its rate since the previous snapshot."""
-
-    def __init__(self) -> None:
-        self._before: Optional[Snapshot] = None
-        self._lines: list[_Line] = []
-
-    def lines(self, snapshot: Snapshot) -> list[_Line]:
-        """The lines in the snapshot's order. A pin can show the same walk as before."""
-        if self._before is not None and self._before.started_ns == snapshot.started_ns:
-            return self._lines
-        changes = None if self._before is None else snapshot.since(self._before)
-        self._before = snapshot
-        columns: list[Iterable[Optional[float]]] = []
-        for name in snapshot.item_names:
-            if not _is_counter(name):
-                columns.append(snapshot.to_columns([name])[name])
-            elif changes is None:
-                columns.append(itertools.repeat(None))
-            else:
-                columns.append(changes.rates(name))
-        self._lines = [_Line(row, values) for row, values in zip(snapshot, zip(*columns))]
-        return self._lines
+def _status(reader: _Reader, interval: float) -> str:
+    """Where the numbers come from; of a pin that is stale, how old they are."""
+    way = "/".join(dict.fromkeys((reader.backend, reader.transport)))
+    stale = reader.stale if isinstance(reader, PinnedRows) else ""
+    return stale or f"{way}, every {interval:g} s"
 
 
-def _is_counter(name: str) -> bool:
-    item = item_named(name)
-    return item is not None and item.kind == COUNTER
+# --- the details of a cgroup
 
 
-class _View:
-    """The state of the screen.
-
-    Attributes:
-        sort: the index of the column that the list is sorted by.
-        smallest_first: whether the order is reversed.
-        top: the number of cgroups above the first one on the screen.
-    """
-
-    def __init__(self, reader: Union[TreeReader, PinnedRows], interval: float, part: str) -> None:
-        self._reader, self._interval, self._part = reader, interval, part
-        self._rates = _Rates()
-        self.sort, self.smallest_first, self.top = 0, False, 0
-        self._height = 0  # how many cgroups the screen shows
-
-    def run(self, screen: window) -> None:
-        """Shows the tree until the user quits."""
-        with contextlib.suppress(curses.error):  # some terminals cannot hide the cursor
-            curses.curs_set(0)
-        ticks = Ticks(self._interval)
-        while True:
-            ticks.take()
-            snapshot = self._reader.read()
-            lines = self._wanted(self._rates.lines(snapshot))
-            key = 0
-            while key >= 0:  # getch() returns -1 when the time is over
-                self._draw(screen, snapshot, lines)
-                screen.timeout(math.ceil(ticks.delay() * 1000))
-                key = screen.getch()
-                if key in (ord("q"), ord("Q")) or not sys.stdin.isatty():
-                    return
-                self.press(key, len(lines))
-
-    def press(self, key: int, count: int) -> None:
-        """Does what a key stands for, while *count* cgroups are listed."""
-        if key in (ord("<"), ord(","), curses.KEY_LEFT):
-            self.sort -= self.sort > 0
-        elif key in (ord(">"), ord("."), curses.KEY_RIGHT):
-            self.sort += self.sort < len(self._reader.item_names) - 1
-        elif key == ord("r"):
-            self.smallest_first = not self.smallest_first
-        scrolled = {
-            curses.KEY_UP: self.top - 1,
-            curses.KEY_DOWN: self.top + 1,
-            curses.KEY_PPAGE: self.top - self._height,
-            curses.KEY_NPAGE: self.top + self._height,
-            curses.KEY_HOME: 0,
-            curses.KEY_END: count,
-        }.get(key, self.top)
-        self.top = max(min(scrolled, count - self._height), 0)
-
-    def _wanted(self, lines: list[_Line]) -> list[_Line]:
-        if self._part:
-            lines = [line for line in lines if self._part in (self._name_of(line.row) or "")]
-        return lines
-
-    def _draw(self, screen: window, snapshot: Snapshot, lines: Sequence[_Line]) -> None:
-        height, width = screen.getmaxyx()
-        self._height = max(height - 3, 1)
-        shown = list(itertools.islice(self._named(lines), self._height))
-        screen.erase()
-        _put(screen, 0, 0, self._about(snapshot, len(lines)))
-        at = 0
-        for column, (head, *cells) in self._columns([line for line, _ in shown], width):
-            _put(screen, 1, at, head, curses.A_REVERSE if column == self.sort else curses.A_BOLD)
-            for y, cell in enumerate(cells, 2):
-                _put(screen, y, at, cell)
-            at += len(head) + 1
-        _put(screen, 1, at, "cgroup", curses.A_BOLD)
-        for y, (_, name) in enumerate(shown, 2):
-            _put(screen, y, at, _end_of(name, width - at))
-        _put(screen, height - 1, 0, _KEYS)
-        screen.refresh()
-
-    def _about(self, snapshot: Snapshot, listed: int) -> str:
-        count = f"{listed} of {len(snapshot)}" if listed < len(snapshot) else listed
-        way = "/".join(dict.fromkeys((self._reader.backend, self._reader.transport)))
-        order = "smallest" if self.smallest_first else "largest"
-        by = f"{self._reader.item_names[self.sort]}, {order} first"
-        stale = self._reader.stale if isinstance(self._reader, PinnedRows) else ""
-        return f"{count} cgroups by {by} ({stale or f'{way}, every {self._interval:g} s'})"
-
-    def _named(self, lines: Sequence[_Line]) -> Iterator[tuple[_Line, str]]:
-        """The lines from the first one on the screen on, with paths; those without are omitted."""
-
-        def place(line: _Line) -> tuple[bool, float]:
-            value = line.values[self.sort]
-            return value is None, (value or 0) * (1 if self.smallest_first else -1)
-
-        for line in sorted(lines, key=place)[self.top :]:
-            name = self._name_of(line.row)
-            if name is not None:
-                yield line, printable(self._root_name(line.row) if name == "." else name)
-
-    def _name_of(self, row: Row) -> Optional[str]:
-        """The path below the root; of a pin without names, what else there is."""
-        return rows.name_of(row) if isinstance(self._reader, PinnedRows) else row.relative_path
-
-    def _root_name(self, row: Row) -> str:
-        """The name of the root. The path of a pin is not that of its cgroup."""
-        return row.path or self._reader.path
-
-    def _columns(self, lines: Sequence[_Line], width: int) -> Iterator[tuple[int, list[str]]]:
-        """The columns that there is room for, and always the one that the list is sorted by.
-
-        Yields:
-            The column's index among the items, and its head and cells, all of one width.
-        """
-        made = []
-        for at, name in enumerate(self._reader.item_names):
-            cells = (_cell(name, line.values[at]) for line in lines)
-            made.append(table.right([_head(name), *cells], _NARROWEST))
-        room = width - _NAME_WIDTH - len(made[self.sort][0]) - 1
-        for at, column in enumerate(made):
-            if at != self.sort:
-                room -= len(column[0]) + 1
-            if at == self.sort or room >= 0:
-                yield at, column
+def _details(options: argparse.Namespace, reader: _Reader, row: Row) -> Details:
+    """The page with all items of a cgroup, or, from a pin, with all items of the pin."""
+    if isinstance(reader, PinnedRows):
+        return Details(row.path or rows.name_of(row), partial(_read_pinned, reader, row.id))
+    assert row.path is not None, "only the rows of a pin have none"
+    source = _OneCgroup(row, row.path, options)
+    return Details(row.path, source.read, source.close)
 
 
-def _head(name: str) -> str:
-    short = name[len("memory.") :] if name.startswith("memory.") else name
-    return f"{short}/s" if _is_counter(name) else short
+def _read_pinned(reader: PinnedRows, cgroup_id: int) -> Reading:
+    walk = reader.whole
+    assert walk is not None, "the row is of a walk"
+    for at, each in enumerate(walk.ids):
+        if each == cgroup_id:
+            return Reading(walk.started_ns / 1e9, walk[at])
+    raise CgroupRemovedError("the pin does not have this cgroup any more: it was removed")
 
 
-def _cell(name: str, value: Optional[float]) -> str:
-    if value is None:
-        return "-"
-    shown = per_second(name, value) if _is_counter(name) else human(name, int(value))
-    return f"{shown.number} {shown.unit}".rstrip()
+class _OneCgroup:
+    """Reads the cgroup of a row. The reader is made by the first read."""
 
+    def __init__(self, row: Row, path: str, options: argparse.Namespace) -> None:
+        self._row, self._path, self._options = row, path, options
+        self._reader: Optional[StatsReader] = None
 
-def _end_of(text: str, width: int) -> str:
-    """The end of a path, as much as there is room for; it says more than the beginning."""
-    if columns(text) <= width:
-        return text
-    room = max(width - 2, 0)
-    at = next(at for at in range(len(text) + 1) if columns(text[at:]) <= room)
-    return f"..{text[at:]}"
+    def read(self) -> Reading:
+        if self._reader is None:
+            from .._stats_reader import StatsReader
 
+            flush, backend = not self._options.no_flush, self._options.backend
+            self._reader = StatsReader(self._path, ITEMS, flush=flush, backend=backend)
+            if not self._row.exists():  # another cgroup has its path by now
+                raise _diagnosis.removed(self._path)
+        values = self._reader.read()
+        return Reading(time.monotonic(), values)
 
-def _put(screen: window, y: int, x: int, text: str, style: int = 0) -> None:
-    height, width = screen.getmaxyx()
-    safe = text.encode(screen.encoding, "backslashreplace").decode(screen.encoding)
-    if y < height and x < width:
-        with contextlib.suppress(curses.error):  # raised after the screen's last cell is written
-            screen.addnstr(y, x, safe, width - x, style)
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()

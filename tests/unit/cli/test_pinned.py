@@ -16,10 +16,14 @@ import pytest
 
 from pymemcgbpf import UNLIMITED, MemcgError, PinnedReader, _wire
 from pymemcgbpf._cgroup import mounts as _mounts
-from pymemcgbpf._cli import pinned, top
+from pymemcgbpf._cli import pinned, readers, top, top_screen
 from pymemcgbpf._cli.main import main
+from pymemcgbpf._cli.pinned import PinnedRows
+from pymemcgbpf._cli.top_numbers import SHARE
+from pymemcgbpf._cli.top_view import View
 from pymemcgbpf._items import CATALOGUE
 from pymemcgbpf._pins import bpffs as _bpffs
+from pymemcgbpf._selection import CgroupSelection, with_items
 
 from ...published_tree import ANON, PublishedTree
 from ..commands import Captured, failed, printed
@@ -364,39 +368,84 @@ def test_a_stale_tree_is_announced_once(
 # --- top --------------------------------------------------------------------------------
 
 
-def test_top_shows_a_walk_that_it_has_shown_again(tree: str) -> None:
-    rates = top._Rates()
-    with pinned.PinnedRows(tree, pinned.Chosen()) as reader:
-        first = rates.lines(reader.read())
-        assert rates.lines(reader.read()) is first
+def shown_by_top(path: str, *words: str) -> tuple[View, PinnedRows]:
+    """What top shows of a pin, and the reader of it; the screen has 80 columns."""
+    options = top._parser().parse_words([path, *words])
+    reader = readers.tree_reader(options, top._DEFAULT_ITEMS_READ)
+    assert isinstance(reader, PinnedRows)
+    reader.warns = False
+    view = top._view(options, reader)
+    view.show(reader.read(), top._status(reader, 1))
+    return view, reader
+
+
+def lines_of(view: View) -> list[str]:
+    lines = top_screen.lines(view, 12, 80)
+    return ["".join(text for text, _ in line).rstrip() for line in lines]
 
 
 def test_top_says_that_a_pin_is_stale_on_its_screen(bpffs: Path, capsys: Captured) -> None:
-    with pinned.PinnedRows(old(bpffs / "all", 10), pinned.Chosen()) as reader:
-        reader.warns = False
-        view = top._View(reader, 1, "")
-        snapshot = reader.read()
-        assert "(the last walk began 10 s ago, and one was due every 1 s)" in view._about(
-            snapshot, 4
-        )
-    with pinned.PinnedRows(old(bpffs / "new", 0), pinned.Chosen()) as reader:
-        view = top._View(reader, 1, "")
-        assert "(pin/stream, every 1 s)" in view._about(reader.read(), 4)
+    view, reader = shown_by_top(old(bpffs / "all", 10))
+    with reader:
+        assert "(the last walk began 10 s ago, and one was" in lines_of(view)[0]
+    view, reader = shown_by_top(old(bpffs / "new", 0))
+    with reader:
+        assert "(pin/stream, every 1 s)" in lines_of(view)[0]
     assert capsys.readouterr() == ("", "")
 
 
 def test_top_names_the_cgroups_of_a_pin_without_names(bpffs: Path, tree: str) -> None:
     walk = str(pinned_file(bpffs / "walk", stream(TREE, 2)))
-    for path, names in (
-        (walk, ["cgroup 13", "cgroup 12", "cgroup 11", "cgroup 10"]),
-        (tree, ["two.slice/three.service", "two.slice", "one.service", ROOT]),
+    for path, names, drawn in (
+        (
+            walk,
+            ["cgroup 13", "cgroup 12", "cgroup 11", "cgroup 10"],
+            ["cgroup 10", "├─ cgroup 12", "│  └─ cgroup 13", "└─ cgroup 11"],
+        ),
+        (
+            tree,
+            ["two.slice/three.service", "two.slice", "one.service", ROOT],
+            [ROOT, "├─ two.slice", "│  └─ three.service", "└─ one.service"],
+        ),
     ):
-        with pinned.PinnedRows(path, pinned.Chosen()) as reader:
-            view = top._View(reader, 1, "")
-            lines = top._Rates().lines(reader.read())
-            assert [name for _, name in view._named(lines)] == names
-            part = top._View(reader, 1, names[1])
-            assert len(part._wanted(lines)) == (2 if path == tree else 1)
+        view, reader = shown_by_top(path)
+        with reader:
+            assert [line[11:] for line in lines_of(view)[2:6]] == names
+            view.press("t")
+            assert [line[11:] for line in lines_of(view)[2:6]] == drawn
+        view, reader = shown_by_top(path, "--filter", names[1])
+        with reader:
+            assert len(view.order.places) == (2 if path == tree else 1)
+
+
+def test_top_shows_all_items_of_a_pin_on_the_page_of_a_cgroup(tree: str) -> None:
+    view, reader = shown_by_top(tree, "anon")
+    with reader:
+        assert lines_of(view)[1].split() == ["anon", "cgroup"]
+        view.press("down")
+        view.press("enter")
+        assert lines_of(view)[0] == f"{ROOT}/two.slice"
+        assert [line.split()[:2] for line in lines_of(view)[2:4]] == [
+            ["anon", "102"],
+            ["pgscan", "2"],
+        ]
+        view.show(reader.read(), "")
+        assert [line.split()[-1] for line in lines_of(view)[2:4]] == ["-", "-"]  # the same walk
+        reader.whole = with_items(CgroupSelection(depth=0).apply(reader.read()), ("anon",))
+        assert view.page is not None
+        view.page.refresh()
+        assert lines_of(view)[1] == "the pin does not have this cgroup any more: it was removed"
+        assert ["anon", "102", "B", "-"] in [line.split() for line in lines_of(view)]
+
+
+def test_top_shows_the_share_of_the_limit_if_the_pin_has_its_items(bpffs: Path) -> None:
+    numbers = [CATALOGUE[name].number for name in ("memory.current", "derived.effective_limit")]
+    rows = [_wire.RawRow(10, 1, 1, 0, (75, 100)), _wire.RawRow(11, 10, 2, 0, (5, UNLIMITED))]
+    path = str(pinned_file(bpffs / "walk", stream(rows, 2, items=numbers)))
+    view, reader = shown_by_top(path)
+    with reader:
+        assert view.columns == ["memory.current", SHARE]
+        assert lines_of(view)[2].split() == ["75", "B", "75.0", "cgroup", "10"]
 
 
 # --- parts of snapshots -----------------------------------------------------------------

@@ -15,9 +15,10 @@ from typing import Callable, Optional
 import pytest
 
 import pymemcgbpf
-from pymemcgbpf import TreeReader
-from pymemcgbpf._cli import top
+from pymemcgbpf import Snapshot, TreeReader
+from pymemcgbpf._cli import top_terminal
 from pymemcgbpf._cli.main import main
+from pymemcgbpf._cli.top_numbers import Numbers
 from pymemcgbpf._sources import choose as _choose
 
 from ...terminal import NAME, Terminal, terminal
@@ -43,9 +44,14 @@ def test_items_that_only_bpf_has_on_v1_are_missed_aloud(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_choose, "BPF_OPENER", RefuseBpf())
-    for name in ("_check_terminal", "_check_cursor"):
-        monkeypatch.setattr(top, name, lambda: None)
-    monkeypatch.setattr("curses.wrapper", lambda run: None)
+
+    @contextlib.contextmanager
+    def quits() -> Iterator[top_terminal.Terminal]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(top_terminal, "check", lambda: None)
+    monkeypatch.setattr(top_terminal, "opened", quits)
     path = str(make_v1(tmp_path / "v1"))
     assert main(["top", path, "anon", "slab*"]) == 0
     said = "as text, up to 3 of 4 items are missing (slab_reclaimable, slab_unreclaimable, slab)"
@@ -58,20 +64,23 @@ def test_items_that_only_bpf_has_on_v1_are_missed_aloud(
 
 
 class Shown:
-    """What the lines of a tree's snapshots have, by name."""
+    """The numbers of a tree's walks, by the cgroups' names."""
+
+    growth = False
 
     def __init__(self, reader: TreeReader) -> None:
-        self._reader, self._rates = reader, top._Rates()
+        self._reader = reader
+        self._before: Optional[Snapshot] = None
 
     def next(self, seconds: int = 2) -> dict[str, tuple[Optional[float], ...]]:
         """After so many seconds."""
-        snapshot = self._reader.read()
-        if self._rates._before is not None:
-            before = self._rates._before
+        snapshot, before = self._reader.read(), self._before
+        if before is not None:
             began = snapshot.started_ns - seconds * 1_000_000_000
             before._times = before._times._replace(started_ns=began)
-        lines = self._rates.lines(snapshot)
-        return {line.row.relative_path or "": line.values for line in lines}
+        numbers, self._before = Numbers(snapshot, before), snapshot
+        columns = [numbers.column(name, self.growth) for name in snapshot.item_names]
+        return {row.relative_path or "": values for row, values in zip(snapshot, zip(*columns))}
 
 
 @pytest.fixture
@@ -107,36 +116,11 @@ def test_another_cgroup_at_the_same_path_has_a_rate_of_its_own(forest: Path, sho
     assert shown.next()["g3"] == (1, 0)
 
 
-def test_heads_and_cells_of_the_table() -> None:
-    cases: list[tuple[str, Optional[float], str, str]] = [
-        ("memory.current", 1 << 20, "current", "1.0 MiB"),
-        ("memory.swap.current", 0, "swap.current", "0 B"),
-        ("memory.max", pymemcgbpf.UNLIMITED, "max", "max"),
-        ("anon", None, "anon", "-"),
-        ("pgfault", 0.0, "pgfault/s", "0.0"),
-        ("pgfault", 9.94, "pgfault/s", "9.9"),
-        ("pgfault", 9.96, "pgfault/s", "10"),
-        ("pgfault", 1234567.8, "pgfault/s", "1,234,568"),
-        ("memory.pressure.some.total", 12_345.0, "pressure.some.total/s", "1.2 %"),
-        ("pgtomorrow", 1234, "pgtomorrow", "1,234"),
-    ]
-    for name, value, head, cell in cases:
-        assert top._head(name) == head
-        assert top._cell(name, value) == cell
-
-
-def test_a_long_path_keeps_its_end() -> None:
-    cases: list[tuple[str, int, str]] = [
-        ("abcdef", 6, "abcdef"),
-        ("abcdef", 5, "..def"),
-        ("abcdef", 2, ".."),
-        ("abcdef", 0, ".."),
-        ("日本語", 6, "日本語"),
-        ("日本語", 5, "..語"),
-        ("e\u0301x", 2, "e\u0301x"),
-    ]
-    for text, width, shown in cases:
-        assert top._end_of(text, width) == shown
+def test_with_growth_gauges_show_their_change_per_second(forest: Path, shown: Shown) -> None:
+    shown.growth = True
+    assert shown.next()["g3"] == (None, None)
+    (forest / "g3" / "memory.current").write_text("2072\n")
+    assert shown.next(2)["g3"] == (-500, 0)
 
 
 # --- the program ------------------------------------------------------------------------
@@ -328,7 +312,7 @@ def test_without_a_terminal_top_refuses_to_start(forest: Path, capsys: Captured)
 def test_without_curses_top_refuses_to_start(
     forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(top, "curses", None)
+    monkeypatch.setattr(top_terminal, "curses", None)
     assert "no curses module" in failed(capsys, 1, "top", *TEXT, str(forest))
 
 
@@ -354,6 +338,6 @@ def test_a_wrong_option_is_status_2(capsys: Captured) -> None:
 def test_an_unknown_item_is_status_2(
     forest: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(top, "_check_terminal", lambda: None)
+    monkeypatch.setattr(top_terminal, "check", lambda: None)
     assert main(["top", *TEXT, str(forest), "annon"]) == 2
     assert "'anon'" in capsys.readouterr().err
