@@ -104,6 +104,16 @@ class Screen(pyte.Screen):
         return [line.rstrip() for line in self.display]
 
     @property
+    def reversed(self) -> list[str]:
+        """The lines that are in reverse from their first column to their last."""
+        cells = ([self.buffer[y][x] for x in range(self.columns)] for y in range(self.lines))
+        return [
+            "".join(cell.data for cell in line).rstrip()
+            for line in cells
+            if all(cell.reverse for cell in line)
+        ]
+
+    @property
     def cursor_is_shown(self) -> bool:
         return DECTCEM in self.mode
 
@@ -209,6 +219,12 @@ class Terminal:
         settings = termios.tcgetattr(self._slave) == self.before
         return settings and screen.cursor_is_shown and not screen.is_alternate
 
+    def hang_up(self) -> None:
+        """Closes the terminal, as a user does who closes its window."""
+        if self._master >= 0:
+            os.close(self._master)
+            self._master = -1
+
     def close(self) -> None:
         """Ends the program and closes the terminal."""
         if self.process.poll() is None:
@@ -216,7 +232,7 @@ class Terminal:
         self.process.wait()
         if self.process.stderr is not None:
             self.process.stderr.close()
-        os.close(self._master)
+        self.hang_up()
         os.close(self._slave)
 
 

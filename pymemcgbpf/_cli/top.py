@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Optional, Union
 
+from .. import _lookup
 from .._cgroup import diagnosis as _diagnosis
 from .._items import CURRENT, EFFECTIVE_LIMIT
 from .._samples import Ticks
@@ -155,7 +156,8 @@ class _OneCgroup:
 
             flush, backend = not self._options.no_flush, self._options.backend
             self._reader = StatsReader(self._path, ITEMS, flush=flush, backend=backend)
-            if not self._row.exists():  # another cgroup has its path by now
+            found = _lookup.identity(self._path)
+            if found is None or found[1] != self._row.id:  # another cgroup has its path by now
                 raise _diagnosis.removed(self._path)
         values = self._reader.read()
         return Reading(time.monotonic(), values)

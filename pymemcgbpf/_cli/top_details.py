@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Callable, Optional
 
@@ -28,6 +29,8 @@ from .units import human, per_second
 ITEMS = [f"{file}.*" for file in (*FILES[1:], MEMORY_STAT) if file != NUMA_STAT]
 """The items that are read: all but those of single NUMA nodes, first those of the small files."""
 
+_WRAPPED = 78  # the longest line of a sentence, in letters
+
 
 class Reading(Record):
     """The values of one cgroup, and when they were so, in seconds of a monotonic clock."""
@@ -52,7 +55,8 @@ class Details(Page):
     ) -> None:
         super().__init__(path, ())
         self._read, self._close = read, close
-        self._is_open, self._failure = True, ""
+        self._is_open = True
+        self._failure: list[str] = []
         self._now: Optional[Reading] = None
         self._before: Optional[Reading] = None
         self.refresh()
@@ -63,7 +67,7 @@ class Details(Page):
         try:
             reading = self._read()
         except MemcgError as error:
-            self._failure = str(error).replace("\n", " ")
+            self._failure = textwrap.wrap(str(error), _WRAPPED)
             self.close()
         else:
             if self._now is None or reading.seconds > self._now.seconds:
@@ -76,9 +80,8 @@ class Details(Page):
             self._close()
 
     def _made(self) -> list[str]:
-        failure = [self._failure] if self._failure else []
         if self._now is None:
-            return failure
+            return self._failure
         values = self._now.values
         names = list(values)
         numbers = ["value", *(_value(name, values[name]) for name in names)]
@@ -90,7 +93,7 @@ class Details(Page):
             numbers.insert(at + 1, f"{share:.1%}".replace("%", " %"))
             changes.insert(at + 1, "")
         shown = table.join(table.left(["", *names]), table.right(numbers), table.right(changes))
-        return [*failure, *shown.split("\n")]
+        return [*self._failure, *shown.split("\n")]
 
     def _change(self, name: str) -> str:
         """What an item changed by per second since the reading before; "-" if that is unknown."""

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from ..terminal import Terminal, terminal
-from .cgroups import MIB, Worker, busy_cgroup, cgroup, enable_memory, fault_in, remove
+from .cgroups import MIB, Worker, busy_cgroup, cgroup, current, enable_memory, fault_in, remove
 from .oracle import by_text
+from .published import published
+from .surroundings import VERSION
 
 
 @contextlib.contextmanager
@@ -23,6 +25,9 @@ def top(folder: Path, *arguments: object) -> Iterator[Terminal]:
     with terminal(command, folder) as made:
         made.wait_for(is_drawn)
         yield made
+
+
+DEFAULT = ("anon", "file", "pgfault", "pgmajfault")
 
 
 def is_drawn(lines: list[str]) -> bool:
@@ -109,6 +114,80 @@ def test_top_obeys_keys_and_a_new_size_and_ends(group: Path, tmp_path: Path) -> 
         shown.type("q")
         assert shown.wait() == (0, "")
         assert shown.is_as_before
+
+
+def test_the_details_of_a_cgroup_are_those_of_its_files_until_it_is_removed(
+    group: Path, tmp_path: Path
+) -> None:
+    path = group / "busy"
+    path.mkdir()
+    with top(tmp_path, "--interval", "0.2", group, "anon") as shown:
+        shown.resize(200, 100)
+        with Worker(path, lambda: fault_in(8 * MIB)):
+
+            def are_shown(lines: list[str]) -> bool:
+                files, known = by_text(path), items_of(lines)
+                return known.get("anon", [])[:2] == [f"{files['anon'] / MIB:.1f}", "MiB"]
+
+            shown.type("/busy\r\r")
+            lines = shown.wait_for(lambda lines: lines[0] == str(path) and are_shown(lines))
+            expected = {"memory.current", "memory.max", "derived.effective_limit", *DEFAULT}
+            assert expected <= {*items_of(lines)}
+        remove(path)
+        shown.wait_for(lambda lines: lines[1] == f"the cgroup {path} was removed")
+        shown.type("q")
+        shown.wait_for(lambda lines: lines[0].startswith("0 of 1 cgroups with 'busy'"))
+
+
+def items_of(lines: list[str]) -> dict[str, list[str]]:
+    """What a page of details shows of each item."""
+    return {words[0]: words[1:] for words in map(str.split, lines[2:-1]) if words}
+
+
+def test_the_share_of_a_limit_is_that_of_the_files(group: Path, tmp_path: Path) -> None:
+    limit = 64 * MIB
+    path = group / "limited"
+    path.mkdir()
+    (path / ("memory.max" if VERSION == 2 else "memory.limit_in_bytes")).write_text(str(limit))
+    try:
+        with (
+            Worker(path, lambda: fault_in(48 * MIB)),
+            top(tmp_path, "--interval", "0.2", group) as shown,
+        ):
+
+            def is_shown(lines: list[str]) -> bool:
+                cells = row(lines, path.name)
+                at = lines[1].split().index("%limit") if "%limit" in lines[1] else -1
+                share = 100 * current(path) / limit
+                return at == 1 and abs(float(cells[2]) - share) < 1
+
+            shown.wait_for(is_shown)
+    finally:
+        remove(path)
+
+
+@pytest.mark.needs_iterator
+def test_top_shows_a_pinned_tree_and_the_details_of_its_cgroups(
+    group: Path, folder: Path, tmp_path: Path
+) -> None:
+    path = group / "busy"
+    path.mkdir()
+    with (
+        Worker(path, lambda: fault_in(8 * MIB)),
+        published(group, folder / "top", ["anon", "pgfault"]),
+        top(tmp_path, "--interval", "0.2", folder / "top", "anon") as shown,
+    ):
+
+        def is_size(cells: list[str]) -> bool:
+            return cells[:2] == [f"{by_text(path)['anon'] / MIB:.1f}", "MiB"]
+
+        shown.wait_for(lambda lines: is_size(row(lines, path.name)) and "(pin/" in lines[0])
+        shown.type("/busy\r\r")
+        lines = shown.wait_for(
+            lambda lines: lines[0] == str(path) and is_size(items_of(lines).get("anon", []))
+        )
+        assert [*items_of(lines)] == ["anon", "pgfault"]
+    remove(path)
 
 
 def test_top_ends_with_an_error_when_its_root_is_removed(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, Optional
@@ -21,7 +22,7 @@ from pymemcgbpf._cli.main import main
 from pymemcgbpf._cli.top_numbers import Numbers
 from pymemcgbpf._sources import choose as _choose
 
-from ...terminal import NAME, Terminal, terminal
+from ...terminal import COLOUR_NAME, NAME, Terminal, terminal
 from ..commands import TEXT, Captured, RefuseBpf, failed
 from ..conftest import RunPython
 from ..directories import make_v1, make_v2
@@ -190,20 +191,207 @@ def test_keys_change_the_item_and_the_direction_of_sorting(run: Terminal, forest
     run.wait_for(lambda lines: "by pgmajfault, largest" in lines[0])
 
 
-def test_keys_scroll(run: Terminal, forest: Path) -> None:
-    def first_is(name: str) -> Callable[[list[str]], bool]:
-        return lambda lines: cgroups(lines)[:1] == [name]
-
-    for keys, first in (
-        ("\x1b[B", "g38"),
-        ("\x1b[6~", "g29"),
-        ("\x1b[5~", "g38"),
-        ("\x1b[A\x1b[A\x1b[A", "g39"),
-        ("\x1b[6~" * 9, "g7"),  # the last page; the root, without the item, is at its end
+def test_keys_move_the_cursor_and_the_screen_follows(run: Terminal, forest: Path) -> None:
+    for keys, first, at in (
+        ("", "g39", "g39"),
+        ("\x1b[B", "g39", "g38"),
+        ("\x1b[6~", "g30", "g29"),
+        ("\x1b[5~", "g39", "g38"),
+        ("\x1b[A\x1b[A\x1b[A", "g39", "g39"),
+        ("\x1b[6~" * 9, "g7", str(forest)[-4:]),  # the root, without the item, is at the end
     ):
         run.type(keys)
-        lines = run.wait_for(first_is(first))
-    assert cgroups(lines)[-1].startswith("..") and str(forest).endswith(cgroups(lines)[-1][2:])
+        run.wait_for(first_and_cursor(run, first, at))
+
+
+def first_and_cursor(run: Terminal, first: str, at: str) -> Callable[[list[str]], bool]:
+    """Whether the first cgroup's name is so, and that at the cursor ends so."""
+
+    def are_shown(lines: list[str]) -> bool:
+        reversed_ = [line[-len(at) :] for line in run.screen.reversed]
+        return cgroups(lines)[:1] == [first] and reversed_ == [at]
+
+    return are_shown
+
+
+def test_a_filter_is_typed(run: Terminal) -> None:
+    run.type("/g1")
+    run.wait_for(lambda lines: lines[-1].startswith("/g1_") and cgroups(lines)[-1] == "g11")
+    run.type("x\x7f2\r")
+    lines = run.wait_for(lambda lines: is_drawn(lines) and cgroups(lines) == ["g12"])
+    assert lines[0].startswith("1 of 41 cgroups with 'g12' by memory.current")
+    run.type("\x1b")
+    run.wait_for(lambda lines: lines[0].startswith("41 cgroups by"))
+
+
+def test_a_filter_can_have_any_letters(forest: Path, tmp_path: Path) -> None:
+    make_v2(forest / "日本", stat=stat(9, 9), current="9")
+    with started(tmp_path, str(forest)) as run:
+        run.wait_for(is_drawn)
+        run.type("/本")
+        run.wait_for(lambda lines: cgroups(lines) == ["日本"])
+
+
+def test_a_tree_is_drawn(run: Terminal, forest: Path) -> None:
+    make_v2(forest / "g7" / "below", stat=stat(9, 9), current="9999999")
+    run.type("tz/g7\r")
+    lines = run.wait_for(lambda lines: len(cgroups(lines)) == 3)
+    assert lines[0].startswith("3 of 42 cgroups with 'g7' without zeros by memory.current")
+    assert lines[3].endswith(" └─ g7") and lines[4].endswith("    └─ below")
+
+
+def test_enter_shows_all_items_of_a_cgroup_live(run: Terminal, forest: Path) -> None:
+    run.type("\x1b[B\r")
+    lines = run.wait_for(lambda lines: lines[0] == f"{forest}/g38" and lines[3:])
+    shown = {line.split()[0]: line.split()[1:] for line in lines[2:-1] if line}
+    assert shown["memory.current"] == ["38.0", "KiB", "0", "B"]
+    assert shown["pgfault"] == ["1,000", "0.0"]
+    assert lines[-1].startswith("q back")
+    (forest / "g38" / "memory.stat").write_text(stat(0, 1234))
+    run.wait_for(
+        lambda lines: any(line.startswith("pgfault") and "1,234" in line for line in lines)
+    )
+    run.type("q")
+    run.wait_for(is_drawn)
+    run.type("q")
+    assert run.wait() == (0, "")
+
+
+def test_the_details_of_a_cgroup_that_was_replaced_say_that_it_was_removed(
+    run: Terminal, forest: Path
+) -> None:
+    run.type("p")
+    run.wait_for(lambda lines: lines[0].startswith("paused: "))
+    os.rename(forest / "g39", forest.parent / "elsewhere")
+    make_v2(forest / "g39", stat=stat(0, 0), current="1")
+    run.type("\r")
+    run.wait_for(lambda lines: "was removed" in " ".join(lines[1:4]))
+
+
+def test_a_pause_keeps_the_numbers(run: Terminal, forest: Path) -> None:
+    run.type("p")
+    run.wait_for(lambda lines: lines[0].startswith("paused: 41 cgroups"))
+    (forest / "g0" / "memory.current").write_text("999999999\n")
+    run.type("\x1b[B")
+    run.wait_for(lambda lines: run.screen.reversed[0].endswith("g38"))
+    time.sleep(0.3)
+    assert cgroups(run.wait_for(is_drawn))[0] == "g39"
+    run.type(" ")
+    run.wait_for(lambda lines: cgroups(lines)[0] == "g0" and lines[0].startswith("41 cgroups"))
+
+
+def test_the_help_shows_the_keys(run: Terminal) -> None:
+    run.type("?")
+    run.wait_for(lambda lines: lines[0] == "Keys of pymemcgbpf top" and "Enter" in lines[2])
+    run.type("\x1b")
+    run.wait_for(is_drawn)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_signal_ends_top_at_once(paused: bool, forest: Path, tmp_path: Path) -> None:
+    with started(tmp_path, str(forest), "--interval", "1000") as run:
+        run.wait_for(is_drawn)
+        if paused:
+            run.type("p")
+            run.wait_for(lambda lines: lines[0].startswith("paused: "))
+        run.process.send_signal(signal.SIGTERM)
+        assert run.wait(10) == (143, "")
+        assert run.is_as_before
+
+
+def test_closing_the_terminal_ends_top(run: Terminal) -> None:
+    run.hang_up()
+    assert run.process.wait(30) == 128 + signal.SIGHUP
+    assert run.process.stderr is not None and run.process.stderr.read() == ""
+
+
+# A shell with job control: it says that a job has stopped, and "fg" and Enter continue it.
+_SHELL = """
+import os, signal, sys
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+pid = os.fork()
+if pid == 0:
+    os.setpgid(0, 0)
+    os.tcsetpgrp(0, os.getpid())
+    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    os.execv(sys.argv[1], sys.argv[1:])
+while True:
+    status = os.waitpid(pid, os.WUNTRACED)[1]
+    os.tcsetpgrp(0, os.getpid())
+    if not os.WIFSTOPPED(status):
+        sys.exit(os.waitstatus_to_exitcode(status))
+    print("stopped", flush=True)
+    assert input() == "fg"
+    os.tcsetpgrp(0, pid)
+    os.kill(-pid, signal.SIGCONT)
+"""
+
+
+def test_top_can_be_stopped_and_continued(forest: Path, tmp_path: Path) -> None:
+    program = (sys.executable, "-m", "pymemcgbpf", "top", *TEXT, "--interval", "0.1", str(forest))
+    with terminal((sys.executable, "-c", _SHELL, *program), tmp_path, rows=12) as run:
+        run.wait_for(is_drawn)
+        for _ in range(2):
+            run.type("\x1a")
+            run.wait_for(lambda lines: any(line.startswith("stopped") for line in lines))
+            assert run.is_as_before
+            run.screen.erase_in_display(2)
+            run.type("fg\n")
+            lines = run.wait_for(is_drawn)
+            assert cgroups(lines)[0] == "g39" and run.screen.is_alternate
+        run.type("q")
+        assert run.wait() == (0, "")
+
+
+# --- colours ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limited(forest: Path) -> Path:
+    """The cgroups with limits: g39 is near its own."""
+    for number in range(40):
+        (forest / f"g{number}" / "memory.max").write_text("40960\n" if number > 37 else "max\n")
+    return forest
+
+
+def test_the_share_of_the_limit_is_shown_where_there_are_limits(
+    limited: Path, tmp_path: Path
+) -> None:
+    with started(tmp_path, str(limited)) as run:
+        lines = run.wait_for(is_drawn)
+        assert lines[1] == "   current %limit       anon       file  pgfault/s pgmajfault/s cgroup"
+        assert [line.split()[2] for line in lines[2:5]] == ["97.5", "95.0", "-"]
+        run.type("l")
+        run.wait_for(lambda lines: "%limit" not in lines[1])
+
+
+@pytest.mark.parametrize(
+    ("term", "no_color", "colour", "bold"),
+    [
+        (COLOUR_NAME, "", "red", False),
+        (COLOUR_NAME, "1", "default", True),
+        (NAME, "", "default", True),
+    ],
+)
+def test_only_what_is_near_its_limit_has_a_colour(
+    term: str,
+    no_color: str,
+    colour: str,
+    bold: bool,
+    limited: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (limited / "g38" / "memory.current").write_text("20480\n")
+    monkeypatch.setenv("NO_COLOR", no_color)
+    with started(tmp_path, str(limited), term=term) as run:
+        run.wait_for(is_drawn)
+        cells = [cell for line in run.screen.buffer.values() for cell in line.values()]
+        assert {cell.bg for cell in cells} == {"default"}
+        assert {cell.fg for cell in cells} == {"default", colour}
+        share = run.screen.buffer[2][13]
+        assert (share.data, share.fg, share.bold) == ("9", colour, bold)
+        assert run.screen.reversed[0].endswith("g39")
 
 
 def test_the_screen_follows_the_size_of_the_terminal(run: Terminal, forest: Path) -> None:
@@ -213,9 +401,10 @@ def test_the_screen_follows_the_size_of_the_terminal(run: Terminal, forest: Path
     run.resize(5, 40)
     lines = run.wait_for(is_drawn)
     assert cgroups(lines) == ["g39", "g38"]
-    assert lines[1] == "   current cgroup"
+    assert lines[1] == "   current       anon cgroup"
+    assert lines[-1] == "q quit  ? help  +3 columns (widen): fil"
     run.type(">>>")  # what is sorted by is always shown
-    lines = run.wait_for(lambda lines: lines[1] == " pgfault/s cgroup")
+    lines = run.wait_for(lambda lines: lines[1] == "   current  pgfault/s cgroup")
     run.resize(1, 1)
     run.resize(12, 80)
     run.wait_for(lambda lines: is_drawn(lines) and len(cgroups(lines)) == 9)
@@ -252,7 +441,7 @@ def test_the_options_of_top(forest: Path, tmp_path: Path) -> None:
     options = ("--depth", "2", "--filter", "g1/", "--sort", "file", str(forest), "anon")
     with started(tmp_path, *options) as run:
         lines = run.wait_for(is_drawn)
-        assert lines[0].startswith("1 of 42 cgroups by file, largest first")
+        assert lines[0].startswith("1 of 42 cgroups with 'g1/' by file, largest first")
         assert lines[1] == "      anon       file cgroup"
         assert cgroups(lines) == ["g1/below-日本語"]
 
