@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Optional
 
 from .._items import COUNTER, CURRENT, EFFECTIVE_LIMIT, item_named, share_of_limit
+from ..changes import Changes
 from ..snapshot import Snapshot
 from .units import human, per_second
 
@@ -32,7 +34,10 @@ class Numbers:
 
     def __init__(self, snapshot: Snapshot, before: Optional[Snapshot] = None) -> None:
         self.snapshot = snapshot
-        self._changes = None if before is None else snapshot.since(before)
+        self._changes: Optional[Changes] = None
+        if before is not None:
+            with contextlib.suppress(ValueError):  # a pin may claim anything: it is another walk
+                self._changes = snapshot.since(before)
         self._columns: dict[tuple[str, bool], _Column] = {}
 
     def column(self, name: str, growth: bool) -> _Column:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -14,7 +15,22 @@ from pymemcgbpf import UNLIMITED, CgroupRemovedError, Row, Snapshot, _wire
 from pymemcgbpf._cli import top_numbers, top_screen
 from pymemcgbpf._cli.top_details import Details, Reading
 from pymemcgbpf._cli.top_numbers import SHARE
-from pymemcgbpf._cli.top_page import KEYS, Page
+from pymemcgbpf._cli.top_page import (
+    BACKSPACE,
+    DOWN,
+    END,
+    ENTER,
+    ERASE,
+    ESCAPE,
+    HOME,
+    KEYS,
+    LEFT,
+    PAGE_DOWN,
+    PAGE_UP,
+    RIGHT,
+    UP,
+    Page,
+)
 from pymemcgbpf._cli.top_screen import ALERT, REVERSE, Line
 from pymemcgbpf._cli.top_view import View
 from pymemcgbpf._cli.units import columns
@@ -152,6 +168,15 @@ def test_a_walk_that_is_shown_again_changes_nothing() -> None:
     numbers, order = shown.numbers, shown.order
     shown.show(walk(TREE), "stale")
     assert (shown.numbers, shown.order, shown.status) == (numbers, order, "stale")
+
+
+def test_a_walk_of_another_root_or_an_earlier_one_has_no_rates() -> None:
+    shown = view()
+    for cgroups, second in ((TREE[1:], 5), (TREE[1:], 4)):
+        shown.show(walk(cgroups, second), "")
+        assert set(shown.column("pgfault")) == {None}
+    shown.show(walk(TREE[1:], 6), "")
+    assert set(shown.column("pgfault")) == {0.0}
 
 
 def test_moving_the_cursor_sorts_nothing_again() -> None:
@@ -370,6 +395,27 @@ def test_no_line_is_longer_than_the_screen_is_wide(keys: str) -> None:
         for line in lines:
             assert sum(columns(piece) for piece, _ in line) <= width
             assert "".join(piece for piece, _ in line).isprintable()
+
+
+def test_any_keys_walks_and_sizes_leave_a_screen_that_can_be_drawn() -> None:
+    chance = random.Random(16)
+    keys = [*"qQ?hp /lrztg<,>.xa日", UP, DOWN, LEFT, RIGHT, PAGE_UP, PAGE_DOWN, HOME, END]
+    keys += [ENTER, ESCAPE, BACKSPACE, ERASE, ""]
+    shown = view()
+    for second in range(2, 1500):
+        if chance.random() < 0.3:
+            cgroups = [
+                (*each[:3], each[3] and chance.randrange(500), *each[4:])
+                for each in chance.sample(TREE, chance.randrange(len(TREE) + 1))
+            ]
+            shown.show(walk(sorted(cgroups), second), "")
+        press(shown, chance.choice(keys))
+        height, width = chance.randrange(1, 14), chance.randrange(1, 100)
+        lines = top_screen.lines(shown, height, width)
+        assert len(lines) == height
+        if shown.page is None and height > 3 and shown.order.places:
+            assert 0 <= shown.top <= shown.at < shown.top + shown.room
+            assert sum(bool(line and line[0][1] & REVERSE) for line in lines[2:-1]) == 1
 
 
 def test_very_long_names_are_cut_quickly() -> None:
