@@ -246,6 +246,9 @@ def main_cat(arguments: Optional[Sequence[str]] = None) -> int:
     )
     parsers.add_bytes(parser)
     options = parser.parse_intermixed_args(arguments)
+    other = next((word for word in options.items if os.sep in word), None)
+    if other is not None:
+        parser.error(f"cat takes one PIN, and {other} is another one")
 
     def text() -> str:
         with pinned.PinnedContents(options.pin, pinned.Chosen(options.items or None)) as reader:

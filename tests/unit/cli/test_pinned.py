@@ -82,6 +82,21 @@ def test_tree_draws_a_pin(tree: str, capsys: Captured) -> None:
     assert [row["items"] for row in shown] == [{"pgscan": number} for number in range(4)]
 
 
+def test_tree_lists_the_largest_cgroups_of_a_pin(tree: str, bpffs: Path, capsys: Captured) -> None:
+    text = printed(capsys, "tree", "--top", "2", tree)
+    assert [line.split()[0] for line in text.splitlines()[1:]] == [
+        *("two.slice/three.service", "two.slice")
+    ]
+    walk = str(pinned_file(bpffs / "walk", stream(TREE, 2)))
+    text = printed(capsys, "tree", "--top", "2", "--bytes", walk, "pgscan", "anon")
+    assert text.splitlines()[1:] == ["cgroup 13       3   103", "cgroup 12       2   102"]
+
+
+def test_cat_takes_one_pin(tree: str, capsys: Captured) -> None:
+    said = failed(capsys, 2, "cat", tree, "anon", "/sys/fs/bpf/other")
+    assert "cat takes one PIN, and /sys/fs/bpf/other is another one" in said
+
+
 def test_default_items_that_a_pin_lacks_are_left_out(
     tree: str, bpffs: Path, capsys: Captured
 ) -> None:
