@@ -365,6 +365,12 @@ def _event(number: int, file: str, key: str, enumerator: str, description: str) 
     return Item(f"{file}.{key}", COUNT, COUNTER, description, file, number, source)
 
 
+V1_EVENTS = ("oom_kill",)
+"""The lines of memory.oom_control, which cgroup v1 has, that are events."""
+
+_OF_SUBTREE = ", of the subtree"
+_OF_SUBTREE_ON_V2 = f"{_OF_SUBTREE} (v1: here alone)"
+
 # Numbers in memory.events and memory.events.local, key, enumerator, description.
 _EVENTS = (
     (85, 92, "low", "MEMCG_LOW", "reclaims although below memory.low"),
@@ -404,7 +410,13 @@ _OTHERS = (
     ),
     _limit(84, "memory.zswap.max", "the hard limit for zswap", "zswap_max"),
     *(
-        _event(number, "memory.events", key, enumerator, f"{description}, of the subtree")
+        _event(
+            number,
+            "memory.events",
+            key,
+            enumerator,
+            f"{description}{_OF_SUBTREE_ON_V2 if key in V1_EVENTS else _OF_SUBTREE}",
+        )
         for number, _, key, enumerator, description in _EVENTS
     ),
     *(
@@ -481,9 +493,6 @@ files that have a v2 name mean something else.
 
 On v1 an event counts in its own cgroup alone (memcg_memory_event() does not go up), so
 memory.events and memory.events.local are the same there."""
-
-V1_EVENTS = ("oom_kill",)
-"""The lines of memory.oom_control that are events."""
 
 
 # The items that no file shows.

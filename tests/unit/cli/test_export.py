@@ -90,7 +90,7 @@ def test_the_prometheus_text(forest: Path, capsys: Captured) -> None:
         'cgroup_memory_max_bytes{cgroup="/a.slice"} +Inf\n'
         'cgroup_memory_max_bytes{cgroup="/a.slice/b"} +Inf\n'
         "# HELP cgroup_memory_events_oom_kill_total processes killed by any OOM killer, "
-        "of the subtree\n"
+        "of the subtree (v1: here alone)\n"
         "# TYPE cgroup_memory_events_oom_kill_total counter\n"
         'cgroup_memory_events_oom_kill_total{cgroup="/a.slice"} 2\n'
         'cgroup_memory_events_oom_kill_total{cgroup="/a.slice/b"} 2\n'
