@@ -112,6 +112,11 @@ class Prometheus:
         assert found["status"] == "success", found
         return found["data"]
 
+    def page(self, path: str) -> str:
+        """One of its pages."""
+        with urllib.request.urlopen(f"http://{self._address}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
     def is_ready(self) -> bool:
         """Whether it answers queries."""
         try:

@@ -257,6 +257,12 @@ def test_a_target_that_cannot_read_has_no_old_numbers(tmp_path: Path) -> None:
         wait_until(is_known, "it is back")
 
 
+def test_the_link_of_the_page_leads_to_a_graph(scraped: Scraped) -> None:
+    page = (DOCS / "prometheus.md").read_text(encoding="utf-8")
+    (link,) = re.findall(r"\(http://localhost:9090(/\S+)\) \(", page)
+    assert "Add Graph" in scraped.prometheus.page(link)
+
+
 def test_the_fourth_command_of_the_page_adds_a_job_to_debians_configuration(tmp_path: Path) -> None:
     page = (DOCS / "prometheus.md").read_text(encoding="utf-8")
     (added,) = re.findall(r"^printf '(.*)' \| \\$", page, re.MULTILINE)

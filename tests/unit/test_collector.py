@@ -489,6 +489,25 @@ def test_it_needs_nothing_of_prometheus_client(tree: Path) -> None:
     assert (ran.stdout, ran.stderr) == ("8\n", "")
 
 
+def test_a_collector_of_a_pin_needs_neither_ctypes_nor_bpf(pinned: Path) -> None:
+    code = (
+        "import sys; sys.modules['ctypes'] = sys.modules['_ctypes'] = None\n"
+        "import pymemcgbpf\n"
+        "from pymemcgbpf._pins import bpffs\n"
+        "bpffs.is_on_bpffs = lambda status, path: True\n"
+        "with pymemcgbpf.collector(sys.argv[1]) as found:\n"
+        "    print(len(list(found.collect())), found.fallback_reason != '')\n"
+        "print([name for name in sys.modules if name.startswith('pymemcgbpf._bpf')])\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(pinned)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(pymemcgbpf.__file__).parents[1])},
+    )
+    assert (ran.stdout, ran.stderr) == ("5 True\n[]\n", "")
+
+
 def test_its_samples_have_the_fields_of_the_librarys(tree: Path) -> None:
     with collector(tree, ["anon"]) as found:
         for family in found.collect():

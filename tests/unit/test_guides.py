@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from opentelemetry.semconv._incubating.metrics import container_metrics as conventions
+from opentelemetry.semconv._incubating.metrics import container_metrics
 
 import pymemcgbpf
 
@@ -111,6 +111,10 @@ def test_an_example_runs(block: Block, cgroups: Path, tmp_path: Path) -> None:
         run(["sh", "-eu", "-c", text], tmp_path)
 
 
+# Those for Python 3.9 have another name for the last one.
+CONVENTIONS = {*map(str, vars(container_metrics).values()), "container.paging.faults"}
+
+
 def test_the_opentelemetry_example_follows_the_conventions(cgroups: Path, tmp_path: Path) -> None:
     (block,) = (one for one in blocks(DOCS / "agents.md") if "opentelemetry" in one.text)
     ids = [digit * 64 for digit in "0ac"]
@@ -126,7 +130,8 @@ def test_the_opentelemetry_example_follows_the_conventions(cgroups: Path, tmp_pa
     found: dict[tuple[str, ...], int] = {}
     for metric in scope["metrics"]:
         name, data = metric["name"], metric["data"]
-        is_counter = name == conventions.CONTAINER_PAGING_FAULTS
+        assert name in CONVENTIONS
+        is_counter = name == "container.paging.faults"
         assert (data["is_monotonic"], metric["unit"]) == (
             is_counter,
             "{fault}" if is_counter else "By",
@@ -136,11 +141,11 @@ def test_the_opentelemetry_example_follows_the_conventions(cgroups: Path, tmp_pa
             found[(name, who.pop("container.id"), *who.values())] = point["value"]
     expected: dict[tuple[str, ...], int] = {}
     for one in ids:
-        expected[conventions.CONTAINER_MEMORY_USAGE, one] = 12288
-        expected[conventions.CONTAINER_MEMORY_WORKING_SET, one] = 12288 - 1024
-        expected[conventions.CONTAINER_MEMORY_RSS, one] = 4096
-        expected[conventions.CONTAINER_PAGING_FAULTS, one, "major"] = 1
-        expected[conventions.CONTAINER_PAGING_FAULTS, one, "minor"] = 2
+        expected["container.memory.usage", one] = 12288
+        expected["container.memory.working_set", one] = 12288 - 1024
+        expected["container.memory.rss", one] = 4096
+        expected["container.paging.faults", one, "major"] = 1
+        expected["container.paging.faults", one, "minor"] = 2
     assert found == expected
 
 
