@@ -32,8 +32,8 @@ class Chosen(Record):
 
     Attributes:
         words: items and groups; None if none are named.
-        default: the items and groups that are then shown, as far as the pin has them. If it has
-            none of them, all of its items are.
+        default: the items that are then shown, as far as the pin has them, and with them the
+            members of groups. If it has none of these items, all that it has are shown.
         also: an item that is shown as well.
     """
 
@@ -50,7 +50,10 @@ class Chosen(Record):
         names = reader.item_names
         words = self.words
         if words is None:
-            words = [name for word in self.default or () for name in among(names, word)] or names
+            default = self.default or ()
+            words = [name for word in default for name in among(names, word)]
+            if not any(name in default for name in words):
+                words = names
         if self.also is not None:
             words = [*words, self.also]
         return members(words, names, reader.path)

@@ -78,11 +78,13 @@ def _parser() -> parsers.Parser:
 
 def _view(options: argparse.Namespace, reader: _Reader) -> View:
     items = reader.item_names
-    if readers.paths_and_items(options.words)[1] is None and options.sort != EFFECTIVE_LIMIT:
-        items = tuple(name for name in items if name != EFFECTIVE_LIMIT) or items
+    has_share = {CURRENT, EFFECTIVE_LIMIT} <= set(items)
+    are_named = readers.paths_and_items(options.words)[1] is not None
+    if has_share and not are_named and options.sort != EFFECTIVE_LIMIT:
+        items = tuple(name for name in items if name != EFFECTIVE_LIMIT)
     return View(
         items,
-        has_share={CURRENT, EFFECTIVE_LIMIT} <= set(reader.item_names),
+        has_share,
         open_page=lambda row: _details(options, reader, row),
         sort=options.sort,
         part=options.filter,

@@ -11,8 +11,12 @@ PAGE_UP, PAGE_DOWN, HOME, END = "page up", "page down", "home", "end"
 ENTER, ESCAPE, BACKSPACE, ERASE = "enter", "escape", "backspace", "erase"
 
 
+MOVES = (UP, DOWN, PAGE_UP, PAGE_DOWN, HOME, END)
+
+
 def moved(key: str, at: int, page: int, last: int) -> int:
-    """Where a key leads from line *at*, with *page* lines on the screen; at most to line *last*."""
+    """Where one of MOVES leads from line *at*, with *page* lines on the screen; other keys lead
+    nowhere. The last line is *last*."""
     to = {
         UP: at - 1,
         DOWN: at + 1,

@@ -86,7 +86,8 @@ def _about(view: View) -> str:
 
 def _bottom(view: View, hidden: Sequence[str], width: int) -> str:
     if view.is_typing:
-        return f"/{printable(view.part)}_  (Enter keeps this filter, Esc clears it)"
+        part = end_of(printable(view.part), max(width - 2, 0))
+        return f"/{part}_  (Enter keeps this filter, Esc clears it)"
     if view.notice:
         return f"{_FEW_KEYS}  {view.notice}"
     if not hidden:

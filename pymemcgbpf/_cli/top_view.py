@@ -18,6 +18,7 @@ from .top_page import (
     ERASE,
     ESCAPE,
     LEFT,
+    MOVES,
     PAGE_DOWN,
     PAGE_UP,
     RIGHT,
@@ -210,7 +211,7 @@ class View:
             name = _TOGGLES[key]
             setattr(self, name, not getattr(self, name))
             self._order = None
-        else:
+        elif key in MOVES:
             self._move(key)
 
     def _move(self, key: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from pymemcgbpf._bench import benchmark as _benchmark
 from pymemcgbpf._cgroup import mounts as _mounts
-from pymemcgbpf._cli import top
+from pymemcgbpf._cli import top_terminal
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._pins import create as _create
 from pymemcgbpf._pins import create_tree as _create_tree
@@ -108,7 +108,7 @@ def test_the_option_may_stand_anywhere(
 def test_a_path_and_a_process_are_refused(
     cron: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(top, "_check_terminal", lambda: None)
+    monkeypatch.setattr(top_terminal, "check", lambda: None)
     for path in (str(cron), "cron.service"):
         for command in ("stat", "tree", "top", "watch", "export", "items", "doctor", "bench"):
             said = failed(capsys, 2, command, "--pid", str(PID), path)

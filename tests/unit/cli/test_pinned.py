@@ -453,6 +453,15 @@ def test_top_shows_all_items_of_a_pin_on_the_page_of_a_cgroup(tree: str) -> None
         assert ["anon", "102", "B", "-"] in [line.split() for line in lines_of(view)]
 
 
+def test_top_shows_all_items_of_a_pin_that_has_none_of_the_default_items(bpffs: Path) -> None:
+    numbers = [CATALOGUE[name].number for name in ("pgscan", "derived.effective_limit")]
+    rows = [_wire.RawRow(10, 1, 1, 0, (75, 100))]
+    view, reader = shown_by_top(str(pinned_file(bpffs / "walk", stream(rows, 2, items=numbers))))
+    with reader:
+        assert reader.item_names == ("pgscan", "derived.effective_limit")
+        assert view.columns == ["pgscan", "derived.effective_limit"]
+
+
 def test_top_shows_the_share_of_the_limit_if_the_pin_has_its_items(bpffs: Path) -> None:
     numbers = [CATALOGUE[name].number for name in ("memory.current", "derived.effective_limit")]
     rows = [_wire.RawRow(10, 1, 1, 0, (75, 100)), _wire.RawRow(11, 10, 2, 0, (5, UNLIMITED))]

@@ -20,6 +20,7 @@ from pymemcgbpf import Snapshot, TreeReader
 from pymemcgbpf._cli import top_terminal
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._cli.top_numbers import Numbers
+from pymemcgbpf._cli.top_page import KEYS
 from pymemcgbpf._sources import choose as _choose
 
 from ...terminal import COLOUR_NAME, NAME, Terminal, terminal
@@ -511,6 +512,14 @@ def test_closed_standard_files_are_an_error_in_one_line(
     code = "import sys; sys.stdout = sys.stdin = None; from pymemcgbpf._cli.main import main; "
     ran = run_python("-c", f"{code}sys.exit(main(['top']))")
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+
+
+def test_the_keys_are_in_the_help_of_the_command(capsys: Captured) -> None:
+    with pytest.raises(SystemExit):
+        main(["top", "--help"])
+    lines = capsys.readouterr().out.split("\nkeys:\n")[1].splitlines()
+    assert [line[2:].split("  ")[0] for line in lines] == [*KEYS]
+    assert max(map(len, lines)) <= 80
 
 
 def test_a_wrong_option_is_status_2(capsys: Captured) -> None:

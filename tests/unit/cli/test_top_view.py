@@ -203,6 +203,7 @@ def test_a_filter_is_typed_on_the_bottom_line_and_takes_effect_at_once() -> None
     assert len(ids(shown)) == 6
     press(shown, "/", "x", "erase", "b", "up", "日", "left", "")
     assert shown.part == "b日"
+    assert screen(shown, 12, 4)[-1] == "/.._"  # the end is shown, where there is no room for all
     press(shown, "escape")
     assert (shown.part, shown.is_typing) == ("", False)
 
@@ -239,6 +240,7 @@ def test_a_cgroup_that_rises_to_the_first_line_keeps_the_cursor() -> None:
     shown = view("down")
     larger = [(*each[:3], 500, *each[4:]) if each[0] == 2 else each for each in TREE]
     shown.show(walk(larger, 2), "")
+    press(shown, "", "x")  # keys that mean nothing
     assert (selected(shown), shown.at) == (2, 0)
     shown.show(walk(TREE, 3), "")
     assert (selected(shown), shown.at) == (2, 1)
