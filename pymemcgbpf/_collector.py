@@ -136,7 +136,7 @@ class Collector(Closable):
     --preload``. A registry can hold one of them, as two would have the same metrics.
 
     A scrape in which the walk fails has no metrics of cgroups, so that no old number looks like a
-    new one, and the metrics of other collectors are not lost. These tell of it:
+    new one, and the metrics of other collectors are not lost. These tell of it::
 
         pymemcgbpf_walk_success             1 if the walk succeeded, 0 if it failed
         pymemcgbpf_walk_timestamp_seconds   when it began, in seconds since 1970; for a pinned tree,
