@@ -18,13 +18,14 @@ from ._cgroup import mounts as _mounts
 from ._closable import Closable
 from ._items import UNLIMITED, members, requested_names
 from ._pins import bpffs as _bpffs
+from ._pins import find
+from ._pins.read import PinnedReader
 from ._records import Record
 from ._selection import CgroupSelection
 from .errors import ClosedError, MemcgError
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from ._pins.read import PinnedReader
     from ._tree_reader import TreeReader
 
     _Reader = Union[TreeReader, PinnedReader]
@@ -94,7 +95,7 @@ def collector(
             raise ValueError(
                 "flush and backend cannot be chosen for a pin: who creates it chooses them"
             )
-        open_reader = functools.partial(_pinned_reader, path)
+        open_reader = functools.partial(PinnedReader, path)
     else:
         open_reader = functools.partial(
             _tree_reader, path, names, flush=flush, backend=backend, max_depth=max_depth
@@ -119,15 +120,10 @@ def _patterns(name: str, patterns: Iterable[str]) -> list[str]:
 
 
 def _tree_reader(path: _lookup.Path, names: Optional[tuple[str, ...]], **options: Any) -> _Reader:
+    # Who reads a pin need not import it.
     from ._tree_reader import TreeReader
 
     return TreeReader(path, names, **options)
-
-
-def _pinned_reader(path: _lookup.Path) -> _Reader:
-    from ._pins.read import PinnedReader
-
-    return PinnedReader(path)
 
 
 class Collector(Closable):
@@ -136,12 +132,13 @@ class Collector(Closable):
     It may be used by several threads at once, and in a child after fork(), as with ``gunicorn
     --preload``. A registry can hold one of them, as two would have the same metrics.
 
-    A scrape in which the walk fails has no metrics of cgroups, so that no old number looks like a
-    new one, and the metrics of other collectors are not lost. These tell of it::
+    A scrape in which the walk fails, or in which a pinned tree turns out not to be refreshed any
+    more, has no metrics of cgroups. So no old number looks like a new one, and the metrics of other
+    collectors are not lost. These tell of it::
 
         pymemcgbpf_walk_success             1 if the walk succeeded, 0 if it failed
         pymemcgbpf_walk_timestamp_seconds   when it began, in seconds since 1970; for a pinned tree,
-                                            when the kernel began the walk that was read
+                                            when the walk that was read began
         pymemcgbpf_walk_duration_seconds    how long it took
 
     The reason is logged by the logger "pymemcgbpf", once until a walk succeeds. Each later scrape
@@ -251,6 +248,10 @@ class Collector(Closable):
                 f"{self._path} has no names, and its cgroups are not visible here, so that there "
                 "is nothing for the label cgroup: pin with names"
             )
+        if isinstance(reader, PinnedReader):
+            stale = find.staleness(snapshot, reader.interval)
+            if stale and snapshot.age > find.FRESH:
+                raise MemcgError(f"{self._path} is stale: {stale}")
         return snapshot
 
     def __repr__(self) -> str:

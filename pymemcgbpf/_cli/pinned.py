@@ -104,7 +104,7 @@ class _PinView(Closable, Generic[_T]):
         found = self._reader.read()
         if isinstance(found, Snapshot):
             self.time, self._walk = found.time, found.started_ns
-            self.stale = self._staleness(found)
+            self.stale = find.staleness(found, self.interval)
             if self.stale and self.warns and not self._has_warned:
                 output.warn(f"{self.path} is stale: {self.stale}")
             self._has_warned = bool(self.stale)
@@ -164,13 +164,6 @@ class _PinView(Closable, Generic[_T]):
                 if time.monotonic() - gone > _PATIENCE:
                     raise
                 time.sleep(_PAUSE)
-
-    def _staleness(self, snapshot: Snapshot) -> str:
-        age, duration = snapshot.age, snapshot.duration_ns / 1e9
-        if self.interval is None or not find.is_stale(age, self.interval, duration):
-            return ""
-        due = find.pause(self.interval, duration)
-        return f"the last walk began {age:,.0f} s ago, and one was due every {due:g} s"
 
     def close(self) -> None:
         """Closes the reader."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Optional, Union
 
+from .._pins import find
 from .._records import Record
 from .._selection import CgroupSelection
 from ..errors import MemcgError
@@ -16,8 +17,6 @@ from .pinned import PinnedRows
 
 if TYPE_CHECKING:
     from .._tree_reader import TreeReader
-
-_FRESH = 3  # in seconds. A pin that is refreshed many times a second may be late
 
 
 class WalkResult(Record):
@@ -124,7 +123,7 @@ class Walks:
                 f"{reader.path} has no names, and its cgroups are not visible here, so that there "
                 "is nothing for the label cgroup: pin with names, or export where they are visible"
             )
-        if self._refuse_stale and reader.stale and found.age > _FRESH:
+        if self._refuse_stale and reader.stale and found.age > find.FRESH:
             self._last = self._last._replace(time=found.time)
             raise MemcgError(f"{reader.path} is stale: {reader.stale}")
 

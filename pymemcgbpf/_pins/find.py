@@ -7,7 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from typing import Callable, Literal, Optional
+from typing import TYPE_CHECKING, Callable, Literal, Optional
 
 from .. import _items, _options, _wire
 from .._cgroup import mounts as _mounts
@@ -28,12 +28,19 @@ from . import diagnosis as _diagnosis
 from . import pin_stream as _pin_stream
 from . import tree_layout as _layout
 
+if TYPE_CHECKING:
+    from ..snapshot import Snapshot
+
 Kind = Literal["cgroup", "walk", "tree"]
 Refresher = Literal["kernel", "holder", "read"]
 State = Literal["alive", "stale", "new", "removed", "too large", "ended", "incomplete"]
 
 STALE = 3
 """After so many intervals without a walk, a pinned tree is stale."""
+
+FRESH = 3
+"""The seconds after which a stale tree may be refused: where it is refreshed many times a second, a
+walk may be late."""
 
 _LONGEST_PART = 4  # the walks take at most a quarter of the time: if they are slow, fewer are made
 _TRIES = 10  # a head is read again, if a walk was published meanwhile
@@ -342,6 +349,20 @@ def is_stale(age: float, interval: Optional[float], duration: float) -> bool:
         duration: the seconds that the last walk took, by which the next one is due.
     """
     return interval is not None and age > STALE * pause(interval, duration)
+
+
+def staleness(snapshot: Snapshot, interval: Optional[float]) -> str:
+    """How old the last walk of a pinned tree is, if the tree is stale; "" otherwise.
+
+    Args:
+        snapshot: that walk.
+        interval: as for :func:`is_stale`.
+    """
+    age, duration = snapshot.age, snapshot.duration_ns / 1e9
+    if interval is None or not is_stale(age, interval, duration):
+        return ""
+    due = pause(interval, duration)
+    return f"the last walk began {age:,.0f} s ago, and one was due every {due:g} s"
 
 
 def _head(stream: str) -> tuple[bytes, int]:

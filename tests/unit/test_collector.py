@@ -34,6 +34,7 @@ from pymemcgbpf import (
     ItemUnavailableError,
     MemcgError,
     PinNotFoundError,
+    Snapshot,
     TreeReader,
     UnknownItemError,
     _openmetrics,
@@ -383,6 +384,21 @@ def test_a_pin_that_comes_back_is_read_again(pinned: Path) -> None:
         assert registry.get_sample_value("pymemcgbpf_walk_success") == 1
         assert len(labels_of(registry)) == 4
         shutil.rmtree(pinned)
+
+
+def test_a_pin_that_nobody_refreshes_is_a_failed_walk(
+    pinned: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with collector(pinned) as found:
+        registry = registered(found)
+        for age, success in ((2.9, 1), (3.1, 0), (1e6, 0), (0.1, 1)):
+            monkeypatch.setattr(Snapshot, "age", age)
+            assert registry.get_sample_value("pymemcgbpf_walk_success") == success
+            text = openmetrics_of(registry).decode()
+            assert (len(parsed(text)) > 0) == bool(success)
+    (record,) = caplog.records
+    said = "is stale: the last walk began 3 s ago, and one was due every 1 s"
+    assert record.getMessage().endswith(said)
 
 
 @pytest.mark.parametrize("options", [{"flush": False}, {"backend": "text"}])
