@@ -50,6 +50,7 @@ class Reader(Closable, Generic[_Source]):
         self._source: Optional[_Source] = choice.source
         self._lock = threading.RLock()  # a signal handler may read, too
         _fork.renew_in_child(self)
+        self._is_to_be_closed()
 
     @property
     def path(self) -> str:

@@ -3,16 +3,25 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+import warnings
+from types import ModuleType, TracebackType
 from typing import Callable, NoReturn, Optional, TypeVar
 
+from . import _fork
 from .errors import ClosedError
 
 _Self = TypeVar("_Self", bound="Closable")
 
 
 class Closable:
-    """A context manager that closes itself in the end, and cannot be copied or pickled."""
+    """A context manager that closes itself in the end, and cannot be copied or pickled.
+
+    As a file, it warns (ResourceWarning) if it is forgotten without close(). What it holds open
+    closes itself all the same.
+    """
+
+    # _fork.generation of the process whose code has to close this; None if nobody has to.
+    _closed_by: Optional[int] = None
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -22,6 +31,24 @@ class Closable:
     def close(self) -> None:
         """Each subclass has its own, which calls :meth:`_wake_all`."""
         raise NotImplementedError
+
+    def _is_to_be_closed(self) -> None:
+        """Has it warn if it is forgotten: the last step of a constructor that has succeeded.
+
+        It never warns in a forked child, to which it does not belong.
+        """
+        self._closed_by = _fork.generation
+
+    def _need_not_be_closed(self) -> None:
+        """Has it not warn: it is closed, or whoever made it may forget it."""
+        self._closed_by = None
+
+    # The defaults are there even while the interpreter shuts down and clears its modules.
+    def __del__(
+        self, warn: Callable[..., object] = warnings.warn, fork: ModuleType = _fork
+    ) -> None:
+        if self._closed_by is not None and self._closed_by == fork.generation:
+            warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"this reader of {self._path} is closed")
@@ -39,6 +66,7 @@ class Closable:
             wakers.discard(waker)
 
     def _wake_all(self) -> None:
+        self._need_not_be_closed()
         wakers, self._wakers = self._wakers, None
         for waker in list(wakers or ()):
             waker()

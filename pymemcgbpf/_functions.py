@@ -111,6 +111,7 @@ def read_stats(
     if cgroup_path is None:
         cgroup_path = _mounts.cgroup_of_membership(membership)
     reader = StatsReader(cgroup_path, names, flush=flush, transport=transport)
+    reader._need_not_be_closed()
     try:
         values = reader.read()
     except BaseException:

@@ -520,6 +520,8 @@ class PinnedTree(Closable):
         self._lock = threading.RLock()
         self._owner = _fork.generation
         _fork.renew_in_child(self)
+        if holder is not None:
+            self._is_to_be_closed()
 
     @property
     def path(self) -> str:
@@ -597,6 +599,7 @@ class PinnedTree(Closable):
         nothing."""
         with self._lock:
             holder, self._holder = self._holder, None
+            self._need_not_be_closed()
             if holder is None:
                 return
             is_ours = self._owner == _fork.generation

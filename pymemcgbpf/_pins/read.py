@@ -157,6 +157,7 @@ class PinnedReader(Closable):
         self._listed: Optional[_paths.PathsOfId] = None
         self._named: Optional[_Named] = None
         self._seen: Optional[tuple[object, int]] = None  # the pin and the walk read last
+        self._is_to_be_closed()
 
     @property
     def path(self) -> str:

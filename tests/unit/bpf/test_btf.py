@@ -220,7 +220,7 @@ def test_btf_that_is_there_and_cannot_be_understood_is_not_called_missing(
         monkeypatch.setattr(_btf, "_facts", raising(error))
         with pytest.raises(BtfNotFoundError, match="is damaged") as caught:
             _btf.kernel()
-        assert caught.value.errno == getattr(error, "errno", None)
+        assert caught.value.errno == (getattr(error, "errno", None) or errno.EOPNOTSUPP)
     shortage = MemcgError("x", errno=errno.ENOMEM)
     monkeypatch.setattr(_btf, "_facts", raising(shortage))
     with pytest.raises(MemcgError) as raised:

@@ -134,6 +134,7 @@ def test_a_map_is_sent_and_read(
     with pytest.raises(PinNotFoundError, match="has closed it"):
         other.read()
     other.close()
+    reader.close()
 
 
 def test_only_a_reader_of_a_tree_by_its_path_sends_a_map(

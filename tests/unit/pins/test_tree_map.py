@@ -43,6 +43,9 @@ from ..pin_files import TREE, TREE_NAMES, pinned_file, published, stream
 from ..tree_rows import pack
 from .conftest import MappedTrees
 
+# Readers of files that only look like pins; the tests make them in passing.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <PinnedReader:ResourceWarning")
+
 
 def read_tree(reader: PinnedReader) -> Snapshot:
     snapshot = reader.read()

@@ -32,7 +32,11 @@ from ..pin_files import TREE, TREE_NAMES, pinned_tree, published
 from ..tree_rows import pack
 from .test_tree_map import many
 
-pytestmark = pytest.mark.usefixtures("on_bpffs")
+# Readers of files that only look like pins; the tests make them in passing.
+pytestmark = [
+    pytest.mark.usefixtures("on_bpffs"),
+    pytest.mark.filterwarnings("ignore:unclosed <PinnedReader:ResourceWarning"),
+]
 
 
 def reader_of(path: Path) -> PinnedReader:
