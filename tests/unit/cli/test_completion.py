@@ -130,11 +130,18 @@ class Terminal:
     """A shell at a terminal of its own."""
 
     def __init__(self, folder: Path, *words: str) -> None:
-        self._pid, self._fd = pty.fork()
-        if not self._pid:
-            os.chdir(folder)
-            environment = {**os.environ, "TERM": "dumb", "HOME": str(folder), "PS1": "> "}
-            os.execvpe(words[0], words, environment)
+        self._fd, slave = pty.openpty()
+        environment = {**os.environ, "TERM": "dumb", "HOME": str(folder), "PS1": "> "}
+        self._process = subprocess.Popen(
+            words,
+            cwd=folder,
+            env=environment,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
 
     def type(self, text: str) -> None:
         """Types a text."""
@@ -150,8 +157,9 @@ class Terminal:
         return shown
 
     def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
         os.close(self._fd)
-        os.waitpid(self._pid, 0)
 
 
 @contextlib.contextmanager
