@@ -20,12 +20,9 @@ def main(arguments: Sequence[str]) -> int:
         "Print a script for bash, zsh or fish, by which the shell completes what follows "
         "pymemcgbpf on its command line: commands, options, their values, directories, systemd "
         "units and items. The script has all of these in it, so that completing starts no program.",
-        "For bash: pymemcgbpf completion bash > ~/.local/share/bash-completion/completions/"
-        "pymemcgbpf. For zsh: pymemcgbpf completion zsh > a file called _pymemcgbpf in a "
-        "directory of $fpath. For fish: pymemcgbpf completion fish > "
-        "~/.config/fish/completions/pymemcgbpf.fish. Print it again when pymemcgbpf is updated. "
         "Exit status: 0 for success, 1 for a failure, 2 for wrong usage.",
     )
+    parser.after_help = _PLACES
     parser.add_argument(
         "shell",
         choices=tuple(completion_scripts.SHELLS),
@@ -35,6 +32,13 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     return command.run(lambda: completion_scripts.SHELLS[options.shell](_completions()))
 
+
+_PLACES = """
+where the shells look for it (print it again when pymemcgbpf is updated):
+  bash  ~/.local/share/bash-completion/completions/pymemcgbpf
+  zsh   a file called _pymemcgbpf in a directory of $fpath
+  fish  ~/.config/fish/completions/pymemcgbpf.fish
+"""
 
 # The metavar of what can be completed; that of other values, such as numbers, is not here.
 _KINDS: dict[str, tuple[Kind, ...]] = {

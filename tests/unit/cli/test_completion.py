@@ -18,7 +18,7 @@ import pytest
 
 from pymemcgbpf._cli import completion, parsers
 from pymemcgbpf._cli.completion_scripts import SHELLS
-from pymemcgbpf._cli.main import COMMANDS
+from pymemcgbpf._cli.main import COMMANDS, main
 from pymemcgbpf._items import CATALOGUE
 
 from ..commands import Captured, failed, printed
@@ -81,8 +81,8 @@ def bash(script: Callable[[str], Path], folder: Path) -> Complete:
 def options_of(word: str) -> list[str]:
     """The long options of a command's parser."""
     module, function, _ = COMMANDS[word]
-    main = getattr(__import__(f"pymemcgbpf._cli.{module}", fromlist=["x"]), function)
-    names = parsers.parser_of(main)._option_string_actions
+    run = getattr(__import__(f"pymemcgbpf._cli.{module}", fromlist=["x"]), function)
+    names = parsers.parser_of(run)._option_string_actions
     return [name for name in names if name.startswith("--")]
 
 
@@ -246,6 +246,15 @@ def test_shellcheck_accepts_the_script_for_bash(script: Callable[[str], Path]) -
         ["shellcheck", "--shell=bash", str(script("bash"))], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_help_says_where_each_script_belongs(capsys: Captured) -> None:
+    with pytest.raises(SystemExit):
+        main(["completion", "--help"])
+    out, _ = capsys.readouterr()
+    for shell in SHELLS:
+        assert f"\n  {shell:<4}  " in out
+    assert "~/.local/share/bash-completion/completions/pymemcgbpf\n" in out
 
 
 def test_another_shell_is_wrong_usage(capsys: Captured) -> None:
