@@ -37,7 +37,8 @@ class Limits(Record):
         connections: how many there are at once.
         head_size: the bytes of a request, to which at most a buffer of 8 KiB is added.
         head_seconds: how long a client may take to send its request.
-        body_seconds: how long it may take to receive the answer.
+        body_seconds: how long it may take to receive the answer; Prometheus waits as long by
+            default.
         close_seconds: how long it may take to close the connection after that.
         grace_seconds: how long it may take for any of this while others wait for a thread.
     """
@@ -45,7 +46,7 @@ class Limits(Record):
     connections: int = 32
     head_size: int = 16384
     head_seconds: float = 5
-    body_seconds: float = 30
+    body_seconds: float = 10
     close_seconds: float = 1
     grace_seconds: float = 0.2
 

@@ -393,6 +393,15 @@ class Program:
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
 
+    def send(self, data: bytes) -> None:
+        """Sends anything, and waits until the connection is closed."""
+        made = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        with made as connection, contextlib.suppress(ConnectionError):
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(4096):
+                pass
+
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
         self.process.send_signal(number)
         out, err = self.process.communicate(timeout=30)
@@ -435,6 +444,27 @@ def test_the_command_serves_until_a_signal(
     assert err.count("\n") == 1 and err.endswith("(this is tried again)\n")
     for connection in slow:
         connection.close()
+
+
+def test_what_clients_send_is_written_nowhere(
+    forest: Path, started: Callable[..., Program]
+) -> None:
+    program = started(*TEXT, forest, "anon")
+    wait_for(lambda: program.get("/metrics")[0] == 200)
+    threads, files = resources_of(program)
+    garbage = [b"", b"\n", b"\xff\x00\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"A" * 100_000]
+    garbage.append(b"GET /metrics HTTP/1.1\r\n: \xff\r\nAccept: \xff;q=\x00\r\n\r\n")
+    for data in garbage * 10:
+        program.send(data)
+    assert program.get("/healthz") == (200, "ok\n")
+    wait_for(lambda: resources_of(program)[0] <= threads and resources_of(program)[1] <= files)
+    assert program.end() == (0, "", "")
+
+
+def resources_of(program: Program) -> tuple[int, int]:
+    """How many threads and descriptors it has."""
+    folder = Path(f"/proc/{program.process.pid}")
+    return len([*(folder / "task").iterdir()]), len([*(folder / "fd").iterdir()])
 
 
 def test_a_signal_that_is_ignored_stays_ignored(
