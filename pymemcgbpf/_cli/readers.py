@@ -203,7 +203,9 @@ def _check_pin_options(path: str, options: argparse.Namespace) -> None:
         ("--no-flush", options.no_flush),
     ):
         if is_given:
-            command.refuse(f"{option} cannot be used with a pin, and {path} is on a bpffs")
+            raise command.WrongUsageError(
+                f"{option} cannot be used with a pin, and {path} is on a bpffs"
+            )
 
 
 def warn_if_text(
