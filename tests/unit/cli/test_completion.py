@@ -25,6 +25,7 @@ from ..commands import Captured, failed, printed
 
 Complete = Callable[..., list[str]]
 ALL = completion._completions()
+SWAP_EVENTS = [f"memory.swap.events.{key}" for key in ("high", "max", "fail", "*")]
 
 
 def needs(shell: str) -> pytest.MarkDecorator:
@@ -117,9 +118,7 @@ def test_bash_completes_commands_directories_and_items(bash: Complete) -> None:
     assert bash("pins", "") == ["my dir"]
     assert bash("items", "an") == []
     assert bash("stat", "--json", "pgfa") == ["pgfault"]
-    assert bash("watch", "my dir", "'memory.swap.events.") == [
-        *(f"memory.swap.events.{key}" for key in ("high", "max", "fail", "*"))
-    ]
+    assert bash("watch", "my dir", "'memory.swap.events.") == SWAP_EVENTS
     assert bash("completion", "") == ["bash", "zsh", "fish"]
 
 
@@ -131,7 +130,7 @@ class Terminal:
 
     def __init__(self, folder: Path, *words: str) -> None:
         self._fd, slave = pty.openpty()
-        environment = {**os.environ, "TERM": "dumb", "HOME": str(folder), "PS1": "> "}
+        environment = {**os.environ, "TERM": "dumb", "HOME": str(folder), "ZDOTDIR": str(folder)}
         self._process = subprocess.Popen(
             words,
             cwd=folder,
@@ -171,10 +170,15 @@ def terminal(folder: Path, *words: str) -> Iterator[Terminal]:
         made.close()
 
 
+SHOW = "pymemcgbpf() { printf '<%s>' \"$@\"; echo; }"
+PROMPT = "ready> "
+
+
 @needs("bash")
 def test_bash_inserts_what_it_completes(script: Callable[[str], Path], folder: Path) -> None:
-    with terminal(folder, "bash", "--norc", "--noprofile", "-i") as shell:
-        shell.type(f"source {script('bash')}; pymemcgbpf() {{ printf '<%s>' \"$@\"; }}\n")
+    (folder / "rc").write_text(f"source {script('bash')}\n{SHOW}\nPS1='{PROMPT}'\n")
+    with terminal(folder, "bash", "--noprofile", "--rcfile", "rc", "-i") as shell:
+        shell.wait_for(PROMPT)
         shell.type("pymemcgbpf tr\t--bac\ttext --sort=pgfa\tmy\t memory.pressure.f\t\n")
         shell.wait_for(
             "<tree><--backend><text><--sort=pgfault><my dir/><memory.pressure.full.total>"
@@ -183,24 +187,23 @@ def test_bash_inserts_what_it_completes(script: Callable[[str], Path], folder: P
 
 @needs("zsh")
 def test_zsh_completes(script: Callable[[str], Path], folder: Path) -> None:
-    with terminal(folder, "zsh", "-f", "-i") as shell:
-        shell.type("unsetopt zle; autoload -Uz compinit; compinit -u -D\n")
-        shell.type(f"setopt zle; source {script('zsh')}\n")
-        shell.type("pymemcgbpf() { printf '<%s>' \"$@\"; print; }\n")
-        shell.type("print rea''dy\n")
-        shell.wait_for("ready")
-        cases = {
-            "tre\t--dep\t3": "<tree><--depth=3>",
-            "tree --backend te\t": "<tree><--backend><text>",
-            "stat pgfa\tpgmaj\t": "<stat><pgfault><pgmajfault>",
-            "tree --sort pgmaj\t": "<tree><--sort><pgmajfault>",
-            "watch my\t memory.pressure.full\t": "<watch><my dir><memory.pressure.full.total>",
-            "cat my\\ f\t": "<cat><my file>",
-            "completion z\t": "<completion><zsh>",
-        }
+    start = f"autoload -Uz compinit\ncompinit -u -D\nsource {script('zsh')}\n{SHOW}\n"
+    (folder / ".zshrc").write_text(f"{start}PS1='{PROMPT}'\n")
+    cases = {
+        "tre\t--dep\t3": "<tree><--depth=3>",
+        "tree --backend te\t": "<tree><--backend><text>",
+        "stat pgfa\tpgmaj\t": "<stat><pgfault><pgmajfault>",
+        "tree --sort pgmaj\t": "<tree><--sort><pgmajfault>",
+        "watch my\t memory.pressure.full\t": "<watch><my dir><memory.pressure.full.total>",
+        "cat my\\ f\t": "<cat><my file>",
+        "completion z\t": "<completion><zsh>",
+    }
+    with terminal(folder, "zsh", "--no-globalrcs", "-i") as shell:
+        shell.wait_for(PROMPT)
         for typed, wanted in cases.items():
             shell.type(f"pymemcgbpf {typed}\n")
-            shell.wait_for(wanted)
+            if PROMPT not in shell.wait_for(wanted).partition(wanted)[2]:
+                shell.wait_for(PROMPT)
 
 
 # --- fish
@@ -208,24 +211,23 @@ def test_zsh_completes(script: Callable[[str], Path], folder: Path) -> None:
 
 @needs("fish")
 def test_fish_completes(script: Callable[[str], Path], folder: Path) -> None:
-    path = script("fish")
-
-    def complete(line: str) -> list[str]:
-        code = f"source {path}; complete -C {line!r}"
-        shown = ran(folder, "fish", "--no-config", "-c", code).splitlines()
-        return [each.split("\t")[0] for each in shown]
-
-    assert "tree" in complete("pymemcgbpf tre")
-    for word in COMMANDS:
-        assert {*complete(f"pymemcgbpf {word} --")} == {*options_of(word)}
-    assert complete("pymemcgbpf tree --backend c") == ["core"]
-    assert complete("pymemcgbpf tree --sort pgfa") == ["pgfault"]
-    assert complete("pymemcgbpf tree --depth ") == []
-    assert complete("pymemcgbpf stat my") == ["my dir/"]
-    assert complete("pymemcgbpf cat my") == ["my dir/", "my file"]
-    assert complete("pymemcgbpf export --output my") == ["my dir/", "my file"]
-    assert complete("pymemcgbpf stat pgfa") == ["pgfault"]
-    assert {*complete("pymemcgbpf completion ")} == {"bash", "fish", "zsh"}
+    wanted = {
+        **{f"{word} --": options_of(word) for word in COMMANDS},
+        "tree --backend c": ["core"],
+        "tree --sort pgfa": ["pgfault"],
+        "tree --depth ": [],
+        "stat my": ["my dir/"],
+        "cat my": ["my dir/", "my file"],
+        "export --output my": ["my dir/", "my file"],
+        "stat pgfa": ["pgfault"],
+        "stat memory.swap.events.": SWAP_EVENTS,
+        "completion ": list(SHELLS),
+        "tre": ["tree"],
+    }
+    lines = "; echo =; ".join(f"complete -C 'pymemcgbpf {line}'" for line in wanted)
+    shown = ran(folder, "fish", "--no-config", "-c", f"source {script('fish')}; {lines}")
+    for (line, words), part in zip(wanted.items(), shown.split("=\n")):
+        assert {each.split("\t")[0] for each in part.splitlines()} == {*words}, line
 
 
 # --- the command
