@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Optional
 
-from . import _fork
+from . import _fork, _options
 from ._bpf import btf as _btf
 from ._bpf.plan import guessed
 from ._cgroup import diagnosis as _diagnosis
@@ -89,10 +88,12 @@ def read_stats(
     # Without a path, a reader is kept under what the kernel says of this process: so the mounts are
     # searched again only after the process was moved.
     membership = _mounts.own_membership() if cgroup_path is None else None
-    place = (
-        (membership, _mounts.own_namespace()) if cgroup_path is None else os.fsdecode(cgroup_path)
-    )
-    key = (place, names, bool(flush), transport)
+    place: object = cgroup_path
+    if cgroup_path is None:
+        place = (membership, _mounts.own_namespace())
+    elif type(cgroup_path) is not str:
+        place = _options.path("cgroup_path", cgroup_path)
+    key = (place, names, _options.switch("flush", flush), transport)
     with _readers_lock:
         reader = _readers.get(key)
         if reader is not None:

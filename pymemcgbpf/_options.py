@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Iterable
 from typing import Final, Literal, Optional, SupportsIndex
 
+from ._lookup import Path
 from ._records import Record
 
 Order = Literal["self", "pre", "post", "up", "children"]
@@ -62,7 +64,8 @@ def integer(name: str, value: SupportsIndex) -> int:
         TypeError: the value is not an integer. A bool is none, too: who passes one has mistaken
             the argument for a switch.
     """
-    refuse_bool(name, value)
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise _wrong(name, "an integer", value)
     return operator.index(value)
 
 
@@ -78,7 +81,36 @@ def at_least(least: int, name: str, value: Optional[SupportsIndex]) -> Optional[
     return number
 
 
-def refuse_bool(name: str, value: object) -> None:
-    """Raises a TypeError if the value of an argument that must be a number is a bool."""
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, not the bool {value}")
+def check_number(name: str, value: object) -> None:
+    """Raises a TypeError if the value of an argument is not a number, or is a bool."""
+    is_number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
+    if isinstance(value, bool) or not is_number:
+        raise _wrong(name, "a number", value)
+
+
+def switch(name: str, value: bool) -> bool:
+    """The value of an argument that is True or False.
+
+    Raises:
+        TypeError: the value is something else. A text such as "no" would stand for True.
+    """
+    if value is not True and value is not False:
+        raise _wrong(name, "True or False", value)
+    return value
+
+
+def path(name: str, value: Path) -> str:
+    """The value of an argument as the text of a path.
+
+    Raises:
+        TypeError: the value is no path.
+    """
+    try:
+        return os.fsdecode(value)
+    except TypeError:
+        raise _wrong(name, "a path (str, bytes or os.PathLike)", value) from None
+
+
+def _wrong(name: str, what: str, value: object) -> TypeError:
+    given = f"the bool {value}" if isinstance(value, bool) else repr(value)
+    return TypeError(f"{name} must be {what}, not {given}")

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Callable, Generic, Optional, TypeVar, cast
 
 from ._closable import Closable
-from ._options import refuse_bool
+from ._options import check_number
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,7 +32,7 @@ class Ticks:
     """
 
     def __init__(self, seconds: float) -> None:
-        refuse_bool("seconds", seconds)
+        check_number("seconds", seconds)
         try:
             usable = math.isfinite(seconds) and seconds > 0
         except OverflowError:  # an int beyond all floats

@@ -69,7 +69,8 @@ class StatsReader(Reader[StatSource]):
         backend: _options.Backend = _options.AUTO,
         transport: _options.StatsTransport = _options.AUTO,
     ) -> None:
-        request = _options.Request(requested_names(items), bool(flush), backend, transport)
+        flush = _options.switch("flush", flush)
+        request = _options.Request(requested_names(items), flush, backend, transport)
         super().__init__(cgroup_path, request, StatSourceFactory())
         # The working directory may change.
         self._whole_path = self._path

@@ -76,7 +76,8 @@ class TreeReader(Reader[TreeSource]):
         _options.check("order", order, _options.ORDERS)
         depth = _options.at_least(0, "max_depth", max_depth)
         cap = _options.at_least(1, "max_rows", max_rows)
-        request = _options.Request(requested_names(items), bool(flush), backend, transport)
+        flush = _options.switch("flush", flush)
+        request = _options.Request(requested_names(items), flush, backend, transport)
         self._order, self._max_depth = order, depth
         self._view: Optional[Snapshot] = None
         self._reading: Optional[int] = None  # _fork.generation of the process that is in read()
@@ -108,6 +109,7 @@ class TreeReader(Reader[TreeSource]):
                 replace BPF.
             ClosedError: The reader is closed.
         """
+        _options.switch("copy", copy)
         with self._lock:
             if self._source is None:
                 raise self._closed()
@@ -143,6 +145,7 @@ class TreeReader(Reader[TreeSource]):
             seconds: The interval.
             copy: As for :meth:`read`. Of a view, only the newest snapshot is valid.
         """
+        _options.switch("copy", copy)
         return Samples(self, functools.partial(self.read, copy=copy), seconds)
 
     def _open_again(self) -> _directory.Cgroup:

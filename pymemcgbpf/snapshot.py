@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import heapq
-import os
 import time
 from array import array
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
@@ -155,6 +154,8 @@ class Snapshot(Sequence["Row"]):
             ClosedError: The snapshot was a view, which has expired.
         """
         column = self._column(self._place_of(item))
+        if absent is not None:
+            absent = _options.integer("absent", absent)
         if absent is not None and not 0 <= absent <= _ABSENT:
             raise ValueError(f"absent must be from 0 to 2**64 - 1, not {absent}")
         if self._complete:
@@ -257,7 +258,7 @@ class Snapshot(Sequence["Row"]):
         """The place of an item in a row, in words."""
         try:
             return self._places[item]
-        except KeyError:
+        except (KeyError, TypeError):  # TypeError: what cannot be a key
             names = ", ".join(self._names[:_LISTED])
             more = len(self._names) - _LISTED
             if more > 0:
@@ -312,7 +313,7 @@ class Snapshot(Sequence["Row"]):
         names = self._names
         data = self._data()
         rows: Iterable[tuple[Any, ...]]
-        if identity:
+        if _options.switch("identity", identity):
             names = ("path", "id", "parent_id", "level", *names)
             found = _wire.unpacked_rows(data, len(self._names))
             rows = ((path, *row) for path, row in zip(self._paths.texts, found))
@@ -378,7 +379,7 @@ class Snapshot(Sequence["Row"]):
             path: An absolute path, one that is relative to the walk's root, or one as
                 /proc/PID/cgroup shows it.
         """
-        found = self._paths.find(os.fsdecode(path))
+        found = self._paths.find(_options.path("path", path))
         if found.place is not None:
             return self[found.place]
         start = self._index().get(found.cgroup_id)

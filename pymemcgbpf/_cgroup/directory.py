@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Optional
 
+from .. import _options
 from .._descriptors import Owned, file_identity, opened_at
 from .._items import MEMORY_STAT
 from .._lookup import Path, contents, exists
@@ -94,7 +95,7 @@ def open_cgroup(path: Path) -> Cgroup:
         CgroupRemovedError: diagnosis.py says what each means.
         MemcgError: the process is short of file descriptors or memory.
     """
-    text = os.fsdecode(path)
+    text = _options.path("cgroup_path", path)
     try:
         owner = opened_at(text, os.O_RDONLY | os.O_DIRECTORY)
     except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import Callable, Optional, TypeVar
 
+from .. import _options
 from .._descriptors import Owned, opened_at
 from .._lookup import Path, status
 from ..errors import MemcgError, StreamError, is_transient
@@ -22,7 +23,7 @@ def absolute(path: Path) -> str:
     Raises:
         PinPathError: the path is empty, or has a NUL.
     """
-    text = os.fsdecode(path)
+    text = _options.path("pin_path", path)
     if not text or "\0" in text:
         raise _diagnosis.not_a_path(text)
     return os.path.abspath(text)

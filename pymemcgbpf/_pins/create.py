@@ -70,11 +70,12 @@ def pin(
     """
     _options.check("order", order, _options.ORDERS)
     names = _items.requested_names(items)
+    flush = _options.switch("flush", flush)
     path, bits = _bpffs.absolute(pin_path), permissions(mode)
     _bpffs.check_free(path)
     cgroup = _directory.open_cgroup(cgroup_path)
     try:
-        source = chosen(cgroup, names, PinSourceFactory(order, bool(flush), True))
+        source = chosen(cgroup, names, PinSourceFactory(order, flush, True))
         made = _transaction.PinTransaction()
         try:
             source.pin(made.above(path), bits, made)

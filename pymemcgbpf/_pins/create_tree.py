@@ -129,10 +129,10 @@ def pin_tree(
     wanted = _items.requested_names(items)
     options = _Options(
         every=_interval(every),
-        flush=bool(flush),
+        flush=_options.switch("flush", flush),
         order=order,
         max_depth=_depth(max_depth),
-        names=bool(names),
+        names=_options.switch("names", names),
         mode=permissions(mode),
         room=_room_asked_for(room),
     )
@@ -185,12 +185,8 @@ class _Options(Record):
 
 
 def _interval(every: float) -> float:
-    _options.refuse_bool("every", every)
-    try:
-        usable = LEAST_INTERVAL <= every <= MOST_INTERVAL
-    except TypeError:
-        raise TypeError(f"every must be a number of seconds, not {every!r}") from None
-    if not usable:
+    _options.check_number("every", every)
+    if not LEAST_INTERVAL <= every <= MOST_INTERVAL:
         raise ValueError(
             f"every must be from {LEAST_INTERVAL} to {MOST_INTERVAL:,} seconds, not {every!r}"
         )

@@ -82,7 +82,7 @@ class PinnedReader(Closable):
     """
 
     def __init__(self, pin_path: Path, *, transport: _options.PinTransport = "auto") -> None:
-        super().__init__(os.fsdecode(pin_path))
+        super().__init__(_options.path("pin_path", pin_path))
         if not self._path:
             raise PinNotFoundError("'' cannot be a path")
         _options.check("transport", transport, _options.PIN_TRANSPORTS)
@@ -471,7 +471,7 @@ def _is_directory(path: str, check: _bpffs.OnBpffs) -> bool:
 
 def _seconds(timeout: float) -> float:
     """A timeout, as a number that clocks can take."""
-    _options.refuse_bool("timeout", timeout)
+    _options.check_number("timeout", timeout)
     if math.isnan(timeout):
         raise ValueError("timeout must be a number of seconds, not nan")
     return float(min(max(timeout, 0), threading.TIMEOUT_MAX))

@@ -178,7 +178,7 @@ def test_max_rows_reaches_the_source(
 @pytest.mark.parametrize("given", [True, False])
 def test_a_bool_is_no_number(given: bool, option: str, v2: Path, trees: Trees) -> None:
     options: dict[str, Any] = {option: given}
-    with pytest.raises(TypeError, match=f"^{option} must be a number, not the bool {given}$"):
+    with pytest.raises(TypeError, match=f"^{option} must be an integer, not the bool {given}$"):
         TreeReader(v2, **options)
     assert trees.asked == []
 
