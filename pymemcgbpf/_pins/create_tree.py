@@ -382,6 +382,7 @@ def _by_holder(
             holder.directory = _pin(made, path, tree, options.mode, None)
             pinned = PinnedTree(path, reader.item_names, options.every, why_not_by_kernel, holder)
             holder.opened = stack.pop_all()
+            reader._need_not_be_closed()  # the tree does it
             return pinned
 
 

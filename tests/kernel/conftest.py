@@ -48,7 +48,9 @@ NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declares what tests can say that they need."""
+    """Declares what tests can say that they need, and lets them forget readers: some do so on
+    purpose, and a warning that is recorded or raised keeps the reader."""
+    config.addinivalue_line("filterwarnings", "ignore:unclosed <:ResourceWarning")
     for name, (what, _) in NEEDS.items():
         config.addinivalue_line("markers", f"{name}: left out without {what}")
 
