@@ -80,7 +80,7 @@ def read_stats(
         BpfPermissionError: The process has lost the privileges to read on, and text cannot
             replace BPF.
         BackendUnavailableError: The transport that was asked for does not work here.
-        TypeError: *items* is not a list of names.
+        TypeError: *items* is not a list of names, *flush* is not a bool, or the path is no path.
         ValueError: *items* is empty, or there is no such transport.
     """
     # A tuple can be a key as it is; other iterables are converted first.

@@ -56,7 +56,7 @@ class StatsReader(Reader[StatSource]):
         BackendUnavailableError: The backend or transport that was asked for does not work here.
             A subclass says why, such as LibbpfNotFoundError or BpfPermissionError. With "auto",
             the reader uses text instead.
-        TypeError: *items* is not a list of names.
+        TypeError: *items* is not a list of names, *flush* is not a bool, or the path is no path.
         ValueError: *items* is empty, or *backend* or *transport* has another value.
     """
 
