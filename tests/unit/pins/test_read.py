@@ -39,11 +39,7 @@ from ...published_tree import ANON, PGSCAN
 from ..directories import said_to_be
 from ..pin_files import ROW, TREE, pinned_file, pinned_tree, published, stream
 
-# Readers of files that only look like pins; the tests make them in passing.
-pytestmark = [
-    pytest.mark.usefixtures("on_bpffs"),
-    pytest.mark.filterwarnings("ignore:unclosed <PinnedReader:ResourceWarning"),
-]
+pytestmark = pytest.mark.usefixtures("on_bpffs")
 
 
 def read_tree(reader: PinnedReader) -> Snapshot:

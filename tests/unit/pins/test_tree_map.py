@@ -43,9 +43,6 @@ from ..pin_files import TREE, TREE_NAMES, pinned_file, published, stream
 from ..tree_rows import pack
 from .conftest import MappedTrees
 
-# Readers of files that only look like pins; the tests make them in passing.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <PinnedReader:ResourceWarning")
-
 
 def read_tree(reader: PinnedReader) -> Snapshot:
     snapshot = reader.read()
@@ -710,9 +707,9 @@ def test_without_ctypes_the_reason_says_so(
     monkeypatch.undo()
     said_to_be(monkeypatch, path)
     monkeypatch.setattr(_tree_map, "_map_calls", lambda: None)
-    reader = PinnedReader(path)
-    assert reader.transport == "stream"
-    assert "this Python has no working ctypes" in reader.fallback_reason
+    with PinnedReader(path) as reader:
+        assert reader.transport == "stream"
+        assert "this Python has no working ctypes" in reader.fallback_reason
 
 
 @pytest.mark.parametrize("name", ["map", "stream", "timer"])

@@ -32,11 +32,7 @@ from ..pin_files import TREE, TREE_NAMES, pinned_tree, published
 from ..tree_rows import pack
 from .test_tree_map import many
 
-# Readers of files that only look like pins; the tests make them in passing.
-pytestmark = [
-    pytest.mark.usefixtures("on_bpffs"),
-    pytest.mark.filterwarnings("ignore:unclosed <PinnedReader:ResourceWarning"),
-]
+pytestmark = pytest.mark.usefixtures("on_bpffs")
 
 
 def reader_of(path: Path) -> PinnedReader:

@@ -18,9 +18,6 @@ from ..pin_files import TREE, TREE_NAMES
 from ..tree_rows import pack
 from .conftest import MappedTrees
 
-# Readers of files that only look like pins; the tests make them in passing.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <PinnedReader:ResourceWarning")
-
 
 @pytest.fixture(params=["map", "stream"])
 def reader(
