@@ -612,7 +612,8 @@ def test_a_walk_that_fails_is_reported_once_and_leaves_the_file_alone(
     (tmp_path / "again").rename(forest)
     wait_for(lambda: number(path, "walk_errors_total") >= 3)
     assert number(path, "walks_total") > number(path, "walk_errors_total")
-    assert without_own(path.read_text()) == without_own(old)
+    again = without_own(path.read_text())
+    assert sorted(again.splitlines()) == sorted(without_own(old).splitlines())
     ran.terminate()
     out, err = ran.communicate(timeout=30)
     assert (out, ran.returncode, err.count("\n")) == ("", 0, 2), err
