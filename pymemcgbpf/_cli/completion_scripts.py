@@ -96,10 +96,16 @@ def _bash(all_: Completions) -> str:
     return f"""\
 # {_head("bash")}
 
+# The units whose names begin with a text. Whoever makes a cgroup chooses its name, so that it must
+# never be expanded, as compgen -W does. Bash escapes the names that it inserts.
 _{PROGRAM}_units() {{
-    local path
+    local path name escaped
     for path in {_UNITS}; do
-        [[ -d $path ]] && printf '%s\\n' "${{path##*/}}"
+        name=${{path##*/}}
+        printf -v escaped %q "$name"
+        if [[ -d $path && ($name == "$1"* || $escaped == "$1"*) ]]; then
+            printf '%s\\n' "$name"
+        fi
     done
 }}
 
@@ -146,7 +152,7 @@ _{PROGRAM}() {{
             item) compgen -W '{" ".join(all_.items)}' -- "$current" ;;
             group) compgen -W '{" ".join(all_.groups)}' -- "$current" ;;
             process) compgen -W "$(cd /proc && echo [0-9]*)" -- "$current" ;;
-            unit) compgen -W "$(_{PROGRAM}_units)" -- "$current" ;;
+            unit) _{PROGRAM}_units "$current" ;;
             esac
         done
     )

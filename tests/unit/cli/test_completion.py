@@ -122,6 +122,45 @@ def test_bash_completes_commands_directories_and_items(bash: Complete) -> None:
     assert bash("completion", "") == ["bash", "zsh", "fish"]
 
 
+HOSTILE = "$(touch ran).service"
+ESCAPED = r"dev-disk-by\x2duuid-1.swap"
+
+
+@pytest.fixture
+def units(script: Callable[[str], Path], tmp_path: Path) -> Path:
+    """The script for bash, with a directory of cgroups of this test."""
+    slice_ = tmp_path / "cgroups" / "system.slice"
+    for name in (HOSTILE, ESCAPED, "two words.service", "`touch ran`.scope", "*.service"):
+        (slice_ / name).mkdir(parents=True)
+    (slice_ / "a file.service").write_text("")
+    path = script("bash")
+    path.write_text(path.read_text().replace("/sys/fs/cgroup/", f"{tmp_path}/cgroups/"))
+    return path
+
+
+@needs("bash")
+def test_bash_runs_nothing_that_the_name_of_a_cgroup_says(units: Path, folder: Path) -> None:
+    code = (
+        f'source {units}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _pymemcgbpf; '
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+
+    def offered(word: str) -> list[str]:
+        shown = ran(folder, "bash", "-c", code, "bash", "pymemcgbpf", "stat", word)
+        return shown.splitlines()
+
+    assert "/sys/fs/cgroup/" not in units.read_text()
+    assert {HOSTILE, ESCAPED, "two words.service", "`touch ran`.scope"} < {*offered("")}
+    assert "a file.service" not in offered("")
+    assert offered("$(") == [HOSTILE] == offered(r"\$\(touch")
+    assert (
+        offered("dev-") == [ESCAPED] == offered(r"dev-disk-by\\x2d") == offered(r"'dev-disk-by\x")
+    )
+    assert offered("two w") == ["two words.service"] == offered(r"two\ w")
+    assert offered("*") == ["*.service"]
+    assert not (folder / "ran").exists()
+
+
 # --- shells at a terminal
 
 
@@ -183,6 +222,16 @@ def test_bash_inserts_what_it_completes(script: Callable[[str], Path], folder: P
         shell.wait_for(
             "<tree><--backend><text><--sort=pgfault><my dir/><memory.pressure.full.total>"
         )
+
+
+@needs("bash")
+def test_bash_inserts_the_name_of_a_unit_as_it_is(units: Path, folder: Path) -> None:
+    (folder / "rc").write_text(f"source {units}\n{SHOW}\nPS1='{PROMPT}'\n")
+    with terminal(folder, "bash", "--noprofile", "--rcfile", "rc", "-i") as shell:
+        shell.wait_for(PROMPT)
+        shell.type("pymemcgbpf stat dev-\t two\t '$(to\t\n")
+        shell.wait_for(f"<stat><{ESCAPED}><two words.service><{HOSTILE}>")
+    assert not (folder / "ran").exists()
 
 
 @needs("zsh")
