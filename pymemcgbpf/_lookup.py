@@ -10,7 +10,7 @@ import sys
 from typing import Optional, Union
 
 from ._descriptors import opened_at
-from .errors import raise_if_transient
+from .errors import CgroupNotFoundError, MemcgError, raise_if_transient
 
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 """The types that callers may use for the path of a cgroup or of a pin."""
@@ -71,6 +71,27 @@ def identity(path: str) -> Optional[tuple[int, int]]:
     return None if found is None else (found.st_dev, found.st_ino)
 
 
+def absolute(path: str, kind: type[MemcgError] = CgroupNotFoundError) -> str:
+    """A path that does not depend on the current directory.
+
+    Raises:
+        MemcgError: one of *kind*, as the path is relative and the current directory was removed.
+    """
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError as error:
+        raise _no_directory(path, kind, error) from error
+
+
+def _no_directory(path: str, kind: type[MemcgError], error: OSError) -> MemcgError:
+    return kind(
+        f"{path!r} leads nowhere, as the current directory was removed",
+        remedy="change to another one",
+        errno=error.errno,
+        call="getcwd",
+    )
+
+
 def resolved(path: str) -> str:
     """A path without symbolic links.
 
@@ -78,6 +99,7 @@ def resolved(path: str) -> str:
 
     Raises:
         MemcgError: as :func:`status`.
+        CgroupNotFoundError: the path is relative, and the current directory was removed.
     """
     try:
         if sys.version_info < (3, 10):  # its realpath() cannot report failures
@@ -86,7 +108,10 @@ def resolved(path: str) -> str:
         return os.path.realpath(path, strict=True)  # novm: Python 3.10
     except OSError as error:
         raise_if_transient(error, f"{path} cannot be looked at", "readlink")
+    try:
         return os.path.realpath(path)
+    except FileNotFoundError as error:
+        raise _no_directory(path, CgroupNotFoundError, error) from error
 
 
 def contents(path: str, directory: Optional[int] = None) -> Optional[str]:

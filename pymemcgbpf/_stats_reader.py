@@ -75,7 +75,7 @@ class StatsReader(Reader[StatSource]):
         # The working directory may change.
         self._whole_path = self._path
         if not os.path.isabs(self._path):
-            self._whole_path = os.path.realpath(self._path)
+            self._whole_path = _lookup.resolved(self._path)
 
     def read(self) -> dict[str, int]:
         """Reads the current values.

@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection
 from typing import Callable, Optional
 
-from .. import _fork
+from .. import _fork, _lookup
 from .._descriptors import opened_at
 from ..errors import raise_if_transient
 from .walk_paths import Origin, WalkPaths
@@ -43,10 +43,10 @@ class Paths:
     """
 
     def __init__(self, path: str, identity: tuple[int, int]) -> None:
-        self.root = os.path.abspath(path)
+        self.root = _lookup.absolute(path)
         self.device, self._root_id = identity
         if self._id_of(self.root) != self._root_id:  # abspath() removed ".." behind a link
-            self.root = os.path.realpath(path)
+            self.root = _lookup.resolved(path)
         self._prefix = os.path.join(self.root, "")
         self._known = {self._root_id: ROOT}
         self._listed: dict[int, int] = {}  # the time of listing, by directory id

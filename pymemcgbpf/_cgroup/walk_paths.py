@@ -31,7 +31,7 @@ class RootPath:
         self.path = _lookup.resolved(cgroup.path)
         if not self._is_right():
             # A link of /proc leads to another mount namespace; or the root was just renamed.
-            self.path = os.path.abspath(cgroup.path)
+            self.path = _lookup.absolute(cgroup.path)
             self._follow_descriptor()
 
     def follow(self) -> bool:

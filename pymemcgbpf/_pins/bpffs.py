@@ -12,7 +12,8 @@ from typing import Callable, Optional, TypeVar
 from .. import _options
 from .._descriptors import Owned, opened_at
 from .._lookup import Path, status
-from ..errors import MemcgError, StreamError, is_transient
+from .._lookup import absolute as absolute_path
+from ..errors import MemcgError, PinPathError, StreamError, is_transient
 from . import diagnosis as _diagnosis
 from . import tree_layout as _layout
 
@@ -21,12 +22,13 @@ def absolute(path: Path) -> str:
     """A path that does not depend on the working directory.
 
     Raises:
-        PinPathError: the path is empty, or has a NUL.
+        PinPathError: the path is empty, or has a NUL; or it is relative, and the current directory
+            was removed.
     """
     text = _options.path("pin_path", path)
     if not text or "\0" in text:
         raise _diagnosis.not_a_path(text)
-    return os.path.abspath(text)
+    return absolute_path(text, PinPathError)
 
 
 def is_bpffs(path: str) -> bool:
@@ -45,16 +47,17 @@ def leads_to_bpffs(path: Optional[str]) -> bool:
 
     Raises:
         MemcgError: nobody knows, as there is no /proc, and it is no cgroup either.
+        CgroupNotFoundError: the path is relative, and the current directory was removed.
     """
     if path is None or "\0" in path:
         return False
-    at = os.path.abspath(path)
+    at = whole = absolute_path(path)
     while True:
         try:
             return is_bpffs(at)
         except MemcgError as error:
             # There is no /proc, without which no pin can be read.
-            if is_transient(error) or (at == os.path.abspath(path) and not _is_cgroup(at)):
+            if is_transient(error) or (at == whole and not _is_cgroup(at)):
                 raise
             return False
         except OSError:

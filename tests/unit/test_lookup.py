@@ -6,11 +6,14 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
+import pymemcgbpf
 from pymemcgbpf import _lookup
+
+from .commands import failed
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.EIO])
@@ -47,3 +50,43 @@ def test_contents_of_a_file_is_whole_but_for_the_last_line_end(tmp_path: Path) -
     for text in ("", "0::/a ", "a\r", "x" * 50_000 + "\n" + "y" * 50_000):
         (tmp_path / "it").write_bytes(f"{text}\n".encode())
         assert _lookup.contents(str(tmp_path / "it")) == text
+
+
+@pytest.fixture
+def removed_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the current directory one that was removed."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()
+
+
+@pytest.mark.usefixtures("removed_directory")
+@pytest.mark.parametrize(
+    ("use", "kind"),
+    [
+        (lambda: pymemcgbpf.pin("/sys/fs/cgroup", "./p"), pymemcgbpf.PinPathError),
+        (lambda: pymemcgbpf.pin_tree("/sys/fs/cgroup", "./p"), pymemcgbpf.PinPathError),
+        (lambda: pymemcgbpf.unpin("./p"), pymemcgbpf.PinPathError),
+        (lambda: pymemcgbpf.collector("./p"), pymemcgbpf.CgroupNotFoundError),
+        (lambda: pymemcgbpf.StatsReader("./p"), pymemcgbpf.CgroupNotFoundError),
+        (lambda: pymemcgbpf.TreeReader("."), pymemcgbpf.CgroupNotFoundError),
+    ],
+)
+def test_a_removed_current_directory_is_an_error_of_the_package(
+    use: Callable[[], object], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind) as caught:
+        use()
+    assert isinstance(caught.value, (pymemcgbpf.PinPathError, pymemcgbpf.CgroupNotFoundError))
+    assert caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.usefixtures("removed_directory")
+@pytest.mark.parametrize("words", ["stat .", "tree .", "watch ./x", "export .", "pins ./x"])
+def test_commands_in_a_removed_directory_say_so(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "the current directory was removed: change to another one" in failed(
+        capsys, 1, *words.split()
+    )
