@@ -4,7 +4,7 @@
 Each connection has one request and one thread. There are so many at most, and each step of a
 connection ends in time, so that neither slow clients nor many of them take anything from the
 process that it cannot spare. If all threads are taken, clients that have not sent their request yet
-give way to the next one.
+give way to the next one, and so do those that receive nothing of their answer.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ PLAIN_TEXT = "text/plain; charset=utf-8"
 
 _METHODS = ("GET", "HEAD")
 _PAUSE = 0.1  # in seconds, where the system is short of descriptors or threads
+_PIECE = 1 << 16  # bytes that are sent at once
+_OTHER_HOST = b"403 Forbidden: the header Host names neither an address nor localhost\n"
 _LEFT_OVER = 1 << 20  # bytes of a request that are read and dropped after the answer
 
 
@@ -73,6 +75,9 @@ class MetricsServer:
         answer: a function from a path and the header Accept to a page; None for no such page. A
             MemcgError that it raises becomes the status 503 and its sentence.
         limits: what one client can take.
+        any_host: whether requests may name any host. Otherwise those that name neither an address
+            nor localhost are refused: a web page whose name leads to this machine could read the
+            answers through a browser of this machine.
     """
 
     def __init__(
@@ -80,8 +85,10 @@ class MetricsServer:
         listener: socket.socket,
         answer: Callable[[str, Optional[str]], Optional[Answer]],
         limits: Limits = Limits(),  # noqa: B008 # it never changes
+        *,
+        any_host: bool = False,
     ) -> None:
-        self.answer, self.limits = answer, limits
+        self.answer, self.limits, self.any_host = answer, limits, any_host
         self._listener, self._closing = listener, threading.Event()
         self._slots = threading.BoundedSemaphore(limits.connections)
         # Closing and shutting down a connection exclude each other, so that none is shut down whose
@@ -89,6 +96,8 @@ class MetricsServer:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._waiting: set[socket.socket] = set()  # those that wait for their client
+        # Those that send, each with the moment when their client has received something.
+        self._sending: dict[socket.socket, float] = {}
         self._thread = threading.Thread(target=self._accept_all, name="accept", daemon=True)
 
     def start(self) -> None:
@@ -109,7 +118,7 @@ class MetricsServer:
         while not self._closing.is_set():
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
+            except (OSError, MemoryError):
                 # The client has gone, or the system is short of something; or this is closed.
                 self._closing.wait(_PAUSE)
                 continue
@@ -120,7 +129,7 @@ class MetricsServer:
                 self._waiting.add(connection)
             try:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-            except RuntimeError:  # the system has no more threads
+            except (RuntimeError, MemoryError):  # the system has no more threads
                 self._end(connection)
                 self._closing.wait(_PAUSE)
 
@@ -140,30 +149,53 @@ class MetricsServer:
         with self._lock:
             self._open.discard(connection)
             self._waiting.discard(connection)
+            self._sending.pop(connection, None)
             connection.close()
         self._slots.release()
 
     def _end_waits(self) -> None:
         """Ends the connections that wait for their client. As none was accepted meanwhile, all of
         them have done so for long enough."""
+        latest = time.monotonic() - self.limits.grace_seconds
         with self._lock:
-            for connection in self._waiting:
+            stalled = [each for each, moment in self._sending.items() if moment < latest]
+            for connection in [*self._waiting, *stalled]:
                 _shut_down(connection)
 
     def is_sending(self, connection: socket.socket) -> None:
-        """A request is complete: its connection no longer waits for its client."""
+        """A request is complete, or its client has received something of the answer."""
         with self._lock:
             self._waiting.discard(connection)
+            self._sending[connection] = time.monotonic()
 
     def has_sent(self, connection: socket.socket) -> None:
         """An answer is complete: its connection waits for its client to close it."""
         with self._lock:
+            self._sending.pop(connection, None)
             self._waiting.add(connection)
 
 
 def _shut_down(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
+
+
+def _is_of_this_machine(host: Optional[str]) -> bool:
+    """Whether a header Host names an address or localhost, and no name that others can choose."""
+    if host is None:  # of HTTP/1.0; browsers always send one
+        return True
+    name = host.strip().lower()
+    family = socket.AF_INET
+    if name.startswith("["):
+        name, family = name[1:].partition("]")[0], socket.AF_INET6
+    else:
+        name = name.partition(":")[0].rstrip(".")
+    if name == "localhost":
+        return True
+    try:
+        return bool(socket.inet_pton(family, name))
+    except (OSError, ValueError):
+        return False
 
 
 class _TooLarge(http.client.HTTPException):
@@ -233,6 +265,9 @@ class _Request(http.server.BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path.startswith("http://"):  # the absolute form, which clients send to proxies
             path = "/" + path[len("http://") :].partition("/")[2]
+        if not (self.server.any_host or _is_of_this_machine(self.headers.get("Host"))):
+            self._send(Answer(_OTHER_HOST, PLAIN_TEXT, HTTPStatus.FORBIDDEN))
+            return
         accept = ",".join(self.headers.get_all("Accept", ()))
         try:
             answer = self.server.answer(path, accept or None)
@@ -263,11 +298,25 @@ class _Request(http.server.BaseHTTPRequestHandler):
             self.send_header("Allow", ", ".join(_METHODS))
         self.end_headers()
         head = self._head.getvalue()
-        self.connection.settimeout(self.server.limits.body_seconds)
-        self.connection.sendall(head)
+        end = time.monotonic() + self.server.limits.body_seconds
+        self._send_all(head, end)
         if self.command != "HEAD":
-            self.connection.sendall(answer.body)
+            self._send_all(answer.body, end)
         self._close_gently()
+
+    def _send_all(self, data: bytes, end: float) -> None:
+        """Sends data in pieces, so that it is known whether the client receives them.
+
+        Args:
+            data: the bytes.
+            end: the moment, of time.monotonic(), until which the client must have them.
+        """
+        at = 0
+        with memoryview(data) as view:
+            while at < len(data):
+                self.connection.settimeout(max(end - time.monotonic(), 0.001))
+                at += self.connection.send(view[at : at + _PIECE])
+                self.server.is_sending(self.connection)
 
     def _close_gently(self) -> None:
         """Waits until the client has closed its side. If anything of the request were still unread

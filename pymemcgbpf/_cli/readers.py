@@ -155,10 +155,16 @@ def tree_reader(
         default: the items, if the arguments name none.
         also: an item that is read as well.
     """
+    directory, items = tree_and_items(options)
+    return tree_reader_of(directory, items, options, default, also)
+
+
+def tree_and_items(options: argparse.Namespace) -> tuple[str, Optional[list[str]]]:
+    """The root of the tree, and the items, that the arguments name; None for no items."""
     directory, items = cgroup_and_items(options)
     if directory is None:
         directory = _mounts.hierarchy_root(_mounts.own_cgroup())
-    return tree_reader_of(directory, items, options, default, also)
+    return directory, items
 
 
 def tree_reader_of(

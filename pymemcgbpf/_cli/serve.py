@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
                 raise
             every = options.every or walks.interval or _DEFAULT_INTERVAL
             with signals.held_to_stop() as stopped, _Walker(walks, first, every) as walker:
-                server = MetricsServer(listener, walker.answer)
+                server = MetricsServer(listener, walker.answer, any_host=options.allow_remote)
                 server.start()
                 try:
                     _tell_systemd("READY=1")
@@ -127,7 +127,8 @@ class _Walker:
         """The page of the last walk; if that is too long ago, one without cgroups."""
         page = self._page
         own = page.walk.own
-        longest = find.STALE * max(self._every, (own.duration_ns or 0) / 1e9)
+        due = max(self._every, (own.duration_ns or 0) / 1e9)
+        longest = max(find.STALE * due, find.FRESH)
         age = time.monotonic() - page.made
         if age <= longest:
             return page

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Optional, Union
 
+from .. import _lookup
 from .._pins import find
 from .._records import Record
 from .._selection import CgroupSelection
@@ -49,6 +50,8 @@ class Walks:
     def __init__(self, options: argparse.Namespace, refuse_stale: bool) -> None:
         self._options, self._refuse_stale = options, refuse_stale
         self._selection = CgroupSelection(options.match, options.exclude, options.leaves)
+        self._root: Optional[str] = None
+        self._items: Optional[list[str]] = None
         self._reader: Union[TreeReader, PinnedRows, None] = None
         self._last = OwnNumbers()  # of the last walk that worked
         self._walks = self._errors = 0
@@ -86,10 +89,14 @@ class Walks:
     def _read(self) -> WalkResult:
         reader = self._reader
         if reader is None:
-            reader = self._reader = readers.tree_reader(self._options)
+            if self._root is None:
+                # What words mean changes when a directory goes or a process is moved.
+                path, self._items = readers.tree_and_items(self._options)
+                self._root = _lookup.absolute(path)
+            reader = readers.tree_reader_of(self._root, self._items, self._options)
+            self._reader = reader
             if isinstance(reader, PinnedRows):
                 reader.warns = not self._refuse_stale
-            self._keep_path(reader.path)
         found = reader.read()
         if isinstance(reader, PinnedRows):
             self._check_pin(reader, found)
@@ -109,16 +116,10 @@ class Walks:
         )
         return WalkResult(shown, own)
 
-    def _keep_path(self, path: str) -> None:
-        """Has the next readers read the same cgroup, even if the process of --pid has moved."""
-        if self._options.pid is not None:
-            self._options.pid = None
-            self._options.words = [path, *self._options.words]
-
     def _check_pin(self, reader: PinnedRows, found: Snapshot) -> None:
         """Refuses a pin that cannot be exported."""
         self.interval = reader.interval
-        if not any(found.paths):
+        if len(found) and not any(found.paths):
             raise MemcgError(
                 f"{reader.path} has no names, and its cgroups are not visible here, so that there "
                 "is nothing for the label cgroup: pin with names, or export where they are visible"

@@ -65,7 +65,7 @@ class Served:
 
     def check(self) -> None:
         """The server answers a valid request."""
-        answer = self.send(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = self.send(b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answer.startswith(b"HTTP/1.0 200 OK\r\n") and answer.endswith(b"\r\n\r\n" + PAGE)
 
 
@@ -166,7 +166,7 @@ def test_all_headers_accept_are_one(served: Served) -> None:
     ],
 )
 def test_the_status_of_a_request(request_line: str, status: int, served: Served) -> None:
-    answer = served.send(f"{request_line}\r\nHost: x\r\n\r\n".encode("latin-1"), end=True)
+    answer = served.send(f"{request_line}\r\nHost: localhost\r\n\r\n".encode("latin-1"), end=True)
     assert status_of(answer) == status
     if status == 405:
         assert b"\r\nAllow: GET, HEAD\r\n" in answer
@@ -244,6 +244,36 @@ def test_a_client_that_reads_nothing_is_left_in_time(served: Served) -> None:
         wait_for(lambda: len(open_files()) <= len(before) + 1)  # this side of it
         assert len(rest_of(connection)) < len(LARGE)
     served.check()
+
+
+def test_clients_that_receive_nothing_keep_nobody_out() -> None:
+    limits = QUICK._replace(body_seconds=60)
+    with serving(limits) as served, contextlib.ExitStack() as stack:
+        for _ in range(2 * limits.connections):
+            connection = stack.enter_context(served.connect())
+            connection.sendall(b"GET /large HTTP/1.0\r\n\r\n")
+        began = time.monotonic()
+        served.check()
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST.:80", "127.0.0.1:1", "[::1]:1", "10.0.0.1"]
+)
+def test_requests_to_this_machine_are_answered(host: str, served: Served) -> None:
+    assert status_of(served.send(f"GET /page HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())) == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example:80", "", "1.2.3", "[::1"])
+def test_a_name_that_others_can_choose_is_refused(host: str, served: Served) -> None:
+    request = f"GET /page HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    answer = served.send(request)
+    expected = 200 if host == "[::1" else 403  # an address, without its bracket
+    assert answer.startswith(b"HTTP/1.0 %d " % expected)
+    if expected == 403:
+        assert b"the header Host names neither an address nor localhost" in answer
+    served.server.any_host = True
+    assert status_of(served.send(request)) == 200
 
 
 def test_clients_that_come_and_go_leave_nothing(served: Served) -> None:

@@ -266,6 +266,29 @@ def test_a_walk_that_does_not_end_is_not_shown_for_ever(
         wait_for(lambda: not site.walker._thread.is_alive())
 
 
+def test_the_words_mean_the_same_cgroup_for_ever(
+    forest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cgroup's name may be an item's, too, as soon as there is no such directory any more."""
+    monkeypatch.chdir(tmp_path)
+    forest.rename("anon")
+    options = serve._parser().parse_words([*TEXT, "anon", "pgfault"])
+    walks = Walks(options, refuse_stale=True)
+    try:
+        assert walks.take().own.cgroups == 3
+        walks.close()
+        Path("anon").rename("away")
+        for _ in range(2):
+            failed_walk = walks.take()
+            assert isinstance(failed_walk.error, MemcgError) and failed_walk.snapshot is None
+            assert f"{tmp_path}/anon" in str(failed_walk.error)
+        Path("away").rename("anon")
+        monkeypatch.chdir("/")
+        assert walks.take().own.cgroups == 3
+    finally:
+        walks.close()
+
+
 def test_a_reader_that_has_changed_to_text_says_so_once(
     forest: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
@@ -283,7 +306,7 @@ def test_a_reader_that_has_changed_to_text_says_so_once(
     def make(*_: object) -> Any:
         return LosesRights(forest, ["anon"], backend="text")
 
-    monkeypatch.setattr(readers, "tree_reader", make)
+    monkeypatch.setattr(readers, "tree_reader_of", make)
     with walking(forest) as site:
         wait_for(lambda: site.count("walks_total") >= 5)
     said = "pymemcgbpf: read as text instead of through BPF: core: the rights are lost\n"
