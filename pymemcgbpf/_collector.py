@@ -185,6 +185,7 @@ class Collector(Closable):
         """
         try:
             snapshot = self._selection.apply(self._read())
+            families = [*_families(snapshot, self._items)]
         except ClosedError:
             raise
         except MemcgError as error:
@@ -196,7 +197,7 @@ class Collector(Closable):
             self._has_failed = False
             _log.info("the cgroups of %s can be read again", self._path)
         own = _own(1.0, snapshot.time, snapshot.duration_ns / 1e9)
-        return iter([*own, *_families(snapshot, self._items)])
+        return iter([*own, *families])
 
     def close(self) -> None:
         """Closes the reader. Calling it again does nothing."""
@@ -209,13 +210,13 @@ class Collector(Closable):
     def _read(self) -> Snapshot:
         """Walks, with a new reader if the last one cannot read any more."""
         with self._lock:
-            if self._wakers is None:
-                raise ClosedError(f"this collector of {self._path} is closed")
+            self._check_open()
             reader = self._reader
             if reader is not None:
                 try:
                     return self._walk(reader)
                 except MemcgError as error:
+                    self._check_open()  # a signal handler may have closed it
                     # Others are shortages of the moment, and a read that is interrupted by another.
                     if type(error) is MemcgError and error.errno != errno.EBADF:
                         raise
@@ -223,11 +224,19 @@ class Collector(Closable):
                 reader.close()
             reader, self._items = self._opened()
             self._reader = reader
+            if self._wakers is None:  # a signal handler may have closed it
+                self.close()
+            self._check_open()
             return self._walk(reader)
+
+    def _check_open(self) -> None:
+        if self._wakers is None:
+            raise ClosedError(f"this collector of {self._path} is closed")
 
     def _opened(self) -> tuple[_Reader, tuple[str, ...]]:
         """A new reader, and the items that are shown."""
         reader = self._open_reader()
+        reader._need_not_be_closed()  # who forgets the collector never had it
         try:
             if reader.order == "self":
                 raise MemcgError(

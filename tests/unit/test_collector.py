@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+import warnings
 from pathlib import Path
 from typing import Any, Callable, Optional
 from wsgiref.simple_server import make_server
@@ -328,6 +329,60 @@ def test_a_registry_that_forgets_it_closes_its_reader(tree: Path) -> None:
     registry = registered(collector(tree, ["anon"]))
     del registry
     gc.collect()  # the fixture looks for open files
+
+
+def test_a_collector_that_is_forgotten_warns_of_no_reader(tree: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = collector(tree, ["anon"])
+        assert found._reader is not None and found._reader._closed_by is None
+
+
+def test_close_in_a_signal_handler_ends_a_scrape_and_leaves_no_reader(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = collector(tree, ["anon"])
+    real = TreeReader.read
+
+    def closes(self: Any, *, copy: bool = True) -> Any:
+        found.close()
+        return real(self, copy=copy)
+
+    monkeypatch.setattr(TreeReader, "read", closes)
+    with pytest.raises(ClosedError, match=f"this collector of {tree} is closed"):
+        found.collect()
+    assert found._reader is None
+
+
+def test_close_while_a_new_reader_is_created_leaves_none(tree: Path) -> None:
+    found = collector(tree, ["anon"])
+    assert found._reader is not None
+    found._reader.close()
+    made = []
+    real = found._open_reader
+
+    def closes() -> Any:
+        made.append(real())
+        found.close()
+        return made[0]
+
+    found._open_reader = closes
+    with pytest.raises(ClosedError, match=f"this collector of {tree} is closed"):
+        found.collect()
+    with pytest.raises(ClosedError):
+        made[0].read()
+    assert found._reader is None
+
+
+def test_labels_that_cannot_be_found_are_a_failed_walk(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> Any:
+        raise MemcgError("no descriptor is free", errno=errno.EMFILE)
+
+    with collector(tree, ["anon"]) as found:
+        monkeypatch.setattr(_openmetrics, "label_values", refuse)
+        assert registered(found).get_sample_value("pymemcgbpf_walk_success") == 0
 
 
 # --- pins
