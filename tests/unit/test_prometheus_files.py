@@ -181,6 +181,30 @@ TESTS = [
         series(KILLS, "0 0 0 0 2 2 2", **OLD),
         labels=OLD,
     ),
+    # A cgroup that is removed at once: the deepest that is left fires, beside others that have
+    # local events, and neither the one above it nor one beside it.
+    fires(
+        "CgroupOomKill",
+        6,
+        series(LOCAL_KILLS, "0 0 0 0", cgroup="/pods/web/gone", instance="a"),
+        series(KILLS, "0 0 0 0", cgroup="/pods/web/gone", instance="a"),
+        series(LOCAL_KILLS, "0x6", cgroup="/pods/web", instance="a"),
+        series(KILLS, "0 0 0 0 1 1 1", cgroup="/pods/web", instance="a"),
+        series(KILLS, "0x6", cgroup="/pods/other", instance="a"),
+        series(LOCAL_KILLS, "0x6", cgroup="/pods", instance="a"),
+        series(KILLS, "0 0 0 0 1 1 1", cgroup="/pods", instance="a"),
+        series(KILLS, "0 0 0 0 1 1 1", **PARENT),
+        labels={"cgroup": "/pods/web", "instance": "a"},
+    ),
+    # A first sample that is 1 already has not risen; only a cgroup above it has.
+    is_quiet("CgroupOomKill", 6, series(LOCAL_KILLS, "_ _ 1x4", **WEB), series(KILLS, "_ _ 1x4", **WEB)),
+    fires(
+        "CgroupOomKill",
+        6,
+        series(KILLS, "_ _ _ _ 1 1 1", cgroup="/pods/new", instance="a"),
+        series(KILLS, "0 0 0 0 1 1 1", cgroup="/pods", instance="a"),
+        labels={"cgroup": "/pods", "instance": "a"},
+    ),
     is_quiet("CgroupOomKill", 20, series(LOCAL_KILLS, "0 1 1x20", **WEB)),
     fires(
         "CgroupNearMemoryLimit", 12, series(SET, "95x15", **WEB), series(LIMIT, "100x15", **WEB),
@@ -326,7 +350,7 @@ def test_the_dashboard_can_be_imported() -> None:
     assert {"title", "uid", "schemaVersion", "templating", "time"} <= {*DASHBOARD}
     assert len({panel["id"] for panel in panels}) == len(panels)
     variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
-    used = set(re.findall(r"\$\{?(\w+)", json.dumps(panels)))
+    used = set(re.findall(r"\$\{?([a-zA-Z_]\w*)", json.dumps(panels)))
     assert used - {"__rate_interval"} == variables
     places = [panel["gridPos"] for panel in panels]
     for one, other in itertools.combinations(places, 2):
