@@ -247,7 +247,8 @@ def commands(unit: Path) -> list[list[str]]:
     """The words of each command of a unit."""
     text = unit.read_text(encoding="utf-8").replace("\\\n", " ")
     found = re.findall(r"^Exec\w+=-?(.*)$", text, re.MULTILINE)
-    return [shlex.split(command) for command in found]
+    split = [shlex.split(command) for command in found]
+    return [words for words in split if words[0] != "/bin/sh"]
 
 
 def items_of(words: list[str]) -> tuple[str, ...]:
@@ -277,6 +278,21 @@ def test_a_unit_is_valid(unit: Path, tmp_path: Path) -> None:
     copy.write_text(unit.read_text(encoding="utf-8").replace(words[0], "/bin/true"))
     ran = subprocess.run([analyze, "verify", "--man=no", str(copy)], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_the_unit_of_the_pin_has_started_when_there_is_a_pin(tmp_path: Path) -> None:
+    text = (FILES / "pymemcgbpf-pin.service").read_text(encoding="utf-8").replace("\\\n", " ")
+    (command,) = re.findall(r"^ExecStartPost=(.*)$", text, re.MULTILINE)
+    stream = tmp_path / "stream"
+    script = shlex.split(command.replace("$$", "$"))
+    script[2] = script[2].replace("/sys/fs/bpf/pymemcgbpf/all/stream", str(stream))
+    with subprocess.Popen(script) as waiting:
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(0.3)
+        stream.touch()
+        assert waiting.wait(10) == 0
+    script[2] = script[2].replace("sleep 0.5", "true").replace(str(stream), f"{stream}.never")
+    assert subprocess.run(script, timeout=30).returncode == 1
 
 
 def test_only_what_loads_programs_has_capabilities() -> None:
