@@ -472,7 +472,10 @@ _OF_V1 = (
         110, "memory.memsw.limit_in_bytes", "the hard limit for memory and swap", "memsw", "max"
     ),
     _failures(
-        111, "memory.memsw.failcnt", "times that the limit for memory and swap was hit", "memsw"
+        111,
+        "memory.memsw.failcnt",
+        "times that the limit for memory and swap was hit; 0 on newer kernels",
+        "memsw",
     ),
 )
 
