@@ -201,8 +201,11 @@ class _Selector(Generic[_Source]):
             return map_os_errors(self.cgroup, self._through_text)
         except ItemUnavailableError as error:
             # On cgroup v1 text has few items. BPF might have had more.
-            refused = any(refusal.is_of_items for refusal in self._refusals)
-            nowhere = refused and not self._planner.lacked_proof
+            refused = [refusal for refusal in self._refusals if refusal.item_names]
+            fewest = min(refused, key=lambda refusal: len(refusal.item_names), default=None)
+            if fewest is not None and len(fewest.item_names) < len(error.item_names):
+                raise ItemUnavailableError(fewest.why, item_names=fewest.item_names) from error
+            nowhere = bool(refused) and not self._planner.lacked_proof
             if self.cgroup.version == 2 or not self._refusals or nowhere:
                 raise
             message = f"{error}; {summary(self._refusals)}"

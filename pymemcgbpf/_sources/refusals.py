@@ -24,7 +24,7 @@ class Refusal(Record):
         name: the backend or transport.
         why: the message of the error.
         remedy: what can be done about it; "" if nothing is known.
-        is_of_items: whether some item is unavailable through it.
+        item_names: the items that are unavailable through it, if that is the reason.
         feature: what the kernel lacks, if that is the reason.
         denied: the errno with which this process was denied BPF, if that is the reason.
         call: the function that failed then.
@@ -33,7 +33,7 @@ class Refusal(Record):
     name: str
     why: str
     remedy: str = ""
-    is_of_items: bool = False
+    item_names: tuple[str, ...] = ()
     feature: Optional[Feature] = None
     denied: Optional[int] = None
     call: str = ""
@@ -41,9 +41,9 @@ class Refusal(Record):
     @classmethod
     def of(cls, name: str, error: MemcgError, feature: Optional[Feature] = None) -> Refusal:
         """The refusal that an error stands for."""
-        is_of_items = isinstance(error, ItemUnavailableError)
+        item_names = error.item_names if isinstance(error, ItemUnavailableError) else ()
         denied = error.errno if isinstance(error, BpfPermissionError) else None
-        return cls(name, str(error), error.remedy, is_of_items, feature, denied, error.call)
+        return cls(name, str(error), error.remedy, item_names, feature, denied, error.call)
 
     @property
     def problem(self) -> str:

@@ -218,6 +218,18 @@ def test_an_item_that_this_kernel_lacks_is_named(
     assert world.open == 0
 
 
+def test_only_what_the_best_backend_lacks_is_named(
+    world: World, tmp_path: Path, opened: Opened
+) -> None:
+    names = ("kernel", "slab", "memory.events.oom")  # as text, cgroup v1 has none of these
+    with pytest.raises(
+        ItemUnavailableError, match=r"does not have 'memory\.events\.oom'"
+    ) as caught:
+        choose(opened(make_v1(tmp_path / "v1")), names, True, "auto")
+    assert caught.value.item_names == ("memory.events.oom",)
+    assert world.open == 0
+
+
 @pytest.mark.parametrize("backend", BPF)
 def test_an_item_that_the_kernel_answers_absent_for(
     backend: str, world: World, v2: Path, opened: Opened
