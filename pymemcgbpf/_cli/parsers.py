@@ -255,7 +255,7 @@ def add_interval(to: Parser, default: float) -> None:
         type=seconds,
         metavar="SECONDS",
         help=f"seconds from one sample to the next, at least 0.001 (default: {default:g}; for a "
-        "pinned tree, the interval at which it is refreshed)",
+        "pinned tree, the interval at which it is refreshed; for several PATHs, the shortest one)",
     )
 
 

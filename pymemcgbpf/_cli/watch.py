@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         paths, items = readers.cgroups_and_items(options)
         with contextlib.ExitStack() as stack:
             opened: list[_Reader] = []
-            for path in paths:
+            for path in dict.fromkeys(paths):
                 opened.append(_reader(path, items, options))
                 stack.callback(opened[-1].close)
             names = tuple(dict.fromkeys(name for reader in opened for name in reader.item_names))
@@ -137,7 +137,7 @@ def _samples_of_several(
     Raises:
         MemcgError: the last one can no longer be read, or the process is short of something.
     """
-    left, ticks = list(opened), Ticks(seconds or _INTERVAL)
+    left, ticks = list(opened), Ticks(seconds or _interval_of(opened))
     while True:
         time.sleep(ticks.delay())
         ticks.take()
@@ -152,11 +152,20 @@ def _samples_of_several(
                 left.remove(reader)
                 reader.close()
         now = time.time()
-        yield itertools.chain.from_iterable(
-            _samples_in(each, reader, reader.time if isinstance(reader, _PINS) else now)
-            for reader, each in found
-            if each is not None
-        )
+        new = [(reader, each) for reader, each in found if each is not None]
+        if new:  # not if all are pins that were not refreshed since
+            yield itertools.chain.from_iterable(
+                _samples_in(each, reader, reader.time if isinstance(reader, _PINS) else now)
+                for reader, each in new
+            )
+
+
+def _interval_of(opened: Sequence[_Reader]) -> float:
+    """The interval of several readers, if none is given: the shortest at which one of them has
+    something new, where a cgroup has at each second."""
+    return min(
+        (reader.interval if isinstance(reader, _PINS) else None) or _INTERVAL for reader in opened
+    )
 
 
 def _read(reader: _Reader) -> Union[dict[str, int], Snapshot, None]:

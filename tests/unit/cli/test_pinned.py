@@ -10,13 +10,13 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
 from pymemcgbpf import UNLIMITED, MemcgError, PinnedReader, _wire
 from pymemcgbpf._cgroup import mounts as _mounts
-from pymemcgbpf._cli import pinned, readers, top, top_screen
+from pymemcgbpf._cli import pinned, readers, top, top_screen, watch
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._cli.pinned import PinnedRows
 from pymemcgbpf._cli.top_numbers import SHARE
@@ -544,3 +544,24 @@ def test_what_may_be_a_pin_is_said_to_need_proc(tmp_path: Path, v2: Path, capsys
     # What is a cgroup, or nothing at all, is not called a pin.
     assert "4.0 KiB" in printed(capsys, "stat", "--backend", "text", str(v2), "anon")
     assert "no such cgroup" in failed(capsys, 1, "stat", str(tmp_path / "none"))
+
+
+def test_samples_of_several_pins_come_with_new_walks_at_the_shortest_interval() -> None:
+    class Pin(pinned.PinnedValues):
+        def __init__(
+            self, interval: Optional[float], walks: list[Optional[dict[str, int]]]
+        ) -> None:
+            self.path, self.interval, self.time, self._walks = "/pin", interval, 1.0, iter(walks)
+
+        def read_new(self) -> Optional[dict[str, int]]:
+            return next(self._walks)
+
+        def close(self) -> None:
+            pass
+
+    pins = [Pin(5.0, [{"anon": 1}, None, None]), Pin(0.002, [{"anon": 2}, None, {"anon": 3}])]
+    assert watch._interval_of(pins) == 0.002
+    assert watch._interval_of([Pin(None, []), Pin(5.0, [])]) == 1
+    samples = watch._samples_of_several(pins, None)
+    shown = [[each.values["anon"] for each in found] for found in itertools.islice(samples, 2)]
+    assert shown == [[1, 2], [3]]

@@ -181,6 +181,15 @@ def test_several_cgroups_have_a_line_each_with_their_paths(
     assert [(each["path"], each["items"]) for each in shown] == [(a, {"anon": 1}), (b, {"anon": 3})]
 
 
+def test_a_cgroup_that_is_named_twice_is_printed_once(
+    two: tuple[str, str], capsys: Captured
+) -> None:
+    a, b = two
+    rows = list(csv.reader(printed(capsys, "--count", "1", a, b, a, "anon").splitlines()))
+    assert [row[1:] for row in rows[1:]] == [[a, "1"], [b, "3"]]
+    assert printed(capsys, "--count", "1", a, a, "anon").startswith("time,anon\n")
+
+
 def test_an_item_that_only_one_of_several_has_is_an_empty_field(
     two: tuple[str, str], capsys: Captured
 ) -> None:
