@@ -128,7 +128,11 @@ class Reader(Closable, Generic[_Source]):
                 )
             finally:
                 cgroup.close()
-        except (ItemUnavailableError, CgroupPermissionError) as text_error:
+        except MemcgError as text_error:
+            if self._source is None:  # a signal handler has closed this reader meanwhile
+                raise self._closed() from text_error
+            if not isinstance(text_error, (ItemUnavailableError, CgroupPermissionError)):
+                raise
             remedy = ""
             if isinstance(text_error, ItemUnavailableError):
                 remedy = self._without(", ".join(map(repr, text_error.item_names)))

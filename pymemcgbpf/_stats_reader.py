@@ -152,8 +152,9 @@ class StatsReader(Reader[StatSource]):
             del error  # it holds this frame
 
     def _open_again(self) -> _directory.Cgroup:
-        if isinstance(self._source, RunDirSource):
-            return self._source.root
+        source = self._source  # which a signal handler may close
+        if isinstance(source, RunDirSource):
+            return source.root
         try:
             cgroup = _directory.open_cgroup(self._whole_path)
         except CgroupNotFoundError as error:

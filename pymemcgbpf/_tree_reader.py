@@ -149,9 +149,10 @@ class TreeReader(Reader[TreeSource]):
         return Samples(self, functools.partial(self.read, copy=copy), seconds)
 
     def _open_again(self) -> _directory.Cgroup:
-        if self._source is None:  # a signal handler has closed it
+        source = self._source  # which a signal handler may close
+        if source is None:
             raise self._closed()
-        return self._source.root
+        return source.root
 
     @staticmethod
     def _without(names: str) -> str:

@@ -688,6 +688,20 @@ def test_a_reader_that_is_closed_during_its_fallback_stays_closed(
     assert open_files() == before
 
 
+def test_a_reader_that_is_closed_before_its_fallback_fails_says_that_it_is_closed(
+    choosing: list[Cgroup], v2: Path, source: FakeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> Any:
+        tree.close()  # as a signal handler may
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(_tree_text, "TextTreeSource", interrupted)
+    tree = TreeReader(v2, ITEMS)
+    source.error = REFUSED
+    with pytest.raises(ClosedError, match=r"this reader of .* is closed"):
+        tree.read()
+
+
 # --- closing --------------------------------------------------------------------------
 
 
