@@ -34,7 +34,9 @@ def paths_and_items(words: Sequence[str]) -> tuple[list[str], Optional[list[str]
     if _is_item(first) and not os.path.isdir(first):
         _check_items(words)
         return [], list(words)
-    if os.sep not in first and not os.path.lexists(first) and not _systemd.is_unit_name(first):
+    # In a directory that this user may not enter, even "." does not seem to exist.
+    is_path = os.sep in first or first.startswith(".") or os.path.lexists(first)
+    if not is_path and not _systemd.is_unit_name(first):
         raise _unknown(first)
     paths = [first, *itertools.takewhile(_is_path, words[1:])]
     items = list(words[len(paths) :])
@@ -48,7 +50,9 @@ def _is_item(word: str) -> bool:
 
 def _is_path(word: str) -> bool:
     """Whether a word after the first one is a path and not an item. Items may be unknown ones."""
-    is_one = os.sep in word or os.path.isdir(word) or _systemd.is_unit_name(word)
+    is_one = (
+        os.sep in word or word.startswith(".") or os.path.isdir(word) or _systemd.is_unit_name(word)
+    )
     return is_one and not _is_item(word)
 
 

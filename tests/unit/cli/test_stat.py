@@ -17,6 +17,7 @@ from pymemcgbpf import CgroupNotFoundError, _options
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._cgroup import directory as _directory
 from pymemcgbpf._cgroup import mounts as _mounts
+from pymemcgbpf._cli import readers
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._sources import choose as _choose
 from pymemcgbpf._sources.one_text import TextSource
@@ -160,6 +161,17 @@ def test_a_first_word_that_means_nothing_is_named_with_a_suggestion(
     said = failed(capsys, 2, *command, "anno", "file")
     known = "neither a command, a path nor an item"
     assert said.startswith(f"pymemcgbpf: 'anno' is {known}; did you mean 'anon'")
+
+
+@pytest.mark.parametrize("word", [".", "..", ".hidden"])
+def test_a_word_with_a_dot_is_a_path_even_if_nothing_is_seen_there(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a directory that this user may not enter.
+    monkeypatch.setattr("os.path.lexists", lambda path: False)
+    monkeypatch.setattr("os.path.isdir", lambda path: False)
+    assert readers.paths_and_items([word, "anon"]) == ([word], ["anon"])
+    assert readers.paths_and_items(["/a", word, "anon"]) == (["/a", word], ["anon"])
 
 
 def test_a_mistyped_or_late_command_is_explained(capsys: Captured) -> None:
