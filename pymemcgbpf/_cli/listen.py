@@ -70,7 +70,10 @@ def listening_socket(at: Address, *, allow_remote: bool) -> socket.socket:
             raise
         reason = getattr(error, "strerror", None) or str(error)
         raise MemcgError(
-            f"cannot listen on {at}: {reason}", errno=getattr(error, "errno", None), call="listen"
+            f"cannot listen on {at}: {reason}",
+            remedy="choose another address with --listen",
+            errno=getattr(error, "errno", None),
+            call="listen",
         ) from error
 
 

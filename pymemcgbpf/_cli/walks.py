@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Optional, Union
 
-from .. import _lookup
+from .. import _lookup, _openmetrics
 from .._pins import find
 from .._records import Record
 from .._selection import CgroupSelection
@@ -56,6 +56,7 @@ class Walks:
         self._last = OwnNumbers()  # of the last walk that worked
         self._walks = self._errors = 0
         self._told: Optional[str] = None  # the reason for text that was looked at last
+        self._chose_none = False  # in the last walk
         self.interval: Optional[float] = None
 
     def read(self) -> WalkResult:
@@ -104,17 +105,28 @@ class Walks:
             self._told = reader.fallback_reason
             readers.warn_if_text(reader)
         shown = self._selection.apply(found)
+        self._note_choice(found, shown)
         own = OwnNumbers(
             reader.backend,
             reader.transport,
             found.duration_ns,
             found.time,
             len(found),
-            len(shown) - shown.paths.count(None),
+            _exported(shown),
             self._walks,
             self._errors,
         )
         return WalkResult(shown, own)
+
+    def _note_choice(self, found: Snapshot, shown: Snapshot) -> None:
+        """Prints that no cgroup is left, once for a series of such walks."""
+        chose_none = bool(found) and not shown
+        if chose_none and not self._chose_none:
+            output.warn(
+                f"none of {len(found)} cgroups is chosen: a pattern must match the whole path, as "
+                "'/system.slice/*' does"
+            )
+        self._chose_none = chose_none
 
     def _check_pin(self, reader: PinnedRows, found: Snapshot) -> None:
         """Refuses a pin that cannot be exported."""
@@ -133,6 +145,12 @@ class Walks:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
+
+
+def _exported(snapshot: Snapshot) -> int:
+    """How many cgroups have samples."""
+    marks = _openmetrics.rows_shown(snapshot.paths)
+    return len(snapshot) if marks is None else sum(marks)
 
 
 class Failures:

@@ -197,7 +197,12 @@ TESTS = [
         labels={"cgroup": "/pods/web", "instance": "a"},
     ),
     # A first sample that is 1 already has not risen; only a cgroup above it has.
-    is_quiet("CgroupOomKill", 6, series(LOCAL_KILLS, "_ _ 1x4", **WEB), series(KILLS, "_ _ 1x4", **WEB)),
+    is_quiet(
+        "CgroupOomKill",
+        6,
+        series(LOCAL_KILLS, "_ _ 1x4", **WEB),
+        series(KILLS, "_ _ 1x4", **WEB),
+    ),
     fires(
         "CgroupOomKill",
         6,

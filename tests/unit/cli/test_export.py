@@ -21,6 +21,7 @@ import pymemcgbpf
 from pymemcgbpf import MemcgError
 from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cli import output_file
+from pymemcgbpf._cli.main import main
 from pymemcgbpf._items import CATALOGUE, item_named
 
 from ...terminal import terminal
@@ -235,10 +236,12 @@ def test_patterns_and_leaves_choose_the_cgroups_exported(forest: Path, capsys: C
         (("--match", "/*.slice", "--exclude", "/c*"), ["/a.slice"]),
         (("--leaves",), ["/a.slice/b", "/c.slice"]),
         (("--leaves", "--depth", "1"), ["/a.slice", "/c.slice"]),
-        (("--match", "/none"), []),
     ]
     for options, labels in cases:
         assert labels_of(capsys, forest, *options) == labels
+    assert main(["export", *TEXT, "--match", "none", str(forest), "anon"]) == 0
+    out, err = capsys.readouterr()
+    assert "cgroup=" not in out and err.startswith("pymemcgbpf: none of 4 cgroups is chosen: ")
 
 
 # --- into a file ------------------------------------------------------------------------

@@ -95,7 +95,10 @@ def test_an_address_that_is_in_use() -> None:
         at = listen.address_of(first)
         with pytest.raises(MemcgError) as caught:
             listen.listening_socket(at, allow_remote=False)
-    assert str(caught.value) == f"cannot listen on {at}: Address already in use"
+    assert (
+        str(caught.value)
+        == f"cannot listen on {at}: Address already in use: choose another address with --listen"
+    )
     assert (caught.value.errno, caught.value.call) == (errno.EADDRINUSE, "listen")
     listen.listening_socket(at, allow_remote=False).close()  # and at once again
 
@@ -117,7 +120,9 @@ def test_a_port_that_needs_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
         bind = refuse
 
     monkeypatch.setattr(socket, "socket", Refusing)
-    with pytest.raises(MemcgError, match=r"^cannot listen on 127\.0\.0\.1:80: Permission denied$"):
+    with pytest.raises(
+        MemcgError, match=r"^cannot listen on 127\.0\.0\.1:80: Permission denied: choose "
+    ):
         listen.listening_socket(Address("127.0.0.1", 80), allow_remote=False)
 
 

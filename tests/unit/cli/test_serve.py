@@ -266,6 +266,19 @@ def test_a_walk_that_does_not_end_is_not_shown_for_ever(
         wait_for(lambda: not site.walker._thread.is_alive())
 
 
+def test_patterns_that_choose_nothing_are_announced_once(forest: Path, capsys: Captured) -> None:
+    options = serve._parser().parse_words([*TEXT, "--match", "a", str(forest), "anon"])
+    walks = Walks(options, refuse_stale=True)
+    try:
+        for _ in range(3):
+            own = walks.read().own
+            assert (own.cgroups, own.exported) == (3, 0)
+    finally:
+        walks.close()
+    err = capsys.readouterr().err
+    assert err.startswith("pymemcgbpf: none of 3 cgroups is chosen: ") and err.count("\n") == 1
+
+
 def test_the_words_mean_the_same_cgroup_for_ever(
     forest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -543,7 +556,10 @@ def test_what_cannot_be_served_is_one_line(forest: Path, tmp_path: Path, capsys:
     with socket.create_server(("127.0.0.1", 0)) as other:
         at = f"127.0.0.1:{other.getsockname()[1]}"
         said = failed(capsys, 1, "serve", *TEXT, "--listen", at, str(forest))
-    assert said == f"pymemcgbpf: cannot listen on {at}: Address already in use\n"
+    assert said == (
+        f"pymemcgbpf: cannot listen on {at}: Address already in use: "
+        "choose another address with --listen\n"
+    )
 
 
 def test_other_commands_import_no_server(run_python: RunPython) -> None:
