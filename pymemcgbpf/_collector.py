@@ -68,7 +68,8 @@ def collector(
             matches none of *exclude*.
         leaves: Whether only those cgroups have samples below which the walk has no other. Their
             sum counts nothing twice.
-        max_depth: How many levels below the root of the walk have samples; None for all.
+        max_depth: How many levels below the root of the walk have samples; None for all. A pin has
+            no more levels than it was created with.
         flush, backend: As for :class:`TreeReader`; a pin takes only the defaults.
 
     Returns:
@@ -140,9 +141,12 @@ class Collector(Closable):
         pymemcgbpf_walk_timestamp_seconds   when it began, in seconds since 1970; for a pinned tree,
                                             when the walk that was read began
         pymemcgbpf_walk_duration_seconds    how long it took
+        pymemcgbpf_backend_info             1; the labels "backend" and "transport" are those of the
+                                            reader
 
     The reason is logged by the logger "pymemcgbpf", once until a walk succeeds. Each later scrape
     tries again, with a new reader if need be: when the cgroup or the pin exists again, it is read.
+    That text is read instead of BPF is logged once, with the reason.
     """
 
     def __init__(
@@ -155,7 +159,7 @@ class Collector(Closable):
         super().__init__(path)
         self._open_reader, self._names, self._selection = open_reader, names, selection
         self._lock = threading.RLock()
-        self._has_failed = False
+        self._has_failed = self._has_told = False
         self._reader: Optional[_Reader] = None
         self._reader, self._items = self._opened()
         _fork.renew_in_child(self)
@@ -174,7 +178,7 @@ class Collector(Closable):
 
     def describe(self) -> Iterator[Any]:
         """The metrics without samples: a registry asks for their names. Nothing is read."""
-        families = (*_OWN, *_openmetrics.families_of(self._items, "openmetrics"))
+        families = (*_OWN, _BACKEND, *_openmetrics.families_of(self._items, "openmetrics"))
         return iter([MetricFamily(family, list) for family in families])
 
     def collect(self) -> Iterator[Any]:
@@ -197,7 +201,21 @@ class Collector(Closable):
             self._has_failed = False
             _log.info("the cgroups of %s can be read again", self._path)
         own = _own(1.0, snapshot.time, snapshot.duration_ns / 1e9)
-        return iter([*own, *families])
+        return iter([*own, *self._way(), *families])
+
+    def _way(self) -> list[MetricFamily]:
+        """The metric of how the cgroups are read. Logs once that it is as text."""
+        reader = self._reader
+        if reader is None:  # another thread has just closed it
+            return []
+        backend = "pin" if isinstance(reader, PinnedReader) else reader.backend
+        if backend == "text" and reader.fallback_reason and not self._has_told:
+            self._has_told = True
+            _log.warning(
+                "the cgroups of %s are read as text: %s", self._path, reader.fallback_reason
+            )
+        labels = {"backend": backend, "transport": reader.transport}
+        return [MetricFamily(_BACKEND, [Sample(_BACKEND.sample, labels, 1.0)].copy)]
 
     def close(self) -> None:
         """Closes the reader. Calling it again does nothing."""
@@ -356,6 +374,17 @@ _OWN = tuple(
         ("walk_timestamp_seconds", "seconds", "when the walk began, in seconds since 1970"),
         ("walk_duration_seconds", "seconds", "how long the walk took"),
     )
+)
+
+
+_BACKEND = _openmetrics.Family(
+    "pymemcgbpf_backend_info",
+    "pymemcgbpf_backend_info",
+    "gauge",
+    "",
+    "how the cgroups are read: through BPF, from a pin, or as text",
+    "",
+    (),
 )
 
 

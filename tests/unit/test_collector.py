@@ -62,6 +62,7 @@ OWN = (
     "pymemcgbpf_walk_success",
     "pymemcgbpf_walk_timestamp_seconds",
     "pymemcgbpf_walk_duration_seconds",
+    "pymemcgbpf_backend_info",
 )
 
 
@@ -230,6 +231,18 @@ def test_its_reader_says_why_it_reads_text(tree: Path) -> None:
     assert found.fallback_reason == ""
 
 
+def test_how_it_reads_is_a_metric_and_text_is_logged_once(
+    tree: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with collector(tree, ["anon"]) as found:
+        registry = registered(found)
+        labels = {"backend": "text", "transport": "text"}
+        for _ in range(2):
+            assert registry.get_sample_value("pymemcgbpf_backend_info", labels) == 1
+        reason = found.fallback_reason
+    assert caplog.messages == [f"the cgroups of {tree} are read as text: {reason}"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
@@ -264,6 +277,7 @@ def test_a_scrape_without_the_cgroup_tells_so_and_later_ones_recover(
         registry = registered(found)
         Gauge("another", "of the application", registry=registry).set(7)
         assert len(labels_of(registry)) == 3
+        caplog.clear()
         shutil.rmtree(walked)
         for _ in range(2):
             text = openmetrics_of(registry).decode()
@@ -547,7 +561,8 @@ def test_a_web_server_answers_with_it(tree: Path) -> None:
 def test_it_needs_nothing_of_prometheus_client(tree: Path) -> None:
     code = (
         "import sys; sys.modules['prometheus_client'] = None\n"
-        "import pymemcgbpf\n"
+        "import logging, pymemcgbpf\n"
+        "logging.getLogger('pymemcgbpf').setLevel('ERROR')  # it says that text is read\n"
         "with pymemcgbpf.collector(sys.argv[1], ['anon']) as found:\n"
         "    print(sum(len(family.samples) for family in found.collect()))\n"
     )
@@ -557,7 +572,7 @@ def test_it_needs_nothing_of_prometheus_client(tree: Path) -> None:
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(pymemcgbpf.__file__).parents[1])},
     )
-    assert (ran.stdout, ran.stderr) == ("8\n", "")
+    assert (ran.stdout, ran.stderr) == ("9\n", "")
 
 
 def test_a_collector_of_a_pin_needs_neither_ctypes_nor_bpf(pinned: Path) -> None:
@@ -576,7 +591,7 @@ def test_a_collector_of_a_pin_needs_neither_ctypes_nor_bpf(pinned: Path) -> None
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(pymemcgbpf.__file__).parents[1])},
     )
-    assert (ran.stdout, ran.stderr) == ("5 True\n[]\n", "")
+    assert (ran.stdout, ran.stderr) == ("6 True\n[]\n", "")
 
 
 def test_its_samples_have_the_fields_of_the_librarys(tree: Path) -> None:
