@@ -11,7 +11,9 @@ _T = TypeVar("_T")
 
 
 def drawn(
-    children: dict[Optional[int], list[_T]], id_of: Callable[[_T], int]
+    children: dict[Optional[int], list[_T]],
+    id_of: Callable[[_T], int],
+    encoding: Optional[str] = None,
 ) -> Iterator[tuple[_T, str]]:
     """The members of a tree from top to bottom, each with the drawing that precedes its name.
 
@@ -19,8 +21,9 @@ def drawn(
         children: the members below each id, in their order, and those at the top below None. It is
             emptied: a pin may claim anything, but what is below an id is drawn once.
         id_of: the id of a member.
+        encoding: that of what the tree is drawn on; None for that of standard output.
     """
-    fork, bar, corner = _characters()
+    fork, bar, corner = _characters(encoding or getattr(sys.stdout, "encoding", None) or "ascii")
     # The members still to come, the next one last, each with the drawing before its children.
     waiting = [(member, "", "") for member in reversed(children.pop(None, ()))]
     while waiting:
@@ -32,10 +35,10 @@ def drawn(
             )
 
 
-def _characters() -> tuple[str, str, str]:
-    """The characters that draw the tree; ASCII where the output cannot show better ones."""
+def _characters(encoding: str) -> tuple[str, str, str]:
+    """The characters that draw the tree; ASCII where the encoding cannot show better ones."""
     try:
-        "├─│└".encode(getattr(sys.stdout, "encoding", None) or "ascii")
+        "├─│└".encode(encoding)
     except UnicodeEncodeError:
         return "|- ", "|  ", "`- "
     return "├─ ", "│  ", "└─ "

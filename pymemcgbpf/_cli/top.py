@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
             readers.warn_if_text(reader, is_brief=True)  # the screen says how it is read
             view = _view(options, reader)
             with contextlib.suppress(KeyboardInterrupt), top_terminal.opened() as terminal:
+                view.encoding = terminal.encoding
                 _run(terminal, view, reader, options.interval)  # Ctrl-C quits
         yield from ()
 

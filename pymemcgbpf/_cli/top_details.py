@@ -20,7 +20,7 @@ from .._items import (
 )
 from .._records import Record
 from ..changes import difference
-from ..errors import MemcgError
+from ..errors import MemcgError, is_transient
 from . import table
 from .top_numbers import growth_cell
 from .top_page import Page
@@ -42,7 +42,8 @@ class Reading(Record):
 class Details(Page):
     """All items of one cgroup.
 
-    If the cgroup cannot be read any more, the page says why, with the last values below.
+    If the cgroup cannot be read, the page says why, with the last values below. It is read again
+    later only if the failure is transient.
 
     Args:
         path: the cgroup's path.
@@ -68,8 +69,10 @@ class Details(Page):
             reading = self._read()
         except MemcgError as error:
             self._failure = textwrap.wrap(str(error), _WRAPPED)
-            self.close()
+            if not is_transient(error):
+                self.close()
         else:
+            self._failure = []
             if self._now is None or reading.seconds > self._now.seconds:
                 self._before, self._now = self._now, reading
         self.lines = self._made()

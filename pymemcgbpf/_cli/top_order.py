@@ -48,8 +48,10 @@ def as_tree(
     values: Sequence[Optional[float]],
     smallest_first: bool,
     snapshot: Snapshot,
+    encoding: Optional[str] = None,
 ) -> Order:
-    """The rows, and those of their ancestors, as a tree in which siblings are sorted."""
+    """The rows, and those of their ancestors, as a tree in which siblings are sorted. The encoding
+    is that of the terminal; None for that of standard output."""
     ids, parents = snapshot.ids.tolist(), snapshot.parent_ids.tolist()
     place_of = dict(zip(ids, range(len(ids))))
     shown = set(places)
@@ -63,5 +65,5 @@ def as_tree(
     for place in sorted_places(sorted(shown), values, smallest_first):
         parent = parents[place] if parents[place] in place_of else None
         children.setdefault(parent, []).append(place)
-    drawn = list(branches.drawn(children, ids.__getitem__))
+    drawn = list(branches.drawn(children, ids.__getitem__, encoding))
     return Order([place for place, _ in drawn], [branch for _, branch in drawn])

@@ -121,10 +121,15 @@ class Terminal:
         """The height and the width."""
         return self._screen.getmaxyx()
 
+    @property
+    def encoding(self) -> str:
+        """The encoding of what is drawn."""
+        return self._screen.encoding
+
     def draw(self, lines: Sequence[Line]) -> None:
         """Shows these lines, which fit."""
         self._screen.erase()
-        encoding = self._screen.encoding
+        encoding = self.encoding
         for y, line in enumerate(lines):
             with contextlib.suppress(curses.error):  # after the screen's last cell is written, too
                 self._screen.move(y, 0)

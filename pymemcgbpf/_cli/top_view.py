@@ -28,7 +28,7 @@ from .top_page import (
     moved,
 )
 
-_NO_SHARE = f"the share of the limit needs the items {CURRENT} and {EFFECTIVE_LIMIT}"
+_NO_SHARE = f"the share needs {CURRENT} and {EFFECTIVE_LIMIT}"
 
 
 class View:
@@ -43,6 +43,7 @@ class View:
 
     Attributes:
         numbers: those of the walk that is shown.
+        encoding: that of the terminal; None for that of standard output.
         status: where the numbers come from, and how old they are.
         page: the page that is shown in place of the list, if any.
         notice: what the last key has to say, on the bottom line.
@@ -66,6 +67,7 @@ class View:
         self.shows_share: Optional[bool] = None  # None until a walk tells whether there are limits
         self.is_paused = self.is_typing = self.is_over = False
         self.numbers: Optional[Numbers] = None
+        self.encoding: Optional[str] = None
         self.status, self.notice = "", ""
         self.page: Optional[Page] = None
         self.room, self.page_room, self.top = 1, 1, 0
@@ -142,7 +144,9 @@ class View:
             places = [place for place in places if any(column[place] for column in columns)]
         values = self.column(self.sort)
         if self.is_tree:
-            return top_order.as_tree(places, values, self.smallest_first, self.snapshot)
+            return top_order.as_tree(
+                places, values, self.smallest_first, self.snapshot, self.encoding
+            )
         return top_order.as_list(places, values, self.smallest_first)
 
     def _known_names(self) -> Sequence[str]:

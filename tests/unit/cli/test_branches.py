@@ -30,6 +30,14 @@ def test_each_member_is_below_its_parent_in_the_given_order(
     assert drawn({None: [1, 6], 1: [2, 3], 2: [4], 4: [5]}) == lines
 
 
+def test_the_encoding_may_be_another_than_that_of_standard_output(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    shown = branches.drawn({None: [1], 1: [2]}, lambda each: each, "ascii")
+    assert list(shown) == [(1, ""), (2, "`- ")]
+
+
 def test_what_is_below_an_id_is_drawn_once() -> None:
     assert [line[-1] for line in drawn({None: [1, 1], 1: [2], 2: [1]})] == ["1", "2", "1", "1"]
 

@@ -142,9 +142,19 @@ def run(forest: Path, tmp_path: Path) -> Iterator[Terminal]:
 
 
 def started(
-    folder: Path, *arguments: str, term: str = NAME
+    folder: Path, *arguments: str, term: str = NAME, prefix: tuple[str, ...] = ()
 ) -> contextlib.AbstractContextManager[Terminal]:
-    command = (sys.executable, "-m", "pymemcgbpf", "top", *TEXT, "--interval", "0.1", *arguments)
+    command = (
+        *prefix,
+        sys.executable,
+        "-m",
+        "pymemcgbpf",
+        "top",
+        *TEXT,
+        "--interval",
+        "0.1",
+        *arguments,
+    )
     return terminal(command, folder, rows=12, term=term)
 
 
@@ -239,6 +249,15 @@ def test_a_tree_is_drawn(run: Terminal, forest: Path) -> None:
     lines = run.wait_for(lambda lines: len(cgroups(lines)) == 3)
     assert lines[0].startswith("3 of 42 cgroups with 'g7' without zeros by memory.current")
     assert lines[3].endswith(" └─ g7") and lines[4].endswith("    └─ below")
+
+
+def test_a_tree_is_drawn_in_the_letters_of_the_terminal(forest: Path, tmp_path: Path) -> None:
+    environment = ("env", "LC_ALL=C", "PYTHONIOENCODING=utf-8")
+    with started(tmp_path, str(forest), prefix=environment) as run:
+        run.wait_for(is_drawn)
+        run.type("tz/g7\r")
+        lines = run.wait_for(lambda lines: len(cgroups(lines)) == 2)
+        assert lines[3].endswith(" `- g7")
 
 
 def test_enter_shows_all_items_of_a_cgroup_live(run: Terminal, forest: Path) -> None:

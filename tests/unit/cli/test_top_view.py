@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import random
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any, Optional
 
 import pytest
 
-from pymemcgbpf import UNLIMITED, CgroupRemovedError, Row, Snapshot, _wire
+from pymemcgbpf import UNLIMITED, CgroupRemovedError, MemcgError, Row, Snapshot, _wire
 from pymemcgbpf._cli import top_numbers, top_screen
 from pymemcgbpf._cli.top_details import Details, Reading
 from pymemcgbpf._cli.top_numbers import SHARE
@@ -317,7 +318,7 @@ def test_without_any_limit_the_share_is_shown_on_demand() -> None:
 def test_without_its_items_there_is_no_share_and_the_key_says_why() -> None:
     shown = view("l", has_share=False)
     assert shown.columns == [*ITEMS]
-    assert f"needs the items memory.current and {LIMIT}" in screen(shown)[-1]
+    assert screen(shown)[-1].endswith(f"needs memory.current and {LIMIT}")
     press(shown, "down")
     assert screen(shown)[-1].startswith("q quit  ? help  /")
 
@@ -534,6 +535,18 @@ def test_details_of_a_removed_cgroup_say_so_and_keep_the_last_values() -> None:
     page.refresh()  # is not read again
     page.close()
     assert source.closed == 1
+
+
+def test_details_are_read_again_after_a_shortage() -> None:
+    short = MemcgError("too many open files", errno=errno.EMFILE)
+    source = OneCgroup(Reading(1, FIRST), short, Reading(3, {**FIRST, "pgfault": 9}))
+    page = Details("/tree/a", source.read, source.close)
+    values = page.lines
+    page.refresh()
+    assert page.lines == ["too many open files", *values]
+    page.refresh()
+    assert source.closed == 0 and len(page.lines) == len(values)
+    assert any(line.split()[-1:] == ["2.0"] for line in page.lines)
 
 
 def test_details_that_cannot_be_read_at_all_say_why() -> None:
