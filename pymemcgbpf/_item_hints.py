@@ -46,7 +46,9 @@ class Hint(Record):
 
 def by_meaning(name: str) -> Optional[Hint]:
     """The hint for a name of cgroup v1 or another word for an item; None for all other names."""
-    word = name.lower()
+    word = name.lower().removeprefix("memory.stat.")
+    if word != name.lower() and word in CATALOGUE:
+        return _did_you_mean((word,))
     in_v1 = _V1_KEYS.get(word.removeprefix("total_")) or _V1_NAMES.get(word)
     if in_v1 is None:
         return _did_you_mean((_WORDS[word],)) if word in _WORDS else None

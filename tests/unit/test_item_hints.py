@@ -75,3 +75,9 @@ def test_other_names_have_no_meaning_but_may_be_misspelt() -> None:
     hint = by_spelling("pgfalt", CATALOGUE)
     assert hint is not None and hint.suggestions[0] == "pgfault"
     assert hint.remark.startswith("; did you mean 'pgfault'") and hint.remark.endswith("?")
+
+
+def test_the_file_before_a_key_is_left_out() -> None:
+    for name, meant in (("memory.stat.anon", "anon"), ("memory.stat.total_cache", "file")):
+        hint = by_meaning(name)
+        assert hint is not None and hint.suggestions == (meant,)
