@@ -22,6 +22,7 @@ _KEYS = "q quit  ? help  / filter  Enter details  t tree  z zeros  g growth  p p
 _PAGE_KEYS = "q back  up, down and page keys scroll"
 _FEW_KEYS = "q quit  ? help"
 _NARROWEST, _NAME_WIDTH = 10, 16  # a column's minimal width; the width reserved for names
+_LEAST_NAME = 12  # of the name itself in a tree, without the drawing before it
 _NARROW_SHARE = 6
 _ALERT_SHARE = 0.9  # from this share of its limit on, a cgroup stands out
 
@@ -112,7 +113,7 @@ def _columns(
         cells = (cell(name, numbers[place], growth) for place in places)
         least = _NARROW_SHARE if name == SHARE else _NARROWEST
         made[name] = table.right([head(name, growth), *cells], least)
-    room = width - _NAME_WIDTH - len(made[view.sort][0]) - 1
+    room = width - _names_width(view) - len(made[view.sort][0]) - 1
     shown, hidden = [], []
     for name, column in made.items():
         if name != view.sort:
@@ -124,6 +125,14 @@ def _columns(
     return shown, hidden
 
 
+def _names_width(view: View) -> int:
+    """The width that is reserved for names: in a tree, more where it is deep."""
+    if view.order.branches is None:
+        return _NAME_WIDTH
+    on_screen = view.order.branches[view.top : view.top + view.room]
+    return max(_NAME_WIDTH, max(map(len, on_screen), default=0) + _LEAST_NAME)
+
+
 def _name(view: View, place: int, number: int, room: int) -> str:
     """The name of a cgroup: its path below the root; in a tree, the end of that."""
     row = view.snapshot[place]
@@ -132,7 +141,7 @@ def _name(view: View, place: int, number: int, room: int) -> str:
         name = row.path or name
     if view.order.branches is None:
         return end_of(printable(name), room)
-    branch = view.order.branches[number]
+    branch = end_of(view.order.branches[number], max(room - _LEAST_NAME, 0))
     known = row.relative_path not in (None, ".")
     return branch + end_of(printable(os.path.basename(name) if known else name), room - len(branch))
 

@@ -10,11 +10,11 @@ import datetime
 import io
 import itertools
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
+from .. import _lookup
 from .._lookup import utf_8
 from .._records import Record
 from .._samples import Ticks
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         paths, items = readers.cgroups_and_items(options)
         with contextlib.ExitStack() as stack:
             opened: list[_Reader] = []
-            for path in dict.fromkeys(paths):
+            for path in dict.fromkeys(map(_lookup.absolute, paths)):
                 opened.append(_reader(path, items, options))
                 stack.callback(opened[-1].close)
             names = tuple(dict.fromkeys(name for reader in opened for name in reader.item_names))
@@ -180,7 +180,7 @@ def _samples_in(
     found: Union[dict[str, int], Snapshot], reader: _Reader, when: float
 ) -> Iterator[_Sample]:
     if not isinstance(found, Snapshot):
-        yield _Sample(when, utf_8(os.path.abspath(reader.path)), found)
+        yield _Sample(when, utf_8(reader.path), found)
         return
     for path, cgroup_id, row in zip(found.paths, found.ids, found):
         # Where a pin has no names, its cgroups have ids at least.

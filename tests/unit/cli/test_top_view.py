@@ -139,6 +139,20 @@ def test_a_tree_sorts_siblings_and_draws_what_is_below_what() -> None:
     assert shown.order.branches is None
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_deep_tree_keeps_its_names(width: int) -> None:
+    deep: list[Cgroup] = [(1, 0, "", None, 1, 1, None)]
+    for level in range(1, 20):
+        path = f"{deep[-1][2]}/level-{level:02}.slice".lstrip("/")
+        deep.append((level + 1, level, path, 100, 1, 1, None))
+    of = view("t")
+    of.show(walk(deep, 2), "")
+    shown = screen(of, 30, width)
+    for level in range(1, 20):
+        assert any(line.endswith(f"{level:02}.slice") for line in shown), level
+    assert "column" in shown[-1]
+
+
 def test_a_tree_keeps_the_ancestors_of_what_a_filter_leaves() -> None:
     shown = view("t", part="/x")
     assert ids(shown) == [1, 2, 3]
