@@ -23,8 +23,10 @@ _V1_NAMES = {
 # Words that people use for items.
 _WORDS = {
     "failcnt": "memory.failcnt",
+    "hierarchical_memsw_limit": "memory.memsw.limit_in_bytes",
     "limit": MAX,
     "memory.kmem.usage_in_bytes": "kernel",
+    "memsw": "memory.memsw.usage_in_bytes",
     "oom_kill": _OOM_KILL,
     "oom_kills": _OOM_KILL,
     "usage": CURRENT,

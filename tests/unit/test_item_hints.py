@@ -60,6 +60,8 @@ def test_a_file_or_line_of_v1_is_answered_with_the_item_of_the_same_number(
         ("OOM_KILL", "memory.events.oom_kill"),
         ("working_set", "derived.working_set"),
         ("failcnt", "memory.failcnt"),
+        ("memsw", "memory.memsw.usage_in_bytes"),
+        ("hierarchical_memsw_limit", "memory.memsw.limit_in_bytes"),
         ("memory.kmem.usage_in_bytes", "kernel"),
     ],
 )
