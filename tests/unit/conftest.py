@@ -117,3 +117,12 @@ def run_python(tmp_path: Path) -> RunPython:
         )
 
     return run
+
+
+@pytest.fixture
+def bpffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that looks like a bpffs."""
+    made = tmp_path / "bpf"
+    made.mkdir()
+    said_to_be(monkeypatch, made)
+    return made

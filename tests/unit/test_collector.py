@@ -48,7 +48,7 @@ from pymemcgbpf._sources import choose as _choose
 
 from ..published_tree import PublishedTree
 from .children import ended
-from .directories import make_v2, said_to_be
+from .directories import make_v2
 from .pin_files import ROW, TREE, TREE_NAMES, pinned_file, pinned_tree, published, stream
 from .tree_rows import pack
 
@@ -400,14 +400,6 @@ def test_labels_that_cannot_be_found_are_a_failed_walk(
 
 
 # --- pins
-
-
-@pytest.fixture
-def bpffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory that looks like a bpffs."""
-    (tmp_path / "bpf").mkdir()
-    said_to_be(monkeypatch, tmp_path / "bpf")
-    return tmp_path / "bpf"
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from typing import Any, Optional
 import pytest
 
 from pymemcgbpf import UNLIMITED, MemcgError, PinnedReader, _wire
-from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cli import pinned, readers, top, top_screen, watch
 from pymemcgbpf._cli.main import main
 from pymemcgbpf._cli.pinned import PinnedRows
@@ -34,20 +33,6 @@ from ..tree_rows import pack
 
 ROOT = "/sys/fs/cgroup/root"
 HEAD = "time,path,anon,pgscan"
-
-
-@pytest.fixture
-def bpffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory that looks like a bpffs, where no cgroup of the pins is visible."""
-    made = tmp_path / "bpf"
-    made.mkdir()
-
-    def is_there(_: object, path: str) -> bool:
-        return Path(path).resolve().is_relative_to(made)
-
-    monkeypatch.setattr(_bpffs, "is_on_bpffs", is_there)
-    monkeypatch.setattr(_mounts, "find_cgroup", lambda cgroup_id: None)
-    return made
 
 
 @pytest.fixture

@@ -29,7 +29,6 @@ from pymemcgbpf import MemcgError, TreeReader, _wire
 from pymemcgbpf._cgroup import mounts as _mounts
 from pymemcgbpf._cli import readers, serve
 from pymemcgbpf._cli.walks import Walks
-from pymemcgbpf._pins import bpffs as _bpffs
 
 from ...published_tree import PublishedTree
 from ..commands import TEXT, Captured, failed
@@ -327,20 +326,6 @@ def test_a_reader_that_has_changed_to_text_says_so_once(
 
 
 # --- pins ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def bpffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory that looks like a bpffs, where no cgroup of the pins is visible."""
-    made = tmp_path / "bpf"
-    made.mkdir()
-
-    def is_there(_: object, path: str) -> bool:
-        return Path(path).resolve().is_relative_to(made)
-
-    monkeypatch.setattr(_bpffs, "is_on_bpffs", is_there)
-    monkeypatch.setattr(_mounts, "find_cgroup", lambda cgroup_id: None)
-    return made
 
 
 def publish(path: Path, age: float = 0) -> Path:

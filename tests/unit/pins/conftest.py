@@ -14,7 +14,6 @@ from pymemcgbpf._descriptors import Owned, opened_at
 from pymemcgbpf._pins import tree_map as _tree_map
 
 from ...published_tree import PublishedTree
-from ..directories import said_to_be
 from ..pin_files import pinned_tree, published
 
 
@@ -23,15 +22,6 @@ def _readers_may_be_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests make readers in passing. What caught an exception keeps some of them until garbage
     is collected, in whatever test that is."""
     monkeypatch.setattr(PinnedReader, "_is_to_be_closed", lambda reader: None)
-
-
-@pytest.fixture
-def bpffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory that looks like a bpffs."""
-    made = tmp_path / "bpf"
-    made.mkdir()
-    said_to_be(monkeypatch, made)
-    return made
 
 
 class MappedTrees:
