@@ -7,7 +7,6 @@ import copy
 import errno
 import pickle
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,8 @@ import pytest
 import pymemcgbpf
 from pymemcgbpf import errors
 from pymemcgbpf.errors import MemcgError, is_transient
+
+from ..docs.items import docs
 
 EXPORTED = [
     value
@@ -142,7 +143,7 @@ def test_every_error_but_the_base_class_has_an_errno_where_no_call_failed() -> N
 
 
 def test_the_page_of_errors_has_the_same_numbers() -> None:
-    page = Path(__file__).resolve().parents[2].joinpath("docs/errors.md").read_text("utf-8")
+    page = (docs() / "errors.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+Error)` \|[^|]*\| `(\w+)` \|", page, re.M))
     assert rows == OWN_ERRNO
 
