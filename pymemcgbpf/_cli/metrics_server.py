@@ -162,8 +162,13 @@ class MetricsServer:
             for connection in [*self._waiting, *stalled]:
                 _shut_down(connection)
 
+    def has_asked(self, connection: socket.socket) -> None:
+        """A request is complete: its connection waits for this server, and not for its client."""
+        with self._lock:
+            self._waiting.discard(connection)
+
     def is_sending(self, connection: socket.socket) -> None:
-        """A request is complete, or its client has received something of the answer."""
+        """An answer begins, or its client has received something of it."""
         with self._lock:
             self._waiting.discard(connection)
             self._sending[connection] = time.monotonic()
@@ -255,7 +260,7 @@ class _Request(http.server.BaseHTTPRequestHandler):
         except socket.timeout:
             self.send_error(HTTPStatus.REQUEST_TIMEOUT)
         else:
-            self.server.is_sending(self.connection)
+            self.server.has_asked(self.connection)
             self._answer()
 
     def _answer(self) -> None:
@@ -311,6 +316,7 @@ class _Request(http.server.BaseHTTPRequestHandler):
             data: the bytes.
             end: the moment, of time.monotonic(), until which the client must have them.
         """
+        self.server.is_sending(self.connection)
         at = 0
         with memoryview(data) as view:
             while at < len(data):

@@ -46,6 +46,9 @@ class Served:
         self.accepts.append(accept)
         if path == "/failing":
             raise MemcgError("no\udcffthing")
+        if path == "/slow":
+            time.sleep(6 * QUICK.grace_seconds)
+            return Answer(b"200 OK\n")
         if path == "/broken":
             raise ZeroDivisionError
         pages = {"/page": Answer(PAGE, "text/x-page"), "/large": Answer(LARGE)}
@@ -244,6 +247,20 @@ def test_a_client_that_reads_nothing_is_left_in_time(served: Served) -> None:
         wait_for(lambda: len(open_files()) <= len(before) + 1)  # this side of it
         assert len(rest_of(connection)) < len(LARGE)
     served.check()
+
+
+def test_clients_whose_page_takes_long_to_make_get_it(served: Served) -> None:
+    answers: list[bytes] = []
+
+    def ask() -> None:
+        answers.append(served.send(b"GET /slow HTTP/1.0\r\n\r\n"))
+
+    threads = [threading.Thread(target=ask) for _ in range(QUICK.connections + 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [status_of(answer) for answer in answers] == [200] * len(threads)
 
 
 def test_clients_that_receive_nothing_keep_nobody_out() -> None:
