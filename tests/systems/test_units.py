@@ -26,6 +26,7 @@ from .programs import command
 
 FILES = DOCS / "prometheus"
 PIN = "/sys/fs/bpf/pymemcgbpf/all"
+STEADY = ("memory.", "derived.", "anon", "file", "pgfault")
 
 
 @pytest.fixture
@@ -57,9 +58,13 @@ def words_of(unit: str, places: dict[str, str], at: int = 0) -> list[str]:
 
 
 def here(root: str, items: Sequence[str]) -> list[str]:
-    """Those of the items that this machine has."""
+    """Those of the items that this machine has, whoever looks for them.
+
+    Where a kernel hides its index tables, each process finds for itself where a counter is. One
+    that is nearly 0 may be found by one process and not by the next.
+    """
     with TreeReader(root, ["*"]) as reader:
-        return [item for item in items if item in reader.item_names]
+        return [item for item in items if item in reader.item_names and item.startswith(STEADY)]
 
 
 def is_complete(pin: Path, old: int = 0) -> bool:
@@ -69,6 +74,11 @@ def is_complete(pin: Path, old: int = 0) -> bool:
     except FileNotFoundError:
         return False
     return bool(status.st_mode & 0o001) and status.st_ino != old
+
+
+def has_ended_or_is_complete(process: subprocess.Popen[str], pin: Path, old: int = 0) -> bool:
+    """Whether there is nothing to wait for: the pin is there, or nobody makes it any more."""
+    return process.poll() is not None or is_complete(pin, old)
 
 
 def served(process: subprocess.Popen[str]) -> str:
@@ -90,7 +100,7 @@ def samples(text: str) -> dict[str, int]:
 def test_the_unit_that_reads_cgroups_serves_them(places: dict[str, str]) -> None:
     with command(*words_of("pymemcgbpf-serve", places)) as process:
         found = samples(served(process))
-    assert set(found.values()) == {2} and len(found) >= 8
+    assert set(found.values()) == {2} and len(found) >= 6
 
 
 def test_the_unit_for_node_exporter_replaces_its_file(
@@ -112,11 +122,12 @@ def test_the_units_with_a_pin_publish_and_serve(places: dict[str, str]) -> None:
     pin = Path(places[PIN])
     first, last = commands(FILES / "pymemcgbpf-pin.service")[::2]
     assert first[1:] == last[1:] == ["unpin", PIN]
-    with command(*words_of("pymemcgbpf-pin", places, 1)):
-        wait_until(lambda: is_complete(pin))
+    with command(*words_of("pymemcgbpf-pin", places, 1)) as maker:
+        wait_until(functools.partial(has_ended_or_is_complete, maker, pin))
+        assert is_complete(pin), maker.communicate()
         with command(*words_of("pymemcgbpf-serve-pin", places)) as process:
             found = samples(served(process))
-    assert set(found.values()) == {2} and len(found) >= 8
+    assert set(found.values()) == {2} and len(found) >= 6
     if pin.exists():  # the kernel refreshes it
         with command("unpin", str(pin)) as process:
             assert process.wait(timeout=30) == 0
@@ -145,9 +156,9 @@ def test_the_script_of_the_manifest_pins_and_removes_its_pin_in_the_end(
             start_new_session=True,
         )
         try:
-            wait_until(functools.partial(is_complete, pin, old))
+            wait_until(functools.partial(has_ended_or_is_complete, process, pin, old))
+            assert process.poll() is None, process.communicate()
             old = pin.stat().st_ino
-            assert process.poll() is None
             with command("serve", "--listen", "127.0.0.1:0", str(pin)) as server:
                 assert set(samples(served(server))) <= metrics_of(iter(chosen.split()))
         finally:
