@@ -25,6 +25,7 @@ OBJECTS = {
     "memcg_stats_core.bpf.o": ("memcg_stats.bpf.c", ["-DMEMCG_STATS_CORE_ALONE"]),
     "run_dir.bpf.o": ("run_dir.bpf.c", []),
     "walk_dir.bpf.o": ("walk_dir.bpf.c", []),
+    "departures.bpf.o": ("departures.bpf.c", []),
     "index_tables.bpf.o": ("index_tables.bpf.c", []),
     "pinned_tree.bpf.o": ("pinned_tree.bpf.c", []),
 }

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from ._stats_reader import StatsReader
     from ._tree_reader import TreeReader
     from .changes import Change, Changes
+    from .departed import Departed, DepartedRow
     from .errors import (
         BackendUnavailableError,
         BpfObjectError,
@@ -89,6 +90,8 @@ __all__ = [  # in the order of help(): the most used names first, the errors las
     "TreeReader",
     "Snapshot",
     "Row",
+    "Departed",
+    "DepartedRow",
     "Changes",
     "Change",
     "openmetrics",
@@ -144,6 +147,8 @@ _LAZY_EXPORTS = {
     "Change": "changes",
     "Changes": "changes",
     "Collector": "_collector",
+    "Departed": "departed",
+    "DepartedRow": "departed",
     "Item": "_items",
     "Order": "_options",
     "PinTransport": "_options",
@@ -169,7 +174,7 @@ _LAZY_EXPORTS = {
     "unknown_keys": "_functions",
     "unpin": "_pins.remove",
 }
-_PUBLIC_MODULES = ("changes", "errors", "reader", "snapshot")
+_PUBLIC_MODULES = ("changes", "departed", "errors", "reader", "snapshot")
 
 if not TYPE_CHECKING:  # a type checker would accept any name
 

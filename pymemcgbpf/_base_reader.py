@@ -154,9 +154,13 @@ class Reader(Closable, Generic[_Source]):
                 f"as text, {len(lacking)} of {len(self._names)} items are missing ({few})"
             )
             why += f"; {self._missing}"
-        self._fallback_reason = f"{self._fallback_reason}; {why}" if self._fallback_reason else why
+        self._add_reason(why)
         self._backend = self._transport = _options.TEXT
         source.close()
+
+    def _add_reason(self, why: str) -> None:
+        """Adds to :attr:`fallback_reason`."""
+        self._fallback_reason = f"{self._fallback_reason}; {why}" if self._fallback_reason else why
 
     def _open_again(self) -> _directory.Cgroup:
         """Opens this reader's cgroup again."""

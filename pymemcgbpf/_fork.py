@@ -24,6 +24,7 @@ does not see, such as clone() through ctypes, are not counted.
 
 _owners: weakref.WeakSet[Any] = weakref.WeakSet()
 _views: weakref.WeakSet[Any] = weakref.WeakSet()
+_links: weakref.WeakSet[Any] = weakref.WeakSet()
 _module_locks: list[tuple[str, str]] = []
 
 
@@ -43,6 +44,11 @@ def expire_in_child(view: Any) -> None:
     _views.add(view)
 
 
+def detach_in_child(link: Any) -> None:
+    """Registers an object whose ``_detach_in_child()`` is called in a forked child."""
+    _links.add(link)
+
+
 def _after_fork_in_child() -> None:
     global generation
     generation += 1
@@ -52,6 +58,8 @@ def _after_fork_in_child() -> None:
         owner._lock = threading.RLock()
     for view in list(_views):
         view._expire_in_child()
+    for link in list(_links):
+        link._detach_in_child()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

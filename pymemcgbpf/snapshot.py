@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ._cgroup.walk_paths import WalkPaths
     from ._lookup import Path
     from .changes import Changes
+    from .departed import Departed
 
 __all__ = ["Row", "Snapshot"]
 
@@ -59,6 +60,8 @@ class Snapshot(Sequence["Row"]):
     ``TreeReader.read(copy=False)`` returns. An index gives a row, and a slice gives a list of rows.
     """
 
+    _row_type: type[Row]
+
     def __init__(
         self,
         rows: memoryview,
@@ -67,6 +70,7 @@ class Snapshot(Sequence["Row"]):
         times: Times,
         paths: WalkPaths,
         max_depth: Optional[int] = None,
+        departed: Optional[Departed] = None,
     ) -> None:
         self._bytes = rows
         self._words = rows.cast("Q")
@@ -77,6 +81,7 @@ class Snapshot(Sequence["Row"]):
         self._order, self._max_depth = order, max_depth
         self._times = times
         self._paths = paths
+        self._departed = departed
         self._starts: Optional[dict[Optional[int], int]] = None  # id → its row's first word
         self._complete = False  # whether it is known that no value is ABSENT
         self._iterated = False  # whether a caller iterates over the rows
@@ -128,6 +133,19 @@ class Snapshot(Sequence["Row"]):
     def duration_ns(self) -> int:
         """How long the flush and the walk took, in nanoseconds. All numbers are from that time."""
         return self._times.ended_ns - self._times.started_ns
+
+    @property
+    def departed(self) -> Optional[Departed]:
+        """The cgroups below the root that were removed since the reader's last read, with their
+        last numbers::
+
+            >>> [(row.relative_path, row["memory.peak"]) for row in snapshot.departed]
+            [('job-17', 104857600)]
+
+        None unless the reader was made with ``departed=True``, and where it cannot see removals;
+        :attr:`TreeReader.fallback_reason` says why then.
+        """
+        return self._departed
 
     # --- columns
 
@@ -284,13 +302,13 @@ class Snapshot(Sequence["Row"]):
         except IndexError:
             raise IndexError(f"there is no row {index} among {self._count}") from None
         if isinstance(starts, range):
-            return [Row(self, start) for start in starts]
-        return Row(self, starts)
+            return [self._row_type(self, start) for start in starts]
+        return self._row_type(self, starts)
 
     def __iter__(self) -> Iterator[Row]:
         self._iterated = True
         for start in range(0, self._count * self._width, self._width):
-            yield Row(self, start)
+            yield self._row_type(self, start)
 
     def dicts(self, absent: object = None, identity: bool = False) -> list[dict[str, Any]]:
         """All rows as dicts with the same keys, in the walk's order::
@@ -383,7 +401,7 @@ class Snapshot(Sequence["Row"]):
         if found.place is not None:
             return self[found.place]
         start = self._index().get(found.cgroup_id)
-        return None if start is None else Row(self, start)
+        return None if start is None else self._row_type(self, start)
 
     def since(self, earlier: Snapshot) -> Changes:
         """What changed since an earlier snapshot of the same walk::
@@ -595,6 +613,9 @@ class Row(Mapping[str, int]):
 
     def __repr__(self) -> str:
         return f"<Row of cgroup {self.id}, level {self.level}: {dict(self)}>"
+
+
+Snapshot._row_type = Row
 
 
 # Faster than the views of collections.abc, which look up each value by its name.

@@ -7,11 +7,12 @@ It is read once per process. The type information itself takes megabytes and is 
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import struct
 from collections.abc import Sequence
 from struct import Struct
-from typing import Any, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 from .. import _fork, _signals
 from .._descriptors import opened_at
@@ -50,6 +51,7 @@ _STRUCTS = (
 # much faster than to search for a name.
 _STRUCTS_BEHIND = (
     ("mem_cgroup", "vmstats", "memcg_vmstats"),
+    ("mem_cgroup", "vmstats_percpu", "memcg_vmstats_percpu"),
     ("mem_cgroup_per_node", "lruvec_stats", "lruvec_stats"),
     ("cgroup", "self", "cgroup_subsys_state"),
     ("cgroup", "kn", "kernfs_node"),
@@ -118,6 +120,8 @@ class KernelTypes(Record):
         return "vmevents" not in self.structs.get("mem_cgroup", {})
 
 
+_Answer = TypeVar("_Answer")
+
 _lock = _fork.renewed_lock(__name__, "_lock")
 _kernel: Optional[KernelTypes] = None
 
@@ -137,21 +141,42 @@ def kernel() -> KernelTypes:
     return _kernel
 
 
+@functools.cache
+def members_of(name: str) -> dict[str, Member]:
+    """The members of another structure of the running kernel, which few readers need; empty if the
+    kernel has no such structure.
+
+    Raises:
+        BtfNotFoundError: the kernel has no BTF, or it cannot be read or understood.
+        LibbpfNotFoundError, LibbpfTooOldError: libbpf cannot be used.
+    """
+
+    def members(types: Lookups) -> dict[str, Member]:
+        type_id = types.struct_id(name)
+        return dict(types.members_of(type_id)) if type_id else {}
+
+    return _ask(members)
+
+
 def _read_kernel() -> KernelTypes:
+    found = _ask(_facts)
+    return found if found.uses_rstat else found._replace(huge_page_size=_huge_page_size())
+
+
+def _ask(question: Callable[[Lookups], _Answer]) -> _Answer:
+    """Asks the kernel's BTF: its bytes, or libbpf if those are not understood."""
     lib = _libbpf.load()
-    data, found = _vmlinux(), None
+    data = _vmlinux()
     if data is not None:
         try:
-            found = _facts(_raw_btf.RawTypes(data))
+            return question(_raw_btf.RawTypes(data))
         except MemoryError as error:
             raise _short_of_memory() from error
         except (ValueError, LookupError, struct.error):
             pass  # libbpf is asked instead
-    if found is None:
-        found = _signals.held_back(
-            lambda: _libbpf_log.run_with_log(lambda log: _read_by_libbpf(lib, data, log))
-        )
-    return found if found.uses_rstat else found._replace(huge_page_size=_huge_page_size())
+    return _signals.held_back(
+        lambda: _libbpf_log.run_with_log(lambda log: _ask_libbpf(lib, data, question, log))
+    )
 
 
 def _vmlinux() -> Optional[_raw_btf.Data]:
@@ -185,9 +210,12 @@ def _load_btf(lib: _libbpf.Libbpf, data: Optional[_raw_btf.Data]) -> Any:
     return lib.btf__load_vmlinux_btf()
 
 
-def _read_by_libbpf(
-    lib: _libbpf.Libbpf, data: Optional[_raw_btf.Data], log: list[str]
-) -> KernelTypes:
+def _ask_libbpf(
+    lib: _libbpf.Libbpf,
+    data: Optional[_raw_btf.Data],
+    question: Callable[[Lookups], _Answer],
+    log: list[str],
+) -> _Answer:
     try:
         btf = _load_btf(lib, data)
     except MemcgError as error:
@@ -195,7 +223,7 @@ def _read_by_libbpf(
             raise
         raise _not_found(error, log) from error
     try:
-        return _facts(Types(lib, btf))
+        return question(Types(lib, btf))
     except (MemcgError, ValueError, LookupError, struct.error) as error:
         if isinstance(error, MemcgError) and is_transient(error):
             raise

@@ -9,11 +9,9 @@ which the kernel itself finds fastest.
 from __future__ import annotations
 
 import errno
-import sys
 from typing import Optional
 
 from .. import _fork, _signals
-from .._descriptors import Owned
 from .._records import Record
 from ..errors import MemcgError, is_transient
 from . import btf as _btf
@@ -22,9 +20,8 @@ from . import instructions as _code
 from . import load_checks as _load_checks
 from .bindings import libbpf as _libbpf
 from .bindings import libbpf_log as _libbpf_log
-from .bindings import libbpf_programs as _libbpf_programs
+from .function_numbers import load_code, number_of
 from .load_errors import load_error
-from .reload import LICENCE, SLEEPABLE
 
 FUNCTION = "bpf_rdonly_cast"
 
@@ -75,57 +72,19 @@ def kernel_cast() -> Optional[Cast]:
 # How the verifier refuses a program. Other errors may be passing.
 _REFUSALS = (errno.EINVAL, errno.EACCES)
 
-_RAW_TRACEPOINT, _SYSCALL = 17, 31  # BPF_PROG_TYPE_RAW_TRACEPOINT, BPF_PROG_TYPE_SYSCALL
-_BTF_KIND_FUNC = 12
+_RAW_TRACEPOINT = 17  # BPF_PROG_TYPE_RAW_TRACEPOINT
 
 
 def _search() -> Optional[Cast]:
     lib = _libbpf.load()
     with _libbpf_log.silence():
-        finder = _load(lib, "find_function", _SYSCALL, SLEEPABLE, _finder())
-        try:
-            number = _libbpf_programs.test_run(lib, finder.fileno())
-        finally:
-            finder.close()
+        number = number_of(FUNCTION)
         if not number:
             return None
         cast = Cast(number, _btf.kernel().words_type)
         # Whether the kernel lets such a program use it.
-        _load(lib, "try_cast", _RAW_TRACEPOINT, 0, _trial(cast)).close()
+        load_code(lib, "try_cast", _RAW_TRACEPOINT, _trial(cast)).close()
     return cast
-
-
-def _load(lib: _libbpf.Libbpf, name: str, program_type: int, flags: int, code: bytes) -> Owned:
-    kind = _libbpf_programs.ProgramKind(program_type, 0, 0)
-    return _libbpf_programs.load_program(lib, name, LICENCE, flags, kind, code)
-
-
-def _finder() -> bytes:
-    """A program that returns the number of the function, or 0."""
-    name = FUNCTION.encode() + b"\0"
-    words = [int.from_bytes(name[at : at + 8], sys.byteorder) for at in range(0, len(name), 8)]
-    code = []
-    for at, word in enumerate(words):
-        code += [
-            _code.load_number(1, word),
-            _code.encode(_code.STORE, _code.STACK, 1, 8 * (at - len(words))),
-        ]
-    code += [
-        _code.with_register(_code.MOVE, 1, _code.STACK),
-        _code.with_number(_code.ADD, 1, -8 * len(words)),
-        _code.with_number(_code.MOVE, 2, len(name)),
-        _code.with_number(_code.MOVE, 3, _BTF_KIND_FUNC),
-        _code.with_number(_code.MOVE, 4, 0),
-        _code.encode(_code.CALL, number=_code.FIND_BY_NAME_KIND),
-        # The result is a negative errno, or a number of the kernel's BTF, or one of a module's with
-        # a descriptor of that in the upper half.
-        _code.with_register(_code.MOVE, 1, 0),
-        _code.with_number(_code.SHIFT_RIGHT, 1, 31),
-        _code.encode(_code.JUMP_IF_EQUAL, 1, offset=1, number=0),
-        _code.with_number(_code.MOVE, 0, 0),
-        _code.encode(_code.EXIT),
-    ]
-    return b"".join(code)
 
 
 def _trial(cast: Cast) -> bytes:

@@ -5,6 +5,22 @@ from __future__ import annotations
 
 import os
 
+_POSSIBLE = "/sys/devices/system/cpu/possible"
+
+
+def numbers() -> list[int]:
+    """The numbers of all CPUs that this machine can ever have, in their order; empty if the kernel
+    does not tell."""
+    try:
+        with open(_POSSIBLE, encoding="ascii") as file:
+            found: list[int] = []
+            for part in file.read().split(","):
+                first, _, last = part.partition("-")
+                found.extend(range(int(first), int(last or first) + 1))
+            return found
+    except (OSError, ValueError):
+        return []
+
 
 def possible() -> int:
     """One more than the highest number of a CPU that this machine can ever have, or a few more.
@@ -12,7 +28,7 @@ def possible() -> int:
     (os.cpu_count() counts those that are online, and can be overridden.)
     """
     try:
-        with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
+        with open(_POSSIBLE, encoding="ascii") as file:
             return int(file.read().strip().split("-")[-1].split(",")[-1]) + 1
     except (OSError, ValueError):
         return max(os.sysconf("SC_NPROCESSORS_CONF"), _in_masks())

@@ -18,7 +18,7 @@ from .._records import Record
 from . import instructions as _code
 from .bindings import libbpf_programs as _libbpf_programs
 from .casts import FUNCTION as _CAST
-from .reload import BSS, RODATA, Array, ReloadableProgram, Section
+from .reload import BSS, RODATA, MapKind, ReloadableProgram, Section
 
 # The name of a program's section → BPF_PROG_TYPE_RAW_TRACEPOINT, BPF_PROG_TYPE_SYSCALL.
 _TYPES = {"raw_tp": 17, "syscall": 31}
@@ -139,15 +139,15 @@ class _ElfFile:
         )
         initial = self._bytes(RODATA)
         arrays = {
-            RODATA: Array(len(initial), 1, _READ_ONLY),
-            BSS: Array(self._size(BSS), 1, _MAPPABLE),
+            RODATA: MapKind(len(initial), 1, _READ_ONLY),
+            BSS: MapKind(self._size(BSS), 1, _MAPPABLE),
         }
         return ReloadableProgram(
             name,
             _libbpf_programs.ProgramKind(_TYPES[section], 0, 0),
             code,
             uses,
-            {each: arrays.get(each, Array(8, 1, _MAPPABLE)) for _, each in uses},
+            {each: arrays.get(each, MapKind(8, 1, _MAPPABLE)) for _, each in uses},
             Section(initial, constants),
             variables,
             self._function_types(section, symbols),

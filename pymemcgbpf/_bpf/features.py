@@ -202,6 +202,14 @@ NEW_WORK = Feature(
     functions=("bpf_wq_set_callback",),
     beside="bpf_wq_start",
 )
+DEPARTED = Feature(
+    "`departed`: the cgroups that were removed between two reads",
+    "6.1",
+    "d4ccaf58a847, bpf: Introduce cgroup iter; 07343110b293, bpf: add bpf_map_lookup_percpu_elem "
+    "for percpu map (5.19)",
+    "it is None, or an error if a backend was named",
+    orders=(_options.SELF,),
+)
 
 FEATURES = (
     CORE,
@@ -217,6 +225,7 @@ FEATURES = (
     PUBLISH,
     KERNEL_REFRESH,
     NEW_WORK,
+    DEPARTED,
 )
 
 BACKENDS = {"kfunc": KFUNC, "rfc": RFC, "core": CORE}

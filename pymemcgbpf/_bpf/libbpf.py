@@ -296,6 +296,8 @@ BINDINGS = (
     Binding(
         "bpf_link_create", c_int, [c_int, c_int, c_int, POINTER(LinkCreateOpts)], NEGATIVE, "0.0.9"
     ),
+    # int bpf_raw_tracepoint_open(const char *name, int prog_fd)
+    Binding("bpf_raw_tracepoint_open", c_int, [c_char_p, c_int], NEGATIVE, "0.0.1"),
     # int bpf_obj_pin(int fd, const char *pathname)
     Binding("bpf_obj_pin", c_int, [c_int, c_char_p], NEGATIVE, "0.0.1"),
     # int bpf_iter_create(int link_fd)

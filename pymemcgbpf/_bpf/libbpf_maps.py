@@ -13,19 +13,26 @@ from .._mapped_memory import address_of as address_of  # for those who import th
 from .._mapped_memory import mapped
 from . import libbpf as _libbpf
 
-_MAP_TYPE_ARRAY = 2  # enum bpf_map_type: BPF_MAP_TYPE_ARRAY
 
-
-def create_array(
-    lib: _libbpf.Libbpf, name: str, value_size: int, entries: int, flags: int
+def create_map(
+    lib: _libbpf.Libbpf, name: str, value_size: int, entries: int, flags: int, map_type: int
 ) -> Owned:
-    """Creates an array map, and returns the owner of its descriptor."""
+    """Creates a map, and returns the owner of its descriptor.
+
+    Args:
+        lib: the library.
+        name: its name.
+        value_size: the size of an entry in bytes; 0 for a ring buffer.
+        entries: how many entries it has; the bytes of a ring buffer.
+        flags: ``BPF_F_*``.
+        map_type: of enum bpf_map_type.
+    """
     options = _libbpf.MapCreateOpts(sz=ctypes.sizeof(_libbpf.MapCreateOpts), map_flags=flags)
     return lib.descriptor(
         "bpf_map_create",
-        _MAP_TYPE_ARRAY,
+        map_type,
         name.encode(),
-        4,
+        4 if value_size else 0,
         value_size,
         entries,
         ctypes.byref(options),
@@ -46,13 +53,15 @@ def initial_value(lib: _libbpf.Libbpf, bpf_map: Any) -> tuple[int, int]:
     return address, size.value
 
 
-def map_memory(fd: int, size: int, writable: bool = False, *, shared: bool = True) -> mmap.mmap:
-    """Maps a map's elements, or another file, for reading, or for reading and writing.
+def map_memory(
+    fd: int, size: int, writable: bool = False, *, shared: bool = True, start: int = 0
+) -> mmap.mmap:
+    """Maps a map's elements, or a part of another file, for reading, or for reading and writing.
 
     Raises:
         MemcgError: the kernel refuses to map it.
     """
     try:
-        return mapped(fd, size, writable=writable, shared=shared)
+        return mapped(fd, size, start, writable=writable, shared=shared)
     except OSError as error:
         raise _libbpf.failure(error.errno or 0, "mmap") from error

@@ -292,6 +292,10 @@ class ReadPlan(Record):
         """The number of words that are copied from the kernel's structures."""
         return _words_in(self._blocks())
 
+    def block_of(self, base: PointerPath) -> Optional[_terms.Block]:
+        """The part of a structure that is copied; None if nothing of it is."""
+        return self._blocks().get(base)
+
     def _blocks(self) -> dict[PointerPath, _terms.Block]:
         return _blocks([term for item in self.terms.values() for term in item])
 

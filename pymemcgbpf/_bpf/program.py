@@ -39,9 +39,18 @@ OBJECT_FILE = os.path.join(_HERE, "objects", "memcg_stats.bpf.o")
 CORE_FILE = os.path.join(_HERE, "objects", "memcg_stats_core.bpf.o")  # names no kfunc, for core
 RUN_DIR_FILE = os.path.join(_HERE, "objects", "run_dir.bpf.o")  # has RUN_DIR only
 WALK_DIR_FILE = os.path.join(_HERE, "objects", "walk_dir.bpf.o")  # has WALK_DIR only
+DEPARTURES_FILE = os.path.join(_HERE, "objects", "departures.bpf.o")  # has DEPARTED only
 TABLES_FILE = os.path.join(_HERE, "objects", "index_tables.bpf.o")  # has COPY_TABLES only
 TREE_FILE = os.path.join(_HERE, "objects", "pinned_tree.bpf.o")  # has the TREE_* programs
-OBJECT_FILES = (OBJECT_FILE, CORE_FILE, RUN_DIR_FILE, WALK_DIR_FILE, TABLES_FILE, TREE_FILE)
+OBJECT_FILES = (
+    OBJECT_FILE,
+    CORE_FILE,
+    RUN_DIR_FILE,
+    WALK_DIR_FILE,
+    DEPARTURES_FILE,
+    TABLES_FILE,
+    TREE_FILE,
+)
 
 # The programs of the objects, and the maps that each of them uses.
 STREAM = "memcg_stream"
@@ -50,11 +59,13 @@ RUN_ONE = "memcg_run_one"
 RUN_TREE = "memcg_run_tree"
 RUN_DIR = "memcg_run_dir"
 WALK_DIR = "memcg_walk_dir"
+DEPARTED = "memcg_departed"
 COPY_TABLES = "copy_tables"
 TREE_STREAM = "tree_stream"
 TREE_PUBLISH = "tree_publish"
 TREE_START = "tree_start"
 ROWS, NAMES, SCRATCHES, ANSWERS = "rows", "names", "scratches", "answers"
+DEPARTURES, NR_LOST, ANCHORS = "departures", "nr_lost", "anchors"
 TREE, TIMER = "memcg_tree", "memcg_timer"
 PROGRAMS: dict[str, tuple[str, ...]] = {
     STREAM: (),
@@ -63,6 +74,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     RUN_TREE: (ROWS, NAMES, SCRATCHES),
     RUN_DIR: (ANSWERS,),
     WALK_DIR: (ROWS, NAMES),
+    DEPARTED: (DEPARTURES, NR_LOST, ANCHORS),
     COPY_TABLES: (),
     TREE_STREAM: (TREE,),
     TREE_PUBLISH: (TREE,),
@@ -72,7 +84,12 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 
 # The programs that are alone in their object. They need nothing of libbpf's loader, for they have
 # no CO-RE, and of the kernel's functions the cast at most.
-_ALONE = {RUN_DIR: RUN_DIR_FILE, WALK_DIR: WALK_DIR_FILE, COPY_TABLES: TABLES_FILE}
+_ALONE = {
+    RUN_DIR: RUN_DIR_FILE,
+    WALK_DIR: WALK_DIR_FILE,
+    DEPARTED: DEPARTURES_FILE,
+    COPY_TABLES: TABLES_FILE,
+}
 _OF_PINNED_TREES = (TREE_STREAM, TREE_PUBLISH, TREE_START)
 
 
@@ -84,11 +101,13 @@ class MapSize(Record):
         entries: how many entries it has.
         fd: the descriptor of an existing map of this size that the program uses; None if the map
             is created with the program.
+        type: its type, of enum bpf_map_type.
     """
 
     value_size: int
     entries: int
     fd: Optional[int] = None
+    type: int = _reload.ARRAY
 
 
 _AS_COMPILED: Mapping[str, MapSize] = {}
@@ -160,6 +179,10 @@ class Program:
         """Maps the first bytes of a map for reading."""
         return _libbpf_maps.map_memory(self._maps[name].fd, size)
 
+    def map_part(self, name: str, start: int, size: int, writable: bool = False) -> mmap.mmap:
+        """Maps some pages of a map."""
+        return _libbpf_maps.map_memory(self._maps[name].fd, size, writable, start=start)
+
     def shared_map(self, name: str) -> mmap.mmap:
         """The same, for reading, by one mapping for all users of this object."""
         if name not in self._shared:
@@ -202,6 +225,11 @@ class Program:
     def attach(self, cgroup_fd: int, order: int) -> Link:
         """Attaches the program to a cgroup iterator that starts at an open cgroup directory."""
         owned = _libbpf_programs.link_iterator(self._lib, self.fd, cgroup_fd, order)
+        return Link(self, self._lib, self._descriptor(owned))
+
+    def attach_to_tracepoint(self, name: str) -> Link:
+        """Attaches the program to a raw tracepoint: from now on the kernel calls it there."""
+        owned = self._lib.descriptor("bpf_raw_tracepoint_open", name.encode(), self.fd)
         return Link(self, self._lib, self._descriptor(owned))
 
     def attach_to_map(self, name: str) -> Link:

@@ -75,6 +75,10 @@ class Size(Protocol):
     def entries(self) -> int:
         """The number of entries."""
 
+    @property
+    def type(self) -> int:
+        """Its type, of enum bpf_map_type."""
+
 
 class Loaded(Record):
     """A loaded program, and the maps whose sizes were given, by name."""
@@ -83,12 +87,16 @@ class Loaded(Record):
     maps: dict[str, Owned]
 
 
-class Array(Record):
-    """The attributes of an array map in the object."""
+ARRAY, PERCPU_ARRAY, RING_BUFFER = 2, 6, 27  # of enum bpf_map_type
+
+
+class MapKind(Record):
+    """The attributes of a map in the object."""
 
     value_size: int
     entries: int
     flags: int
+    type: int = ARRAY
 
 
 class ReloadableProgram(Record):
@@ -110,7 +118,7 @@ class ReloadableProgram(Record):
     kind: _libbpf_programs.ProgramKind
     code: bytes
     uses: tuple[tuple[int, str], ...]
-    maps: dict[str, Array]
+    maps: dict[str, MapKind]
     constants: Section
     variables: Mapping[str, tuple[int, int]] = {}
     types: Optional[_libbpf_programs.FunctionTypes] = None
@@ -127,11 +135,12 @@ class ReloadableProgram(Record):
         number of the kernel's bpf_rdonly_cast(), or 0."""
         data = self.constants.with_values(constants)
         made: dict[str, Owned] = {}
-        for name, array in self.maps.items():
+        for name, kind in self.maps.items():
             if name in sizes:
                 size = sizes[name]
-                array = array._replace(value_size=size.value_size, entries=size.entries)
-            made[name] = _libbpf_maps.create_array(lib, name, *array)
+                flags = kind.flags if size.type == ARRAY else 0
+                kind = MapKind(size.value_size, size.entries, flags, size.type)
+            made[name] = _libbpf_maps.create_map(lib, name, *kind)
         if RODATA in made:
             _libbpf_maps.set_and_freeze(lib, made[RODATA].fileno(), data)
         code = bytearray(self.code)
@@ -208,7 +217,7 @@ def capture(
             fd = int(lib.bpf_map__fd(bpf_map))
         if fd in used:
             names[fd] = map_name
-            maps[map_name] = Array(
+            maps[map_name] = MapKind(
                 lib.bpf_map__value_size(bpf_map),
                 lib.bpf_map__max_entries(bpf_map),
                 lib.bpf_map__map_flags(bpf_map),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterable
 from typing import Optional
 
 from .. import _lookup
@@ -119,6 +120,15 @@ class WalkPaths:
         if self._places is None:
             self._places = dict(zip(self.paths, itertools.count()))
         return self._places
+
+    def below(self, relative_paths: Iterable[Optional[str]]) -> WalkPaths:
+        """The paths of other cgroups below the same root, by their paths relative to it."""
+        root = self.root
+        paths = tuple(
+            None if path is None or root is None else os.path.join(root, path)
+            for path in relative_paths
+        )
+        return WalkPaths(self.origin, root, self.device, paths, self.can_rename)
 
     def id_at(self, path: str) -> Optional[int]:
         """The id of the cgroup at an absolute path now; None if no cgroup of this hierarchy is

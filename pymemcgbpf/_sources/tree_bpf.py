@@ -20,6 +20,7 @@ from ..errors import TreeTooLargeError
 from . import flush as _flush
 from . import tree_paths as _tree_paths
 from . import tree_text as _tree_text
+from .departures import Departures
 from .tree_walkers import FORKED, DirWalker, IteratorWalker, MapSizes, RunWalker, Walker
 
 
@@ -66,6 +67,21 @@ class MapSource:
     def root(self) -> Cgroup:
         """The root of the walk, which stays open until close(), with its absolute path."""
         return self._root._replace(path=self._paths.root)
+
+    def departures(self) -> Departures:
+        """Sees which cgroups are removed below the root from now on.
+
+        Raises:
+            BackendUnavailableError: this kernel cannot tell.
+            MemcgError: the program for it cannot be loaded or attached; a subclass says why.
+        """
+        return Departures(
+            self._root,
+            self.names,
+            self._plan,
+            self._tree.max_depth,
+            waits=not self._make_walker.by_iterator,
+        )
 
     def walk(self) -> _tree_text.Rows:
         """Walks the tree, and returns all rows. The next walk overwrites them.

@@ -83,7 +83,9 @@ def filled(
     """A tree whose map this process fills; one walk is published. It is pinned as *path*/map."""
     lib = _libbpf.load()
     division = _layout.geometry(2, room)
-    made = _libbpf_maps.create_array(lib, "t_tree", division.chunk_size, division.chunks, MMAPABLE)
+    made = _libbpf_maps.create_map(
+        lib, "t_tree", division.chunk_size, division.chunks, MMAPABLE, ARRAY
+    )
     page = os.sysconf("SC_PAGE_SIZE")
     memory = _libbpf_maps.map_memory(made.fileno(), -(-division.size // page) * page, True)
     try:

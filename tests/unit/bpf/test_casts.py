@@ -14,6 +14,7 @@ from pymemcgbpf import MemcgError
 from pymemcgbpf._bpf import btf as _btf
 from pymemcgbpf._bpf import capabilities as _capabilities
 from pymemcgbpf._bpf import casts as _casts
+from pymemcgbpf._bpf import function_numbers as _function_numbers
 from pymemcgbpf._bpf import libbpf as _libbpf
 from pymemcgbpf._bpf import libbpf_log as _libbpf_log
 from pymemcgbpf._bpf import libbpf_programs as _libbpf_programs
@@ -143,7 +144,7 @@ def test_a_shortage_is_an_error_and_no_answer(number: int, program: str, asked: 
 
 
 def test_the_name_of_the_function_is_on_the_stack_of_the_program() -> None:
-    code = _casts._finder()
+    code = _function_numbers._finder(_casts.FUNCTION)
     halves = [code[at + 4 : at + 8] for at in range(0, len(code), 8)]
     # Two numbers of 64 bits, each in the halves of two instructions, and stored by a third.
     name = halves[0] + halves[1] + halves[3] + halves[4]

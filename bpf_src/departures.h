@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * What memcg_departed is told, and the records that it writes into its ring buffer.
+ *
+ * Everything is in native byte order. The other side is pymemcgbpf/_bpf/departures.py;
+ * tests/unit/bpf/test_drift.py compares the two.
+ */
+#ifndef DEPARTURES_H
+#define DEPARTURES_H
+
+#include "memcg_stats.h"
+
+#define MEMCG_DEPARTED_MAX_DEPTH	1024	/* levels below the root of the walk */
+#define MEMCG_DEPARTED_TEXT_SIZE	4096	/* the bytes for the names of one record */
+#define MEMCG_DEPARTED_CPU_WORDS	64	/* of the bitmap of CPUs */
+
+/*
+ * A cgroup that was removed. struct memcg_stats_row follows, and one __u64 for each item, and then the
+ * names: its own first, then its parent's, and so on up to the root of the walk, which is not among them.
+ * Each has a NUL at its end.
+ */
+struct memcg_departed_head {
+	__u64 removed_ns;	/* CLOCK_MONOTONIC */
+	__u32 text_size;	/* the bytes of the names */
+	__u16 depth;		/* how many levels below the root it was */
+	__u16 nr_names;		/* as many, or fewer if a name could not be written */
+};
+
+/* Offsets in the kernel's structures, from BTF. */
+struct memcg_departed_offsets {
+	__u32 cgroup_self;
+	__u32 cgroup_kn;
+	__u32 cgroup_level;
+	__u32 cgroup_memory;		/* the element of subsys[] for the memory controller */
+	__u32 cgroup_control;		/* the byte of subtree_control with the memory controller's bit */
+	__u32 css_parent;
+	__u32 kn_id;
+	__u32 kn_name;
+	__u32 memcg_css;
+	__u32 memcg_vmstats;		/* the pointer to struct memcg_vmstats */
+	__u32 memcg_vmstats_percpu;	/* the pointer to struct memcg_vmstats_percpu of each CPU */
+	__u32 array_pptrs;		/* of struct bpf_array */
+};
+
+/*
+ * Counters that are adjacent, such as those in state[], of which each CPU has its own and what it had at
+ * the last flush.
+ */
+struct memcg_departed_span {
+	__u32 word;	/* the index of the first one among the words */
+	__u32 nr_words;
+	__u32 flushed;	/* the offset of the first one in struct memcg_vmstats */
+	__u32 pending;	/* the same, of what children have added since the last flush */
+	__u32 now;	/* the offset in struct memcg_vmstats_percpu */
+	__u32 before;	/* the same, of what it was at the last flush */
+};
+
+#define MEMCG_DEPARTED_MAX_SPANS	2
+
+#endif

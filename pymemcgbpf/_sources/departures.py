@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The cgroups that are removed below one cgroup, which the kernel writes into a ring buffer."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+from typing import Optional
+
+from .. import _fork, _items, _wire
+from .._bpf import btf as _btf
+from .._bpf import departures as _departures
+from .._bpf import program as _program
+from .._bpf import terms as _terms
+from .._bpf.bindings import libbpf_programs as _libbpf_programs
+from .._bpf.features import DEPARTED
+from .._bpf.plan import Planner, ReadPlan, Term, Terms, is_flushed
+from .._cgroup.directory import Cgroup
+from .._records import Record
+from ..errors import BackendUnavailableError
+from . import one_values as _one_values
+from . import slot_discovery as _slot_discovery
+from .mutex_barrier import MutexBarrier
+
+CGROUPS = 10_000
+"""For how many removed cgroups there is room between two reads, if the relative path of each has
+:data:`PATH_SIZE` bytes on average. Often there is room for more."""
+
+PATH_SIZE = 100
+
+
+class Records(Record):
+    """Removed cgroups.
+
+    Attributes:
+        rows: their rows.
+        removed_ns: when each was removed, as 64-bit words.
+        paths: the path of each, relative to the root; None if it is not known.
+        lost: how many others there were.
+    """
+
+    rows: bytes
+    removed_ns: bytes
+    paths: list[Optional[str]]
+    lost: int
+
+
+class Departures:
+    """Sees which cgroups are removed below one cgroup, from the moment when it is made.
+
+    Args:
+        cgroup: the cgroup, which is open.
+        names: the names of the items that are read.
+        plan: how the reader reads them.
+        max_depth: how many levels below the cgroup; None for all.
+        waits: whether :meth:`take` waits for removals that have begun, because the walk before it
+            has not.
+
+    Raises:
+        BackendUnavailableError: this kernel cannot tell.
+        MemcgError: the program cannot be loaded or attached; a subclass says why.
+    """
+
+    def __init__(
+        self,
+        cgroup: Cgroup,
+        names: tuple[str, ...],
+        plan: ReadPlan,
+        max_depth: Optional[int],
+        *,
+        waits: bool,
+    ) -> None:
+        types = _btf.kernel()
+        if not DEPARTED.is_in(types):
+            raise BackendUnavailableError(DEPARTED.explain(types))
+        self._arguments = names, plan, max_depth, waits
+        self._generation = _fork.generation
+        self._row_size = _wire.row_size(len(names))
+        own = _plan_of(cgroup, names, plan, types)
+        self._room = _departures.Room.for_cgroups(CGROUPS, len(names), PATH_SIZE)
+        with contextlib.ExitStack() as made:
+            self._program = _departures.load(own, cgroup.id, max_depth, self._room)
+            made.callback(self._program.close)
+            page, ring = mmap.PAGESIZE, _program.DEPARTURES
+            # The kernel maps the records twice, one after the other, so that none is in two parts.
+            self._read_so_far = self._program.map_part(ring, 0, page, writable=True)
+            made.callback(self._read_so_far.close)
+            self._records = self._program.map_part(ring, page, page + 2 * self._room.size)
+            made.callback(self._records.close)
+            self._lost = self._program.map(_program.NR_LOST)
+            made.callback(self._lost.close)
+            self._lost_before = 0
+            self._barrier = MutexBarrier(cgroup) if waits else None
+            if self._barrier is not None:
+                made.callback(self._barrier.close)
+            self._link = self._program.attach_to_tracepoint(_departures.TRACEPOINT)
+            made.callback(self._link.close)
+            self._link_number = _libbpf_programs.ObjectNumber(self._link.fd)
+            self._close = made.pop_all()
+        _fork.detach_in_child(self)
+
+    def _detach_in_child(self) -> None:
+        """Closes the child's descriptor of the link, so that nothing stays attached when the parent
+        closes its own."""
+        self._link.close()
+
+    def is_of_this_process(self) -> bool:
+        """Whether it was made by this process, and not by one that has forked it."""
+        return self._generation == _fork.generation
+
+    def again(self, cgroup: Cgroup) -> Departures:
+        """Another one for a child, which sees removals from now on."""
+        names, plan, max_depth, waits = self._arguments
+        return Departures(cgroup, names, plan, max_depth, waits=waits)
+
+    def take(self) -> Records:
+        """The cgroups that were removed since the last call.
+
+        A cgroup that a walk before this call has not met any more, because its removal had begun,
+        is among them.
+
+        Raises:
+            MemcgError: other code has closed a descriptor.
+        """
+        if self._link_number.is_lost():
+            raise _one_values.another_reader_s()
+        if self._barrier is not None:
+            self._barrier.wait()
+        records = self._records
+        with memoryview(self._read_so_far).cast("Q") as place:
+            begin = place[0]
+            (end,) = _POSITION.unpack_from(records)
+            mask, first = self._room.size - 1, mmap.PAGESIZE
+            rows, removed, paths = [], [], []
+            at = begin
+            while at < end:
+                start = first + (at & mask)
+                (size,) = _SIZE.unpack_from(records, start)
+                if size & _BUSY:
+                    break
+                start += _departures.RECORD_HEADER.size
+                when, text_size, depth, nr_names = _departures.HEAD.unpack_from(records, start)
+                start += _departures.HEAD.size
+                rows.append(records[start : start + self._row_size])
+                removed.append(when)
+                start += self._row_size
+                text = records[start : start + text_size]
+                paths.append(_path(text) if nr_names == depth else None)
+                at += size + _departures.RECORD_HEADER.size + 7 & ~7
+            lost = _POSITION.unpack_from(self._lost)[0]
+            found = Records(
+                b"".join(rows),
+                struct.pack(f"={len(removed)}Q", *removed),
+                paths,
+                lost - self._lost_before,
+            )
+            place[0], self._lost_before = at, lost
+        return found
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether other code has closed one of its file descriptors."""
+        lost = self._link.is_lost or self._program.is_lost
+        return lost or (self._barrier is not None and self._barrier.is_lost)
+
+    def close(self) -> None:
+        """Detaches the program. Calling it again does nothing."""
+        self._close.close()
+
+
+_POSITION, _SIZE = struct.Struct("=Q"), struct.Struct("=I")
+_BUSY = 1 << 31  # BPF_RINGBUF_BUSY_BIT: the record is being written
+
+
+def _path(text: bytes) -> str:
+    """The path from the names of a cgroup and of those above it."""
+    return "/".join(reversed(os.fsdecode(text[:-1]).split("\0")))
+
+
+def _plan_of(
+    cgroup: Cgroup, names: tuple[str, ...], plan: ReadPlan, types: _btf.KernelTypes
+) -> ReadPlan:
+    """How the program reads the items: as the backend "core". An item that core cannot read is
+    absent."""
+    if plan.backend == "core":
+        return plan
+    layout = None
+    if any(map(is_flushed, names)):
+        with contextlib.suppress(BackendUnavailableError):
+            layout = _slot_discovery.find(types, cgroup)
+    planner = Planner("core", types, layout)
+    terms: Terms = {}
+    for name in names:
+        # That a name which this package does not know means a certain counter is a guess.
+        known = _items.item_named(name) is not None
+        terms[name] = (planner.terms_of(name) if known else ()) or _ABSENT
+    return ReadPlan("core", terms, types.uses_rstat)
+
+
+_ABSENT = (Term(_terms.KINDS["memcg_stat_item"], 0),)  # there is no such function

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""The cgroups that were removed between two reads of a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn, Union, overload
+
+from .snapshot import Row, Snapshot, Times
+
+if TYPE_CHECKING:
+    from ._cgroup.walk_paths import WalkPaths
+
+__all__ = ["Departed", "DepartedRow"]
+
+
+class Departed(Snapshot):
+    """The cgroups that were removed between two reads of a tree, in the order of their removal::
+
+        >>> with TreeReader("/sys/fs/cgroup/jobs", ["memory.peak"], departed=True) as tree:
+        ...     time.sleep(10)
+        ...     departed = tree.read().departed
+        >>> departed
+        <Departed of '/sys/fs/cgroup/jobs': 1 cgroup, 0 lost, 1 item>
+        >>> departed[0].relative_path, departed[0]["memory.peak"], departed.lost
+        ('job-17', 104857600, 0)
+
+    It is a :class:`Snapshot` whose rows have the last numbers of each cgroup, as they were within
+    its rmdir(2). Each row is a :class:`DepartedRow`. :class:`TreeReader` describes which cgroups
+    are among them.
+    """
+
+    _row_type: type[Row]
+
+    def __init__(
+        self,
+        rows: memoryview,
+        names: tuple[str, ...],
+        times: Times,
+        paths: WalkPaths,
+        removed_ns: memoryview,
+        lost: int,
+    ) -> None:
+        super().__init__(rows, names, REMOVED, times, paths)
+        self._removed_ns, self._lost = removed_ns, lost
+
+    @property
+    def order(self) -> str:
+        """Always "removed": the rows are in the order in which the cgroups were removed."""
+        return self._order
+
+    @property
+    def lost(self) -> int:
+        """How many cgroups were removed for whose rows there was no room, because the reader had
+        not read for long. They were removed after the last one that has a row."""
+        return self._lost
+
+    @property
+    def removed_ns(self) -> memoryview:
+        """When each cgroup was removed, in nanoseconds of ``time.monotonic_ns()``, as a memoryview
+        like that of :meth:`column`."""
+        return self._removed_ns
+
+    @property
+    def removed_times(self) -> list[float]:
+        """The same in seconds since 1970, as ``time.time()``."""
+        began = self._times.started_ns
+        return [(self._times.time_ns + each - began) / 1e9 for each in self._removed_ns]
+
+    def dicts(self, absent: object = None, identity: bool = False) -> list[dict[str, Any]]:
+        """All rows as dicts, as :meth:`Snapshot.dicts`. With *identity* they also have
+        "removed_ns"."""
+        found = super().dicts(absent, identity)
+        if identity:
+            for each, removed_ns in zip(found, self._removed_ns):
+                each["removed_ns"] = removed_ns
+        return found
+
+    def _identities(self) -> dict[str, list[Any]]:
+        return {**super()._identities(), "removed_ns": self._removed_ns.tolist()}
+
+    @overload  # type: ignore[override]  # a list of rows of this kind is a list of rows
+    def __getitem__(self, index: int) -> DepartedRow: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[DepartedRow]: ...
+
+    def __getitem__(self, index: Union[int, slice]) -> Union[DepartedRow, list[DepartedRow]]:
+        found: Any = super().__getitem__(index)
+        return found  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[DepartedRow]:
+        found: Any = super().__iter__()
+        return found  # type: ignore[no-any-return]
+
+    def since(self, earlier: Snapshot) -> NoReturn:
+        """Always raises ValueError: these are last numbers."""
+        raise ValueError("removed cgroups have last numbers only: compare snapshots of the tree")
+
+    def __repr__(self) -> str:
+        of = "" if self.path is None else f" of {self.path!r}"
+        cgroups = "1 cgroup" if len(self) == 1 else f"{len(self)} cgroups"
+        items = "1 item" if len(self._names) == 1 else f"{len(self._names)} items"
+        return f"<Departed{of}: {cgroups}, {self._lost} lost, {items}>"
+
+
+REMOVED = "removed"
+
+
+class DepartedRow(Row):
+    """One cgroup that was removed, with its last numbers: a :class:`Row` that knows when."""
+
+    __slots__ = ()
+
+    @property
+    def removed_ns(self) -> int:
+        """When the cgroup was removed, in nanoseconds of ``time.monotonic_ns()``."""
+        snapshot = self._snapshot
+        assert isinstance(snapshot, Departed)
+        return int(snapshot.removed_ns[self._start // snapshot._width])
+
+    @property
+    def removed_time(self) -> float:
+        """The same in seconds since 1970, as ``time.time()``."""
+        snapshot = self._snapshot
+        times = snapshot._times
+        return (times.time_ns + self.removed_ns - times.started_ns) / 1e9
+
+
+Departed._row_type = DepartedRow
