@@ -17,7 +17,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "departures.h"
-#include "items.bpf.h"
+#include "item_code.bpf.h"
 #include "kernel_memory.bpf.h"
 #include "cgroup_names.bpf.h"
 
@@ -28,8 +28,10 @@ const volatile __u8 control_bit = 0;	/* of the memory controller, in the byte cg
 const volatile __u64 root_id = 0;	/* cgroups below the one with this id are written down */
 const volatile __u32 max_depth = ~0U;	/* those further down are not */
 const volatile __u32 nr_items = 0;
-const volatile __u32 nr_spans = 0;
-const volatile struct memcg_departed_span spans[MEMCG_DEPARTED_MAX_SPANS] = {};
+const volatile __u32 nr_counters = 0;	/* of which updates may be pending */
+const volatile struct memcg_departed_counter counters[MEMCG_DEPARTED_MAX_COUNTERS] = {};
+/* What is copied of struct memcg_vmstats, and of each CPU's struct memcg_vmstats_percpu. */
+const volatile struct memcg_departed_part flushed_part = {}, own_part = {};
 const volatile __u32 nr_cpus = 0;	/* one more than the highest number of a CPU */
 const volatile __u64 possible_cpus[MEMCG_DEPARTED_CPU_WORDS] = {};	/* a bit for each */
 
@@ -56,7 +58,7 @@ struct {
 	__uint(value_size, sizeof(__u64));
 } anchors SEC(".maps");
 
-#define MAX_SPAN 256	/* words; a power of 2 */
+#define MAX_PART 4096	/* bytes of a structure that are copied at once; a power of 2 */
 #define LEVELS_AT_ONCE 32
 #define CPUS_AT_ONCE 64
 #define MAX_ATTEMPTS 4
@@ -68,25 +70,18 @@ static struct {
 	void *memcg;
 	__u64 memory;		/* the address of what cannot be a pointer here */
 	__u32 depth;		/* below the root */
+	__u32 result;		/* enum result */
 	__u64 words[MEMCG_STATS_MAX_WORDS];
-	__u64 flushed[MAX_SPAN];
-	__u64 now[MAX_SPAN];
-	__u64 before[MAX_SPAN];
-	__u64 sums[MAX_SPAN];
+	__u64 part[MAX_PART / sizeof(__u64)];	/* of a structure */
+	__u64 own;		/* the address of each CPU's counters, less that of its anchor */
+	/* Of each counter: */
+	__u64 flushed[MEMCG_DEPARTED_MAX_COUNTERS];
+	__u64 begun[MEMCG_DEPARTED_MAX_COUNTERS];	/* what was flushed in the beginning */
+	__u64 sums[MEMCG_DEPARTED_MAX_COUNTERS];
 	/* The record: its head, its row, its values, and its names. */
 	__u64 record[(HEAD_SIZE + MEMCG_DEPARTED_TEXT_SIZE + MEMCG_STATS_NAME_SIZE) / sizeof(__u64) +
 		     MEMCG_STATS_MAX_ITEMS];
 } departing;
-
-static __always_inline __u64 effective_limit(const struct counters *c, __u32 offset)
-{
-	return least_limit((void *)c->memcg + offset);
-}
-
-static __always_inline __u64 function_value(const struct counters *c, __u32 kind, __u32 index)
-{
-	return MEMCG_STATS_ABSENT;
-}
 
 static __always_inline void *parent_of(void *cgrp)
 {
@@ -107,22 +102,26 @@ enum way {
 	ELSEWHERE,
 };
 
-/* Goes up some levels from departing.above, and counts them in departing.depth. */
+/* Goes up one level from departing.above, and counts it in departing.depth. */
 __noinline __u64 go_up(void)
 {
-	void *above;
+	void *above = parent_of(departing.above);
+
+	departing.depth++;
+	if (!above || departing.depth > max_depth)
+		return ELSEWHERE;
+	departing.above = above;
+	return id_of(above) == root_id ? BELOW : UNKNOWN;
+}
+
+__noinline __u64 go_further_up(void)
+{
+	__u64 found = UNKNOWN;
 	__u32 i;
 
-	for (i = 0; i < LEVELS_AT_ONCE; i++) {
-		above = parent_of(departing.above);
-		departing.depth++;
-		if (!above || departing.depth > max_depth)
-			return ELSEWHERE;
-		departing.above = above;
-		if (id_of(above) == root_id)
-			return BELOW;
-	}
-	return UNKNOWN;
+	for (i = 0; i < LEVELS_AT_ONCE && !found; i++)
+		found = go_up();
+	return found;
 }
 
 /* Returns where a cgroup is. departing.depth is how many levels it is below the root. */
@@ -134,7 +133,7 @@ static __always_inline __u64 way_from(void *cgrp)
 	departing.above = cgrp;
 	departing.depth = 0;
 	for (i = 0; i < MEMCG_DEPARTED_MAX_DEPTH / LEVELS_AT_ONCE && !found; i++)
-		found = go_up();
+		found = go_further_up();
 	return found;
 }
 
@@ -153,33 +152,36 @@ static __always_inline struct memcg_departed_head *head_of_record(void)
 	return (void *)departing.record;
 }
 
-/* Writes the names of some cgroups from departing.above up. Returns 0 if all are written. */
-__noinline __u64 add_names(void)
+/* Writes the name of departing.above, and goes up. Returns whether there may be another to write. */
+__noinline __u64 add_name(void)
 {
 	struct memcg_departed_head *head = head_of_record();
-	__u32 at, i, values = nr_items;
-	char *text;
+	__u32 at = head->text_size, values = nr_items;
 	void *kn;
 	long length;
 
-	if (values > MEMCG_STATS_MAX_ITEMS)
-		return 0;
-	text = (char *)departing.record + HEAD_SIZE + values * sizeof(__u64);
-	for (i = 0; i < LEVELS_AT_ONCE; i++) {
-		if (head->nr_names >= departing.depth)
-			return 0;
-		at = head->text_size;
-		if (at > MEMCG_DEPARTED_TEXT_SIZE)
-			return 0;
-		kn = pointer_at(departing.above, offsets.cgroup_kn);
-		length = copy_name(text + at, kn + offsets.kn_name);
-		if (length < 1 || length > MEMCG_STATS_NAME_SIZE)
-			return 0;
-		head->text_size = at + length;
-		head->nr_names++;
-		departing.above = parent_of(departing.above);
-	}
-	return 1;
+	if (at > MEMCG_DEPARTED_TEXT_SIZE || values > MEMCG_STATS_MAX_ITEMS)
+		return false;
+	kn = pointer_at(departing.above, offsets.cgroup_kn);
+	length = copy_name((char *)departing.record + HEAD_SIZE + values * sizeof(__u64) + at,
+			   kn + offsets.kn_name);
+	if (!length)
+		return false;
+	head->text_size = at + length;
+	head->nr_names++;
+	departing.above = parent_of(departing.above);
+	return head->nr_names < departing.depth;
+}
+
+/* Writes some names. */
+__noinline __u64 add_names(void)
+{
+	__u32 i;
+
+	for (i = 0; i < LEVELS_AT_ONCE; i++)
+		if (!add_name())
+			return false;
+	return true;
 }
 
 /*
@@ -192,40 +194,49 @@ static __always_inline void *percpu_memory_of_anchors(void)
 	return pointer_at((void *)*(volatile __u64 *)&departing.memory, offsets.array_pptrs);
 }
 
-/* Copies the counters of a span that are flushed, with what children have added since. */
-static __always_inline bool copy_flushed(const volatile struct memcg_departed_span *span, __u32 size,
-					 void *vmstats)
+/*
+ * Without casts, a part of a structure is copied at once, and its words are taken from the copy. Returns
+ * false if it cannot be read.
+ */
+static __always_inline bool copy_structure(void *from, const volatile struct memcg_departed_part *part,
+					   __u64 *to)
 {
-	return !bpf_probe_read_kernel(departing.flushed, size, vmstats + span->flushed) &&
-	       !bpf_probe_read_kernel(departing.now, size, vmstats + span->pending);
+	__u32 size = part->size;
+
+	if (word_type)
+		return true;
+	return size <= MAX_PART && !bpf_probe_read_kernel(to, size, from + part->offset);
+}
+
+static __always_inline __u64 word_of(void *structure, __u32 offset,
+				     const volatile struct memcg_departed_part *part, const __u64 *copy)
+{
+	if (word_type)
+		return u64_at(structure, offset);
+	return *(__u64 *)((void *)copy + ((offset - part->offset) & (MAX_PART - sizeof(__u64))));
 }
 
 /* Adds what one CPU has counted since the last flush. Returns false if it cannot be read. */
-__noinline __u64 add_cpu(__u32 index, __u32 cpu)
+__noinline __u64 add_cpu(__u32 cpu)
 {
-	const volatile struct memcg_departed_span *span = &spans[index & 1];
-	__u32 nr_words = span->nr_words, zero = 0, i;
-	void *anchor, *memory, *own;
+	__u32 zero = 0, i;
+	void *anchor, *own;
 
-	if (nr_words > MAX_SPAN)
-		return false;
 	anchor = bpf_map_lookup_percpu_elem(&anchors, &zero, cpu);
 	if (!anchor)
 		return false;
-	memory = percpu_memory_of_anchors();
-	own = pointer_at(departing.memcg, offsets.memcg_vmstats_percpu);
 	*(volatile __u64 *)&departing.memory = (__u64)anchor;
-	own += *(volatile __u64 *)&departing.memory - (__u64)memory;
-	if (bpf_probe_read_kernel(departing.now, nr_words * sizeof(__u64), own + span->now) ||
-	    bpf_probe_read_kernel(departing.before, nr_words * sizeof(__u64), own + span->before))
+	own = (void *)departing.own + *(volatile __u64 *)&departing.memory;
+	if (!copy_structure(own, &own_part, departing.part))
 		return false;
-	for (i = 0; i < MAX_SPAN && i < nr_words; i++)
-		departing.sums[i] += departing.now[i] - departing.before[i];
+	for (i = 0; i < MEMCG_DEPARTED_MAX_COUNTERS && i < nr_counters; i++)
+		departing.sums[i] += word_of(own, counters[i].now, &own_part, departing.part) -
+				     word_of(own, counters[i].before, &own_part, departing.part);
 	return true;
 }
 
 /* The same of some CPUs. */
-__noinline __u64 add_cpus(__u32 index, __u32 first)
+__noinline __u64 add_cpus(__u32 first)
 {
 	__u32 cpu, i;
 
@@ -233,54 +244,86 @@ __noinline __u64 add_cpus(__u32 index, __u32 first)
 		cpu = first + i;
 		if (cpu >= nr_cpus || cpu >= 64 * MEMCG_DEPARTED_CPU_WORDS)
 			break;
-		if (possible_cpus[cpu / 64] >> (cpu % 64) & 1 && !add_cpu(index, cpu))
+		if (possible_cpus[cpu / 64] >> (cpu % 64) & 1 && !add_cpu(cpu))
 			return false;
 	}
 	return true;
 }
 
-/*
- * Adds up a span. Returns false if it cannot be read, or if another CPU has flushed it meanwhile, since a
- * flush takes numbers from the CPUs to those that are flushed.
- */
-__noinline __u64 sum_span(__u32 index)
+/* Sums what is flushed of each counter and what children have added since. Returns false if it cannot. */
+__noinline __u64 sum_flushed(void)
 {
-	const volatile struct memcg_departed_span *span = &spans[index & 1];
-	__u32 nr_words = span->nr_words, i;
 	void *vmstats = pointer_at(departing.memcg, offsets.memcg_vmstats);
-	__u64 difference = 0, sum;
+	__u32 i;
 
-	if (nr_words > MAX_SPAN || !copy_flushed(span, nr_words * sizeof(__u64), vmstats))
+	if (!copy_structure(vmstats, &flushed_part, departing.part))
 		return false;
-	for (i = 0; i < MAX_SPAN && i < nr_words; i++) {
-		sum = departing.flushed[i] + departing.now[i];
-		departing.words[(span->word + i) & (MEMCG_STATS_MAX_WORDS - 1)] = sum;
-		departing.sums[i] = sum;
-	}
-	for (i = 0; i < MEMCG_DEPARTED_CPU_WORDS && i * CPUS_AT_ONCE < nr_cpus; i++)
-		if (!add_cpus(index, i * CPUS_AT_ONCE))
-			return false;
-	if (!copy_flushed(span, nr_words * sizeof(__u64), vmstats))
-		return false;
-	for (i = 0; i < MAX_SPAN && i < nr_words; i++) {
-		__u32 word = (span->word + i) & (MEMCG_STATS_MAX_WORDS - 1);
+	for (i = 0; i < MEMCG_DEPARTED_MAX_COUNTERS && i < nr_counters; i++)
+		departing.flushed[i] =
+			word_of(vmstats, counters[i].flushed, &flushed_part, departing.part) +
+			word_of(vmstats, counters[i].pending, &flushed_part, departing.part);
+	return true;
+}
 
-		difference |= departing.words[word] ^ (departing.flushed[i] + departing.now[i]);
-		departing.words[word] = departing.sums[i];
+__noinline __u64 begin_sums(void)
+{
+	__u32 i;
+
+	for (i = 0; i < MEMCG_DEPARTED_MAX_COUNTERS && i < nr_counters; i++)
+		departing.sums[i] = departing.begun[i] = departing.flushed[i];
+	return 0;
+}
+
+/* Puts the sums to their places. Returns whether nothing was flushed meanwhile. */
+__noinline __u64 end_sums(void)
+{
+	__u64 difference = 0;
+	__u32 i;
+
+	for (i = 0; i < MEMCG_DEPARTED_MAX_COUNTERS && i < nr_counters; i++) {
+		difference |= departing.begun[i] ^ departing.flushed[i];
+		departing.words[counters[i].word & (MEMCG_STATS_MAX_WORDS - 1)] = departing.sums[i];
 	}
 	return !difference;
 }
 
-/* Brings the copied counters up to date. */
+/* What came of adding up the counters. */
+enum result {
+	SUMMED,
+	FLUSHED,	/* Another CPU has flushed some, from the CPUs to those that are flushed. */
+	UNREADABLE,
+};
+
+__noinline __u64 sum_counters(void)
+{
+	__u32 i;
+
+	if (!sum_flushed())
+		return UNREADABLE;
+	begin_sums();
+	for (i = 0; i < MEMCG_DEPARTED_CPU_WORDS && i * CPUS_AT_ONCE < nr_cpus; i++)
+		if (!add_cpus(i * CPUS_AT_ONCE))
+			return UNREADABLE;
+	if (!sum_flushed())
+		return UNREADABLE;
+	return end_sums() ? SUMMED : FLUSHED;
+}
+
+/*
+ * Adds up the counters, again if another CPU flushes them meanwhile. Returns false if they cannot be read.
+ */
 __noinline __u64 add_pending(void)
 {
-	__u32 span, i;
+	__u32 i;
 
-	for (span = 0; span < nr_spans && span < MEMCG_DEPARTED_MAX_SPANS; span++)
-		for (i = 0; i < MAX_ATTEMPTS; i++)
-			if (sum_span(span))
-				break;
-	return 0;
+	departing.own = (__u64)pointer_at(departing.memcg, offsets.memcg_vmstats_percpu) -
+			(__u64)percpu_memory_of_anchors();
+	for (i = 0; i < MAX_ATTEMPTS; i++) {
+		departing.result = sum_counters();
+		if (departing.result != FLUSHED)
+			break;
+	}
+	return departing.result != UNREADABLE;
 }
 
 static __always_inline void count_lost(void)
@@ -292,13 +335,12 @@ static __always_inline void count_lost(void)
 		*(volatile __u64 *)lost += 1;
 }
 
-SEC("raw_tp/cgroup_rmdir")
+SEC("raw_tp")
 int memcg_departed(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct memcg_departed_head *head = head_of_record();
 	struct memcg_stats_row *row = (void *)(head + 1);
 	void *cgrp = (void *)ctx->args[0];
-	struct counters counters = { .cgrp = cgrp, .words = departing.words };
 	__u32 values = nr_items, size, i;
 	void *css;
 
@@ -312,11 +354,11 @@ int memcg_departed(struct bpf_raw_tracepoint_args *ctx)
 	row->flags = 0;
 
 	departing.memcg = css - offsets.memcg_css;
-	counters.memcg = departing.memcg;
-	copy_blocks(&counters);
-	if (nr_spans)
-		add_pending();
-	sum_terms(&counters, (__u64 *)(row + 1), values);
+	if (nr_counters && !add_pending()) {
+		count_lost();
+		return 0;
+	}
+	fill_values(departing.memcg, cgrp, departing.words, (__u64 *)(row + 1), values, 0);
 
 	head->depth = departing.depth;
 	head->nr_names = 0;
@@ -333,3 +375,5 @@ int memcg_departed(struct bpf_raw_tracepoint_args *ctx)
 		count_lost();
 	return 0;
 }
+
+COMPUTE_ITEMS

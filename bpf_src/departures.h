@@ -43,18 +43,23 @@ struct memcg_departed_offsets {
 };
 
 /*
- * Counters that are adjacent, such as those in state[], of which each CPU has its own and what it had at
- * the last flush.
+ * A counter in struct memcg_vmstats. Each CPU has its own numbers, and what they were at the last flush, in
+ * struct memcg_vmstats_percpu. These are offsets in the two structures.
  */
-struct memcg_departed_span {
-	__u32 word;	/* the index of the first one among the words */
-	__u32 nr_words;
-	__u32 flushed;	/* the offset of the first one in struct memcg_vmstats */
-	__u32 pending;	/* the same, of what children have added since the last flush */
-	__u32 now;	/* the offset in struct memcg_vmstats_percpu */
-	__u32 before;	/* the same, of what it was at the last flush */
+struct memcg_departed_counter {
+	__u32 word;	/* its index among the words */
+	__u32 flushed;
+	__u32 pending;	/* what children have added since the last flush */
+	__u32 now;	/* of a CPU */
+	__u32 before;	/* of a CPU, at the last flush */
 };
 
-#define MEMCG_DEPARTED_MAX_SPANS	2
+/* A part of a structure. */
+struct memcg_departed_part {
+	__u32 offset;
+	__u32 size;
+};
+
+#define MEMCG_DEPARTED_MAX_COUNTERS	256
 
 #endif

@@ -118,14 +118,15 @@ static __always_inline __u64 term_value(const struct counters *c, __u32 i)
 }
 
 /*
- * Sums the terms into one value for each item, when the blocks are copied. values[] must have room for
+ * Copies the blocks, and sums the terms into one value for each item. values[] must have room for
  * nr_items values. A value is MEMCG_STATS_ABSENT if one of its terms is.
  */
-static __always_inline void sum_terms(const struct counters *c, __u64 *values, __u32 nr_items)
+static __always_inline void fill_values(struct counters *c, __u64 *values, __u32 nr_items)
 {
 	__u64 sum = 0, absent = 0, value;
 	__u32 i, item = 0;
 
+	copy_blocks(c);
 	for (i = 0; i < MEMCG_STATS_MAX_TERMS; i++) {
 		if (i >= nr_terms)
 			break;
@@ -144,13 +145,6 @@ static __always_inline void sum_terms(const struct counters *c, __u64 *values, _
 			sum = absent = 0;
 		}
 	}
-}
-
-/* Copies the blocks, and sums the terms. */
-static __always_inline void fill_values(struct counters *c, __u64 *values, __u32 nr_items)
-{
-	copy_blocks(c);
-	sum_terms(c, values, nr_items);
 }
 
 #endif

@@ -187,15 +187,19 @@ class Reader(Closable, Generic[_Source]):
         source = self._source
         return source is not None and source.is_lost
 
+    def _lost(self) -> MemcgError:
+        """The error for a descriptor that was closed by other code."""
+        return MemcgError(
+            f"a file descriptor of this reader of {self._path} was closed by other code: "
+            "make another reader",
+            errno=errno.EBADF,
+            call="read",
+        )
+
     def _raise_mapped(self, source: _Source, error: OSError) -> NoReturn:
         """Raises the exception that explains a failure to read."""
         if source.is_lost:
-            raise MemcgError(
-                f"a file descriptor of this reader of {self._path} was closed by other code: "
-                "make another reader",
-                errno=errno.EBADF,
-                call="read",
-            ) from error
+            raise self._lost() from error
         _diagnosis.raise_mapped(self._path, self._identity, error)
 
     def __repr__(self) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from ._samples import Samples
 from ._sources.departures import Departures
 from ._sources.tree_bpf import MapSource, TreeSource, TreeSourceFactory
 from .departed import Departed
-from .errors import BackendUnavailableError, MemcgError, is_transient
+from .errors import BackendUnavailableError, CgroupRemovedError, MemcgError, is_transient
 from .snapshot import Snapshot, Times
 
 
@@ -175,6 +176,9 @@ class TreeReader(Reader[TreeSource]):
                 while True:
                     try:
                         return self._read(copy)
+                    except CgroupRemovedError as error:
+                        error.departed = self._last_departed()
+                        raise
                     except MemcgError as error:
                         if not self._reads_text_next(error):
                             raise
@@ -213,11 +217,24 @@ class TreeReader(Reader[TreeSource]):
     def _take_departed(self, times: Times, paths: WalkPaths) -> Optional[Departed]:
         """The cgroups that were removed since the last read. The walk was before."""
         departures, source = self._departures, self._source
-        if departures is None or not isinstance(source, MapSource):
+        if departures is None:
             return None
-        if not departures.is_of_this_process():
-            departures = self._departures = departures.again(source.root)
-        found = departures.take()
+        if not isinstance(source, MapSource):  # this process has lost its rights
+            self._departures = None
+            departures.close()
+            return None
+        try:
+            if not departures.is_of_this_process():
+                self._departures = departures.again(source.root)
+                departures.close()
+                departures = self._departures
+            found = departures.take()
+        except (OSError, ValueError) as error:
+            if self._source is None:  # a signal handler has closed this reader
+                raise self._closed() from error
+            if not isinstance(error, OSError) or not departures.is_lost:
+                raise
+            raise self._lost() from error
         return Departed(
             memoryview(found.rows),
             self._names,
@@ -226,6 +243,20 @@ class TreeReader(Reader[TreeSource]):
             memoryview(found.removed_ns).cast("Q"),
             found.lost,
         )
+
+    def _last_departed(self) -> Optional[Departed]:
+        """The cgroups that were removed since the last read, when the root is removed, too."""
+        source = self._source
+        if self._departures is None or not isinstance(source, MapSource):
+            return None
+        now = time.monotonic_ns()
+        with contextlib.suppress(MemcgError):  # there is a worse error already
+            return self._take_departed(Times(now, now, time.time_ns()), source.last_paths)
+        return None
+
+    def _is_lost(self) -> bool:
+        departures = self._departures
+        return super()._is_lost() or (departures is not None and departures.is_lost)
 
     def close(self) -> None:
         """Releases the BPF programs and closes all files. Calling it again does nothing.

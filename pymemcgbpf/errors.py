@@ -11,7 +11,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from typing import ClassVar, Optional
+from typing import TYPE_CHECKING, ClassVar, Optional
+
+if TYPE_CHECKING:
+    from .departed import Departed
 
 __all__ = [
     "BackendUnavailableError",
@@ -177,9 +180,19 @@ class CgroupRemovedError(MemcgError):
     """The cgroup was removed after its reader was created, or while it was being created.
 
     :func:`cgroup_of` raises it for a zombie whose cgroup was removed.
+
+    Attributes:
+        departed: the cgroups below it that were removed since the last read, as
+            :attr:`Snapshot.departed` would have them, if ``TreeReader.read()`` of a reader with
+            ``departed=True`` raises it; None otherwise.
     """
 
     _own_errno = errno.ENODEV
+    departed: Optional[Departed] = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        state = {name: value for name, value in self.__dict__.items() if name != "departed"}
+        return (_rebuild, (type(self), self.args, state, self.errno))
 
 
 class ProcessNotFoundError(MemcgError, ProcessLookupError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
 from .. import _wire
@@ -14,23 +14,23 @@ from ..errors import BackendUnavailableError
 from . import btf as _btf
 from . import casts as _casts
 from . import cpus as _cpus
+from . import item_code as _item_code
 from . import program as _program
 from . import reload as _reload
 from . import run_dir as _run_dir
 from . import terms as _terms
-from .plan import ReadPlan, vmstats_path
+from .plan import ReadPlan, page_constants, vmstats_path
 
 TRACEPOINT = "cgroup_rmdir"
 
 HEAD = struct.Struct("=QIHH")
 """struct memcg_departed_head."""
 
-SPAN = struct.Struct("=6I")
-"""struct memcg_departed_span."""
+COUNTER, PART = struct.Struct("=5I"), struct.Struct("=2I")
+"""struct memcg_departed_counter and struct memcg_departed_part."""
 
 TEXT_SIZE = 4096
-CPU_WORDS = 64
-MAX_SPANS = 2
+CPU_WORDS, MAX_COUNTERS = 64, 256
 
 # struct memcg_departed_offsets, but for the last one. That of subsys[] is its element for the
 # memory controller, and that of subtree_control the byte with its bit.
@@ -86,17 +86,18 @@ def load(plan: ReadPlan, root_id: int, max_depth: Optional[int], room: Room) -> 
     types = _btf.kernel()
     cast = _casts.kernel_cast()
     controller = types.memory_cgrp_id or 0
-    spans = list(spans_of(plan, types))
+    vmstats = vmstats_path(types)
+    blocks, terms = plan.encoded()
     constants = {
-        **plan.tables(),
+        **page_constants(),
+        **_item_code.constants(terms),
         "word_type": _terms.u32(cast.type if cast else 0),
         "offsets": offsets(types),
         "control_bit": bytes([1 << controller % 8]),
         "root_id": _terms.u64(root_id),
         "max_depth": _terms.u32(_NO_DEPTH if max_depth is None else min(max_depth, _NO_DEPTH)),
         "nr_items": _terms.u32(len(plan.terms)),
-        "nr_spans": _terms.u32(len(spans)),
-        "spans": b"".join(SPAN.pack(*span) for span in spans),
+        **counter_constants(list(counters_of(plan, types))),
         **cpu_constants(),
     }
     sizes = {
@@ -104,7 +105,9 @@ def load(plan: ReadPlan, root_id: int, max_depth: Optional[int], room: Room) -> 
         _program.NR_LOST: _program.MapSize(8, 1),
         _program.ANCHORS: _program.MapSize(8, 1, type=_reload.PERCPU_ARRAY),
     }
-    return _program.Program(_program.DEPARTED, constants, sizes)
+    # The program puts the counters to their places itself.
+    items = _item_code.item_code(blocks, terms, cast, given=plan.block_number(vmstats))
+    return _program.Program(_program.DEPARTED, constants, sizes, items)
 
 
 _NO_DEPTH = (1 << 32) - 1
@@ -131,16 +134,28 @@ def offsets(types: _btf.KernelTypes) -> bytes:
     return struct.pack(f"={len(found) + 1}I", *found, array["pptrs"].offset)
 
 
-def spans_of(plan: ReadPlan, types: _btf.KernelTypes) -> Iterator[tuple[int, ...]]:
-    """A struct memcg_departed_span for each array of counters that a plan reads from.
+class Counter(Record):
+    """A struct memcg_departed_counter."""
+
+    word: int
+    flushed: int
+    pending: int
+    now: int
+    before: int
+
+
+def counters_of(plan: ReadPlan, types: _btf.KernelTypes) -> Iterator[Counter]:
+    """The counters of a plan of which each CPU may have counted more than is flushed.
 
     Raises:
         BackendUnavailableError: this kernel does not keep what the CPUs have counted as the program
             needs it.
     """
-    block = plan.block_of(vmstats_path(types))
-    if block is None:
+    words = plan.words_in(vmstats_path(types))
+    if not words:
         return
+    if len(words) > MAX_COUNTERS:
+        raise BackendUnavailableError(f"{len(words)} counters are too many for the BPF program")
     flushed = types.structs.get("memcg_vmstats", {})
     own = types.structs.get("memcg_vmstats_percpu", {})
     for array in ("state", "events"):
@@ -151,17 +166,26 @@ def spans_of(plan: ReadPlan, types: _btf.KernelTypes) -> Iterator[tuple[int, ...
                 "struct memcg_vmstats_percpu (Linux 6.1 or later)"
             )
         start, length = flushed[array].offset, 8 * flushed[array].length
-        first = max(start, block.offset)
-        end = min(start + length, block.offset + block.size)
-        if first < end:
-            yield (
-                block.word + (first - block.offset) // 8,
-                (end - first) // 8,
-                first,
-                flushed[members[0]].offset + first - start,
-                own[members[1]].offset + first - start,
-                own[members[2]].offset + first - start,
-            )
+        others = (flushed[members[0]], own[members[1]], own[members[2]])
+        for offset, word in words.items():
+            if start <= offset < start + length:
+                yield Counter(word, offset, *(other.offset + offset - start for other in others))
+
+
+def counter_constants(counters: Sequence[Counter]) -> dict[str, bytes]:
+    """The constants that say where the counters are."""
+    return {
+        "nr_counters": _terms.u32(len(counters)),
+        "counters": b"".join(COUNTER.pack(*counter) for counter in counters),
+        "flushed_part": _part(at for each in counters for at in (each.flushed, each.pending)),
+        "own_part": _part(at for each in counters for at in (each.now, each.before)),
+    }
+
+
+def _part(offsets: Iterable[int]) -> bytes:
+    """A struct memcg_departed_part with the words at these offsets."""
+    found = sorted(offsets)
+    return PART.pack(found[0], found[-1] + 8 - found[0]) if found else PART.pack(0, 0)
 
 
 def cpu_constants() -> dict[str, bytes]:

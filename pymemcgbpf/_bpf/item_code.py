@@ -36,6 +36,7 @@ def item_code(
     cast: Optional[Cast] = None,
     *,
     keeps_words: bool = False,
+    given: Optional[int] = None,
 ) -> bytes:
     """The instructions of compute_items().
 
@@ -45,12 +46,15 @@ def item_code(
             the ancestors is in its place already when this code runs.
         cast: how the kernel's memory may be loaded from; None if only a helper may read it.
         keeps_words: whether words are copied that no term needs, too.
+        given: the index of a block whose words are in their places already; None if there is none.
     """
     items = list(_items_of(terms))
     copies: list[Iterator[bytes]] = []
     for index, block in enumerate(blocks):
         words = {term.counter for term in terms if _is_word_of(term, index)}
-        if cast is None:
+        if index == given:
+            copies.append(_take_as_given(index))
+        elif cast is None:
             copies.append(_copy(block, index))
         elif keeps_words or len(words) > _MOST_LOADS:
             copies.append(_copy(block, index, cast))
@@ -124,6 +128,12 @@ def _copy(block: _terms.Block, index: int, cast: Optional[Cast] = None) -> Itera
         yield _code.encode(_code.LOAD, _VALUE, _code.STACK, result)
         yield _code.with_register(_code.OR, 0, _VALUE)
     yield _code.encode(_code.STORE, _code.STACK, 0, result)
+
+
+def _take_as_given(index: int) -> Iterator[bytes]:
+    """Notes that a block is not missing."""
+    yield _code.with_number(_code.MOVE, _OTHER, 0)
+    yield _code.encode(_code.STORE, _code.STACK, _OTHER, _result_of(index))
 
 
 def _load(block: _terms.Block, index: int, words: Sequence[int], cast: Cast) -> Iterator[bytes]:

@@ -292,9 +292,18 @@ class ReadPlan(Record):
         """The number of words that are copied from the kernel's structures."""
         return _words_in(self._blocks())
 
-    def block_of(self, base: PointerPath) -> Optional[_terms.Block]:
-        """The part of a structure that is copied; None if nothing of it is."""
-        return self._blocks().get(base)
+    def block_number(self, base: PointerPath) -> Optional[int]:
+        """The number of the block of a structure; None if nothing of it is read."""
+        return {path: at for at, path in enumerate(self._blocks())}.get(base)
+
+    def words_in(self, base: PointerPath) -> dict[int, int]:
+        """The words of a structure that are read: by their offset in it, the index among all words
+        that are copied."""
+        block = self._blocks().get(base)
+        if block is None:
+            return {}
+        offsets = {term.at for item in self.terms.values() for term in item if term.base == base}
+        return {at: block.word + (base.offset + at - block.offset) // 8 for at in sorted(offsets)}
 
     def _blocks(self) -> dict[PointerPath, _terms.Block]:
         return _blocks([term for item in self.terms.values() for term in item])

@@ -124,9 +124,9 @@ class WalkPaths:
     def below(self, relative_paths: Iterable[Optional[str]]) -> WalkPaths:
         """The paths of other cgroups below the same root, by their paths relative to it."""
         root = self.root
+        above = "" if root is None or root == "/" else root
         paths = tuple(
-            None if path is None or root is None else os.path.join(root, path)
-            for path in relative_paths
+            None if path is None or root is None else f"{above}/{path}" for path in relative_paths
         )
         return WalkPaths(self.origin, root, self.device, paths, self.can_rename)
 

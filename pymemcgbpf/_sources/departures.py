@@ -7,16 +7,16 @@ import contextlib
 import mmap
 import os
 import struct
+import sys
 from typing import Optional
 
 from .. import _fork, _items, _wire
 from .._bpf import btf as _btf
 from .._bpf import departures as _departures
 from .._bpf import program as _program
-from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf_programs as _libbpf_programs
 from .._bpf.features import DEPARTED
-from .._bpf.plan import Planner, ReadPlan, Term, Terms, is_flushed
+from .._bpf.plan import Planner, ReadPlan, Terms, is_flushed
 from .._cgroup.directory import Cgroup
 from .._records import Record
 from ..errors import BackendUnavailableError
@@ -45,6 +45,9 @@ class Records(Record):
     removed_ns: bytes
     paths: list[Optional[str]]
     lost: int
+
+
+NOTHING = Records(b"", b"", [], 0)
 
 
 class Departures:
@@ -77,16 +80,19 @@ class Departures:
             raise BackendUnavailableError(DEPARTED.explain(types))
         self._arguments = names, plan, max_depth, waits
         self._generation = _fork.generation
-        self._row_size = _wire.row_size(len(names))
         own = _plan_of(cgroup, names, plan, types)
-        self._room = _departures.Room.for_cgroups(CGROUPS, len(names), PATH_SIZE)
+        self._record = _Record(names, tuple(own.terms))
+        self._room = _departures.Room.for_cgroups(CGROUPS, len(own.terms), PATH_SIZE)
         with contextlib.ExitStack() as made:
             self._program = _departures.load(own, cgroup.id, max_depth, self._room)
             made.callback(self._program.close)
             page, ring = mmap.PAGESIZE, _program.DEPARTURES
             # The kernel maps the records twice, one after the other, so that none is in two parts.
-            self._read_so_far = self._program.map_part(ring, 0, page, writable=True)
-            made.callback(self._read_so_far.close)
+            memory = self._program.map_part(ring, 0, page, writable=True)
+            made.callback(memory.close)
+            # A store of a whole word, which the kernel reads meanwhile.
+            self._read_so_far = memoryview(memory)[:8].cast("Q")
+            made.callback(self._read_so_far.release)
             self._records = self._program.map_part(ring, page, page + 2 * self._room.size)
             made.callback(self._records.close)
             self._lost = self._program.map(_program.NR_LOST)
@@ -128,35 +134,31 @@ class Departures:
             raise _one_values.another_reader_s()
         if self._barrier is not None:
             self._barrier.wait()
-        records = self._records
-        with memoryview(self._read_so_far).cast("Q") as place:
-            begin = place[0]
-            (end,) = _POSITION.unpack_from(records)
-            mask, first = self._room.size - 1, mmap.PAGESIZE
-            rows, removed, paths = [], [], []
-            at = begin
-            while at < end:
-                start = first + (at & mask)
-                (size,) = _SIZE.unpack_from(records, start)
-                if size & _BUSY:
-                    break
-                start += _departures.RECORD_HEADER.size
-                when, text_size, depth, nr_names = _departures.HEAD.unpack_from(records, start)
-                start += _departures.HEAD.size
-                rows.append(records[start : start + self._row_size])
-                removed.append(when)
-                start += self._row_size
-                text = records[start : start + text_size]
-                paths.append(_path(text) if nr_names == depth else None)
-                at += size + _departures.RECORD_HEADER.size + 7 & ~7
-            lost = _POSITION.unpack_from(self._lost)[0]
-            found = Records(
-                b"".join(rows),
-                struct.pack(f"={len(removed)}Q", *removed),
-                paths,
-                lost - self._lost_before,
-            )
-            place[0], self._lost_before = at, lost
+        place = self._read_so_far
+        (end,), (lost,) = _WORD(self._records), _WORD(self._lost)
+        if place[0] == end and lost == self._lost_before:
+            return NOTHING
+        rows, removed, paths = [], [], []
+        at, records, read = place[0], self._records, self._record.read
+        mask, first = self._room.size - 1, mmap.PAGESIZE
+        while at < end:
+            start = first + (at & mask)
+            size, when, text_size, depth, nr_names, row = read(records, start)
+            if size & _BUSY:
+                break
+            rows.append(row)
+            removed.append(when)
+            start += self._record.size
+            known = nr_names == depth
+            paths.append(_path(records[start : start + text_size]) if known else None)
+            at += size + _departures.RECORD_HEADER.size + 7 & ~7
+        found = Records(
+            b"".join(map(self._record.widened, rows) if self._record.lacks else rows),
+            struct.pack(f"={len(removed)}Q", *removed),
+            paths,
+            lost - self._lost_before,
+        )
+        place[0], self._lost_before = at, lost
         return found
 
     @property
@@ -170,7 +172,32 @@ class Departures:
         self._close.close()
 
 
-_POSITION, _SIZE = struct.Struct("=Q"), struct.Struct("=I")
+class _Record:
+    """A record before its names.
+
+    Args:
+        names: the names of the items of a row.
+        kept: those that the program reads, in the same order. The others are absent.
+    """
+
+    def __init__(self, names: tuple[str, ...], kept: tuple[str, ...]) -> None:
+        row = _wire.row_size(len(kept))
+        self.size = _departures.RECORD_HEADER.size + _departures.HEAD.size + row
+        self.read = struct.Struct(f"=I4xQIHH{row}s").unpack_from
+        self.lacks = len(kept) < len(names)
+        self._places = [kept.index(name) if name in kept else None for name in names]
+
+    def widened(self, row: bytes) -> bytes:
+        """A row with all items."""
+        head = _wire.ROW.size
+        values = [
+            _ABSENT if place is None else row[head + 8 * place : head + 8 * place + 8]
+            for place in self._places
+        ]
+        return b"".join((row[:head], *values))
+
+
+_WORD = struct.Struct("=Q").unpack_from
 _BUSY = 1 << 31  # BPF_RINGBUF_BUSY_BIT: the record is being written
 
 
@@ -195,8 +222,10 @@ def _plan_of(
     for name in names:
         # That a name which this package does not know means a certain counter is a guess.
         known = _items.item_named(name) is not None
-        terms[name] = (planner.terms_of(name) if known else ()) or _ABSENT
+        found = planner.terms_of(name) if known else ()
+        if found:
+            terms[name] = found
     return ReadPlan("core", terms, types.uses_rstat)
 
 
-_ABSENT = (Term(_terms.KINDS["memcg_stat_item"], 0),)  # there is no such function
+_ABSENT = _wire.ABSENT.to_bytes(8, sys.byteorder)

@@ -15,6 +15,7 @@ from .._bpf.plan import ReadPlan
 from .._cgroup import diagnosis as _diagnosis
 from .._cgroup import files as _files
 from .._cgroup.directory import Cgroup
+from .._cgroup.walk_paths import WalkPaths
 from .._records import Record
 from ..errors import TreeTooLargeError
 from . import flush as _flush
@@ -82,6 +83,11 @@ class MapSource:
             self._tree.max_depth,
             waits=not self._make_walker.by_iterator,
         )
+
+    @property
+    def last_paths(self) -> WalkPaths:
+        """The paths of the last walk."""
+        return self._paths.last
 
     def walk(self) -> _tree_text.Rows:
         """Walks the tree, and returns all rows. The next walk overwrites them.

@@ -114,6 +114,11 @@ class TreePaths:
         """The path of the root of the walk."""
         return self._root.path
 
+    @property
+    def last(self) -> WalkPaths:
+        """The paths of the rows of the last walk."""
+        return self._last
+
     def begin(self, names: mmap.mmap) -> None:
         """Prepares the map of names for a walk."""
         names[:8] = _wire.encode_id(self.named_id)

@@ -43,6 +43,7 @@ class Way(NamedTuple):
         flush: bool = True,
         max_depth: Optional[int] = None,
         max_rows: Optional[int] = None,
+        departed: bool = False,
     ) -> TreeReader:
         """A reader of a tree that goes this way."""
         backend, transport = self
@@ -55,6 +56,7 @@ class Way(NamedTuple):
             transport=transport,
             max_depth=max_depth,
             max_rows=max_rows,
+            departed=departed,
         )
 
 

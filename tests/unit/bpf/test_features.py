@@ -20,6 +20,7 @@ HAVE = {
         features.ITERATOR,
         features.RSTAT_FLUSH,
         features.PUBLISH,
+        features.DEPARTED,
     },
     "6.12": {
         features.CORE,
@@ -28,6 +29,7 @@ HAVE = {
         features.RSTAT_FLUSH,
         features.RUN,
         features.PUBLISH,
+        features.DEPARTED,
         features.KERNEL_REFRESH,
     },
     "6.18": {
@@ -36,6 +38,7 @@ HAVE = {
         features.ITERATOR,
         features.RUN,
         features.PUBLISH,
+        features.DEPARTED,
         features.KERNEL_REFRESH,
     },
     "7.3": {*features.FEATURES} - {features.RFC, features.RSTAT_FLUSH, features.EVENTS_KFUNC},

@@ -508,5 +508,5 @@ def test_the_object_that_names_no_more_functions_than_needed(
 def test_a_program_with_an_object_of_its_own_is_loaded_from_that(backend: bytes) -> None:
     files = {name: _program._file_of(name, {"backend": backend}) for name in _program._ALONE}
     assert [*map(os.path.basename, files.values())] == [
-        *("run_dir.bpf.o", "walk_dir.bpf.o", "index_tables.bpf.o")
+        *("run_dir.bpf.o", "walk_dir.bpf.o", "departures.bpf.o", "index_tables.bpf.o")
     ]

@@ -299,7 +299,7 @@ def test_each_missing_object_is_named(
 def test_all_objects_are_checked(machine: Machine, v2: Path, capsys: Captured) -> None:
     named = {file for name, file in vars(_program).items() if name.endswith("_FILE")}
     assert set(_program.OBJECT_FILES) == named
-    assert "6 in " in examined(capsys, v2, 0)["BPF objects"][1]
+    assert "7 in " in examined(capsys, v2, 0)["BPF objects"][1]
 
 
 def test_text_alone_is_status_1(machine: Machine, v2: Path, capsys: Captured) -> None:
