@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,12 +31,15 @@ from .forest import forest
 from .oracle import V1_FILES
 from .pins import CAN_FLUSH, Nobody, bpffs
 from .published import wait_until
-from .surroundings import VERSION
+from .surroundings import IN_LAB, VERSION
+from .test_departed import attached, remove_when_empty
+from .test_oom_kills import LIMIT, kill_one
 
 # A guest has a copy of docs/, not of README.md, whose examples the live machine runs.
 PAGES = [page for page in (TOP / "README.md", *sorted(DOCS.glob("*.md"))) if page.exists()]
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 OF_PINNED_LINKS = ("On the host", "In the container", "At the end")
+ENDLESS = "Killed and gone"
 SESSIONS: dict[str, str] = {}
 for each in BLOCKS:
     if each.language == "pycon":
@@ -46,6 +50,8 @@ def needs(text: str) -> list[pytest.MarkDecorator]:
     """What an example needs of the kernel."""
     marks = []
     if re.search(r"\bpin(_tree)?\(", text):
+        marks.append(pytest.mark.needs_iterator)
+    if "departed=" in text:
         marks.append(pytest.mark.needs_iterator)
     if "memory.peak" in text:
         marks.append(pytest.mark.needs_peak)
@@ -102,7 +108,7 @@ def as_root(code: str, folder: Path) -> str:
         pytest.param(block, marks=needs(block.text), id=f"{block.page}:{block.line}")
         for block in BLOCKS
         if block.language == "python"
-        and block.head not in OF_PINNED_LINKS
+        and block.head not in (*OF_PINNED_LINKS, ENDLESS)
         and block.page != "pins.md"
         and not needs_packages(block)
     ],
@@ -136,6 +142,29 @@ def test_a_pages_session_prints_what_it_shows(text: str) -> None:
         for step in steps
     ]
     assert_alike(outputs, steps)
+
+
+@pytest.mark.needs_iterator
+def test_the_watcher_of_oom_kills_tells_of_a_cgroup_that_is_gone_at_once() -> None:
+    (block,) = (one for one in blocks(DOCS / "agents.md") if one.head == ENDLESS)
+    assert len(block.text.splitlines()) <= 15
+    with cgroups() as root:
+        watcher = start_python(in_place(block.text, {"/sys/fs/cgroup": root}))
+        try:
+            wait_until(lambda: attached(watcher.pid) == 1)
+            path = root / "system.slice" / "container.scope"
+            began = time.monotonic()
+            path.mkdir()
+            kill_one(path)
+            remove_when_empty(path)
+            assert IN_LAB or time.monotonic() - began < 1
+            assert watcher.stdout is not None
+            line = watcher.stdout.readline()
+        finally:
+            watcher.kill()
+            err = watcher.communicate()[1]
+    assert re.fullmatch(rf"{str(path)!r}: 1 killed, peak \d+ bytes\n", line), (line, err)
+    assert int(line.split()[-2]) >= LIMIT // 2
 
 
 @pytest.mark.needs_iterator
