@@ -138,11 +138,15 @@ def test_max_depth_and_other_cgroups(empty_cgroup: Path, tree_bpf_way: Way) -> N
 if VERSION == 2:
 
     def test_without_the_memory_controller(empty_cgroup: Path, tree_bpf_way: Way) -> None:
-        make(empty_cgroup / "with").joinpath("leaf").mkdir(parents=True)
-        (empty_cgroup / "without").mkdir()
+        for name in ("before", "with", "after"):
+            (empty_cgroup / name).mkdir()
         with tree_bpf_way.tree(empty_cgroup, ITEMS, departed=True) as tree:
-            (empty_cgroup / "without").rmdir()  # subtree_control has no memory
-            assert names_of(departed_of(tree.read())) == []
+            (empty_cgroup / "before").rmdir()  # it has no memory.stat yet
+            enable_memory(empty_cgroup)
+            (empty_cgroup / "with").rmdir()
+            (empty_cgroup / "cgroup.subtree_control").write_text("-memory")
+            (empty_cgroup / "after").rmdir()  # it has none any more
+            assert names_of(departed_of(tree.read())) == ["with"]
 
 else:
 

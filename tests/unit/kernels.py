@@ -29,6 +29,7 @@ _STRUCTS = {
         "memsw": Member(512),  # a union
         "zswap_max": Member(800),
         "vmstats": Member(880, 0, True),
+        "vmstats_percpu": Member(888, 0, True),
         "memory_events": Member(896, 9),
         "memory_events_local": Member(968, 9),
         "nodeinfo": Member(1984, 0),
@@ -47,6 +48,7 @@ _STRUCTS = {
         "self": Member(0),
         "level": Member(232),
         "kn": Member(256, 0, True),
+        "subtree_control": Member(296),
         "subsys": Member(304, 14),
         "psi": Member(1272, 0, True),
     },
@@ -133,6 +135,13 @@ class Kernel(NamedTuple):
                     "state": Member(0, state),
                     "events": Member(8 * state, events),
                     "state_pending": Member(8 * (state + events), state),
+                    "events_pending": Member(8 * (2 * state + events), events),
+                },
+                "memcg_vmstats_percpu": {
+                    "state": Member(24, state),
+                    "events": Member(24 + 8 * state, events),
+                    "state_prev": Member(24 + 8 * (state + events), state),
+                    "events_prev": Member(24 + 8 * (2 * state + events), events),
                 },
                 # Until Linux 6.10 the statistics are in the structure itself.
                 "mem_cgroup_per_node": {"lruvec_stats": Member(NODE_STATS_AT, 0, bool(self.state))},

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
-from pymemcgbpf import Snapshot, _wire
+from pymemcgbpf import Departed, Snapshot, _wire
 from pymemcgbpf._cgroup.directory import Cgroup
 from pymemcgbpf._cgroup.walk_paths import Origin, WalkPaths
 from pymemcgbpf._options import Request
@@ -59,6 +59,25 @@ def snapshot_of(
     device = root.stat().st_dev if root.exists() else None
     found = WalkPaths(Origin(), str(root), device, tuple(paths), can_rename)
     return Snapshot(memoryview(data), names, order, times, found, max_depth)
+
+
+def departed_rows(
+    rows: Sequence[_wire.RawRow],
+    removed_ns: Sequence[int],
+    names: tuple[str, ...] = NAMES,
+    *,
+    paths: Optional[Sequence[Optional[str]]] = None,
+    lost: int = 0,
+    began: int = 0,
+    root: Path = NOWHERE,
+) -> Departed:
+    """Removed cgroups. The walk began at 1,000 seconds after 1970, *began* on the other clock."""
+    if paths is None:
+        paths = [f"{root}/{at}" for at in range(len(rows))]
+    times = Times(began, began, 1000 * 1_000_000_000)
+    found = WalkPaths(Origin(), str(root), None, tuple(paths), False)
+    when = memoryview(struct.pack(f"={len(removed_ns)}Q", *removed_ns)).cast("Q")
+    return Departed(memoryview(pack(*rows)), names, times, found, when, lost)
 
 
 class NamedRow(NamedTuple):

@@ -50,5 +50,28 @@ def test_without_sys_the_kernel_s_masks_count(monkeypatch: pytest.MonkeyPatch) -
     assert _cpus.possible() == max(80, os.sysconf("SC_NPROCESSORS_CONF"))
 
 
+@pytest.mark.parametrize(
+    ("shown", "numbers"),
+    [
+        ("0\n", [0]),
+        ("0-3\n", [0, 1, 2, 3]),
+        ("0-1,4,6-7\n", [0, 1, 4, 6, 7]),
+        ("\n", []),
+        ("all\n", []),
+        (None, []),
+    ],
+)
+def test_the_numbers_of_all(
+    shown: Any, numbers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(path: str, **_: Any) -> io.StringIO:
+        if shown is None:
+            raise FileNotFoundError(path)
+        return io.StringIO(shown)
+
+    monkeypatch.setattr(_cpus, "open", opened, raising=False)
+    assert _cpus.numbers() == numbers
+
+
 def test_this_machine_s_own_cpus_are_among_them() -> None:
     assert max(os.sched_getaffinity(0)) < _cpus.possible()

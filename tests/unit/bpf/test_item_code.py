@@ -66,6 +66,20 @@ def of_words(words: list[int], terms: list[EncodedTerm], on_root: bool = False) 
     return computed([Block(_terms.START_MEMCG, 0, 0, 0, 64, size, 0, 0)], terms, kernel, on_root)
 
 
+def test_a_block_that_is_given_is_not_copied() -> None:
+    blocks = [Block(_terms.START_MEMCG, 1, 8, 0, 0, 16, 0, 0), *ONE_BLOCK]
+    blocks[1] = blocks[1]._replace(word=2)
+    kernel, own = Memory(), Memory()  # no pointer leads to the first block
+    kernel.add(MEMCG + 64, struct.pack("=4Q", 5, 6, 7, 8))
+    own.add(WORDS, struct.pack("=6Q", 1, MASK, 0, 0, 0, 0))
+    own.add(VALUES, bytes(24))
+    terms = [word(0), word(1, _terms.KIND_SIGNED), word(3, block=1)]
+    for cast in (None, CAST):
+        code = _item_code.item_code(blocks, terms, cast, given=0)
+        assert run(code, [MEMCG, CGROUP, WORDS, VALUES, 0], kernel, own) == 0
+        assert struct.unpack("=3Q", own.read(VALUES, 24)) == (1, 0, 6)
+
+
 def test_words_become_values_in_the_order_of_the_terms() -> None:
     assert of_words([1, 2, 3, 4], [word(3), word(0), word(2)]) == [4, 1, 3]
 
