@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import struct
@@ -19,7 +20,7 @@ from .._bpf.features import DEPARTED
 from .._bpf.plan import Planner, ReadPlan, Terms, is_flushed
 from .._cgroup.directory import Cgroup
 from .._records import Record
-from ..errors import BackendUnavailableError
+from ..errors import BackendUnavailableError, BpfPermissionError, MemcgError
 from . import one_values as _one_values
 from . import slot_discovery as _slot_discovery
 from .mutex_barrier import MutexBarrier
@@ -101,7 +102,7 @@ class Departures:
             self._barrier = MutexBarrier(cgroup) if waits else None
             if self._barrier is not None:
                 made.callback(self._barrier.close)
-            self._link = self._program.attach_to_tracepoint(_departures.TRACEPOINT)
+            self._link = _attached(self._program)
             made.callback(self._link.close)
             self._link_number = _libbpf_programs.ObjectNumber(self._link.fd)
             self._close = made.pop_all()
@@ -170,6 +171,31 @@ class Departures:
     def close(self) -> None:
         """Detaches the program. Calling it again does nothing."""
         self._close.close()
+
+
+def _attached(program: _program.Program) -> _program.Link:
+    """Attaches the program.
+
+    Raises:
+        BpfPermissionError: the process may not attach it.
+        BackendUnavailableError: the kernel has no such tracepoint.
+    """
+    try:
+        return program.attach_to_tracepoint(_departures.TRACEPOINT)
+    except MemcgError as error:
+        if error.errno in (errno.EPERM, errno.EACCES):
+            kind: type[MemcgError] = BpfPermissionError
+            why = "the kernel does not let this process attach a program to the tracepoint"
+        elif error.errno == errno.ENOENT:
+            kind, why = BackendUnavailableError, "this kernel has no tracepoint"
+        else:
+            raise
+        raise kind(
+            f"{why} {_departures.TRACEPOINT}: {error}",
+            errno=error.errno,
+            call=error.call,
+            log=error.log,
+        ) from error
 
 
 class _Record:

@@ -353,7 +353,7 @@ BASE = {
         "_signals",
     ),
 }
-SNAPSHOT = {"snapshot", "changes", "_cgroup"}
+SNAPSHOT = {"snapshot", "changes", "departed", "_cgroup"}
 PINS_WITHOUT_BPF = (
     *("bpffs", "diagnosis", "find", "pin_stream", "read", "remove", "transaction"),
     *("map_calls", "map_ids", "tree_layout", "tree_map", "tree_paths", "tree_stream", "tree_walk"),
@@ -367,7 +367,7 @@ RULES = {
     "snapshot": {*BASE, *SNAPSHOT},
     "_openmetrics": {*BASE, *SNAPSHOT},
     "_selection": {*BASE, *SNAPSHOT},
-    "changes": {*BASE, "snapshot"},
+    "changes": {*BASE, "snapshot", "departed"},
     # A process that reads pins has no libbpf, and perhaps no ctypes.
     **{f"_pins.{name}": {*BASE, *SNAPSHOT, "_pins"} for name in PINS_WITHOUT_BPF},
 }
