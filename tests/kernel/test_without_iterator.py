@@ -52,6 +52,13 @@ if not HAS_ITERATOR:
         refuses(TreeReader, empty_cgroup, ["anon"], transport="shared")
         refuses(TreeReader, empty_cgroup, ["anon"], backend="core", transport="shared")
 
+    def test_removed_cgroups_are_not_seen_by_departed(empty_cgroup: Path) -> None:
+        with TreeReader(empty_cgroup, ["anon"], departed=True) as tree:
+            assert tree.read().departed is None and len(tree.read()) == 1
+            assert "departed: " in tree.fallback_reason
+        if STAT_BPF_WAYS:
+            refuses(TreeReader, empty_cgroup, ["anon"], backend="core", departed=True)
+
     def test_core_has_no_other_way_than_to_run(empty_cgroup: Path) -> None:
         if STAT_BPF_WAYS:
             with StatsReader(empty_cgroup, ["anon"], backend="core") as reader:
