@@ -22,13 +22,14 @@ from ..doc_examples import DOCS, RUN, TOP, Block, assert_alike, blocks, prose, r
 from .directories import STAT_V2, make_v2
 
 PAGES = (TOP / "README.md", *sorted(DOCS.glob("*.md")))
-# Pins need a kernel.
+# Pins and removed cgroups need a kernel.
 BLOCKS = [
     block
     for page in PAGES
     for block in blocks(page)
     if page.name != "pins.md"
     and block.head not in ("On the host", "In the container", "At the end")
+    and "departed=" not in block.text
 ]
 NOT_RUN = {"text", "dockerfile", "yaml", "ini", "c", "promql"}
 NEEDED = {
@@ -40,7 +41,7 @@ NEEDED = {
     "items.md": {"pycon"},
     "limits.md": {"pycon"},
     "pins.md": {"pycon", "console", "python"},
-    "trees.md": {"pycon"},
+    "trees.md": {"pycon", "python"},
 }
 """The languages of examples that a page must have: that none is missed."""
 
