@@ -34,6 +34,8 @@ struct memcg_departed_offsets {
 	__u32 cgroup_memory;		/* the element of subsys[] for the memory controller */
 	__u32 cgroup_control;		/* the byte of subtree_control with the memory controller's bit */
 	__u32 css_parent;
+	__u32 css_sibling;
+	__u32 css_children;
 	__u32 kn_id;
 	__u32 kn_name;
 	__u32 memcg_css;

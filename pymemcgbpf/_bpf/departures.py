@@ -41,6 +41,8 @@ OFFSETS = (
     ("cgroup", "subsys"),
     ("cgroup", "subtree_control"),
     ("cgroup_subsys_state", "parent"),
+    ("cgroup_subsys_state", "sibling"),
+    ("cgroup_subsys_state", "children"),
     ("kernfs_node", "id"),
     ("kernfs_node", "name"),
     ("mem_cgroup", "css"),
@@ -86,6 +88,7 @@ def load(plan: ReadPlan, root_id: int, max_depth: Optional[int], room: Room) -> 
     types = _btf.kernel()
     cast = _casts.kernel_cast()
     controller = types.memory_cgrp_id or 0
+    counters = list(counters_of(plan, types))
     vmstats = vmstats_path(types)
     blocks, terms = plan.encoded()
     constants = {
@@ -97,7 +100,8 @@ def load(plan: ReadPlan, root_id: int, max_depth: Optional[int], room: Room) -> 
         "root_id": _terms.u64(root_id),
         "max_depth": _terms.u32(_NO_DEPTH if max_depth is None else min(max_depth, _NO_DEPTH)),
         "nr_items": _terms.u32(len(plan.terms)),
-        **counter_constants(list(counters_of(plan, types))),
+        **counter_constants(counters),
+        "most_below": _terms.u32(most_below(len(counters), len(_cpus.numbers()))),
         **cpu_constants(),
     }
     sizes = {
@@ -180,6 +184,15 @@ def counter_constants(counters: Sequence[Counter]) -> dict[str, bytes]:
         "flushed_part": _part(at for each in counters for at in (each.flushed, each.pending)),
         "own_part": _part(at for each in counters for at in (each.now, each.before)),
     }
+
+
+# A word that is added takes some 5 ns, while interrupts are off.
+_MOST_WORDS, _MOST_BELOW = 20_000, 1023
+
+
+def most_below(counters: int, cpus: int) -> int:
+    """At how many removed cgroups below one the program looks for pending updates."""
+    return min(_MOST_BELOW, _MOST_WORDS // max(1, counters * cpus))
 
 
 def _part(offsets: Iterable[int]) -> bytes:

@@ -259,6 +259,33 @@ def test_pending_updates_are_in_the_numbers(empty_cgroup: Path, tree_bpf_way: Wa
         assert right_without_a_flush(is_equal), counted
 
 
+def test_pending_updates_of_children_that_went_before(
+    empty_cgroup: Path, tree_bpf_way: Way
+) -> None:
+    """A parent has all that those below had counted, though nobody has flushed since."""
+    enable_memory(empty_cgroup)
+    cpus = sorted(os.sched_getaffinity(0))
+    with tree_bpf_way.tree(
+        empty_cgroup, ["pgfault", "pgactivate"], order="self", flush=False, departed=True
+    ) as tree:
+        for number in range(5):
+            top = make(empty_cgroup / "top")
+            inner = [make(top / f"{at}") for at in range(3)]
+            leaves = [path / f"leaf-{at}" for path in inner for at in range(2)]
+            for leaf in leaves:
+                leaf.mkdir()
+                for cpu in cpus:
+                    touch(leaf, 2 + number, cpu)
+            for path in (*leaves, *inner, top):
+                remove_when_empty(path)
+            rows = {row.path: row for row in departed_of(tree.read())}
+            assert len(rows) == 10
+            counted = sum(rows[str(leaf)]["pgfault"] for leaf in leaves)
+            assert counted >= len(leaves) * len(cpus) * (2 + number)
+            assert rows[str(top)]["pgfault"] == counted
+            assert sum(rows[str(path)]["pgfault"] for path in inner) == counted
+
+
 def test_all_numbers_are_those_of_the_files(empty_cgroup: Path, tree_bpf_way: Way) -> None:
     """Of a cgroup that was quiet for some seconds, in which a process was killed for memory."""
     enable_memory(empty_cgroup)

@@ -85,7 +85,7 @@ def test_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
     members = {"pptrs": Member(312)}
     monkeypatch.setattr(_btf, "members_of", lambda name: members)
     assert TYPES.memory_cgrp_id is not None
-    found = struct.unpack("=12I", _departures.offsets(TYPES))
+    found = struct.unpack("=14I", _departures.offsets(TYPES))
     cgroup = TYPES.structs["cgroup"]
     assert found[3] == cgroup["subsys"].offset + 8 * TYPES.memory_cgrp_id
     assert found[4] == cgroup["subtree_control"].offset + TYPES.memory_cgrp_id // 8
@@ -111,6 +111,14 @@ def test_the_possible_cpus(
     assert constants["nr_cpus"] == _terms.u32(numbers[-1] + 1)
     found = struct.unpack(f"={_departures.CPU_WORDS}Q", constants["possible_cpus"])
     assert {at: word for at, word in enumerate(found) if word} == words
+
+
+@pytest.mark.parametrize(
+    ("counters", "cpus", "number"),
+    [(0, 2, 1023), (6, 2, 1023), (70, 2, 142), (6, 128, 26), (70, 4096, 0)],
+)
+def test_the_work_with_interrupts_off_is_bounded(counters: int, cpus: int, number: int) -> None:
+    assert _departures.most_below(counters, cpus) == number
 
 
 @pytest.mark.parametrize("numbers", [[], [0, 4096]])

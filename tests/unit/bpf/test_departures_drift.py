@@ -30,6 +30,8 @@ OFFSETS = {
     "cgroup_memory": ("cgroup", "subsys"),
     "cgroup_control": ("cgroup", "subtree_control"),
     "css_parent": ("cgroup_subsys_state", "parent"),
+    "css_sibling": ("cgroup_subsys_state", "sibling"),
+    "css_children": ("cgroup_subsys_state", "children"),
     "kn_id": ("kernfs_node", "id"),
     "kn_name": ("kernfs_node", "name"),
     "memcg_css": ("mem_cgroup", "css"),
