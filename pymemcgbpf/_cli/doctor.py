@@ -21,7 +21,7 @@ from .._bpf import plan as _plan
 from .._bpf import program as _program
 from .._bpf import terms as _terms
 from .._bpf.bindings import libbpf as _libbpf
-from .._bpf.features import KERNEL_REFRESH, KFUNC, NO_FLUSH, RFC, RUN
+from .._bpf.features import DEPARTED, KERNEL_REFRESH, KFUNC, NO_FLUSH, RFC, RUN
 from .._cgroup import directory as _directory
 from .._cgroup.present_items import PresentItems
 from .._items import MEMORY_STAT
@@ -104,6 +104,7 @@ def _checks(path: Optional[str]) -> Iterator[Check]:
         "flush through BPF": _flush_through_bpf,
         "index tables": lambda: _index_tables(path),
         "refresh by the kernel": lambda: _kernel_refresh(path),
+        "removed cgroups": lambda: _removed_cgroups(path),
         "pins": _pins,
     }
     for backend in _options.BACKENDS:
@@ -130,7 +131,7 @@ def _kernel() -> Check:
     if (int(version[1]), int(version[2])) < (5, 10):
         return Check(NO, found, "Linux 5.10 or later is needed, or a backport")
     if (int(version[1]), int(version[2])) < (6, 1):
-        return Check(OK, found, "trees and pins need Linux 6.1 or later, or a backport")
+        return Check(OK, found, "pins and removed cgroups need Linux 6.1 or later, or a backport")
     return Check(OK, found)
 
 
@@ -306,6 +307,27 @@ def _kernel_refresh(path: Optional[str]) -> Check:
     if reason:
         return Check(NO, reason, f"of pinned trees, {KERNEL_REFRESH.without}")
     return Check(OK, "the kernel itself can refresh pinned trees")
+
+
+# --- removed cgroups
+
+
+def _removed_cgroups(path: Optional[str]) -> Check:
+    types = _kernel_types()
+    if not DEPARTED.is_in(types):
+        return Check(NO, DEPARTED.explain(types))
+    with _directory.opened_or_own(path) as cgroup:
+        directory = cgroup.path
+    reason = why_not_seen(directory)
+    if reason:
+        return Check(NO, reason)
+    return Check(OK, "they are seen, with their last numbers")
+
+
+def why_not_seen(directory: str) -> str:
+    """Why readers cannot see which cgroups are removed below one; "" if they can."""
+    with TreeReader(directory, order="self", departed=True) as reader:
+        return reader.fallback_reason if reader.read().departed is None else ""
 
 
 def _pins() -> Check:

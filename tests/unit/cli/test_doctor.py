@@ -78,6 +78,7 @@ class Machine:
         self.set(_slot_discovery, "find", lambda *_: Layout({}, False))
         self.set(_choose, "BPF_OPENER", _TextAsBpf())
         self.set(doctor, "list_pins", lambda: FoundPins([], 0))
+        self.set(doctor, "why_not_seen", lambda _: "")
         self.set(pins, "kernel_timers", lambda _: pins.Timers([], ""))
 
     def set(self, where: Any, name: str, value: Any) -> None:
@@ -127,10 +128,11 @@ def examined(captured: Captured, path: Path, status: int) -> dict[str, tuple[str
 
 def test_all_is_well(machine: Machine, v2: Path, capsys: Captured) -> None:
     shown = examined(capsys, v2, 0)
-    assert list(shown)[:15] == [
+    assert list(shown)[:16] == [
         *("kernel", "cgroup file system", "memory controller", "BTF", "libbpf", "BPF objects"),
         *("capabilities", "lockdown", "unprivileged BPF", "memcg kfuncs", "cgroup kfuncs"),
-        *("flush through BPF", "index tables", "refresh by the kernel", "pins"),
+        *("flush through BPF", "index tables", "refresh by the kernel"),
+        *("removed cgroups", "pins"),
     ]
     ways = [
         f"{what}, {backend}/{transport}"
@@ -138,7 +140,7 @@ def test_all_is_well(machine: Machine, v2: Path, capsys: Captured) -> None:
         for what, transports in (("one cgroup", ("run", "stream")), ("a tree", ("run", "shared")))
         for transport in transports
     ]
-    assert list(shown)[15:] == [*ways, "one cgroup, text", "a tree, text", "in use"]
+    assert list(shown)[16:] == [*ways, "one cgroup, text", "a tree, text", "in use"]
     assert {check for check, (verdict, _) in shown.items() if verdict != "ok"} == {
         way for way in ways if "rfc" in way
     }
@@ -146,6 +148,14 @@ def test_all_is_well(machine: Machine, v2: Path, capsys: Captured) -> None:
     assert shown["lockdown"][1] == "integrity"
     assert "1 items of 1 cgroup in " in shown["a tree, core/shared"][1]
     assert shown["a tree, rfc/run"][1] == "see one cgroup, rfc/run"
+
+
+def test_removed_cgroups_that_cannot_be_seen(machine: Machine, v2: Path, capsys: Captured) -> None:
+    machine.set(doctor, "why_not_seen", lambda _: "departed: this process lacks CAP_PERFMON")
+    verdict, said = examined(capsys, v2, 0)["removed cgroups"]
+    assert verdict == "no" and said.startswith("departed: this process lacks CAP_PERFMON")
+    machine.set(_btf, "kernel", LINUX_5_15.types)
+    assert "Linux 6.1 or later" in examined(capsys, v2, 0)["removed cgroups"][1]
 
 
 def look(
@@ -167,8 +177,8 @@ LACKS = "this process lacks"
     ("where", "name", "value", "check", "verdict", "said"),
     [
         look("kernel", "no", "Linux 5.10 or later", platform, "release", lambda: "5.9.16"),
-        look("kernel", "ok", "pins need Linux 6.1", platform, "release", lambda: "5.10.0-46"),
-        look("kernel", "ok", "pins need Linux 6.1", platform, "release", lambda: "6.0.9"),
+        look("kernel", "ok", "pins and removed cgroups need Linux 6.1", platform, "release", lambda: "5.10.0-46"),
+        look("kernel", "ok", "pins and removed cgroups need Linux 6.1", platform, "release", lambda: "6.0.9"),
         look("kernel", "ok", "6.1", platform, "release", lambda: "6.1"),
         look("kernel", UNKNOWN, "odd", platform, "release", lambda: "odd"),
         look("libbpf", "no", "apt-get install", _libbpf, "load", NO_LIBBPF),
@@ -356,7 +366,7 @@ def test_with_20_file_descriptors_each_check_still_has_a_line(run_python: RunPyt
     )
     ran = run_python("-c", code, "doctor")
     lines = ran.stdout.splitlines()
-    assert ran.stderr == "" and len(lines) == 30
+    assert ran.stderr == "" and len(lines) == 31
     assert {line[:14].rstrip() for line in lines} <= {"ok", "no", "could not tell"}
     assert lines[-1][16:].startswith("in use ") and ran.returncode == (lines[-1][:2] != "ok")
 
@@ -365,7 +375,7 @@ def test_whatever_machine_this_is_it_is_no_traceback(run_python: RunPython) -> N
     for prelude in ("", "import pymemcgbpf._bpf.libbpf as lib; lib.SONAME = 'libnone.so.9'; "):
         code = f"{prelude}from pymemcgbpf._cli.main import main; import sys; sys.exit(main())"
         ran = run_python("-c", code, "doctor")
-        assert ran.stderr == "" and len(ran.stdout.splitlines()) == 30
+        assert ran.stderr == "" and len(ran.stdout.splitlines()) == 31
         verdicts = {line[:14].rstrip() for line in ran.stdout.splitlines()}
         assert verdicts <= {"ok", "no", "could not tell"}
         assert ran.returncode == (ran.stdout.splitlines()[-1][:2] != "ok")
