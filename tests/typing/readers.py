@@ -12,6 +12,8 @@ from pymemcgbpf import (
     Change,
     Changes,
     Collector,
+    Departed,
+    DepartedRow,
     Item,
     Order,
     Row,
@@ -81,6 +83,22 @@ TreeReader(PATH, order="pree")  # error
 TreeReader(PATH, transport="stream")  # error
 TreeReader(PATH, max_rows="10")  # error
 TreeReader(PATH, max_rows=None)
+
+# --- removed cgroups
+
+seeing = TreeReader("/sys/fs/cgroup", ["anon"], departed=True)
+TreeReader("/sys/fs/cgroup", ["anon"], departed="yes")  # error
+departed = seeing.read().departed
+assert_type(departed, Optional[Departed])
+len(departed)  # error
+if departed is not None:
+    assert_type(departed.lost, int)
+    assert_type(departed[0], DepartedRow)
+    assert_type(departed[:2], list[DepartedRow])
+    for gone in departed:
+        assert_type(gone.removed_ns, int)
+        assert_type(gone.removed_time, float)
+        assert_type(gone["anon"], int)
 
 # --- Snapshot and Row
 
