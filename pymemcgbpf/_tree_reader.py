@@ -102,7 +102,8 @@ class TreeReader(Reader[TreeSource]):
         self._view: Optional[Snapshot] = None
         self._reading: Optional[int] = None  # _fork.generation of the process that is in read()
         self._departures: Optional[Departures] = None
-        super().__init__(cgroup_path, request, TreeSourceFactory(order, cap, depth))
+        factory = TreeSourceFactory(order, cap, depth, departed=departed)
+        super().__init__(cgroup_path, request, factory)
         self._row_size = _wire.row_size(len(self._names))
         if departed:
             try:

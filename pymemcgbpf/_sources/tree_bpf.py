@@ -246,12 +246,14 @@ class TreeSourceFactory(Record):
         max_rows: the largest number of rows that the caller allows; None for no limit.
         max_depth: how many levels below the root have rows; None for all.
         transports: the BPF transports, the best first.
+        departed: whether removed cgroups are seen, too.
     """
 
     order: _options.Order
     max_rows: Optional[int]
     max_depth: Optional[int] = None
     transports: tuple[str, ...] = ("run", "shared")
+    departed: bool = False
 
     def feature_of(self, backend: str, transport: str) -> Feature:
         """The feature of the kernel that a transport needs."""
@@ -265,8 +267,8 @@ class TreeSourceFactory(Record):
 
     @property
     def walks(self) -> bool:
-        """Whether there are other rows than that of the root."""
-        return self.order != "self"
+        """Whether there are other rows than that of the root, which can have other items."""
+        return self.order != "self" or self.departed
 
     def room_for(self, rows: int) -> int:
         """Room for this number of rows and some more, but for no more than *max_rows*."""

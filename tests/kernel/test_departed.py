@@ -225,6 +225,20 @@ def touch(path: Path, pages: int, cpu: int) -> None:
     assert in_child(work) == 0
 
 
+def test_the_items_of_removed_cgroups_can_be_missing_in_the_root(
+    empty_cgroup: Path, tree_bpf_way: Way
+) -> None:
+    """The root of the hierarchy alone has no events."""
+    enable_memory(empty_cgroup)
+    with tree_bpf_way.tree(HIERARCHY, [KILLS], order="self", departed=True) as tree:
+        (row,) = tree.read()
+        assert KILLS not in row
+        (empty_cgroup / "gone").mkdir()
+        (empty_cgroup / "gone").rmdir()
+        found = {row.path: row.get(KILLS) for row in departed_of(tree.read())}
+    assert found[str(empty_cgroup / "gone")] == 0
+
+
 def remove_when_empty(path: Path) -> None:
     for _ in range(1000):
         try:
