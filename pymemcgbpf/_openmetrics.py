@@ -254,6 +254,19 @@ def _labels(snapshot: Snapshot) -> _Labels:
     return labels
 
 
+def starts_of(snapshot: Snapshot, paths: Sequence[str]) -> list[str]:
+    """The labels of the cgroups at absolute paths, such as '{cgroup="/system.slice"} '.
+
+    Args:
+        snapshot: most of the cgroups are in it.
+        paths: the paths.
+    """
+    known = _labels(snapshot).by_path
+    others = [path for path in paths if path not in known]
+    known = {**known, **dict(zip(others, _starts(others, *_root_of(snapshot))))}
+    return [known[path] for path in paths]
+
+
 def rows_shown(paths: Sequence[Optional[str]]) -> Optional[list[bool]]:
     """Whether each row has samples; None if all have.
 

@@ -26,8 +26,10 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("--every needs --output FILE")
 
     def texts() -> Iterator[str]:
-        with contextlib.closing(Walks(options, refuse_stale=options.every is not None)) as walks:
-            if options.every is not None:
+        goes_on = options.every is not None
+        walks = Walks(options, refuse_stale=goes_on, count_departed=goes_on)
+        with contextlib.closing(walks):
+            if goes_on:
                 _write_repeatedly(walks, options)
                 return
             walk = walks.read()
@@ -66,7 +68,7 @@ def _write_repeatedly(walks: Walks, options: argparse.Namespace) -> None:
 
 def _write(walk: WalkResult, options: argparse.Namespace) -> None:
     file = os.path.basename(options.output)
-    data = own_metrics.with_cgroups(walk.own, walk.snapshot, options.format, file)
+    data = own_metrics.with_cgroups(walk.own, walk.snapshot, options.format, file, walk.departed)
     output_file.replace(options.output, data)
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-"""What the program that writes metrics for Prometheus says of itself, before the cgroups."""
+"""What the program that writes metrics for Prometheus says of itself and of removed cgroups, before
+the cgroups that there are."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from .._lookup import utf_8
 from .._records import Record
 from .._version import VERSION
 from ..snapshot import Snapshot
+from .departed_counts import DepartedCount
 
 
 class OwnNumbers(Record):
@@ -24,6 +26,7 @@ class OwnNumbers(Record):
         cgroups: how many cgroups it has met.
         exported: how many of them have samples.
         walks, errors: how many walks there were, and how many of them have failed.
+        departed_lost: how many removed cgroups were not seen.
     """
 
     backend: str = ""
@@ -34,6 +37,7 @@ class OwnNumbers(Record):
     exported: Optional[int] = None
     walks: Optional[int] = None
     errors: Optional[int] = None
+    departed_lost: Optional[int] = None
 
 
 def with_cgroups(
@@ -41,6 +45,7 @@ def with_cgroups(
     snapshot: Optional[Snapshot],
     form: _openmetrics.Format,
     file: Optional[str] = None,
+    departed: Optional[Mapping[str, DepartedCount]] = None,
 ) -> bytes:
     """All metrics as a text in UTF-8.
 
@@ -50,12 +55,16 @@ def with_cgroups(
         form: the format.
         file: the name of the file that the text is for, which becomes a label of the program's
             own metrics. A directory can have several such files, which are collected as one.
+        departed: what has been removed below the cgroups that are shown, by their paths; None where
+            that is not counted.
 
     Raises:
         MemcgError: as :func:`openmetrics`.
     """
     lines = [*_families(own, form, {} if file is None else {"file": utf_8(file)})]
     if snapshot is not None:
+        if departed is not None:
+            lines += _departed_families(snapshot, departed, form)
         lines += _openmetrics.families(snapshot, form)
     elif form == "openmetrics":
         lines.append(_openmetrics.END_OF_METRICS)
@@ -94,6 +103,31 @@ def _families(own: OwnNumbers, form: _openmetrics.Format, more: Mapping[str, str
             yield f"{family.head}\n{family.sample}{shown} {value}"
 
 
+def _departed_families(
+    snapshot: Snapshot, departed: Mapping[str, DepartedCount], form: _openmetrics.Format
+) -> Iterator[str]:
+    """What has been removed below each cgroup, with the same label as its other metrics."""
+    starts = _openmetrics.starts_of(snapshot, [*departed])
+    counts = [*departed.values()]
+    for name, about, values in (
+        (
+            "cgroup_departed",
+            "cgroups below this one that were removed, since pymemcgbpf was started",
+            [count.cgroups for count in counts],
+        ),
+        (
+            "cgroup_departed_oom_kills",
+            "processes killed by any OOM killer in cgroups below this one that were removed, "
+            "since pymemcgbpf was started",
+            [count.oom_kills for count in counts],
+        ),
+    ):
+        metric = _openmetrics.Metric(name, "counter", "", about, "")
+        family = _openmetrics.family_of([("", metric)], form)
+        samples = [f"{family.sample}{start}{value}" for start, value in zip(starts, values)]
+        yield "\n".join([family.head, *samples])
+
+
 def _samples(own: OwnNumbers) -> Iterator[_OwnMetric]:
     yield _OwnMetric("build_info", "the version of pymemcgbpf", "1", labels={"version": VERSION})
     yield _OwnMetric(
@@ -119,6 +153,8 @@ def _samples(own: OwnNumbers) -> Iterator[_OwnMetric]:
     about = "walks since the program was started"
     yield _OwnMetric("walks", about, _whole(own.walks), "counter")
     yield _OwnMetric("walk_errors", "walks that have failed", _whole(own.errors), "counter")
+    about = "removed cgroups that were not seen, as there were too many between two walks"
+    yield _OwnMetric("departed_lost", about, _whole(own.departed_lost), "counter")
 
 
 def _whole(number: Optional[int]) -> Optional[str]:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     def texts() -> Iterator[str]:
         listener = listen.listening_socket(options.listen, allow_remote=options.allow_remote)
         with listener:
-            walks = Walks(options, refuse_stale=True)
+            walks = Walks(options, refuse_stale=True, count_departed=True)
             try:
                 first = walks.read()
             except BaseException:
@@ -86,7 +86,9 @@ class _Page:
         with self._lock:
             if form not in self._texts:
                 walk = self.walk
-                self._texts[form] = own_metrics.with_cgroups(walk.own, walk.snapshot, form)
+                self._texts[form] = own_metrics.with_cgroups(
+                    walk.own, walk.snapshot, form, departed=walk.departed
+                )
             return self._texts[form]
 
 
@@ -133,7 +135,9 @@ class _Walker:
         if age <= longest:
             return page
         error = MemcgError(f"the last walk ended {age:.0f} s ago, and the next one does not end")
-        known = own_metrics.OwnNumbers(time=own.time, walks=own.walks, errors=own.errors)
+        known = own_metrics.OwnNumbers(
+            time=own.time, walks=own.walks, errors=own.errors, departed_lost=own.departed_lost
+        )
         return _Page(WalkResult(None, known, error))
 
     def answer(self, path: str, accepted: Optional[str]) -> Optional[Answer]:

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Optional, Union
 
 from .. import _lookup, _openmetrics
+from .._options import TEXT
 from .._pins import find
 from .._records import Record
 from .._selection import CgroupSelection
-from ..errors import MemcgError
+from ..errors import CgroupRemovedError, MemcgError
 from ..snapshot import Snapshot
 from . import output, readers
+from .departed_counter import DepartedCounter
+from .departed_counts import DepartedCount
 from .own_metrics import OwnNumbers
 from .pinned import PinnedRows
 
@@ -27,11 +31,14 @@ class WalkResult(Record):
         snapshot: the cgroups that are shown; None if the walk has failed.
         own: what the program says of itself after this walk.
         error: why the walk has failed; None if it has not.
+        departed: what has been removed below each of the cgroups that are shown, and below the root
+            of the walk, by their paths; None where that is not counted.
     """
 
     snapshot: Optional[Snapshot]
     own: OwnNumbers
     error: Optional[MemcgError] = None
+    departed: Optional[Mapping[str, DepartedCount]] = None
 
 
 class Walks:
@@ -42,12 +49,16 @@ class Walks:
     Args:
         options: the arguments of a command with parsers.add_selection().
         refuse_stale: whether a stale pin is a failure, and not only a line on stderr.
+        count_departed: whether removed cgroups are counted from the first walk on. Those below a
+            pin's root, and those of a tree that is read as text, cannot be.
 
     Attributes:
         interval: the seconds between two walks of a pinned tree; None for anything else.
     """
 
-    def __init__(self, options: argparse.Namespace, refuse_stale: bool) -> None:
+    def __init__(
+        self, options: argparse.Namespace, refuse_stale: bool, count_departed: bool = False
+    ) -> None:
         self._options, self._refuse_stale = options, refuse_stale
         self._selection = CgroupSelection(options.match, options.exclude, options.leaves)
         self._root: Optional[str] = None
@@ -57,6 +68,7 @@ class Walks:
         self._walks = self._errors = 0
         self._told: Optional[str] = None  # the reason for text that was looked at last
         self._chose_none = False  # in the last walk
+        self._departed = DepartedCounter() if count_departed else None
         self.interval: Optional[float] = None
 
     def read(self) -> WalkResult:
@@ -68,9 +80,11 @@ class Walks:
         self._walks += 1
         try:
             walk = self._read()
-        except BaseException:
+        except BaseException as error:
             self._errors += 1
-            self.close()
+            self._close_reader()
+            if self._departed is not None and isinstance(error, CgroupRemovedError):
+                self._departed.end_of_root()
             raise
         self._last = walk.own
         return walk
@@ -83,8 +97,12 @@ class Walks:
             error = failure
             if not isinstance(error, MemcgError):
                 error = MemcgError(f"{type(error).__name__}: {error}")
-            last = self._last
-            own = OwnNumbers(time=last.time, walks=self._walks, errors=self._errors)
+            own = OwnNumbers(
+                time=self._last.time,
+                walks=self._walks,
+                errors=self._errors,
+                departed_lost=self._departed_lost,
+            )
             return WalkResult(None, own, error)
 
     def _read(self) -> WalkResult:
@@ -98,6 +116,13 @@ class Walks:
             self._reader = reader
             if isinstance(reader, PinnedRows):
                 reader.warns = not self._refuse_stale
+        if (
+            self._departed is not None
+            and self._root is not None
+            and not isinstance(reader, PinnedRows)
+            and reader.backend != TEXT
+        ):
+            self._departed.watch(self._root, reader.backend)
         found = reader.read()
         if isinstance(reader, PinnedRows):
             self._check_pin(reader, found)
@@ -106,6 +131,7 @@ class Walks:
             readers.warn_if_text(reader)
         shown = self._selection.apply(found)
         self._note_choice(found, shown)
+        departed = None if self._departed is None else self._departed.count(shown)
         own = OwnNumbers(
             reader.backend,
             reader.transport,
@@ -115,8 +141,14 @@ class Walks:
             _exported(shown),
             self._walks,
             self._errors,
+            self._departed_lost,
         )
-        return WalkResult(shown, own)
+        return WalkResult(shown, own, departed=departed)
+
+    @property
+    def _departed_lost(self) -> Optional[int]:
+        """How many removed cgroups were not seen; None where they are not counted."""
+        return None if self._departed is None else self._departed.lost
 
     def _note_choice(self, found: Snapshot, shown: Snapshot) -> None:
         """Prints that no cgroup is left, once for a series of such walks."""
@@ -141,7 +173,12 @@ class Walks:
             raise MemcgError(f"{reader.path} is stale: {reader.stale}")
 
     def close(self) -> None:
-        """Closes the reader."""
+        """Closes all readers. The counts of removed cgroups stay."""
+        self._close_reader()
+        if self._departed is not None:
+            self._departed.close()
+
+    def _close_reader(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()

@@ -48,6 +48,7 @@ def snapshot_of(
     times: Times = _NO_TIMES,
     max_depth: Optional[int] = None,
     can_rename: bool = True,
+    departed: Optional[Departed] = None,
 ) -> Snapshot:
     """A snapshot of these rows; of bytes, it is a view.
 
@@ -58,7 +59,7 @@ def snapshot_of(
         paths = [f"{root}/{at}" for at in range(len(data) // _wire.row_size(len(names)))]
     device = root.stat().st_dev if root.exists() else None
     found = WalkPaths(Origin(), str(root), device, tuple(paths), can_rename)
-    return Snapshot(memoryview(data), names, order, times, found, max_depth)
+    return Snapshot(memoryview(data), names, order, times, found, max_depth, departed)
 
 
 def departed_rows(
