@@ -23,7 +23,7 @@ from .forest import Forest, settle
 from .oracle import NO_LIMIT, everything
 from .pins import Nobody
 from .published import published
-from .surroundings import HIERARCHY
+from .surroundings import HAS_ITERATOR, HIERARCHY
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 ITEMS = ("shmem", "memory.max", "memory.current")
@@ -100,7 +100,10 @@ def test_the_metrics_of_a_tree_equal_its_files(tree_backend: Backend) -> None:
         with serving(*options, root, *ITEMS) as served:
             found = [served.samples(accept) for accept in ("*/*", OPENMETRICS) for _ in range(20)]
             assert served.get("/healthz") == (200, "ok\n")
-            assert served.end() == ""
+            said = served.end()
+        # Without a cgroup iterator nobody waits for removals that have begun.
+        assert said.count("\n") == (tree_backend != "text" and not HAS_ITERATOR), said
+        assert not said or "removed cgroups are not counted: " in said
         for samples in found:
             assert samples == found[0]
             assert samples["pymemcgbpf_walks_total"] == "1"  # however many scrapes
@@ -133,6 +136,7 @@ def test_a_tree_that_is_removed_and_made_again_is_served_again() -> None:
             wait_until(lambda: served.get("/healthz")[0] == 200)
             assert served.samples()[label] == "+Inf"
             err = served.end()
+        err = re.sub(".*removed cgroups are not counted: .*\n", "", err)
         assert err.count("\n") == 2 and str(path) in err
 
 
