@@ -41,7 +41,9 @@ OWN = {
     *("pymemcgbpf_walk_timestamp_seconds", "pymemcgbpf_walk_duration_seconds"),
     *("pymemcgbpf_cgroups", "pymemcgbpf_cgroups_exported"),
     *("pymemcgbpf_walks_total", "pymemcgbpf_walk_errors_total"),
+    "pymemcgbpf_departed_lost_total",
 }
+DEPARTED = {"cgroup_departed_total", "cgroup_departed_oom_kills_total"}
 ALL_RULES = [rule for group in RULES["groups"] for rule in group["rules"]]
 RECORDED = {rule["record"] for rule in ALL_RULES if "record" in rule}
 ALERTS = {rule["alert"] for rule in ALL_RULES if "alert" in rule}
@@ -79,7 +81,7 @@ def queries() -> dict[str, str]:
     rows = re.findall(r"^\| `(?:container|pod)_.* \| `(.*)` \|$", PAGE, re.MULTILINE)
     for number, text in enumerate([*blocks, *rows]):
         found[f"prometheus.md: {number}"] = text
-    assert len(blocks) == 4 and len(rows) == 16
+    assert len(blocks) == 5 and len(rows) == 16
     return found
 
 
@@ -108,11 +110,12 @@ def test_prometheus_parses_all_queries(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", QUERIES)
 def test_a_query_uses_metrics_that_there_are(place: str) -> None:
     names = names_in(QUERIES[place])
-    assert names and names <= KNOWN | OWN | RECORDED | FOREIGN
+    assert names and names <= KNOWN | OWN | DEPARTED | RECORDED | FOREIGN
 
 
 def test_the_page_names_all_metrics_of_the_program_and_all_alerts() -> None:
     assert set(re.findall(r"\bpymemcgbpf_[a-z_]+", PAGE)) == OWN
+    assert set(re.findall(r"\bcgroup_departed_[a-z_]+", PAGE)) == DEPARTED
     assert set(re.findall(r"^\| `([A-Z]\w+)` \|", PAGE, re.MULTILINE)) == ALERTS
 
 
@@ -158,6 +161,7 @@ LOCAL_KILLS, KILLS = (f"cgroup_memory_events_{local}oom_kill_total" for local in
 SET, LIMIT = "cgroup_memory_derived_working_set_bytes", "cgroup_memory_max_bytes"
 STALLED, ERRORS = "cgroup_memory_pressure_full_seconds_total", "pymemcgbpf_walk_errors_total"
 TIME, BACKEND = "pymemcgbpf_walk_timestamp_seconds", "pymemcgbpf_backend_info"
+GONE, GONE_KILLS = "cgroup_departed_total", "cgroup_departed_oom_kills_total"
 PARENT = {"cgroup": "/", "instance": "a"}
 JOB = {"job": "pymemcgbpf", "instance": "a"}
 
@@ -211,6 +215,26 @@ TESTS = [
         labels={"cgroup": "/pods", "instance": "a"},
     ),
     is_quiet("CgroupOomKill", 20, series(LOCAL_KILLS, "0 1 1x20", **WEB)),
+    # Kills in removed cgroups: the deepest above them that is left fires, and no cgroup above it.
+    fires(
+        "CgroupDepartedOomKill",
+        6,
+        series(GONE_KILLS, "0 0 0 0 1 1 1", cgroup="/pods/web", instance="a"),
+        series(GONE_KILLS, "0x6", cgroup="/pods/other", instance="a"),
+        series(GONE_KILLS, "0 0 0 0 1 1 1", cgroup="/pods", instance="a"),
+        series(GONE_KILLS, "0 0 0 0 1 1 1", **PARENT),
+        labels={"cgroup": "/pods/web", "instance": "a"},
+    ),
+    # If that is removed, too, and had not risen before, the one above it.
+    fires(
+        "CgroupDepartedOomKill",
+        6,
+        series(GONE_KILLS, "0 0 0 0", **WEB),
+        series(GONE_KILLS, "0 0 0 0 1 1 1", **PARENT),
+        labels=PARENT,
+    ),
+    is_quiet("CgroupDepartedOomKill", 6, series(GONE, "0 0 0 0 3 3 3", **PARENT)),
+    is_quiet("CgroupDepartedOomKill", 20, series(GONE_KILLS, "0 1 1x20", **PARENT)),
     fires(
         "CgroupNearMemoryLimit", 12, series(SET, "95x15", **WEB), series(LIMIT, "100x15", **WEB),
         labels=WEB,
