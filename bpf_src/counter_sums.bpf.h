@@ -35,12 +35,12 @@ struct {
 #define MAX_PART 4096	/* bytes of a structure that are copied at once; a power of 2 */
 #define CPUS_AT_ONCE 64
 #define CGROUPS_AT_ONCE 32
-#define MAX_ATTEMPTS 4
+#define MAX_ATTEMPTS 16
 
-/* What is done with each cgroup below. */
-enum visit {
-	ADD_WAITING,	/* what waits there for its parent's flush */
-	ADD_COUNTED,	/* what the CPUs have counted */
+/* What is done in a look at all numbers. */
+enum look {
+	ADD,	/* The counters are added up. */
+	CHECK,	/* Only the hash is computed. */
 };
 
 static struct {
@@ -51,9 +51,7 @@ static struct {
 	__u32 nr_below;		/* the cgroups below that were looked at */
 	__u32 unreadable;	/* whether something could not be read */
 	__u64 part[MAX_PART / sizeof(__u64)];	/* of a structure */
-	/* Of each counter: */
-	__u64 flushed[MEMCG_DEPARTED_MAX_COUNTERS];
-	__u64 begun[MEMCG_DEPARTED_MAX_COUNTERS];	/* what was flushed in the beginning */
+	__u64 hash;		/* of all numbers that a flush changes */
 	__u64 sums[MEMCG_DEPARTED_MAX_COUNTERS];
 } summing;
 
@@ -94,9 +92,10 @@ static __always_inline __u64 percpu_memory_of_anchors(void)
 	return u64_at((void *)*(volatile __u64 *)&summing.memory, offsets.array_pptrs);
 }
 
-/* Adds what one CPU has counted for summing.css since the last flush. Returns false if it cannot. */
-__noinline __u64 add_cpu(__u32 cpu)
+/* Looks at what one CPU has counted for summing.css since the last flush. Returns false if it cannot. */
+__noinline __u64 look_at_cpu(__u32 look, __u32 cpu)
 {
+	__u64 before, hash = summing.hash;
 	__u32 zero = 0, i;
 	void *anchor, *own;
 
@@ -107,14 +106,18 @@ __noinline __u64 add_cpu(__u32 cpu)
 	own = (void *)summing.own + *(volatile __u64 *)&summing.memory;
 	if (!copy_structure(own, &own_part))
 		return false;
-	for (i = 0; i < MEMCG_DEPARTED_MAX_COUNTERS && i < nr_counters; i++)
-		summing.sums[i] += word_of(own, counters[i].now, &own_part) -
-				   word_of(own, counters[i].before, &own_part);
+	for (i = 0; i < MEMCG_DEPARTED_MAX_COUNTERS && i < nr_counters; i++) {
+		before = word_of(own, counters[i].before, &own_part);
+		hash = hashed(hash, before);
+		if (look == ADD)
+			summing.sums[i] += word_of(own, counters[i].now, &own_part) - before;
+	}
+	summing.hash = hash;
 	return true;
 }
 
 /* The same of some CPUs. */
-__noinline __u64 add_cpus(__u32 first)
+__noinline __u64 look_at_cpus(__u32 look, __u32 first)
 {
 	__u32 cpu, i;
 
@@ -122,48 +125,60 @@ __noinline __u64 add_cpus(__u32 first)
 		cpu = first + i;
 		if (cpu >= nr_cpus || cpu >= 64 * MEMCG_DEPARTED_CPU_WORDS)
 			break;
-		if (possible_cpus[cpu / 64] >> (cpu % 64) & 1 && !add_cpu(cpu))
+		if (possible_cpus[cpu / 64] >> (cpu % 64) & 1 && !look_at_cpu(look, cpu))
 			return false;
 	}
 	return true;
 }
 
-/* The same of all CPUs. */
-__noinline __u64 add_counted(void)
+/* Looks at what waits at summing.css for the flush of its parent. Returns false if it cannot. */
+__noinline __u64 look_at_waiting(__u32 look)
+{
+	void *vmstats = pointer_at(memcg_at(summing.css), offsets.memcg_vmstats);
+	__u64 waiting, hash = summing.hash;
+	__u32 i;
+
+	if (!copy_structure(vmstats, &flushed_part))
+		return false;
+	for (i = 0; i < MEMCG_DEPARTED_MAX_COUNTERS && i < nr_counters; i++) {
+		waiting = word_of(vmstats, counters[i].pending, &flushed_part);
+		hash = hashed(hash, waiting);
+		if (look == ADD)
+			summing.sums[i] += waiting;
+	}
+	summing.hash = hash;
+	return true;
+}
+
+/* Looks at all that is pending at summing.css. Returns false if it cannot. */
+__noinline __u64 look_at_css(__u32 look)
 {
 	__u32 i;
 
 	summing.own = u64_at(memcg_at(summing.css), offsets.memcg_vmstats_percpu) -
 		      percpu_memory_of_anchors();
 	for (i = 0; i < MEMCG_DEPARTED_CPU_WORDS && i * CPUS_AT_ONCE < nr_cpus; i++)
-		if (!add_cpus(i * CPUS_AT_ONCE))
+		if (!look_at_cpus(look, i * CPUS_AT_ONCE))
 			return false;
-	return true;
+	return look_at_waiting(look);
 }
 
-/* Adds what waits at summing.css. Returns false if it cannot be read. */
-__noinline __u64 add_waiting(void)
-{
-	void *vmstats = pointer_at(memcg_at(summing.css), offsets.memcg_vmstats);
-	__u32 i;
-
-	if (!copy_structure(vmstats, &flushed_part))
-		return false;
-	for (i = 0; i < MEMCG_DEPARTED_MAX_COUNTERS && i < nr_counters; i++)
-		summing.flushed[i] += word_of(vmstats, counters[i].pending, &flushed_part);
-	return true;
-}
-
-/* Sets the sums of what is flushed. Returns false if it cannot be read. */
-__noinline __u64 set_flushed(void)
+/* Begins a look: with what is flushed. Returns false if it cannot. */
+__noinline __u64 look_at_flushed(__u32 look)
 {
 	void *vmstats = pointer_at(memcg_at(summing.top), offsets.memcg_vmstats);
+	__u64 flushed, hash = 0;
 	__u32 i;
 
 	if (!copy_structure(vmstats, &flushed_part))
 		return false;
-	for (i = 0; i < MEMCG_DEPARTED_MAX_COUNTERS && i < nr_counters; i++)
-		summing.flushed[i] = word_of(vmstats, counters[i].flushed, &flushed_part);
+	for (i = 0; i < MEMCG_DEPARTED_MAX_COUNTERS && i < nr_counters; i++) {
+		flushed = word_of(vmstats, counters[i].flushed, &flushed_part);
+		hash = hashed(hash, flushed);
+		if (look == ADD)
+			summing.sums[i] = flushed;
+	}
+	summing.hash = hash;
 	return true;
 }
 
@@ -185,13 +200,13 @@ __noinline __u64 go_along(void)
 }
 
 /* Looks at summing.css, and goes to the next one. Returns whether there is one. */
-__noinline __u64 visit(__u32 what)
+__noinline __u64 look_and_go(__u32 look)
 {
-	void *first;
 	__u64 further = true;
+	void *first;
 	__u32 i;
 
-	if (!(what == ADD_WAITING ? add_waiting() : add_counted())) {
+	if (!look_at_css(look)) {
 		summing.unreadable = true;
 		return false;
 	}
@@ -207,75 +222,58 @@ __noinline __u64 visit(__u32 what)
 	return !further && summing.css != summing.top;
 }
 
-__noinline __u64 visit_some(__u32 what)
+__noinline __u64 look_at_some(__u32 look)
 {
 	__u32 i;
 
 	for (i = 0; i < CGROUPS_AT_ONCE; i++)
-		if (!visit(what))
+		if (!look_and_go(look))
 			return false;
 	return true;
 }
 
-/* Looks at the cgroup, and at all below it. */
-__noinline __u64 visit_all(__u32 what)
+/* Looks at the cgroup, and at all below it. Returns the hash. */
+__noinline __u64 look_at_all(__u32 look)
 {
 	__u32 i;
 
+	if (!look_at_flushed(look))
+		summing.unreadable = true;
 	summing.css = summing.top;
 	summing.nr_below = 0;
-	for (i = 0; i < CGROUPS_AT_ONCE && visit_some(what); i++)
+	for (i = 0; i < CGROUPS_AT_ONCE && look_at_some(look); i++)
 		;
-	return 0;
+	return summing.hash;
 }
 
-__noinline __u64 begin_sums(void)
-{
-	__u32 i;
-
-	for (i = 0; i < MEMCG_DEPARTED_MAX_COUNTERS && i < nr_counters; i++)
-		summing.sums[i] = summing.begun[i] = summing.flushed[i];
-	return 0;
-}
-
-/* Returns whether nothing was flushed since the sums have begun. */
-__noinline __u64 is_same(void)
-{
-	__u64 difference = 0;
-	__u32 i;
-
-	for (i = 0; i < MEMCG_DEPARTED_MAX_COUNTERS && i < nr_counters; i++)
-		difference |= summing.begun[i] ^ summing.flushed[i];
-	return !difference;
-}
-
-/* Adds up the counters once. Returns false if a flush has moved some meanwhile. */
-__noinline __u64 sum_once(void)
-{
-	summing.unreadable = !set_flushed();
-	visit_all(ADD_WAITING);
-	begin_sums();
-	visit_all(ADD_COUNTED);
-	set_flushed();
-	visit_all(ADD_WAITING);
-	return is_same();
-}
+/* What came of adding up the counters. */
+enum sums {
+	SETTLED,
+	MOVING,		/* Flushes have moved numbers each time. */
+	UNREADABLE,
+};
 
 /*
- * Adds up the counters of a css, and puts them to their places among the words. Returns false if they
- * cannot be read.
+ * Adds up the counters of a css, and puts them to their places among the words. If all numbers that a flush
+ * changes are the same in a second look, then they were so between the two.
  */
-static __always_inline bool sum_counters(void *css, __u64 *words)
+static __always_inline enum sums sum_counters(void *css, __u64 *words)
 {
-	bool found = false;
+	__u64 hash = 0;
+	bool same = false;
 	__u32 i;
 
 	summing.top = css;
-	for (i = 0; i < MAX_ATTEMPTS && !found; i++)
-		found = sum_once();
+	summing.unreadable = false;
+	for (i = 0; i < MAX_ATTEMPTS && !same; i++) {
+		hash = look_at_all(ADD);
+		same = hash == look_at_all(CHECK);
+	}
 	for (i = 0; i < MEMCG_DEPARTED_MAX_COUNTERS && i < nr_counters; i++)
 		words[counters[i].word & (MEMCG_STATS_MAX_WORDS - 1)] = summing.sums[i];
-	return !summing.unreadable;
+	if (summing.unreadable)
+		return UNREADABLE;
+	return same ? SETTLED : MOVING;
 }
 
 #endif

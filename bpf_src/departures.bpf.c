@@ -176,10 +176,17 @@ int memcg_departed(struct bpf_raw_tracepoint_args *ctx)
 	struct memcg_stats_row *row = (void *)(head + 1);
 	void *cgrp = (void *)ctx->args[0];
 	__u32 values = nr_items, size, i;
+	enum sums sums;
 	void *css;
+	__u64 way;
 
 	css = pointer_at(cgrp, offsets.cgroup_memory);
-	if (!css || values > MEMCG_STATS_MAX_ITEMS || way_from(cgrp) != BELOW || !had_memory(cgrp))
+	if (!css || values > MEMCG_STATS_MAX_ITEMS || !had_memory(cgrp))
+		return 0;
+	way = way_from(cgrp);
+	if (way == UNKNOWN)	/* It is too deep. */
+		count_lost();
+	if (way != BELOW)
 		return 0;
 	head->removed_ns = bpf_ktime_get_ns();
 	row->cgroup_id = id_of(cgrp);
@@ -187,9 +194,15 @@ int memcg_departed(struct bpf_raw_tracepoint_args *ctx)
 	row->level = u32_at(cgrp, offsets.cgroup_level);
 	row->flags = 0;
 
-	if (nr_counters && !sum_counters(css, departing.words)) {
-		count_lost();
-		return 0;
+	head->flags = 0;
+	if (nr_counters) {
+		sums = sum_counters(css, departing.words);
+		if (sums == UNREADABLE) {
+			count_lost();
+			return 0;
+		}
+		if (sums == MOVING)
+			head->flags = MEMCG_DEPARTED_UNSETTLED;
 	}
 	fill_values(css - offsets.memcg_css, cgrp, departing.words, (__u64 *)(row + 1), values, 0);
 
@@ -201,8 +214,10 @@ int memcg_departed(struct bpf_raw_tracepoint_args *ctx)
 		if (!add_names())
 			break;
 	size = head->text_size;
-	if (size > MEMCG_DEPARTED_TEXT_SIZE + MEMCG_STATS_NAME_SIZE)
+	if (size > MEMCG_DEPARTED_TEXT_SIZE + MEMCG_STATS_NAME_SIZE) {
+		count_lost();
 		return 0;
+	}
 	size += HEAD_SIZE + values * sizeof(__u64);
 	if (bpf_ringbuf_output(&departures, departing.record, size, BPF_RB_NO_WAKEUP))
 		count_lost();

@@ -3,7 +3,7 @@
  * What memcg_departed is told, and the records that it writes into its ring buffer.
  *
  * Everything is in native byte order. The other side is pymemcgbpf/_bpf/departures.py;
- * tests/unit/bpf/test_drift.py compares the two.
+ * tests/unit/bpf/test_departures_drift.py compares the two.
  */
 #ifndef DEPARTURES_H
 #define DEPARTURES_H
@@ -21,10 +21,13 @@
  */
 struct memcg_departed_head {
 	__u64 removed_ns;	/* CLOCK_MONOTONIC */
-	__u32 text_size;	/* the bytes of the names */
+	__u16 flags;		/* MEMCG_DEPARTED_* */
+	__u16 text_size;	/* the bytes of the names */
 	__u16 depth;		/* how many levels below the root it was */
 	__u16 nr_names;		/* as many, or fewer if a name could not be written */
 };
+
+#define MEMCG_DEPARTED_UNSETTLED	(1U << 0)	/* the counters are wrong: flushes moved them all the while */
 
 /* Offsets in the kernel's structures, from BTF. */
 struct memcg_departed_offsets {

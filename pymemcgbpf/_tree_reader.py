@@ -15,7 +15,7 @@ from ._cgroup import directory as _directory
 from ._cgroup.walk_paths import WalkPaths
 from ._items import requested_names
 from ._samples import Samples
-from ._sources.departures import Departures
+from ._sources.departures import Departures, Records
 from ._sources.tree_bpf import MapSource, TreeSource, TreeSourceFactory
 from .departed import Departed
 from .errors import BackendUnavailableError, CgroupRemovedError, MemcgError, is_transient
@@ -68,8 +68,8 @@ class TreeReader(Reader[TreeSource]):
     ever met it. Each such cgroup is in the rows of a read, or in ``departed``, or in both of one
     read; it is in ``departed`` once. There is room for at least 10,000 cgroups between two reads,
     if their relative paths have 100 bytes on average; ``departed.lost`` counts those for which
-    there was none. The numbers are those that the files would show; the guide for agents names the
-    few that can lag. This needs Linux 6.1 and another backend than "text"; elsewhere ``departed``
+    there was none. The numbers are those that the files would show; docs/trees.md names the few
+    that can lag. This needs Linux 6.1 and another backend than "text"; elsewhere ``departed``
     is None with ``backend="auto"``, and :attr:`fallback_reason` says why. A read waits for
     cgroup_mutex, as rmdir(2) does. A forked child sees removals from its first read on.
 
@@ -215,27 +215,50 @@ class TreeReader(Reader[TreeSource]):
     def _without(names: str) -> str:
         return f"let the process read once before it gives up its rights, or leave out {names}"
 
-    def _take_departed(self, times: Times, paths: WalkPaths) -> Optional[Departed]:
-        """The cgroups that were removed since the last read. The walk was before."""
-        departures, source = self._departures, self._source
-        if departures is None:
-            return None
-        if not isinstance(source, MapSource):  # this process has lost its rights
-            self._departures = None
-            departures.close()
-            return None
-        try:
-            if not departures.is_of_this_process():
-                self._departures = departures.again(source.root)
+    def _taken(self) -> Optional[tuple[Departures, Records]]:
+        """The cgroups that were removed since the last read, and where they were taken from. The
+        walk was before."""
+        while True:
+            departures, source = self._departures, self._source
+            if departures is None:
+                return None
+            if not isinstance(source, MapSource):
+                if source is None:  # a signal handler has closed this reader
+                    raise self._closed()
+                self._departures = None  # this process has lost its rights
                 departures.close()
-                departures = self._departures
-            found = departures.take()
+                return None
+            if not departures.is_of_this_process():
+                self._renew(departures, source)
+                continue
+            try:
+                found = departures.take()
+            except (OSError, ValueError) as error:
+                if self._source is None:
+                    raise self._closed() from error
+                if departures.is_of_this_process():
+                    if not isinstance(error, OSError) or not departures.is_lost:
+                        raise
+                    raise self._lost() from error
+            else:
+                if departures.is_of_this_process():  # no signal handler has forked meanwhile
+                    return departures, found
+
+    def _renew(self, inherited: Departures, source: MapSource) -> None:
+        """Sees removals from now on, in a forked child."""
+        try:
+            made = self._departures = inherited.again(source.root)
         except (OSError, ValueError) as error:
             if self._source is None:  # a signal handler has closed this reader
                 raise self._closed() from error
-            if not isinstance(error, OSError) or not departures.is_lost:
-                raise
-            raise self._lost() from error
+            raise
+        inherited.close()
+        if self._source is None:
+            self._departures = None
+            made.close()
+            raise self._closed()
+
+    def _departed(self, found: Records, times: Times, paths: WalkPaths) -> Departed:
         return Departed(
             memoryview(found.rows),
             self._names,
@@ -247,12 +270,15 @@ class TreeReader(Reader[TreeSource]):
 
     def _last_departed(self) -> Optional[Departed]:
         """The cgroups that were removed since the last read, when the root is removed, too."""
-        source = self._source
-        if self._departures is None or not isinstance(source, MapSource):
-            return None
         now = time.monotonic_ns()
         with contextlib.suppress(MemcgError):  # there is a worse error already
-            return self._take_departed(Times(now, now, time.time_ns()), source.last_paths)
+            taken, source = self._taken(), self._source
+            if taken is not None and isinstance(source, MapSource):
+                departures, found = taken
+                times = Times(now, now, time.time_ns())
+                departed = self._departed(found, times, source.last_paths)
+                departures.done(found)
+                return departed
         return None
 
     def _is_lost(self) -> bool:
@@ -291,9 +317,14 @@ class TreeReader(Reader[TreeSource]):
         if copy:
             rows = memoryview(bytes(rows))
         times = Times(began, ended, now)
-        departed = self._take_departed(times, paths)
+        taken, departed = self._taken(), None
+        if taken is not None:
+            departed = self._departed(taken[1], times, paths)
         snapshot = Snapshot(rows, self._names, self._order, times, paths, self._max_depth, departed)
         if not copy:
             self._view = snapshot
             _fork.expire_in_child(snapshot)
+        if taken is not None:
+            departures, found = taken
+            departures.done(found)
         return snapshot

@@ -27,7 +27,9 @@ class Departed(Snapshot):
 
     It is a :class:`Snapshot` whose rows have the last numbers of each cgroup, as they were within
     its rmdir(2). Each row is a :class:`DepartedRow`. :class:`TreeReader` describes which cgroups
-    are among them.
+    are among them. Several of them may have had the same path, one after the other; dicts by path
+    have the last one. :attr:`started_ns`, :attr:`time`, :attr:`age` and :attr:`duration_ns` are
+    those of the walk with which they were read.
     """
 
     _row_type: type[Row]
@@ -51,14 +53,14 @@ class Departed(Snapshot):
 
     @property
     def lost(self) -> int:
-        """How many cgroups were removed for whose rows there was no room, because the reader had
-        not read for long. They were removed after the last one that has a row."""
+        """How many cgroups were removed that have no row here, nor in another read: most often
+        because the reader had not read for long, and there was no room any more."""
         return self._lost
 
     @property
     def removed_ns(self) -> memoryview:
         """When each cgroup was removed, in nanoseconds of ``time.monotonic_ns()``, as a memoryview
-        like that of :meth:`column`."""
+        like that of :meth:`column`. (In a time namespace that clock has another zero than here.)"""
         return self._removed_ns
 
     @property

@@ -184,14 +184,14 @@ class CgroupRemovedError(MemcgError):
     Attributes:
         departed: the cgroups below it that were removed since the last read, as
             :attr:`Snapshot.departed` would have them, if ``TreeReader.read()`` of a reader with
-            ``departed=True`` raises it; None otherwise.
+            ``departed=True`` raises it in a process that has read with it before; None otherwise.
     """
 
     _own_errno = errno.ENODEV
     departed: Optional[Departed] = None
 
     def __reduce__(self) -> tuple[object, ...]:
-        state = {name: value for name, value in self.__dict__.items() if name != "departed"}
+        state = {**self.__dict__, "departed": None}  # a snapshot cannot be pickled
         return (_rebuild, (type(self), self.args, state, self.errno))
 
 

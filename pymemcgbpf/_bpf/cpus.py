@@ -27,11 +27,8 @@ def possible() -> int:
 
     (os.cpu_count() counts those that are online, and can be overridden.)
     """
-    try:
-        with open(_POSSIBLE, encoding="ascii") as file:
-            return int(file.read().strip().split("-")[-1].split(",")[-1]) + 1
-    except (OSError, ValueError):
-        return max(os.sysconf("SC_NPROCESSORS_CONF"), _in_masks())
+    found = numbers()
+    return found[-1] + 1 if found else max(os.sysconf("SC_NPROCESSORS_CONF"), _in_masks())
 
 
 def _in_masks() -> int:

@@ -23,12 +23,13 @@ from .plan import ReadPlan, page_constants, vmstats_path
 
 TRACEPOINT = "cgroup_rmdir"
 
-HEAD = struct.Struct("=QIHH")
+HEAD = struct.Struct("=Q4H")
 """struct memcg_departed_head."""
 
 COUNTER, PART = struct.Struct("=5I"), struct.Struct("=2I")
 """struct memcg_departed_counter and struct memcg_departed_part."""
 
+UNSETTLED = 1 << 0
 TEXT_SIZE = 4096
 CPU_WORDS, MAX_COUNTERS = 64, 256
 

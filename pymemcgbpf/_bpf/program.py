@@ -171,9 +171,7 @@ class Program:
     def map(self, name: str, writable: bool = False) -> mmap.mmap:
         """Maps one of the maps whose sizes the program was loaded with into this process."""
         size = self._sizes[name]
-        return _libbpf_maps.map_memory(
-            self._maps[name].fd, size.value_size * size.entries, writable
-        )
+        return self.map_part(name, 0, size.value_size * size.entries, writable)
 
     def map_beginning(self, name: str, size: int) -> mmap.mmap:
         """Maps the first bytes of a map for reading."""

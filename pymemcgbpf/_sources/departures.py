@@ -9,6 +9,7 @@ import mmap
 import os
 import struct
 import sys
+import threading
 from typing import Optional
 
 from .. import _fork, _items, _wire
@@ -40,15 +41,14 @@ class Records(Record):
         removed_ns: when each was removed, as 64-bit words.
         paths: the path of each, relative to the root; None if it is not known.
         lost: how many others there were.
+        end: where the next record will be in the ring buffer.
     """
 
     rows: bytes
     removed_ns: bytes
     paths: list[Optional[str]]
     lost: int
-
-
-NOTHING = Records(b"", b"", [], 0)
+    end: int
 
 
 class Departures:
@@ -80,6 +80,12 @@ class Departures:
         if not DEPARTED.is_in(types):
             raise BackendUnavailableError(DEPARTED.explain(types))
         self._arguments = names, plan, max_depth, waits
+        self._link: Optional[_program.Link] = None
+        # Where the next record is, and how many had no room so far. The kernel has the first one in
+        # the page that it shares with this process, but so does a forked child.
+        self._at = self._lost_before = 0
+        self._fence = threading.Lock()
+        self._fence.acquire()
         self._generation = _fork.generation
         own = _plan_of(cgroup, names, plan, types)
         self._record = _Record(names, tuple(own.terms))
@@ -91,27 +97,27 @@ class Departures:
             # The kernel maps the records twice, one after the other, so that none is in two parts.
             memory = self._program.map_part(ring, 0, page, writable=True)
             made.callback(memory.close)
-            # A store of a whole word, which the kernel reads meanwhile.
-            self._read_so_far = memoryview(memory)[:8].cast("Q")
-            made.callback(self._read_so_far.release)
+            # A store into it is one of a whole word, which the kernel reads meanwhile.
+            self._consumer = memoryview(memory)[:8].cast("Q")
+            made.callback(self._consumer.release)
             self._records = self._program.map_part(ring, page, page + 2 * self._room.size)
             made.callback(self._records.close)
             self._lost = self._program.map(_program.NR_LOST)
             made.callback(self._lost.close)
-            self._lost_before = 0
             self._barrier = MutexBarrier(cgroup) if waits else None
             if self._barrier is not None:
                 made.callback(self._barrier.close)
+            _fork.detach_in_child(self)
             self._link = _attached(self._program)
             made.callback(self._link.close)
             self._link_number = _libbpf_programs.ObjectNumber(self._link.fd)
             self._close = made.pop_all()
-        _fork.detach_in_child(self)
 
     def _detach_in_child(self) -> None:
         """Closes the child's descriptor of the link, so that nothing stays attached when the parent
         closes its own."""
-        self._link.close()
+        if self._link is not None:
+            self._link.close()
 
     def is_of_this_process(self) -> bool:
         """Whether it was made by this process, and not by one that has forked it."""
@@ -123,7 +129,7 @@ class Departures:
         return Departures(cgroup, names, plan, max_depth, waits=waits)
 
     def take(self) -> Records:
-        """The cgroups that were removed since the last call.
+        """The cgroups that were removed since :meth:`done` was called last.
 
         A cgroup that a walk before this call has not met any more, because its removal had begun,
         is among them.
@@ -135,37 +141,57 @@ class Departures:
             raise _one_values.another_reader_s()
         if self._barrier is not None:
             self._barrier.wait()
-        place = self._read_so_far
-        (end,), (lost,) = _WORD(self._records), _WORD(self._lost)
-        if place[0] == end and lost == self._lost_before:
-            return NOTHING
+        places, end = self._written()
+        (lost,) = _WORD(self._lost)
+        records, read, size = self._records, self._record.read, self._record.size
         rows, removed, paths = [], [], []
-        at, records, read = place[0], self._records, self._record.read
-        mask, first = self._room.size - 1, mmap.PAGESIZE
-        while at < end:
-            start = first + (at & mask)
-            size, when, text_size, depth, nr_names, row = read(records, start)
-            if size & _BUSY:
-                break
-            rows.append(row)
+        for place in places:
+            when, flags, text_size, depth, nr_names, row = read(records, place)
+            rows.append(self._record.without_counters(row) if flags else row)
             removed.append(when)
-            start += self._record.size
-            known = nr_names == depth
-            paths.append(_path(records[start : start + text_size]) if known else None)
-            at += size + _departures.RECORD_HEADER.size + 7 & ~7
-        found = Records(
+            text = records[place + size : place + size + text_size]
+            paths.append(_path(text) if nr_names == depth else None)
+        return Records(
             b"".join(map(self._record.widened, rows) if self._record.lacks else rows),
             struct.pack(f"={len(removed)}Q", *removed),
             paths,
             lost - self._lost_before,
+            end,
         )
-        place[0], self._lost_before = at, lost
-        return found
+
+    def _written(self) -> tuple[list[int], int]:
+        """Where the records are that are completely written, and where the next one will be."""
+        records, (end,) = self._records, _WORD(self._records)
+        at = self._at
+        places: list[int] = []
+        if at == end:
+            return places, at
+        mask, first, header = self._room.size - 1, mmap.PAGESIZE, _departures.RECORD_HEADER.size
+        while at < end:
+            place = first + (at & mask)
+            (size,) = _SIZE(records, place)
+            if size & _BUSY:
+                break
+            places.append(place)
+            at += size + header + 7 & ~7
+        # No CPU may have loaded from a record before it has loaded its size. Python has no such
+        # instruction, but giving a lock back and taking it again contains it.
+        self._fence.release()
+        self._fence.acquire()
+        return places, at
+
+    def done(self, taken: Records) -> None:
+        """What was taken will not be taken again, and the kernel may use its room."""
+        if self.is_of_this_process():
+            self._at, self._lost_before = taken.end, self._lost_before + taken.lost
+            with contextlib.suppress(ValueError):  # a signal handler has closed this
+                self._consumer[0] = taken.end
 
     @property
     def is_lost(self) -> bool:
         """Whether other code has closed one of its file descriptors."""
-        lost = self._link.is_lost or self._program.is_lost
+        link = self._link
+        lost = self._program.is_lost or (link is not None and link.is_lost)
         return lost or (self._barrier is not None and self._barrier.is_lost)
 
     def close(self) -> None:
@@ -209,21 +235,31 @@ class _Record:
     def __init__(self, names: tuple[str, ...], kept: tuple[str, ...]) -> None:
         row = _wire.row_size(len(kept))
         self.size = _departures.RECORD_HEADER.size + _departures.HEAD.size + row
-        self.read = struct.Struct(f"=I4xQIHH{row}s").unpack_from
+        self.read = struct.Struct(f"=8xQ4H{row}s").unpack_from
         self.lacks = len(kept) < len(names)
-        self._places = [kept.index(name) if name in kept else None for name in names]
+        self._places = [_place(kept.index(name)) if name in kept else None for name in names]
+        self._counted = [_place(at) for at, name in enumerate(kept) if is_flushed(name)]
 
     def widened(self, row: bytes) -> bytes:
         """A row with all items."""
-        head = _wire.ROW.size
-        values = [
-            _ABSENT if place is None else row[head + 8 * place : head + 8 * place + 8]
-            for place in self._places
-        ]
-        return b"".join((row[:head], *values))
+        values = [_ABSENT if place is None else row[place] for place in self._places]
+        return b"".join((row[: _wire.ROW.size], *values))
+
+    def without_counters(self, row: bytes) -> bytes:
+        """A row whose counters could not be added up, because flushes moved them all the while."""
+        data = bytearray(row)
+        for place in self._counted:
+            data[place] = _ABSENT
+        return bytes(data)
 
 
-_WORD = struct.Struct("=Q").unpack_from
+def _place(at: int) -> slice:
+    """Where a value is in a row."""
+    start = _wire.ROW.size + 8 * at
+    return slice(start, start + 8)
+
+
+_WORD, _SIZE = struct.Struct("=Q").unpack_from, struct.Struct("=I").unpack_from
 _BUSY = 1 << 31  # BPF_RINGBUF_BUSY_BIT: the record is being written
 
 

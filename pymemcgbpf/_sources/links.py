@@ -27,8 +27,14 @@ def attach(program: _program.Program, cgroup: Cgroup, order: int) -> _program.Li
         BpfPermissionError: the process may not attach it.
         MemcgError: the kernel refuses it for another reason.
     """
+    return explained(cgroup, lambda: program.attach(cgroup.fd, order))
+
+
+def explained(cgroup: Cgroup, attach: Callable[[], _Read]) -> _Read:
+    """Calls a function that attaches something to a cgroup iterator, and explains its failure, as
+    :func:`attach` does."""
     try:
-        return program.attach(cgroup.fd, order)
+        return attach()
     except MemcgError as error:
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.EBADF):
             raise _diagnosis.why_unreadable(cgroup.path, cgroup.identity) from error

@@ -55,7 +55,12 @@ class MutexBarrier:
             except MemcgError as error:
                 raise load_error(error, "", "") from error
             made.callback(program.close)
-            owned = _libbpf_programs.link_iterator(lib, program.fileno(), cgroup.fd, _options.SELF)
+            owned = _links.explained(
+                cgroup,
+                lambda: _libbpf_programs.link_iterator(
+                    lib, program.fileno(), cgroup.fd, _options.SELF
+                ),
+            )
             self._link = Descriptor(owned, identity)
             self._new_iterator = _libbpf_programs.IteratorMaker(self._link.fd)
 

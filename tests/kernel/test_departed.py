@@ -452,7 +452,7 @@ def test_other_code_closes_its_descriptors(empty_cgroup: Path, tree_bpf_way: Way
     def daemon() -> None:
         tree = tree_bpf_way.tree(empty_cgroup, ITEMS, departed=True)
         departures = tree._departures
-        assert departures is not None
+        assert departures is not None and departures._link is not None
         os.close(departures._link.fd)
         with pytest.raises(MemcgError, match="closed by other code"):
             tree.read()

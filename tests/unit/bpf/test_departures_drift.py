@@ -16,6 +16,7 @@ HEADER = '"departures.h"'
 
 CONSTANTS = {
     "MEMCG_DEPARTED_MAX_DEPTH": 1024,
+    "MEMCG_DEPARTED_UNSETTLED": _departures.UNSETTLED,
     "MEMCG_DEPARTED_TEXT_SIZE": _departures.TEXT_SIZE,
     "MEMCG_DEPARTED_CPU_WORDS": _departures.CPU_WORDS,
     "MEMCG_DEPARTED_MAX_COUNTERS": _departures.MAX_COUNTERS,
@@ -42,7 +43,7 @@ OFFSETS = {
 
 # Each structure: its packing here, and its fields in the packing's order.
 STRUCTS = {
-    "head": (_departures.HEAD, ("removed_ns", "text_size", "depth", "nr_names")),
+    "head": (_departures.HEAD, ("removed_ns", "flags", "text_size", "depth", "nr_names")),
     "offsets": (struct.Struct(f"={len(OFFSETS)}I"), (*OFFSETS,)),
     "counter": (_departures.COUNTER, ("word", "flushed", "pending", "now", "before")),
     "part": (_departures.PART, ("offset", "size")),

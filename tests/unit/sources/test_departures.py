@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -41,10 +42,13 @@ class Ring:
         page = mmap.PAGESIZE
         self.records, self.lost = mmap.mmap(-1, page + 2 * SIZE), bytearray(8)
         self.place = memoryview(bytearray(8)).cast("Q")
-        self.place[0] = self.end = at
+        self.end = at
         made: Any = object.__new__(Departures)
         self.departures = made
-        made._records, made._lost, made._read_so_far = self.records, self.lost, self.place
+        made._records, made._lost, made._consumer = self.records, self.lost, self.place
+        made._at, made._generation = at, _fork.generation
+        made._fence = threading.Lock()
+        made._fence.acquire()
         made._record = _departures._Record(NAMES, tuple(kept))
         made._room = Room(SIZE)
         made._lost_before, made._barrier = 0, None
@@ -67,11 +71,17 @@ class Ring:
         *,
         depth: Optional[int] = None,
         flags: int = 0,
+        unsettled: int = 0,
     ) -> None:
         text = b"".join(os.fsencode(name) + b"\0" for name in reversed(path))
         row = pack(_wire.RawRow(cgroup_id, 1, 2, 0, tuple(values)))
         head = struct.pack(
-            "=QIHH", 1000 + cgroup_id, len(text), len(path) if depth is None else depth, len(path)
+            "=Q4H",
+            1000 + cgroup_id,
+            unsettled,
+            len(text),
+            len(path) if depth is None else depth,
+            len(path),
         )
         data = head + row + text
         start = mmap.PAGESIZE + self.end % SIZE
@@ -84,18 +94,63 @@ class Ring:
 
     def take(self) -> Records:
         found: Records = self.departures.take()
+        self.departures.done(found)
         return found
 
 
 def test_records_are_taken_in_order_and_once() -> None:
     ring = Ring()
-    assert ring.take() == _departures.NOTHING
+    assert ring.take() == Records(b"", b"", [], 0, 0)
     ring.write(7, ("a", "b c"))
     ring.write(8, ("\udcff",), values=(9, 10))
     rows = pack(_wire.RawRow(7, 1, 2, 0, (5, 6)), _wire.RawRow(8, 1, 2, 0, (9, 10)))
-    assert ring.take() == Records(rows, struct.pack("=2Q", 1007, 1008), ["a/b c", "\udcff"], 0)
+    assert ring.take() == Records(
+        rows, struct.pack("=2Q", 1007, 1008), ["a/b c", "\udcff"], 0, ring.end
+    )
     assert ring.place[0] == ring.end
-    assert ring.take() is _departures.NOTHING
+    assert ring.take() == Records(b"", b"", [], 0, ring.end)
+
+
+def test_what_was_taken_stays_until_it_is_done() -> None:
+    ring = Ring()
+    ring.write(7)
+    struct.pack_into("=Q", ring.lost, 0, 5)
+    first = ring.departures.take()
+    assert ring.place[0] == 0 and ring.departures.take() == first
+    ring.departures.done(first)
+    assert ring.place[0] == ring.end and ring.take() == Records(b"", b"", [], 0, ring.end)
+
+
+def test_a_forked_child_leaves_the_parent_s_place_alone() -> None:
+    ring = Ring()
+    ring.write(7)
+    found = ring.departures.take()
+    ring.departures._generation -= 1
+    ring.departures.done(found)
+    assert ring.place[0] == 0 and ring.departures._at == 0
+
+
+def test_a_page_that_jumps_is_not_believed() -> None:
+    ring = Ring()
+    for number in range(3):
+        ring.write(number)
+        ring.take()
+    ring.place[0] = 8  # a child has written it late
+    ring.write(9, ("z",))
+    assert ring.take().paths == ["z"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [(("memory.current", "anon"), (5, _wire.ABSENT)), (("anon",), (_wire.ABSENT, _wire.ABSENT))],
+)
+def test_counters_that_never_settled_are_absent(
+    kept: tuple[str, ...], expected: tuple[int, ...]
+) -> None:
+    ring = Ring()
+    ring.departures._record = _departures._Record(("memory.current", "anon"), kept)
+    ring.write(7, values=(5, 6)[: len(kept)], unsettled=1)
+    assert ring.take().rows == pack(_wire.RawRow(7, 1, 2, 0, expected))
 
 
 def test_a_record_that_goes_beyond_the_end() -> None:
@@ -194,18 +249,21 @@ class Taker:
     """In place of Departures."""
 
     def __init__(self) -> None:
-        self.found = _departures.NOTHING
+        self.found = Records(b"", b"", [], 0, 0)
         self.error: Optional[BaseException] = None
         self.is_lost = False
-        self.closes = self.takes = 0
+        self.closes = self.takes = self.dones = 0
         self.generation = _fork.generation
 
     def take(self) -> Records:
         self.takes += 1
         if self.error is not None:
             raise self.error
-        found, self.found = self.found, _departures.NOTHING
-        return found
+        return self.found
+
+    def done(self, taken: Records) -> None:
+        self.dones += 1
+        self.found = Records(b"", b"", [], 0, 0)
 
     def is_of_this_process(self) -> bool:
         return self.generation == _fork.generation
@@ -252,7 +310,7 @@ def trees(source: SeeingTree, choose_with: Any) -> Trees:
 
 def one(cgroup_id: int) -> Records:
     row = pack(_wire.RawRow(cgroup_id, 1, 2, 0, (5, 6)))
-    return Records(row, struct.pack("=Q", 9), ["a/b"], 1)
+    return Records(row, struct.pack("=Q", 9), ["a/b"], 1, 64)
 
 
 def test_each_read_takes_what_has_departed(v2: Path, trees: Trees, source: SeeingTree) -> None:
@@ -286,6 +344,65 @@ def test_what_has_departed_waits_for_a_read_that_succeeds(
         with pytest.raises(CgroupRemovedError) as caught:
             tree.read()
         assert caught.value.departed is None
+
+
+def test_an_exception_of_a_signal_handler_loses_nothing(
+    v2: Path, trees: Trees, source: SeeingTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class TimeUpError(Exception):
+        pass
+
+    def interrupted(*_: object) -> None:
+        raise TimeUpError
+
+    with TreeReader(v2, departed=True) as tree:
+        source.taker.found = one(7)
+        with monkeypatch.context() as patched:
+            patched.setattr(tree, "_departed", interrupted)
+            with pytest.raises(TimeUpError):
+                tree.read()
+        departed = tree.read().departed
+        assert departed is not None and list(departed.ids) == [7]
+
+
+def test_a_signal_handler_forks_while_they_are_taken(
+    v2: Path, trees: Trees, source: SeeingTree
+) -> None:
+    """What goes on in the child."""
+
+    class Forking(Taker):
+        def take(self) -> Records:
+            self.generation = -1
+            if self.error is not None:
+                raise self.error
+            return one(7)
+
+    with TreeReader(v2, departed=True) as tree:
+        for error in (None, MemcgError("the numbers belong to another reader")):
+            inherited = Forking()
+            inherited.error = error
+            tree._departures = inherited  # type: ignore[assignment]
+            departed = tree.read().departed
+            assert departed is not None and len(departed) == 0
+            assert inherited.closes == 1 and inherited.dones == 0
+
+
+def test_a_signal_handler_closes_a_child_s_reader(
+    v2: Path, trees: Trees, source: SeeingTree
+) -> None:
+    tree = TreeReader(v2, departed=True)
+    made = Taker()
+
+    class Closing(Taker):
+        def again(self, cgroup: object) -> Taker:
+            tree.close()
+            return made
+
+    tree._departures = inherited = Closing()  # type: ignore[assignment]
+    inherited.generation = -1
+    with pytest.raises(ClosedError):
+        tree.read()
+    assert made.closes == 1 and tree._departures is None
 
 
 def test_why_they_cannot_be_seen(v2: Path, trees: Trees, source: SeeingTree) -> None:
