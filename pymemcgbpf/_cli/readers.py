@@ -7,7 +7,7 @@ import argparse
 import itertools
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Optional, Union
+from typing import TYPE_CHECKING, Callable, Optional, Union
 
 from .. import _item_hints
 from .._cgroup import mounts as _mounts
@@ -76,12 +76,12 @@ def cgroup_and_items(
 
 
 def cgroups_and_items(
-    options: argparse.Namespace,
+    options: argparse.Namespace, default: Optional[Callable[[], str]] = None
 ) -> tuple[list[str], Optional[list[str]]]:
     """The directories of the cgroups, and the items, that the arguments name; None for no items.
 
-    Here the option --pid has a list of processes. Without PATH and --pid, the cgroup is this
-    process's own.
+    Here the option --pid has a list of processes. Without PATH and --pid, the cgroup is what
+    *default* returns: by default this process's own.
     """
     paths, items = paths_and_items(options.words)
     if paths and options.pid:
@@ -89,7 +89,14 @@ def cgroups_and_items(
     named = [cgroup_of(path, None) for path in paths] + [
         cgroup_of(None, pid) for pid in options.pid
     ]
-    return [path for path in named if path is not None] or [_mounts.own_cgroup()], items
+    return [path for path in named if path is not None] or [
+        (default or _mounts.own_cgroup)()
+    ], items
+
+
+def topmost_cgroup() -> str:
+    """The directory of the topmost cgroup that is visible."""
+    return _mounts.hierarchy_root(_mounts.own_cgroup())
 
 
 def _unknown(word: str) -> UnknownItemError:
@@ -167,7 +174,7 @@ def tree_and_items(options: argparse.Namespace) -> tuple[str, Optional[list[str]
     """The root of the tree, and the items, that the arguments name; None for no items."""
     directory, items = cgroup_and_items(options)
     if directory is None:
-        directory = _mounts.hierarchy_root(_mounts.own_cgroup())
+        directory = topmost_cgroup()
     return directory, items
 
 

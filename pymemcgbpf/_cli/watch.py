@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
-import datetime
-import io
 import itertools
 import json
 import time
@@ -20,9 +17,11 @@ from .._records import Record
 from .._samples import Ticks
 from ..errors import MemcgError, is_transient
 from ..snapshot import Snapshot
-from . import command, output, parsers, readers
+from . import command, output, parsers, readers, watch_departed
+from .departed_reader import DEFAULT_ITEMS
 from .json_values import nullable
 from .pinned import PinnedRows, PinnedValues
+from .sample_lines import csv_line, utc
 
 if TYPE_CHECKING:
     from .._stats_reader import StatsReader
@@ -59,9 +58,19 @@ def main(arguments: Sequence[str]) -> int:
         "--count",
         type=parsers.integer("samples", least=1),
         metavar="N",
-        help="end after N samples (default: run until it is interrupted)",
+        help="end after N samples, or removed cgroups (default: run until it is interrupted)",
+    )
+    parser.add_argument(
+        "--departed",
+        action="store_true",
+        help="print the cgroups below PATH that are removed; each is printed once, with the time "
+        "of its removal and its last numbers, in place of samples (default PATH: the topmost "
+        f"cgroup that is visible; ITEMs: {' '.join(DEFAULT_ITEMS)}; interval: "
+        f"{watch_departed.INTERVAL:g})",
     )
     options = parser.parse_words(arguments)
+    if options.departed:
+        return command.run_each(lambda: watch_departed.lines(options))
 
     def lines() -> Iterator[str]:
         paths, items = readers.cgroups_and_items(options)
@@ -82,14 +91,14 @@ def main(arguments: Sequence[str]) -> int:
                 opened, options.interval
             )
             for cgroup in itertools.chain.from_iterable(itertools.islice(samples, options.count)):
-                now = _utc(cgroup.time)
+                now = utc(cgroup.time)
                 if options.json:
                     which = {"path": cgroup.path} if with_path else {}
                     yield json.dumps({"time": now, **which, "items": nullable(cgroup.values)})
                 else:
                     # Pressure can be switched off meanwhile; its field is then empty.
                     fields = (cgroup.values.get(name, "") for name in names)
-                    yield _csv(now, *([cgroup.path] if with_path else []), *fields)
+                    yield csv_line(now, *([cgroup.path] if with_path else []), *fields)
 
     return command.run_each(lines)
 
@@ -185,15 +194,3 @@ def _samples_in(
     for path, cgroup_id, row in zip(found.paths, found.ids, found):
         # Where a pin has no names, its cgroups have ids at least.
         yield _Sample(when, f"cgroup {cgroup_id}" if path is None else utf_8(path), row)
-
-
-def _csv(*fields: object) -> str:
-    """A line with these fields, of which a path may have any characters."""
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\r\n").writerow(fields)  # so it quotes both characters
-    return line.getvalue()[:-2]
-
-
-def _utc(seconds: float) -> str:
-    when = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
-    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
