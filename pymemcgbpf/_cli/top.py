@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Optional, Union
 from .. import _lookup
 from .._cgroup import diagnosis as _diagnosis
 from .._items import CURRENT, EFFECTIVE_LIMIT
+from .._options import TEXT
 from .._samples import Ticks
 from ..errors import CgroupRemovedError
 from ..snapshot import Row
@@ -27,6 +28,7 @@ from .top_view import View
 if TYPE_CHECKING:
     from .._stats_reader import StatsReader
     from .._tree_reader import TreeReader
+    from .top_removed import RemovedCgroups
 
     _Reader = Union[TreeReader, PinnedRows]
 
@@ -45,9 +47,14 @@ def main(arguments: Sequence[str]) -> int:
         with readers.tree_reader(options, _DEFAULT_ITEMS_READ, options.sort) as reader:
             readers.warn_if_text(reader, is_brief=True)  # the screen says how it is read
             view = _view(options, reader)
-            with contextlib.suppress(KeyboardInterrupt), top_terminal.opened() as terminal:
+            removed = _removed(options, reader)
+            with contextlib.ExitStack() as stack:
+                if removed is not None:
+                    stack.callback(removed.close)
+                stack.enter_context(contextlib.suppress(KeyboardInterrupt))  # Ctrl-C quits
+                terminal = stack.enter_context(top_terminal.opened())
                 view.encoding = terminal.encoding
-                _run(terminal, view, reader, options.interval)  # Ctrl-C quits
+                _run(terminal, view, reader, removed, options.interval)
         yield from ()
 
     return command.run_each(show)
@@ -92,7 +99,22 @@ def _view(options: argparse.Namespace, reader: _Reader) -> View:
     )
 
 
-def _run(terminal: Terminal, view: View, reader: _Reader, interval: Optional[float]) -> None:
+def _removed(options: argparse.Namespace, reader: _Reader) -> Optional[RemovedCgroups]:
+    """The cgroups that are removed; None where nothing tells which they are."""
+    if isinstance(reader, PinnedRows) or reader.backend == TEXT:
+        return None
+    from .top_removed import RemovedCgroups
+
+    return RemovedCgroups(reader.path, options)
+
+
+def _run(
+    terminal: Terminal,
+    view: View,
+    reader: _Reader,
+    removed: Optional[RemovedCgroups],
+    interval: Optional[float],
+) -> None:
     """Shows the tree until the user quits."""
     if isinstance(reader, PinnedRows):
         reader.warns = False  # the screen says it
@@ -105,6 +127,9 @@ def _run(terminal: Terminal, view: View, reader: _Reader, interval: Optional[flo
             if not view.is_paused and not ticks.delay():
                 ticks.take()
                 view.show(reader.read(), _status(reader, interval))
+                if removed is not None:
+                    removed.refresh()
+                    view.removed = removed.last
                 is_drawn = False
             if not is_drawn:
                 terminal.draw(top_screen.lines(view, *terminal.size))

@@ -63,12 +63,13 @@ KEYS = {
     "t": "show a tree, in which siblings are sorted",
     "g": "show the growth per second in place of values",
     "l": "show memory.current in percent of the effective limit",
+    "d": "hide the cgroups that were removed last",
     "p, space": "pause",
     "Ctrl-L": "draw the screen again",
     "?, h": "show these keys",
     "q": "quit, or leave a page",
 }
-"""What each key does. z, t, g, l and p do the opposite when they are pressed again."""
+"""What each key does. z, t, g, l, d and p do the opposite when they are pressed again."""
 
 
 def help_page() -> Page:

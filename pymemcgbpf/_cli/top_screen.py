@@ -7,10 +7,11 @@ import os
 from collections.abc import Iterable, Sequence
 
 from . import rows, table
+from .departed_reader import PEAK
 from .top_numbers import SHARE, cell, head, is_counter
 from .top_page import Page
 from .top_view import View
-from .units import columns, printable
+from .units import columns, human, printable
 
 NORMAL, BOLD, REVERSE, ALERT = 0, 1, 2, 4
 """The styles of a piece of text; they can be added."""
@@ -24,19 +25,63 @@ _FEW_KEYS = "q quit  ? help"
 _NARROWEST, _NAME_WIDTH = 10, 16  # a column's minimal width; the width reserved for names
 _LEAST_NAME = 12  # of the name itself in a tree, without the drawing before it
 _NARROW_SHARE = 6
+_MOST_REMOVED, _LEAST_LISTED = 3, 5  # removed cgroups, and others even so
 _ALERT_SHARE = 0.9  # from this share of its limit on, a cgroup stands out
 
 
 def lines(view: View, height: int, width: int) -> list[Line]:
     """The screen, from top to bottom: at most *height* lines of at most *width* columns."""
-    view.fit(height - 3, height - 2)
+    removed: list[Line] = []
+    if view.page is None:
+        room = min(_MOST_REMOVED, height - 3 - _LEAST_LISTED)
+        removed = _removed_lines(view, room, width)
+    view.fit(height - 3 - len(removed), height - 2)
     if view.page is not None:
         found = _page_lines(view.page, view.page_room)
         bottom = f"{_PAGE_KEYS}{'  (paused)' if view.is_paused else ''}"
     else:
         found, bottom = _list_lines(view, width)
-    fitting = found[: height - 1] + [[]] * (height - 1 - len(found))
-    return [_cut(line, width) for line in [*fitting, [(bottom, NORMAL)]]]
+    room = max(height - 1 - len(removed), 0)
+    fitting = found[:room] + [[]] * (room - len(found))
+    return [_cut(line, width) for line in [*fitting, *removed, [(bottom, NORMAL)]]]
+
+
+def _removed_lines(view: View, most: int, width: int) -> list[Line]:
+    """A line for each of the cgroups that were removed last."""
+    found = view.last_removed(most)
+    if not found:
+        return []
+    now = view.snapshot.started_ns
+    ages = table.right([_age((now - each.removed_ns) / 1e9) for each in found])
+    peaks = table.right(["-" if each.peak is None else _size(each.peak) for each in found])
+    kills = table.left([_kills(each.kills) for each in found])
+    lines: list[Line] = []
+    for each, age, peak, killed in zip(found, ages, peaks, kills):
+        before = f"removed {age} ago, peak {peak}  "
+        killed = f"{killed}  " if killed else ""
+        room = max(width - columns(before) - columns(killed), 0)
+        name = end_of(printable(each.name), room)
+        style = ALERT if each.kills else NORMAL
+        lines.append([(before, NORMAL), (killed, style), (name, NORMAL)])
+    return lines
+
+
+def _age(seconds: float) -> str:
+    """How long ago, in whole units."""
+    for unit, size in (("s", 60), ("min", 60), ("h", 24)):
+        if seconds < size:
+            return f"{max(seconds, 0):.0f} {unit}"
+        seconds /= size
+    return f"{seconds:.0f} d"
+
+
+def _size(size: int) -> str:
+    shown = human(PEAK, size)
+    return f"{shown.number} {shown.unit}"
+
+
+def _kills(number: int) -> str:
+    return f"{number:,} OOM kill{'s' if number > 1 else ''}" if number else ""
 
 
 def _page_lines(page: Page, room: int) -> list[Line]:

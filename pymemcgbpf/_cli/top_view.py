@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Callable, Optional
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Callable, Optional
 
 from .._items import CURRENT, EFFECTIVE_LIMIT
 from ..snapshot import Row, Snapshot
@@ -28,6 +28,9 @@ from .top_page import (
     moved,
 )
 
+if TYPE_CHECKING:
+    from .top_removed import RemovedCgroup
+
 _NO_SHARE = f"the share needs {CURRENT} and {EFFECTIVE_LIMIT}"
 
 
@@ -45,6 +48,7 @@ class View:
         numbers: those of the walk that is shown.
         encoding: that of the terminal; None for that of standard output.
         status: where the numbers come from, and how old they are.
+        removed: the cgroups that were removed, the last of them last.
         page: the page that is shown in place of the list, if any.
         notice: what the last key has to say, on the bottom line.
         is_over: whether the user has quit.
@@ -66,6 +70,8 @@ class View:
         self.smallest_first = self.hides_zeros = self.is_tree = self.shows_growth = False
         self.shows_share: Optional[bool] = None  # None until a walk tells whether there are limits
         self.is_paused = self.is_typing = self.is_over = False
+        self.removed: Iterable[RemovedCgroup] = ()
+        self.shows_removed = True
         self.numbers: Optional[Numbers] = None
         self.encoding: Optional[str] = None
         self.status, self.notice = "", ""
@@ -128,6 +134,12 @@ class View:
                 self.shows_share = any(share is not None for share in shares)
         if self.page is not None:
             self.page.refresh()
+
+    def last_removed(self, most: int) -> list[RemovedCgroup]:
+        """Those of the cgroups removed last that are shown, at most so many."""
+        if not self.shows_removed or most <= 0:
+            return []
+        return [each for each in self.removed if self.part in each.name][-most:]
 
     def fit(self, room: int, page_room: int) -> None:
         """Takes the number of cgroups that the screen has room for, and of lines of a page."""
@@ -271,4 +283,5 @@ _TOGGLES = {
     "z": "hides_zeros",
     "t": "is_tree",
     "g": "shows_growth",
+    "d": "shows_removed",
 }

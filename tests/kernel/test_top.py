@@ -16,6 +16,8 @@ from .cgroups import MIB, Worker, busy_cgroup, cgroup, current, enable_memory, f
 from .oracle import by_text
 from .published import published
 from .surroundings import VERSION
+from .test_departed import remove_when_empty
+from .test_oom_kills import kill_one
 
 
 @contextlib.contextmanager
@@ -195,3 +197,24 @@ def test_top_ends_with_an_error_when_its_root_is_removed(tmp_path: Path) -> None
         remove(path)
         assert shown.wait() == (1, f"pymemcgbpf: the cgroup {path} was removed\n")
         assert shown.is_as_before
+
+
+@pytest.mark.needs_iterator
+def test_a_cgroup_that_was_killed_for_memory_and_removed_is_shown(
+    group: Path, tmp_path: Path
+) -> None:
+    with top(tmp_path, "--interval", "0.2", group, "anon") as shown:
+        path = group / "short"
+        path.mkdir()
+        kill_one(path)
+        remove_when_empty(path)
+
+        def is_shown(lines: list[str]) -> bool:
+            said = lines[-2].split()
+            return said[:1] == ["removed"] and said[-4:] == ["1", "OOM", "kill", "short"]
+
+        assert "ago, peak" in shown.wait_for(is_shown)[-2]
+        shown.type("d")
+        shown.wait_for(lambda lines: is_drawn(lines) and "removed" not in lines[-2])
+        shown.type("q")
+        assert shown.wait() == (0, "")

@@ -32,6 +32,7 @@ from pymemcgbpf._cli.top_page import (
     UP,
     Page,
 )
+from pymemcgbpf._cli.top_removed import RemovedCgroup
 from pymemcgbpf._cli.top_screen import ALERT, REVERSE, Line
 from pymemcgbpf._cli.top_view import View
 from pymemcgbpf._cli.units import columns
@@ -636,3 +637,79 @@ def test_a_long_path_keeps_its_end() -> None:
     ]
     for name, width, shown in cases:
         assert top_screen.end_of(name, width) == shown
+
+
+# --- the cgroups that were removed last
+
+
+def removed(name: str, ago: float, peak: Optional[int] = MIB, kills: int = 0) -> RemovedCgroup:
+    """A cgroup that was removed so long before a walk at second 100,000."""
+    return RemovedCgroup(name, int((100_000 - ago) * 1e9), peak, kills)
+
+
+def with_removed(*found: RemovedCgroup) -> View:
+    made = view()
+    made.show(walk(TREE, 100_000), "")
+    made.removed = found
+    return made
+
+
+def shown_at_bottom(of: View, height: int = 20, width: int = 80) -> list[str]:
+    """The lines of removed cgroups, which are above the last line."""
+    lines = ["".join(text for text, _ in line) for line in top_screen.lines(of, height, width)]
+    assert len(lines) == height and lines[-1].startswith("q quit")
+    found = [line for line in lines if line.startswith("removed ")]
+    assert lines[height - 1 - len(found) : -1] == found
+    return found
+
+
+def test_the_last_removed_cgroups_are_at_the_bottom() -> None:
+    made = with_removed(
+        *(removed("first", 90_000), removed("a/b", 7200, None)),
+        *(removed("killed", 125, 100 * MIB, 1), removed("now", -1, 2 * MIB, 1200)),
+    )
+    assert shown_at_bottom(made) == [
+        "removed   2 h ago, peak         -                   a/b",
+        "removed 2 min ago, peak 100.0 MiB  1 OOM kill       killed",
+        "removed   0 s ago, peak   2.0 MiB  1,200 OOM kills  now",
+    ]
+    styles = [
+        style for line in top_screen.lines(made, 20, 80) for text, style in line if "OOM" in text
+    ]
+    assert styles == [ALERT, ALERT]
+
+
+def test_without_kills_there_is_no_column_for_them() -> None:
+    assert shown_at_bottom(with_removed(removed("a", 3), removed("b", 90_000))) == [
+        "removed 3 s ago, peak 1.0 MiB  a",
+        "removed 1 d ago, peak 1.0 MiB  b",
+    ]
+
+
+def test_a_key_hides_removed_cgroups_and_the_filter_chooses() -> None:
+    made = with_removed(removed("job-1", 3), removed("other", 2), removed("job-2", 1))
+    press(made, "d")
+    assert shown_at_bottom(made) == []
+    press(made, "d", "/", *"job", ENTER)
+    assert [line.split()[-1] for line in shown_at_bottom(made)] == ["job-1", "job-2"]
+
+
+def test_removed_cgroups_leave_room_for_the_others() -> None:
+    made = with_removed(*(removed(f"a{number}", 1) for number in range(9)))
+    for height, expected in ((1, 0), (3, 0), (8, 0), (9, 1), (10, 2), (11, 3), (40, 3)):
+        lines = top_screen.lines(made, height, 80)
+        found = [line for line in lines if line and line[0][0].startswith("removed ")]
+        assert (len(lines), len(found)) == (height, expected)
+        assert made.room >= min(5, max(height - 3, 1))
+    name = "b" * 100 + "\n"
+    made.removed = [removed(name, 1)]
+    for width in (1, 20, 40, 80):
+        lines = top_screen.lines(made, 20, width)
+        assert all(sum(columns(text) for text, _ in line) <= width for line in lines)
+    press(made, "?")
+    assert not any(line and line[0][0].startswith("removed ") for line in lines_of_page(made))
+
+
+def lines_of_page(of: View) -> list[Line]:
+    assert of.page is not None
+    return top_screen.lines(of, 20, 80)
