@@ -211,6 +211,20 @@ def test_a_path_that_is_too_long_is_unknown(empty_cgroup: Path) -> None:
     assert lengths == [None, *(256 * n - 1 for n in range(17, 0, -1))]
 
 
+def test_the_root_of_the_hierarchy(empty_cgroup: Path, tree_bpf_way: Way) -> None:
+    """It lacks items that those below it have."""
+    with tree_bpf_way.tree(HIERARCHY, [*ITEMS, *PEAK], order="self", departed=True) as tree:
+        path = empty_cgroup / "below"
+        enable_memory(empty_cgroup)
+        path.mkdir()
+        cgroup_id = path.stat().st_ino
+        path.rmdir()
+        snapshot = tree.read()
+        assert not set(PEAK) & snapshot[0].keys()
+        row = departed_of(snapshot).by_id()[cgroup_id]
+        assert row.path == str(path) and row.keys() == {*ITEMS, *PEAK}
+
+
 # --- numbers
 
 

@@ -128,7 +128,7 @@ def test_none_is_missed_and_none_is_seen_twice(
             follower.read()
             follower.check(removed)
     assert followers[0].lost == followers[1].lost == 0
-    assert len(removed) > (200 if IN_LAB else 5000)
+    assert len(removed) > (100 if IN_LAB else 2000)
     print(
         f"{len(removed) / SECONDS:.0f} removals a second, {followers[0].reads} reads, "
         f"{followers[0].both} in both, {late.lost} lost by the slow one"
@@ -157,6 +157,7 @@ def test_many_at_once_and_a_reader_that_comes_late(
         for follower in followers:
             follower.read()
         began = time.monotonic()
+        latest = began + 300
 
         def remove(half: Path) -> None:
             for at in range(number // 2):
@@ -164,6 +165,7 @@ def test_many_at_once_and_a_reader_that_comes_late(
 
         with processes(lambda: remove(halves[0]), lambda: remove(halves[1])):
             while followers[0].lost + len(followers[0].departed) < number:
+                assert time.monotonic() < latest, "some are missed"
                 followers[0].read()
         seconds = time.monotonic() - began
         followers[1].read()

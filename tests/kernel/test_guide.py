@@ -152,19 +152,23 @@ def test_the_watcher_of_oom_kills_tells_of_a_cgroup_that_is_gone_at_once() -> No
         watcher = start_python(in_place(block.text, {"/sys/fs/cgroup": root}))
         try:
             wait_until(lambda: attached(watcher.pid) == 1)
-            path = root / "system.slice" / "container.scope"
-            began = time.monotonic()
+            path = root / "system.slice" / "pod.slice" / "container.scope"
+            path.parent.mkdir()
+            enable_memory(path.parent)
             path.mkdir()
+            began = time.monotonic()
             kill_one(path)
             remove_when_empty(path)
-            assert IN_LAB or time.monotonic() - began < 1
-            assert watcher.stdout is not None
-            line = watcher.stdout.readline()
+            took = time.monotonic() - began
+            path.parent.rmdir()
+            time.sleep(5 if IN_LAB else 1.5)
         finally:
             watcher.kill()
-            err = watcher.communicate()[1]
-    assert re.fullmatch(rf"{str(path)!r}: 1 killed, peak \d+ bytes\n", line), (line, err)
-    assert int(line.split()[-2]) >= LIMIT // 2
+            out, err = watcher.communicate()
+    # Within a second, if the machine is not busy with other things. Only once: not for its parent.
+    assert took < (60 if IN_LAB else 5)
+    assert re.fullmatch(rf"{str(path)!r}: 1 killed, peak \d+ bytes\n", out), (out, err)
+    assert int(out.split()[-2]) >= LIMIT // 2
 
 
 @pytest.mark.needs_iterator
