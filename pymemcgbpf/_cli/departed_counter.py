@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Optional
 
 from ..errors import CgroupNotFoundError, CgroupRemovedError, MemcgError, is_transient
 from ..snapshot import Snapshot
-from . import output, readers
+from . import output
 from .departed_counts import DepartedCount, DepartedCounts
+from .departed_reader import KILLS, departed_reader
 
 if TYPE_CHECKING:
     from .._tree_reader import TreeReader
-
-OWN_KILLS = "memory.events.local.oom_kill"
-"""The kills of a cgroup without those of the cgroups below it, on both versions of cgroups."""
 
 
 class DepartedCounter:
@@ -52,7 +50,7 @@ class DepartedCounter:
         if self._reader is not None or self._is_refused:
             return
         try:
-            self._reader = readers.departed_reader(root, OWN_KILLS, backend)
+            self._reader = departed_reader(root, [KILLS], backend)
         except (CgroupNotFoundError, CgroupRemovedError):
             return  # the walk will say so
         except MemcgError as error:
@@ -97,7 +95,7 @@ class DepartedCounter:
                 self.close()
             raise
         if departed is not None:
-            kills = departed.column(OWN_KILLS, absent=0)
+            kills = departed.column(KILLS, absent=0)
             self._counts.add(zip(departed.paths, kills))
             self.lost = (self.lost or 0) + departed.lost
 

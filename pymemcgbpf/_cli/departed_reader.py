@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from .._items import CURRENT
+from .._options import AUTO, BACKENDS
 
 if TYPE_CHECKING:
     from .._tree_reader import TreeReader
 
-PEAK, KILLS = "memory.peak", "memory.events.oom_kill"
+PEAK, KILLS = "memory.peak", "memory.events.local.oom_kill"
+"""The kills are those in the cgroup itself, on both versions of cgroups: on cgroup v2
+memory.events.oom_kill has those below it, too, which would be told of twice."""
+
 LAST_ITEMS = (f"{PEAK}*", f"{KILLS}*")
 """What says how a cgroup ended, as groups: they are skipped where a kernel lacks them."""
 DEFAULT_ITEMS = (PEAK, KILLS, CURRENT, "anon", "file")
@@ -20,24 +23,26 @@ DEFAULT_ITEMS_READ = (*LAST_ITEMS, CURRENT, "anon", "file")
 
 
 def departed_reader(
-    directory: str, items: Sequence[str], options: argparse.Namespace
+    directory: str, items: Sequence[str], backend: str, depth: Optional[int] = None
 ) -> TreeReader:
     """A reader whose snapshots have the cgroups removed below one, and no other row than its own.
 
     Args:
         directory: the path of the cgroup, which is no pin.
         items: the names of items and groups.
-        options: the command's parsed arguments, with the options of a reader, and the depth.
+        backend: the backend's name, or "auto".
+        depth: how many levels below; None for all.
     """
     from .._tree_reader import TreeReader
 
+    named = next(each for each in (AUTO, *BACKENDS) if each == backend)
     # Without a flush, as the numbers of removed cgroups do not depend on it.
     return TreeReader(
         directory,
         items,
         order="self",
         flush=False,
-        backend=options.backend,
-        max_depth=options.depth,
+        backend=named,
+        max_depth=depth,
         departed=True,
     )

@@ -13,7 +13,7 @@ from .. import _item_hints
 from .._cgroup import mounts as _mounts
 from .._cgroup import systemd as _systemd
 from .._items import CATALOGUE, is_group, item_named
-from .._options import AUTO, BACKENDS
+from .._options import AUTO
 from .._pins import bpffs as _bpffs
 from ..errors import UnknownItemError
 from . import command, output
@@ -211,20 +211,6 @@ def tree_reader_of(
         backend=options.backend,
         max_depth=options.depth,
     )
-
-
-def departed_reader(directory: str, item: str, backend: str) -> TreeReader:
-    """A reader of one tree's root, which also sees what is removed below it, at all levels.
-
-    Args:
-        directory: the path of the root.
-        item: what is read of removed cgroups.
-        backend: a backend's name. It must see removals.
-    """
-    from .._tree_reader import TreeReader
-
-    named = next(each for each in BACKENDS if each == backend)
-    return TreeReader(directory, [item], order="self", flush=False, backend=named, departed=True)
 
 
 def _check_pin_options(path: str, options: argparse.Namespace) -> None:

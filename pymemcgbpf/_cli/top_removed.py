@@ -49,7 +49,7 @@ class RemovedCgroups:
         self._reader: Optional[TreeReader] = None
         with contextlib.suppress(MemcgError):
             if options.backend != TEXT:
-                self._reader = departed_reader(root, LAST_ITEMS, options)
+                self._reader = departed_reader(root, LAST_ITEMS, options.backend, options.depth)
 
     def refresh(self) -> None:
         """Looks which cgroups were removed meanwhile."""

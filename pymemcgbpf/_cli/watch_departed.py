@@ -53,7 +53,7 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
                 raise command.WrongUsageError(
                     f"--departed cannot be used with a pin, and {path} is on a bpffs"
                 )
-            opened.append(departed_reader(path, items, options))
+            opened.append(departed_reader(path, items, options.backend, options.depth))
             stack.callback(opened[-1].close)
         names = tuple(dict.fromkeys(name for reader in opened for name in reader.item_names))
         reads = _reads(opened, options.interval or INTERVAL)

@@ -19,7 +19,7 @@ import pytest
 from .cgroups import MIB, cgroup, enable_memory
 from .oracle import everything
 from .test_departed import attached, remove_when_empty
-from .test_oom_kills import KILLS, LIMIT, kill_one
+from .test_oom_kills import KILLS, LIMIT, OWN_KILLS, kill_one
 
 pytestmark = pytest.mark.needs_iterator
 PEAK = "memory.peak"
@@ -63,10 +63,10 @@ def test_a_cgroup_that_is_killed_for_memory_and_removed_at_once_has_a_line(
     first, second = map(json.loads, out.splitlines())
     assert (first["path"], first["id"]) == (str(short), cgroup_id)
     assert first["parent_id"] == empty_cgroup.stat().st_ino
-    assert first["items"][KILLS] == 1 and first["items"]["anon"] == 0
+    assert first["items"][OWN_KILLS] == 1 and first["items"]["anon"] == 0
     if peak is not None:
         assert LIMIT - MIB <= first["items"][PEAK] == peak <= LIMIT
-    assert (second["path"], second["items"][KILLS]) == (str(quiet), 0)
+    assert (second["path"], second["items"][OWN_KILLS]) == (str(quiet), 0)
     assert began - 1 <= seconds_of(first["time"]) <= seconds_of(second["time"]) <= time.time() + 1
 
 

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -26,8 +26,8 @@ from pymemcgbpf import (
     _openmetrics,
     _wire,
 )
-from pymemcgbpf._cli import export, own_metrics, readers, serve, signals
-from pymemcgbpf._cli.departed_counter import OWN_KILLS
+from pymemcgbpf._cli import departed_counter, export, own_metrics, readers, serve, signals
+from pymemcgbpf._cli.departed_reader import KILLS
 from pymemcgbpf._cli.walks import WalkResult, Walks
 from pymemcgbpf.departed import Departed
 
@@ -90,7 +90,7 @@ class FakeKernel:
         self.failures_to_see: list[BaseException] = []
         self.error: Optional[BaseException] = None
         self.made: list[Reader] = []
-        self.asked: list[tuple[str, str, str]] = []
+        self.asked: list[tuple[str, list[str], str]] = []
 
     def path(self, name: str) -> str:
         return str(self.root / name)
@@ -102,7 +102,7 @@ class FakeKernel:
         ]
         paths = [None if name is None else self.path(name) for name, _ in self.removed]
         found = departed_rows(
-            rows, [1] * len(rows), (OWN_KILLS,), paths=paths, lost=self.lost, root=self.root
+            rows, [1] * len(rows), (KILLS,), paths=paths, lost=self.lost, root=self.root
         )
         self.removed, self.lost = [], 0
         return found
@@ -110,8 +110,8 @@ class FakeKernel:
     def walker(self, *_: object) -> Any:
         return Reader(self, self.backend, sees_removals=False)
 
-    def departed_reader(self, directory: str, item: str, backend: str) -> Any:
-        self.asked.append((directory, item, backend))
+    def departed_reader(self, directory: str, items: Sequence[str], backend: str) -> Any:
+        self.asked.append((directory, [*items], backend))
         if self.error is not None:
             raise self.error
         reader = Reader(self, backend, sees_removals=True)
@@ -127,7 +127,7 @@ class FakeKernel:
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
     made = FakeKernel(make_v2(tmp_path / "root"))
     monkeypatch.setattr(readers, "tree_reader_of", made.walker)
-    monkeypatch.setattr(readers, "departed_reader", made.departed_reader)
+    monkeypatch.setattr(departed_counter, "departed_reader", made.departed_reader)
     return made
 
 
@@ -163,7 +163,7 @@ def test_removed_cgroups_and_their_kills_count_for_all_above(kernel: FakeKernel)
         kernel.removed = [("a/b/x", 2), ("a/y", None), ("z", 1)]
         assert counts(walks.read()) == {"/": (3, 3), "/a": (2, 2), "/a/b": (1, 2)}
         assert counts(walks.read()) == {"/": (3, 3), "/a": (2, 2), "/a/b": (1, 2)}
-        assert kernel.asked == [(str(kernel.root), OWN_KILLS, "core")]
+        assert kernel.asked == [(str(kernel.root), [KILLS], "core")]
     assert kernel.open() == 0
 
 
@@ -353,7 +353,7 @@ def test_a_reader_that_changes_to_text_goes_on_counting(kernel: FakeKernel) -> N
 def test_a_pin_counts_nothing(
     bpffs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    monkeypatch.setattr(readers, "departed_reader", pytest.fail)
+    monkeypatch.setattr(departed_counter, "departed_reader", pytest.fail)
     made = PublishedTree()
     made.publish(pack(*TREE), TREE_NAMES)
     with walking(pinned_tree(bpffs / "all", made)) as walks:

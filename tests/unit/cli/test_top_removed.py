@@ -14,7 +14,7 @@ from pymemcgbpf._cli.top_removed import RemovedCgroup, RemovedCgroups
 
 from ..tree_rows import departed_rows, snapshot_of
 
-PEAK, KILLS = "memory.peak", "memory.events.oom_kill"
+PEAK, KILLS = "memory.peak", "memory.events.local.oom_kill"
 
 
 def departed(*names: str, items: tuple[str, ...] = (PEAK, KILLS)) -> Departed:

@@ -72,8 +72,8 @@ class Readers:
         self.asked: list[Any] = []
         monkeypatch.setattr(watch_departed, "departed_reader", self.make)
 
-    def make(self, path: str, items: Sequence[str], options: Any) -> Reader:
-        self.asked.append((path, items, options))
+    def make(self, path: str, items: Sequence[str], backend: str, depth: object) -> Reader:
+        self.asked.append((path, items, backend, depth))
         self.made.append(Reader(path, self.answers.get(path, ())))
         return self.made[-1]
 
@@ -187,14 +187,14 @@ def test_the_arguments_of_the_reader(
     readers: Readers, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(capsys, "--depth", "3", "--backend", "core", "/tree", "anon", "memory.events.*")
-    path, items, options = readers.asked.pop()
-    assert (path, items) == ("/tree", ["anon", "memory.events.*"])
-    assert (options.depth, options.backend) == (3, "core")
+    asked = readers.asked.pop()
+    assert asked == ("/tree", ["anon", "memory.events.*"], "core", 3)
     monkeypatch.setattr(_mounts, "cgroup_of", lambda pid: f"/of/{pid}")
     run(capsys, "--pid", "5")
-    path, items, _ = readers.asked.pop()
+    path, items, *_ = readers.asked.pop()
     assert path == "/of/5"
-    assert items == ("memory.peak*", "memory.events.oom_kill*", "memory.current", "anon", "file")
+    kept = ("memory.current", "anon", "file")
+    assert items == ("memory.peak*", "memory.events.local.oom_kill*", *kept)
 
 
 def test_default_is_the_topmost_cgroup(
