@@ -7,7 +7,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Iterable
-from typing import Optional, SupportsIndex
+from typing import TYPE_CHECKING, Optional, SupportsIndex
 
 from . import _fork, _lookup, _options, _wire
 from ._base_reader import Reader
@@ -15,11 +15,13 @@ from ._cgroup import directory as _directory
 from ._cgroup.walk_paths import WalkPaths
 from ._items import requested_names
 from ._samples import Samples
-from ._sources.departures import Departures, Records
 from ._sources.tree_bpf import MapSource, TreeSource, TreeSourceFactory
-from .departed import Departed
 from .errors import BackendUnavailableError, CgroupRemovedError, MemcgError, is_transient
 from .snapshot import Snapshot, Times
+
+if TYPE_CHECKING:
+    from ._sources.departures import Departures, Records
+    from .departed import Departed
 
 
 class TreeReader(Reader[TreeSource]):
@@ -102,6 +104,7 @@ class TreeReader(Reader[TreeSource]):
         self._view: Optional[Snapshot] = None
         self._reading: Optional[int] = None  # _fork.generation of the process that is in read()
         self._departures: Optional[Departures] = None
+        self._make_departed: Optional[type[Departed]] = None  # few readers need its module
         factory = TreeSourceFactory(order, cap, depth, departed=departed)
         super().__init__(cgroup_path, request, factory)
         self._row_size = _wire.row_size(len(self._names))
@@ -120,6 +123,9 @@ class TreeReader(Reader[TreeSource]):
         if isinstance(source, MapSource):
             try:
                 self._departures = source.departures()
+                from .departed import Departed  # now: the process may change its root
+
+                self._make_departed = Departed
                 return
             except MemcgError as refusal:
                 error = refusal
@@ -259,7 +265,8 @@ class TreeReader(Reader[TreeSource]):
             raise self._closed()
 
     def _departed(self, found: Records, times: Times, paths: WalkPaths) -> Departed:
-        return Departed(
+        assert self._make_departed is not None
+        return self._make_departed(
             memoryview(found.rows),
             self._names,
             times,

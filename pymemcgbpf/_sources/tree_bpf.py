@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Collection
-from typing import Optional, Union
+from typing import TYPE_CHECKING, Optional, Union
 
 from .. import _fork, _items, _options, _wire
 from .._bpf import program as _program
@@ -21,8 +21,10 @@ from ..errors import TreeTooLargeError
 from . import flush as _flush
 from . import tree_paths as _tree_paths
 from . import tree_text as _tree_text
-from .departures import Departures
 from .tree_walkers import FORKED, DirWalker, IteratorWalker, MapSizes, RunWalker, Walker
+
+if TYPE_CHECKING:
+    from .departures import Departures
 
 
 class MapSource:
@@ -76,6 +78,8 @@ class MapSource:
             BackendUnavailableError: this kernel cannot tell.
             MemcgError: the program for it cannot be loaded or attached; a subclass says why.
         """
+        from .departures import Departures  # which few readers need
+
         return Departures(
             self._root,
             self.names,
