@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, Union, overload
 
@@ -71,12 +72,14 @@ class Departed(Snapshot):
 
     def dicts(self, absent: object = None, identity: bool = False) -> list[dict[str, Any]]:
         """All rows as dicts, as :meth:`Snapshot.dicts`. With *identity* they also have
-        "removed_ns"."""
+        "removed_ns", after "level"."""
         found = super().dicts(absent, identity)
-        if identity:
-            for each, removed_ns in zip(found, self._removed_ns):
-                each["removed_ns"] = removed_ns
-        return found
+        if not identity:
+            return found
+        return [
+            {**dict(itertools.islice(each.items(), 4)), "removed_ns": removed_ns, **each}
+            for each, removed_ns in zip(found, self._removed_ns)
+        ]
 
     def _identities(self) -> dict[str, list[Any]]:
         return {**super()._identities(), "removed_ns": self._removed_ns.tolist()}
@@ -120,6 +123,14 @@ class DepartedRow(Row):
         snapshot = self._snapshot
         assert isinstance(snapshot, Departed)
         return int(snapshot.removed_ns[self._start // snapshot._width])
+
+    def exists(self) -> bool:
+        """Always False: it was removed, and the kernel gives its id to no other."""
+        return False
+
+    def __repr__(self) -> str:
+        where = f"cgroup {self.id}" if self.path is None else repr(self.path)
+        return f"<DepartedRow of {where}, level {self.level}: {dict(self)}>"
 
     @property
     def removed_time(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 from typing import Callable, NoReturn, Optional
 
@@ -26,6 +27,52 @@ def exit_on_signals() -> Iterator[None]:
     }
     try:
         yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def end_after_a_wait() -> Iterator[Callable[[float], Optional[BaseException]]]:
+    """The first of SIGINT, SIGTERM and SIGHUP interrupts nothing but a wait meanwhile, so that the
+    program can print what it still has. The second one raises, as in :func:`exit_on_signals`.
+
+    A signal that is ignored stays ignored.
+
+    Returns:
+        A function that waits so many seconds. It returns the exception with which the program
+        shall end, or None if no signal has come yet.
+    """
+    come: list[BaseException] = []
+    is_waiting = False
+
+    def note(number: int, frame: object) -> None:
+        error = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+        if come or is_waiting:
+            raise error
+        come.append(error)
+
+    def wait(seconds: float) -> Optional[BaseException]:
+        nonlocal is_waiting
+        try:
+            is_waiting = True
+            if not come:
+                time.sleep(seconds)
+        except (KeyboardInterrupt, SystemExit) as error:
+            if come:
+                raise
+            come.append(error)
+        finally:
+            is_waiting = False
+        return come[0] if come else None
+
+    before = {
+        number: signal.signal(number, note)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        yield wait
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -35,7 +35,8 @@ class RemovedCgroup(Record):
 
 
 class RemovedCgroups:
-    """The cgroups that were removed since it was made, the last of them last.
+    """The cgroups that were removed since it was made: the last of them, and the last of those in
+    which processes were killed.
 
     There are none where they cannot be seen.
 
@@ -45,11 +46,17 @@ class RemovedCgroups:
     """
 
     def __init__(self, root: str, options: argparse.Namespace) -> None:
-        self.last: collections.deque[RemovedCgroup] = collections.deque(maxlen=_KEPT)
+        self._killed: collections.deque[RemovedCgroup] = collections.deque(maxlen=_KEPT)
+        self._others: collections.deque[RemovedCgroup] = collections.deque(maxlen=_KEPT)
         self._reader: Optional[TreeReader] = None
         with contextlib.suppress(MemcgError):
             if options.backend != TEXT:
                 self._reader = departed_reader(root, LAST_ITEMS, options.backend, options.depth)
+
+    @property
+    def last(self) -> list[RemovedCgroup]:
+        """They, in the order of removal."""
+        return sorted([*self._killed, *self._others], key=lambda each: each.removed_ns)
 
     def refresh(self) -> None:
         """Looks which cgroups were removed meanwhile."""
@@ -62,10 +69,10 @@ class RemovedCgroups:
         if departed is None:
             self.close()
             return
-        self.last.extend(
-            RemovedCgroup(rows.name_of(row), row.removed_ns, row.get(PEAK), row.get(KILLS, 0))
-            for row in departed
-        )
+        for row in departed:
+            kills = row.get(KILLS, 0)
+            found = RemovedCgroup(rows.name_of(row), row.removed_ns, row.get(PEAK), kills)
+            (self._killed if kills else self._others).append(found)
 
     def close(self) -> None:
         """Closes the reader."""

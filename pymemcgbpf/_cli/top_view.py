@@ -136,10 +136,13 @@ class View:
             self.page.refresh()
 
     def last_removed(self, most: int) -> list[RemovedCgroup]:
-        """Those of the cgroups removed last that are shown, at most so many."""
+        """Those of the cgroups removed last that are shown, at most so many: first of all those in
+        which processes were killed, which others shall not push away."""
         if not self.shows_removed or most <= 0:
             return []
-        return [each for each in self.removed if self.part in each.name][-most:]
+        found = [each for each in self.removed if self.part in each.name]
+        first = sorted(found, key=lambda each: (each.kills == 0, -each.removed_ns))
+        return sorted(first[:most], key=lambda each: each.removed_ns)
 
     def fit(self, room: int, page_room: int) -> None:
         """Takes the number of cgroups that the screen has room for, and of lines of a page."""

@@ -17,7 +17,7 @@ from .._records import Record
 from .._samples import Ticks
 from ..errors import MemcgError, is_transient
 from ..snapshot import Snapshot
-from . import command, output, parsers, readers, watch_departed
+from . import command, output, parsers, readers, signals, watch_departed
 from .departed_reader import DEFAULT_ITEMS
 from .json_values import nullable
 from .pinned import PinnedRows, PinnedValues
@@ -70,7 +70,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_words(arguments)
     if options.departed:
-        return command.run_each(lambda: watch_departed.lines(options))
+        with signals.end_after_a_wait() as wait:
+            return command.run_each(lambda: watch_departed.lines(options, wait))
 
     def lines() -> Iterator[str]:
         paths, items = readers.cgroups_and_items(options)

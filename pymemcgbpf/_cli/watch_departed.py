@@ -7,9 +7,8 @@ import argparse
 import contextlib
 import itertools
 import json
-import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
 from .. import _lookup
 from .._options import TEXT
@@ -29,11 +28,16 @@ INTERVAL = 0.25
 """The seconds from one read to the next, unless the user wants another interval."""
 
 
-def lines(options: argparse.Namespace) -> Iterator[str]:
+Wait = Callable[[float], Optional[BaseException]]
+
+
+def lines(options: argparse.Namespace, wait: Wait) -> Iterator[str]:
     """The lines, as long as cgroups are removed.
 
     Args:
         options: the parsed arguments of watch.
+        wait: waits so many seconds, and returns the exception with which the program shall end, if
+            a signal has come.
 
     Raises:
         WrongUsageError: a PATH is a pin, or the files are to be read.
@@ -56,7 +60,7 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
             opened.append(departed_reader(path, items, options.backend, options.depth))
             stack.callback(opened[-1].close)
         names = tuple(dict.fromkeys(name for reader in opened for name in reader.item_names))
-        reads = _reads(opened, options.interval or INTERVAL)
+        reads = _reads(opened, options.interval or INTERVAL, wait)
         first = next(reads)  # which fails where removed cgroups cannot be seen
         if not options.json:
             yield csv_line("time", "path", *names)
@@ -65,17 +69,19 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
             yield _as_json(row) if options.json else _as_csv(row, names)
 
 
-def _reads(opened: Sequence[TreeReader], seconds: float) -> Iterator[list[DepartedRow]]:
+def _reads(opened: Sequence[TreeReader], seconds: float, wait: Wait) -> Iterator[list[DepartedRow]]:
     """The cgroups that were removed from one read of all readers to the next, in order.
 
-    A reader whose cgroup can no longer be read is left out from then on.
+    A reader whose cgroup can no longer be read is left out from then on. What ends the program
+    is raised after one more read.
 
     Raises:
         MemcgError: the last one can no longer be read, or the process is short of something.
     """
     left, ticks = list(opened), Ticks(seconds)
-    while True:
-        time.sleep(ticks.delay())
+    end: Optional[BaseException] = None
+    while end is None:
+        end = wait(ticks.delay())
         ticks.take()
         found: list[DepartedRow] = []
         failures: list[MemcgError] = []
@@ -105,6 +111,7 @@ def _reads(opened: Sequence[TreeReader], seconds: float) -> Iterator[list[Depart
             if is_transient(failure) or (not left and failure is failures[-1]):
                 raise failure
             output.warn(str(failure))
+    raise end
 
 
 def _read(reader: TreeReader) -> Departed:

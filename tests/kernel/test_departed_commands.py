@@ -93,6 +93,25 @@ def test_lines_come_at_once_and_ctrl_c_is_quiet(empty_cgroup: Path) -> None:
     assert process.returncode == -signal.SIGINT
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_removed_until_it_is_stopped_is_printed(
+    number: signal.Signals, empty_cgroup: Path
+) -> None:
+    enable_memory(empty_cgroup)
+    with watching("--interval", 3600, empty_cgroup, KILLS) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"time,path,{KILLS}\n"
+        for name in ("a", "b"):
+            (empty_cgroup / name).mkdir()
+            (empty_cgroup / name).rmdir()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert [line[1] for line in csv.reader(out.splitlines())] == [
+        f"{empty_cgroup}/{name}" for name in ("a", "b")
+    ]
+    assert err == "" and process.returncode in (-number, 128 + number)
+
+
 def test_after_the_removal_of_the_root_all_are_printed() -> None:
     with cgroup() as root:
         enable_memory(root)

@@ -69,9 +69,17 @@ def test_it_is_a_snapshot() -> None:
         "pgscan": 9,
         "removed_ns": 6 * SECOND,
     }
+    assert [*found.dicts(identity=True)[0]] == [*found.to_columns()]
     assert found.dicts() == [{"anon": 7, "pgscan": None}, {"anon": 8, "pgscan": 9}]
     assert found.departed is None
     assert repr(found) == "<Departed of '/nowhere': 2 cgroups, 3 lost, 2 items>"
+
+
+def test_a_row_says_that_it_is_gone() -> None:
+    known, unknown = departed()
+    assert not known.exists() and not unknown.exists()
+    assert repr(known) == "<DepartedRow of '/nowhere/a', level 2: {'anon': 7}>"
+    assert repr(unknown) == "<DepartedRow of cgroup 12, level 3: {'anon': 8, 'pgscan': 9}>"
 
 
 def test_it_has_no_earlier_state() -> None:

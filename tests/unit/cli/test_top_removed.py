@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any, Optional
 
 import pytest
@@ -71,6 +72,15 @@ def test_the_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [*made.last] == [RemovedCgroup("a", 1, 10, 100), RemovedCgroup("b/c", 2, 20, 200)]
     made.refresh()
     assert (len(made.last), made.last[-1].name) == (100, "149")
+
+
+def test_many_without_kills_push_none_away_that_has_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = [_wire.RawRow(at, 1, 1, 0, (10, 0)) for at in range(2, 300)]
+    others = departed_rows(quiet, range(2, 300), (PEAK, KILLS), root=Path("/nowhere"))
+    made = removed_of(monkeypatch, Reader(departed("killed"), others))
+    made.refresh()
+    made.refresh()
+    assert (len(made.last), made.last[0].name, made.last[0].kills) == (101, "killed", 100)
 
 
 def test_an_item_that_the_kernel_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

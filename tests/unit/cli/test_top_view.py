@@ -679,10 +679,20 @@ def test_the_last_removed_cgroups_are_at_the_bottom() -> None:
     assert styles == [ALERT, ALERT]
 
 
+def test_kills_are_not_pushed_away_by_removals_without_any() -> None:
+    made = with_removed(
+        *(
+            removed("killed", 90, MIB, 2),
+            *(removed(f"a{number}", number) for number in range(9, 0, -1)),
+        )
+    )
+    assert [line.split()[-1] for line in shown_at_bottom(made)] == ["killed", "a2", "a1"]
+
+
 def test_without_kills_there_is_no_column_for_them() -> None:
-    assert shown_at_bottom(with_removed(removed("a", 3), removed("b", 90_000))) == [
-        "removed 3 s ago, peak 1.0 MiB  a",
+    assert shown_at_bottom(with_removed(removed("b", 90_000), removed("a", 3))) == [
         "removed 1 d ago, peak 1.0 MiB  b",
+        "removed 3 s ago, peak 1.0 MiB  a",
     ]
 
 
