@@ -160,6 +160,7 @@ def _test(alert: str, minute: int, inputs: Any, samples: list[Any]) -> dict[str,
 LOCAL_KILLS, KILLS = (f"cgroup_memory_events_{local}oom_kill_total" for local in ("local_", ""))
 SET, LIMIT = "cgroup_memory_derived_working_set_bytes", "cgroup_memory_max_bytes"
 STALLED, ERRORS = "cgroup_memory_pressure_full_seconds_total", "pymemcgbpf_walk_errors_total"
+LOST = "pymemcgbpf_departed_lost_total"
 TIME, BACKEND = "pymemcgbpf_walk_timestamp_seconds", "pymemcgbpf_backend_info"
 GONE, GONE_KILLS = "cgroup_departed_total", "cgroup_departed_oom_kills_total"
 PARENT = {"cgroup": "/", "instance": "a"}
@@ -248,6 +249,8 @@ TESTS = [
     fires("PymemcgbpfDown", 7, series("up", "0x10", **JOB), labels=JOB),
     is_quiet("PymemcgbpfDown", 7, series("up", "0 0 0 0 1x10", **JOB)),
     is_quiet("PymemcgbpfDown", 7, series("up", "0x10", job="node", instance="a")),
+    fires("PymemcgbpfDepartedLost", 6, series(LOST, "0 0 0 0 9 9 9", **JOB), labels=JOB),
+    is_quiet("PymemcgbpfDepartedLost", 20, series(LOST, "0 9x25", **JOB)),
     fires("PymemcgbpfWalksFail", 10, series(ERRORS, "0+1x15", **JOB), labels=JOB),
     fires("PymemcgbpfWalksFail", 10, series("pymemcgbpf_walk_success", "0x15", **JOB), labels=JOB),
     is_quiet("PymemcgbpfWalksFail", 10, series(ERRORS, "3x15", **JOB)),
