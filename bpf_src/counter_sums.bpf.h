@@ -51,6 +51,8 @@ static struct {
 	__u32 nr_below;		/* the cgroups below that were looked at */
 	__u32 unreadable;	/* whether something could not be read */
 	__u64 part[MAX_PART / sizeof(__u64)];	/* of a structure */
+	__u64 order;		/* what is changed between two looks, and what it was */
+	__u64 nr_looks;
 	__u64 hash;		/* of all numbers that a flush changes */
 	__u64 sums[MEMCG_DEPARTED_MAX_COUNTERS];
 } summing;
@@ -267,6 +269,8 @@ static __always_inline enum sums sum_counters(void *css, __u64 *words)
 	summing.unreadable = false;
 	for (i = 0; i < MAX_ATTEMPTS && !same; i++) {
 		hash = look_at_all(ADD);
+		/* All loads of the first look come before those of the second. */
+		*(volatile __u64 *)&summing.nr_looks = __sync_fetch_and_add(&summing.order, 1);
 		same = hash == look_at_all(CHECK);
 	}
 	for (i = 0; i < MEMCG_DEPARTED_MAX_COUNTERS && i < nr_counters; i++)

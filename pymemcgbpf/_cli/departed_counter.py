@@ -32,7 +32,7 @@ class DepartedCounter:
     def __init__(self) -> None:
         self._counts = DepartedCounts()
         self._reader: Optional[TreeReader] = None
-        self._is_refused = False
+        self._is_refused = self._is_told = False
         self.lost: Optional[int] = None
 
     def watch(self, root: str, backend: str) -> None:
@@ -55,11 +55,18 @@ class DepartedCounter:
             return  # the walk will say so
         except MemcgError as error:
             if is_transient(error):
-                raise
+                self._tell(error)
+                return  # the next walk tries again
             self._is_refused, self.lost = True, None
             output.warn(f"removed cgroups are not counted: {error}")
         else:
             self.lost = self.lost or 0
+
+    def _tell(self, error: MemcgError) -> None:
+        """Prints why removed cgroups are not counted for now, once for a series of such walks."""
+        if not self._is_told:
+            output.warn(f"removed cgroups are not counted for now: {error}")
+        self._is_told = True
 
     def count(self, shown: Snapshot) -> Optional[Mapping[str, DepartedCount]]:
         """What was removed so far, by the paths of the cgroups above; None if that is not seen.
@@ -73,7 +80,14 @@ class DepartedCounter:
         if self._reader is None or shown.path is None:
             return None
         self._counts.export(shown.path, shown.paths)
-        self._take(self._reader)
+        try:
+            self._take(self._reader)
+        except MemcgError as error:
+            if not is_transient(error):
+                raise
+            self._tell(error)
+        else:
+            self._is_told = False
         return self._counts.by_path()
 
     def end_of_root(self) -> None:
@@ -83,6 +97,7 @@ class DepartedCounter:
             with contextlib.suppress(MemcgError):  # the walk has failed in any case
                 self._take(reader)
             self.close()
+        self._counts.forget_below_root()
 
     def _take(self, reader: TreeReader) -> None:
         try:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Optional
 
 from .._records import Record
@@ -38,9 +38,10 @@ class DepartedCounts:
         self._root = ""
         self._exported: object = None  # the paths that the entries are of
         self._of_root = _NONE
+        self._exports_root = False
         self._below_root: dict[str, DepartedCount] = {}
 
-    def export(self, root: str, paths: Iterable[Optional[str]]) -> None:
+    def export(self, root: str, paths: Collection[Optional[str]]) -> None:
         """Takes note of what is exported from now on.
 
         A path that is new begins with 0, and one that is missing loses its entry.
@@ -55,7 +56,7 @@ class DepartedCounts:
         self._below_root = {
             path: last.get(path, _NONE) for path in paths if path is not None and path != root
         }
-        self._root, self._exported = root, paths
+        self._root, self._exported, self._exports_root = root, paths, root in paths
 
     def add(self, removed: Iterable[tuple[Optional[str], int]]) -> None:
         """Counts removed cgroups.
@@ -73,9 +74,14 @@ class DepartedCounts:
                 above = above.rpartition("/")[0]
 
     def by_path(self) -> Mapping[str, DepartedCount]:
-        """The count of the root, and of each exported cgroup, by their paths. It does not change
-        later."""
+        """The count of each exported cgroup, by its path. It does not change later."""
+        if not self._exports_root:
+            return self._below_root.copy()
         return {self._root: self._of_root, **self._below_root}
+
+    def forget_below_root(self) -> None:
+        """Forgets all counts but the root's: the cgroups are gone with the root."""
+        self._below_root, self._exported = {}, None
 
 
 def _more(count: DepartedCount, kills: int) -> DepartedCount:

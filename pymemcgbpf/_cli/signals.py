@@ -32,6 +32,9 @@ def exit_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+_LONGEST_SLEEP = 0.5  # seconds
+
+
 @contextlib.contextmanager
 def end_after_a_wait() -> Iterator[Callable[[float], Optional[BaseException]]]:
     """The first of SIGINT, SIGTERM and SIGHUP interrupts nothing but a wait meanwhile, so that the
@@ -56,8 +59,10 @@ def end_after_a_wait() -> Iterator[Callable[[float], Optional[BaseException]]]:
         nonlocal is_waiting
         try:
             is_waiting = True
-            if not come:
-                time.sleep(seconds)
+            # A signal that comes just before a sleep is noticed after it, so none is long.
+            end = time.monotonic() + seconds
+            while not come and (left := end - time.monotonic()) > 0:
+                time.sleep(min(left, _LONGEST_SLEEP))
         except (KeyboardInterrupt, SystemExit) as error:
             if come:
                 raise

@@ -12,7 +12,7 @@ from .._options import TEXT
 from .._pins import find
 from .._records import Record
 from .._selection import CgroupSelection
-from ..errors import CgroupRemovedError, MemcgError
+from ..errors import CgroupNotFoundError, CgroupRemovedError, MemcgError
 from ..snapshot import Snapshot
 from . import output, readers
 from .departed_counter import DepartedCounter
@@ -83,7 +83,9 @@ class Walks:
         except BaseException as error:
             self._errors += 1
             self._close_reader()
-            if self._departed is not None and isinstance(error, CgroupRemovedError):
+            if self._departed is not None and isinstance(
+                error, (CgroupNotFoundError, CgroupRemovedError)
+            ):
                 self._departed.end_of_root()
             raise
         self._last = walk.own

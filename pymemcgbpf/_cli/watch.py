@@ -63,9 +63,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--departed",
         action="store_true",
-        help="print the cgroups below PATH that are removed; each is printed once, with the time "
-        "of its removal and its last numbers, in place of samples (default PATH: the topmost "
-        f"cgroup that is visible; ITEMs: {' '.join(DEFAULT_ITEMS)}; interval: "
+        help="print the cgroups below PATH that are removed, each with the time of its removal "
+        "and its last numbers, in place of samples (needs Linux 6.1 and BPF; default PATH: the "
+        f"topmost cgroup that is visible; ITEMs: {' '.join(DEFAULT_ITEMS)}; interval: "
         f"{watch_departed.INTERVAL:g})",
     )
     options = parser.parse_words(arguments)

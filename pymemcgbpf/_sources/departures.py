@@ -84,8 +84,6 @@ class Departures:
         # Where the next record is, and how many had no room so far. The kernel has the first one in
         # the page that it shares with this process, but so does a forked child.
         self._at = self._lost_before = 0
-        self._fence = threading.Lock()
-        self._fence.acquire()
         self._generation = _fork.generation
         own = _plan_of(cgroup, names, plan, types)
         self._record = _Record(names, tuple(own.terms))
@@ -176,8 +174,10 @@ class Departures:
             at += size + header + 7 & ~7
         # No CPU may have loaded from a record before it has loaded its size. Python has no such
         # instruction, but giving a lock back and taking it again contains it.
-        self._fence.release()
-        self._fence.acquire()
+        fence = threading.Lock()
+        fence.acquire()
+        fence.release()
+        fence.acquire()
         return places, at
 
     def done(self, taken: Records) -> None:

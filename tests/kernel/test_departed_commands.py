@@ -37,7 +37,8 @@ def watching(*arguments: object) -> Iterator[subprocess.Popen[str]]:
         try:
             deadline = time.monotonic() + 60
             while not attached(process.pid):
-                assert process.poll() is None and time.monotonic() < deadline, "it does not attach"
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline, "it does not attach"
                 time.sleep(0.02)
             yield process
         finally:

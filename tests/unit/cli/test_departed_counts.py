@@ -36,7 +36,7 @@ def exporting(*relative: str) -> DepartedCounts:
 def test_all_that_is_exported_begins_with_0() -> None:
     assert counts_of(exporting(".", "b", "a")) == {".": (0, 0), "b": (0, 0), "a": (0, 0)}
     assert list(counts_of(exporting(".", "b", "a"))) == [".", "b", "a"]
-    assert counts_of(exporting()) == {".": (0, 0)}
+    assert counts_of(exporting()) == {}
 
 
 def test_a_removed_cgroup_counts_in_each_exported_one_that_it_was_below() -> None:
@@ -47,7 +47,7 @@ def test_a_removed_cgroup_counts_in_each_exported_one_that_it_was_below() -> Non
 
 
 def test_a_removed_subtree_counts_each_cgroup_and_each_kill_once() -> None:
-    counts = exporting("a")
+    counts = exporting(".", "a")
     counts.add(zip(paths("a/b/c/d", "a/b/c", "a/b"), (1, 0, 4)))
     assert counts_of(counts) == {".": (3, 5), "a": (3, 5)}
 
@@ -60,25 +60,35 @@ def test_those_at_the_same_path_one_after_the_other_all_count() -> None:
 
 
 def test_one_without_a_path_counts_for_the_root() -> None:
-    counts = exporting("a")
+    counts = exporting(".", "a")
     counts.add([(None, 3)])
     assert counts_of(counts) == {".": (1, 3), "a": (0, 0)}
 
 
 def test_what_counted_for_a_cgroup_stays_above_it_when_it_is_removed() -> None:
-    counts = exporting("a", "a/b")
+    counts = exporting(".", "a", "a/b")
     counts.add(zip(paths("a/b/x"), (2,)))
-    counts.export(ROOT, paths("a"))
+    counts.export(ROOT, paths(".", "a"))
     counts.add(zip(paths("a/b"), (1,)))
     assert counts_of(counts) == {".": (2, 3), "a": (2, 3)}
     counts.export(ROOT, paths("a", "a/b"))
     assert counts_of(counts)["a/b"] == (0, 0)
 
 
-def test_a_root_that_is_not_exported_counts_and_comes_first() -> None:
+def test_a_root_that_is_not_exported_has_no_count_but_remembers() -> None:
     counts = exporting("z", "a")
     counts.add(zip(paths("other/x"), (1,)))
-    assert list(counts_of(counts).items()) == [(".", (1, 1)), ("z", (0, 0)), ("a", (0, 0))]
+    assert list(counts_of(counts).items()) == [("z", (0, 0)), ("a", (0, 0))]
+    counts.export(ROOT, paths(".", "z"))
+    assert list(counts_of(counts).items()) == [(".", (1, 1)), ("z", (0, 0))]
+
+
+def test_only_the_root_s_count_outlives_the_root() -> None:
+    counts = exporting(".", "a")
+    counts.add(zip(paths("a/x"), (1,)))
+    counts.forget_below_root()
+    counts.export(ROOT, paths(".", "a"))
+    assert counts_of(counts) == {".": (1, 1), "a": (0, 0)}
 
 
 def test_the_root_of_the_file_system_can_be_the_root_of_the_walk() -> None:
@@ -111,8 +121,7 @@ def test_nothing_is_forgotten_whatever_is_removed(
 ) -> None:
     """Kills of living cgroups and of removed ones are those that there were, below each cgroup.
 
-    Reads come between; those cgroups are exported that are not deeper than *depth*, but not the
-    root.
+    Reads come between; those cgroups are exported that are not deeper than *depth*.
     """
     alive: dict[str, int] = {"": 0}  # the kills of each, by its path below the root
     ever: dict[str, int] = {}  # the kills below each path, since it was exported first
@@ -125,7 +134,7 @@ def test_nothing_is_forgotten_whatever_is_removed(
 
     def read() -> None:
         exported = [path for path in alive if path and path.count("/") <= depth]
-        counts.export(ROOT, [f"{ROOT}{path}" for path in exported])
+        counts.export(ROOT, [ROOT, *(f"{ROOT}{path}" for path in exported)])
         counts.add(removed)
         removed.clear()
         found = counts.by_path()

@@ -7,7 +7,6 @@ import errno
 import mmap
 import os
 import struct
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -47,8 +46,6 @@ class Ring:
         self.departures = made
         made._records, made._lost, made._consumer = self.records, self.lost, self.place
         made._at, made._generation = at, _fork.generation
-        made._fence = threading.Lock()
-        made._fence.acquire()
         made._record = _departures._Record(NAMES, tuple(kept))
         made._room = Room(SIZE)
         made._lost_before, made._barrier = 0, None
