@@ -419,7 +419,8 @@ class Program:
         made = socket.create_connection(("127.0.0.1", self.port), timeout=20)
         with made as connection, contextlib.suppress(ConnectionError):
             connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it is closed already
+                connection.shutdown(socket.SHUT_WR)
             while connection.recv(4096):
                 pass
 
