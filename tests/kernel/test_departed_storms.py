@@ -236,4 +236,5 @@ if not IN_LAB:  # emulated machines have other times
         with counted_runs(), TreeReader(here, items, departed=True) as tree:
             below, beside = nanoseconds(tree, here), nanoseconds(tree, elsewhere)
         print(f"{below:.0f} ns below the root, {beside:.0f} ns elsewhere, {os.cpu_count()} CPUs")
-        assert below < (2000 if "*" not in items else 6000) and beside < 600
+        # Twice what it takes here, as another machine may be slower.
+        assert below < (3500 if "*" not in items else 8000) and beside < 1000
