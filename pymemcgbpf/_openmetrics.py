@@ -255,15 +255,9 @@ def _labels(snapshot: Snapshot) -> _Labels:
 
 
 def starts_of(snapshot: Snapshot, paths: Sequence[str]) -> list[str]:
-    """The labels of the cgroups at absolute paths, such as '{cgroup="/system.slice"} '.
-
-    Args:
-        snapshot: most of the cgroups are in it.
-        paths: the paths.
-    """
+    """The labels of some cgroups of a snapshot, by their absolute paths, such as
+    '{cgroup="/system.slice"} '."""
     known = _labels(snapshot).by_path
-    others = [path for path in paths if path not in known]
-    known = {**known, **dict(zip(others, _starts(others, *_root_of(snapshot))))}
     return [known[path] for path in paths]
 
 

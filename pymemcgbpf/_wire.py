@@ -20,6 +20,9 @@ MAX_ITEMS = 512
 ABSENT = (1 << 64) - 1
 """The value of an item that the kernel does not keep, or that the cgroup does not have."""
 
+ABSENT_BYTES = b"\xff" * 8
+"""The same, as it is in a row."""
+
 ROW_ROOT = 1 << 0
 ROW_TAG_SHIFT = 1
 

@@ -33,8 +33,6 @@ class Departed(Snapshot):
     those of the walk with which they were read.
     """
 
-    _row_type: type[Row]
-
     def __init__(
         self,
         rows: memoryview,
@@ -67,8 +65,10 @@ class Departed(Snapshot):
     @property
     def removed_times(self) -> list[float]:
         """The same in seconds since 1970, as ``time.time()``."""
-        began = self._times.started_ns
-        return [(self._times.time_ns + each - began) / 1e9 for each in self._removed_ns]
+        return [self._time_of(each) for each in self._removed_ns]
+
+    def _time_of(self, removed_ns: int) -> float:
+        return (self._times.time_ns + removed_ns - self._times.started_ns) / 1e9
 
     def dicts(self, absent: object = None, identity: bool = False) -> list[dict[str, Any]]:
         """All rows as dicts, as :meth:`Snapshot.dicts`. With *identity* they also have
@@ -117,11 +117,12 @@ class DepartedRow(Row):
 
     __slots__ = ()
 
+    _snapshot: Departed
+
     @property
     def removed_ns(self) -> int:
         """When the cgroup was removed, in nanoseconds of ``time.monotonic_ns()``."""
         snapshot = self._snapshot
-        assert isinstance(snapshot, Departed)
         return int(snapshot.removed_ns[self._start // snapshot._width])
 
     def exists(self) -> bool:
@@ -135,9 +136,7 @@ class DepartedRow(Row):
     @property
     def removed_time(self) -> float:
         """The same in seconds since 1970, as ``time.time()``."""
-        snapshot = self._snapshot
-        times = snapshot._times
-        return (times.time_ns + self.removed_ns - times.started_ns) / 1e9
+        return self._snapshot._time_of(self.removed_ns)
 
 
 Departed._row_type = DepartedRow

@@ -82,7 +82,11 @@ class MemcgError(OSError):
 
     def __reduce__(self) -> tuple[object, ...]:
         # OSError's own pickling would call __init__ with the wrong arguments.
-        return (_rebuild, (type(self), self.args, self.__dict__, self.errno))
+        return (_rebuild, (type(self), self.args, self._state(), self.errno))
+
+    def _state(self) -> dict[str, object]:
+        """The attributes that a copy gets."""
+        return self.__dict__
 
 
 def _rebuild(
@@ -190,9 +194,8 @@ class CgroupRemovedError(MemcgError):
     _own_errno = errno.ENODEV
     departed: Optional[Departed] = None
 
-    def __reduce__(self) -> tuple[object, ...]:
-        state = {**self.__dict__, "departed": None}  # a snapshot cannot be pickled
-        return (_rebuild, (type(self), self.args, state, self.errno))
+    def _state(self) -> dict[str, object]:
+        return {**super()._state(), "departed": None}  # a snapshot cannot be pickled
 
 
 class ProcessNotFoundError(MemcgError, ProcessLookupError):

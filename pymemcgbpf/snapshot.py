@@ -29,8 +29,6 @@ _ABSENT = _wire.ABSENT
 _READ_AGAIN = "its reader has read again since"
 _FORKED = "this process was forked since: the memory is its parent's"
 
-_ABSENT_BYTES = b"\xff" * 8
-
 _LISTED = 8  # how many names of items a message lists
 
 # Of a row, in words of 8 bytes: cgroup_id, parent_id, level and flags, values.
@@ -307,8 +305,9 @@ class Snapshot(Sequence["Row"]):
 
     def __iter__(self) -> Iterator[Row]:
         self._iterated = True
+        row_type = self._row_type
         for start in range(0, self._count * self._width, self._width):
-            yield self._row_type(self, start)
+            yield row_type(self, start)
 
     def dicts(self, absent: object = None, identity: bool = False) -> list[dict[str, Any]]:
         """All rows as dicts with the same keys, in the walk's order::
@@ -446,7 +445,7 @@ class Snapshot(Sequence["Row"]):
         except ValueError:
             raise self._expired() from None
         # The bytes of two adjacent numbers may look like ABSENT. Then each row is searched.
-        self._complete = _ABSENT_BYTES not in data
+        self._complete = _wire.ABSENT_BYTES not in data
         return data
 
     def _has_all(self) -> bool:

@@ -89,7 +89,7 @@ def load(plan: ReadPlan, root_id: int, max_depth: Optional[int], room: Room) -> 
     types = _btf.kernel()
     cast = _casts.kernel_cast()
     controller = types.memory_cgrp_id or 0
-    counters = list(counters_of(plan, types))
+    counters, cpus = list(counters_of(plan, types)), _cpus.numbers()
     vmstats = vmstats_path(types)
     blocks, terms = plan.encoded()
     constants = {
@@ -102,8 +102,8 @@ def load(plan: ReadPlan, root_id: int, max_depth: Optional[int], room: Room) -> 
         "max_depth": _terms.u32(_NO_DEPTH if max_depth is None else min(max_depth, _NO_DEPTH)),
         "nr_items": _terms.u32(len(plan.terms)),
         **counter_constants(counters),
-        "most_below": _terms.u32(most_below(len(counters), len(_cpus.numbers()))),
-        **cpu_constants(),
+        "most_below": _terms.u32(most_below(len(counters), len(cpus))),
+        **cpu_constants(cpus),
     }
     sizes = {
         _program.DEPARTURES: _program.MapSize(0, room.size, type=_reload.RING_BUFFER),
@@ -202,13 +202,12 @@ def _part(offsets: Iterable[int]) -> bytes:
     return PART.pack(found[0], found[-1] + 8 - found[0]) if found else PART.pack(0, 0)
 
 
-def cpu_constants() -> dict[str, bytes]:
+def cpu_constants(numbers: Sequence[int]) -> dict[str, bytes]:
     """The constants that say which CPUs there can be.
 
     Raises:
         BackendUnavailableError: there are too many, or they are not known.
     """
-    numbers = _cpus.numbers()
     if not numbers or numbers[-1] >= 64 * CPU_WORDS:
         raise BackendUnavailableError("it is not known which CPUs there are, or there are too many")
     words = [0] * CPU_WORDS

@@ -16,7 +16,7 @@ from .._descriptors import Identity, Owned, owned
 from .._records import Record
 from . import libbpf as _libbpf
 
-_TRACE_ITER = 28  # enum bpf_attach_type: BPF_TRACE_ITER
+TRACE_ITER = 28  # enum bpf_attach_type: BPFTRACE_ITER
 
 
 # --- programs -------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def _link(lib: _libbpf.Libbpf, program_fd: int, info: _libbpf.IterLinkInfo) -> O
         iter_info=ctypes.pointer(info),
         iter_info_len=ctypes.sizeof(info),
     )
-    return lib.descriptor("bpf_link_create", program_fd, 0, _TRACE_ITER, ctypes.byref(options))
+    return lib.descriptor("bpf_link_create", program_fd, 0, TRACE_ITER, ctypes.byref(options))
 
 
 class IteratorMaker:

@@ -38,14 +38,12 @@ class DepartedCounter:
     def watch(self, root: str, backend: str) -> None:
         """Sees removals from now on, if it does not yet. To be called before each walk.
 
-        Where they cannot be seen, this prints the reason once.
+        Where they cannot be seen, this prints the reason once. If the process is short of file
+        descriptors or memory, the next call tries again.
 
         Args:
             root: the path of the root of the walk.
             backend: that of the walk.
-
-        Raises:
-            MemcgError: the process is short of file descriptors or memory.
         """
         if self._reader is not None or self._is_refused:
             return
@@ -75,7 +73,7 @@ class DepartedCounter:
             shown: the cgroups that are exported, of the walk that has just ended.
 
         Raises:
-            MemcgError: it cannot be read.
+            MemcgError: it cannot be read, and not for lack of file descriptors or memory.
         """
         if self._reader is None or shown.path is None:
             return None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Callable, NoReturn, Optional
 
 
@@ -20,16 +20,25 @@ def exit_on_signals() -> Iterator[None]:
     def leave(number: int, frame: object) -> NoReturn:
         raise SystemExit(128 + number)
 
+    with _handled((signal.SIGTERM, signal.SIGHUP), leave):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(
+    numbers: Sequence[signal.Signals], handler: Callable[[int, object], None]
+) -> Iterator[None]:
+    """These signals have a handler meanwhile, but for those that are ignored."""
     before = {
-        number: signal.signal(number, leave)
-        for number in (signal.SIGTERM, signal.SIGHUP)
+        number: signal.signal(number, handler)
+        for number in numbers
         if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 _LONGEST_SLEEP = 0.5  # seconds
@@ -71,16 +80,8 @@ def end_after_a_wait() -> Iterator[Callable[[float], Optional[BaseException]]]:
             is_waiting = False
         return come[0] if come else None
 
-    before = {
-        number: signal.signal(number, note)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) != signal.SIG_IGN
-    }
-    try:
+    with _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), note):
         yield wait
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

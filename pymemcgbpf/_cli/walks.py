@@ -31,8 +31,8 @@ class WalkResult(Record):
         snapshot: the cgroups that are shown; None if the walk has failed.
         own: what the program says of itself after this walk.
         error: why the walk has failed; None if it has not.
-        departed: what has been removed below each of the cgroups that are shown, and below the root
-            of the walk, by their paths; None where that is not counted.
+        departed: what has been removed below each of the cgroups that are shown, by their paths;
+            None where that is not counted.
     """
 
     snapshot: Optional[Snapshot]

@@ -8,7 +8,6 @@ import errno
 import mmap
 import os
 import struct
-import sys
 import threading
 from typing import Optional
 
@@ -233,23 +232,23 @@ class _Record:
     """
 
     def __init__(self, names: tuple[str, ...], kept: tuple[str, ...]) -> None:
-        row = _wire.row_size(len(kept))
-        self.size = _departures.RECORD_HEADER.size + _departures.HEAD.size + row
-        self.read = struct.Struct(f"=8xQ4H{row}s").unpack_from
+        header, head = _departures.RECORD_HEADER.size, _departures.HEAD.format[1:]
+        record = struct.Struct(f"={header}x{head}{_wire.row_size(len(kept))}s")
+        self.size, self.read = record.size, record.unpack_from
         self.lacks = len(kept) < len(names)
         self._places = [_place(kept.index(name)) if name in kept else None for name in names]
         self._counted = [_place(at) for at, name in enumerate(kept) if is_flushed(name)]
 
     def widened(self, row: bytes) -> bytes:
         """A row with all items."""
-        values = [_ABSENT if place is None else row[place] for place in self._places]
+        values = [_wire.ABSENT_BYTES if place is None else row[place] for place in self._places]
         return b"".join((row[: _wire.ROW.size], *values))
 
     def without_counters(self, row: bytes) -> bytes:
         """A row whose counters could not be added up, because flushes moved them all the while."""
         data = bytearray(row)
         for place in self._counted:
-            data[place] = _ABSENT
+            data[place] = _wire.ABSENT_BYTES
         return bytes(data)
 
 
@@ -288,6 +287,3 @@ def _plan_of(
         if found:
             terms[name] = found
     return ReadPlan("core", terms, types.uses_rstat)
-
-
-_ABSENT = _wire.ABSENT.to_bytes(8, sys.byteorder)

@@ -19,7 +19,7 @@ from .._descriptors import Descriptor
 from ..errors import BackendUnavailableError, MemcgError
 from . import links as _links
 
-_TRACING, _TRACE_ITER = 26, 28  # BPF_PROG_TYPE_TRACING, BPF_TRACE_ITER
+_TRACING = 26  # BPF_PROG_TYPE_TRACING
 _FUNCTION = "bpf_iter_cgroup"
 
 
@@ -47,7 +47,7 @@ class MutexBarrier:
                     "memcg_barrier",
                     _TRACING,
                     _code.with_number(_code.MOVE, 0, 0) + _code.encode(_code.EXIT),
-                    attach_type=_TRACE_ITER,
+                    attach_type=_libbpf_programs.TRACE_ITER,
                     attach_to=number,
                 )
             except BackendUnavailableError:

@@ -9,7 +9,6 @@ import pytest
 
 from pymemcgbpf import BackendUnavailableError
 from pymemcgbpf._bpf import btf as _btf
-from pymemcgbpf._bpf import cpus as _cpus
 from pymemcgbpf._bpf import departures as _departures
 from pymemcgbpf._bpf import terms as _terms
 from pymemcgbpf._bpf.btf import Member
@@ -103,11 +102,8 @@ def test_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
     ("numbers", "words"),
     [([0, 1], {0: 3}), ([0, 1, 63, 64, 130], {0: 3 | 1 << 63, 1: 1, 2: 4})],
 )
-def test_the_possible_cpus(
-    numbers: list[int], words: dict[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_cpus, "numbers", lambda: numbers)
-    constants = _departures.cpu_constants()
+def test_the_possible_cpus(numbers: list[int], words: dict[int, int]) -> None:
+    constants = _departures.cpu_constants(numbers)
     assert constants["nr_cpus"] == _terms.u32(numbers[-1] + 1)
     found = struct.unpack(f"={_departures.CPU_WORDS}Q", constants["possible_cpus"])
     assert {at: word for at, word in enumerate(found) if word} == words
@@ -122,10 +118,9 @@ def test_the_work_with_interrupts_off_is_bounded(counters: int, cpus: int, numbe
 
 
 @pytest.mark.parametrize("numbers", [[], [0, 4096]])
-def test_too_many_cpus(numbers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cpus, "numbers", lambda: numbers)
+def test_too_many_cpus(numbers: list[int]) -> None:
     with pytest.raises(BackendUnavailableError, match="which CPUs there are"):
-        _departures.cpu_constants()
+        _departures.cpu_constants(numbers)
 
 
 @pytest.mark.parametrize("items", [0, 1, 6, 70, 512])
